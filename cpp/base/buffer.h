@@ -1,0 +1,37 @@
+// Owned, 64-byte aligned memory with readable slack behind it, because vector kernels may read a few bytes past an operand.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+namespace lowbit {
+
+class Buffer {
+ public:
+  static constexpr size_t kAlignment = 64;
+  static constexpr size_t kSlack = 64;  // readable (zeroed at allocation), never written
+
+  Buffer() = default;
+  explicit Buffer(size_t bytes);  // zeroed; throws std::bad_alloc
+  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer();
+
+  template <class T = std::byte>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace lowbit

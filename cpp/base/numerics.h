@@ -1,0 +1,27 @@
+// The only requantize arithmetic of the project, in scalar form. Vector kernels repeat these operations in this order;
+// the build turns contraction off, so every ISA gives the same bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace lowbit {
+
+// rne(clampf(value, lo - zero_point, hi - zero_point)) + zero_point as an 8-bit code; NaN gives zero_point (if lo <= zero_point <= hi).
+// Clamped as float before the conversion, because cvtps2dq turns overflow into INT_MIN.
+static inline uint8_t code_from_float(float value, int32_t zero_point, int32_t lo, int32_t hi) {
+  const float lowest = static_cast<float>(lo - zero_point);
+  const float highest = static_cast<float>(hi - zero_point);
+  if (value != value) value = 0.0f;
+  value = value > lowest ? value : lowest;
+  value = value < highest ? value : highest;
+  return static_cast<uint8_t>(static_cast<int32_t>(std::nearbyintf(value)) + zero_point);
+}
+
+// acc * multiplier * row_scale + bias + residual * residual_multiplier, left to right, each rounded.
+static inline float rescale(int32_t acc, float multiplier, float row_scale, float bias) {
+  const float scaled = static_cast<float>(acc) * multiplier;
+  return scaled * row_scale + bias;
+}
+
+}  // namespace lowbit

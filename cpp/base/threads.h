@@ -1,0 +1,30 @@
+// One process-wide thread pool. A caller that finds it busy runs its tasks alone, so callers never wait for each other.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace lowbit {
+
+// Threads this process may use: LOWBIT_THREADS, else the least of CPU affinity and cgroup quota.
+int default_threads();
+
+// A borrowed callable `void(int64_t task)`: no allocation, must outlive the call.
+class TaskRef {
+ public:
+  template <class F>
+    requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
+  TaskRef(F& function)  // NOLINT(google-explicit-constructor): a borrowed lambda is the natural argument
+      : object_(&function), call_([](void* object, int64_t task) { (*static_cast<F*>(object))(task); }) {}
+  void operator()(int64_t task) const { call_(object_, task); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, int64_t);
+};
+
+// Runs task(0) .. task(count - 1), each once, in no order, on at most `threads` threads (the caller is one of them).
+// Tasks must not throw. Allocates nothing once the pool is warm.
+void parallel_for(int64_t count, int threads, TaskRef task);
+
+}  // namespace lowbit

@@ -1,0 +1,54 @@
+// Depthwise u8 x s8 convolution over a zero-point-padded NHWC image: any kernel size, stride and dilation, one filter a channel.
+//
+//   acc[n, oh, ow, c] = sum_{i < kernel_h} sum_{j < kernel_w} (x[n, oh * stride_h + i * dilation_h, ow * stride_w + j * dilation_w, c]
+//                                                              - x_zero_point) * w[c, i, j]                  exact in int32
+//   y = epilogue(acc)                                                                                        (kernel.h)
+//
+// x.stride_* are those of the input image itself (one pixel), not of the output grid. Reads stay inside the image, its last
+// pixel's channels rounded up to 64 included: buffers carry that slack.
+#pragma once
+
+#include <span>
+
+#include "base/buffer.h"
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct DwconvI8Kernel;
+
+struct DwconvShape {
+  int64_t channels = 0;
+  int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
+};
+
+struct DwconvI8Weights {
+  const DwconvI8Kernel* kernel = nullptr;
+  DwconvShape shape;
+  Buffer packed;
+  Buffer column_sums;  // int32_t [channels rounded up to 64]
+};
+
+struct DwconvI8Args {
+  const DwconvI8Weights* weights = nullptr;
+  Grid grid;  // of the output
+  Rows<const uint8_t> x;
+  int32_t x_zero_point = 0;
+  const uint8_t* x_zero_points = nullptr;  // [grid.n]: dynamic
+  Epilogue epilogue;
+  Rows<void> y;
+};
+
+struct DwconvI8Kernel {
+  const char* name;
+  Isa isa;
+  bool (*supports)(const DwconvShape&);
+  void (*pack)(const DwconvI8Kernel&, const int8_t* w, const DwconvShape&, DwconvI8Weights& out);  // w [channels][kernel_h][kernel_w]
+  int64_t (*tasks)(const DwconvI8Args&, int threads);
+  void (*run)(const DwconvI8Args&, int64_t task, int64_t tasks);
+};
+
+std::span<const DwconvI8Kernel> dwconv_i8_kernels();
+const DwconvI8Kernel& select_dwconv_i8(Isa cap, const DwconvShape&);
+
+}  // namespace lowbit::kernels

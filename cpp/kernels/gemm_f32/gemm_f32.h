@@ -1,0 +1,48 @@
+// float32 matrix product, which is also the dense (and grouped) convolution: the twin of gemm_i8 for layers that stay in float.
+//
+//   acc[r, c] = fma(x[row(r) + tap[t] + k], w[c, t, k], acc)   t, then k ascending, one accumulator, from 0
+//   y[r, c]   = clampf(acc + bias[c] + residual[r, c], min, max)          (+ residual only if given), NaN stays NaN
+//
+// The order is part of the contract: every ISA gives the same bits.
+#pragma once
+
+#include <span>
+
+#include "base/buffer.h"
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct GemmF32Kernel;
+
+// Panels [ceil(N / nr)][taps][run][nr], zero where padded.
+struct GemmF32Weights {
+  const GemmF32Kernel* kernel = nullptr;
+  int64_t n = 0, taps = 0, run = 0;
+  Buffer panels;
+};
+
+struct GemmF32Args {
+  const GemmF32Weights* weights = nullptr;
+  Grid grid;
+  Rows<const float> x;
+  std::span<const int64_t> taps;  // element offsets
+  const float* bias = nullptr;    // [n] or null
+  Rows<const float> residual;     // data null: none
+  float min, max;                 // -inf / +inf: no activation
+  Rows<float> y;
+};
+
+struct GemmF32Kernel {
+  const char* name;
+  Isa isa;
+  int mr, nr;
+  void (*pack)(const GemmF32Kernel&, const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out);
+  int64_t (*tasks)(const GemmF32Args&, int threads);
+  void (*run)(const GemmF32Args&, int64_t task, int64_t tasks);
+};
+
+std::span<const GemmF32Kernel> gemm_f32_kernels();
+const GemmF32Kernel& select_gemm_f32(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows);
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,54 @@
+// u8 x s8 matrix product, which is also the dense (and grouped) convolution.
+//
+//   acc[r, c] = sum_{t < taps} sum_{k < run} (x[row(r) + tap[t] + k] - x_zero_point) * w[c, t, k]        exact in int32
+//   y[r, c]   = epilogue(acc[r, c])                                                                      (kernel.h)
+//
+// A matrix product is one tap of run K. A convolution over a zero-point-padded NHWC image has one tap for each kernel
+// row, of run kernel_w * channels (adjacent pixels are adjacent in memory), or one for each kernel position where
+// dilation or groups break that adjacency. No im2col is ever built.
+// Limits: 255 * max_c sum |w[c]| < 2^31 (checked by the caller); codes in [-127, 127].
+// x is read up to 3 bytes past each run (those bytes meet zero weights): buffers carry that slack.
+#pragma once
+
+#include <span>
+
+#include "base/buffer.h"
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct GemmI8Kernel;
+
+// Weights in the layout of one kernel: panels [ceil(N / nr)][taps][ceil(run / 4)][nr][4], zero where padded.
+struct GemmI8Weights {
+  const GemmI8Kernel* kernel = nullptr;
+  int64_t n = 0, taps = 0, run = 0;
+  Buffer panels;          // int8_t
+  Buffer column_sums;     // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
+};
+
+struct GemmI8Args {
+  const GemmI8Weights* weights = nullptr;
+  Grid grid;
+  Rows<const uint8_t> x;                    // first element of each output row's receptive field (strides include conv stride)
+  std::span<const int64_t> taps;            // element offsets, [weights->taps]
+  int32_t x_zero_point = 0;                 // static
+  const uint8_t* x_zero_points = nullptr;   // [grid.n]: dynamic, one a sample; overrides x_zero_point
+  Epilogue epilogue;
+  Rows<void> y;                             // u8 or f32 by epilogue.output; strides in elements of that type; channels adjacent
+};
+
+struct GemmI8Kernel {
+  const char* name;
+  Isa isa;
+  int mr, nr;  // tile: rows x output channels
+  void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out);  // w row-major [n][taps][run]
+  int64_t (*tasks)(const GemmI8Args&, int threads);              // into how many independent tasks this call splits well
+  void (*run)(const GemmI8Args&, int64_t task, int64_t tasks);   // does its share; tasks touch disjoint outputs
+};
+
+std::span<const GemmI8Kernel> gemm_i8_kernels();  // the table, best first
+// The best row for this cap and shape (rows: a typical grid.rows(), 0 if unknown).
+const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows);
+
+}  // namespace lowbit::kernels

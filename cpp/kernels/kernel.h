@@ -1,0 +1,48 @@
+// What all kernel families share: the table row, and the geometry and epilogue in which their contracts are written.
+#pragma once
+
+#include <cstdint>
+
+#include "base/cpu.h"
+#include "base/types.h"
+
+namespace lowbit::kernels {
+
+// The rows a kernel computes, as a grid of output pixels: a matrix product is the grid {1, 1, M} (or {M, 1, 1} when
+// each row has its own scale), an image batch is {N, H, W}.
+struct Grid {
+  int64_t n = 1, h = 1, w = 1;
+  int64_t rows() const { return n * h * w; }
+};
+
+// Where the rows of a grid lie: row (n, h, w) starts at data + n * stride_n + h * stride_h + w * stride_w (elements).
+template <class T>
+struct Rows {
+  T* data = nullptr;  // void: u8 or f32, as the epilogue's output says
+  int64_t stride_n = 0, stride_h = 0, stride_w = 0;
+  int64_t offset(int64_t n, int64_t h, int64_t w) const { return n * stride_n + h * stride_h + w * stride_w; }
+};
+
+// The one integer epilogue. For output channel c of a row in sample n, with acc = sum (x - x_zero_point) * w exact in int32:
+//   t = float(acc) * multiplier[c]
+//   t = t * row_scale[n]                                          (only if row_scale)
+//   t = t + bias[c]
+//   t = t + float(r - residual_zero_point) * residual_multiplier  (only if residual.data)
+// output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, then y = table[y] (only if table)
+// output f32: y = clampf(t, min, max)                              NaN stays NaN
+// Each operation is rounded separately, in this order (no contraction). t is never NaN on the way to u8: prepare checks that
+// multiplier, bias and residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
+struct Epilogue {
+  const float* multiplier = nullptr;  // [channels]
+  const float* bias = nullptr;        // [channels]
+  const float* row_scale = nullptr;   // [grid.n], or null: static quantization
+  Rows<const uint8_t> residual;       // same grid and channels as the output; data null: none
+  float residual_multiplier = 0.0f;
+  int32_t residual_zero_point = 0;
+  int32_t zero_point = 0, lo = 0, hi = 255;  // of the u8 output; 0 <= lo <= hi <= 255, lo <= zero_point <= hi is not required
+  const uint8_t* table = nullptr;            // [256]
+  float min = -3.4e38f, max = 3.4e38f;       // of the f32 output; set them to -inf and +inf when there is no activation
+  DType output = DType::u8;                  // u8 or f32
+};
+
+}  // namespace lowbit::kernels

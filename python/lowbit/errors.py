@@ -1,0 +1,29 @@
+"""Every error that lowbit raises on purpose: each says what is wrong, where, and what to do."""
+
+
+class LowbitError(Exception):
+    """Base of all of lowbit's errors."""
+
+
+class UnsupportedError(LowbitError):
+    """The model uses something lowbit has no operator for; the message lists all of it with source lines."""
+
+
+class InputError(LowbitError, ValueError):
+    """An input of a call (of convert, a model, a session) has the wrong shape, dtype, name, number or value."""
+
+
+class GraphError(LowbitError):
+    """A graph is not valid: an unknown op, a missing value, a wrong shape, dtype or attribute."""
+
+
+class FormatError(LowbitError):
+    """A file is truncated, foreign, from a newer version, or does not say what it must."""
+
+
+class CalibrationError(LowbitError):
+    """Calibration data is empty, not finite, or does not fit the model."""
+
+
+class EnvironmentVariableError(LowbitError):
+    """LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do."""

@@ -1,0 +1,125 @@
+"""The graph that everything between capture and file speaks in: frozen values, nodes and weights.
+
+A `Graph` is a list of `Node`s in topological order over named values. A value is an input, a constant or one node's
+output; `Graph.values` gives its `Value` (dtype, shape, quantization). Shapes are in torch's own layout (NCHW);
+memory layout is the session's business. Nothing here knows torch, a file or an ISA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from dataclasses import replace as replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Dim = int | str
+"""A size: a number, or an integer expression over the graph's symbols such as `"batch"` or `"2*s1 + 1"` (see `dims.py`)."""
+Attribute = int | float | str | bool | tuple["Attribute", ...]
+
+DTYPES = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "i64": np.dtype(np.int64),
+    "i32": np.dtype(np.int32),
+    "bool": np.dtype(np.bool_),
+    "u8": np.dtype(np.uint8),
+    "s8": np.dtype(np.int8),
+}
+"""Element types with a NumPy twin. `bf16` is reserved: a name the file format knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quant:
+    """How codes mean numbers: real = (code - zero_point) * scale. Either static numbers, or names of the values that hold them."""
+
+    scale: float | str
+    zero_point: int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """The type of one value."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+    quant: Quant | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weight:
+    """A quantized constant: real = (codes - zero_points) * scales, broadcast along `axis` (per channel) or in groups along the last axis.
+
+    codes: int8, row-major, the logical shape of the float weight. scales: float32 [channels] (per channel, `group_size` 0),
+    or [channels, groups]. zero_points: None (symmetric) or the shape of scales. g_idx and sparsity are reserved for
+    formats that come later; the file carries them from version 1.
+    """
+
+    codes: Array
+    scales: Array
+    bits: int = 8
+    axis: int = 0
+    group_size: int = 0
+    zero_points: Array | None = None
+    packing: str = "plain"
+    g_idx: Array | None = None
+    sparsity: Mapping[str, Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape."""
+        return tuple(self.codes.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symbol:
+    """A size unknown until run time, with inclusive bounds."""
+
+    minimum: int = 1
+    maximum: int = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operation. `inputs` may hold "" for an absent optional input; `source` is the module path and line it came from."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Attribute] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """A whole model. `states` are (input, output) pairs that a session keeps between calls (reserved)."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: Mapping[str, Value]
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Array | Weight]
+    symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    states: tuple[tuple[str, str], ...] = ()
+
+    def producer(self, value: str) -> Node | None:
+        """The node that makes `value`, or None for an input or a constant."""
+        return next((node for node in self.nodes if value in node.outputs), None)
+
+    def consumers(self, value: str) -> tuple[Node, ...]:
+        """The nodes that read `value`, in order."""
+        return tuple(node for node in self.nodes if value in node.inputs)
+
+    def uses(self) -> dict[str, int]:
+        """How often each value is read by nodes or returned as an output."""
+        count = dict.fromkeys(self.values, 0)
+        for name in (*self.outputs, *(i for node in self.nodes for i in node.inputs if i)):
+            count[name] += 1
+        return count
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
