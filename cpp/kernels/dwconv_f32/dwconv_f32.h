@@ -1,0 +1,49 @@
+// float32 depthwise convolution over a zero-padded NHWC image: the twin of dwconv_i8 for layers that stay in float.
+//
+//   acc[n, oh, ow, c] = fma(x[n, oh * stride_h + i * dilation_h, ow * stride_w + j * dilation_w, c], w[c, i, j], acc)
+//                                                          i, then j ascending, one accumulator, from 0
+//   y[n, oh, ow, c]   = clampf(acc + bias[c] + residual[n, oh, ow, c], min, max)   (+ bias, + residual only if given), NaN stays NaN
+//
+// The order is part of the contract: every ISA gives the same bits. x.stride_* are those of the input image itself (one
+// pixel), not of the output grid. Channels are adjacent. Nothing is read or written past the image's or an operand's channels.
+#pragma once
+
+#include <span>
+
+#include "base/buffer.h"
+#include "kernels/dwconv_i8/dwconv_i8.h"
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct DwconvF32Kernel;
+
+// [kernel_h * kernel_w][channels rounded up to 16], zero where padded: one layout for every row of the table.
+struct DwconvF32Weights {
+  const DwconvF32Kernel* kernel = nullptr;
+  DwconvShape shape;
+  Buffer packed;
+};
+
+struct DwconvF32Args {
+  const DwconvF32Weights* weights = nullptr;
+  Grid grid;  // of the output
+  Rows<const float> x;
+  const float* bias = nullptr;  // [channels] or null
+  Rows<const float> residual;   // data null: none
+  float min, max;               // -inf / +inf: no activation
+  Rows<float> y;
+};
+
+struct DwconvF32Kernel {
+  const char* name;
+  Isa isa;
+  void (*pack)(const DwconvF32Kernel&, const float* w, const DwconvShape&, DwconvF32Weights& out);  // w [channels][kernel_h][kernel_w]
+  int64_t (*tasks)(const DwconvF32Args&, int threads);
+  void (*run)(const DwconvF32Args&, int64_t task, int64_t tasks);
+};
+
+std::span<const DwconvF32Kernel> dwconv_f32_kernels();  // the table, best first
+const DwconvF32Kernel& select_dwconv_f32(Isa cap);
+
+}  // namespace lowbit::kernels

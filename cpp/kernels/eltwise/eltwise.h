@@ -1,0 +1,163 @@
+// Everything that works element by element, row by row, or only moves elements.
+//
+// A function here takes views (shape and element strides, in any memory order; stride 0 broadcasts an input), finds the loop
+// order that suits memory, and hands blocks to the inner loops of one ISA (a row of the table). It does share `task` of
+// `tasks`; tasks touch disjoint outputs, any number of tasks is right, eltwise_tasks() says which is good. Nothing
+// allocates. An output may be an input's memory where both have the same element size and strides.
+//
+// Every operation is one rounded IEEE operation (fma where said), so every ISA gives the same bits; which NaN comes out
+// of several is not fixed. Rounding is to nearest even; codes are u8.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct EltwiseKernel;  // defined in inner.h: only this folder looks inside
+std::span<const EltwiseKernel> eltwise_kernels();  // the table, best first
+const EltwiseKernel& select_eltwise(Isa cap);
+const char* name_of(const EltwiseKernel&);
+Isa isa_of(const EltwiseKernel&);
+
+// Into how many tasks to split work on so many bytes (inputs and outputs together).
+int64_t eltwise_tasks(int64_t bytes, int threads);
+
+// The operand of a view: strides in elements, as many as the shape has axes.
+template <class T>
+struct View {
+  T* data = nullptr;
+  Shape strides;
+};
+
+// y[i] = x[i], elements of 1, 2, 4 or 8 bytes. With strides this is permute, slice, concat (one call an input), layout
+// conversion (blocked transposition), and fill or padding (x strides all 0).
+struct CopyArgs {
+  Shape shape;
+  int element_bytes = 4;
+  View<const void> x;
+  View<void> y;
+};
+void copy(const EltwiseKernel&, const CopyArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// y[i] = rne(clampf(x[i] * inv, -zero_point, 255 - zero_point)) + zero_point, inv = 1.0f / scale; NaN gives zero_point.
+// With scales and zero_points (both or none), axis 0 has its own: scales[i0], zero_points[i0].
+struct QuantizeArgs {
+  Shape shape;
+  View<const float> x;
+  View<uint8_t> y;
+  float scale = 1.0f;
+  int32_t zero_point = 0;
+  const float* scales = nullptr;          // [shape[0]]
+  const uint8_t* zero_points = nullptr;   // [shape[0]]
+};
+void quantize(const EltwiseKernel&, const QuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// y[i] = float(x[i] - zero_point) * scale; scales and zero_points as in quantize.
+struct DequantizeArgs {
+  Shape shape;
+  View<const uint8_t> x;
+  View<float> y;
+  float scale = 1.0f;
+  int32_t zero_point = 0;
+  const float* scales = nullptr;
+  const uint8_t* zero_points = nullptr;
+};
+void dequantize(const EltwiseKernel&, const DequantizeArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// For `rows` rows of `row` adjacent floats, row r at x + r * stride:
+//   lo = min(0, min x), hi = max(0, max x)   ignoring NaN;   scale = (hi - lo) / 255, or 1 where that is 0
+//   zero_point = rne(clampf(-lo * (1.0f / scale), 0, 255)), NaN gives 0
+struct DynamicRangeArgs {
+  int64_t rows = 0, row = 0;
+  const float* x = nullptr;
+  int64_t stride = 0;
+  float* scales = nullptr;         // [rows]
+  uint8_t* zero_points = nullptr;  // [rows]
+};
+void dynamic_range(const EltwiseKernel&, const DynamicRangeArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// lo and hi above over a part of a row, joined with what *lo and *hi hold (start both at 0), and the last step: for callers
+// that split one long row between tasks.
+void range_of(const EltwiseKernel&, const float* x, int64_t count, float* lo, float* hi);
+void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point);
+
+// dynamic_range, then quantize, row by row while the row is in cache.
+struct DynamicQuantizeArgs {
+  int64_t rows = 0, row = 0;
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  uint8_t* y = nullptr;
+  int64_t y_stride = 0;
+  float* scales = nullptr;         // [rows]
+  uint8_t* zero_points = nullptr;  // [rows]
+};
+void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// y[i] = table[x[i]], `count` adjacent elements.
+void lookup(const EltwiseKernel&, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count, int64_t task = 0, int64_t tasks = 1);
+
+// t = float(a - zero_point_a) * multiplier_a + float(b - zero_point_b) * multiplier_b     three roundings
+// y = rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point, then table[y] if table; NaN (both infinite) gives zero_point
+struct AddI8Args {
+  int64_t count = 0;  // adjacent elements
+  const uint8_t* a = nullptr;
+  const uint8_t* b = nullptr;
+  uint8_t* y = nullptr;
+  int32_t zero_point_a = 0, zero_point_b = 0;
+  float multiplier_a = 1.0f, multiplier_b = 1.0f;
+  int32_t zero_point = 0, lo = 0, hi = 255;
+  const uint8_t* table = nullptr;  // [256]
+};
+void add_i8(const EltwiseKernel&, const AddI8Args&, int64_t task = 0, int64_t tasks = 1);
+
+// y[i] = a[i] (+ - * /) b[i], any broadcasting through strides of 0.
+enum class BinaryKind { add, sub, mul, div };
+struct BinaryArgs {
+  BinaryKind kind = BinaryKind::add;
+  Shape shape;
+  View<const float> a, b;
+  View<float> y;
+};
+void binary(const EltwiseKernel&, const BinaryArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// y[i] = f(x[i]). Within 4 ulp or 2e-7 of the exact value; abs, neg, relu, clip, leaky_relu, square, sqrt and reciprocal are exact
+// IEEE operations, rsqrt is 1 / sqrt(x). NaN stays NaN.
+//   clip: min(max(x, min), max)             relu: clip to [0, inf)
+//   sigmoid, tanh, exp, log, erf            silu: x * sigmoid(x)
+//   gelu: x / 2 * (1 + erf(x / sqrt 2))     gelu_tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+//   hardsigmoid: clip(x + 3, 0, 6) / 6      hardswish: x * clip(x + 3, 0, 6) / 6
+//   elu: x > 0 ? x : alpha * expm1(x)       leaky_relu: x > 0 ? x : alpha * x
+//   softplus: log(1 + exp(alpha * x)) / alpha (alpha: torch's beta)    mish: x * tanh(log(1 + exp(x)))
+enum class UnaryKind {
+  clip, relu, abs, neg, square, sqrt, rsqrt, reciprocal, exp, log, sigmoid, tanh, erf, silu, gelu, gelu_tanh, hardsigmoid, hardswish, elu,
+  leaky_relu, softplus, mish,
+};
+constexpr int kUnaryKinds = static_cast<int>(UnaryKind::mish) + 1;
+const char* name_of(UnaryKind);
+bool parse_unary(std::string_view name, UnaryKind& kind);  // false: unknown
+
+struct UnaryArgs {
+  UnaryKind kind = UnaryKind::clip;
+  int64_t count = 0;  // adjacent elements
+  const float* x = nullptr;
+  float* y = nullptr;
+  float alpha = 1.0f;
+  float min = -__builtin_inff(), max = __builtin_inff();
+};
+void unary(const EltwiseKernel&, const UnaryArgs&, int64_t task = 0, int64_t tasks = 1);
+
+// y[r, i] = e / sum(e), e = exp(x[r, i] - max(x[r])), over rows of adjacent elements; a row with a NaN is all NaN.
+// The sum has 16 lanes: lane l adds e[l], e[l + 16], ... ascending; then lanes l and l + 8, l + 4, l + 2, l + 1.
+struct SoftmaxArgs {
+  int64_t rows = 0, row = 0;
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+void softmax(const EltwiseKernel&, const SoftmaxArgs&, int64_t task = 0, int64_t tasks = 1);
+
+}  // namespace lowbit::kernels
