@@ -1,0 +1,507 @@
+"""Sizes that are expressions over a graph's symbols: `"batch"`, `"2*s1 + 1"`, `"(s1 + 1) // 2"`.
+
+    expression := term (("+" | "-") term)*        term   := factor (("*" | "//" | "%") factor)*
+    factor     := integer | symbol | "-" factor | "(" expression ")" | ("max" | "min") "(" expression "," expression ")"
+
+Division and remainder round towards minus infinity, as in Python. The parser knows nothing else, and its input is bounded,
+so an expression from a file is safe to read. Every function takes and returns a `Dim`: an int, or the canonical text of
+a polynomial over atoms (symbols, quotients, remainders, maxima, minima); equal texts are equal sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from .errors import GraphError
+from .ir import Dim, Symbol
+
+MAX_LENGTH = 2000
+MAX_DEPTH = 40
+MAX_TERMS = 200
+LIMIT = 2**62
+"""No literal, coefficient or result may reach this, so that the runtime's 64-bit arithmetic cannot overflow on the way."""
+
+_TOKEN = re.compile(r"\s*(?:(?P<int>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<op>//|[-+*%(),]))", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_OPCODES = {"constant": 0, "symbol": 1, "+": 2, "-": 3, "*": 4, "//": 5, "%": 6, "max": 7, "min": 8}
+
+
+class Atom(NamedTuple):
+    """What a polynomial does not look into: a symbol (`op` "", `text` its name), or op(a, b)."""
+
+    text: str
+    op: str = ""
+    a: Poly = ()
+    b: Poly = ()
+
+
+Monomial = tuple[Atom, ...]
+Poly = tuple[tuple[Monomial, int], ...]
+"""Sum of coefficient * product of atoms, sorted; the constant has the empty product; zero is the empty sum."""
+
+
+def is_symbol_name(text: str) -> bool:
+    """Whether `text` may name a symbol."""
+    return bool(_NAME.fullmatch(text)) and text not in ("max", "min") and len(text) <= 100
+
+
+# ---------------------------------------------------------------------------------------------------------------- parse
+
+
+def _tokens(text: str) -> list[str]:
+    if len(text) > MAX_LENGTH:
+        raise GraphError(
+            f"a size expression of {len(text)} characters is too long (limit {MAX_LENGTH}): {text[:40]!r}..."
+        )
+    tokens, position, end = [], 0, len(text.rstrip())
+    while position < end:
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise GraphError(f"size expression {text!r}: cannot read {text[position : position + 20]!r}")
+        tokens.append(match[0].strip())
+        position = match.end()
+    return tokens
+
+
+class _Parser:
+    """Recursive descent straight into polynomials."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.tokens, self.position, self.depth = text, _tokens(text), 0, 0
+
+    def parse(self) -> Poly:
+        result = self.expression()
+        if self.peek():
+            raise self.error(f"unexpected {self.peek()!r}")
+        return result
+
+    def error(self, reason: str) -> GraphError:
+        return GraphError(f"size expression {self.text!r}: {reason}")
+
+    def peek(self) -> str:
+        return self.tokens[self.position] if self.position < len(self.tokens) else ""
+
+    def take(self, expected: str = "") -> str:
+        token = self.peek()
+        if not token or (expected and token != expected):
+            raise self.error(f"expected {expected or 'a size'}, found {token or 'the end'}")
+        self.position += 1
+        return token
+
+    def expression(self) -> Poly:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.error("nested too deeply")
+        result = self.chain(("+", "-"), lambda: self.chain(("*", "//", "%"), self.factor))
+        self.depth -= 1
+        return result
+
+    def chain(self, operators: tuple[str, ...], operand: Callable[[], Poly]) -> Poly:
+        result = operand()
+        while self.peek() in operators:
+            operator = self.take()
+            result = _apply(operator, result, operand())
+        return result
+
+    def factor(self) -> Poly:
+        negative = False
+        while self.peek() == "-":
+            self.take()
+            negative = not negative
+        result = self.primary()
+        return _apply("-", (), result) if negative else result
+
+    def primary(self) -> Poly:
+        token = self.take()
+        if token.isdigit():
+            if len(token) > 19:
+                raise self.error("a number is too large")
+            return _constant(int(token))
+        if token in ("max", "min"):
+            self.take("(")
+            a = self.expression()
+            self.take(",")
+            b = self.expression()
+            self.take(")")
+            return _apply(token, a, b)
+        if token == "(":
+            result = self.expression()
+            self.take(")")
+            return result
+        if not is_symbol_name(token):
+            raise self.error(f"unexpected {token!r}")
+        return (((Atom(token),), 1),)
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Poly:
+    return _Parser(text).parse()
+
+
+def _poly(dim: Dim) -> Poly:
+    if isinstance(dim, str):
+        return _parse(dim)
+    return _constant(int(dim))
+
+
+# ---------------------------------------------------------------------------------------------------------- polynomials
+
+
+def _constant(value: int) -> Poly:
+    if abs(value) >= LIMIT:
+        raise GraphError(f"a size of {value} is too large")
+    return (((), value),) if value else ()
+
+
+def _as_int(poly: Poly) -> int | None:
+    if not poly:
+        return 0
+    return poly[0][1] if len(poly) == 1 and poly[0][0] == () else None
+
+
+def _collect(terms: Iterable[tuple[Monomial, int]]) -> Poly:
+    total: dict[Monomial, int] = {}
+    for monomial, coefficient in terms:
+        total[monomial] = total.get(monomial, 0) + coefficient
+    result = [(monomial, coefficient) for monomial, coefficient in total.items() if coefficient]
+    if len(result) > MAX_TERMS or any(abs(coefficient) >= LIMIT for _, coefficient in result):
+        raise GraphError("a size expression grows too large")
+    return tuple(sorted(result, key=lambda term: (-len(term[0]), [atom.text for atom in term[0]])))
+
+
+def _add(a: Poly, b: Poly, sign: int = 1) -> Poly:
+    return _collect((*a, *((monomial, sign * coefficient) for monomial, coefficient in b)))
+
+
+def _mul(a: Poly, b: Poly) -> Poly:
+    if len(a) * len(b) > MAX_TERMS * 4:
+        raise GraphError("a size expression grows too large")
+    return _collect(
+        (tuple(sorted((*left, *right), key=lambda atom: atom.text)), x * y)
+        for (left, x), (right, y) in itertools.product(a, b)
+    )
+
+
+def _atom(op: str, a: Poly, b: Poly) -> Poly:
+    text = f"{op}({_text(a)}, {_text(b)})" if op in ("max", "min") else f"({_operand(a)} {op} {_operand(b)})"
+    if len(text) > MAX_LENGTH:
+        raise GraphError("a size expression grows too large")
+    return (((Atom(text, op, a, b),), 1),)
+
+
+def _divide(op: str, a: Poly, b: Poly) -> Poly:
+    divisor = _as_int(b)
+    if divisor == 0:
+        raise GraphError("a size expression divides by zero")
+    dividend = _as_int(a)
+    if dividend is not None and divisor is not None:
+        return _constant(dividend // divisor if op == "//" else dividend % divisor)
+    if divisor is not None and divisor > 0:
+        return _divide_by_number(op, a, divisor)
+    exact = _exact_quotient(a, b)
+    if exact is not None:
+        return exact if op == "//" else ()
+    return _atom(op, a, b)
+
+
+def _divide_by_number(op: str, a: Poly, divisor: int) -> Poly:
+    """(d*q + r) // d = q + r // d and (d*q + r) % d = r % d, with q and r taken coefficient by coefficient."""
+    quotient = _collect((monomial, coefficient // divisor) for monomial, coefficient in a)
+    rest = _collect((monomial, coefficient % divisor) for monomial, coefficient in a)
+    number = _as_int(rest)
+    if op == "%":
+        return _constant(number) if number is not None else _atom(op, rest, _constant(divisor))
+    if number is not None:
+        return quotient
+    # ((x // m) + c) // d = (x + c*m) // (m*d)
+    if len(rest[0][0]) == 1 and rest[0][1] == 1 and (len(rest) == 1 or (len(rest) == 2 and rest[1][0] == ())):
+        inner = rest[0][0][0]
+        scale = _as_int(inner.b) if inner.op == "//" else None
+        if scale is not None and scale > 0 and scale * divisor < LIMIT:
+            offset = rest[1][1] if len(rest) == 2 else 0
+            return _add(quotient, _divide_by_number(op, _add(inner.a, _constant(offset * scale)), scale * divisor))
+    return _add(quotient, _atom(op, rest, _constant(divisor)))
+
+
+def _exact_quotient(a: Poly, b: Poly) -> Poly | None:
+    """a / b where b is a single term that divides every term of a."""
+    if len(b) != 1:
+        return _constant(1) if a == b else None
+    (monomial, coefficient), terms = b[0], []
+    for atoms, factor in a:
+        left = list(atoms)
+        for atom in monomial:
+            if atom not in left:
+                return None
+            left.remove(atom)
+        if factor % coefficient:
+            return None
+        terms.append((tuple(left), factor // coefficient))
+    return _collect(terms)
+
+
+def _extreme(op: str, a: Poly, b: Poly) -> Poly:
+    difference = _as_int(_add(a, b, -1))
+    if difference is not None:
+        return a if (difference >= 0) == (op == "max") else b
+    return _atom(op, *sorted((a, b), key=_text))
+
+
+def _apply(op: str, a: Poly, b: Poly) -> Poly:
+    if op == "+":
+        return _add(a, b)
+    if op == "-":
+        return _add(a, b, -1)
+    if op == "*":
+        return _mul(a, b)
+    return _extreme(op, a, b) if op in ("max", "min") else _divide(op, a, b)
+
+
+def _text(poly: Poly) -> str:
+    parts: list[str] = []
+    for monomial, coefficient in poly:
+        factors = [atom.text for atom in monomial]
+        if abs(coefficient) != 1 or not factors:
+            factors.insert(0, str(abs(coefficient)))
+        sign = ("-" if coefficient < 0 else "") if not parts else (" - " if coefficient < 0 else " + ")
+        parts.append(sign + "*".join(factors))
+    return "".join(parts) or "0"
+
+
+def _operand(poly: Poly) -> str:
+    text = _text(poly)
+    return text if len(poly) <= 1 and re.fullmatch(r"\w+|\(.*\)", text) and len(poly[0][0]) <= 1 else f"({text})"
+
+
+def _dim(poly: Poly) -> Dim:
+    number = _as_int(poly)
+    if number is not None:
+        return number
+    text = _text(poly)
+    if len(text) > MAX_LENGTH:
+        raise GraphError("a size expression grows too large")
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------ public functions
+
+
+def simplify(dim: Dim, symbols: Mapping[str, Symbol] | None = None) -> Dim:
+    """The canonical form; with `symbols`, maxima and minima that their bounds decide disappear. Raises GraphError."""
+    poly = _poly(dim)
+    if symbols is not None and any(atom.op for monomial, _ in poly for atom in monomial):
+        poly = _decide(poly, symbols)
+    return _dim(poly)
+
+
+def _decide(poly: Poly, symbols: Mapping[str, Symbol]) -> Poly:
+    result: Poly = ()
+    for monomial, coefficient in poly:
+        term = _constant(coefficient)
+        for atom in monomial:
+            term = _mul(term, _decide_atom(atom, symbols))
+        result = _add(result, term)
+    return result
+
+
+def _decide_atom(atom: Atom, symbols: Mapping[str, Symbol]) -> Poly:
+    if not atom.op:
+        return (((atom,), 1),)
+    a, b = _decide(atom.a, symbols), _decide(atom.b, symbols)
+    if atom.op in ("max", "min"):
+        low, high = _bounds(_add(a, b, -1), symbols)
+        if low >= 0:
+            return a if atom.op == "max" else b
+        if high <= 0:
+            return b if atom.op == "max" else a
+    return _apply(atom.op, a, b)
+
+
+def add(*dims: Dim) -> Dim:
+    """The sum."""
+    if all(isinstance(dim, int) for dim in dims):
+        return sum(int(dim) for dim in dims)
+    result: Poly = ()
+    for dim in dims:
+        result = _add(result, _poly(dim))
+    return _dim(result)
+
+
+def sub(a: Dim, b: Dim) -> Dim:
+    """a - b."""
+    return _dim(_add(_poly(a), _poly(b), -1))
+
+
+def mul(*dims: Dim) -> Dim:
+    """The product; 1 of nothing."""
+    result = _constant(1)
+    for dim in dims:
+        result = _mul(result, _poly(dim))
+    return _dim(result)
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    """a // b. Raises GraphError if b is 0."""
+    return _dim(_divide("//", _poly(a), _poly(b)))
+
+
+def mod(a: Dim, b: Dim) -> Dim:
+    """a % b. Raises GraphError if b is 0."""
+    return _dim(_divide("%", _poly(a), _poly(b)))
+
+
+def maximum(a: Dim, b: Dim) -> Dim:
+    """The larger."""
+    return _dim(_extreme("max", _poly(a), _poly(b)))
+
+
+def minimum(a: Dim, b: Dim) -> Dim:
+    """The smaller."""
+    return _dim(_extreme("min", _poly(a), _poly(b)))
+
+
+def symbols_of(dim: Dim) -> set[str]:
+    """The names of the symbols in the expression."""
+    return set() if isinstance(dim, int) else _symbols(_poly(dim))
+
+
+def _symbols(poly: Poly) -> set[str]:
+    names: set[str] = set()
+    for monomial, _ in poly:
+        for atom in monomial:
+            names |= {atom.text} if not atom.op else _symbols(atom.a) | _symbols(atom.b)
+    return names
+
+
+def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
+    """The number, given each symbol's. Raises GraphError for an unknown symbol, a division by zero or a result past 2^62."""
+    return dim if isinstance(dim, int) else _evaluate(_poly(dim), values)
+
+
+def _evaluate(poly: Poly, values: Mapping[str, int]) -> int:
+    total = 0
+    for monomial, coefficient in poly:
+        product = coefficient
+        for atom in monomial:
+            product *= _evaluate_atom(atom, values)
+        total += product
+    if abs(total) >= LIMIT:
+        raise GraphError(f"a size of {total} is too large")
+    return total
+
+
+def _evaluate_atom(atom: Atom, values: Mapping[str, int]) -> int:
+    if not atom.op:
+        if atom.text not in values:
+            raise GraphError(f"the symbol {atom.text!r} of a size expression is not known")
+        return values[atom.text]
+    a, b = _evaluate(atom.a, values), _evaluate(atom.b, values)
+    if atom.op in ("max", "min"):
+        return max(a, b) if atom.op == "max" else min(a, b)
+    if b == 0:
+        raise GraphError(f"the size expression {atom.text!r} divides by zero")
+    return a // b if atom.op == "//" else a % b
+
+
+def bounds(dim: Dim, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
+    """An interval that holds every value the expression can take (not always the tightest). Raises GraphError."""
+    return (dim, dim) if isinstance(dim, int) else _bounds(_poly(dim), symbols)
+
+
+def _bounds(poly: Poly, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
+    low = high = 0
+    for monomial, coefficient in poly:
+        interval = (coefficient, coefficient)
+        for atom in monomial:
+            interval = _hull(interval, _atom_bounds(atom, symbols), lambda x, y: x * y)
+        low, high = low + interval[0], high + interval[1]
+    return low, high
+
+
+def _hull(a: tuple[int, int], b: tuple[int, int], op: Callable[[int, int], int]) -> tuple[int, int]:
+    corners = [op(x, y) for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _atom_bounds(atom: Atom, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
+    if not atom.op:
+        if atom.text not in symbols:
+            raise GraphError(f"the symbol {atom.text!r} of a size expression is not known")
+        return symbols[atom.text].minimum, symbols[atom.text].maximum
+    a, b = _bounds(atom.a, symbols), _bounds(atom.b, symbols)
+    if atom.op == "max":
+        return max(a[0], b[0]), max(a[1], b[1])
+    if atom.op == "min":
+        return min(a[0], b[0]), min(a[1], b[1])
+    if b[0] > 0 and atom.op == "//":
+        return _hull(a, b, lambda x, y: x // y)
+    size = max(abs(x) for x in (a if atom.op == "//" else b))
+    return (0, size) if atom.op == "%" and b[0] > 0 else (-size - 1, size + 1)
+
+
+def equal(a: Dim, b: Dim, symbols: Mapping[str, Symbol] | None = None) -> bool:
+    """Whether two sizes are the same: by canonical form, else (with `symbols`) by agreeing on a fixed sample of sizes.
+
+    The sample covers what no normal form decides, such as `max(s, 3) - 3` against `max(s - 3, 0)`; the runtime
+    checks real sizes at every call anyway.
+    """
+    if simplify(a) == simplify(b):
+        return True
+    names = sorted(symbols_of(a) | symbols_of(b))
+    if symbols is None or not names or any(name not in symbols for name in names):
+        return False
+    difference = _add(_poly(a), _poly(b), -1)
+    try:
+        return all(_evaluate(difference, sample) == 0 for sample in _samples(names, symbols))
+    except GraphError:
+        return False
+
+
+def _samples(names: list[str], symbols: Mapping[str, Symbol]) -> Iterable[dict[str, int]]:
+    """24 assignments inside the bounds: the ends, small sizes, and sizes of many remainders."""
+    for index in range(24):
+        sample = {}
+        for place, name in enumerate(names):
+            low, high = symbols[name].minimum, min(symbols[name].maximum, symbols[name].minimum + 1000)
+            step = (index * (2 * place + 7) + place) if index < 16 else index * 97 * (place + 1)
+            sample[name] = low + step % (high - low + 1)
+        yield sample
+
+
+def to_rpn(dim: Dim, index: Mapping[str, int]) -> list[int]:
+    """Reverse Polish notation for the runtime: flattened (opcode, operand) pairs (cpp/graph/op.h, DimOp).
+
+    index: each symbol's number. Raises GraphError for a symbol that has none.
+    """
+    out: list[int] = []
+    _emit(_poly(dim), index, out)
+    return out
+
+
+def _emit(poly: Poly, index: Mapping[str, int], out: list[int]) -> None:
+    if not poly:
+        out += [_OPCODES["constant"], 0]
+    for position, (monomial, coefficient) in enumerate(poly):
+        if coefficient != 1 or not monomial:
+            out += [_OPCODES["constant"], coefficient]
+        for place, atom in enumerate(monomial):
+            _emit_atom(atom, index, out)
+            if place or coefficient != 1:
+                out += [_OPCODES["*"], 0]
+        if position:
+            out += [_OPCODES["+"], 0]
+
+
+def _emit_atom(atom: Atom, index: Mapping[str, int], out: list[int]) -> None:
+    if atom.op:
+        _emit(atom.a, index, out)
+        _emit(atom.b, index, out)
+        out += [_OPCODES[atom.op], 0]
+    elif atom.text in index:
+        out += [_OPCODES["symbol"], index[atom.text]]
+    else:
+        raise GraphError(f"the symbol {atom.text!r} of a size expression is not known")

@@ -1,0 +1,274 @@
+"""Runs and checks an `ir.Graph` with NumPy alone: slow, plain, and the specification that a compiled session must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import dims
+from .errors import GraphError, InputError
+from .ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
+from .ops import OPS, attributes, constant_value, describe
+from .ops.spec import MAX_ELEMENTS, MAX_RANK
+
+MAX_NODES = 100_000
+
+
+def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """The size of each symbol, from inputs that must have the graph's names, dtypes and shapes. Raises InputError."""
+    missing = [name for name in graph.inputs if name not in feeds]
+    surplus = [name for name in feeds if name not in graph.inputs]
+    if missing or surplus:
+        raise InputError(f"inputs are {list(graph.inputs)}: missing {missing}, unexpected {surplus}")
+    sizes: dict[str, int] = {}
+    for name in graph.inputs:
+        value, array = graph.values[name], feeds[name]
+        if array.dtype != DTYPES[value.dtype] or array.ndim != len(value.shape):
+            raise InputError(
+                f"input {name!r} must be {value.dtype} {list(value.shape)}, is {array.dtype} {list(array.shape)}"
+            )
+        for dim, size in zip(value.shape, array.shape):
+            if isinstance(dim, str) and dim in graph.symbols:
+                sizes.setdefault(dim, size)
+    for name, size in sizes.items():
+        symbol = graph.symbols[name]
+        if not symbol.minimum <= size <= symbol.maximum:
+            raise InputError(f"the size {name!r} must be in [{symbol.minimum}, {symbol.maximum}], is {size}")
+    for name in graph.inputs:
+        expected = [dims.evaluate(dim, sizes) for dim in graph.values[name].shape]
+        if expected != list(feeds[name].shape):
+            raise InputError(
+                f"input {name!r} must have shape {list(graph.values[name].shape)}, has {list(feeds[name].shape)}"
+            )
+    return sizes
+
+
+def with_sizes(node: Node, sizes: Mapping[str, int]) -> Node:
+    """The node with the size expressions in its attributes replaced by numbers."""
+    attrs: dict[str, Any] = dict(node.attrs)
+    for name, attr in OPS[node.op].attrs.items():
+        if name in attrs and attr.kind == "dims":
+            attrs[name] = tuple(dims.evaluate(dim, sizes) for dim in attrs[name])
+        elif name in attrs and attr.kind == "dim":
+            attrs[name] = dims.evaluate(attrs[name], sizes)
+    return replace(node, attrs=attrs)
+
+
+def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> dict[str, Array]:
+    """The outputs of a valid graph, and the values named in `keep`, by name.
+
+    feeds: one array a graph input, of its dtype and shape. Raises InputError for other feeds.
+    """
+    sizes = bind(graph, feeds)
+    keep = (*graph.outputs, *keep)
+    last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    known: dict[str, Array] = dict(feeds)
+    known |= {name: c.codes if isinstance(c, Weight) else c for name, c in graph.constants.items()}
+    for index, node in enumerate(graph.nodes):
+        arrays = [known[name] if name else None for name in node.inputs]
+        known |= zip(node.outputs, OPS[node.op].reference(with_sizes(node, sizes), arrays))
+        for name in (*node.inputs, *node.outputs):
+            if last.get(name, -1) <= index and name not in keep:
+                known.pop(name, None)
+    return {name: known[name] for name in keep}
+
+
+# ---------------------------------------------------------------------------------------------------------- validation
+
+
+def validate(graph: Graph) -> Graph:
+    """The graph itself, if it is valid. Raises GraphError that lists every problem."""
+    problems = list(_problems(graph))
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise GraphError(f"the graph has {count}:\n" + "\n".join(f"  - {problem}" for problem in problems[:50]))
+    return graph
+
+
+def _problems(graph: Graph) -> Iterator[str]:
+    if len(graph.nodes) > MAX_NODES:
+        yield f"{len(graph.nodes)} nodes are more than {MAX_NODES}"
+        return
+    yield from _symbol_problems(graph)
+    sound: set[str] = set()
+    for name, value in graph.values.items():
+        reasons = list(_value_problems(graph, value))
+        yield from (f"value {name!r}: {reason}" for reason in reasons)
+        if not reasons:
+            sound.add(name)
+    yield from _constant_problems(graph)
+    yield from _node_problems(graph, sound)
+    for name in graph.outputs:
+        if name not in graph.values:
+            yield f"output {name!r} is not defined"
+    if len(set(graph.inputs)) != len(graph.inputs):
+        yield f"input names repeat: {list(graph.inputs)}"
+    for pair in graph.states:
+        if pair[0] not in graph.inputs or pair[1] not in graph.outputs:
+            yield f"state {list(pair)} is not a pair of an input and an output"
+
+
+def _symbol_problems(graph: Graph) -> Iterator[str]:
+    bare = {dim for name in graph.inputs if name in graph.values for dim in graph.values[name].shape}
+    for name, symbol in graph.symbols.items():
+        if not dims.is_symbol_name(name):
+            yield f"{name!r} is no name for a symbol"
+        elif not 0 <= symbol.minimum <= symbol.maximum <= 2**31 - 1:
+            yield f"symbol {name!r} has bounds [{symbol.minimum}, {symbol.maximum}]"
+        elif name not in bare:
+            yield f"symbol {name!r} is not the size of any input"
+
+
+def _value_problems(graph: Graph, value: Value) -> Iterator[str]:
+    if value.dtype not in DTYPES:
+        yield f"dtype {value.dtype!r} is not one of {', '.join(DTYPES)}"
+    if len(value.shape) > MAX_RANK:
+        yield f"rank {len(value.shape)} is more than {MAX_RANK}"
+        return
+    try:
+        elements = 1
+        for dim in value.shape:
+            low, high = dims.bounds(dim, graph.symbols)
+            if high < 0:
+                yield f"size {dim} is negative"
+            elements *= max(low, 1)
+        if elements > MAX_ELEMENTS:
+            yield f"shape {list(value.shape)} has more than 2^40 elements"
+    except GraphError as error:
+        yield str(error)
+    if value.quant is not None:
+        yield from _quant_problems(graph, value.quant, value.dtype)
+
+
+def _quant_problems(graph: Graph, quant: Quant, dtype: str) -> Iterator[str]:
+    for reference, expected in ((quant.scale, "f32"), (quant.zero_point, "u8")):
+        if isinstance(reference, str) and (reference not in graph.values or graph.values[reference].dtype != expected):
+            yield f"its quantization refers to {reference!r}, which is no {expected} value"
+    if not isinstance(quant.scale, str) and not 0 < quant.scale <= float(np.finfo(np.float32).max):
+        yield f"its scale {quant.scale} is not a positive float32"
+    if dtype not in ("u8", "s8"):
+        yield f"it is {dtype} but has a quantization"
+    elif (
+        not isinstance(quant.zero_point, str)
+        and not np.iinfo(DTYPES[dtype]).min <= quant.zero_point <= np.iinfo(DTYPES[dtype]).max
+    ):
+        yield f"its zero point {quant.zero_point} is not a {dtype} code"
+
+
+def _constant_problems(graph: Graph) -> Iterator[str]:
+    for name, constant in graph.constants.items():
+        if name in graph.inputs:
+            yield f"constant {name!r} is also an input"
+        value = graph.values.get(name)
+        if value is None:
+            yield f"constant {name!r} has no entry in values"
+            continue
+        try:
+            actual = constant_value(constant)
+        except GraphError as error:
+            yield f"constant {name!r}: {error}"
+            continue
+        if (actual.dtype, actual.shape) != (value.dtype, value.shape):
+            yield f"constant {name!r} is {actual.dtype} {list(actual.shape)}, its value says {value.dtype} {list(value.shape)}"
+        if isinstance(constant, Weight):
+            yield from (f"weight {name!r}: {reason}" for reason in weight_problems(constant))
+
+
+def weight_problems(weight: Weight) -> Iterator[str]:
+    """What is wrong with a quantized weight: version 1 knows plain symmetric int8 codes, one scale an output channel."""
+    if (weight.bits, weight.packing, weight.group_size) != (8, "plain", 0) or weight.axis != 0:
+        yield f"bits {weight.bits}, packing {weight.packing!r}, group_size {weight.group_size}, axis {weight.axis}: only plain 8-bit codes per output channel (axis 0) are available"
+    if weight.zero_points is not None or weight.g_idx is not None or weight.sparsity is not None:
+        yield "zero_points, g_idx and sparsity are not available yet"
+    if weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
+        yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
+        return
+    if weight.codes.min(initial=0) < -127:
+        yield "a code is -128, codes must be in [-127, 127]"
+    if weight.scales.dtype != np.float32 or weight.scales.shape != weight.codes.shape[:1]:
+        yield f"scales are {weight.scales.dtype} {list(weight.scales.shape)}, must be float32 {list(weight.codes.shape[:1])}"
+    elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
+        yield "a scale is not finite and positive"
+    depth = int(np.prod(weight.codes.shape[1:], dtype=np.int64))
+    if depth * 127 * 255 >= 2**31:
+        largest = (
+            np.abs(weight.codes.astype(np.int16))
+            .reshape(weight.codes.shape[0], -1)
+            .sum(axis=1, dtype=np.int64)
+            .max(initial=0)
+        )
+        if 255 * int(largest) >= 2**31:
+            yield "a channel's codes could overflow a 32-bit sum"
+
+
+def _node_problems(graph: Graph, sound: set[str]) -> Iterator[str]:
+    defined = {*graph.inputs, *graph.constants}
+    names: set[str] = set()
+    for name in graph.inputs:
+        if name not in graph.values:
+            yield f"input {name!r} has no entry in values"
+    for node in graph.nodes:
+        where = describe(node)
+        if node.name in names:
+            yield f"{where}: another node has that name"
+        names.add(node.name)
+        unknown = [name for name in node.inputs if name and name not in defined]
+        if unknown:
+            yield f"{where}: inputs {unknown} are not defined before it"
+        for name in node.outputs:
+            if not name or name in defined:
+                yield f"{where}: output {name!r} is already defined" if name else f"{where}: an output has no name"
+            elif name not in graph.values:
+                yield f"{where}: output {name!r} has no entry in values"
+        defined.update(node.outputs)
+        if node.op not in OPS:
+            yield f"{where}: there is no such operator"
+        elif all(name in sound for name in node.inputs if name) and not unknown:
+            yield from _typed_problems(graph, node, where)
+    yield from (f"value {name!r} is made by nothing" for name in graph.values if name not in defined)
+
+
+def _typed_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
+    op = OPS[node.op]
+    try:
+        outputs = op.infer(node, [graph.values[name] if name else None for name in node.inputs], graph)
+    except GraphError as error:
+        yield str(error)
+        return
+    for name, inferred in zip(node.outputs, outputs):
+        stated = graph.values.get(name)
+        if stated is not None and not _same_type(graph, stated, inferred):
+            yield f"{where}: output {name!r} is {inferred.dtype} {list(inferred.shape)}, its value says {stated.dtype} {list(stated.shape)}"
+    yield from _operand_problems(graph, node, where)
+
+
+def _same_type(graph: Graph, a: Value, b: Value) -> bool:
+    same = a.dtype == b.dtype and len(a.shape) == len(b.shape)
+    try:
+        return same and all(dims.equal(x, y, graph.symbols) for x, y in zip(a.shape, b.shape))
+    except GraphError:
+        return False
+
+
+def _operand_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
+    """Inputs that must be constants, weights, finite."""
+    op = OPS[node.op]
+    for position, name in enumerate(node.inputs):
+        spec, constant = op.input(position), graph.constants.get(name)
+        if not name:
+            continue
+        if spec.constant and constant is None:
+            yield f"{where}: input {position} ({spec.name}) must be a constant, {name!r} is not"
+        elif spec.weight != isinstance(constant, Weight):
+            yield f"{where}: input {position} ({spec.name}) {'must be a quantized weight' if spec.weight else 'cannot be a quantized weight'}"
+        elif (
+            spec.name in ("multiplier", "bias") and isinstance(constant, np.ndarray) and not np.isfinite(constant).all()
+        ):
+            yield f"{where}: input {position} ({spec.name}) has a value that is not finite"
+
+
+def node_attributes(node: Node) -> dict[str, Any]:
+    """A node's attributes with its operator's defaults filled in."""
+    return attributes(OPS[node.op], node)

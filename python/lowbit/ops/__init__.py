@@ -1,0 +1,29 @@
+"""Every operator of the IR: attributes, shape rule and NumPy reference. The registry `OPS` is the specification, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ..errors import GraphError
+from ..ir import Graph, Node, Value
+from . import float as float_ops
+from . import integer as integer_ops
+from . import shape as shape_ops
+from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
+
+__all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
+
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for op in (*float_ops.OPS, *shape_ops.OPS, *integer_ops.OPS)})
+
+
+def infer(node: Node, graph: Graph) -> tuple[Value, ...]:
+    """The types of a node's outputs, from the types of its inputs in `graph.values` (or its constants). Raises GraphError."""
+    if node.op not in OPS:
+        raise GraphError(f"{describe(node)}: there is no such operator")
+    values: list[Value | None] = []
+    for name in node.inputs:
+        if name and name not in graph.values and name not in graph.constants:
+            raise GraphError(f"{describe(node)}: input {name!r} is not defined")
+        values.append((graph.values.get(name) or constant_value(graph.constants[name])) if name else None)
+    return OPS[node.op].infer(node, values, graph)

@@ -1,0 +1,287 @@
+"""Float32 operators. The references sum in float64 and round once, so they bound a session's float error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dims
+from ..ir import Array, Dim, Value
+from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, integer, integers
+from .windows import (
+    CONV_ATTRS,
+    EXTENT,
+    POOL_ATTRS,
+    adaptive_sums,
+    average_counts,
+    box_sums,
+    conv_shape,
+    correlate,
+    pool_shape,
+    pool_windows,
+    taps,
+)
+
+F32, F64 = np.float32, np.float64
+BOUNDS = {"activation_min": OPTIONAL_NUMBER, "activation_max": OPTIONAL_NUMBER}
+
+
+def clamp(x: Array, attrs: Any, low: str, high: str) -> Array:
+    """x within the bounds that are present; NaN stays NaN."""
+    if low in attrs:
+        x = np.maximum(x, F32(attrs[low]))
+    if high in attrs:
+        x = np.minimum(x, F32(attrs[high]))
+    return x
+
+
+# ---------------------------------------------------------------------------------------------- convolution and linear
+
+
+def _finish(call: Call, total: Array, channel_shape: tuple[int, ...]) -> Sequence[Array]:
+    """clamp(total + bias + residual) as float32."""
+    bias, residual = call.optional(2), call.optional(3)
+    if bias is not None:
+        total = total + bias.reshape(channel_shape)
+    if residual is not None:
+        total = total + residual
+    return [clamp(total.astype(F32), call.attrs, "activation_min", "activation_max")]
+
+
+def _infer_conv2d(call: Call) -> Sequence[Value]:
+    shape = conv_shape(call)
+    call.match(2, shape[1:2])
+    call.match(3, shape)
+    return [Value(dtype="f32", shape=shape)]
+
+
+def _conv2d(call: Call) -> Sequence[Array]:
+    return _finish(call, correlate(call.array(0), call.array(1), call.attrs, F64), (-1, 1, 1))
+
+
+def linear_shape(call: Call) -> tuple[Dim, ...]:
+    """The output shape of input 0 [..., K] times input 1 [N, K]."""
+    *rows, depth = call.shape(0) or (0,)
+    call.need(len(call.shape(0)) >= 1, "input 0 must have at least one axis")
+    outputs, inputs = call.fixed_shape(1, rank=2)
+    call.need(min(outputs, inputs) >= 1, "the weight is empty")
+    call.same(depth, inputs, "input features and weight do not fit")
+    return (*rows, outputs)
+
+
+def _infer_linear(call: Call) -> Sequence[Value]:
+    shape = linear_shape(call)
+    call.match(2, shape[-1:])
+    call.match(3, shape)
+    return [Value(dtype="f32", shape=shape)]
+
+
+def _linear(call: Call) -> Sequence[Array]:
+    return _finish(call, call.array(0).astype(F64) @ call.array(1).astype(F64).T, (-1,))
+
+
+# --------------------------------------------------------------------------------------------------------- elementwise
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _softplus(x: Array) -> Array:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+_erf = np.vectorize(math.erf, otypes=[F64])
+_ROOT_2_OVER_PI = math.sqrt(2 / math.pi)
+
+UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
+    "relu": lambda x, a: np.maximum(x, 0),
+    "relu6": lambda x, a: np.minimum(np.maximum(x, 0), 6),
+    "sigmoid": lambda x, a: sigmoid(x),
+    "tanh": lambda x, a: np.tanh(x),
+    "hardtanh": lambda x, a: np.minimum(np.maximum(x, a("min", -1.0)), a("max", 1.0)),
+    "hardsigmoid": lambda x, a: np.minimum(np.maximum(x + 3, 0), 6) / 6,
+    "hardswish": lambda x, a: x * np.minimum(np.maximum(x + 3, 0), 6) / 6,
+    "silu": lambda x, a: x * sigmoid(x),
+    "gelu": lambda x, a: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x, a: 0.5 * x * (1 + np.tanh(_ROOT_2_OVER_PI * (x + 0.044715 * x * x * x))),
+    "elu": lambda x, a: np.where(x > 0, x, a("alpha", 1.0) * np.expm1(np.minimum(x, 0))),
+    "leaky_relu": lambda x, a: np.where(x > 0, x, a("alpha", 0.01) * x),
+    "softplus": lambda x, a: _softplus(x * a("alpha", 1.0)) / a("alpha", 1.0),
+    "mish": lambda x, a: x * np.tanh(_softplus(x)),
+    "exp": lambda x, a: np.exp(x),
+    "log": lambda x, a: np.log(x),
+    "sqrt": lambda x, a: np.sqrt(x),
+    "rsqrt": lambda x, a: 1 / np.sqrt(x),
+    "neg": lambda x, a: -x,
+    "abs": lambda x, a: np.abs(x),
+}
+"""kind -> f(x in float64, attribute with its default). alpha is elu's, leaky_relu's and softplus's (there: beta)."""
+
+
+def unary(kind: str, x: Array, attrs: Any = None) -> Array:
+    """float32 f(x), computed in float64: also what `lookup` tables are made of."""
+    given = attrs or {}
+    with np.errstate(all="ignore"):
+        return UNARY[kind](x.astype(F64), lambda name, default: float(F32(given.get(name, default)))).astype(F32)
+
+
+def _same(call: Call) -> Sequence[Value]:
+    return [Value(dtype=call.value(0).dtype, shape=call.shape(0))]
+
+
+def broadcast(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """NumPy's rule; a symbolic size fits 1 or itself."""
+    rank = max(len(a), len(b))
+    out: list[Dim] = []
+    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b):
+        fits = x == 1 or y == 1 or dims.equal(x, y, call.symbols)
+        call.need(fits, f"shapes {list(a)} and {list(b)} do not broadcast")
+        out.append(y if x == 1 else x)
+    return tuple(out)
+
+
+def _infer_binary(call: Call) -> Sequence[Value]:
+    return [Value(dtype="f32", shape=broadcast(call, call.shape(0), call.shape(1)))]
+
+
+def _binary(name: str, function: Callable[[Array, Array], Array]) -> Op:
+    def reference(call: Call) -> Sequence[Array]:
+        return [np.asarray(function(call.array(0), call.array(1)))]
+
+    return Op(name=name, inputs=(Input(name="a"), Input(name="b")), infer_rule=_infer_binary, reference_rule=reference)
+
+
+# ------------------------------------------------------------------------------------------------ pools and reductions
+
+
+def _infer_pool(call: Call) -> Sequence[Value]:
+    return [Value(dtype=call.value(0).dtype, shape=pool_shape(call))]
+
+
+def _max_pool2d(call: Call) -> Sequence[Array]:
+    x = call.array(0)
+    lowest: Any = -np.inf if x.dtype == F32 else 0
+    image, out = pool_windows(x, call.attrs, lowest)
+    best = np.full((*x.shape[:2], *out), lowest, x.dtype)
+    for _, _, view in taps(image, call.attrs["kernel"], call.attrs["stride"], call.attrs["dilation"], out):
+        np.maximum(best, view, out=best)
+    return [best]
+
+
+def _avg_pool2d(call: Call) -> Sequence[Array]:
+    total, out = box_sums(call.array(0), call.attrs, F64)
+    return [(total / average_counts(call.array(0), call.attrs, out)).astype(F32)]
+
+
+def infer_adaptive(call: Call) -> tuple[Dim, ...]:
+    """The output shape of an adaptive pool of input 0 [N, C, H, W]."""
+    return (*call.shape(0, rank=4)[:2], *call.attrs["output_size"])
+
+
+def _adaptive_avg_pool2d(call: Call) -> Sequence[Array]:
+    total, counts = adaptive_sums(call.array(0), call.attrs["output_size"], F64)
+    return [(total / counts).astype(F32)]
+
+
+def _mean_axes(call: Call, rank: int) -> tuple[int, ...]:
+    axes: tuple[int, ...] = call.attrs["axes"]
+    call.need(all(-rank <= axis < rank for axis in axes), f"axes {list(axes)} are out of range for rank {rank}")
+    return tuple(axis % rank for axis in axes)
+
+
+def _infer_mean(call: Call) -> Sequence[Value]:
+    shape = call.shape(0)
+    axes = _mean_axes(call, len(shape))
+    call.need(len(set(axes)) == len(axes), f"axes {list(axes)} repeat")
+    kept = [1 if axis in axes else size for axis, size in enumerate(shape) if call.attrs["keepdim"] or axis not in axes]
+    return [Value(dtype="f32", shape=tuple(kept))]
+
+
+def _mean(call: Call) -> Sequence[Array]:
+    x = call.array(0)
+    axes = _mean_axes(call, x.ndim)
+    return [np.asarray(x.mean(axis=axes, dtype=F64, keepdims=bool(call.attrs["keepdim"])).astype(F32))]
+
+
+def _infer_softmax(call: Call) -> Sequence[Value]:
+    call.axis(len(call.shape(0)))
+    return _same(call)
+
+
+def _softmax(call: Call) -> Sequence[Array]:
+    x, axis = call.array(0).astype(F64), call.attrs["axis"]
+    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+    return [(e / e.sum(axis=axis, keepdims=True)).astype(F32)]
+
+
+_X = Input(name="x")
+_CONV_INPUTS = (
+    _X,
+    Input(name="w", constant=True),
+    Input(name="b", optional=True, constant=True),
+    Input(name="residual", optional=True),
+)
+
+OPS = (
+    Op(
+        name="conv2d",
+        inputs=_CONV_INPUTS,
+        attrs={**CONV_ATTRS, **BOUNDS},
+        infer_rule=_infer_conv2d,
+        reference_rule=_conv2d,
+    ),
+    Op(name="linear", inputs=_CONV_INPUTS, attrs=BOUNDS, infer_rule=_infer_linear, reference_rule=_linear),
+    Op(
+        name="unary",
+        inputs=(_X,),
+        attrs={"kind": choice(*UNARY), "alpha": OPTIONAL_NUMBER, "min": OPTIONAL_NUMBER, "max": OPTIONAL_NUMBER},
+        infer_rule=_same,
+        reference_rule=lambda call: [unary(call.attrs["kind"], call.array(0), call.attrs)],
+    ),
+    Op(
+        name="clip",
+        inputs=(_X,),
+        attrs={"min": OPTIONAL_NUMBER, "max": OPTIONAL_NUMBER},
+        infer_rule=_same,
+        reference_rule=lambda call: [clamp(call.array(0), call.attrs, "min", "max")],
+    ),
+    _binary("add", np.add),
+    _binary("sub", np.subtract),
+    _binary("mul", np.multiply),
+    _binary("div", np.divide),
+    Op(
+        name="max_pool2d",
+        inputs=(Input(name="x", dtypes=("f32", "u8")),),
+        attrs={**POOL_ATTRS, "dilation": CONV_ATTRS["dilation"]},
+        infer_rule=_infer_pool,
+        reference_rule=_max_pool2d,
+    ),
+    Op(
+        name="avg_pool2d",
+        inputs=(_X,),
+        attrs={**POOL_ATTRS, "count_include_pad": FLAG},
+        infer_rule=_infer_pool,
+        reference_rule=_avg_pool2d,
+    ),
+    Op(
+        name="adaptive_avg_pool2d",
+        inputs=(_X,),
+        attrs={"output_size": integers(2, 1, EXTENT)},
+        infer_rule=lambda call: [Value(dtype="f32", shape=infer_adaptive(call))],
+        reference_rule=_adaptive_avg_pool2d,
+    ),
+    Op(
+        name="mean",
+        inputs=(_X,),
+        attrs={"axes": integers(None, -SIZE), "keepdim": FLAG},
+        infer_rule=_infer_mean,
+        reference_rule=_mean,
+    ),
+    Op(name="softmax", inputs=(_X,), attrs={"axis": integer()}, infer_rule=_infer_softmax, reference_rule=_softmax),
+)

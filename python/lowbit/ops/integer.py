@@ -1,0 +1,296 @@
+"""Operators on codes. The references are exact: each float32 operation in the stated order, integer sums without rounding.
+
+Integer products go through a float BLAS whose precision holds every partial sum (float32 below 2^24, else float64).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir import Array, Value
+from .float import infer_adaptive, linear_shape
+from .spec import CODE, FLAG, OPTIONAL_NUMBER, SCALE, Attr, Call, Input, Op, choice, integer, integers, number
+from .windows import (
+    CONV_ATTRS,
+    EXTENT,
+    POOL_ATTRS,
+    adaptive_sums,
+    average_counts,
+    box_sums,
+    conv_shape,
+    correlate,
+    pool_shape,
+)
+
+F32 = np.float32
+U8 = ("u8",)
+OUTPUT_ATTRS: dict[str, Attr] = {
+    "zero_point_y": integer(0, 255, default=0),
+    "lo": integer(0, 255, default=0),
+    "hi": integer(0, 255, default=255),
+}
+EPILOGUE_ATTRS: dict[str, Attr] = {
+    "zero_point_x": integer(0, 255, default=0),
+    "output": choice("u8", "f32"),
+    **OUTPUT_ATTRS,
+    "min": OPTIONAL_NUMBER,
+    "max": OPTIONAL_NUMBER,
+    "residual_multiplier": number(default=0.0),
+    "residual_zero_point": integer(0, 255, default=0),
+}
+
+
+def codes_from_floats(t: Array, zero_point: Any, lo: int = 0, hi: int = 255) -> Array:
+    """rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point as u8; NaN counts as 0 (cpp/base/numerics.h)."""
+    zero = np.asarray(zero_point, np.int32)
+    t = np.where(np.isnan(t), F32(0), t)
+    t = np.minimum(np.maximum(t, (lo - zero).astype(F32)), (hi - zero).astype(F32))
+    return (np.rint(t).astype(np.int32) + zero).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------- between numbers and codes
+
+
+def quantize(x: Array, scale: float, zero_point: int) -> Array:
+    """Codes of x: float32 reciprocal, one product, clamp, round half to even."""
+    with np.errstate(all="ignore"):
+        return codes_from_floats(x * (F32(1) / F32(scale)), zero_point)
+
+
+def dequantize(codes: Array, scale: float, zero_point: int) -> Array:
+    """float32 (codes - zero_point) * scale."""
+    return (codes.astype(np.int32) - zero_point).astype(F32) * F32(scale)
+
+
+def dynamic_quantize(x: Array, granularity: str) -> tuple[Array, Array, Array]:
+    """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from the row's own range with 0 in it."""
+    rows = x.reshape(-1, x.shape[-1]) if granularity == "row" else x.reshape(x.shape[0], -1)
+    low = np.fmin.reduce(rows, axis=1, initial=F32(0))
+    high = np.fmax.reduce(rows, axis=1, initial=F32(0))
+    scale = (high - low) / F32(255)
+    scale = np.where(scale == 0, F32(1), scale)
+    inverse = F32(1) / scale
+    zero_point = codes_from_floats(-low * inverse, 0)
+    codes = codes_from_floats(rows * inverse[:, None], zero_point.astype(np.int32)[:, None])
+    return codes.reshape(x.shape), scale, zero_point
+
+
+def _infer_dynamic(call: Call) -> Sequence[Value]:
+    shape = call.shape(0)
+    call.need(len(shape) >= 1, "input 0 must have at least one axis")
+    rows = shape[:-1] if call.attrs["granularity"] == "row" else shape[:1]
+    from .. import dims
+
+    count = (dims.mul(*rows),)
+    return [Value(dtype="u8", shape=shape), Value(dtype="f32", shape=count), Value(dtype="u8", shape=count)]
+
+
+# ------------------------------------------------------------------------------------------------- convolution, linear
+
+
+def _infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequence[Value]:
+    channels = (shape[channel_axis],)
+    call.match(2, channels)
+    call.match(3, channels)
+    call.match(4, shape)
+    call.match(5, (256,))
+    call.match(6, (rows,))
+    call.match(7, (rows,))
+    output, dynamic = call.attrs["output"], call.is_present(6)
+    call.need(dynamic == call.is_present(7), "x_scale and x_zero_point go together")
+    call.need(not dynamic or output == "f32", "dynamic quantization needs output f32")
+    call.need(output == "u8" or not call.is_present(5), "a table needs output u8")
+    call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
+    call.need(
+        not call.is_present(4) or "residual_multiplier" in call.node.attrs, "a residual needs residual_multiplier"
+    )
+    return [Value(dtype=output, shape=shape)]
+
+
+def _infer_conv2d_i8(call: Call) -> Sequence[Value]:
+    shape = conv_shape(call)
+    return _infer_epilogue(call, shape, shape[0], 1)
+
+
+def _infer_linear_i8(call: Call) -> Sequence[Value]:
+    from .. import dims
+
+    shape = linear_shape(call)
+    return _infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
+
+
+def _exact_type(w: Array) -> Any:
+    """The float type in which every partial sum of u8 differences times `w` is exact."""
+    bound = 255 * int(np.abs(w.astype(np.int32)).reshape(w.shape[0], -1).sum(axis=1).max(initial=0))
+    return np.float32 if bound < 2**24 else np.float64
+
+
+def _centred(call: Call, per_row: tuple[int, ...]) -> Array:
+    """x - zero point, in int16."""
+    zero_points = call.optional(7)
+    zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points.astype(np.int16).reshape(per_row)
+    return call.array(0).astype(np.int16) - np.asarray(zero, np.int16)
+
+
+def _epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
+    """kernels/kernel.h, Epilogue: every operation rounded to float32, in this order."""
+    attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
+    t = acc.astype(F32) * call.array(2).reshape(channel)
+    if row_scale is not None:
+        t = t * row_scale.reshape(row)
+    t = t + call.array(3).reshape(channel)
+    if residual is not None:
+        difference = (residual.astype(np.int32) - attrs["residual_zero_point"]).astype(F32)
+        t = t + difference.reshape(t.shape) * F32(attrs["residual_multiplier"])
+    if attrs["output"] == "u8":
+        y = codes_from_floats(t, attrs["zero_point_y"], attrs["lo"], attrs["hi"])
+        return y if table is None else table[y]
+    t = np.maximum(t, F32(attrs["min"])) if "min" in attrs else t
+    return np.minimum(t, F32(attrs["max"])) if "max" in attrs else t
+
+
+def _conv2d_i8(call: Call) -> Sequence[Array]:
+    w = call.array(1)
+    acc = correlate(_centred(call, (-1, 1, 1, 1)), w, call.attrs, _exact_type(w))
+    return [_epilogue(call, acc, (-1, 1, 1), (-1, 1, 1, 1))]
+
+
+def _linear_i8(call: Call) -> Sequence[Array]:
+    w, x = call.array(1), call.array(0)
+    dtype = _exact_type(w)
+    zero_points = call.optional(7)
+    rows = x.reshape(-1, x.shape[-1]).astype(np.int16)
+    zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points.astype(np.int16)[:, None]
+    acc = (rows - np.asarray(zero, np.int16)).astype(dtype) @ w.T.astype(dtype)
+    return [_epilogue(call, acc, (-1,), (-1, 1)).reshape(*x.shape[:-1], w.shape[0])]
+
+
+# ------------------------------------------------------------------------------------------------------ add and pools
+
+
+def _infer_add_i8(call: Call) -> Sequence[Value]:
+    shape = call.shape(0)
+    call.match(1, shape)
+    call.match(2, (256,))
+    call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
+    return [Value(dtype="u8", shape=shape)]
+
+
+def _add_i8(call: Call) -> Sequence[Array]:
+    attrs, table = call.attrs, call.optional(2)
+    a = (call.array(0).astype(np.int32) - attrs["zero_point_a"]).astype(F32) * F32(attrs["multiplier_a"])
+    b = (call.array(1).astype(np.int32) - attrs["zero_point_b"]).astype(F32) * F32(attrs["multiplier_b"])
+    y = codes_from_floats(a + b, attrs["zero_point_y"], attrs["lo"], attrs["hi"])
+    return [y if table is None else table[y]]
+
+
+def _infer_pool_i8(call: Call) -> Sequence[Value]:
+    shape = infer_adaptive(call) if "output_size" in call.attrs else pool_shape(call)
+    call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
+    return [Value(dtype=call.attrs["output"], shape=shape)]
+
+
+def _average(call: Call, acc: Array, counts: Array) -> Sequence[Array]:
+    """float(acc) * multiplier / float(count), rounded after each."""
+    attrs = call.attrs
+    t = acc.astype(F32) * F32(attrs["multiplier"]) / counts.astype(F32)
+    return [t if attrs["output"] == "f32" else codes_from_floats(t, attrs["zero_point_y"], attrs["lo"], attrs["hi"])]
+
+
+def _avg_pool2d_i8(call: Call) -> Sequence[Array]:
+    acc, out = box_sums(_centred(call, ()), call.attrs, np.int32)
+    return _average(call, acc, average_counts(call.array(0), call.attrs, out))
+
+
+def _adaptive_avg_pool2d_i8(call: Call) -> Sequence[Array]:
+    return _average(call, *adaptive_sums(_centred(call, ()), call.attrs["output_size"], np.int32))
+
+
+_X = Input(name="x", dtypes=U8)
+_TABLE = Input(name="table", dtypes=U8, optional=True, constant=True)
+_GEMM_INPUTS = (
+    _X,
+    Input(name="w", dtypes=("s8",), constant=True, weight=True),
+    Input(name="multiplier", constant=True),
+    Input(name="bias", constant=True),
+    Input(name="residual", dtypes=U8, optional=True),
+    _TABLE,
+    Input(name="x_scale", optional=True),
+    Input(name="x_zero_point", dtypes=U8, optional=True),
+)
+_POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": number(), "output": choice("u8", "f32"), **OUTPUT_ATTRS}
+
+OPS = (
+    Op(
+        name="quantize",
+        inputs=(Input(name="x"),),
+        attrs={"scale": SCALE, "zero_point": CODE},
+        infer_rule=lambda call: [Value(dtype="u8", shape=call.shape(0))],
+        reference_rule=lambda call: [quantize(call.array(0), call.attrs["scale"], call.attrs["zero_point"])],
+    ),
+    Op(
+        name="dequantize",
+        inputs=(_X,),
+        attrs={"scale": SCALE, "zero_point": CODE},
+        infer_rule=lambda call: [Value(dtype="f32", shape=call.shape(0))],
+        reference_rule=lambda call: [dequantize(call.array(0), call.attrs["scale"], call.attrs["zero_point"])],
+    ),
+    Op(
+        name="dynamic_quantize",
+        inputs=(Input(name="x"),),
+        attrs={"granularity": choice("row", "sample")},
+        outputs=3,
+        infer_rule=_infer_dynamic,
+        reference_rule=lambda call: dynamic_quantize(call.array(0), call.attrs["granularity"]),
+    ),
+    Op(
+        name="lookup",
+        inputs=(_X, Input(name="table", dtypes=U8, constant=True)),
+        infer_rule=lambda call: call.match(1, (256,)) or [Value(dtype="u8", shape=call.shape(0))],
+        reference_rule=lambda call: [call.array(1)[call.array(0)]],
+    ),
+    Op(
+        name="conv2d_i8",
+        inputs=_GEMM_INPUTS,
+        attrs={**CONV_ATTRS, **EPILOGUE_ATTRS},
+        infer_rule=_infer_conv2d_i8,
+        reference_rule=_conv2d_i8,
+    ),
+    Op(
+        name="linear_i8",
+        inputs=_GEMM_INPUTS,
+        attrs=EPILOGUE_ATTRS,
+        infer_rule=_infer_linear_i8,
+        reference_rule=_linear_i8,
+    ),
+    Op(
+        name="add_i8",
+        inputs=(Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE),
+        attrs={
+            "zero_point_a": CODE,
+            "multiplier_a": number(),
+            "zero_point_b": CODE,
+            "multiplier_b": number(),
+            **OUTPUT_ATTRS,
+        },
+        infer_rule=_infer_add_i8,
+        reference_rule=_add_i8,
+    ),
+    Op(
+        name="avg_pool2d_i8",
+        inputs=(_X,),
+        attrs={**POOL_ATTRS, "count_include_pad": FLAG, **_POOL_OUTPUT},
+        infer_rule=_infer_pool_i8,
+        reference_rule=_avg_pool2d_i8,
+    ),
+    Op(
+        name="adaptive_avg_pool2d_i8",
+        inputs=(_X,),
+        attrs={"output_size": integers(2, 1, EXTENT), **_POOL_OUTPUT},
+        infer_rule=_infer_pool_i8,
+        reference_rule=_adaptive_avg_pool2d_i8,
+    ),
+)

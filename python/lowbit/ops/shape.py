@@ -1,0 +1,143 @@
+"""Operators that move elements, or change their type, and compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .. import dims
+from ..ir import DTYPES, Array, Value
+from .spec import SIZE, Attr, Call, Input, Op, choice, dim_list, integer, integers, number
+
+ANY = tuple(DTYPES)
+_DIM = Attr(kind="dim", minimum=0, maximum=dims.LIMIT - 1)
+
+
+def _infer_reshape(call: Call) -> Sequence[Value]:
+    shape = tuple(dims.simplify(size) for size in call.attrs["shape"])
+    call.same(
+        dims.mul(*call.shape(0)),
+        dims.mul(*shape),
+        f"{list(call.shape(0))} does not reshape to {list(shape)}, the numbers of elements differ",
+    )
+    return [Value(dtype=call.value(0).dtype, shape=shape)]
+
+
+def _infer_transpose(call: Call) -> Sequence[Value]:
+    shape, perm = call.shape(0), call.attrs["perm"]
+    call.need(sorted(perm) == list(range(len(shape))), f"perm {list(perm)} is no permutation of {len(shape)} axes")
+    return [Value(dtype=call.value(0).dtype, shape=tuple(shape[axis] for axis in perm))]
+
+
+def _infer_pad(call: Call) -> Sequence[Value]:
+    shape, padding, dtype = call.shape(0), call.attrs["padding"], call.value(0).dtype
+    call.need(
+        len(padding) == 2 * len(shape), f"padding has {len(padding)} items, rank {len(shape)} needs {2 * len(shape)}"
+    )
+    value = call.attrs["value"]
+    call.need(dtype == "f32" or value in range(256), f"a pad of codes needs a code as value, not {value}")
+    padded = [dims.add(size, padding[2 * axis], padding[2 * axis + 1]) for axis, size in enumerate(shape)]
+    return [Value(dtype=dtype, shape=tuple(padded))]
+
+
+def _pad(call: Call) -> Sequence[Array]:
+    x, padding = call.array(0), call.attrs["padding"]
+    pairs = list(zip(padding[::2], padding[1::2]))
+    return [np.pad(x, pairs, constant_values=x.dtype.type(call.attrs["value"])) if pairs else x]
+
+
+def _infer_concat(call: Call) -> Sequence[Value]:
+    first = call.shape(0)
+    axis = call.axis(len(first))
+    total = first[axis]
+    for position in range(1, len(call.values)):
+        shape = call.shape(position, rank=len(first))
+        call.need(
+            call.value(position).dtype == call.value(0).dtype,
+            f"input {position} is {call.value(position).dtype}, input 0 {call.value(0).dtype}",
+        )
+        for place, size in enumerate(shape):
+            if place != axis:
+                call.same(size, first[place], f"input {position} does not fit input 0 on axis {place}")
+        total = dims.add(total, shape[axis])
+    return [Value(dtype=call.value(0).dtype, shape=(*first[:axis], total, *first[axis + 1 :]))]
+
+
+def _infer_slice(call: Call) -> Sequence[Value]:
+    shape = list(call.shape(0))
+    axis, step = call.axis(len(shape)), call.attrs["step"]
+    start = dims.minimum(call.attrs["start"], shape[axis])
+    stop = dims.maximum(start, dims.minimum(call.attrs["stop"], shape[axis]))
+    call.need(dims.bounds(start, call.symbols)[1] >= 0, f"start {start} is negative")
+    shape[axis] = dims.floordiv(dims.add(stop, dims.mul(-1, start), step - 1), step)
+    return [Value(dtype=call.value(0).dtype, shape=tuple(shape))]
+
+
+def _slice(call: Call) -> Sequence[Array]:
+    x, attrs = call.array(0), call.attrs
+    axis = attrs["axis"] % x.ndim
+    call.need(attrs["start"] >= 0 and attrs["stop"] >= 0, f"start {attrs['start']} or stop {attrs['stop']} is negative")
+    return [x[(slice(None),) * axis + (slice(attrs["start"], attrs["stop"], attrs["step"]),)]]
+
+
+def _cast(call: Call) -> Sequence[Array]:
+    x, target = call.array(0), DTYPES[call.attrs["dtype"]]
+    if x.dtype.kind == "f" and target.kind in "iu":
+        info = np.iinfo(target)  # towards zero, saturating; NaN gives 0: defined where a C cast is not
+        wide = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        inside = np.where((wide > info.min) & (wide < info.max), wide, 0.0).astype(target)
+        return [np.where(wide >= info.max, info.max, np.where(wide <= info.min, info.min, inside)).astype(target)]
+    return [x.astype(target)]
+
+
+_X = (Input(name="x", dtypes=ANY),)
+_CODES_OR_FLOATS = (Input(name="x", dtypes=("f32", "u8")),)
+
+OPS = (
+    Op(
+        name="reshape",
+        inputs=_X,
+        attrs={"shape": dim_list()},
+        infer_rule=_infer_reshape,
+        reference_rule=lambda call: [call.array(0).reshape(call.attrs["shape"])],
+    ),
+    Op(
+        name="transpose",
+        inputs=_X,
+        attrs={"perm": integers(None, 0)},
+        infer_rule=_infer_transpose,
+        reference_rule=lambda call: [call.array(0).transpose(call.attrs["perm"])],
+    ),
+    Op(
+        name="pad",
+        inputs=_CODES_OR_FLOATS,
+        attrs={"padding": integers(None, 0), "value": number(default=0.0)},
+        infer_rule=_infer_pad,
+        reference_rule=_pad,
+    ),
+    Op(
+        name="concat",
+        inputs=_X,
+        variadic=True,
+        attrs={"axis": integer()},
+        infer_rule=_infer_concat,
+        reference_rule=lambda call: [
+            np.concatenate([x for x in call.arrays if x is not None], axis=call.attrs["axis"])
+        ],
+    ),
+    Op(
+        name="slice",
+        inputs=_X,
+        attrs={"axis": integer(), "start": _DIM, "stop": _DIM, "step": integer(1, SIZE, default=1)},
+        infer_rule=_infer_slice,
+        reference_rule=_slice,
+    ),
+    Op(
+        name="cast",
+        inputs=_X,
+        attrs={"dtype": choice(*DTYPES)},
+        infer_rule=lambda call: [Value(dtype=call.attrs["dtype"], shape=call.shape(0))],
+        reference_rule=_cast,
+    ),
+)

@@ -1,0 +1,312 @@
+"""The words in which an operator is described: its inputs, its attributes, its shape rule and its reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import dims
+from ..errors import GraphError
+from ..ir import Array, Attribute, Dim, Graph, Node, Symbol, Value, Weight, replace
+
+MAX_RANK = 8
+MAX_ELEMENTS = 2**40
+"""Of one value at its smallest sizes; a graph that asks for more is a mistake or an attack."""
+SIZE = 2**31 - 1
+FLOAT_MAX = float(np.finfo(np.float32).max)
+FLOAT_TINY = float(np.finfo(np.float32).tiny)
+
+Infer = Callable[["Call"], Sequence[Value]]
+Reference = Callable[["Call"], Sequence[Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attr:
+    """One attribute: its kind, range and default. Without a default it is required, unless `optional`: then it may be absent."""
+
+    kind: str
+    """int, float, text, ints, floats, dim or dims"""
+    default: Attribute | None = None
+    optional: bool = False
+    minimum: float = -SIZE
+    maximum: float = SIZE
+    choices: tuple[str, ...] = ()
+    count: int | None = None
+
+    def problem(self, value: object) -> str:
+        """Why `value` is not allowed, or ""."""
+        if self.kind == "text":
+            return (
+                "" if value in self.choices and isinstance(value, str) else f"must be one of {', '.join(self.choices)}"
+            )
+        if self.kind in ("int", "float", "dim"):
+            return self._item_problem(value)
+        if not isinstance(value, (tuple, list)):
+            return f"must be a sequence of {self.kind[:-1]}s"
+        if self.count is not None and len(value) != self.count:
+            return f"must have {self.count} items, has {len(value)}"
+        if len(value) > 2 * MAX_RANK:
+            return f"has {len(value)} items, more than any operator takes"
+        return next(filter(None, map(self._item_problem, value)), "")
+
+    def _item_problem(self, value: object) -> str:
+        kind = self.kind.removesuffix("s")
+        if kind == "dim" and isinstance(value, str):
+            dims.simplify(value)  # GraphError says why
+            return ""
+        number = float if kind == "float" else int
+        if not isinstance(value, (int, number)) or (isinstance(value, bool) and (self.minimum, self.maximum) != (0, 1)):
+            return f"must be {'a number' if kind == 'float' else 'an integer'}, is {str(value)[:40]!r}"
+        if not math.isfinite(value) or not self.minimum <= value <= self.maximum:
+            return f"must be in [{self.minimum:g}, {self.maximum:g}], is {value}"
+        return ""
+
+
+def integer(minimum: int = -SIZE, maximum: int = SIZE, default: int | None = None) -> Attr:
+    """An integer."""
+    return Attr(kind="int", minimum=minimum, maximum=maximum, default=default)
+
+
+def integers(count: int | None, minimum: int, maximum: int = SIZE, default: tuple[int, ...] | None = None) -> Attr:
+    """A list of integers."""
+    return Attr(kind="ints", count=count, minimum=minimum, maximum=maximum, default=default)
+
+
+def number(
+    minimum: float = -FLOAT_MAX, maximum: float = FLOAT_MAX, default: float | None = None, optional: bool = False
+) -> Attr:
+    """A finite float32."""
+    return Attr(kind="float", minimum=minimum, maximum=maximum, default=default, optional=optional)
+
+
+def choice(*choices: str, default: str | None = None) -> Attr:
+    """One of some words."""
+    return Attr(kind="text", choices=choices, default=default)
+
+
+def dim_list(count: int | None = None) -> Attr:
+    """A list of sizes, each an integer or an expression."""
+    return Attr(kind="dims", count=count)
+
+
+SCALE = number(minimum=FLOAT_TINY)
+CODE = integer(0, 255)
+FLAG = integer(0, 1, default=0)
+OPTIONAL_NUMBER = number(optional=True)
+"""Absent: no bound (an infinity is not JSON)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One input: which dtypes, whether it may be absent (""), must be a constant, or must be a quantized `Weight`."""
+
+    name: str
+    dtypes: tuple[str, ...] = ("f32",)
+    optional: bool = False
+    constant: bool = False
+    weight: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One operator: its shape rule and its NumPy reference are the specification; a session must agree."""
+
+    name: str
+    inputs: tuple[Input, ...]
+    infer_rule: Infer
+    reference_rule: Reference
+    attrs: Mapping[str, Attr] = field(default_factory=dict)
+    variadic: bool = False
+    """The last input may be repeated."""
+    outputs: int = 1
+
+    def input(self, position: int) -> Input:
+        """The description of the input at `position`."""
+        return self.inputs[min(position, len(self.inputs) - 1)] if self.variadic else self.inputs[position]
+
+    def infer(self, node: Node, inputs: Sequence[Value | None], graph: Graph | None = None) -> tuple[Value, ...]:
+        """The types of the outputs, symbolic sizes kept; `graph` lends its symbols' bounds. Raises GraphError with every reason."""
+        problems = attribute_problems(self, node) + arity_problems(self, node)
+        if not problems:
+            problems = dtype_problems(self, node, inputs)
+        if problems:
+            raise GraphError(f"{describe(node)}: {'; '.join(problems)}")
+        symbols = graph.symbols if graph is not None else {}
+        try:
+            call = Call(node=node, attrs=attributes(self, node), values=tuple(inputs), symbols=symbols)
+            return tuple(self._checked(value, symbols) for value in self.infer_rule(call))
+        except GraphError as error:
+            raise GraphError(f"{describe(node)}: {error}") from None
+
+    def _checked(self, value: Value, symbols: Mapping[str, Symbol]) -> Value:
+        shape = tuple(dims.simplify(size, symbols) for size in value.shape)
+        if len(shape) > MAX_RANK:
+            raise GraphError(f"the output would have rank {len(shape)}, more than {MAX_RANK}")
+        if any(isinstance(size, int) and size < 0 for size in shape):
+            raise GraphError(f"the output would have shape {list(shape)}")
+        return replace(value, shape=shape)
+
+    def reference(self, node: Node, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        """The outputs for these arrays. Sizes in the node's attributes must be numbers by now."""
+        with np.errstate(all="ignore"):
+            outputs = self.reference_rule(Call(node=node, attrs=attributes(self, node), arrays=tuple(inputs)))
+        return tuple(np.ascontiguousarray(output) if output.ndim else output for output in outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One node as its operator sees it: attributes with defaults filled in, and inputs that are types (to infer) or arrays (to run)."""
+
+    node: Node
+    attrs: Mapping[str, Any]
+    values: tuple[Value | None, ...] = ()
+    arrays: tuple[Array | None, ...] = ()
+    symbols: Mapping[str, Symbol] = field(default_factory=dict)
+
+    def value(self, position: int) -> Value:
+        """The type of a required input."""
+        value = self.values[position] if position < len(self.values) else None
+        if value is None:
+            raise GraphError(f"input {position} is required")
+        return value
+
+    def array(self, position: int) -> Array:
+        """A required input."""
+        array = self.arrays[position]
+        if array is None:
+            raise GraphError(f"input {position} is required")
+        return array
+
+    def optional(self, position: int) -> Array | None:
+        """An input that may be absent."""
+        return self.arrays[position] if position < len(self.arrays) else None
+
+    def is_present(self, position: int) -> bool:
+        """Whether an optional input is given."""
+        inputs = self.node.inputs
+        return position < len(inputs) and inputs[position] != ""
+
+    def need(self, condition: bool, reason: str) -> None:
+        """Raises GraphError with `reason` unless `condition`."""
+        if not condition:
+            raise GraphError(reason)
+
+    def same(self, a: Dim, b: Dim, what: str) -> None:
+        """Raises GraphError unless the two sizes are equal."""
+        self.need(dims.equal(a, b, self.symbols), f"{what}: {a} is not {b}")
+
+    def fixed_shape(self, position: int, rank: int | None = None) -> tuple[int, ...]:
+        """The shape of an input that has no symbols in it, such as a weight."""
+        shape = self.value(position).shape
+        sizes = tuple(size for size in shape if isinstance(size, int))
+        self.need(len(sizes) == len(shape), f"input {position} must have a fixed shape, has {list(shape)}")
+        self.need(
+            rank is None or len(sizes) == rank, f"input {position} must have rank {rank}, has shape {list(shape)}"
+        )
+        return sizes
+
+    def shape(self, position: int, rank: int | None = None) -> tuple[Dim, ...]:
+        """The shape of an input, of that rank."""
+        shape = self.value(position).shape
+        self.need(
+            rank is None or len(shape) == rank, f"input {position} must have rank {rank}, has shape {list(shape)}"
+        )
+        return shape
+
+    def match(self, position: int, shape: Sequence[Dim]) -> None:
+        """Raises GraphError unless an optional input is absent or has exactly this shape."""
+        value = self.values[position] if position < len(self.values) else None
+        if value is None:
+            return
+        ok = len(value.shape) == len(shape) and all(dims.equal(a, b, self.symbols) for a, b in zip(value.shape, shape))
+        self.need(ok, f"input {position} must have shape {list(shape)}, has {list(value.shape)}")
+
+    def axis(self, rank: int) -> int:
+        """The attribute `axis`, counted from the front."""
+        axis = int(self.attrs["axis"])
+        self.need(-rank <= axis < rank, f"axis {axis} is out of range for rank {rank}")
+        return axis % rank
+
+
+def describe(node: Node) -> str:
+    """How messages name a node."""
+    return f"node {node.name!r} ({node.op}{', ' + node.source if node.source else ''})"
+
+
+def attributes(op: Op, node: Node) -> dict[str, Any]:
+    """The node's attributes with defaults filled in; optional ones that are absent stay absent."""
+    defaults = {name: attr.default for name, attr in op.attrs.items() if attr.default is not None}
+    return {**defaults, **node.attrs}
+
+
+def attribute_problems(op: Op, node: Node) -> list[str]:
+    """What is wrong with the node's attributes."""
+    problems = [f"unknown attribute {name!r}" for name in node.attrs if name not in op.attrs]
+    for name, attr in op.attrs.items():
+        if name not in node.attrs:
+            if attr.default is None and not attr.optional:
+                problems.append(f"attribute {name!r} is missing")
+            continue
+        try:
+            reason = attr.problem(node.attrs[name])
+        except GraphError as error:
+            reason = str(error)
+        if reason:
+            problems.append(f"attribute {name!r} {reason}")
+    return problems
+
+
+def arity_problems(op: Op, node: Node) -> list[str]:
+    """What is wrong with the number of inputs and outputs."""
+    problems = []
+    least = sum(not item.optional for item in op.inputs)
+    most = len(op.inputs)
+    count = len(node.inputs)
+    if count < least or (count > most and not op.variadic):
+        expected = f"at least {least}" if op.variadic else str(least) if least == most else f"{least} to {most}"
+        problems.append(f"takes {expected} inputs, has {count}")
+    for position, name in enumerate(node.inputs[: None if op.variadic else most]):
+        if not name and not op.input(position).optional:
+            problems.append(f"input {position} ({op.input(position).name}) is required")
+    if len(node.outputs) != op.outputs:
+        problems.append(f"makes {op.outputs} outputs, names {len(node.outputs)}")
+    return problems
+
+
+def dtype_problems(op: Op, node: Node, values: Sequence[Value | None]) -> list[str]:
+    """What is wrong with the inputs' dtypes."""
+    problems = []
+    for position, value in enumerate(values):
+        allowed = op.input(position).dtypes
+        if value is not None and value.dtype not in allowed:
+            problems.append(
+                f"input {position} ({op.input(position).name}) is {value.dtype}, must be {' or '.join(allowed)}"
+            )
+    return problems
+
+
+_DTYPE_NAMES = {
+    np.dtype(np.float32): "f32",
+    np.dtype(np.float16): "f16",
+    np.dtype(np.int64): "i64",
+    np.dtype(np.int32): "i32",
+    np.dtype(np.bool_): "bool",
+    np.dtype(np.uint8): "u8",
+    np.dtype(np.int8): "s8",
+}
+
+
+def constant_value(constant: Array | Weight) -> Value:
+    """The type of a constant; a Weight is the s8 tensor of its codes. Raises GraphError for a dtype the IR does not know."""
+    if isinstance(constant, Weight):
+        return Value(dtype="s8", shape=constant.shape)
+    name = _DTYPE_NAMES.get(constant.dtype)
+    if name is None:
+        raise GraphError(
+            f"a constant has dtype {constant.dtype}, which is not one of {', '.join(_DTYPE_NAMES.values())}"
+        )
+    return Value(dtype=name, shape=tuple(int(size) for size in constant.shape))
