@@ -18,10 +18,21 @@ static inline uint8_t code_from_float(float value, int32_t zero_point, int32_t l
   return static_cast<uint8_t>(static_cast<int32_t>(std::nearbyintf(value)) + zero_point);
 }
 
-// acc * multiplier * row_scale + bias + residual * residual_multiplier, left to right, each rounded.
+// acc * multiplier * row_scale + bias, left to right, each rounded.
 static inline float rescale(int32_t acc, float multiplier, float row_scale, float bias) {
   const float scaled = static_cast<float>(acc) * multiplier;
   return scaled * row_scale + bias;
+}
+
+// value + (residual - zero_point) * multiplier, both rounded.
+static inline float add_residual(float value, uint8_t residual, int32_t zero_point, float multiplier) {
+  return value + static_cast<float>(int32_t{residual} - zero_point) * multiplier;
+}
+
+// min .. max in this order; NaN stays NaN, and of equal zeros the value wins. As maxps(min, value), minps(max, value).
+static inline float clamp_float(float value, float min, float max) {
+  value = min > value ? min : value;
+  return max < value ? max : value;
 }
 
 }  // namespace lowbit

@@ -38,10 +38,37 @@ struct GemmI8Args {
   Rows<void> y;                             // u8 or f32 by epilogue.output; strides in elements of that type; channels adjacent
 };
 
+// What a micro-kernel sees: up to mr rows times one panel, the epilogue's pointers already moved to the panel's first channel.
+struct GemmI8Tile {
+  static constexpr int kMaxRows = 24;
+  const uint8_t* x[kMaxRows];
+  const int8_t* panel;           // [taps][quads][nr][4]
+  const int32_t* column_sums;    // [nr]
+  const int64_t* taps;
+  int64_t tap_count, quads;      // quads = ceil(run / 4)
+  int columns;                   // channels to store, <= nr
+  int32_t x_zero_point;
+  bool dynamic;                  // row_zero_points instead of x_zero_point
+  bool scaled;                   // row_scales are given
+  int32_t row_zero_points[kMaxRows];
+  float row_scales[kMaxRows];
+  const float* multiplier;       // [columns]
+  const float* bias;             // [columns]
+  const Epilogue* epilogue;      // all but its per-channel and per-row pointers
+  const uint8_t* residual[kMaxRows];  // [0] null: none
+  void* y[kMaxRows];
+};
+
+// A micro-kernel: one function for each height.
+struct GemmI8Tiles {
+  void (*of_rows[GemmI8Tile::kMaxRows])(const GemmI8Tile&);  // [rows - 1], to mr
+};
+
 struct GemmI8Kernel {
   const char* name;
   Isa isa;
   int mr, nr;  // tile: rows x output channels
+  const GemmI8Tiles* tiles;
   void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out);  // w row-major [n][taps][run]
   int64_t (*tasks)(const GemmI8Args&, int threads);              // into how many independent tasks this call splits well
   void (*run)(const GemmI8Args&, int64_t task, int64_t tasks);   // does its share; tasks touch disjoint outputs

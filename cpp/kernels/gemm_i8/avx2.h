@@ -1,0 +1,85 @@
+// What the two 256-bit policies of tile.h share: everything but the dot product.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/gemm_i8/tile.h"
+
+namespace lowbit::kernels {
+namespace {
+
+struct Avx2 {
+  using Int = __m256i;
+  using Float = __m256;
+  static constexpr int kLanes = 8;
+
+  static LOWBIT_INLINE Int load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static LOWBIT_INLINE Int broadcast(int32_t value) { return _mm256_set1_epi32(value); }
+  static LOWBIT_INLINE Float broadcast(float value) { return _mm256_set1_ps(value); }
+  static LOWBIT_INLINE Int multiply(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+  static LOWBIT_INLINE Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static LOWBIT_INLINE Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm256_sub_epi32(a, b); }
+  static LOWBIT_INLINE Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
+  static LOWBIT_INLINE Float clamp(Float a, Float min, Float max) { return _mm256_min_ps(max, _mm256_max_ps(min, a)); }
+  static LOWBIT_INLINE void store(int32_t* p, Int a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+  static LOWBIT_INLINE Int broadcast_quad(const uint8_t* x) {
+    int32_t quad;
+    __builtin_memcpy(&quad, x, 4);
+    return _mm256_set1_epi32(quad);
+  }
+
+  // Of `count` elements, at most a vector; lanes beyond read as zero and are not touched in memory.
+  static LOWBIT_INLINE Int mask(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static LOWBIT_INLINE Float load(const float* p, int count) {
+    return count >= kLanes ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, mask(count));
+  }
+  static LOWBIT_INLINE Int load_codes(const uint8_t* p, int count) {
+    uint64_t bytes = 0;
+    if (count >= kLanes) {
+      __builtin_memcpy(&bytes, p, 8);
+    } else {
+      for (int i = 0; i < count; ++i) bytes |= uint64_t{p[i]} << (8 * i);
+    }
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes)));
+  }
+  static LOWBIT_INLINE void store(float* p, Float a, int count) {
+    if (count >= kLanes) {
+      _mm256_storeu_ps(p, a);
+    } else {
+      _mm256_maskstore_ps(p, mask(count), a);
+    }
+  }
+
+  struct Codes {
+    Float highest;  // hi - zero_point
+    Int zero_point, lo;
+  };
+  static LOWBIT_INLINE Codes codes(int32_t zero_point, int32_t lo, int32_t hi) {
+    return {broadcast(static_cast<float>(hi - zero_point)), _mm256_set1_epi16(static_cast<int16_t>(zero_point)),
+            _mm256_set1_epi8(static_cast<char>(lo))};
+  }
+  // Two vectors of channels. Only the upper bound is needed as a float: a value too low converts to a negative number, which
+  // the packs saturate and the final max lifts to lo.
+  template <int kVectors>
+  static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
+    static_assert(kVectors == 2);
+    const Int low = _mm256_cvtps_epi32(_mm256_min_ps(value[0], c.highest));
+    const Int high = _mm256_cvtps_epi32(_mm256_min_ps(value[1], c.highest));
+    const Int words = _mm256_permute4x64_epi64(_mm256_adds_epi16(_mm256_packs_epi32(low, high), c.zero_point), 0xd8);
+    const Int bytes = _mm256_max_epu8(_mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0xd8), c.lo);
+    const __m128i packed = _mm256_castsi256_si128(bytes);
+    if (count >= 2 * kLanes) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), packed);
+    } else {
+      alignas(16) uint8_t part[16];
+      _mm_store_si128(reinterpret_cast<__m128i*>(part), packed);
+      for (int i = 0; i < count; ++i) y[i] = part[i];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace lowbit::kernels

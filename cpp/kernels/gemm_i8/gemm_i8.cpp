@@ -1,0 +1,163 @@
+// The table of kernels, the choice among them, and the driver they share: blocks of rows that stay in L2, then panels of
+// weights, then tiles of rows, so that a panel is read from L2 once a tile and from memory once a block.
+#include "kernels/gemm_i8/gemm_i8.h"
+
+#include <algorithm>
+
+#include "kernels/gemm_i8/tiles.h"
+#include "kernels/rows.h"
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr int64_t kBlockBytes = 384 * 1024;  // of x, beside one panel and the output in a 1 MB L2
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How a call is cut: `blocks` of rows x `panels` x the tiles of a block. Units are counted in that order. Heights differ by
+// at most one row, because a last tile of one row would cost almost as much as a full one.
+struct Cut {
+  int64_t rows, tiles, panels, tiles_per_block;
+  int64_t units() const { return tiles * panels; }
+  int64_t first_row(int64_t tile) const { return tile * rows / tiles; }
+};
+
+Cut cut(const GemmI8Args& args) {
+  const GemmI8Weights& weights = *args.weights;
+  const int64_t rows = args.grid.rows(), row_bytes = std::max<int64_t>(1, weights.taps * weights.run);
+  const int64_t tiles = ceil_div(rows, weights.kernel->mr);
+  return {rows, tiles, ceil_div(weights.n, weights.kernel->nr),
+          std::clamp<int64_t>(kBlockBytes / row_bytes / weights.kernel->mr, 1, std::max<int64_t>(1, tiles))};
+}
+
+// Work below which waking another thread costs more than it saves, in multiply-adds.
+constexpr int64_t kTaskWork = 1 << 20;
+
+int64_t tasks(const GemmI8Args& args, int threads) {
+  const GemmI8Weights& weights = *args.weights;
+  if (threads <= 1) return 1;
+  const int64_t work = args.grid.rows() * weights.n * weights.taps * weights.run;
+  // Several tasks a thread, so that one that is interrupted does not hold up the others.
+  return std::clamp<int64_t>(work / kTaskWork, 1, std::max<int64_t>(1, std::min<int64_t>(4 * threads, cut(args).units())));
+}
+
+// One call's tile arguments that do not change, and the walk over its rows.
+class Run {
+ public:
+  explicit Run(const GemmI8Args& args) : args_(args), weights_(*args.weights), cut_(cut(args)) {
+    const Epilogue& epilogue = args.epilogue;
+    walk_.grid = args.grid;
+    walk_.bind(0, args.x, 1);
+    walk_.bind(1, args.y, epilogue.output == DType::u8 ? 1 : 4);
+    walk_.bind(2, epilogue.residual, 1);
+    walk_.fold(args.x_zero_points != nullptr || epilogue.row_scale != nullptr);
+    tile_.taps = args.taps.data();
+    tile_.tap_count = weights_.taps;
+    tile_.quads = ceil_div(weights_.run, 4);
+    tile_.x_zero_point = args.x_zero_point;
+    tile_.dynamic = args.x_zero_points != nullptr;
+    tile_.scaled = epilogue.row_scale != nullptr;
+    tile_.epilogue = &epilogue;
+  }
+
+  void units(int64_t begin, int64_t end) {
+    const int64_t block_units = cut_.tiles_per_block * cut_.panels;
+    for (int64_t unit = begin; unit < end;) {
+      const int64_t block = unit / block_units, first_tile = block * cut_.tiles_per_block;
+      const int64_t tiles = std::min(cut_.tiles_per_block, cut_.tiles - first_tile);
+      const int64_t panel = (unit - block * block_units) / tiles, from = (unit - block * block_units) % tiles;
+      const int64_t count = std::min(tiles - from, end - unit);
+      run_panel(panel, first_tile + from, count);
+      unit += count;
+    }
+  }
+
+ private:
+  void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
+    const int nr = weights_.kernel->nr;
+    const int64_t channel = panel * nr;
+    tile_.panel = weights_.panels.as<int8_t>() + channel * weights_.taps * tile_.quads * 4;
+    tile_.column_sums = weights_.column_sums.as<int32_t>() + channel;
+    tile_.columns = static_cast<int>(std::min<int64_t>(nr, weights_.n - channel));
+    tile_.multiplier = args_.epilogue.multiplier + channel;
+    tile_.bias = args_.epilogue.bias + channel;
+    for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
+      const int rows = fill_rows(cut_.first_row(tile), cut_.first_row(tile + 1), channel);
+      weights_.kernel->tiles->of_rows[rows - 1](tile_);
+    }
+  }
+
+  int fill_rows(int64_t first, int64_t end, int64_t channel) {
+    const int64_t element = args_.epilogue.output == DType::u8 ? 1 : 4;
+    const bool residual = args_.epilogue.residual.data != nullptr;
+    const int rows = static_cast<int>(end - first);
+    walk_.each(first, rows, [&](const char* const* at, int64_t sample, int i) {
+      tile_.x[i] = reinterpret_cast<const uint8_t*>(at[0]);
+      tile_.y[i] = const_cast<char*>(at[1]) + channel * element;
+      tile_.residual[i] = residual ? reinterpret_cast<const uint8_t*>(at[2]) + channel : nullptr;
+      if (tile_.dynamic) tile_.row_zero_points[i] = args_.x_zero_points[sample];
+      if (tile_.scaled) tile_.row_scales[i] = args_.epilogue.row_scale[sample];
+    });
+    return rows;
+  }
+
+  const GemmI8Args& args_;
+  const GemmI8Weights& weights_;
+  const Cut cut_;
+  RowWalk walk_;
+  GemmI8Tile tile_;
+};
+
+void run(const GemmI8Args& args, int64_t task, int64_t tasks) {
+  const int64_t units = cut(args).units();
+  const int64_t begin = task * units / tasks, end = (task + 1) * units / tasks;
+  if (begin < end) Run(args).units(begin, end);
+}
+
+constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI8Tiles& tiles) {
+  return {name, isa, mr, nr, &tiles, pack_gemm_i8, tasks, run};
+}
+
+constexpr GemmI8Kernel kTable[] = {
+#ifdef LOWBIT_HAVE_X86
+    // 24 accumulators of 32 registers in each, as many as leave room for weights and a row. 12x32 reads least per product.
+    row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_i8_avx512vnni_12x32),
+    // N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
+    row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i8_avx512vnni_6x64),
+    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),   // 48, 96, 144 channels without waste
+    row("avx512vnni_24x16", Isa::avx512vnni, 24, 16, gemm_i8_avx512vnni_24x16),  // few channels: bound by loads of x
+    // 12 accumulators of 16 registers.
+    row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
+    // The sign trick needs five temporaries beside two weight registers and eight accumulators.
+    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_4x16),
+#endif
+    row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
+};
+
+// Estimated time of a call: products, or the loads that feed them, and a constant a tile and a vector for the epilogue.
+int64_t cost(const GemmI8Kernel& kernel, int64_t n, int64_t quads, int64_t rows) {
+  const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
+  const int64_t vectors = kernel.nr / lanes, tiles = ceil_div(rows, kernel.mr), height = ceil_div(rows, tiles);
+  const int64_t products = height * vectors, loads = height + vectors;
+  const int64_t latency = 4;  // of one accumulator's chain
+  return ceil_div(n, kernel.nr) * tiles * (quads * std::max({products, loads, latency}) + 5 * products + 40);
+}
+
+}  // namespace
+
+std::span<const GemmI8Kernel> gemm_i8_kernels() { return kTable; }
+
+const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
+  constexpr int64_t kTypicalRows = 196;
+  const GemmI8Kernel* best = nullptr;
+  const int64_t quads = taps * ceil_div(run, 4);
+  for (const GemmI8Kernel& kernel : kTable) {
+    if (!runs_on(kernel.isa, cap)) continue;
+    if (best != nullptr && best->isa != kernel.isa) break;  // the table is ordered by ISA, best first
+    const int64_t count = rows > 0 ? rows : kTypicalRows;
+    if (best == nullptr || cost(kernel, n, quads, count) < cost(*best, n, quads, count)) best = &kernel;
+  }
+  return *best;
+}
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,44 @@
+// The plain truth: gemm_i8.h and kernel.h as loops.
+#include "base/numerics.h"
+#include "kernels/gemm_i8/tiles.h"
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr int kNr = 8;
+
+int32_t dot(const GemmI8Tile& t, int row, int channel) {
+  const int8_t* w = t.panel + channel * 4;
+  int32_t acc = 0;
+  for (int64_t tap = 0; tap < t.tap_count; ++tap) {
+    const uint8_t* x = t.x[row] + t.taps[tap];
+    for (int64_t quad = 0; quad < t.quads; ++quad, x += 4, w += kNr * 4)
+      for (int k = 0; k < 4; ++k) acc += int32_t{x[k]} * int32_t{w[k]};
+  }
+  return acc - (t.dynamic ? t.row_zero_points[row] : t.x_zero_point) * t.column_sums[channel];
+}
+
+void store(const GemmI8Tile& t, int row, int channel, int32_t acc) {
+  const Epilogue& e = *t.epilogue;
+  float value = rescale(acc, t.multiplier[channel], t.scaled ? t.row_scales[row] : 1.0f, t.bias[channel]);
+  if (t.residual[0] != nullptr)
+    value = add_residual(value, t.residual[row][channel], e.residual_zero_point, e.residual_multiplier);
+  if (e.output == DType::f32) {
+    static_cast<float*>(t.y[row])[channel] = clamp_float(value, e.min, e.max);
+  } else {
+    const uint8_t code = code_from_float(value, e.zero_point, e.lo, e.hi);
+    static_cast<uint8_t*>(t.y[row])[channel] = e.table != nullptr ? e.table[code] : code;
+  }
+}
+
+template <int kRows>
+void tile(const GemmI8Tile& t) {
+  for (int row = 0; row < kRows; ++row)
+    for (int channel = 0; channel < t.columns; ++channel) store(t, row, channel, dot(t, row, channel));
+}
+
+}  // namespace
+
+constinit const GemmI8Tiles gemm_i8_scalar_4x8 = {{tile<1>, tile<2>, tile<3>, tile<4>}};
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,31 @@
+// u8 x s8 without a dot-product instruction, yet exact. vpmaddubsw would saturate for codes of 8 bits, so x is shifted to s8
+// and the sign of x moved to w: x * w = |x| * (sign(x) w). With |x| <= 128 and |w| <= 127 a pair is at most 32512.
+#if !defined(__AVX2__) || defined(__AVX512F__)
+#error "compile with the flags of avx2 in cpp/isa.cmake"
+#endif
+#include "kernels/gemm_i8/avx2.h"
+
+namespace lowbit::kernels {
+namespace {
+
+struct Sign256 : Avx2 {
+  struct Operand {
+    Int value, magnitude;
+  };
+  static constexpr int32_t kXOffset = 128;
+
+  static LOWBIT_INLINE Operand operand(const uint8_t* x) {
+    const Int value = _mm256_xor_si256(broadcast_quad(x), _mm256_set1_epi8(-128));
+    return {value, _mm256_abs_epi8(value)};
+  }
+  static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) {
+    const Int pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+};
+
+}  // namespace
+
+constinit const GemmI8Tiles gemm_i8_avx2_4x16 = tiles<Sign256, 4, 2>();
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,22 @@
+// vpdpbusd on 256 bits, for CPUs that have it without AVX-512.
+#if !defined(__AVXVNNI__) || defined(__AVX512F__)
+#error "compile with the flags of avxvnni in cpp/isa.cmake"
+#endif
+#include "kernels/gemm_i8/avx2.h"
+
+namespace lowbit::kernels {
+namespace {
+
+struct Vnni256 : Avx2 {
+  using Operand = Int;
+  static constexpr int32_t kXOffset = 0;
+
+  static LOWBIT_INLINE Operand operand(const uint8_t* x) { return broadcast_quad(x); }
+  static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
+};
+
+}  // namespace
+
+constinit const GemmI8Tiles gemm_i8_avxvnni_6x16 = tiles<Vnni256, 6, 2>();
+
+}  // namespace lowbit::kernels
