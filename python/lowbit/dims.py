@@ -3,9 +3,9 @@
     expression := term (("+" | "-") term)*        term   := factor (("*" | "//" | "%") factor)*
     factor     := integer | symbol | "-" factor | "(" expression ")" | ("max" | "min") "(" expression "," expression ")"
 
-Division and remainder round towards minus infinity, as in Python. The parser knows nothing else, and its input is bounded,
-so an expression from a file is safe to read. Every function takes and returns a `Dim`: an int, or the canonical text of
-a polynomial over atoms (symbols, quotients, remainders, maxima, minima); equal texts are equal sizes.
+Division and remainder round towards minus infinity, as in Python. The parser knows nothing else, and its input is
+bounded, so an expression from a file is safe to read. Every function takes and returns a `Dim`: an int, or the
+canonical text of a polynomial over atoms (symbols, quotients, remainders, maxima, minima); equal texts are equal sizes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LENGTH = 2000
 MAX_DEPTH = 40
 MAX_TERMS = 200
 LIMIT = 2**62
-"""No literal, coefficient or result may reach this, so that the runtime's 64-bit arithmetic cannot overflow on the way."""
+"""No literal, coefficient or result may reach this: the runtime computes in 64 bits."""
 
 _TOKEN = re.compile(r"\s*(?:(?P<int>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<op>//|[-+*%(),]))", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -287,7 +287,7 @@ def _dim(poly: Poly) -> Dim:
     return text
 
 
-# ------------------------------------------------------------------------------------------------------ public functions
+# ---------------------------------------------------------------------------------------------------- public functions
 
 
 def simplify(dim: Dim, symbols: Mapping[str, Symbol] | None = None) -> Dim:
@@ -378,7 +378,7 @@ def _symbols(poly: Poly) -> set[str]:
 
 
 def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
-    """The number, given each symbol's. Raises GraphError for an unknown symbol, a division by zero or a result past 2^62."""
+    """The number, given each symbol's. Raises GraphError for an unknown symbol, a zero divisor, a result past 2^62."""
     return dim if isinstance(dim, int) else _evaluate(_poly(dim), values)
 
 

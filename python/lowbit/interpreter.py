@@ -1,4 +1,4 @@
-"""Runs and checks an `ir.Graph` with NumPy alone: slow, plain, and the specification that a compiled session must equal."""
+"""Runs and checks an `ir.Graph` with NumPy alone: plain, and the specification that a compiled session must equal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from . import dims
 from .errors import GraphError, InputError
 from .ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
-from .ops import OPS, attributes, constant_value, describe
+from .ops import OPS, constant_value, describe
 from .ops.spec import MAX_ELEMENTS, MAX_RANK
 
 MAX_NODES = 100_000
@@ -29,7 +29,7 @@ def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
             raise InputError(
                 f"input {name!r} must be {value.dtype} {list(value.shape)}, is {array.dtype} {list(array.shape)}"
             )
-        for dim, size in zip(value.shape, array.shape):
+        for dim, size in zip(value.shape, array.shape, strict=True):
             if isinstance(dim, str) and dim in graph.symbols:
                 sizes.setdefault(dim, size)
     for name, size in sizes.items():
@@ -68,7 +68,7 @@ def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> d
     known |= {name: c.codes if isinstance(c, Weight) else c for name, c in graph.constants.items()}
     for index, node in enumerate(graph.nodes):
         arrays = [known[name] if name else None for name in node.inputs]
-        known |= zip(node.outputs, OPS[node.op].reference(with_sizes(node, sizes), arrays))
+        known |= zip(node.outputs, OPS[node.op].reference(with_sizes(node, sizes), arrays), strict=True)
         for name in (*node.inputs, *node.outputs):
             if last.get(name, -1) <= index and name not in keep:
                 known.pop(name, None)
@@ -100,8 +100,11 @@ def _problems(graph: Graph) -> Iterator[str]:
             sound.add(name)
     yield from _constant_problems(graph)
     yield from _node_problems(graph, sound)
+    if not graph.outputs:
+        yield "there are no outputs"
+    defined = {*graph.inputs, *graph.constants, *(name for node in graph.nodes for name in node.outputs)}
     for name in graph.outputs:
-        if name not in graph.values:
+        if name not in defined or name not in graph.values:
             yield f"output {name!r} is not defined"
     if len(set(graph.inputs)) != len(graph.inputs):
         yield f"input names repeat: {list(graph.inputs)}"
@@ -171,15 +174,16 @@ def _constant_problems(graph: Graph) -> Iterator[str]:
             yield f"constant {name!r}: {error}"
             continue
         if (actual.dtype, actual.shape) != (value.dtype, value.shape):
-            yield f"constant {name!r} is {actual.dtype} {list(actual.shape)}, its value says {value.dtype} {list(value.shape)}"
+            yield f"constant {name!r} is {_type(actual)}, its value says {_type(value)}"
         if isinstance(constant, Weight):
             yield from (f"weight {name!r}: {reason}" for reason in weight_problems(constant))
 
 
 def weight_problems(weight: Weight) -> Iterator[str]:
-    """What is wrong with a quantized weight: version 1 knows plain symmetric int8 codes, one scale an output channel."""
+    """What is wrong with a quantized weight: version 1 knows plain symmetric int8 codes, one scale a channel."""
     if (weight.bits, weight.packing, weight.group_size) != (8, "plain", 0) or weight.axis != 0:
-        yield f"bits {weight.bits}, packing {weight.packing!r}, group_size {weight.group_size}, axis {weight.axis}: only plain 8-bit codes per output channel (axis 0) are available"
+        stated = f"bits {weight.bits}, packing {weight.packing!r}, group_size {weight.group_size}, axis {weight.axis}"
+        yield f"{stated}: only plain 8-bit codes with a scale per output channel (axis 0) are available"
     if weight.zero_points is not None or weight.g_idx is not None or weight.sparsity is not None:
         yield "zero_points, g_idx and sparsity are not available yet"
     if weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
@@ -188,18 +192,14 @@ def weight_problems(weight: Weight) -> Iterator[str]:
     if weight.codes.min(initial=0) < -127:
         yield "a code is -128, codes must be in [-127, 127]"
     if weight.scales.dtype != np.float32 or weight.scales.shape != weight.codes.shape[:1]:
-        yield f"scales are {weight.scales.dtype} {list(weight.scales.shape)}, must be float32 {list(weight.codes.shape[:1])}"
+        yield f"scales are {weight.scales.dtype} {list(weight.scales.shape)}, must be float32 [{weight.codes.shape[0]}]"
     elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
         yield "a scale is not finite and positive"
     depth = int(np.prod(weight.codes.shape[1:], dtype=np.int64))
     if depth * 127 * 255 >= 2**31:
-        largest = (
-            np.abs(weight.codes.astype(np.int16))
-            .reshape(weight.codes.shape[0], -1)
-            .sum(axis=1, dtype=np.int64)
-            .max(initial=0)
-        )
-        if 255 * int(largest) >= 2**31:
+        rows = weight.codes.reshape(weight.codes.shape[0], -1)
+        largest = max((int(np.abs(row.astype(np.int16)).sum(dtype=np.int64)) for row in rows), default=0)
+        if 255 * largest >= 2**31:
             yield "a channel's codes could overflow a 32-bit sum"
 
 
@@ -227,7 +227,6 @@ def _node_problems(graph: Graph, sound: set[str]) -> Iterator[str]:
             yield f"{where}: there is no such operator"
         elif all(name in sound for name in node.inputs if name) and not unknown:
             yield from _typed_problems(graph, node, where)
-    yield from (f"value {name!r} is made by nothing" for name in graph.values if name not in defined)
 
 
 def _typed_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
@@ -237,17 +236,21 @@ def _typed_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
     except GraphError as error:
         yield str(error)
         return
-    for name, inferred in zip(node.outputs, outputs):
+    for name, inferred in zip(node.outputs, outputs, strict=True):
         stated = graph.values.get(name)
         if stated is not None and not _same_type(graph, stated, inferred):
-            yield f"{where}: output {name!r} is {inferred.dtype} {list(inferred.shape)}, its value says {stated.dtype} {list(stated.shape)}"
+            yield f"{where}: output {name!r} is {_type(inferred)}, its value says {_type(stated)}"
     yield from _operand_problems(graph, node, where)
+
+
+def _type(value: Value) -> str:
+    return f"{value.dtype} {list(value.shape)}"
 
 
 def _same_type(graph: Graph, a: Value, b: Value) -> bool:
     same = a.dtype == b.dtype and len(a.shape) == len(b.shape)
     try:
-        return same and all(dims.equal(x, y, graph.symbols) for x, y in zip(a.shape, b.shape))
+        return same and all(dims.equal(x, y, graph.symbols) for x, y in zip(a.shape, b.shape, strict=True))
     except GraphError:
         return False
 
@@ -262,13 +265,6 @@ def _operand_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
         if spec.constant and constant is None:
             yield f"{where}: input {position} ({spec.name}) must be a constant, {name!r} is not"
         elif spec.weight != isinstance(constant, Weight):
-            yield f"{where}: input {position} ({spec.name}) {'must be a quantized weight' if spec.weight else 'cannot be a quantized weight'}"
-        elif (
-            spec.name in ("multiplier", "bias") and isinstance(constant, np.ndarray) and not np.isfinite(constant).all()
-        ):
+            yield f"{where}: input {position} ({spec.name}) {'must' if spec.weight else 'cannot'} be a quantized weight"
+        elif spec.name in ("multiplier", "bias") and not np.isfinite(np.asarray(constant)).all():
             yield f"{where}: input {position} ({spec.name}) has a value that is not finite"
-
-
-def node_attributes(node: Node) -> dict[str, Any]:
-    """A node's attributes with its operator's defaults filled in."""
-    return attributes(OPS[node.op], node)

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Dim = int | str
-"""A size: a number, or an integer expression over the graph's symbols such as `"batch"` or `"2*s1 + 1"` (see `dims.py`)."""
+"""A size: a number, or an expression over the graph's symbols such as `"batch"` or `"2*s1 + 1"` (see `dims.py`)."""
 Attribute = int | float | str | bool | tuple["Attribute", ...]
 
-DTYPES = {
+DTYPES: Mapping[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f16": np.dtype(np.float16),
     "i64": np.dtype(np.int64),
@@ -34,7 +34,7 @@ DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quant:
-    """How codes mean numbers: real = (code - zero_point) * scale. Either static numbers, or names of the values that hold them."""
+    """How codes mean numbers: real = (code - zero_point) * scale. Each a number, or the name of the value that holds it."""
 
     scale: float | str
     zero_point: int | str
@@ -51,10 +51,10 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weight:
-    """A quantized constant: real = (codes - zero_points) * scales, broadcast along `axis` (per channel) or in groups along the last axis.
+    """A quantized constant: real = (codes - zero_points) * scales, per channel of `axis` or per group of the last axis.
 
-    codes: int8, row-major, the logical shape of the float weight. scales: float32 [channels] (per channel, `group_size` 0),
-    or [channels, groups]. zero_points: None (symmetric) or the shape of scales. g_idx and sparsity are reserved for
+    codes: int8, row-major, the logical shape of the float weight. scales: float32 [channels] (`group_size` 0), or
+    [channels, groups]. zero_points: None (symmetric) or the shape of scales. g_idx and sparsity are reserved for
     formats that come later; the file carries them from version 1.
     """
 
@@ -84,7 +84,7 @@ class Symbol:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One operation. `inputs` may hold "" for an absent optional input; `source` is the module path and line it came from."""
+    """One operation. `inputs`: "" for an absent optional one. `source`: the module path and line it came from."""
 
     op: str
     name: str

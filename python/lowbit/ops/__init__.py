@@ -1,4 +1,4 @@
-"""Every operator of the IR: attributes, shape rule and NumPy reference. The registry `OPS` is the specification, by name."""
+"""Every operator of the IR, by name: attributes, shape rule and NumPy reference. `OPS` is the specification."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPS: Mapping[str, Op] = MappingProxyType({op.name: op for op in (*float_ops.OPS,
 
 
 def infer(node: Node, graph: Graph) -> tuple[Value, ...]:
-    """The types of a node's outputs, from the types of its inputs in `graph.values` (or its constants). Raises GraphError."""
+    """The types of a node's outputs, from its inputs in `graph.values` (or its constants). Raises GraphError."""
     if node.op not in OPS:
         raise GraphError(f"{describe(node)}: there is no such operator")
     values: list[Value | None] = []

@@ -139,7 +139,7 @@ def broadcast(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, 
     """NumPy's rule; a symbolic size fits 1 or itself."""
     rank = max(len(a), len(b))
     out: list[Dim] = []
-    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b):
+    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
         fits = x == 1 or y == 1 or dims.equal(x, y, call.symbols)
         call.need(fits, f"shapes {list(a)} and {list(b)} do not broadcast")
         out.append(y if x == 1 else x)

@@ -1,4 +1,4 @@
-"""Operators on codes. The references are exact: each float32 operation in the stated order, integer sums without rounding.
+"""Operators on codes. References are exact: each float32 operation in the stated order, integer sums without rounding.
 
 Integer products go through a float BLAS whose precision holds every partial sum (float32 below 2^24, else float64).
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import dims
 from ..ir import Array, Value
 from .float import infer_adaptive, linear_shape
 from .spec import CODE, FLAG, OPTIONAL_NUMBER, SCALE, Attr, Call, Input, Op, choice, integer, integers, number
@@ -66,7 +67,7 @@ def dequantize(codes: Array, scale: float, zero_point: int) -> Array:
 
 
 def dynamic_quantize(x: Array, granularity: str) -> tuple[Array, Array, Array]:
-    """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from the row's own range with 0 in it."""
+    """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from its own range with 0 in it."""
     rows = x.reshape(-1, x.shape[-1]) if granularity == "row" else x.reshape(x.shape[0], -1)
     low = np.fmin.reduce(rows, axis=1, initial=F32(0))
     high = np.fmax.reduce(rows, axis=1, initial=F32(0))
@@ -82,10 +83,13 @@ def _infer_dynamic(call: Call) -> Sequence[Value]:
     shape = call.shape(0)
     call.need(len(shape) >= 1, "input 0 must have at least one axis")
     rows = shape[:-1] if call.attrs["granularity"] == "row" else shape[:1]
-    from .. import dims
-
     count = (dims.mul(*rows),)
     return [Value(dtype="u8", shape=shape), Value(dtype="f32", shape=count), Value(dtype="u8", shape=count)]
+
+
+def _infer_lookup(call: Call) -> Sequence[Value]:
+    call.match(1, (256,))
+    return [Value(dtype="u8", shape=call.shape(0))]
 
 
 # ------------------------------------------------------------------------------------------------- convolution, linear
@@ -116,8 +120,6 @@ def _infer_conv2d_i8(call: Call) -> Sequence[Value]:
 
 
 def _infer_linear_i8(call: Call) -> Sequence[Value]:
-    from .. import dims
-
     shape = linear_shape(call)
     return _infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
 
@@ -249,7 +251,7 @@ OPS = (
     Op(
         name="lookup",
         inputs=(_X, Input(name="table", dtypes=U8, constant=True)),
-        infer_rule=lambda call: call.match(1, (256,)) or [Value(dtype="u8", shape=call.shape(0))],
+        infer_rule=_infer_lookup,
         reference_rule=lambda call: [call.array(1)[call.array(0)]],
     ),
     Op(

@@ -43,7 +43,7 @@ def _infer_pad(call: Call) -> Sequence[Value]:
 
 def _pad(call: Call) -> Sequence[Array]:
     x, padding = call.array(0), call.attrs["padding"]
-    pairs = list(zip(padding[::2], padding[1::2]))
+    pairs = list(zip(padding[::2], padding[1::2], strict=True))
     return [np.pad(x, pairs, constant_values=x.dtype.type(call.attrs["value"])) if pairs else x]
 
 

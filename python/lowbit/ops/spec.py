@@ -26,7 +26,7 @@ Reference = Callable[["Call"], Sequence[Array]]
 
 @dataclass(frozen=True, kw_only=True)
 class Attr:
-    """One attribute: its kind, range and default. Without a default it is required, unless `optional`: then it may be absent."""
+    """One attribute: its kind, range and default. Without a default it is required, unless `optional`."""
 
     kind: str
     """int, float, text, ints, floats, dim or dims"""
@@ -129,7 +129,7 @@ class Op:
         return self.inputs[min(position, len(self.inputs) - 1)] if self.variadic else self.inputs[position]
 
     def infer(self, node: Node, inputs: Sequence[Value | None], graph: Graph | None = None) -> tuple[Value, ...]:
-        """The types of the outputs, symbolic sizes kept; `graph` lends its symbols' bounds. Raises GraphError with every reason."""
+        """The outputs' types, symbolic sizes kept; `graph` lends its symbols' bounds. Raises GraphError."""
         problems = attribute_problems(self, node) + arity_problems(self, node)
         if not problems:
             problems = dtype_problems(self, node, inputs)
@@ -159,7 +159,7 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One node as its operator sees it: attributes with defaults filled in, and inputs that are types (to infer) or arrays (to run)."""
+    """One node as its operator sees it: attributes with defaults, and inputs as types (to infer) or arrays (to run)."""
 
     node: Node
     attrs: Mapping[str, Any]
@@ -222,7 +222,9 @@ class Call:
         value = self.values[position] if position < len(self.values) else None
         if value is None:
             return
-        ok = len(value.shape) == len(shape) and all(dims.equal(a, b, self.symbols) for a, b in zip(value.shape, shape))
+        ok = len(value.shape) == len(shape) and all(
+            dims.equal(a, b, self.symbols) for a, b in zip(value.shape, shape, strict=True)
+        )
         self.need(ok, f"input {position} must have shape {list(shape)}, has {list(value.shape)}")
 
     def axis(self, rank: int) -> int:
@@ -301,7 +303,7 @@ _DTYPE_NAMES = {
 
 
 def constant_value(constant: Array | Weight) -> Value:
-    """The type of a constant; a Weight is the s8 tensor of its codes. Raises GraphError for a dtype the IR does not know."""
+    """The type of a constant; a Weight is the s8 tensor of its codes. Raises GraphError for an unknown dtype."""
     if isinstance(constant, Weight):
         return Value(dtype="s8", shape=constant.shape)
     name = _DTYPE_NAMES.get(constant.dtype)

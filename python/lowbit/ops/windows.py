@@ -1,4 +1,4 @@
-"""What convolutions and pools share: the geometry of sliding windows, and the exact correlation both number systems use."""
+"""What convolutions and pools share: the geometry of sliding windows, and the correlation of both number systems."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def pool_shape(call: Call) -> tuple[Dim, ...]:
 
 
 def _dilation(call: Call) -> tuple[int, int]:
-    return call.attrs.get("dilation", (1, 1))
+    i, j = call.attrs.get("dilation", (1, 1))
+    return i, j
 
 
 def _out(call: Call, axis: int, size: Dim, kernel: int, dilation: int, pool: bool = False) -> Dim:
@@ -153,26 +154,14 @@ def pool_windows(x: Array, attrs: Any, fill: Any) -> tuple[Array, tuple[int, int
     return pad_image(x, tuple(frame), fill), (sizes[0], sizes[1])
 
 
-def window_counts(size: int, out: int, kernel: int, stride: int, begin: int, end: int, include_pad: bool) -> Array:
-    """How many elements each window averages along one axis: real ones, or also the padding (but nothing beyond it)."""
-    start = np.arange(out, dtype=np.int64) * stride - begin
-    stop = np.minimum(start + kernel, size + end)
-    return stop - start if include_pad else np.minimum(stop, size) - np.maximum(start, 0)
-
-
 def average_counts(x: Array, attrs: Any, out: tuple[int, int]) -> Array:
-    """The divisor of each window, [oh, ow]."""
-    sides = [
-        window_counts(
-            x.shape[2 + a],
-            out[a],
-            attrs["kernel"][a],
-            attrs["stride"][a],
-            *attrs["padding"][2 * a : 2 * a + 2],
-            bool(attrs["count_include_pad"]),
-        )
-        for a in (0, 1)
-    ]
+    """How many elements each window averages, [oh, ow]: real ones, or also the padding (but nothing beyond it)."""
+    sides = []
+    for a in (0, 1):
+        size, (begin, end) = x.shape[2 + a], attrs["padding"][2 * a : 2 * a + 2]
+        start = np.arange(out[a], dtype=np.int64) * attrs["stride"][a] - begin
+        stop = np.minimum(start + attrs["kernel"][a], size + end)
+        sides.append(stop - start if attrs["count_include_pad"] else np.minimum(stop, size) - np.maximum(start, 0))
     return np.multiply.outer(sides[0], sides[1])
 
 
