@@ -17,7 +17,7 @@
 namespace lowbit::kernels {
 
 struct EltwiseKernel;  // defined in inner.h: only this folder looks inside
-std::span<const EltwiseKernel> eltwise_kernels();  // the table, best first
+std::span<const EltwiseKernel* const> eltwise_kernels();  // the table, best first
 const EltwiseKernel& select_eltwise(Isa cap);
 const char* name_of(const EltwiseKernel&);
 Isa isa_of(const EltwiseKernel&);

@@ -1,0 +1,119 @@
+// The inner loops, written once over Lanes: each ISA file includes them and adds only what needs byte shuffles.
+#pragma once
+
+#include "kernels/eltwise/functions.h"
+#include "kernels/eltwise/inner.h"
+
+namespace lowbit::kernels {
+namespace {
+
+// Clamps to the code range and turns NaN into the zero point (0 before it is added).
+inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
+  return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
+}
+
+void quantize_block(const float* x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point) {
+  const Lanes inverse = splat(inverse_scale);
+  const Lanes lo = splat(static_cast<float>(-zero_point)), hi = splat(static_cast<float>(255 - zero_point));
+  for_lanes(n, [&](int64_t i, auto count) {
+    store_codes(y + i, clamp_codes(load(x + i, count) * inverse, lo, hi), zero_point, count);
+  });
+}
+
+void dequantize_block(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point) {
+  const Lanes multiplier = splat(scale);
+  for_lanes(n, [&](int64_t i, auto count) { store(y + i, load_codes(x + i, zero_point, count) * multiplier, count); });
+}
+
+// less(x, lo) and greater(x, hi) keep the bound where x is NaN; lanes past the end read as 0, which never widens a range.
+void range_block(const float* x, int64_t n, float* lo, float* hi) {
+  Lanes lowest = splat(*lo), highest = splat(*hi);
+  for_lanes(n, [&](int64_t i, auto count) {
+    const Lanes v = load(x + i, count);
+    lowest = less(v, lowest);
+    highest = greater(v, highest);
+  });
+  float a[kLanes], b[kLanes];
+  store(a, lowest);
+  store(b, highest);
+  for (int i = 0; i < kLanes; ++i) {
+    *lo = a[i] < *lo ? a[i] : *lo;
+    *hi = b[i] > *hi ? b[i] : *hi;
+  }
+}
+
+void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);  // per ISA
+
+void add_i8_block(const AddI8Args& args) {
+  const Lanes ma = splat(args.multiplier_a), mb = splat(args.multiplier_b);
+  const Lanes lo = splat(static_cast<float>(args.lo - args.zero_point)), hi = splat(static_cast<float>(args.hi - args.zero_point));
+  for_lanes(args.count, [&](int64_t i, auto n) {
+    const Lanes a = load_codes(args.a + i, args.zero_point_a, n) * ma;
+    const Lanes b = load_codes(args.b + i, args.zero_point_b, n) * mb;
+    store_codes(args.y + i, clamp_codes(a + b, lo, hi), args.zero_point, n);
+  });
+  if (args.table) lookup_block(args.y, args.table, args.y, args.count);
+}
+
+// A step of 0 repeats the first element.
+template <class F>
+inline void map_pairs(const float* a, int64_t a_step, const float* b, int64_t b_step, float* y, int64_t n, F f) {
+  if (n <= 0) return;
+  const Lanes first_a = splat(a[0]), first_b = splat(b[0]);
+  if (a_step && b_step) {
+    for_lanes(n, [&](int64_t i, auto count) { store(y + i, f(load(a + i, count), load(b + i, count)), count); });
+  } else if (a_step) {
+    for_lanes(n, [&](int64_t i, auto count) { store(y + i, f(load(a + i, count), first_b), count); });
+  } else if (b_step) {
+    for_lanes(n, [&](int64_t i, auto count) { store(y + i, f(first_a, load(b + i, count)), count); });
+  } else {
+    for_lanes(n, [&](int64_t i, auto count) { store(y + i, f(first_a, first_b), count); });
+  }
+}
+
+void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y, int64_t n) {
+  switch (kind) {
+    case BinaryKind::add:
+      return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p + q; });
+    case BinaryKind::sub:
+      return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p - q; });
+    case BinaryKind::mul:
+      return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p * q; });
+    case BinaryKind::div:
+      return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p / q; });
+  }
+}
+
+// Lanes l and l + 8, then l + 4, l + 2, l + 1.
+inline float sum_lanes(const Lanes& a) {
+  float v[kLanes];
+  store(v, a);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
+  return v[0];
+}
+
+// A NaN among x makes every comparison with it false, so it is carried by the sum: exp(NaN - m) is NaN.
+void softmax_block(const float* x, float* y, int64_t n) {
+  Lanes highest = splat(-__builtin_inff());
+  int64_t done = 0;
+  for (; done + kLanes <= n; done += kLanes) highest = greater(load(x + done), highest);
+  float lanes[kLanes];
+  store(lanes, highest);
+  float top = lanes[0];
+  for (float lane : lanes) top = lane > top ? lane : top;
+  for (; done < n; ++done) top = x[done] > top ? x[done] : top;
+
+  const Lanes shift = splat(top);
+  Lanes sums = splat(0.0f);
+  for_lanes(n, [&](int64_t i, auto count) {
+    const Lanes e = exp(load(x + i, count) - shift);
+    store(y + i, e, count);
+    sums = sums + load(y + i, count);  // zero past the end
+  });
+  const Lanes total = splat(sum_lanes(sums));
+  for_lanes(n, [&](int64_t i, auto count) { store(y + i, load(y + i, count) / total, count); });
+}
+
+}  // namespace
+}  // namespace lowbit::kernels

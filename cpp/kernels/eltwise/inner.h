@@ -1,0 +1,30 @@
+// A row of the elementwise table: the inner loops of one ISA over adjacent elements. Only this folder includes it.
+#pragma once
+
+#include "kernels/eltwise/eltwise.h"
+
+namespace lowbit::kernels {
+
+struct EltwiseKernel {
+  const char* name;
+  Isa isa;
+  void (*quantize)(const float* x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point);
+  void (*dequantize)(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point);
+  void (*range)(const float* x, int64_t n, float* lo, float* hi);
+  void (*lookup)(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);
+  void (*add_i8)(const AddI8Args&);
+  void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y, int64_t n);  // steps 0 or 1
+  void (*unary)(const UnaryArgs&);
+  void (*softmax)(const float* x, float* y, int64_t n);
+  // y[r * y_stride + c] = x[c * x_stride + r] for r < rows, c < cols.
+  void (*transpose_u8)(const uint8_t* x, int64_t x_stride, uint8_t* y, int64_t y_stride, int64_t rows, int64_t cols);
+  void (*transpose_u32)(const uint32_t* x, int64_t x_stride, uint32_t* y, int64_t y_stride, int64_t rows, int64_t cols);
+};
+
+extern const EltwiseKernel kEltwiseScalar;
+#if defined(LOWBIT_HAVE_X86)
+extern const EltwiseKernel kEltwiseAvx2;
+extern const EltwiseKernel kEltwiseAvx512Vnni;
+#endif
+
+}  // namespace lowbit::kernels
