@@ -1,0 +1,50 @@
+"""From a torch module to an `ir.Graph`: `export` (torch.export; calls as JSON), then `lower` with its `operators`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..ir import Graph
+from .export import Example, dummy_inputs, example, example_of_item, export
+from .lower import lower
+
+__all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Captured:
+    """A float32 graph, and what a call of it takes and returns (see `export`). `notes`: what was decided, and why."""
+
+    graph: Graph
+    signature: dict[str, Any]
+    output: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Captured:
+    """The graph of `net` in eval mode, for inputs like these; `net` is left as it is.
+
+    inputs: a tensor, a tuple (positional) or a dict (keywords). dynamic: "auto" frees the batch, None fixes all sizes,
+    else torch.export's `dynamic_shapes`. Raises InputError for inputs that do not fit, UnsupportedError that lists all
+    operations lowbit lacks.
+    """
+    program = export(net, inputs, dynamic)
+    graph, positions = lower(program)
+    output = _renumber(program.output, positions)
+    return Captured(graph=graph, signature=program.signature, output=output, notes=program.notes)
+
+
+def _renumber(tree: dict[str, Any], positions: tuple[int, ...]) -> dict[str, Any]:
+    """The output tree with the tensors counted as the graph's outputs are."""
+    if "tensor" in tree:
+        return {**tree, "tensor": positions[tree["tensor"]]}
+    renumbered = dict(tree)
+    for key, value in tree.items():
+        if isinstance(value, list):
+            renumbered[key] = [_renumber(item, positions) for item in value]
+        elif isinstance(value, dict):
+            renumbered[key] = {name: _renumber(item, positions) for name, item in value.items()}
+    return renumbered

@@ -1,0 +1,537 @@
+"""From torch's exported program to an `ir.Graph`: one small function for each aten operation.
+
+A lowering takes the `Lowering` at work and the operation's arguments in the order of its aten schema: tensors as
+`Ref`s, sizes as `Dim`s, everything else as it is. It returns the result's `Ref`. To add an operation, write such a
+function in `operators.py` and register it with `@lowers`. What has none, or is used in a way that has none, is
+collected: one error lists it all.
+
+Whatever depends on constants alone is computed here, by torch, and becomes a constant. In-place operations have their
+functional meaning: later readers of the tensor read the result (and torch functionalizes the program first where views
+of the tensor would see it too).
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.fx import GraphModule
+from torch.fx import Node as TorchNode
+
+from ..errors import GraphError, LowbitError, UnsupportedError
+from ..ir import Array, Attribute, Dim, Graph, Node, Value
+from ..ops import infer
+from .export import FLOAT_NAMES, Program, dim_of, user_inputs
+
+FOLD_LIMIT = 2**24
+"""Elements: a constant larger than this, and larger than what it is computed from, is not computed at capture."""
+
+TORCH = str(Path(torch.__file__).parent)
+REMEDY = "rewrite this part of forward() with supported operations, or keep it outside of the converted module"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the graph that is being made."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @property
+    def rank(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+
+class Unlowerable(Exception):
+    """Raised by a lowering for what it cannot express."""
+
+    def __init__(self, reason: str, remedy: str = REMEDY) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One operation that could not be lowered."""
+
+    target: str
+    reason: str
+    remedy: str
+    source: str
+
+
+Lowered = Ref | tuple[Ref | None, ...]
+LowerFunction = Callable[..., Lowered]
+AnyLowering = TypeVar("AnyLowering", bound=LowerFunction)
+
+LOWERINGS: dict[str, tuple[LowerFunction, int]] = {}
+"""By aten name, `sum.default` (one overload) or `conv2d` (all others): the function and how many arguments it takes."""
+
+
+def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
+    """Registers a lowering. An in-place variant (`relu_`) is found under the plain name."""
+
+    def register(function: AnyLowering) -> AnyLowering:
+        count = len(inspect.signature(function).parameters) - 1
+        LOWERINGS.update(dict.fromkeys(names, (function, count)))
+        return function
+
+    return register
+
+
+def lower(program: Program) -> tuple[Graph, tuple[int, ...]]:
+    """The program as a float32 graph, and for each of the model's result tensors its position in the graph's outputs.
+
+    Raises UnsupportedError that lists every operation without a lowering.
+    """
+    from . import operators  # noqa: F401  (fills the registry)
+
+    exported = program.exported
+    if _has_hidden_writes(exported.graph_module):
+        exported = exported.run_decompositions({})
+    return Lowering(program, exported).run()
+
+
+class Lowering:
+    """The graph that is being made, and the exported node that is being lowered."""
+
+    def __init__(self, program: Program, exported: torch.export.ExportedProgram) -> None:
+        self.program, self.exported = program, exported
+        self.symbols = program.symbols
+        self.values: dict[str, Value] = {}
+        self.constants: dict[str, Array] = {}
+        self.nodes: list[Node] = []
+        self.typed = Graph(
+            inputs=(), outputs=(), values=self.values, nodes=(), constants=self.constants, symbols=self.symbols
+        )
+        self.env: dict[TorchNode, Any] = {}
+        self.same: dict[TorchNode, TorchNode] = {}
+        self.problems: list[Problem] = []
+        self.node: TorchNode = next(iter(exported.graph.nodes))
+
+    # ------------------------------------------------------------------------------------------- for the lowerings
+
+    def emit(self, op: str, *inputs: Ref | None, **attrs: Attribute | None) -> Ref:
+        """Append a node with one output; attributes that are None are left out."""
+        names = [item.name if item else "" for item in inputs]
+        while names and not names[-1]:
+            names.pop()
+        name = _node_name(self.node, op)
+        name = self.unique(f"{name}.{op}" if name in self.values else name)
+        given = {key: value for key, value in attrs.items() if value is not None}
+        node = Node(op=op, name=name, inputs=tuple(names), outputs=(name,), attrs=given, source=_source(self.node))
+        try:
+            value = infer(node, self.typed)[0]
+        except GraphError as error:
+            raise Unlowerable(str(error)) from None
+        self.values[name] = value
+        self.nodes.append(node)
+        return Ref(name, value.dtype, value.shape)
+
+    def constant(self, data: Array | torch.Tensor | float, name: str = "") -> Ref:
+        """A constant; any float becomes float32, and a Python number a float32 scalar."""
+        if isinstance(data, torch.Tensor):
+            data = data.detach().cpu()
+            data = (data.float() if data.dtype in FLOAT_NAMES else data).resolve_conj().contiguous().numpy()
+        array = np.asarray(data, dtype=np.float32 if isinstance(data, int | float) else None)
+        dtype = _DTYPES.get(array.dtype)
+        if dtype is None:
+            raise Unlowerable(f"a constant of dtype {array.dtype} is not supported")
+        name = self.unique(name or f"{_node_name(self.node, 'value')}.constant")
+        shape = tuple(int(size) for size in array.shape)
+        self.constants[name], self.values[name] = array, Value(dtype=dtype, shape=shape)
+        return Ref(name, dtype, shape)
+
+    def array(self, ref: Ref, what: str) -> Array:
+        """The content of a constant; `what` says what it is if it is none."""
+        if ref.name not in self.constants:
+            raise Unlowerable(f"{what} must be a constant (a parameter or buffer), here it is computed from the inputs")
+        return self.constants[ref.name]
+
+    def out_shape(self, position: int | None = None) -> tuple[Dim, ...]:
+        """The shape torch gives the result (of several: that at `position`)."""
+        value = self.node.meta["val"]
+        return self.shape_of(value if position is None else value[position])
+
+    def shape_of(self, tensor: torch.Tensor) -> tuple[Dim, ...]:
+        """The shape of one of torch's tensors."""
+        return tuple(dim_of(size, self.program.names) for size in tensor.shape)
+
+    def out_dtype(self) -> str:
+        """The dtype of the result in the graph."""
+        return _ir_dtype(self.node.meta["val"].dtype)
+
+    def reshape(self, x: Ref, shape: tuple[Dim, ...] | None = None) -> Ref:
+        """`x` in another shape; without `shape`, that of torch's result."""
+        shape = self.out_shape() if shape is None else shape
+        return x if shape == x.shape else self.emit("reshape", x, shape=shape)
+
+    def cast(self, x: Ref, dtype: str) -> Ref:
+        """`x` as another dtype."""
+        return x if x.dtype == dtype else self.emit("cast", x, dtype=dtype)
+
+    def operand(self, x: Ref | float, dtype: str) -> Ref:
+        """A tensor or a Python number as an operand of that dtype."""
+        if isinstance(x, Ref):
+            return self.cast(x, dtype)
+        if isinstance(x, str):
+            raise Unlowerable("arithmetic between a tensor and a size that is free")
+        return self.constant(np.asarray(x, dtype=_NUMPY[dtype]))
+
+    def axis(self, x: Ref, axis: int) -> int:
+        """The axis counted from the front."""
+        return axis % max(x.rank, 1)
+
+    # ------------------------------------------------------------------------------------------------ the program
+
+    def run(self) -> tuple[Graph, tuple[int, ...]]:
+        """Lower everything."""
+        inputs = self.declare_inputs()
+        results = self.lower_graph(self.exported.graph_module)
+        mutated = dict.fromkeys((*self.exported.graph_signature.buffers_to_mutate.values(), *self.written_buffers()))
+        for name in mutated:
+            reason = "forward() writes to this buffer, and a converted model keeps no state"
+            self.problems.append(Problem(f"buffer {name!r}", reason, "return the new value as an output", ""))
+        if self.problems:
+            raise UnsupportedError(_describe(self.problems))
+        outputs, positions = self.declare_outputs(results)
+        used = {name for node in self.nodes for name in node.inputs} | set(outputs)
+        # Copies: training goes on in the module's own tensors, the graph does not change with them.
+        constants = {name: np.array(array, order="C") for name, array in self.constants.items() if name in used}
+        values = {name: value for name, value in self.values.items() if name not in self.constants or name in constants}
+        return Graph(
+            inputs=inputs,
+            outputs=outputs,
+            values=values,
+            nodes=tuple(self.nodes),
+            constants=constants,
+            symbols=self.symbols,
+        ), positions
+
+    def declare_inputs(self) -> tuple[str, ...]:
+        """Tensors of the caller become inputs, parameters and buffers constants, other arguments their values."""
+        users = {node.name for node in user_inputs(self.program.exported)}
+        inputs: list[str] = []
+        tensors: dict[str, torch.Tensor] = {**self.exported.state_dict, **self.exported.constants}
+        specs = {spec.arg.name: spec for spec in self.exported.graph_signature.input_specs}
+        placeholders = [node for node in self.exported.graph.nodes if node.op == "placeholder"]
+        for node in sorted(placeholders, key=lambda node: node.name not in users):
+            value = node.meta.get("val")
+            if node.name not in users:
+                target = specs[node.name].target or node.name
+                self.env[node] = self.constant(tensors[target], target) if node.users else None
+            elif isinstance(value, torch.Tensor):
+                declared = Value(dtype=_ir_dtype(value.dtype), shape=self.shape_of(value))
+                self.values[node.name] = declared
+                self.env[node] = Ref(node.name, declared.dtype, declared.shape)
+                inputs.append(node.name)
+            else:
+                self.env[node] = value
+        return tuple(inputs)
+
+    def declare_outputs(self, results: list[Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Distinct values of nodes; an input or constant that is returned as it is gets a node of its own."""
+        returned = [
+            result
+            for spec, result in zip(self.exported.graph_signature.output_specs, results, strict=True)
+            if spec.kind.name == "USER_OUTPUT" and isinstance(result, Ref)
+        ]
+        made = {name for node in self.nodes for name in node.outputs}
+        names: list[str] = []
+        positions: list[int] = []
+        copies: dict[str, str] = {}
+        for ref in returned:
+            name = ref.name
+            if name not in made:
+                name = copies[name] = copies.get(name) or self.emit("reshape", ref, shape=ref.shape).name
+            if name not in names:
+                names.append(name)
+            positions.append(names.index(name))
+        return tuple(names), tuple(positions)
+
+    def argument(self, name: str, default: Any) -> Any:
+        """One argument of the operation by its name in the schema."""
+        target: Any = self.node.target
+        names = [item.name for item in target._schema.arguments]
+        given = {**dict(zip(names, self.node.args, strict=False)), **self.node.kwargs}
+        return self.resolve(given.get(name, default))
+
+    def lower_graph(self, module: GraphModule) -> list[Any]:
+        """Lower one graph whose placeholders are in `env`; what it returns."""
+        for node in module.graph.nodes:
+            if node.op == "output":
+                return list(self.resolve(node.args[0]))
+            if node.op == "get_attr":
+                self.env[node] = operator.attrgetter(node.target)(module)
+                if isinstance(self.env[node], torch.Tensor):
+                    self.node = node
+                    self.env[node] = self.constant(self.env[node], str(node.target))
+            elif node.op == "call_function" and (node.users or _writes(node)):
+                self.node = node
+                self.env[node] = self.lower_node(node)
+        return []
+
+    def lower_node(self, node: TorchNode) -> Any:
+        """What one operation yields: a Ref, a tuple of them, or a size."""
+        value = node.meta.get("val")
+        target = str(node.target)
+        if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
+            return self.size(value)
+        if any(word in target for word in _CHECKS):
+            return None
+        if node.target is operator.getitem:
+            return self.item(node)
+        if target in _WRAPPERS:
+            return self.inline(node)
+        try:
+            folded = self.fold(node)
+            result = folded if folded is not None else self.dispatch(node)
+        except (Unlowerable, LowbitError) as error:
+            return self.refuse(str(error), getattr(error, "remedy", REMEDY))
+        if _writes(node) and isinstance(result, Ref):
+            self.rebind(node, result)
+        return result
+
+    def size(self, value: Any) -> Dim | None:
+        """A size; None (and a problem) where it is not arithmetic of the input's sizes."""
+        try:
+            return dim_of(value, self.program.names)
+        except LowbitError as error:
+            self.refuse(str(error), REMEDY)
+            return None
+
+    def item(self, node: TorchNode) -> Any:
+        """One of several results."""
+        whole, position = self.resolve(node.args[0]), node.args[1]
+        item = whole[position]
+        if item is None:
+            return self.refuse("its secondary results (such as the indices of max pooling) are not supported", REMEDY)
+        return item
+
+    def inline(self, node: TorchNode) -> tuple[Any, ...]:
+        """A block such as `with torch.no_grad():`, whose graph hangs off the module."""
+        skip = _WRAPPERS[str(node.target)]
+        module, *args = node.args[skip:]
+        assert isinstance(module, TorchNode)
+        graph_module = self.env[module]
+        placeholders = [inner for inner in graph_module.graph.nodes if inner.op == "placeholder"]
+        self.env.update(zip(placeholders, self.resolve(args), strict=True))
+        return tuple(self.lower_graph(graph_module))
+
+    def dispatch(self, node: TorchNode) -> Lowered:
+        """Find the lowering and call it with the arguments in schema order."""
+        schema = getattr(node.target, "_schema", None)
+        found = _lowering(str(node.target).removeprefix("aten."))
+        if found is None or schema is None:
+            raise Unlowerable("lowbit has no operator for it")
+        function, count = found
+        arguments: list[Any] = []
+        for position, argument in enumerate(schema.arguments[:count]):
+            if position < len(node.args):
+                arguments.append(self.resolve(node.args[position]))
+            else:
+                arguments.append(self.resolve(node.kwargs.get(argument.name, argument.default_value)))
+        return function(self, *arguments)
+
+    def fold(self, node: TorchNode) -> Lowered | None:
+        """The result as constants, if the operation depends on constants alone."""
+        if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in node.target.tags:
+            return None
+        inputs = [self.env[item] for item in node.all_input_nodes]
+        if not all(isinstance(item, int) or (isinstance(item, Ref) and item.name in self.constants) for item in inputs):
+            return None
+        value = node.meta.get("val")
+        results = [item for item in (value if isinstance(value, tuple | list) else (value,)) if item is not None]
+        if not all(isinstance(item, torch.Tensor) and all(isinstance(n, int) for n in item.shape) for item in results):
+            return None
+        available = sum(self.constants[item.name].size for item in inputs if isinstance(item, Ref))
+        if sum(item.numel() for item in results) > max(FOLD_LIMIT, available):
+            return None
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda item: self.tensor(self.env[item]))
+        with torch.no_grad():
+            computed = node.target(*args, **kwargs)
+        if isinstance(computed, torch.Tensor):
+            return self.constant(computed)
+        return tuple(self.constant(item) for item in computed)
+
+    def tensor(self, value: Any) -> Any:
+        """A constant as a tensor of its own."""
+        return torch.from_numpy(self.constants[value.name].copy()) if isinstance(value, Ref) else value
+
+    # --------------------------------------------------------------------------------------------------- in place
+
+    def rebind(self, node: TorchNode, result: Ref) -> None:
+        """Let every name of the tensor that `node` writes to stand for `result`."""
+        base = node.args[0]
+        assert isinstance(base, TorchNode)
+        root = self.same.get(base, base)
+        self.same[node] = root
+        for other in (root, *(item for item, its in self.same.items() if its is root)):
+            self.env[other] = result
+
+    def written_buffers(self) -> list[str]:
+        """The parameters and buffers that in-place operations write to."""
+        names = {spec.arg.name: spec.target for spec in self.exported.graph_signature.input_specs if spec.target}
+        roots = {self.same[node].name for node in self.same}
+        return [str(target) for name, target in names.items() if name in roots]
+
+    # --------------------------------------------------------------------------------------------------- the rest
+
+    def resolve(self, argument: Any) -> Any:
+        """torch's argument with its nodes replaced by what they stand for."""
+        if isinstance(argument, TorchNode):
+            return self.env[argument]
+        if isinstance(argument, tuple | list):
+            return type(argument)(self.resolve(item) for item in argument)
+        return argument
+
+    def unique(self, wish: str) -> str:
+        """`wish`, or with a number after it if that name is taken."""
+        name, count = wish, 1
+        while name in self.values:
+            count += 1
+            name = f"{wish}_{count}"
+        return name
+
+    def refuse(self, reason: str, remedy: str) -> Any:
+        """Note a problem; what stands in for the result, so that the rest can be looked at too."""
+        self.problems.append(Problem(str(self.node.target), reason, remedy, _source(self.node)))
+        value = self.node.meta.get("val")
+        if isinstance(value, tuple | list):
+            return tuple(self.stand_in(item) for item in value)
+        return self.stand_in(value)
+
+    def stand_in(self, value: Any) -> Ref | None:
+        """A value that no node makes."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        try:
+            declared = Value(dtype=_ir_dtype(value.dtype), shape=self.shape_of(value))
+        except (Unlowerable, LowbitError):
+            declared = Value(dtype="f32", shape=(1,) * value.dim())
+        name = self.unique("unsupported")
+        self.values[name] = declared
+        return Ref(name, declared.dtype, declared.shape)
+
+
+_NUMPY = {"f32": np.float32, "i64": np.int64, "i32": np.int32, "bool": np.bool_, "u8": np.uint8, "s8": np.int8}
+_DTYPES = {np.dtype(item): name for name, item in _NUMPY.items()}
+_TORCH_DTYPES = {
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.bool: "bool",
+    torch.uint8: "u8",
+    torch.int8: "s8",
+    **dict.fromkeys(FLOAT_NAMES, "f32"),
+}
+_CHECKS = ("_assert", "sym_constrain")
+_WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+"""Blocks to lower in place, and the number of their arguments before the block's graph."""
+
+
+def _ir_dtype(dtype: torch.dtype) -> str:
+    """All floats are computed as float32."""
+    if dtype not in _TORCH_DTYPES:
+        raise Unlowerable(f"dtype {dtype} is not supported")
+    return _TORCH_DTYPES[dtype]
+
+
+def _lowering(name: str) -> tuple[LowerFunction, int] | None:
+    plain, _, overload = name.partition(".")
+    stem = plain.removesuffix("_")
+    for key in (name, plain, f"{stem}.{overload}", stem):
+        if key in LOWERINGS:
+            return LOWERINGS[key]
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------ in-place writes
+
+
+def _writes(node: TorchNode) -> bool:
+    """Whether an operation writes to its first argument."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and isinstance(next(iter(node.args), None), TorchNode)
+
+
+def _storage(node: TorchNode) -> int | None:
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+def _has_hidden_writes(module: GraphModule) -> bool:
+    """Whether an in-place write is seen through another view of the tensor, so that renaming would not show it."""
+    graphs = [item.graph for item in module.modules() if isinstance(item, GraphModule)]
+    return any(_is_hidden(node, graph.nodes) for graph in graphs for node in graph.nodes if _writes(node))
+
+
+def _is_hidden(write: TorchNode, nodes: Any) -> bool:
+    order = {node: position for position, node in enumerate(nodes)}
+    same = {write.args[0], write}
+    grown = True
+    while grown:  # results of writes to the same tensor are the same tensor
+        more = {node for node in order if _writes(node) and (node in same or node.args[0] in same)}
+        more |= {node.args[0] for node in more}
+        grown, same = not more <= same, same | more
+    return any(
+        _storage(node) == _storage(write)
+        and node not in same
+        and any(order[user] > order[write] for user in node.users)
+        for node in order
+        if order[node] < order[write]
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- names and places
+
+
+def _node_name(node: TorchNode, op: str) -> str:
+    """The module's path for a layer of torch.nn; with the operation's name after it for what a forward() computes."""
+    path, kind = _module(node)
+    if kind.startswith("torch.nn.modules.") and ".container." not in kind and path:
+        return path
+    function = re.sub(r"\.\w+$", "", str(node.target).removeprefix("aten.")).strip("_")
+    function = function if re.fullmatch(r"\w+", function) else op
+    return f"{path}.{function}" if path else function
+
+
+def _module(node: TorchNode) -> tuple[str, str]:
+    """Path and class of the innermost module."""
+    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
+    entries = [entry for key, entry in stack.items() if isinstance(entry, tuple) and not key.startswith("_empty")]
+    if not entries:
+        return "", ""
+    path, kind = entries[-1]
+    return str(path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _source(node: TorchNode) -> str:
+    """The module's path and the line of the model's code: `layer1.conv (net.py:12)`."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if not frame[0].startswith((TORCH, "torch/"))] or frames
+    path, _ = _module(node)
+    line = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
+    return f"{path} ({line})" if path and line else path or line
+
+
+def _describe(problems: list[Problem]) -> str:
+    """All problems, alike ones together."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in problems:
+        groups.setdefault((item.target, item.reason, item.remedy), []).append(item.source)
+    count = len(problems)
+    lines = [f"{count} operation{'s are' if count > 1 else ' is'} not supported:"]
+    for (target, reason, remedy), sources in groups.items():
+        lines.append(f"  {target} ({len(sources)} time{'s' if len(sources) > 1 else ''}): {reason}")
+        lines += [f"      at {source}" for source in dict.fromkeys(sources) if source]
+        lines.append(f"      remedy: {remedy}")
+    return "\n".join(lines)
