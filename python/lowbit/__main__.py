@@ -1,0 +1,28 @@
+"""`lowbit` and `python -m lowbit`: runs the command line, or says which extra it needs."""
+
+from __future__ import annotations
+
+import sys
+
+from lowbit.errors import LowbitError
+
+EXTRAS = {"typer": "cli", "rich": "cli", "torch": "demo"}
+"""Which of the package's extras brings a module that a command needs."""
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names; an error of lowbit's is one line on standard error and exit status 1."""
+    try:
+        from lowbit.cli import app
+
+        app()
+    except LowbitError as error:
+        sys.exit(f"lowbit: {error}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        sys.exit(f"lowbit: this needs {error.name}, which is not installed: pip install 'lowbit[{EXTRAS[error.name]}]'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The commands: `demo`, `info`, `inspect FILE`, `bench FILE`. Errors and missing extras are `__main__`'s business."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import lowbit
+from lowbit import format as lowbit_format
+from lowbit.errors import InputError
+from lowbit.ir import DTYPES, Array, Graph, Value, Weight
+from lowbit.timing import interleave
+
+app = typer.Typer(
+    name="lowbit",
+    help="Quantized inference on compiled SIMD kernels, without torch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+File = Annotated[Path, typer.Argument(help="A .lowbit file.", exists=True, dir_okay=False, show_default=False)]
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path | None, typer.Option(help="Keep digits.lowbit here.", show_default=False)] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the 8,000 training digits.", min=1)] = 4,
+) -> None:
+    """Train a network on real digits, convert it, run it without torch, compare the two."""
+    from lowbit import demo as job
+
+    summary = job.run(directory, epochs=epochs, console=console)
+    job.show(summary, console)
+    if directory:
+        console.print(f"\nKept {directory / job.FILE}; try: lowbit inspect {directory / job.FILE}")
+
+
+@app.command()
+def info() -> None:
+    """This machine: the CPU, the instruction sets, the threads, the kernels that would run."""
+    from lowbit import _core
+
+    table = Table(show_header=False, title="This machine", title_justify="left")
+    table.add_row("lowbit", lowbit.__version__)
+    for name, value in _core.cpu().items():
+        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    console.print(table)
+
+
+@app.command()
+def inspect(file: File) -> None:
+    """What a file holds: inputs, outputs, nodes, weights, and why each layer is as it is."""
+    graph, meta = lowbit_format.load(file)
+    console.print(_summary(file, graph))
+    console.print(_nodes(graph))
+    decisions = meta.get("decisions")
+    if isinstance(decisions, list) and decisions:
+        console.print(_decisions(decisions))
+
+
+@app.command()
+def bench(
+    file: File,
+    batch: Annotated[int, typer.Option(help="The size of every free dimension.", min=1)] = 1,
+    threads: Annotated[int | None, typer.Option(help="Absent: as many as this process may use.", min=1)] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of about 0.1 s.", min=1)] = 15,
+) -> None:
+    """How long a file takes on this machine, as a whole and node by node, on random inputs."""
+    graph, _ = lowbit_format.load(file)
+    inputs = [random_input(graph.values[name], batch) for name in graph.inputs]
+    model = lowbit.load(file, threads=threads)
+    time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
+    console.print(model.profile(*inputs))
+    console.print(
+        f"{file.name}, batch {batch}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
+        f"{time.lowest * 1e3:.3f} ms), {batch / time.median:,.0f} samples/s"
+    )
+
+
+def random_input(value: Value, batch: int) -> Array:
+    """An array that fits `value`: normal floats, small integers; free dimensions are `batch`."""
+    shape = [size if isinstance(size, int) else batch for size in value.shape]
+    if value.dtype not in DTYPES:
+        raise InputError(f"an input of dtype {value.dtype} cannot be made up")
+    dtype, random = DTYPES[value.dtype], np.random.default_rng(0)
+    drawn: Any = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+    return np.asarray(drawn, dtype)
+
+
+def _summary(file: Path, graph: Graph) -> Table:
+    table = Table(show_header=False, title=escape(file.name), title_justify="left")
+    table.add_row("size", f"{file.stat().st_size:,} bytes")
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        for name in names:
+            table.add_row(kind, f"{escape(name)}: {_type(graph.values[name])}")
+    for name, symbol in graph.symbols.items():
+        table.add_row("free", f"{escape(name)} in {symbol.minimum} .. {symbol.maximum}")
+    weights = [constant for constant in graph.constants.values() if isinstance(constant, Weight)]
+    table.add_row("weights", f"{sum(math.prod(weight.shape) for weight in weights):,} in int8")
+    counts = Counter(node.op for node in graph)
+    table.add_row("nodes", ", ".join(f"{count} {op}" for op, count in counts.most_common()))
+    return table
+
+
+def _nodes(graph: Graph) -> Table:
+    table = Table(title="Nodes", title_justify="left")
+    for heading in ("node", "operator", "output", "scale", "zero point", "from"):
+        table.add_column(heading, overflow="fold")
+    for node in graph:
+        value = graph.values[node.outputs[0]]
+        quant = value.quant
+        scale = "" if quant is None else f"{quant.scale:.4g}" if isinstance(quant.scale, float) else str(quant.scale)
+        zero_point = "" if quant is None else str(quant.zero_point)
+        table.add_row(*map(escape, (node.name, node.op, _type(value), scale, zero_point, node.source)))
+    return table
+
+
+def _decisions(decisions: list[Any]) -> Table:
+    table = Table(title="Decisions", title_justify="left")
+    for heading in ("node", "op", "scheme", "reason"):
+        table.add_column(heading, overflow="fold")
+    for decision in decisions:
+        if isinstance(decision, dict):
+            table.add_row(*(escape(str(decision.get(key, ""))) for key in ("node", "op", "scheme", "reason")))
+    return table
+
+
+def _type(value: Value) -> str:
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
