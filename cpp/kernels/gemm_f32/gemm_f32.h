@@ -1,7 +1,10 @@
-// float32 matrix product, which is also the dense (and grouped) convolution: the twin of gemm_i8 for layers that stay in float.
+// float32 matrix product, which is also the dense (and grouped) convolution: the twin of gemm_i8 for layers that stay
+// in float.
 //
 //   acc[r, c] = fma(x[row(r) + tap[t] + k], w[c, t, k], acc)   t, then k ascending, one accumulator, from 0
-//   y[r, c]   = clampf(acc + bias[c] + residual[r, c], min, max)          (+ residual only if given), NaN stays NaN
+//   y[r, c]   = clampf(acc + bias[c] + residual[r, c], min, max)          left to right; bias null: 0; + residual only
+//   if
+//                                                                         given; NaN stays NaN
 //
 // The order is part of the contract: every ISA gives the same bits.
 #pragma once
@@ -33,10 +36,31 @@ struct GemmF32Args {
   Rows<float> y;
 };
 
+// What a micro-kernel sees: up to mr rows times one panel, the channel pointers already moved to the panel's first
+// channel.
+struct GemmF32Tile {
+  static constexpr int kMaxRows = 24;
+  const float* x[kMaxRows];
+  const float* panel;  // [taps][run][nr]
+  const int64_t* taps;
+  int64_t tap_count, run;
+  int columns;                      // channels to store, <= nr
+  const float* bias;                // [columns] or null
+  const float* residual[kMaxRows];  // [0] null: none
+  float min, max;
+  float* y[kMaxRows];
+};
+
+// A micro-kernel: one function for each height.
+struct GemmF32Tiles {
+  void (*of_rows[GemmF32Tile::kMaxRows])(const GemmF32Tile&);  // [rows - 1], to mr
+};
+
 struct GemmF32Kernel {
   const char* name;
   Isa isa;
-  int mr, nr;
+  int mr, nr;  // tile: rows x output channels
+  const GemmF32Tiles* tiles;
   void (*pack)(const GemmF32Kernel&, const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out);
   int64_t (*tasks)(const GemmF32Args&, int threads);
   void (*run)(const GemmF32Args&, int64_t task, int64_t tasks);

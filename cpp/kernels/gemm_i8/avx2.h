@@ -61,8 +61,8 @@ struct Avx2 {
     return {broadcast(static_cast<float>(hi - zero_point)), _mm256_set1_epi16(static_cast<int16_t>(zero_point)),
             _mm256_set1_epi8(static_cast<char>(lo))};
   }
-  // Two vectors of channels. Only the upper bound is needed as a float: a value too low converts to a negative number, which
-  // the packs saturate and the final max lifts to lo.
+  // Two vectors of channels. Only the upper bound is needed as a float: a value too low converts to a negative number,
+  // which the packs saturate and the final max lifts to lo.
   template <int kVectors>
   static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
     static_assert(kVectors == 2);

@@ -1,44 +1,22 @@
-// The table of kernels, the choice among them, and the driver they share: blocks of rows that stay in L2, then panels of
-// weights, then tiles of rows, so that a panel is read from L2 once a tile and from memory once a block.
+// The table of kernels, the choice among them, and the driver they share (its order of work: kernels/matrix.h).
 #include "kernels/gemm_i8/gemm_i8.h"
 
 #include <algorithm>
 
 #include "kernels/gemm_i8/tiles.h"
-#include "kernels/rows.h"
+#include "kernels/matrix.h"
 
 namespace lowbit::kernels {
 namespace {
 
-constexpr int64_t kBlockBytes = 384 * 1024;  // of x, beside one panel and the output in a 1 MB L2
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// How a call is cut: `blocks` of rows x `panels` x the tiles of a block. Units are counted in that order. Heights differ by
-// at most one row, because a last tile of one row would cost almost as much as a full one.
-struct Cut {
-  int64_t rows, tiles, panels, tiles_per_block;
-  int64_t units() const { return tiles * panels; }
-  int64_t first_row(int64_t tile) const { return tile * rows / tiles; }
-};
-
 Cut cut(const GemmI8Args& args) {
   const GemmI8Weights& weights = *args.weights;
-  const int64_t rows = args.grid.rows(), row_bytes = std::max<int64_t>(1, weights.taps * weights.run);
-  const int64_t tiles = ceil_div(rows, weights.kernel->mr);
-  return {rows, tiles, ceil_div(weights.n, weights.kernel->nr),
-          std::clamp<int64_t>(kBlockBytes / row_bytes / weights.kernel->mr, 1, std::max<int64_t>(1, tiles))};
+  return {args.grid.rows(), weights.n, weights.kernel->mr, weights.kernel->nr, weights.taps * weights.run};
 }
-
-// Work below which waking another thread costs more than it saves, in multiply-adds.
-constexpr int64_t kTaskWork = 1 << 20;
 
 int64_t tasks(const GemmI8Args& args, int threads) {
   const GemmI8Weights& weights = *args.weights;
-  if (threads <= 1) return 1;
-  const int64_t work = args.grid.rows() * weights.n * weights.taps * weights.run;
-  // Several tasks a thread, so that one that is interrupted does not hold up the others.
-  return std::clamp<int64_t>(work / kTaskWork, 1, std::max<int64_t>(1, std::min<int64_t>(4 * threads, cut(args).units())));
+  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
 }
 
 // One call's tile arguments that do not change, and the walk over its rows.
@@ -60,16 +38,9 @@ class Run {
     tile_.epilogue = &epilogue;
   }
 
-  void units(int64_t begin, int64_t end) {
-    const int64_t block_units = cut_.tiles_per_block * cut_.panels;
-    for (int64_t unit = begin; unit < end;) {
-      const int64_t block = unit / block_units, first_tile = block * cut_.tiles_per_block;
-      const int64_t tiles = std::min(cut_.tiles_per_block, cut_.tiles - first_tile);
-      const int64_t panel = (unit - block * block_units) / tiles, from = (unit - block * block_units) % tiles;
-      const int64_t count = std::min(tiles - from, end - unit);
-      run_panel(panel, first_tile + from, count);
-      unit += count;
-    }
+  void task(int64_t task, int64_t tasks) {
+    cut_.each(task, tasks,
+              [this](int64_t panel, int64_t first_tile, int64_t count) { run_panel(panel, first_tile, count); });
   }
 
  private:
@@ -108,11 +79,7 @@ class Run {
   GemmI8Tile tile_;
 };
 
-void run(const GemmI8Args& args, int64_t task, int64_t tasks) {
-  const int64_t units = cut(args).units();
-  const int64_t begin = task * units / tasks, end = (task + 1) * units / tasks;
-  if (begin < end) Run(args).units(begin, end);
-}
+void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
 
 constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI8Tiles& tiles) {
   return {name, isa, mr, nr, &tiles, pack_gemm_i8, tasks, run};
@@ -120,11 +87,12 @@ constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const Gemm
 
 constexpr GemmI8Kernel kTable[] = {
 #ifdef LOWBIT_HAVE_X86
-    // 24 accumulators of 32 registers in each, as many as leave room for weights and a row. 12x32 reads least per product.
+    // 24 accumulators of 32 registers in each, as many as leave room for weights and a row. 12x32 reads least per
+    // product.
     row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_i8_avx512vnni_12x32),
     // N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
     row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i8_avx512vnni_6x64),
-    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),   // 48, 96, 144 channels without waste
+    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),     // 48, 96, 144 channels without waste
     row("avx512vnni_24x16", Isa::avx512vnni, 24, 16, gemm_i8_avx512vnni_24x16),  // few channels: bound by loads of x
     // 12 accumulators of 16 registers.
     row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
@@ -134,13 +102,9 @@ constexpr GemmI8Kernel kTable[] = {
     row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
 };
 
-// Estimated time of a call: products, or the loads that feed them, and a constant a tile and a vector for the epilogue.
 int64_t cost(const GemmI8Kernel& kernel, int64_t n, int64_t quads, int64_t rows) {
   const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
-  const int64_t vectors = kernel.nr / lanes, tiles = ceil_div(rows, kernel.mr), height = ceil_div(rows, tiles);
-  const int64_t products = height * vectors, loads = height + vectors;
-  const int64_t latency = 4;  // of one accumulator's chain
-  return ceil_div(n, kernel.nr) * tiles * (quads * std::max({products, loads, latency}) + 5 * products + 40);
+  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, quads);
 }
 
 }  // namespace

@@ -23,38 +23,39 @@ struct GemmI8Kernel;
 struct GemmI8Weights {
   const GemmI8Kernel* kernel = nullptr;
   int64_t n = 0, taps = 0, run = 0;
-  Buffer panels;          // int8_t
-  Buffer column_sums;     // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
+  Buffer panels;       // int8_t
+  Buffer column_sums;  // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
 };
 
 struct GemmI8Args {
   const GemmI8Weights* weights = nullptr;
   Grid grid;
-  Rows<const uint8_t> x;                    // first element of each output row's receptive field (strides include conv stride)
-  std::span<const int64_t> taps;            // element offsets, [weights->taps]
-  int32_t x_zero_point = 0;                 // static
-  const uint8_t* x_zero_points = nullptr;   // [grid.n]: dynamic, one a sample; overrides x_zero_point
+  Rows<const uint8_t> x;          // first element of each output row's receptive field (strides include conv stride)
+  std::span<const int64_t> taps;  // element offsets, [weights->taps]
+  int32_t x_zero_point = 0;       // static
+  const uint8_t* x_zero_points = nullptr;  // [grid.n]: dynamic, one a sample; overrides x_zero_point
   Epilogue epilogue;
-  Rows<void> y;                             // u8 or f32 by epilogue.output; strides in elements of that type; channels adjacent
+  Rows<void> y;  // u8 or f32 by epilogue.output; strides in elements of that type; channels adjacent
 };
 
-// What a micro-kernel sees: up to mr rows times one panel, the epilogue's pointers already moved to the panel's first channel.
+// What a micro-kernel sees: up to mr rows times one panel, the epilogue's pointers already moved to the panel's first
+// channel.
 struct GemmI8Tile {
   static constexpr int kMaxRows = 24;
   const uint8_t* x[kMaxRows];
-  const int8_t* panel;           // [taps][quads][nr][4]
-  const int32_t* column_sums;    // [nr]
+  const int8_t* panel;         // [taps][quads][nr][4]
+  const int32_t* column_sums;  // [nr]
   const int64_t* taps;
-  int64_t tap_count, quads;      // quads = ceil(run / 4)
-  int columns;                   // channels to store, <= nr
+  int64_t tap_count, quads;  // quads = ceil(run / 4)
+  int columns;               // channels to store, <= nr
   int32_t x_zero_point;
-  bool dynamic;                  // row_zero_points instead of x_zero_point
-  bool scaled;                   // row_scales are given
+  bool dynamic;  // row_zero_points instead of x_zero_point
+  bool scaled;   // row_scales are given
   int32_t row_zero_points[kMaxRows];
   float row_scales[kMaxRows];
-  const float* multiplier;       // [columns]
-  const float* bias;             // [columns]
-  const Epilogue* epilogue;      // all but its per-channel and per-row pointers
+  const float* multiplier;            // [columns]
+  const float* bias;                  // [columns]
+  const Epilogue* epilogue;           // all but its per-channel and per-row pointers
   const uint8_t* residual[kMaxRows];  // [0] null: none
   void* y[kMaxRows];
 };
@@ -69,9 +70,10 @@ struct GemmI8Kernel {
   Isa isa;
   int mr, nr;  // tile: rows x output channels
   const GemmI8Tiles* tiles;
-  void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out);  // w row-major [n][taps][run]
-  int64_t (*tasks)(const GemmI8Args&, int threads);              // into how many independent tasks this call splits well
-  void (*run)(const GemmI8Args&, int64_t task, int64_t tasks);   // does its share; tasks touch disjoint outputs
+  void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run,
+               GemmI8Weights& out);                             // w row-major [n][taps][run]
+  int64_t (*tasks)(const GemmI8Args&, int threads);             // into how many independent tasks this call splits well
+  void (*run)(const GemmI8Args&, int64_t task, int64_t tasks);  // does its share; tasks touch disjoint outputs
 };
 
 std::span<const GemmI8Kernel> gemm_i8_kernels();  // the table, best first

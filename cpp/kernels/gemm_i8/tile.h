@@ -11,17 +11,16 @@
 #pragma once
 
 #include "kernels/gemm_i8/tiles.h"
-
-#define LOWBIT_UNROLL _Pragma("GCC unroll 32")
-#define LOWBIT_INLINE inline __attribute__((always_inline))
+#include "kernels/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 1536;  // ahead in the weights, which a small number of rows streams from L3 or memory
+constexpr int64_t kPrefetchBytes =
+    1536;  // ahead in the weights, which a small number of rows streams from L3 or memory
 
-// The f32 epilogue over accumulators in memory: out of line and in a loop, for it is the rarer output, and unrolled it would
-// double the code of every tile height.
+// The f32 epilogue over accumulators in memory: out of line and in a loop, for it is the rarer output, and unrolled it
+// would double the code of every tile height.
 template <class V>
 __attribute__((noinline)) void store_floats(const GemmI8Tile& t, const int32_t* sums, int rows, int stride) {
   const Epilogue& e = *t.epilogue;
@@ -70,8 +69,7 @@ struct Tile {
       for (int r = 0; r < kRows; ++r) acc[r][v] = common;
       if (t.dynamic) {
         LOWBIT_UNROLL
-        for (int r = 0; r < kRows; ++r)
-          acc[r][v] = V::multiply(sums, V::broadcast(V::kXOffset - t.row_zero_points[r]));
+        for (int r = 0; r < kRows; ++r) acc[r][v] = V::multiply(sums, V::broadcast(V::kXOffset - t.row_zero_points[r]));
       }
     }
   }
@@ -119,7 +117,8 @@ struct Tile {
         value[v] = V::add(V::multiply(V::to_float(acc[r][v]), multiplier[v]), bias[v]);
         if constexpr (kResidual) {
           const Int residual = V::load_codes(t.residual[r] + v * V::kLanes, t.columns - v * V::kLanes);
-          value[v] = V::add(value[v], V::multiply(V::to_float(V::subtract(residual, residual_zero_point)), residual_multiplier));
+          value[v] = V::add(value[v],
+                            V::multiply(V::to_float(V::subtract(residual, residual_zero_point)), residual_multiplier));
         }
       }
       V::template store_codes<kVectors>(static_cast<uint8_t*>(t.y[r]), value, codes, t.columns);

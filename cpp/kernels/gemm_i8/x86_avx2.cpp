@@ -1,5 +1,6 @@
-// u8 x s8 without a dot-product instruction, yet exact. vpmaddubsw would saturate for codes of 8 bits, so x is shifted to s8
-// and the sign of x moved to w: x * w = |x| * (sign(x) w). With |x| <= 128 and |w| <= 127 a pair is at most 32512.
+// u8 x s8 without a dot-product instruction, yet exact. vpmaddubsw would saturate for codes of 8 bits, so x is shifted
+// to s8 and the sign of x moved to w: x * w = |x| * (sign(x) w). With |x| <= 128 and |w| <= 127 a pair is at most
+// 32512.
 #if !defined(__AVX2__) || defined(__AVX512F__)
 #error "compile with the flags of avx2 in cpp/isa.cmake"
 #endif

@@ -59,14 +59,15 @@ struct Vnni512 {
             _mm512_set1_epi8(static_cast<char>(lo)),
             _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)};
   }
-  // Only the upper bound is needed as a float: a value too low converts to a negative number, which the packs saturate and
-  // the final max lifts to lo. The packs interleave 128-bit lanes; `order` undoes that.
+  // Only the upper bound is needed as a float: a value too low converts to a negative number, which the packs saturate
+  // and the final max lifts to lo. The packs interleave 128-bit lanes; `order` undoes that.
   template <int kVectors>
   static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
     Int rounded[4];
     LOWBIT_UNROLL
     for (int v = 0; v < 4; ++v)
-      rounded[v] = v < kVectors ? _mm512_cvtps_epi32(_mm512_min_ps(value[v < kVectors ? v : 0], c.highest)) : rounded[0];
+      rounded[v] =
+          v < kVectors ? _mm512_cvtps_epi32(_mm512_min_ps(value[v < kVectors ? v : 0], c.highest)) : rounded[0];
     const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(rounded[0], rounded[1]), c.zero_point);
     const __m512i high =
         kVectors > 2 ? _mm512_adds_epi16(_mm512_packs_epi32(rounded[2], rounded[3]), c.zero_point) : low;
@@ -78,7 +79,8 @@ struct Vnni512 {
     } else {
       if constexpr (kVectors >= 2) _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_castsi512_si256(packed));
       if constexpr (kVectors % 2 == 1)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + (kVectors - 1) * 16), _mm512_extracti32x4_epi32(packed, kVectors - 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + (kVectors - 1) * 16),
+                         _mm512_extracti32x4_epi32(packed, kVectors - 1));
     }
   }
 };

@@ -1,0 +1,127 @@
+// The table of kernels, the choice among them, the packer, and the driver they share (its order of work:
+// kernels/matrix.h).
+#include "kernels/gemm_f32/gemm_f32.h"
+
+#include <algorithm>
+
+#include "kernels/gemm_f32/tiles.h"
+#include "kernels/matrix.h"
+
+namespace lowbit::kernels {
+namespace {
+
+void pack(const GemmF32Kernel& kernel, const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out) {
+  const int64_t nr = kernel.nr, k = taps * run;
+  out.kernel = &kernel;
+  out.n = n, out.taps = taps, out.run = run;
+  out.panels = Buffer(static_cast<size_t>(ceil_div(n, nr) * nr * k) * sizeof(float));
+  for (int64_t channel = 0; channel < n; ++channel) {
+    float* lane = out.panels.as<float>() + channel / nr * nr * k + channel % nr;
+    for (int64_t i = 0; i < k; ++i) lane[i * nr] = w[channel * k + i];
+  }
+}
+
+Cut cut(const GemmF32Args& args) {
+  const GemmF32Weights& weights = *args.weights;
+  return {args.grid.rows(), weights.n, weights.kernel->mr, weights.kernel->nr,
+          weights.taps * weights.run * static_cast<int64_t>(sizeof(float))};
+}
+
+int64_t tasks(const GemmF32Args& args, int threads) {
+  const GemmF32Weights& weights = *args.weights;
+  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
+}
+
+// One call's tile arguments that do not change, and the walk over its rows.
+class Run {
+ public:
+  explicit Run(const GemmF32Args& args) : args_(args), weights_(*args.weights), cut_(cut(args)) {
+    walk_.grid = args.grid;
+    walk_.bind(0, args.x, sizeof(float));
+    walk_.bind(1, args.y, sizeof(float));
+    walk_.bind(2, args.residual, sizeof(float));
+    walk_.fold(false);
+    tile_.taps = args.taps.data();
+    tile_.tap_count = weights_.taps;
+    tile_.run = weights_.run;
+    tile_.min = args.min;
+    tile_.max = args.max;
+  }
+
+  void task(int64_t task, int64_t tasks) {
+    cut_.each(task, tasks,
+              [this](int64_t panel, int64_t first_tile, int64_t count) { run_panel(panel, first_tile, count); });
+  }
+
+ private:
+  void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
+    const int nr = weights_.kernel->nr;
+    const int64_t channel = panel * nr;
+    tile_.panel = weights_.panels.as<float>() + channel * weights_.taps * weights_.run;
+    tile_.columns = static_cast<int>(std::min<int64_t>(nr, weights_.n - channel));
+    tile_.bias = args_.bias != nullptr ? args_.bias + channel : nullptr;
+    for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
+      const int rows = fill_rows(cut_.first_row(tile), cut_.first_row(tile + 1), channel);
+      weights_.kernel->tiles->of_rows[rows - 1](tile_);
+    }
+  }
+
+  int fill_rows(int64_t first, int64_t end, int64_t channel) {
+    const bool residual = args_.residual.data != nullptr;
+    const int rows = static_cast<int>(end - first);
+    walk_.each(first, rows, [&](const char* const* at, int64_t, int i) {
+      tile_.x[i] = reinterpret_cast<const float*>(at[0]);
+      tile_.y[i] = const_cast<float*>(reinterpret_cast<const float*>(at[1])) + channel;
+      tile_.residual[i] = residual ? reinterpret_cast<const float*>(at[2]) + channel : nullptr;
+    });
+    return rows;
+  }
+
+  const GemmF32Args& args_;
+  const GemmF32Weights& weights_;
+  const Cut cut_;
+  RowWalk walk_;
+  GemmF32Tile tile_;
+};
+
+void run(const GemmF32Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
+
+constexpr GemmF32Kernel row(const char* name, Isa isa, int mr, int nr, const GemmF32Tiles& tiles) {
+  return {name, isa, mr, nr, &tiles, pack, tasks, run};
+}
+
+constexpr GemmF32Kernel kTable[] = {
+#ifdef LOWBIT_HAVE_X86
+    // 24 accumulators of 32 registers in each; the shapes of gemm_i8, for the same reasons.
+    row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_f32_avx512vnni_12x32),
+    row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_f32_avx512vnni_6x64),
+    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_f32_avx512vnni_8x48),
+    row("avx512vnni_24x16", Isa::avx512vnni, 24, 16, gemm_f32_avx512vnni_24x16),
+    row("avx2_6x16", Isa::avx2, 6, 16,
+        gemm_f32_avx2_6x16),  // 12 accumulators, 2 of weights, 1 of x: 15 of 16 registers
+#endif
+    row("scalar_4x8", Isa::scalar, 4, 8, gemm_f32_scalar_4x8),
+};
+
+int64_t cost(const GemmF32Kernel& kernel, int64_t n, int64_t k, int64_t rows) {
+  const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
+  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, k);
+}
+
+}  // namespace
+
+std::span<const GemmF32Kernel> gemm_f32_kernels() { return kTable; }
+
+const GemmF32Kernel& select_gemm_f32(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
+  constexpr int64_t kTypicalRows = 196;
+  const int64_t count = rows > 0 ? rows : kTypicalRows;
+  const GemmF32Kernel* best = nullptr;
+  for (const GemmF32Kernel& kernel : kTable) {
+    if (!runs_on(kernel.isa, cap)) continue;
+    if (best != nullptr && best->isa != kernel.isa) break;  // the table is ordered by ISA, best first
+    if (best == nullptr || cost(kernel, n, taps * run, count) < cost(*best, n, taps * run, count)) best = &kernel;
+  }
+  return *best;
+}
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,120 @@
+// What the drivers of the matrix kernels share: how a call is cut into tiles, and how the rows of a grid are walked.
+// Baseline code only; ISA files do not include it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks of rows that stay in L2, then panels of weights, then tiles of rows: a panel is read from L2 once a tile, from
+// memory once a block. Units (one tile x one panel) are counted in that order, so that any range of them is a good
+// task. Tile heights differ by at most one row, because a last tile of one row would cost almost as much as a full one.
+struct Cut {
+  static constexpr int64_t kBlockBytes = 384 * 1024;  // of x, beside one panel and the output in 1 MB of L2
+  static constexpr int64_t kTaskWork = 1 << 20;       // multiply-adds that are worth waking a thread for
+
+  int64_t rows, panels, tiles, block;  // block: tiles in a block
+
+  Cut(int64_t rows, int64_t n, int mr, int nr, int64_t row_bytes)
+      : rows(rows),
+        panels(ceil_div(n, nr)),
+        tiles(ceil_div(rows, mr)),
+        block(std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, row_bytes) / mr, 1, std::max<int64_t>(1, tiles))) {
+  }
+
+  int64_t units() const { return tiles * panels; }
+  int64_t first_row(int64_t tile) const { return tile * rows / tiles; }
+
+  // Several tasks a thread, so that one that is interrupted does not hold up the others.
+  int64_t tasks(int threads, int64_t work) const {
+    if (threads <= 1) return 1;
+    return std::clamp<int64_t>(work / kTaskWork, 1, std::clamp<int64_t>(units(), 1, int64_t{4} * threads));
+  }
+
+  // Calls run_panel(panel, first tile, tiles) for all of a task's units.
+  template <class RunPanel>
+  void each(int64_t task, int64_t tasks, RunPanel&& run_panel) const {
+    const int64_t end = (task + 1) * units() / tasks, block_units = block * panels;
+    for (int64_t unit = task * units() / tasks; unit < end;) {
+      const int64_t first_tile = unit / block_units * block, in_block = unit % block_units;
+      const int64_t height = std::min(block, tiles - first_tile);
+      const int64_t from = in_block % height, count = std::min(height - from, end - unit);
+      run_panel(in_block / height, first_tile + from, count);
+      unit += count;
+    }
+  }
+};
+
+// Estimated time of a call with tiles of mr rows x `vectors` vectors of channels, to choose among them: products, or
+// the loads that feed them, or the latency of a chain of sums; then a constant a tile and a vector for the epilogue.
+static inline int64_t cost_of_tiles(int64_t rows, int64_t n, int mr, int nr, int vectors, int64_t steps) {
+  constexpr int64_t kLatency = 4;
+  const int64_t tiles = ceil_div(rows, mr), height = ceil_div(rows, tiles);
+  const int64_t products = height * vectors, loads = height + vectors;
+  return ceil_div(n, nr) * tiles * (steps * std::max({products, loads * 5 / 4, kLatency}) + 5 * products + 40);
+}
+
+// The rows [0, grid.rows()) in order, with up to three operands moving along; the grid is folded to as few dimensions
+// as the strides allow.
+struct RowWalk {
+  static constexpr int kOperands = 3;  // x, y, residual
+  struct Strides {
+    int64_t n = 0, h = 0, w = 0;  // bytes
+  };
+
+  Grid grid;
+  Strides strides[kOperands];
+  const char* data[kOperands] = {};
+  bool sample_is_row = false;  // rows are samples: the sample advances with w, not with n
+
+  template <class T>
+  void bind(int operand, const Rows<T>& rows, int64_t element_bytes) {
+    data[operand] = static_cast<const char*>(static_cast<const void*>(rows.data));
+    strides[operand] = {rows.stride_n * element_bytes, rows.stride_h * element_bytes, rows.stride_w * element_bytes};
+  }
+
+  // Folds w into h, and n too unless the kernel must know samples apart.
+  void fold(bool samples_differ) {
+    if (grid.w == 1 || folds(grid.w, &Strides::h, &Strides::w)) {
+      for (Strides& s : strides) s.w = grid.w == 1 ? s.h : s.w;
+      grid = {grid.n, 1, grid.h * grid.w};
+    }
+    if (grid.h != 1) return;
+    if (grid.w == 1 || (!samples_differ && folds(grid.w, &Strides::n, &Strides::w))) {
+      sample_is_row = grid.w == 1;
+      for (Strides& s : strides) s.w = grid.w == 1 ? s.n : s.w;
+      grid = {1, 1, grid.n * grid.w};
+    }
+  }
+
+  // Calls set(the operands' addresses, sample, i) for the rows first + i, i < count.
+  template <class Set>
+  void each(int64_t first, int count, Set&& set) const {
+    int64_t w = first, h = 0, n = 0;
+    if (first >= grid.w) w = first % grid.w, h = first / grid.w % grid.h, n = first / grid.w / grid.h;
+    for (int i = 0; i < count;) {
+      const char* at[kOperands];
+      for (int o = 0; o < kOperands; ++o) at[o] = data[o] + (n * strides[o].n + h * strides[o].h + w * strides[o].w);
+      for (; i < count && w < grid.w; ++i, ++w) {
+        set(at, sample_is_row ? w : n, i);
+        for (int o = 0; o < kOperands; ++o) at[o] += strides[o].w;
+      }
+      w = 0;
+      if (++h == grid.h) h = 0, ++n;
+    }
+  }
+
+ private:
+  bool folds(int64_t inner, int64_t Strides::* outer_stride, int64_t Strides::* inner_stride) const {
+    for (const Strides& s : strides)
+      if (s.*outer_stride != inner * s.*inner_stride) return false;
+    return true;
+  }
+};
+
+}  // namespace lowbit::kernels
