@@ -1,0 +1,35 @@
+"""Rewrites of the graph, one file each: the float passes below, in the order they run, then quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..ir import Graph
+from .fold_batchnorm import fold_batchnorm
+from .fold_constants import fold_constants
+from .fold_pad import fold_pad
+from .fuse_activation import fuse_activation
+from .merge_views import merge_views, remove_identities
+from .remove_dead import remove_dead
+from .share_constants import share_constants
+
+__all__ = ["FLOAT_PASSES", "optimize"]
+
+FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    remove_dead,
+    fold_constants,
+    remove_identities,
+    merge_views,
+    fold_pad,
+    fold_batchnorm,
+    fuse_activation,
+    remove_identities,
+    share_constants,
+)
+
+
+def optimize(graph: Graph) -> Graph:
+    """The graph after all float passes; it computes the same within float32's rounding."""
+    for rewrite in FLOAT_PASSES:
+        graph = rewrite(graph)
+    return graph

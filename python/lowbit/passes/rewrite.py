@@ -1,0 +1,82 @@
+"""What the passes share: a graph taken apart node by node and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..ir import Array, Graph, Node, replace
+from ..ops import constant_value
+from .remove_dead import remove_dead
+
+Rule = Callable[["Rewriter", Node], Node | None]
+
+
+class Rewriter:
+    """Rebuilds a graph in order. A rule may take earlier nodes away, add constants, let a value stand for another."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.values = dict(graph.values)
+        self.constants = dict(graph.constants)
+        self._nodes: list[Node | None] = []
+        self._made_at: dict[str, int] = {}
+        self._uses = graph.uses()
+        self._renamed: dict[str, str] = {}
+
+    def producer(self, value: str) -> Node | None:
+        """The node, as rewritten so far, that makes `value`."""
+        return self._nodes[self._made_at[value]] if value in self._made_at else None
+
+    def is_private(self, value: str) -> bool:
+        """Whether one node alone reads `value`, and the model does not return it."""
+        return self._uses[value] == 1 and value not in self.graph.outputs
+
+    def array(self, value: str) -> Array | None:
+        """The content of a plain constant, else None."""
+        constant = self.constants.get(value)
+        return constant if isinstance(constant, np.ndarray) else None
+
+    def constant(self, array: Array, wish: str) -> str:
+        """Add a constant; its name."""
+        name, count = wish, 1
+        while name in self.values:
+            count += 1
+            name = f"{wish}_{count}"
+        self.constants[name], self.values[name] = array, constant_value(array)
+        return name
+
+    def take(self, node: Node) -> None:
+        """Remove an earlier node, whose outputs nobody needs any more."""
+        self._nodes[self._made_at.pop(node.outputs[0])] = None
+
+    def put(self, node: Node) -> None:
+        """Append a node."""
+        self._made_at.update(dict.fromkeys(node.outputs, len(self._nodes)))
+        self._nodes.append(node)
+
+    def alias(self, value: str, other: str) -> None:
+        """Let later nodes read `other` where they read `value`; for values that the model does not return."""
+        self._renamed[value] = other
+
+    def current(self, node: Node) -> Node:
+        """The node with its inputs renamed."""
+        if not any(name in self._renamed for name in node.inputs):
+            return node
+        return replace(node, inputs=tuple(self._renamed.get(name, name) for name in node.inputs))
+
+    def finish(self) -> Graph:
+        """The new graph, without what is not used any more."""
+        nodes = tuple(node for node in self._nodes if node is not None)
+        return remove_dead(replace(self.graph, nodes=nodes, values=self.values, constants=self.constants))
+
+
+def rewrite(graph: Graph, rule: Rule) -> Graph:
+    """Apply a rule to each node in order: it returns what to put instead: perhaps the node itself, None for nothing."""
+    rewriter = Rewriter(graph)
+    for node in graph:
+        made = rule(rewriter, rewriter.current(node))
+        if made is not None:
+            rewriter.put(made)
+    return rewriter.finish()

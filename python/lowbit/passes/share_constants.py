@@ -1,0 +1,36 @@
+"""Keeps equal constants once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+
+import numpy as np
+
+from ..ir import Array, Graph, Weight, replace
+from .remove_dead import remove_dead
+
+
+def share_constants(graph: Graph) -> Graph:
+    """Let nodes that read equal constants read the same one.
+
+    before: x -> mul(a = [2.0]), y -> mul(b = [2.0])
+    after:  x -> mul(a),         y -> mul(a)
+    """
+    first: dict[Hashable, str] = {}
+    renamed: dict[str, str] = {}
+    for name, constant in graph.constants.items():
+        if not isinstance(constant, Weight):
+            renamed[name] = first.setdefault(_key(constant), name)
+    nodes = tuple(
+        replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        if any(renamed.get(name, name) != name for name in node.inputs)
+        else node
+        for node in graph
+    )
+    return remove_dead(replace(graph, nodes=nodes))
+
+
+def _key(array: Array) -> Hashable:
+    """Equal for arrays of the same type and bits."""
+    return array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest()
