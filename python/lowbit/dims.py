@@ -19,9 +19,9 @@ from typing import NamedTuple
 from .errors import GraphError
 from .ir import Dim, Symbol
 
-MAX_LENGTH = 2000
+MAX_LENGTH = 1000
 MAX_DEPTH = 40
-MAX_TERMS = 200
+MAX_TERMS = 64
 LIMIT = 2**62
 """No literal, coefficient or result may reach this: the runtime computes in 64 bits."""
 

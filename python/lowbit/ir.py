@@ -34,7 +34,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quant:
-    """How codes mean numbers: real = (code - zero_point) * scale. Each a number, or the name of the value that holds it."""
+    """How codes mean numbers: real = (code - zero_point) * scale. A text names the value that holds the number."""
 
     scale: float | str
     zero_point: int | str

@@ -156,13 +156,13 @@ def pool_windows(x: Array, attrs: Any, fill: Any) -> tuple[Array, tuple[int, int
 
 def average_counts(x: Array, attrs: Any, out: tuple[int, int]) -> Array:
     """How many elements each window averages, [oh, ow]: real ones, or also the padding (but nothing beyond it)."""
-    sides = []
+    sides: list[Array] = []
     for a in (0, 1):
         size, (begin, end) = x.shape[2 + a], attrs["padding"][2 * a : 2 * a + 2]
         start = np.arange(out[a], dtype=np.int64) * attrs["stride"][a] - begin
         stop = np.minimum(start + attrs["kernel"][a], size + end)
         sides.append(stop - start if attrs["count_include_pad"] else np.minimum(stop, size) - np.maximum(start, 0))
-    return np.multiply.outer(sides[0], sides[1])
+    return sides[0][:, None] * sides[1]
 
 
 def adaptive_edges(size: int, out: int) -> tuple[Array, Array]:

@@ -1,0 +1,281 @@
+"""Graphs compiled for this CPU: `Session` runs arrays, `Model` is called as the original module was, `load` reads one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import calls, dims, format
+from .errors import InputError, UnsupportedError
+from .interpreter import bind, validate
+from .ir import Array, Dim, Graph, Node, Value, Weight, replace
+from .ops import OPS, attributes
+
+if TYPE_CHECKING:
+    from . import _core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One step of a profile: median seconds; operations (a multiply-add counts two) and bytes of one call."""
+
+    node: str
+    op: str
+    kernel: str
+    seconds: float
+    operations: float
+    bytes: float
+
+    @property
+    def gops(self) -> float:
+        """Billions of operations a second."""
+        return self.operations / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the time of a call goes, step by step; prints as a table."""
+
+    rows: tuple[Row, ...]
+    isa: str
+    threads: int
+
+    @property
+    def seconds(self) -> float:
+        """The sum over all steps."""
+        return sum(row.seconds for row in self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        total = self.seconds or 1.0
+        lines = [("node", "op", "kernel", "ms", "GOP/s", "share")]
+        for row in self.rows:
+            rate = f"{row.gops:.1f}" if row.operations else ""
+            share = f"{100 * row.seconds / total:.1f} %"
+            lines.append((row.node, row.op, row.kernel, f"{row.seconds * 1e3:.3f}", rate, share))
+        lines.append(("total", "", f"{self.isa}, threads: {self.threads}", f"{self.seconds * 1e3:.3f}", "", "100.0 %"))
+        return table(lines, right=(3, 4, 5))
+
+    def __rich__(self) -> str:
+        return str(self)
+
+
+def table(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Text in aligned columns, a rule under the first line; columns in `right` are flushed right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    out = []
+    for line in lines:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        out.append("  ".join(cells).rstrip())
+    out.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(out)
+
+
+# -------------------------------------------------------------------------------------------------------------- session
+
+
+class Session:
+    """A valid graph, compiled: immutable, and safe to run from many threads at once.
+
+    threads: of one call, at most (None: LOWBIT_THREADS, else what the process may use). isa: caps the instruction set
+    (None: LOWBIT_ISA, else the best). Raises GraphError, UnsupportedError, InputError, EnvironmentVariableError.
+    """
+
+    def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
+        builder = _fill(validate(graph))
+        self._start(replace(graph, constants={}), builder, threads, isa)
+
+    @classmethod
+    def _finished(cls, graph: Graph, builder: _core.GraphBuilder, threads: int | None) -> Session:
+        """From a filled builder, so that the caller can let go of the constants before they are packed."""
+        session = cls.__new__(cls)
+        session._start(graph, builder, threads, None)
+        return session
+
+    def _start(self, graph: Graph, builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> None:
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+            raise InputError(f"threads must be a positive integer or None, is {threads!r}")
+        self.graph = graph
+        """The graph without its constants."""
+        self._core = builder.finish(isa=isa or "", threads=threads or 0)
+        self._dtypes = {name: graph.values[name].dtype for name in graph.inputs}
+
+    @property
+    def inputs(self) -> tuple[tuple[str, Value], ...]:
+        """Names and types, in the order of a positional call."""
+        return tuple((name, self.graph.values[name]) for name in self.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[tuple[str, Value], ...]:
+        """Names and types, in the order of the result."""
+        return tuple((name, self.graph.values[name]) for name in self.graph.outputs)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that kernels were chosen for."""
+        return self._core.isa
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call uses at most."""
+        return self._core.threads
+
+    def _feeds(self, args: Sequence[Array], kwargs: Mapping[str, Array]) -> list[Array]:
+        names = self.graph.inputs
+        feeds = dict(zip(names, args, strict=False)) | dict(kwargs)
+        if (
+            len(args) + len(kwargs) != len(names)
+            or len(feeds) != len(names)
+            or any(name not in feeds for name in names)
+        ):
+            given = [*(f"#{index}" for index in range(len(args))), *kwargs]
+            raise InputError(f"the inputs are {list(names)}, in this order or by name; got {given}")
+        return [
+            calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=feeds[name]), self._dtypes[name])
+            for name in names
+        ]
+
+    def run(self, *args: Array, **kwargs: Array) -> list[Array]:
+        """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit."""
+        return self.run_list(self._feeds(args, kwargs))
+
+    def run_list(self, arrays: list[Array]) -> list[Array]:
+        """`run` for C-contiguous arrays of the right dtypes, in order: nothing is done in Python."""
+        try:
+            return self._core.run(arrays)
+        except InputError:
+            bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))  # says it better, if it is about shapes
+            raise
+        except MemoryError:
+            raise InputError(
+                f"there is not enough memory to run inputs of shapes {[a.shape for a in arrays]}"
+            ) from None
+
+    def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """`run` that writes into the caller's C-contiguous arrays; allocates nothing once these shapes were run."""
+        self._core.run_into(list(inputs), list(outputs))
+
+    def profile(self, *args: Array, repeats: int = 10, **kwargs: Array) -> Profile:
+        """The median time of each step over `repeats` calls. Raises InputError."""
+        return self.profile_list(self._feeds(args, kwargs), repeats)
+
+    def profile_list(self, arrays: list[Array], repeats: int) -> Profile:
+        """`profile` for arrays as `run_list` takes them."""
+        if not isinstance(repeats, int) or repeats < 1:
+            raise InputError(f"repeats must be a positive integer, is {repeats!r}")
+        keys = ("node", "op", "kernel", "seconds", "operations", "bytes")
+        steps = self._core.profile(arrays, repeats)
+        rows = tuple(Row(**{key: step[key] for key in keys}) for step in steps)
+        return Profile(rows=rows, isa=self.isa, threads=self.threads)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """node, op and kernel of each step."""
+        return self._core.nodes()
+
+
+def _fill(graph: Graph) -> _core.GraphBuilder:
+    """A builder that holds the graph, with a copy of every constant that a node reads."""
+    from . import _core
+
+    if graph.states:
+        raise UnsupportedError("graphs that keep states between calls are not available yet")
+    builder = _core.GraphBuilder()
+    index = {name: builder.symbol(name, symbol.minimum, symbol.maximum) for name, symbol in graph.symbols.items()}
+    for name in graph.inputs:
+        value = graph.values[name]
+        builder.input(name, value.dtype, [_dim(dim, index) for dim in value.shape])
+    read = {name for node in graph.nodes for name in node.inputs} | set(graph.outputs)
+    for name, constant in graph.constants.items():
+        if name in read:
+            builder.constant(name, constant.codes if isinstance(constant, Weight) else constant)
+    for node in graph.nodes:
+        builder.node(node.op, node.name, list(node.inputs), list(node.outputs), _attributes(node, index))
+    for name in graph.outputs:
+        builder.output(name)
+    return builder
+
+
+def _dim(dim: Dim, index: Mapping[str, int]) -> int | list[int]:
+    return dims.to_rpn(dim, index) if isinstance(dim, str) else dim
+
+
+def _attributes(node: Node, index: Mapping[str, int]) -> dict[str, Any]:
+    """Every attribute with its default, in the types the runtime takes."""
+    op = OPS[node.op]
+    return {name: _attribute(op.attrs[name].kind, value, index) for name, value in attributes(op, node).items()}
+
+
+def _attribute(kind: str, value: Any, index: Mapping[str, int]) -> Any:
+    if kind == "dims":
+        return [dims.to_rpn(dim, index) for dim in value]
+    if kind == "dim":
+        return [dims.to_rpn(value, index)]
+    convert: Any = {"int": int, "ints": int, "float": float, "floats": float}.get(kind, str)
+    return [convert(item) for item in value] if kind in ("ints", "floats") else convert(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+
+
+class Model:
+    """A session that is called as the original module was: same parameters, same structure of outputs, NumPy arrays.
+
+    meta: "signature" and "output" (calls.py), "producer", "decisions". Raises FormatError for metadata that do not
+    fit the graph. Subclasses may read and write other tensors than NumPy's.
+    """
+
+    def __init__(self, session: Session, meta: Mapping[str, Any]) -> None:
+        self.session = session
+        self.meta = meta
+        self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Raises InputError for inputs that do not fit, before anything is run."""
+        return self._rebuild(self.session.run_list(self._arrays(args, kwargs)))
+
+    def profile(self, *args: Any, repeats: int = 10, **kwargs: Any) -> Profile:
+        """Where the time of this call goes: the median of each step over `repeats` calls. Raises InputError."""
+        return self.session.profile_list(self._arrays(args, kwargs), repeats)
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """node, op and kernel of each step."""
+        return self.session.nodes()
+
+    @property
+    def decisions(self) -> list[Any]:
+        """What convert decided for each layer, and why."""
+        decisions = self.meta.get("decisions", [])
+        return list(decisions) if isinstance(decisions, list) else []
+
+    def _arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Array]:
+        arrays = {leaf.input: self._read(leaf) for leaf in self._convention.bind(args, kwargs)}
+        return [arrays[name] for name in self.session.graph.inputs]
+
+    def _read(self, leaf: calls.Leaf) -> Array:
+        return calls.read_array(leaf, self.session.graph.values[leaf.input].dtype)
+
+    def _rebuild(self, outputs: Sequence[Array]) -> Any:
+        return calls.rebuild(self._convention.output, outputs, calls.write_array)
+
+    def __repr__(self) -> str:
+        return f"<lowbit.{type(self).__name__}({self._convention.describe()}), {self.session.isa}>"
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
+    """The model of a `.lowbit` file, compiled for this CPU, without torch.
+
+    threads: of one call, at most. allow_torch: whether segments that run in torch may be loaded; a file of version 1
+    has none. Raises FormatError, GraphError, EnvironmentVariableError, OSError.
+    """
+    graph, meta = format.load(path)
+    builder = _fill(graph)
+    graph = replace(graph, constants={})
+    return Model(Session._finished(graph, builder, threads), meta)
