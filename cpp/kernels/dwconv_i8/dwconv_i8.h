@@ -22,6 +22,7 @@ struct DwconvShape {
   int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
 };
 
+// Weights in the layout of one kernel (layout.h), and what the zero-point correction needs.
 struct DwconvI8Weights {
   const DwconvI8Kernel* kernel = nullptr;
   DwconvShape shape;
@@ -42,13 +43,14 @@ struct DwconvI8Args {
 struct DwconvI8Kernel {
   const char* name;
   Isa isa;
+  int block, group;  // channels a step; image rows whose bytes stand together for one dot product (0: plain layout)
   bool (*supports)(const DwconvShape&);
   void (*pack)(const DwconvI8Kernel&, const int8_t* w, const DwconvShape&, DwconvI8Weights& out);  // w [channels][kernel_h][kernel_w]
   int64_t (*tasks)(const DwconvI8Args&, int threads);
   void (*run)(const DwconvI8Args&, int64_t task, int64_t tasks);
 };
 
-std::span<const DwconvI8Kernel> dwconv_i8_kernels();
+std::span<const DwconvI8Kernel> dwconv_i8_kernels();  // the table, best first
 const DwconvI8Kernel& select_dwconv_i8(Isa cap, const DwconvShape&);
 
 }  // namespace lowbit::kernels

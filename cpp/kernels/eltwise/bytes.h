@@ -4,12 +4,17 @@
 #include <immintrin.h>
 
 #include "kernels/eltwise/blocks.h"
+#include "kernels/eltwise/byte_table.h"
 
 namespace lowbit::kernels {
 namespace {
 
-inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline void store16(void* p, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(p), v); }
+void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n) {
+  const ByteTable lookup(table);
+  int64_t i = 0;
+  for (; i + static_cast<int64_t>(sizeof(Bytes)) <= n; i += sizeof(Bytes)) store_bytes(y + i, lookup(load_bytes(x + i)));
+  for (; i < n; ++i) y[i] = table[x[i]];
+}
 
 // 16 x 16 bytes: four rounds of interleaving row i with row i + 8.
 inline void transpose_16x16(const uint8_t* x, int64_t x_stride, uint8_t* y, int64_t y_stride) {

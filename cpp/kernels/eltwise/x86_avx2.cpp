@@ -3,7 +3,7 @@
 #error "compile this file for AVX2 and FMA only: cpp/isa.cmake"
 #endif
 
-#include "kernels/eltwise/lookup.h"
+#include "kernels/eltwise/bytes.h"
 
 namespace lowbit::kernels {
 

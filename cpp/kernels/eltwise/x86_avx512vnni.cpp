@@ -3,7 +3,7 @@
 #error "compile this file for AVX-512 F, BW, DQ, VL: cpp/isa.cmake"
 #endif
 
-#include "kernels/eltwise/lookup.h"
+#include "kernels/eltwise/bytes.h"
 
 namespace lowbit::kernels {
 

@@ -6,8 +6,7 @@
 #pragma once
 
 #include <immintrin.h>
-
-#include "kernels/eltwise/bytes.h"
+#include <stdint.h>
 
 namespace lowbit::kernels {
 namespace {
@@ -32,10 +31,15 @@ inline Bytes subtract(Bytes a, Bytes b) { return _mm256_subs_epi8(a, b); }
 inline Bytes shuffle(Bytes table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
 #endif
 
+inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline void store16(void* p, __m128i v) { _mm_storeu_si128(static_cast<__m128i*>(p), v); }
+
 struct ByteTable {
   alignas(64) uint8_t steps[256];
 
-  explicit ByteTable(const uint8_t* table) {
+  ByteTable() = default;
+  explicit ByteTable(const uint8_t* table) { set(table); }
+  void set(const uint8_t* table) {
     for (int half = 0; half < 256; half += 128) {
       store16(steps + half, load16(table + half));
       for (int i = 16; i < 128; i += 16)
@@ -55,13 +59,6 @@ struct ByteTable {
     return y;
   }
 };
-
-void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n) {
-  const ByteTable lookup(table);
-  int64_t i = 0;
-  for (; i + static_cast<int64_t>(sizeof(Bytes)) <= n; i += sizeof(Bytes)) store_bytes(y + i, lookup(load_bytes(x + i)));
-  for (; i < n; ++i) y[i] = table[x[i]];
-}
 
 }  // namespace
 }  // namespace lowbit::kernels

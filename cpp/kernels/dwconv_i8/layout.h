@@ -1,0 +1,36 @@
+// How packed depthwise weights lie, for the packer and the kernels alike.
+//
+// Channels go in blocks. A block is `lines` vectors of 4 * block bytes for each kernel column j and row group g:
+//   [block][line r][j][g][4 * block bytes]
+// The dword of channel v (of the block) holds the weights of `group` image rows that stand together, at
+//   dword index (v % 16 / 4) * block / 4 + v / 16 * 4 + v % 4
+// which is the order in which byte interleaving within 128-bit lanes leaves the channels. Line 0 serves the upper of two
+// output rows, line 1 the lower: the same weights one image row later, so both rows use the same interleaved bytes.
+// A last block of few channels repeats them: its vectors hold `parts` neighbouring output pixels side by side.
+#pragma once
+
+#include "kernels/dwconv_i8/dwconv_i8.h"
+
+namespace lowbit::kernels {
+namespace {
+
+struct DwconvLayout {
+  int64_t block, group;
+  int64_t groups;  // row groups that cover the kernel's rows
+  int64_t lines;   // output rows at once
+  int64_t blocks;
+  int64_t block_bytes;
+
+  DwconvLayout(const DwconvShape& shape, int block_channels, int group_rows) : block(block_channels), group(group_rows) {
+    groups = (shape.kernel_h + group - 1) / group;
+    lines = shape.stride_h == 1 && shape.dilation_h == 1 && shape.kernel_h + 1 <= groups * group ? 2 : 1;
+    blocks = (shape.channels + block - 1) / block;
+    block_bytes = lines * shape.kernel_w * groups * 4 * block;
+  }
+};
+
+// Neighbouring output pixels in one vector, for a block of so many channels; a pixel then takes block / parts channels.
+inline int64_t dwconv_parts(int64_t block, int64_t channels) { return channels <= 16 ? block / 16 : channels <= 32 ? block / 32 : 1; }
+
+}  // namespace
+}  // namespace lowbit::kernels

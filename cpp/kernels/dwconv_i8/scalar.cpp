@@ -1,0 +1,55 @@
+// The plain truth: the contract as written, one output at a time.
+#include "base/numerics.h"
+#include "kernels/dwconv_i8/dwconv_i8.h"
+
+namespace lowbit::kernels {
+namespace {
+
+int32_t accumulate(const DwconvI8Args& args, const uint8_t* x, int64_t c, int32_t x_zero_point) {
+  const DwconvShape& shape = args.weights->shape;
+  const int8_t* w = args.weights->packed.as<int8_t>() + c * shape.kernel_h * shape.kernel_w;
+  int32_t acc = 0;
+  for (int64_t i = 0; i < shape.kernel_h; ++i)
+    for (int64_t j = 0; j < shape.kernel_w; ++j) {
+      const int32_t code = x[i * shape.dilation_h * args.x.stride_h + j * shape.dilation_w * args.x.stride_w + c];
+      acc += (code - x_zero_point) * w[i * shape.kernel_w + j];
+    }
+  return acc;
+}
+
+void finish(const DwconvI8Args& args, int32_t acc, int64_t n, int64_t h, int64_t w, int64_t c) {
+  const Epilogue& e = args.epilogue;
+  float t = static_cast<float>(acc) * e.multiplier[c];
+  if (e.row_scale) t = t * e.row_scale[n];
+  t = t + e.bias[c];
+  if (e.residual.data) {
+    const int32_t r = e.residual.data[e.residual.offset(n, h, w) + c];
+    t = t + static_cast<float>(r - e.residual_zero_point) * e.residual_multiplier;
+  }
+  const int64_t at = args.y.offset(n, h, w) + c;
+  if (e.output == DType::f32) {
+    t = t < e.min ? e.min : t;
+    static_cast<float*>(args.y.data)[at] = t > e.max ? e.max : t;
+  } else {
+    const uint8_t code = code_from_float(t, e.zero_point, e.lo, e.hi);
+    static_cast<uint8_t*>(args.y.data)[at] = e.table ? e.table[code] : code;
+  }
+}
+
+}  // namespace
+
+void dwconv_i8_run_scalar(const DwconvI8Args& args, int64_t task, int64_t tasks) {
+  const DwconvShape& shape = args.weights->shape;
+  const Grid& grid = args.grid;
+  const int64_t lines = grid.n * grid.h;
+  for (int64_t line = lines * task / tasks; line < lines * (task + 1) / tasks; ++line) {
+    const int64_t n = line / grid.h, h = line % grid.h;
+    const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
+    for (int64_t w = 0; w < grid.w; ++w) {
+      const uint8_t* x = args.x.data + args.x.offset(n, h * shape.stride_h, w * shape.stride_w);
+      for (int64_t c = 0; c < shape.channels; ++c) finish(args, accumulate(args, x, c, x_zero_point), n, h, w, c);
+    }
+  }
+}
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,246 @@
+// The depthwise loop nest as a template over an ISA's vectors (`V`), and its inner tile.
+//
+// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte, into
+// a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot product
+// instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by every
+// kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
+//
+// V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot,
+// interleave<parts>(pointers to kGroup rows, bytes to the next part, parts that exist, channels, out).
+#pragma once
+
+#include "kernels/dwconv_i8/layout.h"
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr int64_t kStripBytes = 24576;            // what the first cache holds beside weights and image rows
+constexpr int64_t kImageInCache = 512 * 1024;     // images up to this walk a block of channels at a time
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// One block of channels over one or two output rows: what the tiles need to know. Columns are counted in image pixels.
+struct Strip {
+  int64_t kernel_w, dilation_w, groups, step;  // step: columns from one tile pixel to the next
+  const int8_t* weights;
+  int64_t line_bytes;  // from the weights of the upper output row to the lower's
+};
+
+// kKernelW, kGroups, kStep: known at compile time, or 0. acc[q] of row r and pixel p; q: quarter of the block.
+template <class V, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
+inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish,
+                                                typename V::Vector acc[kRows][kCount][4]) {
+  constexpr int64_t kVector = sizeof(typename V::Vector);
+  const int64_t kernel_w = kKernelW ? kKernelW : strip.kernel_w;
+  const int64_t groups = kGroups ? kGroups : strip.groups;
+  const int64_t step = kStep ? kStep : strip.step;
+  const int64_t dilation = kKernelW ? 1 : strip.dilation_w;
+  const int64_t column_bytes = groups * 4 * kVector;
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < kCount; ++p) acc[r][p][q] = V::load(finish.start + q * (kVector / 4));
+#pragma GCC unroll 5
+    for (int64_t j = 0; j < kernel_w; ++j)
+#pragma GCC unroll 3
+      for (int64_t g = 0; g < groups; ++g)
+#pragma GCC unroll 2
+        for (int r = 0; r < kRows; ++r) {
+          const auto w = V::load(strip.weights + r * strip.line_bytes + ((j * groups + g) * 4 + q) * kVector);
+#pragma GCC unroll 4
+          for (int p = 0; p < kCount; ++p)
+            acc[r][p][q] = V::dot(acc[r][p][q], V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
+        }
+  }
+}
+
+// Where a tile's results go: pixel p of row r at y + r * row + p * pixel (elements), likewise the residual.
+struct Target {
+  int64_t y, y_row, y_pixel;
+  int64_t residual, residual_row, residual_pixel;
+};
+
+template <class V, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
+inline void tile_and_finish(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, const Target& at, int64_t parts) {
+  typename V::Vector acc[kRows][kCount][4];
+  tile<V, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, acc);
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < kCount; ++p)
+      finish(acc[r][p], at.y + r * at.y_row + p * at.y_pixel, at.residual + r * at.residual_row + p * at.residual_pixel, parts);
+}
+
+// `count` vectors of output pixels, the last of `last_parts` parts.
+template <class V, int kKernelW, int kGroups, int kStep, int kRows>
+void strip_tiles(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, Target at, int64_t count, int64_t last_parts) {
+  constexpr int kCount = V::kPixels / kRows;
+  const int64_t column_bytes = strip.groups * 4 * static_cast<int64_t>(sizeof(typename V::Vector));
+  int64_t p = 0;
+  const auto advance = [&](int64_t pixels) {
+    p += pixels;
+    columns += pixels * strip.step * column_bytes;
+    at.y += pixels * at.y_pixel;
+    at.residual += pixels * at.residual_pixel;
+  };
+  const int64_t full = count - (last_parts < finish.parts ? 1 : 0);
+  for (; p + kCount <= full; advance(kCount))
+    tile_and_finish<V, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, at, finish.parts);
+  for (; p < count; advance(1))
+    tile_and_finish<V, kKernelW, kGroups, kStep, kRows, 1>(strip, columns, finish, at, p + 1 == count ? last_parts : finish.parts);
+}
+
+template <class V>
+using StripTiles = void (*)(const Strip&, const uint8_t*, const typename V::Finish&, Target, int64_t, int64_t);
+
+template <class V, int kRows>
+StripTiles<V> choose_tiles(const Strip& strip) {
+  constexpr int kGroups3 = (3 + V::kGroup - 1) / V::kGroup, kGroups5 = (5 + V::kGroup - 1) / V::kGroup;
+  const bool adjacent = strip.dilation_w == 1, dense = strip.step == 1;
+  if (adjacent && strip.kernel_w == 3 && strip.groups == kGroups3)
+    return dense ? strip_tiles<V, 3, kGroups3, 1, kRows> : strip_tiles<V, 3, kGroups3, 0, kRows>;
+  if (adjacent && strip.kernel_w == 5 && strip.groups == kGroups5)
+    return dense ? strip_tiles<V, 5, kGroups5, 1, kRows> : strip_tiles<V, 5, kGroups5, 0, kRows>;
+  return strip_tiles<V, 0, 0, 0, kRows>;
+}
+
+// The image seen from one block of channels and one group of output rows.
+struct Source {
+  const uint8_t* x;         // first byte read
+  int64_t row, pixel;       // bytes to the next image row that a kernel reads, to the next pixel
+  int64_t rows;             // image rows that exist for this group
+  int64_t last;             // last pixel read
+  int64_t part;             // pixels from one part of a vector to the next
+  int64_t channels;
+};
+
+template <class V>
+inline void interleave_column(const Source& source, int64_t pixel, int64_t group, int64_t parts, uint8_t* out) {
+  const uint8_t* rows[V::kGroup];
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < V::kGroup; ++k)  // a row that is not there meets zero weights: any other serves
+    rows[k] = source.x + least(group * V::kGroup + k, source.rows - 1) * source.row + pixel * source.pixel;
+  const int64_t step = source.part * source.pixel;
+  if (parts == 1) return V::template interleave<1>(rows, step, 1, source.channels, out);
+  const int64_t there = least(parts, (source.last - pixel) / source.part + 1);
+  if constexpr (V::kBlock == 64)
+    if (parts == 4) return V::template interleave<4>(rows, step, there, source.channels, out);
+  return V::template interleave<2>(rows, step, there, source.channels, out);
+}
+
+// Kernels too wide for a strip: columns are interleaved where they are used.
+template <class V, int kRows>
+void direct_tile(const Strip& strip, const Source& source, int64_t pixel, const typename V::Finish& finish, const Target& at, int64_t parts) {
+  constexpr int64_t kVector = sizeof(typename V::Vector);
+  alignas(64) uint8_t column[4 * kVector];
+  typename V::Vector acc[kRows][4];
+  for (int r = 0; r < kRows; ++r)
+    for (int q = 0; q < 4; ++q) acc[r][q] = V::load(finish.start + q * (kVector / 4));
+  for (int64_t j = 0; j < strip.kernel_w; ++j)
+    for (int64_t g = 0; g < strip.groups; ++g) {
+      interleave_column<V>(source, pixel + j * strip.dilation_w, g, finish.parts, column);
+      const int8_t* w = strip.weights + (j * strip.groups + g) * 4 * kVector;
+      for (int r = 0; r < kRows; ++r)
+        for (int q = 0; q < 4; ++q)
+          acc[r][q] = V::dot(acc[r][q], V::load(column + q * kVector), V::load(w + r * strip.line_bytes + q * kVector));
+    }
+  for (int r = 0; r < kRows; ++r) finish(acc[r], at.y + r * at.y_row, at.residual + r * at.residual_row, parts);
+}
+
+// One or two output rows of one block.
+template <class V, int kRows>
+void run_rows(const Strip& strip, const Source& source, const typename V::Finish& finish, Target at, int64_t width) {
+  constexpr int64_t kVector = sizeof(typename V::Vector);
+  alignas(64) uint8_t columns[kStripBytes];
+  const int64_t column_bytes = strip.groups * 4 * kVector;
+  const int64_t reach = (strip.kernel_w - 1) * strip.dilation_w;  // columns beside the first that a pixel reads
+  const int64_t vectors = (width + finish.parts - 1) / finish.parts;
+  const int64_t slots = kStripBytes / column_bytes;
+  const int64_t capacity = slots > reach ? (slots - reach - 1) / strip.step + 1 : 0;
+  const auto parts_of = [&](int64_t vector) { return least(finish.parts, width - vector * finish.parts); };
+  if (capacity == 0) {
+    for (int64_t v = 0; v < vectors; ++v, at.y += at.y_pixel, at.residual += at.residual_pixel)
+      direct_tile<V, kRows>(strip, source, v * strip.step, finish, at, parts_of(v));
+    return;
+  }
+  const StripTiles<V> tiles = choose_tiles<V, kRows>(strip);
+  const int64_t strips = (vectors + capacity - 1) / capacity;
+  for (int64_t s = 0; s < strips; ++s) {
+    const int64_t first = vectors * s / strips, count = vectors * (s + 1) / strips - first;
+    const int64_t end = (count - 1) * strip.step + reach + 1;
+    for (int64_t column = 0, phase = 0; column < end; ++column, phase = phase + 1 == strip.step ? 0 : phase + 1) {
+      if (phase > reach) continue;  // between two pixels, read by neither
+      for (int64_t g = 0; g < strip.groups; ++g)
+        interleave_column<V>(source, first * strip.step + column, g, finish.parts, columns + column * column_bytes + g * 4 * kVector);
+    }
+    tiles(strip, columns, finish, at, count, parts_of(first + count - 1));
+    at.y += count * at.y_pixel;
+    at.residual += count * at.residual_pixel;
+  }
+}
+
+// Which block, sample and group of rows a unit of work is.
+struct Unit {
+  int64_t block, n, h;
+};
+
+template <class V>
+void run_dwconv(const DwconvI8Args& args, int64_t task, int64_t tasks) {
+  const DwconvShape& shape = args.weights->shape;
+  const DwconvLayout layout(shape, V::kBlock, V::kGroup);
+  const Grid& grid = args.grid;
+  const int64_t row_groups = (grid.h + layout.lines - 1) / layout.lines;
+  const int64_t units = grid.n * row_groups * layout.blocks;
+  const bool block_outer = grid.h * shape.stride_h * args.x.stride_h <= kImageInCache;
+  const auto unit_at = [&](int64_t u) {
+    const int64_t n = u / (row_groups * layout.blocks), rest = u % (row_groups * layout.blocks);
+    return block_outer ? Unit{rest / row_groups, n, rest % row_groups * layout.lines}
+                       : Unit{rest % layout.blocks, n, rest / layout.blocks * layout.lines};
+  };
+
+  typename V::Finish finish;
+  int64_t ready_block = -1, ready_n = -1;
+  for (int64_t u = units * task / tasks; u < units * (task + 1) / tasks; ++u) {
+    const Unit unit = unit_at(u);
+    const int64_t c = unit.block * layout.block, channels = least(layout.block, shape.channels - c);
+    if (unit.block != ready_block || unit.n != ready_n) {
+      finish.prepare(args, unit.n, c, channels, dwconv_parts(layout.block, channels));
+      ready_block = unit.block;
+      ready_n = unit.n;
+    }
+    const int64_t lines = least(layout.lines, grid.h - unit.h);
+    const Strip strip = {shape.kernel_w, shape.dilation_w, layout.groups, finish.parts * shape.stride_w,
+                         args.weights->packed.as<int8_t>() + unit.block * layout.block_bytes, layout.block_bytes / layout.lines};
+    const Source source = {args.x.data + args.x.offset(unit.n, unit.h * shape.stride_h, 0) + c,
+                           args.x.stride_h * shape.dilation_h,
+                           args.x.stride_w,
+                           shape.kernel_h + lines - 1,
+                           (grid.w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w,
+                           shape.stride_w,
+                           channels};
+    const auto& residual = args.epilogue.residual;
+    const Target target = {args.y.offset(unit.n, unit.h, 0) + c,    args.y.stride_h,   finish.parts * args.y.stride_w,
+                           residual.offset(unit.n, unit.h, 0) + c,  residual.stride_h, finish.parts * residual.stride_w};
+    if (lines == 2) {
+      run_rows<V, 2>(strip, source, finish, target, grid.w);
+    } else {
+      run_rows<V, 1>(strip, source, finish, target, grid.w);
+    }
+  }
+}
+
+// The constants of a block in the channel order of interleaved vectors (layout.h), channels repeated `parts` times.
+template <class T>
+inline void spread_channels(const T* values, int64_t channels, int64_t block, int64_t parts, T* out) {
+  alignas(64) T natural[64] = {};
+  const int64_t width = block / parts;
+  for (int64_t part = 0; part < parts; ++part) __builtin_memcpy(natural + part * width, values, static_cast<size_t>(channels) * sizeof(T));
+  for (int64_t q = 0; q < 4; ++q)
+    for (int64_t lane = 0; lane < block / 16; ++lane)
+      __builtin_memcpy(out + q * (block / 4) + lane * 4, natural + lane * 16 + q * 4, 4 * sizeof(T));
+}
+
+}  // namespace
+}  // namespace lowbit::kernels

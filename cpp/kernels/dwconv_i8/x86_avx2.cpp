@@ -1,0 +1,176 @@
+// Depthwise convolution for AVX2: 32 channels a step, two image rows in each dword as 16-bit numbers, vpmaddwd. Exact: no sum
+// of two products of 9 and 8 bits comes near 2^31, and nothing saturates.
+#if !defined(__AVX2__) || defined(__AVX512F__)
+#error "compile this file for AVX2 and FMA only: cpp/isa.cmake"
+#endif
+
+#include <immintrin.h>
+
+#include "kernels/dwconv_i8/tile.h"
+#include "kernels/eltwise/byte_table.h"
+
+namespace lowbit::kernels {
+namespace {
+
+inline __m128i load_part(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+
+// A vector of kParts pixels, of which the first `there` exist; what lies behind their channels is read too.
+template <int kParts>
+inline __m256i load_parts(const uint8_t* p, int64_t step, int64_t there) {
+  if constexpr (kParts == 1) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  } else {
+    const __m128i second = there > 1 ? load_part(p + step) : _mm_setzero_si128();
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load_part(p)), second, 1);
+  }
+}
+
+struct Finish {
+  alignas(32) float multiplier[32];
+  alignas(32) float bias[32];
+  alignas(32) int32_t start[32];  // -zero_point * sum of weights
+  ByteTable table;
+  const Epilogue* epilogue;
+  uint8_t* codes;  // one of the two is the output
+  float* floats;
+  int64_t pixel, residual_pixel;  // elements from part to part
+  int64_t channels, parts;
+  float row_scale;
+  bool plain;  // codes out, nothing but multiply, add and clamp
+
+  void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
+    epilogue = &args.epilogue;
+    channels = count;
+    parts = parts_of_block;
+    spread_channels(epilogue->multiplier + c, count, 32, parts, multiplier);
+    spread_channels(epilogue->bias + c, count, 32, parts, bias);
+    const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
+    spread_channels(args.weights->column_sums.as<int32_t>() + c, count, 32, parts, start);
+    for (int32_t& value : start) value *= -x_zero_point;
+    row_scale = epilogue->row_scale ? epilogue->row_scale[n] : 1.0f;
+    codes = static_cast<uint8_t*>(args.y.data);
+    floats = static_cast<float*>(args.y.data);
+    pixel = args.y.stride_w;
+    residual_pixel = epilogue->residual.stride_w;
+    if (epilogue->table) table.set(epilogue->table);
+    plain = epilogue->output == DType::u8 && !epilogue->row_scale && !epilogue->residual.data && !epilogue->table;
+  }
+
+  inline __attribute__((always_inline)) __m256 scaled(__m256i acc, int q) const {
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_load_ps(multiplier + 8 * q));
+  }
+
+  // Below, only the upper bound is clamped as float: what is far too low converts to a negative number and saturates on
+  // the way to a byte, where the lower bound is applied.
+  inline __attribute__((always_inline)) __m256i pack(const __m256i v[4]) const {
+    const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
+    const __m256i lower = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero_point);
+    const __m256i upper = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero_point);
+    return _mm256_max_epu8(_mm256_packus_epi16(lower, upper), _mm256_set1_epi8(static_cast<char>(epilogue->lo)));
+  }
+
+  inline void store(__m256i v, int64_t at, int64_t there) const {
+    uint8_t* y = codes + at;
+    if (channels == 32) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), v);
+    alignas(32) uint8_t bytes[32];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), v);
+    for (int64_t part = 0; part < there; ++part) copy_few(bytes + part * 16, y + part * pixel);
+  }
+
+  inline void copy_few(const uint8_t* from, uint8_t* to) const {
+    if (channels == 16) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), load_part(from));
+    } else {
+      for (int64_t i = 0; i < channels; ++i) to[i] = from[i];
+    }
+  }
+
+  // Copied channel by channel where the block is not full: a residual promises no slack.
+  __m256i residual_codes(int64_t at, int64_t there) const {
+    const uint8_t* r = epilogue->residual.data + at;
+    if (channels == 32) return load_parts<1>(r, 0, 1);
+    alignas(32) uint8_t bytes[32] = {};
+    for (int64_t part = 0; part < there; ++part)
+      for (int64_t i = 0; i < channels; ++i) bytes[part * 16 + i] = r[part * residual_pixel + i];
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
+  }
+
+  // Eight residuals of quarter q in the interleaved order.
+  static __m256i quarter_of(__m256i bytes, int q) {
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i words = q < 2 ? _mm256_unpacklo_epi8(bytes, zero) : _mm256_unpackhi_epi8(bytes, zero);
+    return q % 2 == 0 ? _mm256_unpacklo_epi16(words, zero) : _mm256_unpackhi_epi16(words, zero);
+  }
+
+  void store_floats(const __m256 t[4], int64_t at, int64_t there) const {
+    const __m256 lowest = _mm256_set1_ps(epilogue->min), highest = _mm256_set1_ps(epilogue->max);
+    alignas(32) float natural[32];
+    for (int q = 0; q < 4; ++q) {
+      const __m256 y = _mm256_min_ps(highest, _mm256_max_ps(lowest, t[q]));
+      _mm_store_ps(natural + 4 * q, _mm256_castps256_ps128(y));
+      _mm_store_ps(natural + 16 + 4 * q, _mm256_extractf128_ps(y, 1));
+    }
+    for (int64_t part = 0; part < there; ++part)
+      for (int64_t i = 0; i < channels; ++i) floats[at + part * pixel + i] = natural[part * 16 + i];
+  }
+
+  void finish_any(const __m256i acc[4], int64_t y, int64_t residual, int64_t there) const {
+    __m256 t[4];
+    const bool add = epilogue->residual.data != nullptr;
+    const __m256i r = add ? residual_codes(residual, there) : _mm256_setzero_si256();
+    for (int q = 0; q < 4; ++q) {
+      t[q] = scaled(acc[q], q);
+      if (epilogue->row_scale) t[q] = _mm256_mul_ps(t[q], _mm256_set1_ps(row_scale));
+      t[q] = _mm256_add_ps(t[q], _mm256_load_ps(bias + 8 * q));
+      if (!add) continue;
+      const __m256i code = _mm256_sub_epi32(quarter_of(r, q), _mm256_set1_epi32(epilogue->residual_zero_point));
+      t[q] = _mm256_add_ps(t[q], _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(epilogue->residual_multiplier)));
+    }
+    if (epilogue->output == DType::f32) return store_floats(t, y, there);
+    const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
+    __m256i v[4];
+    for (int q = 0; q < 4; ++q) v[q] = _mm256_cvtps_epi32(_mm256_min_ps(t[q], highest));
+    const __m256i bytes = pack(v);
+    store(epilogue->table ? table(bytes) : bytes, y, there);
+  }
+
+  inline __attribute__((always_inline)) void operator()(const __m256i acc[4], int64_t y, int64_t residual, int64_t there) const {
+    if (!plain) return finish_any(acc, y, residual, there);
+    const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
+    __m256i v[4];
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      const __m256 t = _mm256_add_ps(scaled(acc[q], q), _mm256_load_ps(bias + 8 * q));
+      v[q] = _mm256_cvtps_epi32(_mm256_min_ps(t, highest));
+    }
+    store(pack(v), y, there);
+  }
+};
+
+struct Avx2 {
+  using Vector = __m256i;
+  using Finish = kernels::Finish;
+  static constexpr int kBlock = 32, kGroup = 2;
+  static constexpr int kPixels = 2;
+
+  static __m256i load(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
+  static __m256i dot(__m256i acc, __m256i codes, __m256i weights) { return _mm256_add_epi32(acc, _mm256_madd_epi16(codes, weights)); }
+
+  template <int kParts>
+  static inline void interleave(const uint8_t* const rows[2], int64_t step, int64_t there, int64_t, uint8_t* out) {
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i a = load_parts<kParts>(rows[0], step, there), b = load_parts<kParts>(rows[1], step, there);
+    const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+    __m256i* to = reinterpret_cast<__m256i*>(out);
+    _mm256_store_si256(to, _mm256_unpacklo_epi8(low, zero));
+    _mm256_store_si256(to + 1, _mm256_unpackhi_epi8(low, zero));
+    _mm256_store_si256(to + 2, _mm256_unpacklo_epi8(high, zero));
+    _mm256_store_si256(to + 3, _mm256_unpackhi_epi8(high, zero));
+  }
+};
+
+}  // namespace
+
+void dwconv_i8_run_avx2(const DwconvI8Args& args, int64_t task, int64_t tasks) { run_dwconv<Avx2>(args, task, tasks); }
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,186 @@
+// Depthwise convolution for AVX512-VNNI: 64 channels a step, four image rows in each dword, vpdpbusd.
+#if !defined(__AVX512VNNI__) || !defined(__AVX512BW__)
+#error "compile this file for AVX-512 F, BW, DQ, VL, VNNI: cpp/isa.cmake"
+#endif
+
+#include <immintrin.h>
+
+#include "kernels/dwconv_i8/tile.h"
+#include "kernels/eltwise/byte_table.h"
+
+namespace lowbit::kernels {
+namespace {
+
+inline __mmask64 first_bytes(int64_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
+inline __mmask16 first_floats(int64_t n) { return n <= 0 ? 0 : n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1u); }
+
+// A vector of kParts pixels of `channels` bytes each, of which the first `there` exist.
+template <int kParts>
+inline __m512i load_parts(const uint8_t* p, int64_t step, int64_t there, int64_t channels) {
+  const __mmask64 mask = first_bytes(channels);
+  if constexpr (kParts == 1) {
+    return _mm512_maskz_loadu_epi8(mask, p);
+  } else if constexpr (kParts == 2) {
+    const auto half = static_cast<__mmask32>(mask);
+    const __m256i first = _mm256_maskz_loadu_epi8(half, p);
+    const __m256i second = _mm256_maskz_loadu_epi8(there > 1 ? half : 0, p + step);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  } else {
+    const auto quarter = static_cast<__mmask16>(mask);
+    __m512i v = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(quarter, p));
+    v = _mm512_inserti32x4(v, _mm_maskz_loadu_epi8(there > 1 ? quarter : 0, p + step), 1);
+    v = _mm512_inserti32x4(v, _mm_maskz_loadu_epi8(there > 2 ? quarter : 0, p + 2 * step), 2);
+    return _mm512_inserti32x4(v, _mm_maskz_loadu_epi8(there > 3 ? quarter : 0, p + 3 * step), 3);
+  }
+}
+
+struct Finish {
+  alignas(64) float multiplier[64];
+  alignas(64) float bias[64];
+  alignas(64) int32_t start[64];  // -zero_point * sum of weights
+  ByteTable table;
+  const Epilogue* epilogue;
+  uint8_t* codes;  // one of the two is the output
+  float* floats;
+  int64_t pixel, residual_pixel;  // elements from part to part
+  int64_t channels, parts;
+  float row_scale;
+  bool plain;  // codes out, nothing but multiply, add and clamp
+
+  void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
+    epilogue = &args.epilogue;
+    channels = count;
+    parts = parts_of_block;
+    spread_channels(epilogue->multiplier + c, count, 64, parts, multiplier);
+    spread_channels(epilogue->bias + c, count, 64, parts, bias);
+    const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
+    spread_channels(args.weights->column_sums.as<int32_t>() + c, count, 64, parts, start);
+    for (int32_t& value : start) value *= -x_zero_point;
+    row_scale = epilogue->row_scale ? epilogue->row_scale[n] : 1.0f;
+    codes = static_cast<uint8_t*>(args.y.data);
+    floats = static_cast<float*>(args.y.data);
+    pixel = args.y.stride_w;
+    residual_pixel = epilogue->residual.stride_w;
+    if (epilogue->table) table.set(epilogue->table);
+    plain = epilogue->output == DType::u8 && !epilogue->row_scale && !epilogue->residual.data && !epilogue->table;
+  }
+
+  inline __attribute__((always_inline)) __m512 scaled(__m512i acc, int q) const {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_load_ps(multiplier + 16 * q));
+  }
+
+  // Below, only the upper bound is clamped as float: what is far too low converts to a negative number and saturates on
+  // the way to a byte, where the lower bound is applied.
+  inline __attribute__((always_inline)) __m512i pack(const __m512i v[4]) const {
+    const __m512i zero_point = _mm512_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
+    const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero_point);
+    const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero_point);
+    return _mm512_max_epu8(_mm512_packus_epi16(lower, upper), _mm512_set1_epi8(static_cast<char>(epilogue->lo)));
+  }
+
+  inline void store(__m512i v, int64_t at, int64_t there) const {
+    uint8_t* y = codes + at;
+    const __mmask64 mask = first_bytes(channels);
+    if (parts == 1) return _mm512_mask_storeu_epi8(y, mask, v);
+    if (parts == 2) {
+      _mm256_mask_storeu_epi8(y, static_cast<__mmask32>(mask), _mm512_castsi512_si256(v));
+      if (there > 1) _mm256_mask_storeu_epi8(y + pixel, static_cast<__mmask32>(mask), _mm512_extracti64x4_epi64(v, 1));
+      return;
+    }
+    const auto quarter = static_cast<__mmask16>(mask);
+    _mm_mask_storeu_epi8(y, quarter, _mm512_castsi512_si128(v));
+    if (there > 1) _mm_mask_storeu_epi8(y + pixel, quarter, _mm512_extracti32x4_epi32(v, 1));
+    if (there > 2) _mm_mask_storeu_epi8(y + 2 * pixel, quarter, _mm512_extracti32x4_epi32(v, 2));
+    if (there > 3) _mm_mask_storeu_epi8(y + 3 * pixel, quarter, _mm512_extracti32x4_epi32(v, 3));
+  }
+
+  __m512i residual_codes(int64_t at, int64_t there) const {
+    const uint8_t* r = epilogue->residual.data + at;
+    if (parts == 1) return load_parts<1>(r, 0, 1, channels);
+    if (parts == 2) return load_parts<2>(r, residual_pixel, there, channels);
+    return load_parts<4>(r, residual_pixel, there, channels);
+  }
+
+  // Sixteen residuals of quarter q in the interleaved order.
+  static __m512i quarter_of(__m512i bytes, int q) {
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i words = q < 2 ? _mm512_unpacklo_epi8(bytes, zero) : _mm512_unpackhi_epi8(bytes, zero);
+    return q % 2 == 0 ? _mm512_unpacklo_epi16(words, zero) : _mm512_unpackhi_epi16(words, zero);
+  }
+
+  void store_floats(const __m512 t[4], int64_t at, int64_t there) const {
+    const __m512 a = _mm512_shuffle_f32x4(t[0], t[1], 0x44), b = _mm512_shuffle_f32x4(t[2], t[3], 0x44);
+    const __m512 c = _mm512_shuffle_f32x4(t[0], t[1], 0xee), d = _mm512_shuffle_f32x4(t[2], t[3], 0xee);
+    const __m512 natural[4] = {_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd),
+                               _mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd)};
+    const int64_t vectors = 4 / parts;
+    const __m512 lowest = _mm512_set1_ps(epilogue->min), highest = _mm512_set1_ps(epilogue->max);
+    for (int64_t i = 0; i < there * vectors; ++i) {
+      const int64_t first = i % vectors * 16;
+      _mm512_mask_storeu_ps(floats + at + i / vectors * pixel + first, first_floats(channels - first),
+                            _mm512_min_ps(highest, _mm512_max_ps(lowest, natural[i])));
+    }
+  }
+
+  void finish_any(const __m512i acc[4], int64_t y, int64_t residual, int64_t there) const {
+    __m512 t[4];
+    const bool add = epilogue->residual.data != nullptr;
+    const __m512i r = add ? residual_codes(residual, there) : _mm512_setzero_si512();
+    for (int q = 0; q < 4; ++q) {
+      t[q] = scaled(acc[q], q);
+      if (epilogue->row_scale) t[q] = _mm512_mul_ps(t[q], _mm512_set1_ps(row_scale));
+      t[q] = _mm512_add_ps(t[q], _mm512_load_ps(bias + 16 * q));
+      if (!add) continue;
+      const __m512i code = _mm512_sub_epi32(quarter_of(r, q), _mm512_set1_epi32(epilogue->residual_zero_point));
+      t[q] = _mm512_add_ps(t[q], _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(epilogue->residual_multiplier)));
+    }
+    if (epilogue->output == DType::f32) return store_floats(t, y, there);
+    const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
+    __m512i v[4];
+    for (int q = 0; q < 4; ++q) v[q] = _mm512_cvtps_epi32(_mm512_min_ps(t[q], highest));
+    const __m512i bytes = pack(v);
+    store(epilogue->table ? table(bytes) : bytes, y, there);
+  }
+
+  inline __attribute__((always_inline)) void operator()(const __m512i acc[4], int64_t y, int64_t residual, int64_t there) const {
+    if (!plain) return finish_any(acc, y, residual, there);
+    const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      const __m512 t = _mm512_add_ps(scaled(acc[q], q), _mm512_load_ps(bias + 16 * q));
+      v[q] = _mm512_cvtps_epi32(_mm512_min_ps(t, highest));
+    }
+    store(pack(v), y, there);
+  }
+};
+
+struct Avx512 {
+  using Vector = __m512i;
+  using Finish = kernels::Finish;
+  static constexpr int kBlock = 64, kGroup = 4;
+  static constexpr int kPixels = 4;
+
+  static __m512i load(const void* p) { return _mm512_load_si512(p); }
+  static __m512i dot(__m512i acc, __m512i codes, __m512i weights) { return _mm512_dpbusd_epi32(acc, codes, weights); }
+
+  template <int kParts>
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], int64_t step, int64_t there, int64_t channels,
+                                                               uint8_t* out) {
+    __m512i r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts>(rows[i], step, there, channels);
+    const __m512i top_low = _mm512_unpacklo_epi8(r[0], r[1]), top_high = _mm512_unpackhi_epi8(r[0], r[1]);
+    const __m512i bottom_low = _mm512_unpacklo_epi8(r[2], r[3]), bottom_high = _mm512_unpackhi_epi8(r[2], r[3]);
+    _mm512_store_si512(out, _mm512_unpacklo_epi16(top_low, bottom_low));
+    _mm512_store_si512(out + 64, _mm512_unpackhi_epi16(top_low, bottom_low));
+    _mm512_store_si512(out + 128, _mm512_unpacklo_epi16(top_high, bottom_high));
+    _mm512_store_si512(out + 192, _mm512_unpackhi_epi16(top_high, bottom_high));
+  }
+};
+
+}  // namespace
+
+void dwconv_i8_run_avx512vnni(const DwconvI8Args& args, int64_t task, int64_t tasks) { run_dwconv<Avx512>(args, task, tasks); }
+
+}  // namespace lowbit::kernels
