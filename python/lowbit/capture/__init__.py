@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,15 @@ __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Captured:
-    """A float32 graph, and what a call of it takes and returns (see `export`). `notes`: what was decided, and why."""
+    """A float32 graph, and what a call of it takes and returns (see `export`). `notes`: what was decided, and why.
+
+    classes: those of the outputs, by their names in `output`.
+    """
 
     graph: Graph
     signature: dict[str, Any]
     output: dict[str, Any]
+    classes: Mapping[str, type]
     notes: tuple[str, ...]
 
 
@@ -34,7 +39,9 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Capture
     program = export(net, inputs, dynamic)
     graph, positions = lower(program)
     output = _renumber(program.output, positions)
-    return Captured(graph=graph, signature=program.signature, output=output, notes=program.notes)
+    return Captured(
+        graph=graph, signature=program.signature, output=output, classes=program.classes, notes=program.notes
+    )
 
 
 def _renumber(tree: dict[str, Any], positions: tuple[int, ...]) -> dict[str, Any]:

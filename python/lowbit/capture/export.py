@@ -55,6 +55,7 @@ class Program:
     exported: torch.export.ExportedProgram
     signature: dict[str, Any]
     output: dict[str, Any]
+    classes: Mapping[str, type]
     names: Mapping[sympy.Symbol, str]
     symbols: Mapping[str, Symbol]
     notes: tuple[str, ...]
@@ -160,10 +161,12 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
         else:
             exported, named = _export(net, call, dynamic), _dims_by_input(net, call, dynamic)
     names = _symbol_names(exported, named)
+    output, classes = _output(exported)
     return Program(
         exported=exported,
         signature=_signature(net, call, exported),
-        output=_output(exported),
+        output=output,
+        classes=classes,
         names=names,
         symbols={name: _bounds(exported.range_constraints.get(symbol)) for symbol, name in names.items()},
         notes=tuple(notes),
@@ -261,6 +264,7 @@ def _export_batch(
         reason = " ".join(str(error).partition(": ")[2].partition("\n(A Python")[0].split())
     exported = _export(net, call, None)
     notes.append(f"the batch is fixed to {batch}: the model does not export with a free one ({reason})")
+    warnings.warn(notes[-1], stacklevel=3)
     return exported, {}
 
 
@@ -397,8 +401,8 @@ class _Leaf:
     tree: dict[str, Any]
 
 
-def _output(exported: torch.export.ExportedProgram) -> dict[str, Any]:
-    """The tree that a call returns; its leaves {"tensor": i, "dtype"} count the tensors that the program returns.
+def _output(exported: torch.export.ExportedProgram) -> tuple[dict[str, Any], dict[str, type]]:
+    """The tree that a call returns, and the classes in it; {"tensor": i, "dtype"} counts the tensors that are returned.
 
     Beside what `_signature` knows: {"namedtuple" | "object": {key: tree}, "class": "module:name"} for named tuples,
     dataclasses and dict subclasses such as transformers' ModelOutput.
@@ -419,25 +423,34 @@ def _output(exported: torch.export.ExportedProgram) -> dict[str, Any]:
             raise UnsupportedError(
                 f"the model returns a size ({spec.arg.name}); return tensors only, and read sizes from their shapes"
             )
-    return _output_tree(pytree.tree_unflatten(leaves, cast(Any, exported.call_spec.out_spec)))
+    classes: dict[str, type] = {}
+    tree = _output_tree(pytree.tree_unflatten(leaves, cast(Any, exported.call_spec.out_spec)), classes)
+    return tree, classes
 
 
-def _output_tree(value: Any) -> dict[str, Any]:
+def _output_tree(value: Any, classes: dict[str, type]) -> dict[str, Any]:
     if isinstance(value, _Leaf):
         return value.tree
-    if type(value) in (tuple, list):
-        return {type(value).__name__: [_output_tree(item) for item in value]}
-    kind = f"{type(value).__module__}:{type(value).__qualname__}"
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {"namedtuple": {key: _output_tree(item) for key, item in value._asdict().items()}, "class": kind}
-    if isinstance(value, Mapping):
-        items = {str(key): _output_tree(item) for key, item in value.items()}
-        return {"dict": items} if type(value) is dict else {"object": items, "class": kind}
-    if dataclasses.is_dataclass(value):
-        items = {field.name: _output_tree(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"object": items, "class": kind}
     if value is None:
         return {"constant": None}
-    raise UnsupportedError(
-        f"the model returns a {kind}; return tensors, tuples, lists, dicts, named tuples or dataclasses"
-    )
+    if type(value) in (tuple, list):
+        return {type(value).__name__: [_output_tree(item, classes) for item in value]}
+    kind, fields = _fields(value)
+    items = {str(key): _output_tree(item, classes) for key, item in fields.items()}
+    if kind == "dict":
+        return {"dict": items}
+    name = f"{type(value).__module__}:{type(value).__qualname__}"
+    classes[name] = type(value)
+    return {kind: items, "class": name}
+
+
+def _fields(value: Any) -> tuple[str, Mapping[Any, Any]]:
+    """The kind of a structure with named parts, and the parts."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return "namedtuple", value._asdict()
+    if isinstance(value, Mapping):
+        return "dict" if type(value) is dict else "object", value
+    if dataclasses.is_dataclass(value):
+        return "object", {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    raise UnsupportedError(f"the model returns a {name}; return tensors, tuples, lists, dicts or dataclasses")

@@ -1,0 +1,262 @@
+"""The main job in one function: a trained torch module in, a compiled low-bit model out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import calls, interpreter, schemes
+from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
+from .errors import CalibrationError, InputError, UnsupportedError
+from .ir import Array, Graph
+from .model import Conversion, Model, array_of
+from .passes import optimize
+
+Progress = Callable[[str, int, int | None], None]
+"""progress(stage, done, total); total is None where it is not known."""
+
+
+def convert(
+    net: torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    calibration: Iterable[Any] | None = None,
+    scheme: str | schemes.Scheme = "int8",
+    dynamic: Any = "auto",
+    evaluate: Callable[[Any], float] | None = None,
+    max_drop: float | None = None,
+    fallback: str | None = None,
+    tune: bool = False,
+    threads: int | None = None,
+    progress: bool = True,
+) -> Model:
+    """A model that runs `net` on low-bit kernels; `net` itself is left as it is.
+
+    example_inputs: a tensor, a tuple (positional inputs) or a dict (keyword inputs). Without them, the first item of
+    `calibration`, the module's `dummy_inputs`, or the inputs of the first call.
+    calibration: inputs as the model will meet them, for fixed activation ranges (fastest); any iterable of what
+    example_inputs may be. Of the tuples of a DataLoader the first items are taken, as many as the model has inputs: `y`
+    of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
+    sample by sample. An iterator that can be read once only is held in memory.
+    scheme: "int8" or "float32", or a `Scheme`. dynamic: "auto" frees the batch size; None fixes all sizes; else
+    torch.export's `dynamic_shapes`. tune: measure layers instead of estimating which are worth quantizing. threads: of
+    one call, at most. progress: show a progress bar on a terminal.
+
+    Raises InputError for inputs that do not fit, UnsupportedError that lists every operation lowbit lacks,
+    CalibrationError for calibration data that are empty, not finite or of the wrong shape.
+    """
+    if not isinstance(net, torch.nn.Module):
+        raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
+    _check_planned(scheme=scheme, evaluate=evaluate, max_drop=max_drop, fallback=fallback)
+    chosen = schemes.resolve(scheme)
+    data = _reiterable(calibration)
+
+    def make(inputs: Any) -> Conversion:
+        with _reporter(progress) as report:
+            return _convert(net, inputs, data, chosen, dynamic, tune, threads, report)
+
+    if example_inputs is None and data is not None:
+        example_inputs = example_of_item(net, _first(data))
+    if example_inputs is None:
+        example_inputs = dummy_inputs(net)
+    if example_inputs is None:
+        return Model(lambda args, kwargs: make(Example(args=args, kwargs=kwargs)))
+    return Model(make(example(net, example_inputs)))
+
+
+def _check_planned(**options: Any) -> None:
+    """Raises UnsupportedError for what is not available yet."""
+    if isinstance(options["scheme"], Mapping):
+        raise UnsupportedError("a scheme for each module name is not available yet; pass one scheme")
+    for name in ("evaluate", "max_drop", "fallback"):
+        if options[name] is not None:
+            raise UnsupportedError(f"{name}= is not available yet; leave it out")
+
+
+def _convert(
+    net: torch.nn.Module,
+    inputs: Any,
+    data: Iterable[Any] | None,
+    scheme: schemes.Scheme,
+    dynamic: Any,
+    tune: bool,
+    threads: int | None,
+    report: Progress,
+) -> Conversion:
+    """Capture, rewrite, quantize."""
+    report("capture", 0, None)
+    captured = capture(net, inputs, dynamic)
+    report("optimize", 0, None)
+    graph = optimize(captured.graph)
+    if scheme.is_float:
+        quantized, reference, decisions = graph, graph, _float_decisions(graph)
+    else:
+        quantized, reference, decisions = _quantize(captured, graph, data, scheme, tune, threads, report)
+    meta = {
+        "producer": _producer(),
+        "scheme": scheme.name,
+        "signature": captured.signature,
+        "output": captured.output,
+        "decisions": decisions,
+        "notes": list(captured.notes),
+    }
+    return Conversion(graph=quantized, reference=reference, meta=meta, classes=captured.classes, threads=threads)
+
+
+def _quantize(
+    captured: Captured,
+    graph: Graph,
+    data: Iterable[Any] | None,
+    scheme: schemes.Scheme,
+    tune: bool,
+    threads: int | None,
+    report: Progress,
+) -> tuple[Graph, Graph, list[dict[str, Any]]]:
+    """The quantized graph, the float graph that it stands for, and what was decided for each layer."""
+    from .passes.quantize import quantize
+
+    feeds = None if data is None else Feeds(captured, data)
+    result = quantize(graph, scheme=scheme, calibration=feeds, tune=tune, threads=threads, progress=report)
+    return result.graph, result.reference, [asdict(decision) for decision in result.decisions]
+
+
+def _float_decisions(graph: Graph) -> list[dict[str, Any]]:
+    layers = [node for node in graph if node.op in ("conv2d", "linear")]
+    return [
+        {"node": node.name, "op": node.op, "scheme": "float32", "reason": "the scheme is float32"} for node in layers
+    ]
+
+
+def _producer() -> str:
+    try:
+        return f"lowbit {version('lowbit')}"
+    except PackageNotFoundError:
+        return "lowbit"
+
+
+# ---------------------------------------------------------------------------------------------------------- calibration
+
+
+class Feeds:
+    """Calibration data as arrays by graph input, checked while they are read; may be read again and again.
+
+    Raises CalibrationError that names the batch (counted from 0) for items that do not fit or are not finite, and for
+    data without any.
+    """
+
+    def __init__(self, captured: Captured, data: Iterable[Any]) -> None:
+        self._graph = captured.graph
+        self._data = data
+        meta = {"signature": captured.signature, "output": captured.output}
+        self._convention = calls.convention(meta, captured.graph.inputs, len(captured.graph.outputs))
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        index = -1
+        for index, item in enumerate(self._data):
+            try:
+                yield self._feeds(item)
+            except InputError as error:
+                raise CalibrationError(f"calibration batch {index}: {error}") from None
+        if index < 0:
+            raise CalibrationError(_EMPTY)
+
+    def __len__(self) -> int:
+        """How many batches there are; TypeError where the data do not say."""
+        return len(self._data)  # type: ignore[arg-type]
+
+    def _feeds(self, item: Any) -> dict[str, Array]:
+        args, kwargs = self._call(item)
+        feeds = {leaf.input: self._array(leaf) for leaf in self._convention.bind(args, kwargs)}
+        for name, array in feeds.items():
+            if array.size == 0:
+                raise InputError(f"input {name!r} is empty (shape {list(array.shape)})")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(
+                    f"input {name!r} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
+                )
+        interpreter.bind(self._graph, feeds)
+        return feeds
+
+    def _call(self, item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs in an item; what else a data set yields, such as labels, is left out."""
+        parameters = self._convention.parameters
+        positional = sum(parameter.kind != "keyword" for parameter in parameters)
+        if isinstance(item, Mapping):
+            known = {parameter.name for parameter in parameters}
+            return (), {key: value for key, value in item.items() if key in known}
+        if not isinstance(item, tuple | list):
+            return (item,), {}
+        first = next(iter(parameters), None)
+        if item and first is not None and isinstance(item[0], tuple | list | Mapping) and "tensor" in first.tree:
+            return self._call(item[0])  # ((x1, x2), y)
+        return tuple(item[:positional]), {}
+
+    def _array(self, leaf: calls.Leaf) -> Array:
+        expected = self._graph.values[leaf.input].dtype
+        if isinstance(leaf.value, torch.Tensor):
+            return array_of(leaf.value, leaf.dtype, expected, leaf.path)
+        return calls.read_array(leaf, expected)
+
+
+_EMPTY = "calibration holds no batch; pass at least one batch of representative inputs, or leave it out"
+
+
+def _reiterable(calibration: Iterable[Any] | None) -> Iterable[Any] | None:
+    """What can be read several times: an iterator becomes a list, a single tensor or dict is refused."""
+    if calibration is None:
+        return None
+    if isinstance(calibration, torch.Tensor | Mapping | str) or not hasattr(calibration, "__iter__"):
+        raise CalibrationError(
+            "calibration must be an iterable of batches, such as a DataLoader or a list, "
+            f"not a {type(calibration).__name__}"
+        )
+    return list(calibration) if iter(calibration) is calibration else calibration
+
+
+def _first(data: Iterable[Any]) -> Any:
+    for item in data:
+        return item
+    raise CalibrationError(_EMPTY)
+
+
+# ------------------------------------------------------------------------------------------------------------- progress
+
+
+@contextmanager
+def _reporter(show: bool) -> Iterator[Progress]:
+    """A function that shows how far a stage is, on a terminal only: rich's bar, or a plain line without rich."""
+    if not show or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+    except ImportError:
+        yield _plain
+        print(file=sys.stderr)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    tasks: dict[str, Any] = {}
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    bars.stop_task(task)
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def _plain(stage: str, done: int, total: int | None) -> None:
+    text = f"{done}/{total}" if total is not None else str(done or "...")
+    print(f"\rlowbit: {stage} {text}\033[K", end="", file=sys.stderr, flush=True)

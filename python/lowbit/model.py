@@ -1,0 +1,239 @@
+"""The converted model in a process with torch: called like the original module, compared with it, saved."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import calls, format, session
+from .capture.export import DTYPE_NAMES
+from .errors import InputError, LowbitError
+from .ir import Array, Graph, Node, Quant
+from .passes.calibrate import runner
+from .session import table
+
+DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far one value of the converted graph is from the float graph's: SQNR in dB, and the largest difference."""
+
+    node: str
+    op: str
+    value: str
+    sqnr: float
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Node by node, how far the converted graph is from the float graph; prints as a table.
+
+    SQNR = 10 log10(sum float^2 / sum (float - converted)^2); 6 dB are one bit.
+    """
+
+    rows: tuple[Difference, ...]
+    outputs: tuple[Difference, ...]
+
+    def __iter__(self) -> Iterator[Difference]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        lines: list[Sequence[str]] = [("node", "op", "SQNR dB", "largest difference")]
+        for row in (*self.rows, *self.outputs):
+            lines.append((row.node, row.op, f"{row.sqnr:.1f}", f"{row.largest:.3g}"))
+        return table(lines, right=(2, 3))
+
+
+class Decisions(list[dict[str, Any]]):
+    """What convert decided for each layer: a list of dicts; prints as a table."""
+
+    def __str__(self) -> str:
+        lines: list[Sequence[str]] = [("node", "op", "scheme", "reason")]
+        lines += [tuple(str(row.get(key, "")) for key in lines[0]) for row in self]
+        return table(lines)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conversion:
+    """All that a converted model is made of.
+
+    reference: the float graph whose values `graph` stands for. classes: those of the module's outputs, by their names
+    in `meta["output"]`.
+    """
+
+    graph: Graph
+    reference: Graph
+    meta: Mapping[str, Any]
+    classes: Mapping[str, type]
+    threads: int | None = None
+
+
+class Model(session.Model):
+    """A converted model: torch tensors in give torch tensors out, NumPy arrays in give NumPy arrays out.
+
+    It is called as the module was (positional or keyword inputs) and returns the same structure, in the module's own
+    classes. Any number of threads may call it at once. A model that was converted without example inputs is captured
+    at its first call.
+    """
+
+    def __init__(self, made: Conversion | Callable[[tuple[Any, ...], dict[str, Any]], Conversion]) -> None:
+        self._lock = threading.Lock()
+        self._make: Callable[[tuple[Any, ...], dict[str, Any]], Conversion] | None = None
+        if isinstance(made, Conversion):
+            self._adopt(made)
+        else:
+            self._make = made
+
+    def _adopt(self, made: Conversion) -> None:
+        self._conversion = made
+        super().__init__(session.Session(made.graph, threads=made.threads), made.meta)
+        self._make = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_conversion", "_convention", "session", "meta"):
+            raise LowbitError(
+                "the model is captured at its first call: call it once, or pass example_inputs to lowbit.convert"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Raises InputError for inputs that do not fit, before anything is run."""
+        arrays, device = self._read_all(args, kwargs)
+        outputs = self.session.run_list(arrays)
+        if device is None:
+            return calls.rebuild(self._convention.output, outputs, calls.write_array, self._object)
+
+        def write(output: Array, dtype: str) -> torch.Tensor:
+            return torch.from_numpy(output).to(device=device, dtype=DTYPES_BY_NAME.get(dtype))
+
+        return calls.rebuild(self._convention.output, outputs, write, self._object)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that runs."""
+        return self._conversion.graph
+
+    @property
+    def decisions(self) -> Decisions:
+        """What was decided for each layer, and why; prints as a table."""
+        return Decisions(self.meta["decisions"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about the model as a whole, such as a batch size that it fixes."""
+        return tuple(self.meta["notes"])
+
+    def compare(self, *args: Any, **kwargs: Any) -> Comparison:
+        """Per node, the error of the converted graph against the float graph on these inputs. Raises InputError."""
+        arrays, _ = self._read_all(args, kwargs)
+        graph, reference = self._conversion.graph, self._conversion.reference
+        names = [name for node in graph for name in node.outputs if _is_comparable(graph, reference, name)]
+        scales = {part for name in names for part in _parts(graph.values[name].quant)}
+        feeds = dict(zip(graph.inputs, arrays, strict=True))
+        found = runner(graph, sorted({*names, *scales}), self._conversion.threads)(feeds)
+        expected = runner(reference, names, self._conversion.threads)(feeds)
+        rows = {name: _difference(graph, name, found, expected[name]) for name in names}
+        outputs = tuple(_output_row(rows[name]) for name in graph.outputs if name in rows)
+        return Comparison(rows=tuple(rows.values()), outputs=outputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `.lowbit` file, for `lowbit.load`. Raises OSError."""
+        format.save(path, self.graph, self.meta)
+
+    def _object(self, name: str, fields: dict[str, Any]) -> Any:
+        """An output in the module's own class."""
+        kind: Any = self._conversion.classes[name]
+        return kind(fields) if issubclass(kind, Mapping) and not is_dataclass(kind) else kind(**fields)
+
+    def _read_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Array], torch.device | None]:
+        """The graph's inputs, and the device of the caller's tensors (None: there are only arrays)."""
+        if self._make is not None:
+            with self._lock:
+                if self._make is not None:
+                    self._adopt(self._make(args, kwargs))
+        leaves = self._convention.bind(args, kwargs)
+        devices = [leaf.value.device for leaf in leaves if isinstance(leaf.value, torch.Tensor)]
+        arrays = {leaf.input: self._read(leaf) for leaf in leaves}
+        return [arrays[name] for name in self.session.graph.inputs], devices[0] if devices else None
+
+    def _arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Array]:
+        return self._read_all(tuple(args), dict(kwargs))[0]
+
+    def _read(self, leaf: calls.Leaf) -> Array:
+        expected = self.session.graph.values[leaf.input].dtype
+        if isinstance(leaf.value, torch.Tensor):
+            return array_of(leaf.value, leaf.dtype, expected, leaf.path)
+        return calls.read_array(leaf, expected)
+
+    def __repr__(self) -> str:
+        if self._make is not None:
+            return f"<lowbit.{type(self).__name__}, captured at the first call>"
+        return super().__repr__()
+
+
+def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Array:
+    """A tensor as the array of dtype `expected` the graph takes; `dtype` is the module's own. Raises InputError."""
+    name = DTYPE_NAMES.get(tensor.dtype)
+    if name not in (dtype, expected):
+        wanted = DTYPES_BY_NAME.get(dtype or expected)
+        raise InputError(f"input {path} must be {wanted}, is {tensor.dtype}: use x.to({wanted})")
+    converted = tensor.detach().to(device="cpu", dtype=DTYPES_BY_NAME[expected]).contiguous()
+    array: Array = converted.numpy()
+    return array
+
+
+# -------------------------------------------------------------------------------------------------------------- compare
+
+
+def _parts(quant: Quant | None) -> list[str]:
+    """The values that hold a dynamic scale and zero point."""
+    return [] if quant is None else [part for part in (quant.scale, quant.zero_point) if isinstance(part, str)]
+
+
+def _is_comparable(graph: Graph, reference: Graph, name: str) -> bool:
+    value, other = graph.values[name], reference.values.get(name)
+    return other is not None and other.dtype == "f32" and (value.dtype == "f32" or value.quant is not None)
+
+
+def _real(graph: Graph, name: str, found: Mapping[str, Array]) -> Array:
+    """The numbers that a value stands for, float64."""
+    quant, codes = graph.values[name].quant, found[name].astype(np.float64)
+    if quant is None:
+        return codes
+    parts = [np.asarray(found[p] if isinstance(p, str) else p, np.float64) for p in (quant.scale, quant.zero_point)]
+    rows = [part.reshape(_row_shape(part.size, codes.shape)) if part.ndim else part for part in parts]
+    real: Array = (codes - rows[1]) * rows[0]
+    return real
+
+
+def _row_shape(size: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Scales of samples lie along axis 0, scales of rows along all axes but the last."""
+    if shape and math.prod(shape[:-1]) == size:
+        return (*shape[:-1], 1)
+    return (size,) + (1,) * (len(shape) - 1)
+
+
+def _difference(graph: Graph, name: str, found: Mapping[str, Array], expected: Array) -> Difference:
+    real, wanted = _real(graph, name, found), expected.astype(np.float64)
+    error = real - wanted
+    noise, signal = float(np.sum(error * error)), float(np.sum(wanted * wanted))
+    ratio = math.inf if noise == 0 else -math.inf if signal == 0 else 10 * math.log10(signal / noise)
+    node = graph.producer(name)
+    assert isinstance(node, Node)
+    return Difference(node=node.name, op=node.op, value=name, sqnr=ratio, largest=float(np.abs(error).max(initial=0)))
+
+
+def _output_row(row: Difference) -> Difference:
+    return Difference(node=f"output {row.value}", op="", value=row.value, sqnr=row.sqnr, largest=row.largest)
