@@ -48,7 +48,8 @@ def photographs(count: int, size: int = 224) -> Array:
         picture = pictures[i % len(pictures)]
         top, left = (int(random.integers(0, side - size)) for side in picture.shape[:2])
         crops[i] = picture[top : top + size, left : left + size]
-    normal = (crops - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    mean, spread = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
+    normal = (crops - mean) / spread
     return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
 
 

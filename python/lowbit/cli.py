@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 import lowbit
+from lowbit import dims
 from lowbit import format as lowbit_format
 from lowbit.errors import InputError
 from lowbit.ir import DTYPES, Array, Graph, Value, Weight
+from lowbit.tables import heading, profile_table
 from lowbit.timing import interleave
 
 app = typer.Typer(
@@ -77,19 +80,20 @@ def bench(
 ) -> None:
     """How long a file takes on this machine, as a whole and node by node, on random inputs."""
     graph, _ = lowbit_format.load(file)
-    inputs = [random_input(graph.values[name], batch) for name in graph.inputs]
+    sizes = dict.fromkeys(graph.symbols, batch)
+    inputs = [random_input(graph.values[name], sizes) for name in graph.inputs]
     model = lowbit.load(file, threads=threads)
     time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
-    console.print(model.profile(*inputs))
+    console.print(profile_table(model.profile(*inputs)))
     console.print(
         f"{file.name}, batch {batch}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
         f"{time.lowest * 1e3:.3f} ms), {batch / time.median:,.0f} samples/s"
     )
 
 
-def random_input(value: Value, batch: int) -> Array:
-    """An array that fits `value`: normal floats, small integers; free dimensions are `batch`."""
-    shape = [size if isinstance(size, int) else batch for size in value.shape]
+def random_input(value: Value, sizes: Mapping[str, int]) -> Array:
+    """An array that fits `value`: normal floats, small integers; `sizes` of the free dimensions."""
+    shape = [dims.evaluate(dim, sizes) for dim in value.shape]
     if value.dtype not in DTYPES:
         raise InputError(f"an input of dtype {value.dtype} cannot be made up")
     dtype, random = DTYPES[value.dtype], np.random.default_rng(0)
@@ -113,9 +117,7 @@ def _summary(file: Path, graph: Graph) -> Table:
 
 
 def _nodes(graph: Graph) -> Table:
-    table = Table(title="Nodes", title_justify="left")
-    for heading in ("node", "operator", "output", "scale", "zero point", "from"):
-        table.add_column(heading, overflow="fold")
+    table = heading("Nodes", ("node", "operator", "output", "scale", "zero point", "from"))
     for node in graph:
         value = graph.values[node.outputs[0]]
         quant = value.quant
@@ -126,12 +128,11 @@ def _nodes(graph: Graph) -> Table:
 
 
 def _decisions(decisions: list[Any]) -> Table:
-    table = Table(title="Decisions", title_justify="left")
-    for heading in ("node", "op", "scheme", "reason"):
-        table.add_column(heading, overflow="fold")
+    keys = ("node", "op", "scheme", "reason")
+    table = heading("Decisions", keys)
     for decision in decisions:
         if isinstance(decision, dict):
-            table.add_row(*(escape(str(decision.get(key, ""))) for key in ("node", "op", "scheme", "reason")))
+            table.add_row(*(escape(str(decision.get(key, ""))) for key in keys))
     return table
 
 

@@ -25,12 +25,15 @@ from torch import nn
 
 import lowbit
 from lowbit.data import Digits, load_digits
+from lowbit.model import Model
+from lowbit.tables import heading, profile_table
 from lowbit.timing import Timing, interleave
 
 Array = npt.NDArray[np.float32]
 Tick = Callable[[], object]
 
 FILE = "digits.lowbit"
+"""The name of the saved model."""
 BATCHES = (1, 64)
 """The batch sizes whose latency is measured."""
 
@@ -67,7 +70,7 @@ class Summary:
     labels: npt.NDArray[np.int64]
     float_predictions: npt.NDArray[np.int64]
     int8_predictions: npt.NDArray[np.int64]
-    model: lowbit.Model
+    model: Model
 
 
 def build_net(seed: int = 0) -> nn.Module:
@@ -92,19 +95,20 @@ def build_net(seed: int = 0) -> nn.Module:
 
 
 def train(net: nn.Module, digits: Digits, *, epochs: int, batch: int = 64, tick: Tick = lambda: None) -> None:
-    """Train `net` in place, the same way each time (order and dropout are seeded); leave it in eval mode."""
+    """Train `net` in place, the same way each time (order, shifts and dropout are seeded); leave it in eval mode."""
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
     steps = epochs * (len(images) // batch)
     optimizer = torch.optim.Adam(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     torch.manual_seed(1)
     net.train()
     for _ in range(epochs):
         order = torch.randperm(len(images))
         for i in range(0, len(images) - batch + 1, batch):
             rows = order[i : i + batch]
+            shift = torch.randint(-2, 3, (2,)).tolist()
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
+            nn.functional.cross_entropy(net(images[rows].roll(shift, (2, 3))), labels[rows]).backward()
             optimizer.step()
             schedule.step()
             tick()
@@ -155,7 +159,7 @@ def _run(directory: Path, epochs: int, console: Console) -> Summary:
     )
 
 
-def convert(net: nn.Module, training: Digits) -> lowbit.Model:
+def convert(net: nn.Module, training: Digits) -> Model:
     """`net` with int8 weights and activations; 512 of the training digits set the ranges."""
     images = torch.from_numpy(training.images)
     return lowbit.convert(net, (images[:1],), calibration=list(images[:512].split(64)), progress=False)
@@ -188,9 +192,7 @@ def measure(net: nn.Module, path: Path, images: Array, *, tick: Tick = lambda: N
 
 def show(summary: Summary, console: Console) -> None:
     """Print what the demo found."""
-    table = Table(title="2,000 held-out digits, one thread", title_justify="left")
-    for heading in ("", "torch float32", "lowbit int8", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = heading("2,000 held-out digits, one thread", ("",), ("torch float32", "lowbit int8", ""))
     table.add_row("accuracy", f"{summary.float_accuracy:.2%}", f"{summary.int8_accuracy:.2%}", _points(summary))
     smaller = f"{summary.float_bytes / summary.int8_bytes:.1f} x smaller"
     table.add_row("size", f"{summary.float_bytes / 1e3:,.0f} kB", f"{summary.int8_bytes / 1e3:,.0f} kB", smaller)
@@ -200,7 +202,8 @@ def show(summary: Summary, console: Console) -> None:
         table.add_row(f"latency, batch {batch}", *row)
     console.print(table)
     console.print(f"Loaded in a process where torch cannot be imported, in {summary.load_seconds * 1e3:.0f} ms.\n")
-    console.print(summary.model.profile(summary.images[:1]))
+    sqnr = {row.node: row.sqnr for row in summary.model.compare(summary.images[:100])}
+    console.print(profile_table(summary.model.profile(summary.images[:1], repeats=100), sqnr))
     console.print(_drawn(summary))
 
 

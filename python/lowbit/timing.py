@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +24,28 @@ def interleave(
     seconds: float = 0.1,
     on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time each of `calls` in `rounds` slices of about `seconds` (at least 3 calls), taking turns.
-
-    Each slice opens with an untimed call: it brings the caches back and lets the other calls' spinning threads rest.
-    """
+    """Time each of `calls` in `rounds` slices of about `seconds` (at least 3 calls), taking turns."""
     repeats = {name: max(3, round(seconds / _warm_up(call, seconds))) for name, call in calls.items()}
-    medians: dict[str, list[float]] = {name: [] for name in calls}
+    slices = {name: partial(_slice, call, repeats[name]) for name, call in calls.items()}
+    return take_turns(slices, rounds=rounds, on_round=on_round)
+
+
+def take_turns(
+    slices: Mapping[str, Callable[[], float]], *, rounds: int, on_round: Callable[[], object] = lambda: None
+) -> dict[str, Timing]:
+    """The same for contestants that time themselves: a slice returns its seconds a call."""
+    times: dict[str, list[float]] = {name: [] for name in slices}
     for _ in range(rounds):
-        for name, call in calls.items():
-            call()
-            medians[name].append(statistics.median(_time(call) for _ in range(repeats[name])))
+        for name, measure in slices.items():
+            times[name].append(measure())
         on_round()
-    return {name: Timing(lowest=min(times), median=statistics.median(times)) for name, times in medians.items()}
+    return {name: Timing(lowest=min(taken), median=statistics.median(taken)) for name, taken in times.items()}
+
+
+def _slice(call: Callable[[], object], repeats: int) -> float:
+    """The median of `repeats` calls, after one that brings the caches back and lets others' spinning threads rest."""
+    call()
+    return statistics.median(_time(call) for _ in range(repeats))
 
 
 def _warm_up(call: Callable[[], object], seconds: float) -> float:

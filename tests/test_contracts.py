@@ -1,0 +1,83 @@
+"""Who may know whom: imports between Python rooms, includes between C++ rooms, and what `import lowbit` costs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parent.parent
+CPP = ROOT / "cpp"
+ROOMS = ("base", "kernels", "graph", "bindings")
+SOURCES = sorted([*CPP.rglob("*.h"), *CPP.rglob("*.cpp")])
+MICRO_KERNELS = [
+    path for path in SOURCES if path.parts[-3] == "kernels" and re.match(r"(x86|arm)_|scalar|tile", path.name)
+]
+
+
+def includes(path: Path) -> list[str]:
+    """What a file includes, without its quotes or brackets."""
+    return re.findall(r'^\s*#\s*include\s+[<"]([^">]+)[">]', path.read_text(), re.M)
+
+
+def test_python_rooms() -> None:
+    """The import-linter contracts of pyproject.toml hold."""
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
+
+
+def test_there_are_sources() -> None:
+    """The tests below look at something."""
+    assert {path.relative_to(CPP).parts[0] for path in SOURCES} == set(ROOMS)
+    assert MICRO_KERNELS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CPP)))
+def test_cpp_rooms(path: Path) -> None:
+    """base <- kernels <- graph <- bindings: a file includes only its own room's headers and those to the left."""
+    room = path.relative_to(CPP).parts[0]
+    for include in includes(path):
+        if include.startswith(tuple(f"{name}/" for name in ROOMS)):
+            assert ROOMS.index(include.split("/")[0]) <= ROOMS.index(room), f"{path.name} includes {include}"
+        if include.startswith(("pybind11", "Python.h")):
+            assert room == "bindings", f"{path.name} includes {include}: only bindings know Python"
+
+
+@pytest.mark.parametrize("path", MICRO_KERNELS, ids=lambda path: str(path.relative_to(CPP)))
+def test_micro_kernels_know_only_numbers(path: Path) -> None:
+    """A micro-kernel knows no graph, file, thread pool or allocation."""
+    forbidden = {
+        "base/threads.h",
+        "base/buffer.h",
+        "thread",
+        "mutex",
+        "memory",
+        "vector",
+        "string",
+        "fstream",
+        "iostream",
+    }
+    assert not forbidden & set(includes(path))
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_import_brings_no_torch() -> None:
+    """`import lowbit` and `lowbit.load` do not import torch, nor the command line's packages."""
+    code = "import sys, lowbit; lowbit.load; print([m for m in ('torch', 'rich', 'typer') if m in sys.modules])"
+    assert run(code) == "[]"
+
+
+def test_import_is_quick() -> None:
+    """`import lowbit` takes less than 0.1 s beyond numpy and safetensors (the best of five)."""
+    code = (
+        "import time, numpy, safetensors.numpy; start = time.perf_counter();"
+        "import lowbit; lowbit.load; print(time.perf_counter() - start)"
+    )
+    assert min(float(run(code)) for _ in range(5)) < 0.1
