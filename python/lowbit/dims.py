@@ -273,8 +273,9 @@ def _text(poly: Poly) -> str:
 
 
 def _operand(poly: Poly) -> str:
-    text = _text(poly)
-    return text if len(poly) <= 1 and re.fullmatch(r"\w+|\(.*\)", text) and len(poly[0][0]) <= 1 else f"({text})"
+    number = _as_int(poly)
+    bare = number >= 0 if number is not None else len(poly) == 1 and len(poly[0][0]) == 1 and poly[0][1] == 1
+    return _text(poly) if bare else f"({_text(poly)})"
 
 
 def _dim(poly: Poly) -> Dim:

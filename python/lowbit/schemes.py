@@ -14,7 +14,7 @@ class Scheme:
     """How to quantize. Raises InputError or UnsupportedError for values outside their ranges.
 
     weight_bits, activation_bits: 8, or 32 for float32. granularity: of weight scales, "channel" (one per output
-    channel). group_size: weights that share a scale along the last axis (0: all). range_method: of static activations, "minmax",
+    channel). group_size: weights that share a scale (0: all). range_method: of static activations, "minmax",
     "percentile" (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the
     channel ranges of successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's
     output out of its bias (ibid., section 4.2).

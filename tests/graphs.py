@@ -1,0 +1,193 @@
+"""Small graphs, built from the IR alone, that hold every operator: what the tests of files, sessions and fuzzing share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lowbit.ir import Array, Dim, Graph, Node, Quant, Symbol, Value, Weight, replace
+from lowbit.ops import constant_value, infer
+
+
+class Maker:
+    """Adds node after node; a value's type is what its operator infers."""
+
+    def __init__(self, seed: int = 0, symbols: dict[str, Symbol] | None = None) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.made = Graph(inputs=(), outputs=(), values={}, nodes=(), constants={}, symbols=symbols or {})
+
+    def input(self, name: str, *shape: Dim, dtype: str = "f32") -> str:
+        values = {**self.made.values, name: Value(dtype=dtype, shape=shape)}
+        self.made = replace(self.made, inputs=(*self.made.inputs, name), values=values)
+        return name
+
+    def constant(self, constant: Array | Weight, name: str = "") -> str:
+        name = name or f"c{len(self.made.constants)}"
+        values = {**self.made.values, name: constant_value(constant)}
+        self.made = replace(self.made, values=values, constants={**self.made.constants, name: constant})
+        return name
+
+    def floats(self, *shape: int, scale: float = 1.0) -> str:
+        return self.constant((scale * self.rng.standard_normal(shape)).astype(np.float32))
+
+    def weight(self, *shape: int) -> str:
+        codes = self.rng.integers(-127, 128, shape).astype(np.int8)
+        return self.constant(Weight(codes=codes, scales=self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)))
+
+    def table(self) -> str:
+        return self.constant(self.rng.integers(0, 256, 256).astype(np.uint8))
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, quant: Quant | None = None, **attrs: Any) -> Any:
+        index = len(self.made.nodes)
+        names = tuple(f"v{index}" if outputs == 1 else f"v{index}_{place}" for place in range(outputs))
+        node = Node(op=op, name=f"n{index}_{op}", inputs=inputs, outputs=names, attrs=attrs, source=f"net.layer{index}")
+        types = [replace(value, quant=quant) for value in infer(node, self.made)]
+        values = {**self.made.values, **dict(zip(names, types, strict=True))}
+        self.made = replace(self.made, nodes=(*self.made.nodes, node), values=values)
+        return names[0] if outputs == 1 else names
+
+    def graph(self, *outputs: str) -> Graph:
+        return replace(self.made, outputs=outputs)
+
+
+BATCH = {"batch": Symbol(minimum=1, maximum=64)}
+PAD1 = (1, 1, 1, 1)
+
+
+def float_net() -> Graph:
+    """Convolutions, pools and a classifier in float32, batch free."""
+    m = Maker(1, BATCH)
+    x = m.input("x", "batch", 3, 12, 10)
+    y = m.node("conv2d", x, m.floats(8, 3, 3, 3), m.floats(8), padding=PAD1, stride=(2, 1), activation_min=0.0)
+    z = m.node("conv2d", y, m.floats(8, 1, 3, 3), m.floats(8), padding=PAD1, groups=8)
+    z = m.node("conv2d", z, m.floats(8, 4, 1, 1), "", y, groups=2, activation_min=0.0, activation_max=6.0)
+    z = m.node("clip", z, min=-1.0, max=5.5)
+    z = m.node("max_pool2d", z, kernel=(3, 3), stride=(2, 2), padding=PAD1)
+    z = m.node("avg_pool2d", z, kernel=(2, 2), stride=(2, 2), ceil_mode=1, count_include_pad=0)
+    a = m.node("adaptive_avg_pool2d", z, output_size=(2, 1))
+    f = m.node("reshape", a, shape=("batch", 16))
+    y = m.node("linear", f, m.floats(10, 16), m.floats(10), activation_min=-20.0)
+    return m.graph(m.node("softmax", y, axis=-1), f)
+
+
+def integer_net() -> Graph:
+    """Every operator on static codes, batch free."""
+    m = Maker(2, BATCH)
+    x = m.input("x", "batch", 4, 9, 11)
+    y = m.node("quantize", x, scale=0.03, zero_point=120, quant=Quant(scale=0.03, zero_point=120))
+    conv = {"zero_point_x": 120, "output": "u8", "zero_point_y": 7, "hi": 250}
+
+    def scaled(channels: int) -> tuple[str, str]:
+        return m.constant(m.rng.uniform(1e-4, 2e-3, channels).astype(np.float32)), m.floats(channels, scale=20.0)
+
+    a = m.node("conv2d_i8", y, m.weight(8, 4, 3, 3), *scaled(8), padding=(1, 0, 2, 1), stride=(2, 2), **conv)
+    conv["zero_point_x"] = 7
+    b = m.node("conv2d_i8", a, m.weight(8, 1, 3, 3), *scaled(8), padding=PAD1, groups=8, lo=7, **conv)
+    c = m.node(
+        "conv2d_i8",
+        b,
+        m.weight(8, 4, 1, 1),
+        *scaled(8),
+        a,
+        m.table(),
+        groups=2,
+        residual_multiplier=0.7,
+        residual_zero_point=7,
+        **conv,
+    )
+    d = m.node(
+        "add_i8",
+        c,
+        m.node("lookup", a, m.table()),
+        zero_point_a=7,
+        multiplier_a=0.6,
+        zero_point_b=3,
+        multiplier_b=0.3,
+        zero_point_y=9,
+    )
+    e = m.node("max_pool2d", d, kernel=(2, 2), stride=(1, 1), padding=(0, 1, 1, 0), dilation=(1, 1))
+    f = m.node(
+        "avg_pool2d_i8",
+        e,
+        kernel=(3, 2),
+        stride=(2, 2),
+        padding=(1, 1, 0, 1),
+        zero_point_x=9,
+        multiplier=1.1,
+        output="u8",
+        zero_point_y=9,
+        ceil_mode=1,
+    )
+    g = m.node(
+        "adaptive_avg_pool2d_i8", f, output_size=(1, 1), zero_point_x=9, multiplier=0.9, output="u8", zero_point_y=4
+    )
+    h = m.node("reshape", g, shape=("batch", 8))
+    i = m.node("linear_i8", h, m.weight(6, 8), *scaled(6), zero_point_x=4, output="u8", zero_point_y=128)
+    j = m.node("linear_i8", i, m.weight(5, 6), *scaled(5), zero_point_x=128, output="f32", min=-50.0)
+    k = m.node("adaptive_avg_pool2d_i8", e, output_size=(2, 2), zero_point_x=9, multiplier=0.05, output="f32")
+    return m.graph(j, m.node("dequantize", i, scale=0.2, zero_point=128), k)
+
+
+def dynamic_net() -> Graph:
+    """Activations quantized at run time: by sample for a convolution, by row for a linear layer."""
+    m = Maker(3, BATCH)
+    x = m.input("x", "batch", 3, 6, 6)
+    codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
+    multiplier = m.constant(m.rng.uniform(0.01, 0.1, 4).astype(np.float32))
+    y = m.node(
+        "conv2d_i8", codes, m.weight(4, 3, 3, 3), multiplier, m.floats(4), "", "", scale, zero, output="f32", min=0.0
+    )
+    y = m.node("transpose", y, perm=(0, 2, 3, 1))
+    codes, scale, zero = m.node("dynamic_quantize", y, outputs=3, granularity="row")
+    multiplier = m.constant(m.rng.uniform(0.01, 0.1, 7).astype(np.float32))
+    return m.graph(
+        m.node("linear_i8", codes, m.weight(7, 4), multiplier, m.floats(7), "", "", scale, zero, output="f32")
+    )
+
+
+def elementwise_net() -> Graph:
+    """Arithmetic, unary functions, and what only moves elements; two inputs, two free sizes."""
+    m = Maker(4, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
+    x, y = m.input("x", "batch", "rows", 6), m.input("y", 6)
+    a = m.node("mul", m.node("add", x, y), m.node("sub", x, m.floats(1, 1, 6)))
+    a = m.node("div", a, m.constant(np.float32([2.0])))
+    for kind in ("sigmoid", "tanh", "hardswish", "silu", "gelu", "elu", "leaky_relu"):
+        a = m.node("unary", a, kind=kind)
+    b = m.node("pad", a, padding=(0, 0, 1, 2, 0, 0), value=-1.5)
+    c = m.node("concat", b, x, m.node("clip", x, max=0.25), axis=1)
+    d = m.node("slice", c, axis=1, start=1, stop="3*rows + 2", step=2)
+    e = m.node("transpose", d, perm=(2, 0, 1))
+    f = m.node("mean", e, axes=(0,), keepdim=1)
+    q = m.node("quantize", x, scale=0.05, zero_point=100)
+    q = m.node("concat", q, m.node("pad", q, padding=(0, 0, 0, 1, 0, 0), value=100.0), axis=1)
+    q = m.node("reshape", m.node("slice", q, axis=-1, start=0, stop=3), shape=("batch", "6*rows + 3"))
+    g = m.node("mul", m.node("cast", q, dtype="f32"), m.constant(np.float32([0.5])))
+    return m.graph(f, g, m.node("cast", d, dtype="i32"))
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {
+    "float_net": float_net,
+    "integer_net": integer_net,
+    "dynamic_net": dynamic_net,
+    "elementwise_net": elementwise_net,
+}
+
+
+def feeds(graph: Graph, sizes: dict[str, int] | None = None, seed: int = 0) -> dict[str, Array]:
+    """Random inputs; a free size is `sizes[name]`, else its minimum + 1."""
+    from lowbit import dims
+    from lowbit.ir import DTYPES
+
+    rng = np.random.default_rng(seed)
+    known = {name: symbol.minimum + 1 for name, symbol in graph.symbols.items()} | (sizes or {})
+    made = {}
+    for name in graph.inputs:
+        value = graph.values[name]
+        shape = [dims.evaluate(dim, known) for dim in value.shape]
+        dtype = DTYPES[value.dtype]
+        made[name] = (
+            rng.standard_normal(shape).astype(dtype) if dtype.kind == "f" else rng.integers(0, 100, shape).astype(dtype)
+        )
+    return made
