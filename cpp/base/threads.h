@@ -6,7 +6,9 @@
 
 namespace lowbit {
 
-// Threads this process may use: LOWBIT_THREADS, else the least of CPU affinity and cgroup quota.
+// CPUs this process may use: the least of its affinity and its cgroup quota (rounded up), at least 1.
+int available_threads();
+// LOWBIT_THREADS, else available_threads(). Throws Error(environment) for a value that is no number of threads.
 int default_threads();
 
 // A borrowed callable `void(int64_t task)`: no allocation, must outlive the call.
@@ -24,7 +26,8 @@ class TaskRef {
 };
 
 // Runs task(0) .. task(count - 1), each once, in no order, on at most `threads` threads (the caller is one of them).
-// Tasks must not throw. Allocates nothing once the pool is warm.
+// Tasks must not throw. Workers are created as first needed, up to default_threads() - 1; then nothing is allocated. A
+// child of fork() starts with an empty pool.
 void parallel_for(int64_t count, int threads, TaskRef task);
 
 }  // namespace lowbit

@@ -1,34 +1,51 @@
-// What an operator is to the graph: a shape rule, a layout wish, and a run over views. One instance is one prepared node:
-// immutable, shared by all contexts. To add an op: one file in ops/, one line in ops/registry.cpp.
+// What an operator is to the graph: a shape rule, a layout wish, and a run over views. One instance is one prepared
+// node: immutable, shared by all contexts. To add an op: one file in ops/, one line in ops/registry.cpp.
 #pragma once
 
 #include <map>
 #include <memory>
-#include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
 #include "base/buffer.h"
 #include "base/cpu.h"
+#include "base/error.h"
 #include "base/types.h"
 
 namespace lowbit::graph {
 
-// A dimension: a number, or an expression over the graph's symbols in reverse Polish notation (graph.h).
-struct Dim {
-  std::vector<int64_t> rpn;  // pairs (opcode, operand); see DimOp
-};
+// A dimension: a number, or an expression over the graph's symbols in reverse Polish notation.
 enum class DimOp : int64_t { constant, symbol, add, sub, mul, floordiv, mod, max, min };
+struct Dim {
+  std::vector<int64_t> rpn;  // pairs (opcode, operand); the operand of an arithmetic opcode is ignored
 
-using Attribute = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<Dim>>;
+  static Dim constant(int64_t value) { return {{static_cast<int64_t>(DimOp::constant), value}}; }
+  friend bool operator==(const Dim&, const Dim&) = default;
+};
+
+// Why `dim` is no expression over `symbols` symbols; empty if it is one.
+std::string problem_of(const Dim& dim, size_t symbols);
+// Division rounds down, as in Python. Allocates nothing. Throws Error(input) where it overflows or divides by zero.
+int64_t evaluate(const Dim& dim, std::span<const int64_t> symbols);
+
+using Attribute =
+    std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<Dim>>;
 using Attributes = std::map<std::string, Attribute, std::less<>>;
 
-// A constant of the graph: owned until every node that uses it is prepared, and beyond only if a node reads it at run time.
+// A constant of the graph: owned until every node that uses it is prepared, and beyond only if a node reads it at run
+// time.
 struct Constant {
   TensorType type;
   std::shared_ptr<Buffer> buffer;  // row-major
+
+  template <class T>
+  std::span<const T> values() const {
+    return {buffer->as<const T>(), static_cast<size_t>(type.shape.elements())};
+  }
 };
 
 // What a node gives its operator at prepare.
@@ -37,18 +54,37 @@ struct NodeInfo {
   Attributes attributes;
   std::vector<const Constant*> constants;  // by input position; null: a run-time value (or an absent optional input)
   std::vector<bool> present;               // by input position
-  int outputs = 1;
-  Isa isa = Isa::scalar;                   // cap for kernel choice
+  size_t outputs = 1;
+  size_t symbols = 0;                                // how many the graph has
+  Isa isa = Isa::scalar;                             // cap for kernel choice
+  mutable std::set<std::string, std::less<>> known;  // attributes asked for; prepare refuses all others
 
-  // Checked access: each throws Error(graph) that names the node, the attribute and what was expected.
-  int64_t integer(std::string_view key) const;
-  int64_t integer(std::string_view key, int64_t fallback) const;
+  bool has(size_t input) const { return input < present.size() && present[input]; }
+  bool has(std::string_view key) const { return find(key) != nullptr; }
+
+  // Checked access: each throws Error(graph) that names the node, the attribute and what was expected. Numbers are
+  // finite.
+  int64_t integer(std::string_view key, int64_t low, int64_t high) const;
+  int64_t integer(std::string_view key, int64_t low, int64_t high, int64_t fallback) const;
   double number(std::string_view key) const;
   double number(std::string_view key, double fallback) const;
   const std::string& text(std::string_view key) const;
-  std::vector<int64_t> integers(std::string_view key, size_t count) const;  // exactly `count` of them; 0: any
-  const Constant& constant(size_t input, DType dtype, int rank) const;      // must be a constant of that type and rank (-1: any rank)
+  std::string text(std::string_view key, std::string_view fallback) const;
+  std::vector<int64_t> integers(std::string_view key, size_t count, int64_t low,
+                                int64_t high) const;  // count 0: any number
+  std::vector<int64_t> integers(std::string_view key, int64_t low, int64_t high, std::vector<int64_t> fallback) const;
+  Dim dim(std::string_view key) const;
+  std::vector<Dim> dims(std::string_view key) const;
+
+  void expect_inputs(size_t least, size_t most) const;  // the first `least` present, no more than `most`
+  void expect_outputs(size_t count) const;
+  const Constant& constant(size_t input, DType dtype, int rank) const;  // of that type and rank (-1: any rank)
   [[noreturn]] void fail(const std::string& reason) const;
+
+ private:
+  const Attribute* find(std::string_view key) const;
+  const Attribute& need(std::string_view key, std::string_view kind) const;
+  Dim checked(std::string_view key, Dim dim) const;
 };
 
 // Of values of rank 4; all others are contiguous.
@@ -62,8 +98,9 @@ enum class Layout {
 struct RunArgs {
   std::span<const Tensor> inputs;  // one a declared input, constants included; absent optional or packed: data null
   std::span<const Tensor> outputs;
-  std::byte* scratch = nullptr;    // scratch_bytes() of it, 64-byte aligned, 64 readable bytes of slack
+  std::byte* scratch = nullptr;  // scratch_bytes() of it, 64-byte aligned, 64 readable bytes of slack
   int threads = 1;
+  std::span<const int64_t> symbols;  // their values in this call
 };
 
 // Work of one call, for the roofline: multiply-adds count two.
@@ -74,23 +111,42 @@ struct Work {
 
 class Op {
  public:
+  using Types = std::span<const TensorType>;  // absent optional inputs: rank 0
   virtual ~Op() = default;
   // Output types for concrete input types. Throws Error(input) with the reason if they do not fit.
-  virtual std::vector<TensorType> infer(std::span<const TensorType> inputs) const = 0;
+  virtual std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const = 0;
   virtual Layout input_layout(size_t input) const { return (void)input, Layout::contiguous; }
   virtual Layout output_layout(size_t output) const { return (void)output, Layout::contiguous; }
-  virtual size_t scratch_bytes(std::span<const TensorType> inputs, int threads) const { return (void)inputs, (void)threads, 0; }
-  virtual void run(const RunArgs&) const = 0;  // allocates nothing, throws nothing
+  // Whether run() looks at this input, if it is a constant: one that was packed or copied at prepare is not needed any
+  // more.
+  virtual bool reads(size_t input) const { return (void)input, true; }
+  // Whether run() may read up to Buffer::kSlack bytes past this input's last element.
+  virtual bool reads_slack(size_t input) const { return (void)input, false; }
+  virtual size_t scratch_bytes(Types inputs, Types outputs, int threads) const {
+    return (void)inputs, (void)outputs, (void)threads, 0;
+  }
+  virtual void run(const RunArgs&) const = 0;  // allocates nothing, throws nothing; never called for empty outputs
   virtual std::string kernel() const { return "scalar"; }  // the table row chosen, for profile
-  virtual Work work(std::span<const TensorType> inputs) const { return (void)inputs, Work{}; }
-  // Output 0 may use the memory of input `i` (same size): -1 for none.
+  virtual Work work(Types inputs, Types outputs) const;  // default: one operation an output element, every operand once
+  virtual size_t bytes() const { return 0; }             // held for run: packed weights, tables
+  // Output 0 may use the memory of input `i` (same shape and layout, element of the same size): -1 for none.
   virtual int in_place() const { return -1; }
   // A view op (reshape): output 0 is input 0's memory under another shape; run is never called.
   virtual bool is_view() const { return false; }
 };
 
 using Factory = std::unique_ptr<Op> (*)(const NodeInfo&);
-Factory find_factory(std::string_view op);     // null: unknown op
+Factory find_factory(std::string_view op);  // null: unknown op
 std::vector<std::string> registered_ops();
+
+// Words for messages.
+std::string_view name_of(DType type);
+std::string to_string(const Shape& shape);
+std::string to_string(const TensorType& type);
+
+// The product of the sizes, with 1 for 0, if the type has at most kMaxRank axes, no negative size, and fits kMaxBytes;
+// else -1.
+constexpr int64_t kMaxBytes = int64_t{1} << 40;
+int64_t checked_elements(const TensorType& type);
 
 }  // namespace lowbit::graph

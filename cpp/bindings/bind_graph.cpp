@@ -1,0 +1,364 @@
+// GraphBuilder and Session: arrays in, arrays out, and nothing converted silently. Planning and running release the
+// GIL.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "graph/session.h"
+
+namespace py = pybind11;
+
+namespace lowbit {
+namespace {
+
+using graph::Dim;
+using graph::GraphBuilder;
+using graph::Session;
+
+// ----------------------------------------------------------------------------------------------------------------
+// arrays
+
+std::optional<DType> dtype_of(const py::dtype& dtype) {
+  const char order = dtype.byteorder();
+  if (order != '=' && order != '|' && order != '<') return std::nullopt;
+  const auto size = dtype.itemsize();
+  switch (dtype.kind()) {
+    case 'f':
+      return size == 4 ? std::optional(DType::f32) : size == 2 ? std::optional(DType::f16) : std::nullopt;
+    case 'i':
+      return size == 8   ? std::optional(DType::i64)
+             : size == 4 ? std::optional(DType::i32)
+             : size == 1 ? std::optional(DType::s8)
+                         : std::nullopt;
+    case 'u':
+      return size == 1 ? std::optional(DType::u8) : std::nullopt;
+    case 'b':
+      return DType::boolean;
+    default:
+      return std::nullopt;
+  }
+}
+
+py::dtype numpy_dtype(DType type) {
+  switch (type) {
+    case DType::f32:
+      return py::dtype::of<float>();
+    case DType::f16:
+      return py::dtype("float16");
+    case DType::i64:
+      return py::dtype::of<int64_t>();
+    case DType::i32:
+      return py::dtype::of<int32_t>();
+    case DType::boolean:
+      return py::dtype::of<bool>();
+    case DType::s8:
+      return py::dtype::of<int8_t>();
+    case DType::u8:
+    case DType::bf16:
+      return py::dtype::of<uint8_t>();
+  }
+  return py::dtype::of<uint8_t>();
+}
+
+[[noreturn]] void reject(const std::string& what, const std::string& reason) {
+  throw Error(ErrorKind::input, what + " " + reason);
+}
+
+py::array as_array(py::handle object, const std::string& what) {
+  if (!py::isinstance<py::array>(object))
+    reject(what, "must be a NumPy array, is " + std::string(py::str(py::type::handle_of(object).attr("__name__"))));
+  return py::reinterpret_borrow<py::array>(object);
+}
+
+bool is_plain(const py::array& array) {
+  constexpr int kPlain = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  return (array.flags() & kPlain) == kPlain;
+}
+
+// A view of a dense array; the caller keeps the array.
+Tensor view_of(const py::array& array, const std::string& what) {
+  const std::optional<DType> type = dtype_of(array.dtype());
+  if (!type) reject(what, "has dtype " + std::string(py::str(array.dtype())) + ", which no graph takes");
+  if (array.ndim() > kMaxRank) reject(what, "has more than 8 axes");
+  Tensor tensor;
+  tensor.dtype = *type;
+  for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) tensor.shape.push_back(array.shape(axis));
+  tensor.strides = graph::strides_of(tensor.shape, graph::Layout::contiguous);
+  tensor.data = const_cast<void*>(array.data());
+  return tensor;
+}
+
+// The views of a call's arrays, with room for a few before anything is allocated.
+class Views {
+ public:
+  void add(const py::array& array, const std::string& what) {
+    if (count_ == kRoom) return add_more(array, what);
+    tensors_[count_] = view_of(array, what);
+    keep_[count_++] = array;
+  }
+  std::span<const Tensor> span() const {
+    return more_.empty() ? std::span<const Tensor>(tensors_.data(), count_) : std::span<const Tensor>(more_);
+  }
+
+ private:
+  static constexpr size_t kRoom = 8;
+  void add_more(const py::array& array, const std::string& what) {
+    if (more_.empty()) more_.assign(tensors_.begin(), tensors_.end());
+    more_.push_back(view_of(array, what));
+    keep_more_.push_back(array);
+  }
+
+  size_t count_ = 0;
+  std::array<Tensor, kRoom> tensors_;
+  std::array<py::object, kRoom> keep_;
+  std::vector<Tensor> more_;
+  std::vector<py::object> keep_more_;
+};
+
+// Arrays that are not dense are copied, others are used in place.
+Views input_views(const py::sequence& inputs) {
+  Views views;
+  size_t position = 0;
+  for (py::handle object : inputs) {
+    const std::string what = "input " + std::to_string(position++);
+    py::array array = as_array(object, what);
+    if (!is_plain(array))
+      array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C").cast<py::array>();
+    views.add(array, what);
+  }
+  return views;
+}
+
+Views output_views(const py::sequence& outputs) {
+  Views views;
+  size_t position = 0;
+  for (py::handle object : outputs) {
+    const std::string what = "output " + std::to_string(position++);
+    const py::array array = as_array(object, what);
+    if (!is_plain(array) || !array.writeable()) reject(what, "must be writeable, C-contiguous and aligned");
+    views.add(array, what);
+  }
+  return views;
+}
+
+py::list new_outputs(const Session::Call& call, Views& views) {
+  py::list arrays;
+  for (const TensorType& type : call.outputs()) {
+    const py::array array(numpy_dtype(type.dtype), std::vector<py::ssize_t>(type.shape.begin(), type.shape.end()));
+    views.add(array, "output");
+    arrays.append(array);
+  }
+  return arrays;
+}
+
+py::list run(const Session& session, const py::sequence& inputs) {
+  const Views in = input_views(inputs);
+  std::optional<Session::Call> call;
+  {
+    const py::gil_scoped_release release;
+    call.emplace(session, in.span());
+  }
+  Views out;
+  py::list outputs = new_outputs(*call, out);
+  const py::gil_scoped_release release;
+  call->run(out.span());
+  call.reset();
+  return outputs;
+}
+
+void run_into(const Session& session, const py::sequence& inputs, const py::sequence& outputs) {
+  const Views in = input_views(inputs), out = output_views(outputs);
+  const py::gil_scoped_release release;
+  session.run(in.span(), out.span());
+}
+
+py::list profile(const Session& session, const py::sequence& inputs, int repeats) {
+  if (repeats < 1) throw Error(ErrorKind::input, "repeats must be at least 1, got " + std::to_string(repeats));
+  const Views in = input_views(inputs);
+  Session::Call call(session, in.span());
+  Views out;
+  const py::list outputs = new_outputs(call, out);
+  std::vector<double> seconds;
+  {
+    const py::gil_scoped_release release;
+    call.run(out.span());  // warm
+    call.profile(out.span(), repeats, seconds);
+  }
+  py::list rows;
+  for (size_t i = 0; i < seconds.size(); ++i) {
+    const graph::Work work = call.work(i);
+    const graph::Plan::Step& step = call.plan().steps[i];
+    py::dict row;
+    row["node"] = py::str(step.name.data(), step.name.size());
+    row["op"] = py::str(step.op_name.data(), step.op_name.size());
+    row["kernel"] = step.op->kernel();
+    row["seconds"] = seconds[i];
+    row["operations"] = work.operations;
+    row["bytes"] = work.bytes;
+    rows.append(row);
+  }
+  return rows;
+}
+
+py::list nodes(const Session& session) {
+  py::list rows;
+  for (const graph::Program::Node& node : session.program().nodes) {
+    py::dict row;
+    row["node"] = node.name;
+    row["op"] = node.op;
+    row["kernel"] = node.impl->is_view() ? "view" : node.impl->kernel();
+    rows.append(row);
+  }
+  return rows;
+}
+
+py::dict memory(const Session& session) {
+  const Session::Memory memory = session.memory();
+  py::dict result;
+  result["packed_bytes"] = memory.packed_bytes;
+  result["arena_bytes"] = memory.arena_bytes;
+  result["contexts"] = memory.contexts;
+  result["plans"] = memory.plans;
+  return result;
+}
+
+py::list session_inputs(const Session& session) {
+  const graph::Program& program = session.program();
+  py::list result;
+  for (const graph::Program::Input& input : program.inputs) {
+    py::list shape;
+    for (const Dim& dim : input.shape) shape.append(dim.rpn.size() == 2 && dim.rpn[0] == 0 ? dim.rpn[1] : -1);
+    result.append(py::make_tuple(program.values[static_cast<size_t>(input.value)].name,
+                                 std::string(graph::name_of(input.dtype)), shape));
+  }
+  return result;
+}
+
+py::list session_outputs(const Session& session) {
+  const graph::Program& program = session.program();
+  py::list result;
+  for (const graph::Program::Output& output : program.outputs)
+    result.append(py::make_tuple(program.values[static_cast<size_t>(output.value)].name,
+                                 std::string(graph::name_of(output.dtype)), output.shape));
+  return result;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// builder
+
+Dim dim_of(py::handle object) {
+  if (py::isinstance<py::int_>(object)) return Dim::constant(object.cast<int64_t>());
+  return Dim{object.cast<std::vector<int64_t>>()};
+}
+
+template <class T>
+std::vector<T> list_of(const py::sequence& items) {
+  std::vector<T> values;
+  for (py::handle item : items) values.push_back(item.cast<T>());
+  return values;
+}
+
+bool is_list(py::handle object) { return py::isinstance<py::list>(object) || py::isinstance<py::tuple>(object); }
+
+graph::Attribute attribute_of(py::handle object) {
+  if (py::isinstance<py::int_>(object)) return object.cast<int64_t>();  // bool too
+  if (py::isinstance<py::float_>(object)) return object.cast<double>();
+  if (py::isinstance<py::str>(object)) return object.cast<std::string>();
+  if (!is_list(object)) throw py::type_error("an attribute must be an int, a float, a text or a list");
+  const auto items = py::reinterpret_borrow<py::sequence>(object);
+  bool sizes = false, reals = false;
+  for (py::handle item : items) {
+    sizes = sizes || is_list(item);
+    reals = reals || py::isinstance<py::float_>(item);
+  }
+  if (sizes) {
+    std::vector<Dim> dims;
+    for (py::handle item : items) dims.push_back(dim_of(item));
+    return dims;
+  }
+  return reals ? graph::Attribute(list_of<double>(items)) : graph::Attribute(list_of<int64_t>(items));
+}
+
+// What Python hands over and C++ cannot even hold (an integer past 64 bits, say) is one more problem of the graph.
+template <class F>
+void note_failures(GraphBuilder& builder, const std::string& what, F read) {
+  try {
+    read();
+  } catch (const py::cast_error&) {
+    builder.problem(what + ": holds a value of a wrong type or size");
+  } catch (const py::type_error& error) {
+    builder.problem(what + ": " + error.what());
+  }
+}
+
+void add_input(GraphBuilder& builder, const std::string& name, const std::string& dtype, const py::sequence& shape) {
+  std::vector<Dim> dims;
+  note_failures(builder, "input '" + name + "'", [&] {
+    for (py::handle dim : shape) dims.push_back(dim_of(dim));
+  });
+  builder.input(name, dtype, std::move(dims));
+}
+
+void add_constant(GraphBuilder& builder, const std::string& name, py::object object) {
+  const std::string what = "constant '" + name + "'";
+  py::array array = as_array(object, what);
+  const std::optional<DType> type = dtype_of(array.dtype());
+  if (!type) return builder.problem(what + ": dtype " + std::string(py::str(array.dtype())) + " is not supported");
+  if (!is_plain(array))
+    array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C").cast<py::array>();
+  Buffer buffer(static_cast<size_t>(array.nbytes()));
+  if (array.nbytes() > 0) std::memcpy(buffer.as<void>(), array.data(), static_cast<size_t>(array.nbytes()));
+  builder.constant(name, graph::name_of(*type), {array.shape(), array.shape() + array.ndim()}, std::move(buffer));
+}
+
+void add_node(GraphBuilder& builder, const std::string& op, const std::string& name,
+              const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
+              const py::dict& attributes) {
+  graph::Attributes values;
+  for (const auto& [key, value] : attributes) {
+    const auto text = key.cast<std::string>();
+    note_failures(builder, "node '" + name + "' (" + op + "): attribute '" + text + "'",
+                  [&, object = value] { values.emplace(text, attribute_of(object)); });
+  }
+  builder.node(op, name, inputs, outputs, std::move(values));
+}
+
+std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, int threads) {
+  const Isa cap = isa.empty() ? default_isa() : parse_isa(isa);
+  graph::Graph graph = builder.finish();
+  const py::gil_scoped_release release;
+  return std::make_unique<Session>(std::move(graph), cap, threads);
+}
+
+}  // namespace
+
+void bind_graph(py::module_& m) {
+  py::class_<GraphBuilder>(m, "GraphBuilder",
+                           "Takes a graph piece by piece; what is wrong with it is told, all at once, by finish().")
+      .def(py::init<>())
+      .def("symbol", &GraphBuilder::symbol, py::arg("name"), py::arg("minimum"), py::arg("maximum"))
+      .def("input", &add_input, py::arg("name"), py::arg("dtype"), py::arg("shape"))
+      .def("constant", &add_constant, py::arg("name"), py::arg("array"))
+      .def("node", &add_node, py::arg("op"), py::arg("name"), py::arg("inputs"), py::arg("outputs"),
+           py::arg("attributes"))
+      .def("output", &GraphBuilder::output, py::arg("name"))
+      .def("finish", &finish, py::arg("isa") = "", py::arg("threads") = 0);
+  py::class_<Session>(m, "Session", "A compiled graph; any number of threads may run it at once.")
+      .def_property_readonly("inputs", &session_inputs)
+      .def_property_readonly("outputs", &session_outputs)
+      .def_property_readonly("isa", [](const Session& session) { return std::string(name_of(session.isa())); })
+      .def_property_readonly("threads", &Session::threads)
+      .def("run", &run, py::arg("inputs"))
+      .def("run_into", &run_into, py::arg("inputs"), py::arg("outputs"))
+      .def("profile", &profile, py::arg("inputs"), py::arg("repeats") = 10)
+      .def("nodes", &nodes)
+      .def("memory", &memory);
+  m.def("operators", &graph::registered_ops, "The names of all operators that a graph may use.");
+}
+
+}  // namespace lowbit

@@ -1,0 +1,12 @@
+// One function a binding file; module.cpp calls them all. Nothing here computes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace lowbit {
+
+void bind_graph(pybind11::module_& m);
+void bind_gemm(pybind11::module_& m);
+void bind_eltwise(pybind11::module_& m);
+
+}  // namespace lowbit

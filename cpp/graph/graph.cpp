@@ -1,0 +1,147 @@
+#include "graph/graph.h"
+
+#include <array>
+
+namespace lowbit::graph {
+namespace {
+
+constexpr int64_t kMaxSymbol = (int64_t{1} << 31) - 1;
+constexpr size_t kMaxReported = 50;
+
+std::string quoted(const std::string& name) {
+  return "'" + (name.size() <= 100 ? name : name.substr(0, 100) + "...") + "'";
+}
+
+}  // namespace
+
+int64_t GraphBuilder::symbol(std::string name, int64_t minimum, int64_t maximum) {
+  if (!symbol_names_.insert(name).second) problem("symbol " + quoted(name) + " is defined twice");
+  if (minimum < 0 || maximum < minimum || maximum > kMaxSymbol) {
+    problem("symbol " + quoted(name) + ": bounds must satisfy 0 <= minimum <= maximum < 2^31, got " +
+            std::to_string(minimum) + " and " + std::to_string(maximum));
+    minimum = maximum = 1;
+  }
+  graph_.symbols.push_back({std::move(name), minimum, maximum});
+  return static_cast<int64_t>(graph_.symbols.size()) - 1;
+}
+
+int GraphBuilder::define(const std::string& name, const std::string& what) {
+  const int value = static_cast<int>(graph_.values.size());
+  graph_.values.push_back(name);
+  if (name.empty()) {
+    problem(what + ": a value needs a name");
+  } else if (!names_.emplace(name, value).second) {
+    problem(what + ": value " + quoted(name) + " is defined twice");
+  }
+  return value;
+}
+
+// An undefined name is reported once and stands for a value of unknown type from then on.
+int GraphBuilder::find(const std::string& name, const std::string& what) {
+  const auto found = names_.find(name);
+  if (found != names_.end()) return found->second;
+  if (undefined_.insert(name).second) problem(what + ": value " + quoted(name) + " is not defined before its use");
+  graph_.values.push_back(name);
+  return static_cast<int>(graph_.values.size()) - 1;
+}
+
+void GraphBuilder::input(const std::string& name, std::string_view dtype, std::vector<Dim> shape) {
+  const std::string what = "input " + quoted(name);
+  Graph::Input input{define(name, what), DType::f32, std::move(shape)};
+  bool ok = true;
+  if (!parse_dtype(dtype, input.dtype)) problem(what + ": unknown dtype " + quoted(std::string(dtype))), ok = false;
+  if (input.shape.size() > kMaxRank)
+    problem(what + ": rank " + std::to_string(input.shape.size()) + " is more than 8"), ok = false;
+  for (const Dim& dim : input.shape) {
+    const std::string reason = problem_of(dim, graph_.symbols.size());
+    if (!reason.empty()) problem(what + ": " + reason), ok = false;
+  }
+  if (ok) graph_.inputs.push_back(std::move(input));
+}
+
+void GraphBuilder::constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
+                            Buffer data) {
+  const std::string what = "constant " + quoted(name);
+  const int value = define(name, what);
+  TensorType type;
+  if (!parse_dtype(dtype, type.dtype)) return problem(what + ": unknown dtype " + quoted(std::string(dtype)));
+  if (shape.size() > kMaxRank) return problem(what + ": rank " + std::to_string(shape.size()) + " is more than 8");
+  for (int64_t size : shape) type.shape.push_back(size);
+  if (checked_elements(type) < 0)
+    return problem(what + ": shape " + to_string(type.shape) + " is negative or too large");
+  const size_t bytes = static_cast<size_t>(type.shape.elements()) * size_of(type.dtype);
+  if (bytes != data.bytes()) {
+    return problem(what + ": " + to_string(type) + " takes " + std::to_string(bytes) + " bytes, got " +
+                   std::to_string(data.bytes()));
+  }
+  graph_.constants.emplace(value, Constant{type, std::make_shared<Buffer>(std::move(data))});
+}
+
+void GraphBuilder::node(std::string op, std::string name, const std::vector<std::string>& inputs,
+                        const std::vector<std::string>& outputs, Attributes attributes) {
+  const std::string what = "node " + quoted(name) + " (" + op.substr(0, 100) + ")";
+  if (!node_names_.insert(name).second) problem(what + ": another node has this name");
+  Graph::Node node{std::move(op), std::move(name), {}, {}, std::move(attributes)};
+  for (const std::string& input : inputs) node.inputs.push_back(input.empty() ? -1 : find(input, what));
+  for (const std::string& output : outputs) node.outputs.push_back(define(output, what));
+  if (outputs.empty()) problem(what + ": has no outputs");
+  graph_.nodes.push_back(std::move(node));
+}
+
+void GraphBuilder::output(const std::string& name) { graph_.outputs.push_back(find(name, "the graph's outputs")); }
+
+Graph GraphBuilder::finish() {
+  if (graph_.outputs.empty()) problem("the graph has no outputs");
+  for (const Symbol& symbol : graph_.symbols) {
+    const auto index = static_cast<int64_t>(&symbol - graph_.symbols.data());
+    const Dim dim{{static_cast<int64_t>(DimOp::symbol), index}};
+    bool bound = false;
+    for (const Graph::Input& input : graph_.inputs)
+      for (const Dim& size : input.shape) bound |= size == dim;
+    if (!bound) problem("symbol " + quoted(symbol.name) + " is not the size of any input");
+  }
+  Graph graph = std::move(graph_);
+  *this = GraphBuilder();
+  return graph;
+}
+
+void throw_problems(const std::vector<std::string>& problems) {
+  if (problems.empty()) return;
+  const size_t count = problems.size();
+  std::string text =
+      count == 1 ? "the graph is not valid:" : "the graph is not valid (" + std::to_string(count) + " problems):";
+  for (size_t i = 0; i < std::min(count, kMaxReported); ++i) text += "\n  " + problems[i];
+  if (count > kMaxReported) text += "\n  and " + std::to_string(count - kMaxReported) + " more";
+  throw Error(ErrorKind::graph, text);
+}
+
+bool parse_dtype(std::string_view name, DType& type) {
+  constexpr std::array all = {DType::f32, DType::f16,     DType::bf16, DType::i64,
+                              DType::i32, DType::boolean, DType::u8,   DType::s8};
+  for (DType candidate : all)
+    if (name_of(candidate) == name) return type = candidate, true;
+  return false;
+}
+
+std::string to_string(const Dim& dim, const std::vector<Symbol>& symbols) {
+  constexpr std::array<const char*, 7> words = {" + ", " - ", "*", "//", "%", "max", "min"};
+  std::vector<std::string> stack;
+  for (size_t i = 0; i < dim.rpn.size(); i += 2) {
+    const auto op = static_cast<DimOp>(dim.rpn[i]);
+    if (op == DimOp::constant) {
+      stack.push_back(std::to_string(dim.rpn[i + 1]));
+    } else if (op == DimOp::symbol) {
+      stack.push_back(symbols[static_cast<size_t>(dim.rpn[i + 1])].name);
+    } else {
+      const std::string b = std::move(stack.back());
+      stack.pop_back();
+      const std::string word = words[static_cast<size_t>(op) - static_cast<size_t>(DimOp::add)];
+      const bool call = op == DimOp::max || op == DimOp::min;
+      stack.back() = call ? word + "(" + stack.back() + ", " + b + ")" : "(" + stack.back() + word + b + ")";
+      if (stack.back().size() > 200) stack.back() = "...";
+    }
+  }
+  return stack.empty() ? "?" : std::move(stack.back());
+}
+
+}  // namespace lowbit::graph

@@ -1,0 +1,69 @@
+// A graph as it is handed over: names, types, constants, nodes. The builder takes anything a file may say and notes
+// what is wrong with it; prepare() goes on from there, so that one error lists every problem.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "graph/op.h"
+
+namespace lowbit::graph {
+
+struct Symbol {
+  std::string name;
+  int64_t minimum = 1, maximum = 1;
+};
+
+struct Graph {
+  struct Input {
+    int value = -1;
+    DType dtype = DType::f32;
+    std::vector<Dim> shape;
+  };
+  struct Node {
+    std::string op, name;
+    std::vector<int> inputs;  // values; -1: absent
+    std::vector<int> outputs;
+    Attributes attributes;
+  };
+  std::vector<Symbol> symbols;
+  std::vector<std::string> values;  // names; a value is an index
+  std::vector<Input> inputs;
+  std::map<int, Constant> constants;  // by value
+  std::vector<Node> nodes;            // in topological order
+  std::vector<int> outputs;
+  std::vector<std::string> problems;
+};
+
+// Nothing here throws for what it is told, except std::bad_alloc: problems are collected. Names are unique over all
+// values; a node's inputs must have been defined before it; "" is an absent optional input.
+class GraphBuilder {
+ public:
+  int64_t symbol(std::string name, int64_t minimum, int64_t maximum);  // its index in size expressions
+  void input(const std::string& name, std::string_view dtype, std::vector<Dim> shape);
+  void constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
+                Buffer data);  // row-major
+  void node(std::string op, std::string name, const std::vector<std::string>& inputs,
+            const std::vector<std::string>& outputs, Attributes attributes);
+  void output(const std::string& name);
+  void problem(std::string text) { graph_.problems.push_back(std::move(text)); }
+
+  Graph finish();  // the builder is empty afterwards
+
+ private:
+  int define(const std::string& name, const std::string& what);
+  int find(const std::string& name, const std::string& what);
+
+  Graph graph_;
+  std::map<std::string, int, std::less<>> names_;
+  std::set<std::string, std::less<>> symbol_names_, node_names_, undefined_;
+};
+
+// Throws Error(graph) with all problems, if there are any.
+void throw_problems(const std::vector<std::string>& problems);
+
+bool parse_dtype(std::string_view name, DType& type);
+std::string to_string(const Dim& dim, const std::vector<Symbol>& symbols);
+
+}  // namespace lowbit::graph

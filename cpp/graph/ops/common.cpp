@@ -1,0 +1,59 @@
+#include "graph/ops/common.h"
+
+namespace lowbit::graph {
+namespace {
+
+class CopyOp final : public Op {
+ public:
+  explicit CopyOp(Isa isa) : kernel_(kernels::select_eltwise(isa)) {}
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override { return {inputs[0]}; }
+  std::string kernel() const override { return kernels::name_of(kernel_); }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    copy_view(kernel_, x.shape, size_of(x.dtype), x.data, x.strides, y.data, y.strides, args.threads);
+  }
+
+ private:
+  const kernels::EltwiseKernel& kernel_;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_copy(Isa isa) { return std::make_unique<CopyOp>(isa); }
+
+void require_type(Op::Types inputs, size_t input, DType dtype, int rank) {
+  const TensorType& type = inputs[input];
+  if (type.dtype == dtype && (rank < 0 || type.shape.rank() == rank)) return;
+  throw Error(ErrorKind::input, "input " + std::to_string(input) + " must be " + std::string(name_of(dtype)) +
+                                    (rank < 0 ? "" : " of rank " + std::to_string(rank)) + ", is " + to_string(type));
+}
+
+void require_shape(Op::Types inputs, size_t input, const Shape& shape) {
+  if (inputs[input].shape == shape) return;
+  throw Error(ErrorKind::input, "input " + std::to_string(input) + " must have shape " + to_string(shape) + ", has " +
+                                    to_string(inputs[input].shape));
+}
+
+int normalized_axis(int64_t axis, int rank) {
+  require(axis >= -rank && axis < rank,
+          "axis " + std::to_string(axis) + " is out of range for rank " + std::to_string(rank));
+  return static_cast<int>(axis < 0 ? axis + rank : axis);
+}
+
+Bounds bounds_of(const NodeInfo& node, std::string_view min, std::string_view max) {
+  Bounds bounds;
+  if (node.has(min)) bounds.min = static_cast<float>(node.number(min));
+  if (node.has(max)) bounds.max = static_cast<float>(node.number(max));
+  return bounds;
+}
+
+void copy_view(const kernels::EltwiseKernel& kernel, const Shape& shape, size_t element, const void* x,
+               const Shape& x_strides, void* y, const Shape& y_strides, int threads) {
+  const int64_t elements = shape.elements();
+  if (elements == 0) return;
+  const kernels::CopyArgs args{shape, static_cast<int>(element), {x, x_strides}, {y, y_strides}};
+  const int64_t tasks = kernels::eltwise_tasks(2 * elements * static_cast<int64_t>(element), threads);
+  run_tasks(tasks, threads, [&](int64_t task) { kernels::copy(kernel, args, task, tasks); });
+}
+
+}  // namespace lowbit::graph

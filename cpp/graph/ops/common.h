@@ -1,0 +1,91 @@
+// What the operators share: checks, rows over tensors, and how a kernel's tasks meet the thread pool.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "base/threads.h"
+#include "graph/op.h"
+#include "kernels/eltwise/eltwise.h"
+#include "kernels/kernel.h"
+
+namespace lowbit::graph {
+
+constexpr int64_t kMaxExtent = (1 << 15) - 1;  // of kernels, strides, dilations and paddings
+constexpr int64_t kMaxSize = (int64_t{1} << 31) - 1;
+
+// Converts layouts; not a node's operator.
+std::unique_ptr<Op> make_copy(Isa isa);
+
+// For infer.
+inline void require(bool condition, const std::string& reason) {
+  if (!condition) throw Error(ErrorKind::input, reason);
+}
+void require_type(Op::Types inputs, size_t input, DType dtype, int rank = -1);
+void require_shape(Op::Types inputs, size_t input, const Shape& shape);
+int normalized_axis(int64_t axis, int rank);
+
+// The span of a constant that a kernel reads at run time, in memory of its own.
+template <class T>
+Buffer copy_of(const Constant& constant) {
+  const std::span<const T> values = constant.values<T>();
+  Buffer buffer(values.size_bytes());
+  std::copy(values.begin(), values.end(), buffer.as<T>());
+  return buffer;
+}
+
+// Activation bounds: absent ones are infinite.
+struct Bounds {
+  float min = -std::numeric_limits<float>::infinity(), max = std::numeric_limits<float>::infinity();
+};
+Bounds bounds_of(const NodeInfo& node, std::string_view min, std::string_view max);
+
+// Rows of a channels-last image, one pixel each.
+template <class T>
+kernels::Rows<T> pixels_of(const Tensor& x) {
+  return {static_cast<T*>(x.data), x.strides[0], x.strides[2], x.strides[3]};
+}
+
+inline int64_t bytes_of(const Tensor& x) { return x.shape.elements() * static_cast<int64_t>(size_of(x.dtype)); }
+
+// Runs run(task) for all tasks, on the call's threads.
+template <class F>
+void run_tasks(int64_t tasks, int threads, F run) {
+  if (tasks <= 1) {
+    if (tasks == 1) run(int64_t{0});
+    return;
+  }
+  parallel_for(tasks, threads, run);
+}
+
+// All of a matrix, convolution or pooling kernel's work.
+template <class Kernel, class Args>
+void run_kernel(const Kernel& kernel, const Args& args, int threads) {
+  const int64_t tasks = kernel.tasks(args, threads);
+  run_tasks(tasks, threads, [&](int64_t task) { kernel.run(args, task, tasks); });
+}
+
+// y = x over views of one shape.
+void copy_view(const kernels::EltwiseKernel& kernel, const Shape& shape, size_t element, const void* x,
+               const Shape& x_strides, void* y, const Shape& y_strides, int threads);
+
+// An operator whose outputs have the type of input 0 and whose operands may lie in any one order.
+class ElementwiseOp : public Op {
+ public:
+  explicit ElementwiseOp(const NodeInfo& node) : kernel_(kernels::select_eltwise(node.isa)) {}
+  Layout input_layout(size_t) const override { return Layout::same; }
+  Layout output_layout(size_t) const override { return Layout::same; }
+  std::string kernel() const override { return kernels::name_of(kernel_); }
+
+ protected:
+  template <class F>
+  void split(const RunArgs& args, F run) const {
+    int64_t bytes = bytes_of(args.outputs[0]);
+    for (const Tensor& input : args.inputs) bytes += input.data != nullptr ? bytes_of(input) : 0;
+    const int64_t tasks = kernels::eltwise_tasks(bytes, args.threads);
+    run_tasks(tasks, args.threads, [&](int64_t task) { run(task, tasks); });
+  }
+  const kernels::EltwiseKernel& kernel_;
+};
+
+}  // namespace lowbit::graph

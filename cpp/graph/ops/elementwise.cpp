@@ -1,0 +1,314 @@
+// Operators that work element by element: float functions, arithmetic with broadcasting, tables and sums of codes,
+// casts.
+#include <cmath>
+#include <cstring>
+
+#include "graph/ops/integer.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+class Unary final : public ElementwiseOp {
+ public:
+  Unary(const NodeInfo& node, const kernels::UnaryArgs& args) : ElementwiseOp(node), args_(args) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    return {inputs[0]};
+  }
+  int in_place() const override { return 0; }
+  void run(const RunArgs& args) const override {
+    kernels::UnaryArgs unary = args_;
+    unary.count = args.inputs[0].shape.elements();
+    unary.x = args.inputs[0].as<const float>();
+    unary.y = args.outputs[0].as<float>();
+    split(args, [&](int64_t task, int64_t tasks) { kernels::unary(kernel_, unary, task, tasks); });
+  }
+
+ private:
+  kernels::UnaryArgs args_;
+};
+
+kernels::UnaryArgs clip(Bounds bounds) {
+  kernels::UnaryArgs args;
+  args.min = bounds.min;
+  args.max = bounds.max;
+  return args;
+}
+
+kernels::UnaryArgs unary_args(const NodeInfo& node) {
+  const std::string& kind = node.text("kind");
+  const bool has_alpha = node.has("alpha"), has_bounds = node.has("min") || node.has("max");
+  if (kind == "relu6") return clip({0, 6});
+  if (kind == "hardtanh") {
+    return clip({static_cast<float>(node.number("min", -1)), static_cast<float>(node.number("max", 1))});
+  }
+  kernels::UnaryArgs args;
+  if (!kernels::parse_unary(kind, args.kind))
+    node.fail("attribute 'kind' names no function: '" + kind.substr(0, 100) + "'");
+  if (args.kind == kernels::UnaryKind::clip) node.fail("clip is an operator of its own");
+  if (has_bounds) node.fail("attributes 'min' and 'max' are hardtanh's");
+  args.alpha = args.kind == kernels::UnaryKind::leaky_relu ? 0.01f : 1.0f;
+  if (has_alpha) args.alpha = static_cast<float>(node.number("alpha"));
+  return args;
+}
+
+class Binary final : public ElementwiseOp {
+ public:
+  explicit Binary(const NodeInfo& node) : ElementwiseOp(node) {
+    node.expect_inputs(2, 2);
+    node.expect_outputs(1);
+    using kernels::BinaryKind;
+    kind_ = node.op == "add"   ? BinaryKind::add
+            : node.op == "sub" ? BinaryKind::sub
+            : node.op == "mul" ? BinaryKind::mul
+                               : BinaryKind::div;
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    require_type(inputs, 1, DType::f32);
+    const Shape &a = inputs[0].shape, &b = inputs[1].shape;
+    Shape shape;
+    const int rank = std::max(a.rank(), b.rank());
+    for (int axis = 0; axis < rank; ++axis) {
+      const int64_t x = axis < rank - a.rank() ? 1 : a[axis - (rank - a.rank())],
+                    y = axis < rank - b.rank() ? 1 : b[axis - (rank - b.rank())];
+      require(x == y || x == 1 || y == 1, "shapes " + to_string(a) + " and " + to_string(b) + " do not broadcast");
+      shape.push_back(x == 1 ? y : x);
+    }
+    return {{DType::f32, shape}};
+  }
+  int in_place() const override { return 0; }
+  void run(const RunArgs& args) const override {
+    const Tensor& y = args.outputs[0];
+    const kernels::BinaryArgs binary{
+        kind_, y.shape, view(args.inputs[0], y.shape), view(args.inputs[1], y.shape), {y.as<float>(), y.strides}};
+    split(args, [&](int64_t task, int64_t tasks) { kernels::binary(kernel_, binary, task, tasks); });
+  }
+
+ private:
+  static kernels::View<const float> view(const Tensor& x, const Shape& shape) {
+    kernels::View<const float> view{x.as<const float>(), {}};
+    const int missing = shape.rank() - x.shape.rank();
+    for (int axis = 0; axis < shape.rank(); ++axis) {
+      const bool broadcast = axis < missing || x.shape[axis - missing] == 1;
+      view.strides.push_back(broadcast ? 0 : x.strides[axis - missing]);
+    }
+    return view;
+  }
+  kernels::BinaryKind kind_;
+};
+
+class Lookup final : public ElementwiseOp {
+ public:
+  explicit Lookup(const NodeInfo& node) : ElementwiseOp(node) {
+    node.expect_inputs(2, 2);
+    node.expect_outputs(1);
+    table_ = table_of(node, 1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::u8);
+    return {inputs[0]};
+  }
+  bool reads(size_t input) const override { return input == 0; }
+  int in_place() const override { return 0; }
+  size_t bytes() const override { return table_.bytes(); }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    split(args, [&](int64_t task, int64_t tasks) {
+      kernels::lookup(kernel_, x.as<const uint8_t>(), table_.as<const uint8_t>(), y.as<uint8_t>(), x.shape.elements(),
+                      task, tasks);
+    });
+  }
+
+ private:
+  Buffer table_;
+};
+
+class AddI8 final : public ElementwiseOp {
+ public:
+  explicit AddI8(const NodeInfo& node) : ElementwiseOp(node), table_(table_of(node, 2)) {
+    node.expect_inputs(2, 3);
+    node.expect_outputs(1);
+    const CodeRange range(node);
+    args_.zero_point_a = static_cast<int32_t>(node.integer("zero_point_a", 0, 255));
+    args_.zero_point_b = static_cast<int32_t>(node.integer("zero_point_b", 0, 255));
+    args_.multiplier_a = small_number(node, "multiplier_a", 1e34);
+    args_.multiplier_b = small_number(node, "multiplier_b", 1e34);
+    args_.zero_point = range.zero_point;
+    args_.lo = range.lo;
+    args_.hi = range.hi;
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::u8);
+    require_type(inputs, 1, DType::u8);
+    require_shape(inputs, 1, inputs[0].shape);
+    return {inputs[0]};
+  }
+  bool reads(size_t input) const override { return input < 2; }
+  int in_place() const override { return 0; }
+  size_t bytes() const override { return table_.bytes(); }
+  void run(const RunArgs& args) const override {
+    kernels::AddI8Args add = args_;
+    add.count = args.outputs[0].shape.elements();
+    add.a = args.inputs[0].as<const uint8_t>();
+    add.b = args.inputs[1].as<const uint8_t>();
+    add.y = args.outputs[0].as<uint8_t>();
+    add.table = table_.as<const uint8_t>();
+    split(args, [&](int64_t task, int64_t tasks) { kernels::add_i8(kernel_, add, task, tasks); });
+  }
+
+ private:
+  Buffer table_;
+  kernels::AddI8Args args_;
+};
+
+float float_from_half(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16, exponent = (half >> 10) & 31,
+                 fraction = half & 1023;
+  if (exponent == 0) {
+    const float value = std::ldexp(static_cast<float>(fraction), -24);
+    return sign != 0 ? -value : value;
+  }
+  const uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Rounds to nearest even.
+uint16_t half_from_float(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return sign | 0x7e00;
+  if (bits >= 0x477ff000) return sign | 0x7c00;  // rounds past 65504
+  if (bits < 0x38800000) {                       // subnormal: the addition rounds
+    float magnitude;
+    std::memcpy(&magnitude, &bits, sizeof magnitude);
+    magnitude += 0.5f;  // its last place is 2^-24
+    std::memcpy(&bits, &magnitude, sizeof bits);
+    return sign | static_cast<uint16_t>(bits - 0x3f000000);
+  }
+  bits += 0xfff + ((bits >> 13) & 1);
+  return sign | static_cast<uint16_t>((bits >> 13) - (112 << 10));
+}
+
+struct Half {
+  uint16_t bits;
+};
+
+template <class To, class From>
+To converted(From value) {
+  if constexpr (std::is_same_v<From, Half>) {
+    return converted<To>(float_from_half(value.bits));
+  } else if constexpr (std::is_same_v<To, Half>) {
+    return {half_from_float(static_cast<float>(value))};
+  } else if constexpr (std::is_same_v<To, bool>) {
+    return value != From{};
+  } else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
+    // Towards zero, saturating, NaN to 0: defined where a plain cast is not.
+    constexpr auto low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
+    if (value != value) return 0;
+    if (value <= static_cast<From>(low)) return low;
+    return value >= static_cast<From>(high) ? high : static_cast<To>(value);
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+template <class From, class To>
+void cast_range(const void* x, void* y, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) static_cast<To*>(y)[i] = converted<To>(static_cast<const From*>(x)[i]);
+}
+
+using CastFunction = void (*)(const void*, void*, int64_t, int64_t);
+
+template <class From>
+CastFunction cast_from(DType to) {
+  switch (to) {
+    case DType::f32:
+      return cast_range<From, float>;
+    case DType::f16:
+      return cast_range<From, Half>;
+    case DType::i64:
+      return cast_range<From, int64_t>;
+    case DType::i32:
+      return cast_range<From, int32_t>;
+    case DType::boolean:
+      return cast_range<From, bool>;
+    case DType::u8:
+      return cast_range<From, uint8_t>;
+    case DType::s8:
+      return cast_range<From, int8_t>;
+    case DType::bf16:
+      break;
+  }
+  return nullptr;
+}
+
+CastFunction find_cast(DType from, DType to) {
+  switch (from) {
+    case DType::f32:
+      return cast_from<float>(to);
+    case DType::f16:
+      return cast_from<Half>(to);
+    case DType::i64:
+      return cast_from<int64_t>(to);
+    case DType::i32:
+      return cast_from<int32_t>(to);
+    case DType::boolean:
+      return cast_from<bool>(to);
+    case DType::u8:
+      return cast_from<uint8_t>(to);
+    case DType::s8:
+      return cast_from<int8_t>(to);
+    case DType::bf16:
+      break;
+  }
+  return nullptr;
+}
+
+class Cast final : public ElementwiseOp {
+ public:
+  explicit Cast(const NodeInfo& node) : ElementwiseOp(node) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+    const std::string& name = node.text("dtype");
+    for (DType type : {DType::f32, DType::f16, DType::i64, DType::i32, DType::boolean, DType::u8, DType::s8})
+      if (name_of(type) == name) type_ = type;
+    if (name_of(type_) != name) node.fail("cannot cast to '" + name.substr(0, 100) + "'");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require(inputs[0].dtype != DType::bf16, "cannot cast from bf16");
+    return {{type_, inputs[0].shape}};
+  }
+  std::string kernel() const override { return "scalar"; }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const CastFunction cast = find_cast(x.dtype, type_);
+    const int64_t count = x.shape.elements();
+    split(args,
+          [&](int64_t task, int64_t tasks) { cast(x.data, y.data, count * task / tasks, count * (task + 1) / tasks); });
+  }
+
+ private:
+  DType type_ = DType::f32;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_unary(const NodeInfo& node) { return std::make_unique<Unary>(node, unary_args(node)); }
+std::unique_ptr<Op> make_clip(const NodeInfo& node) {
+  return std::make_unique<Unary>(node, clip(bounds_of(node, "min", "max")));
+}
+std::unique_ptr<Op> make_binary(const NodeInfo& node) { return std::make_unique<Binary>(node); }
+std::unique_ptr<Op> make_lookup(const NodeInfo& node) { return std::make_unique<Lookup>(node); }
+std::unique_ptr<Op> make_add_i8(const NodeInfo& node) { return std::make_unique<AddI8>(node); }
+std::unique_ptr<Op> make_cast(const NodeInfo& node) { return std::make_unique<Cast>(node); }
+
+}  // namespace lowbit::graph

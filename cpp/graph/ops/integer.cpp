@@ -1,0 +1,109 @@
+#include "graph/ops/integer.h"
+
+#include <cmath>
+#include <cstdlib>
+
+namespace lowbit::graph {
+namespace {
+
+constexpr double kMaxMultiplier = 1e27;  // times 2^31 is far from overflow
+constexpr double kMaxBias = 1e37;
+
+Buffer channel_floats(const NodeInfo& node, size_t input, int64_t channels, double limit) {
+  const Constant& constant = node.constant(input, DType::f32, 1);
+  if (constant.type.shape[0] != channels)
+    node.fail("input " + std::to_string(input) + " must have " + std::to_string(channels) + " values, has " +
+              to_string(constant.type.shape));
+  for (float value : constant.values<float>())
+    if (!(std::fabs(static_cast<double>(value)) <= limit))
+      node.fail("input " + std::to_string(input) + " holds a value that is not finite or too large");
+  return copy_of<float>(constant);
+}
+
+}  // namespace
+
+void check_weight(const NodeInfo& node, const Constant& weight) {
+  const int64_t channels = weight.type.shape[0], depth = channels == 0 ? 0 : weight.type.shape.elements() / channels;
+  if (channels == 0 || depth == 0) node.fail("the weight is empty");
+  const int8_t* w = weight.buffer->as<int8_t>();
+  for (int64_t c = 0; c < channels; ++c) {
+    int64_t sum = 0;
+    for (int64_t k = 0; k < depth; ++k) {
+      const int code = w[c * depth + k];
+      if (code == -128) node.fail("weight codes must lie in [-127, 127]");
+      sum += std::abs(code);
+    }
+    if (255 * sum >= int64_t{1} << 31) node.fail("output channel " + std::to_string(c) + ": sums could leave int32");
+  }
+}
+
+CodeRange::CodeRange(const NodeInfo& node)
+    : zero_point(static_cast<int32_t>(node.integer("zero_point_y", 0, 255, 0))),
+      lo(static_cast<int32_t>(node.integer("lo", 0, 255, 0))),
+      hi(static_cast<int32_t>(node.integer("hi", 0, 255, 255))) {
+  if (lo > hi) node.fail("lo " + std::to_string(lo) + " is above hi " + std::to_string(hi));
+}
+
+float small_number(const NodeInfo& node, std::string_view key, double limit) {
+  const double value = node.number(key);
+  if (std::fabs(value) > limit) node.fail("attribute '" + std::string(key) + "' is too large");
+  return static_cast<float>(value);
+}
+
+Buffer table_of(const NodeInfo& node, size_t input) {
+  if (!node.has(input)) return {};
+  const Constant& table = node.constant(input, DType::u8, 1);
+  if (table.type.shape[0] != 256) node.fail("a table must have 256 codes, has " + std::to_string(table.type.shape[0]));
+  return copy_of<uint8_t>(table);
+}
+
+IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels)
+    : multiplier_(channel_floats(node, kMultiplier, channels, kMaxMultiplier)),
+      bias_(channel_floats(node, kBias, channels, kMaxBias)),
+      table_(table_of(node, kTable)),
+      range_(node),
+      bounds_(bounds_of(node, "min", "max")),
+      dynamic_(node.has(kScale)),
+      residual_(node.has(kResidual)) {
+  const std::string& output = node.text("output");
+  if (output != "u8" && output != "f32") node.fail("attribute 'output' must be u8 or f32");
+  output_ = output == "u8" ? DType::u8 : DType::f32;
+  x_zero_point_ = static_cast<int32_t>(node.integer("zero_point_x", 0, 255, 0));
+  residual_zero_point_ = static_cast<int32_t>(node.integer("residual_zero_point", 0, 255, 0));
+  if (node.has("residual_multiplier")) residual_multiplier_ = small_number(node, "residual_multiplier", kMaxMultiplier);
+  if (residual_ && !node.has("residual_multiplier")) node.fail("a residual needs the attribute 'residual_multiplier'");
+  if (dynamic_ != node.has(kZeroPoint)) node.fail("x_scale and x_zero_point go together");
+  if (dynamic_ && output_ != DType::f32) node.fail("dynamic quantization needs output f32");
+  if (node.has(kTable) && output_ != DType::u8) node.fail("a table needs output u8");
+}
+
+void IntegerEpilogue::check(Op::Types inputs, const Shape& output, int64_t rows) const {
+  if (residual_) {
+    require_type(inputs, kResidual, DType::u8);
+    require_shape(inputs, kResidual, output);
+  }
+  if (dynamic_) {
+    require_type(inputs, kScale, DType::f32);
+    require_type(inputs, kZeroPoint, DType::u8);
+    require_shape(inputs, kScale, {rows});
+    require_shape(inputs, kZeroPoint, {rows});
+  }
+}
+
+kernels::Epilogue IntegerEpilogue::at(int64_t first) const {
+  kernels::Epilogue epilogue;
+  epilogue.multiplier = multiplier_.as<float>() + first;
+  epilogue.bias = bias_.as<float>() + first;
+  epilogue.residual_multiplier = residual_multiplier_;
+  epilogue.residual_zero_point = residual_zero_point_;
+  epilogue.zero_point = range_.zero_point;
+  epilogue.lo = range_.lo;
+  epilogue.hi = range_.hi;
+  epilogue.table = table_.as<uint8_t>();
+  epilogue.min = bounds_.min;
+  epilogue.max = bounds_.max;
+  epilogue.output = output_;
+  return epilogue;
+}
+
+}  // namespace lowbit::graph

@@ -1,0 +1,47 @@
+// What the integer operators check and keep at prepare: weights, and the epilogue that turns sums into codes or floats.
+#pragma once
+
+#include "graph/ops/common.h"
+
+namespace lowbit::graph {
+
+// Input positions of conv2d_i8 and linear_i8.
+enum IntegerInput : size_t { kX, kWeight, kMultiplier, kBias, kResidual, kTable, kScale, kZeroPoint, kIntegerInputs };
+
+// Codes in [-127, 127] whose products with any u8 input sum within int32. `channels` is the size of axis 0.
+void check_weight(const NodeInfo& node, const Constant& weight);
+
+// The u8 output's zero point and bounds: attributes zero_point_y, lo, hi.
+struct CodeRange {
+  int32_t zero_point = 0, lo = 0, hi = 255;
+  explicit CodeRange(const NodeInfo& node);
+};
+
+// A finite float32 attribute below `limit` in magnitude, so that products with it stay finite.
+float small_number(const NodeInfo& node, std::string_view key, double limit);
+Buffer table_of(const NodeInfo& node, size_t input);  // u8 [256], or empty if absent
+
+class IntegerEpilogue {
+ public:
+  IntegerEpilogue(const NodeInfo& node, int64_t channels);
+
+  bool is_dynamic() const { return dynamic_; }
+  int32_t x_zero_point() const { return x_zero_point_; }
+  DType output() const { return output_; }
+  size_t bytes() const { return multiplier_.bytes() + bias_.bytes() + table_.bytes(); }
+  // For infer: residual, scales and zero points fit.
+  void check(Op::Types inputs, const Shape& output, int64_t rows) const;
+  // The epilogue for the channels from `first` on; residual and row_scale are the caller's to set.
+  kernels::Epilogue at(int64_t first) const;
+
+ private:
+  Buffer multiplier_, bias_, table_;
+  CodeRange range_;
+  Bounds bounds_;
+  DType output_;
+  bool dynamic_, residual_;
+  float residual_multiplier_ = 0;
+  int32_t residual_zero_point_ = 0, x_zero_point_ = 0;
+};
+
+}  // namespace lowbit::graph

@@ -1,0 +1,291 @@
+// Pools over NHWC images: max and average, float and codes, sliding and adaptive.
+#include "kernels/pool/pool.h"
+
+#include "graph/ops/conv.h"
+#include "graph/ops/integer.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+constexpr int64_t kMaxWindow = int64_t{1} << 23;  // elements: the kernels' sums stay exact
+
+enum class Kind { max, average };
+
+// The output's type and how sums of codes become it.
+struct Rescale {
+  int32_t x_zero_point = 0;
+  float multiplier = 1;
+  CodeRange range;
+  DType output = DType::u8;
+
+  explicit Rescale(const NodeInfo& node)
+      : x_zero_point(static_cast<int32_t>(node.integer("zero_point_x", 0, 255))),
+        multiplier(small_number(node, "multiplier", 1e27)),
+        range(node) {
+    const std::string& name = node.text("output");
+    if (name != "u8" && name != "f32") node.fail("attribute 'output' must be u8 or f32");
+    output = name == "u8" ? DType::u8 : DType::f32;
+  }
+};
+
+class Pool : public Op {
+ public:
+  Layout input_layout(size_t) const override { return Layout::channels_last; }
+  Layout output_layout(size_t) const override { return Layout::channels_last; }
+  std::string kernel() const override { return kernel_.name; }
+
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    const TensorType& x = inputs[0];
+    require_type(inputs, 0, codes_ || (any_type_ && x.dtype == DType::u8) ? DType::u8 : DType::f32, 4);
+    Shape shape = x.shape;
+    for (int axis : {0, 1}) shape[2 + axis] = outputs(axis, x.shape[2 + axis]);
+    require(largest_window(0, x.shape[2]) * largest_window(1, x.shape[3]) < kMaxWindow,
+            "a window has too many elements");
+    return {{codes_ ? rescale_->output : x.dtype, shape}};
+  }
+
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    kernels::PoolArgs pool;
+    pool.grid = {y.shape[0], y.shape[2], y.shape[3]};
+    pool.channels = x.shape[1];
+    pool.h = axis(0, x.shape[2], y.shape[2]);
+    pool.w = axis(1, x.shape[3], y.shape[3]);
+    pool.x = pixels_of<const void>(x);
+    pool.y = pixels_of<void>(y);
+    pool.count_include_pad = count_include_pad_;
+    if (rescale_ != nullptr) {
+      pool.x_zero_point = rescale_->x_zero_point;
+      pool.multiplier = rescale_->multiplier;
+      pool.zero_point = rescale_->range.zero_point;
+      pool.lo = rescale_->range.lo;
+      pool.hi = rescale_->range.hi;
+      pool.output = rescale_->output;
+    }
+    const bool u8 = x.dtype == DType::u8;
+    const auto run =
+        kind_ == Kind::max ? (u8 ? kernel_.max_u8 : kernel_.max_f32) : (u8 ? kernel_.avg_u8 : kernel_.avg_f32);
+    const int64_t tasks = kernel_.tasks(pool, args.threads);
+    run_tasks(tasks, args.threads, [&](int64_t task) { run(pool, task, tasks); });
+  }
+
+ protected:
+  Pool(const NodeInfo& node, Kind kind, bool codes)
+      : kind_(kind), codes_(codes), any_type_(kind == Kind::max), kernel_(kernels::select_pool(node.isa)) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+    if (codes) rescale_ = std::make_unique<Rescale>(node);
+  }
+  virtual int64_t outputs(int axis, int64_t size) const = 0;
+  virtual int64_t largest_window(int axis, int64_t size) const = 0;
+  virtual kernels::PoolAxis axis(int axis, int64_t size, int64_t outputs) const = 0;
+
+  bool count_include_pad_ = false;
+
+ private:
+  Kind kind_;
+  bool codes_, any_type_;
+  std::unique_ptr<const Rescale> rescale_;  // of codes that are averaged
+  const kernels::PoolKernel& kernel_;
+};
+
+class SlidingPool final : public Pool {
+ public:
+  SlidingPool(const NodeInfo& node, Kind kind, bool codes)
+      : Pool(node, kind, codes), ceil_(node.integer("ceil_mode", 0, 1, 0) == 1) {
+    const std::vector<int64_t> kernel = node.integers("kernel", 2, 1, kMaxExtent),
+                               stride = node.integers("stride", 2, 1, kMaxExtent),
+                               padding = node.integers("padding", 0, kMaxExtent, {0, 0, 0, 0}),
+                               dilation = kind == Kind::max ? node.integers("dilation", 1, kMaxExtent, {1, 1})
+                                                            : std::vector<int64_t>{1, 1};
+    for (size_t i : {0, 1})
+      window_.kernel[i] = kernel[i], window_.stride[i] = stride[i], window_.dilation[i] = dilation[i];
+    std::copy(padding.begin(), padding.end(), window_.padding);
+    for (int side = 0; side < 4; ++side)
+      if (window_.padding[side] >= window_.reach(side / 2))
+        node.fail("the padding is wider than the window lets it be");
+    if (kind == Kind::average) count_include_pad_ = node.integer("count_include_pad", 0, 1, 0) == 1;
+  }
+
+ protected:
+  // With ceil_mode the last window may hang over the end, but must start inside the input or the padding before it.
+  int64_t outputs(int axis, int64_t size) const override {
+    const int64_t stride = window_.stride[axis], room = window_.padded(axis, size) - window_.reach(axis);
+    require(room >= 0 && size > 0, "a window of " + std::to_string(window_.reach(axis)) +
+                                       " does not fit into an input of " + std::to_string(size));
+    if (!ceil_) return room / stride + 1;
+    return std::min((room + stride - 1) / stride, (size + window_.padding[2 * axis] - 1) / stride) + 1;
+  }
+  int64_t largest_window(int axis, int64_t) const override { return window_.kernel[axis]; }
+  kernels::PoolAxis axis(int axis, int64_t size, int64_t outputs) const override {
+    return {.size = size,
+            .outputs = outputs,
+            .kernel = window_.kernel[axis],
+            .stride = window_.stride[axis],
+            .padding_begin = window_.padding[2 * axis],
+            .padding_end = window_.padding[2 * axis + 1],
+            .dilation = window_.dilation[axis]};
+  }
+
+ private:
+  Window window_;
+  bool ceil_;
+};
+
+class AdaptivePool final : public Pool {
+ public:
+  AdaptivePool(const NodeInfo& node, bool codes)
+      : Pool(node, Kind::average, codes), size_(node.integers("output_size", 2, 1, kMaxExtent)) {}
+
+ protected:
+  int64_t outputs(int axis, int64_t size) const override {
+    require(size > 0, "the input is empty");
+    return size_[static_cast<size_t>(axis)];
+  }
+  int64_t largest_window(int axis, int64_t size) const override {
+    return std::min(size, size / size_[static_cast<size_t>(axis)] + 2);
+  }
+  kernels::PoolAxis axis(int, int64_t size, int64_t outputs) const override {
+    return {.size = size, .outputs = outputs, .adaptive = true};
+  }
+
+ private:
+  std::vector<int64_t> size_;
+};
+
+// The mean over some axes is the adaptive pool of [outer][axis][inner]; axes that are not adjacent, or that would leave
+// too little to the inner loop, are first moved to the front.
+class Mean final : public Op {
+ public:
+  explicit Mean(const NodeInfo& node)
+      : axes_(node.integers("axes", 0, -kMaxRank, kMaxRank - 1)),
+        keep_(node.integer("keepdim", 0, 1, 0) == 1),
+        kernel_(kernels::select_pool(node.isa)),
+        copy_(kernels::select_eltwise(node.isa)) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    const Shape& x = inputs[0].shape;
+    const Axes axes = reduced(x);
+    require(static_cast<size_t>(std::count(axes.begin(), axes.end(), true)) == axes_.size(), "axes repeat");
+    int64_t count = 1;
+    Shape shape;
+    for (int axis = 0; axis < x.rank(); ++axis) {
+      const bool gone = axes[static_cast<size_t>(axis)];
+      if (gone) count *= x[axis];
+      require(count < kMaxWindow, "the mean is over too many elements");
+      if (!gone || keep_) shape.push_back(gone ? 1 : x[axis]);
+    }
+    require(count > 0 || shape.elements() == 0, "the mean is over no elements");
+    return {{DType::f32, shape}};
+  }
+  Layout input_layout(size_t) const override { return Layout::any; }
+  size_t scratch_bytes(Types inputs, Types, int) const override {
+    return static_cast<size_t>(inputs[0].shape.elements()) * sizeof(float);
+  }
+  std::string kernel() const override { return kernel_.name; }
+  Work work(Types inputs, Types outputs) const override {
+    Work work = Op::work(inputs, outputs);
+    work.operations = static_cast<double>(inputs[0].shape.elements());
+    return work;
+  }
+
+  void run(const RunArgs& args) const override {
+    const Tensor& x = args.inputs[0];
+    int64_t outer = 1, count = 1, inner = 1;
+    const void* data = x.data;
+    if (!split(x, outer, count, inner)) {
+      data = args.scratch;
+      move_to_front(args, count, inner);
+      outer = 1;
+    }
+    kernels::PoolArgs pool;
+    pool.grid = {outer, 1, 1};
+    pool.channels = inner;
+    pool.h = {.size = count, .outputs = 1, .adaptive = true};
+    pool.w = {.size = 1, .outputs = 1, .adaptive = true};
+    pool.x = {data, count * inner, inner, inner};
+    pool.y = {args.outputs[0].data, inner, inner, inner};
+    const int64_t tasks = kernel_.tasks(pool, args.threads);
+    run_tasks(tasks, args.threads, [&](int64_t task) { kernel_.avg_f32(pool, task, tasks); });
+  }
+
+ private:
+  using Axes = std::array<bool, kMaxRank>;
+
+  Axes reduced(const Shape& shape) const {
+    Axes axes{};
+    for (int64_t axis : axes_) axes[static_cast<size_t>(normalized_axis(axis, shape.rank()))] = true;
+    return axes;
+  }
+
+  // The input as [outer][count][inner] in the memory order it has; false if the axes do not allow it.
+  bool split(const Tensor& x, int64_t& outer, int64_t& count, int64_t& inner) const {
+    const Axes axes = reduced(x.shape);
+    const bool channels_last = x.shape.rank() == 4 && x.strides[1] == 1 && x.shape[1] > 1;
+    // Kept axes must come out in logical order: of the NHWC images only the mean over height and width.
+    if (channels_last && !(axes[2] && axes[3] && !axes[1])) return false;
+    const std::array<int, 4> nhwc = {0, 2, 3, 1};
+    int phase = 0;
+    for (int i = 0; i < x.shape.rank(); ++i) {
+      const int axis = channels_last ? nhwc[static_cast<size_t>(i)] : i;
+      const bool gone = axes[static_cast<size_t>(axis)];
+      if (x.shape[axis] == 1) continue;
+      if (gone && phase == 2) return false;
+      phase = gone ? 1 : phase == 0 ? 0 : 2;
+      (gone ? count : phase == 0 ? outer : inner) *= x.shape[axis];
+    }
+    return inner >= 8 || outer == 1;
+  }
+
+  void move_to_front(const RunArgs& args, int64_t& count, int64_t& inner) const {
+    const Tensor& x = args.inputs[0];
+    const Axes axes = reduced(x.shape);
+    Shape shape, from, to;
+    count = inner = 1;
+    for (bool gone : {true, false}) {
+      for (int axis = 0; axis < x.shape.rank(); ++axis) {
+        if (axes[static_cast<size_t>(axis)] != gone) continue;
+        shape.push_back(x.shape[axis]);
+        from.push_back(x.strides[axis]);
+        to.push_back(0);
+        (gone ? count : inner) *= x.shape[axis];
+      }
+    }
+    for (int64_t axis = shape.rank() - 1, stride = 1; axis >= 0; --axis) {
+      to[static_cast<int>(axis)] = stride;
+      stride *= shape[static_cast<int>(axis)];
+    }
+    copy_view(copy_, shape, sizeof(float), x.data, from, args.scratch, to, args.threads);
+  }
+
+  std::vector<int64_t> axes_;
+  bool keep_;
+  const kernels::PoolKernel& kernel_;
+  const kernels::EltwiseKernel& copy_;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_max_pool2d(const NodeInfo& node) {
+  return std::make_unique<SlidingPool>(node, Kind::max, false);
+}
+std::unique_ptr<Op> make_avg_pool2d(const NodeInfo& node) {
+  return std::make_unique<SlidingPool>(node, Kind::average, false);
+}
+std::unique_ptr<Op> make_avg_pool2d_i8(const NodeInfo& node) {
+  return std::make_unique<SlidingPool>(node, Kind::average, true);
+}
+std::unique_ptr<Op> make_adaptive_avg_pool2d(const NodeInfo& node) {
+  return std::make_unique<AdaptivePool>(node, false);
+}
+std::unique_ptr<Op> make_adaptive_avg_pool2d_i8(const NodeInfo& node) {
+  return std::make_unique<AdaptivePool>(node, true);
+}
+std::unique_ptr<Op> make_mean(const NodeInfo& node) { return std::make_unique<Mean>(node); }
+
+}  // namespace lowbit::graph

@@ -1,0 +1,155 @@
+// Between numbers and codes: quantize, dequantize, dynamic_quantize.
+#include "graph/ops/integer.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+struct Affine {
+  float scale;
+  int32_t zero_point;
+
+  explicit Affine(const NodeInfo& node)
+      : scale(static_cast<float>(node.number("scale"))),
+        zero_point(static_cast<int32_t>(node.integer("zero_point", 0, 255))) {
+    if (!(scale >= std::numeric_limits<float>::min()))
+      node.fail("attribute 'scale' must be a positive normal float32 number");
+  }
+};
+
+class Quantize final : public ElementwiseOp {
+ public:
+  explicit Quantize(const NodeInfo& node) : ElementwiseOp(node), affine_(node) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    return {{DType::u8, inputs[0].shape}};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    kernels::QuantizeArgs quantize;
+    quantize.shape = x.shape;
+    quantize.x = {x.as<const float>(), x.strides};
+    quantize.y = {y.as<uint8_t>(), y.strides};
+    quantize.scale = affine_.scale;
+    quantize.zero_point = affine_.zero_point;
+    split(args, [&](int64_t task, int64_t tasks) { kernels::quantize(kernel_, quantize, task, tasks); });
+  }
+
+ private:
+  Affine affine_;
+};
+
+class Dequantize final : public ElementwiseOp {
+ public:
+  explicit Dequantize(const NodeInfo& node) : ElementwiseOp(node), affine_(node) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::u8);
+    return {{DType::f32, inputs[0].shape}};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    kernels::DequantizeArgs dequantize;
+    dequantize.shape = x.shape;
+    dequantize.x = {x.as<const uint8_t>(), x.strides};
+    dequantize.y = {y.as<float>(), y.strides};
+    dequantize.scale = affine_.scale;
+    dequantize.zero_point = affine_.zero_point;
+    split(args, [&](int64_t task, int64_t tasks) { kernels::dequantize(kernel_, dequantize, task, tasks); });
+  }
+
+ private:
+  Affine affine_;
+};
+
+// A scale and zero point for each row (last axis) or sample (axis 0). Many rows are shared out between threads; the
+// range of few long ones is found in parts.
+class DynamicQuantize final : public ElementwiseOp {
+ public:
+  explicit DynamicQuantize(const NodeInfo& node) : ElementwiseOp(node) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(3);
+    const std::string& granularity = node.text("granularity");
+    if (granularity != "row" && granularity != "sample") node.fail("attribute 'granularity' must be row or sample");
+    by_row_ = granularity == "row";
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    const Shape& x = inputs[0].shape;
+    require(x.rank() >= 1, "the input must have at least one axis");
+    const int64_t count = rows(x);
+    return {{DType::u8, x}, {DType::f32, {count}}, {DType::u8, {count}}};
+  }
+  Layout input_layout(size_t) const override { return by_row_ ? Layout::contiguous : Layout::same; }
+  Layout output_layout(size_t output) const override {
+    return output == 0 && !by_row_ ? Layout::same : Layout::contiguous;
+  }
+  size_t scratch_bytes(Types inputs, Types, int threads) const override {
+    return static_cast<size_t>(std::min<int64_t>(rows(inputs[0].shape), threads) * 2 * threads) * sizeof(float);
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor& x = args.inputs[0];
+    kernels::DynamicQuantizeArgs quantize;
+    quantize.rows = rows(x.shape);
+    quantize.row = quantize.rows == 0 ? 0 : x.shape.elements() / quantize.rows;
+    quantize.x = x.as<const float>();
+    quantize.y = args.outputs[0].as<uint8_t>();
+    quantize.x_stride = quantize.y_stride = quantize.row;
+    quantize.scales = args.outputs[1].as<float>();
+    quantize.zero_points = args.outputs[2].as<uint8_t>();
+    const int64_t tasks = kernels::eltwise_tasks(5 * x.shape.elements(), args.threads);
+    if (tasks > quantize.rows) return in_parts(args, quantize, tasks);
+    run_tasks(tasks, args.threads, [&](int64_t task) { kernels::dynamic_quantize(kernel_, quantize, task, tasks); });
+  }
+
+ private:
+  int64_t rows(const Shape& shape) const {
+    if (!by_row_) return shape[0];
+    int64_t rows = 1;
+    for (int axis = 0; axis + 1 < shape.rank(); ++axis) rows *= shape[axis];
+    return rows;
+  }
+
+  void in_parts(const RunArgs& args, const kernels::DynamicQuantizeArgs& all, int64_t tasks) const {
+    const int64_t parts = std::min<int64_t>(tasks, args.threads);
+    float* ranges = reinterpret_cast<float*>(args.scratch);  // [rows][parts][2]
+    run_tasks(parts, args.threads, [&](int64_t part) {
+      const int64_t begin = all.row * part / parts, end = all.row * (part + 1) / parts;
+      for (int64_t row = 0; row < all.rows; ++row) {
+        float* range = ranges + (row * parts + part) * 2;
+        range[0] = range[1] = 0;
+        kernels::range_of(kernel_, all.x + row * all.x_stride + begin, end - begin, &range[0], &range[1]);
+      }
+    });
+    for (int64_t row = 0; row < all.rows; ++row) {
+      float* range = ranges + row * parts * 2;
+      for (int64_t part = 1; part < parts; ++part) {
+        range[0] = std::min(range[0], range[2 * part]);
+        range[1] = std::max(range[1], range[2 * part + 1]);
+      }
+      kernels::range_to_scale(range[0], range[1], &all.scales[row], &all.zero_points[row]);
+    }
+    kernels::QuantizeArgs quantize;
+    quantize.shape = {all.rows, all.row};
+    quantize.x = {all.x, {all.x_stride, 1}};
+    quantize.y = {all.y, {all.y_stride, 1}};
+    quantize.scales = all.scales;
+    quantize.zero_points = all.zero_points;
+    run_tasks(tasks, args.threads, [&](int64_t task) { kernels::quantize(kernel_, quantize, task, tasks); });
+  }
+
+  bool by_row_ = true;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_quantize(const NodeInfo& node) { return std::make_unique<Quantize>(node); }
+std::unique_ptr<Op> make_dequantize(const NodeInfo& node) { return std::make_unique<Dequantize>(node); }
+std::unique_ptr<Op> make_dynamic_quantize(const NodeInfo& node) { return std::make_unique<DynamicQuantize>(node); }
+
+}  // namespace lowbit::graph

@@ -1,0 +1,202 @@
+// Operators that only move elements: reshape (a view), transpose, pad, concat, slice.
+#include <cstring>
+
+#include "graph/ops/common.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+class Reshape final : public Op {
+ public:
+  explicit Reshape(const NodeInfo& node) : shape_(node.dims("shape")) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+    if (shape_.size() > kMaxRank) node.fail("the shape has more than 8 axes");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
+    TensorType type{inputs[0].dtype, {}};
+    for (const Dim& dim : shape_) type.shape.push_back(evaluate(dim, symbols));
+    require(checked_elements(type) >= 0 && type.shape.elements() == inputs[0].shape.elements(),
+            to_string(inputs[0].shape) + " does not reshape to " + to_string(type.shape));
+    return {type};
+  }
+  bool is_view() const override { return true; }
+  void run(const RunArgs&) const override {}
+
+ private:
+  std::vector<Dim> shape_;
+};
+
+// An operator that copies stretches of its inputs, whatever their type.
+class MoveOp : public ElementwiseOp {
+ public:
+  using ElementwiseOp::ElementwiseOp;
+  Work work(Types inputs, Types outputs) const override {
+    Work work = Op::work(inputs, outputs);
+    work.operations = 0;
+    return work;
+  }
+
+ protected:
+  // The bytes of the element at `index` along `axis`.
+  static std::byte* at(const Tensor& x, int axis, int64_t index) {
+    return x.as<std::byte>() + index * x.strides[axis] * static_cast<int64_t>(size_of(x.dtype));
+  }
+  void copy(const RunArgs& args, const Shape& shape, const Tensor& like, const void* x, const Shape& x_strides, void* y,
+            const Shape& y_strides) const {
+    copy_view(kernel_, shape, size_of(like.dtype), x, x_strides, y, y_strides, args.threads);
+  }
+};
+
+class Transpose final : public MoveOp {
+ public:
+  explicit Transpose(const NodeInfo& node) : MoveOp(node), perm_(node.integers("perm", 0, 0, kMaxRank - 1)) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+    std::vector<int64_t> sorted = perm_;
+    std::sort(sorted.begin(), sorted.end());
+    for (size_t i = 0; i < sorted.size(); ++i)
+      if (sorted[i] != static_cast<int64_t>(i)) node.fail("attribute 'perm' is no permutation");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    const Shape& x = inputs[0].shape;
+    require(static_cast<size_t>(x.rank()) == perm_.size(),
+            "perm has " + std::to_string(perm_.size()) + " axes, the input " + std::to_string(x.rank()));
+    TensorType type{inputs[0].dtype, {}};
+    for (int64_t axis : perm_) type.shape.push_back(x[static_cast<int>(axis)]);
+    return {type};
+  }
+  Layout input_layout(size_t) const override { return Layout::any; }
+  Layout output_layout(size_t) const override { return Layout::contiguous; }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    Shape strides;
+    for (int64_t axis : perm_) strides.push_back(x.strides[static_cast<int>(axis)]);
+    copy(args, y.shape, y, x.data, strides, y.data, y.strides);
+  }
+
+ private:
+  std::vector<int64_t> perm_;
+};
+
+class Pad final : public MoveOp {
+ public:
+  explicit Pad(const NodeInfo& node)
+      : MoveOp(node), padding_(node.integers("padding", 0, 0, kMaxSize)), value_(node.number("value", 0)) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    TensorType type = inputs[0];
+    require(type.dtype == DType::f32 || type.dtype == DType::u8,
+            "the input must be f32 or u8, is " + std::string(name_of(type.dtype)));
+    require(padding_.size() == 2 * static_cast<size_t>(type.shape.rank()),
+            "padding has " + std::to_string(padding_.size()) + " items, rank " + std::to_string(type.shape.rank()) +
+                " needs " + std::to_string(2 * type.shape.rank()));
+    const bool is_code = value_ >= 0 && value_ <= 255 && value_ == static_cast<double>(static_cast<int>(value_));
+    require(type.dtype == DType::f32 || is_code, "the value must be a code");
+    for (int axis = 0; axis < type.shape.rank(); ++axis)
+      type.shape[axis] += padding_[2 * static_cast<size_t>(axis)] + padding_[2 * static_cast<size_t>(axis) + 1];
+    return {type};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const auto number = static_cast<float>(value_);
+    const auto code = static_cast<uint8_t>(y.dtype == DType::u8 ? value_ : 0);
+    const void* value = y.dtype == DType::u8 ? static_cast<const void*>(&code) : &number;
+    Shape still = y.strides;
+    for (int axis = 0; axis < y.shape.rank(); ++axis) still[axis] = 0;
+    copy(args, y.shape, y, value, still, y.data, y.strides);
+    int64_t offset = 0;
+    for (int axis = 0; axis < y.shape.rank(); ++axis)
+      offset += padding_[2 * static_cast<size_t>(axis)] * y.strides[axis];
+    copy(args, x.shape, x, x.data, x.strides, y.as<std::byte>() + offset * static_cast<int64_t>(size_of(y.dtype)),
+         y.strides);
+  }
+
+ private:
+  std::vector<int64_t> padding_;
+  double value_;
+};
+
+class Concat final : public MoveOp {
+ public:
+  explicit Concat(const NodeInfo& node) : MoveOp(node), axis_(node.integer("axis", -kMaxRank, kMaxRank - 1)) {
+    if (node.present.empty()) node.fail("takes at least one input");
+    node.expect_inputs(node.present.size(), node.present.size());
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    TensorType type = inputs[0];
+    const int axis = normalized_axis(axis_, type.shape.rank());
+    for (size_t i = 1; i < inputs.size(); ++i) {
+      require_type(inputs, i, type.dtype, type.shape.rank());
+      for (int other = 0; other < type.shape.rank(); ++other) {
+        require(other == axis || inputs[i].shape[other] == type.shape[other],
+                "input " + std::to_string(i) + " " + to_string(inputs[i].shape) + " does not fit input 0 " +
+                    to_string(inputs[0].shape));
+      }
+      type.shape[axis] += inputs[i].shape[axis];
+      require(type.shape[axis] <= kMaxBytes, "the output is too large");
+    }
+    return {type};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor& y = args.outputs[0];
+    const int axis = normalized_axis(axis_, y.shape.rank());
+    int64_t offset = 0;
+    for (const Tensor& x : args.inputs) {
+      copy(args, x.shape, x, x.data, x.strides, at(y, axis, offset), y.strides);
+      offset += x.shape[axis];
+    }
+  }
+
+ private:
+  int64_t axis_;
+};
+
+class Slice final : public MoveOp {
+ public:
+  explicit Slice(const NodeInfo& node)
+      : MoveOp(node),
+        axis_(node.integer("axis", -kMaxRank, kMaxRank - 1)),
+        start_(node.dim("start")),
+        stop_(node.dim("stop")),
+        step_(node.integer("step", 1, kMaxSize, 1)) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
+    TensorType type = inputs[0];
+    int64_t& size = type.shape[normalized_axis(axis_, type.shape.rank())];
+    const int64_t start = evaluate(start_, symbols), stop = evaluate(stop_, symbols);
+    require(start >= 0 && stop >= 0,
+            "start " + std::to_string(start) + " or stop " + std::to_string(stop) + " is negative");
+    const int64_t end = std::min(stop, size), begin = std::min(start, size);
+    size = end <= begin ? 0 : (end - begin + step_ - 1) / step_;
+    return {type};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const int axis = normalized_axis(axis_, x.shape.rank());
+    Shape strides = x.strides;
+    if (y.shape[axis] > 1) strides[axis] *= step_;
+    copy(args, y.shape, y, at(x, axis, evaluate(start_, args.symbols)), strides, y.data, y.strides);
+  }
+
+ private:
+  int64_t axis_;
+  Dim start_, stop_;
+  int64_t step_;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_reshape(const NodeInfo& node) { return std::make_unique<Reshape>(node); }
+std::unique_ptr<Op> make_transpose(const NodeInfo& node) { return std::make_unique<Transpose>(node); }
+std::unique_ptr<Op> make_pad(const NodeInfo& node) { return std::make_unique<Pad>(node); }
+std::unique_ptr<Op> make_concat(const NodeInfo& node) { return std::make_unique<Concat>(node); }
+std::unique_ptr<Op> make_slice(const NodeInfo& node) { return std::make_unique<Slice>(node); }
+
+}  // namespace lowbit::graph

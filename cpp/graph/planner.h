@@ -1,0 +1,42 @@
+// A plan: a program for one set of input shapes. Every step's views are laid out, every value has its place in one
+// arena.
+//
+// Layouts: a step that wants channels_last gets a converted copy only where the value does not lie so already; `same`
+// steps follow their inputs. Views (reshape) cost nothing where the memory order permits. Steps write into their
+// input's memory where the operator allows it and nobody needs the input any more, and into the caller's buffers where
+// a value is an output of the graph. Steps with empty outputs are left out.
+#pragma once
+
+#include "graph/program.h"
+
+namespace lowbit::graph {
+
+struct Plan {
+  enum class Source : uint8_t { arena, input, output };
+  struct Binding {
+    size_t tensor;  // in `tensors`
+    Source source;
+    size_t index;  // byte offset in the arena, or position among inputs or outputs
+  };
+  struct Step {
+    const Op* op;
+    std::string_view op_name, name;             // of the program's node, or "layout" and the value's name
+    size_t first = 0, inputs = 0, outputs = 0;  // of `tensors`
+    size_t scratch = 0;                         // byte offset in the arena
+  };
+  std::vector<TensorType> inputs, outputs;
+  std::vector<int64_t> symbols;
+  std::vector<Step> steps;
+  std::vector<Tensor> tensors;
+  std::vector<Binding> arena_bindings, call_bindings;
+  size_t arena_bytes = 0;
+  const std::byte* bound_arena = nullptr;
+  uint64_t last_used = 0;
+};
+
+// Throws Error(input) where the shapes do not fit, or where the arena would not fit the machine's memory.
+std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads);
+
+Shape strides_of(const Shape& shape, Layout layout);
+
+}  // namespace lowbit::graph

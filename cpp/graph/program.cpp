@@ -1,0 +1,272 @@
+#include "graph/program.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "graph/ops/common.h"
+
+namespace lowbit::graph {
+namespace {
+
+using MaybeType = std::optional<TensorType>;
+
+std::string describe(const std::string& name, const std::string& op) { return "node '" + name + "' (" + op + ")"; }
+
+// One node's output types, checked. Throws Error(input) with the reason.
+std::vector<TensorType> infer_node(const Op& op, std::span<const TensorType> inputs, std::span<const int64_t> symbols,
+                                   size_t outputs) {
+  std::vector<TensorType> types = op.infer(inputs, symbols);
+  if (types.size() != outputs)
+    throw Error(ErrorKind::input,
+                "gives " + std::to_string(types.size()) + " outputs, the node names " + std::to_string(outputs));
+  for (const TensorType& type : types)
+    if (checked_elements(type) < 0)
+      throw Error(ErrorKind::input, "its output " + to_string(type) + " is negative or too large");
+  return types;
+}
+
+// What is known while preparing: types at the trial sizes, and what is left to read of each constant.
+class Preparation {
+ public:
+  Preparation(Graph&& graph, Isa isa) : graph_(std::move(graph)), isa_(isa) {}
+
+  Program run() {
+    Program program;
+    types_.resize(graph_.values.size());
+    for (const Symbol& symbol : graph_.symbols)
+      sizes_.push_back(std::clamp<int64_t>(1, symbol.minimum, symbol.maximum));
+    infer_inputs();
+    for (const auto& [value, constant] : graph_.constants) types_[static_cast<size_t>(value)] = constant.type;
+    count_readers();
+    std::vector<char> read(graph_.values.size(), 0);  // constants that a node reads at run time
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      std::unique_ptr<Op> op = make(graph_.nodes[i]);
+      if (op != nullptr && live_[i]) {
+        for (size_t input = 0; input < graph_.nodes[i].inputs.size(); ++input)
+          if (const int value = graph_.nodes[i].inputs[input]; value >= 0 && op->reads(input))
+            read[static_cast<size_t>(value)] = 1;
+        Graph::Node& node = graph_.nodes[i];
+        program.packed_bytes += op->bytes();
+        program.nodes.push_back(
+            {std::move(node.op), std::move(node.name), node.inputs, std::move(node.outputs), std::move(op)});
+      }
+      release(graph_.nodes[i].inputs, read);
+    }
+    for (int output : graph_.outputs) {
+      if (types_[static_cast<size_t>(output)]) {
+        program.outputs.push_back({output, types_[static_cast<size_t>(output)]->dtype, {}});
+      } else if (graph_.problems.empty()) {
+        graph_.problems.push_back("output '" + graph_.values[static_cast<size_t>(output)] + "' has no type");
+      }
+      read[static_cast<size_t>(output)] = 1;
+    }
+    throw_problems(graph_.problems);
+    finish(program, read);
+    return program;
+  }
+
+ private:
+  void infer_inputs() {
+    for (const Graph::Input& input : graph_.inputs) {
+      TensorType type{input.dtype, {}};
+      try {
+        for (const Dim& dim : input.shape) type.shape.push_back(evaluate(dim, sizes_));
+        if (checked_elements(type) < 0) throw Error(ErrorKind::input, "its size is negative or too large");
+        types_[static_cast<size_t>(input.value)] = type;
+      } catch (const Error& error) {
+        graph_.problems.push_back("input '" + graph_.values[static_cast<size_t>(input.value)] + "': " + error.what());
+      }
+    }
+  }
+
+  void count_readers() {
+    readers_.resize(graph_.values.size());
+    live_.resize(graph_.nodes.size());
+    std::vector<char> needed(graph_.values.size(), 0);
+    for (int output : graph_.outputs) needed[static_cast<size_t>(output)] = 1;
+    for (size_t i = graph_.nodes.size(); i-- > 0;) {
+      const Graph::Node& node = graph_.nodes[i];
+      live_[i] = std::any_of(node.outputs.begin(), node.outputs.end(),
+                             [&](int value) { return needed[static_cast<size_t>(value)]; });
+      for (int value : node.inputs) {
+        if (value < 0) continue;
+        ++readers_[static_cast<size_t>(value)];
+        if (live_[i]) needed[static_cast<size_t>(value)] = 1;
+      }
+    }
+  }
+
+  // The prepared operator, or null after noting why there is none.
+  std::unique_ptr<Op> make(const Graph::Node& node) {
+    const Factory factory = find_factory(node.op);
+    if (factory == nullptr) return note(node, "unknown operator");
+    NodeInfo info{.op = node.op,
+                  .name = node.name,
+                  .attributes = node.attributes,
+                  .constants = {},
+                  .present = {},
+                  .outputs = node.outputs.size(),
+                  .symbols = graph_.symbols.size(),
+                  .isa = isa_,
+                  .known = {}};
+    for (int value : node.inputs) {
+      const auto found = graph_.constants.find(value);
+      info.constants.push_back(found == graph_.constants.end() ? nullptr : &found->second);
+      info.present.push_back(value >= 0);
+    }
+    try {
+      std::unique_ptr<Op> op = factory(info);
+      for (const auto& [key, value] : node.attributes)
+        if (!info.known.contains(key)) note(node, "unknown attribute '" + key.substr(0, 100) + "'");
+      return infer(node, *op) ? std::move(op) : nullptr;
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::input) return note(node, error.what());
+      graph_.problems.emplace_back(error.what());
+      return nullptr;
+    }
+  }
+
+  bool infer(const Graph::Node& node, const Op& op) {
+    std::vector<TensorType> inputs;
+    for (int value : node.inputs) {
+      if (value >= 0 && !types_[static_cast<size_t>(value)]) return false;  // a consequence of a problem noted before
+      inputs.push_back(value < 0 ? TensorType{} : *types_[static_cast<size_t>(value)]);
+    }
+    const std::vector<TensorType> outputs = infer_node(op, inputs, sizes_, node.outputs.size());
+    for (size_t i = 0; i < outputs.size(); ++i) types_[static_cast<size_t>(node.outputs[i])] = outputs[i];
+    return true;
+  }
+
+  std::nullptr_t note(const Graph::Node& node, const std::string& reason) {
+    graph_.problems.push_back(describe(node.name, node.op) + ": " + reason);
+    return nullptr;
+  }
+
+  // Frees constants that no later node reads, unless a prepared node wants them at run time.
+  void release(const std::vector<int>& inputs, const std::vector<char>& read) {
+    for (int value : inputs) {
+      if (value < 0 || --readers_[static_cast<size_t>(value)] > 0 || read[static_cast<size_t>(value)]) continue;
+      if (std::find(graph_.outputs.begin(), graph_.outputs.end(), value) != graph_.outputs.end()) continue;
+      const auto found = graph_.constants.find(value);
+      if (found != graph_.constants.end()) found->second.buffer.reset();
+    }
+  }
+
+  void finish(Program& program, const std::vector<char>& read) {
+    program.symbols = std::move(graph_.symbols);
+    program.copy = make_copy(isa_);
+    for (std::string& name : graph_.values) program.values.push_back({std::move(name), {}, false});
+    for (auto& [value, constant] : graph_.constants) {
+      if (!read[static_cast<size_t>(value)]) constant.buffer.reset();
+      program.packed_bytes += constant.buffer ? constant.buffer->bytes() : 0;
+      program.values[static_cast<size_t>(value)].constant = std::move(constant);
+      program.values[static_cast<size_t>(value)].is_constant = true;
+    }
+    for (Graph::Input& input : graph_.inputs)
+      program.inputs.push_back({input.value, input.dtype, std::move(input.shape)});
+    describe_outputs(program);
+  }
+
+  // A size that stays the same when every symbol grows is taken for fixed.
+  void describe_outputs(Program& program) const {
+    std::vector<TensorType> larger;
+    for (int64_t step : {1, 2, 3, 8}) {
+      std::vector<int64_t> sizes;
+      for (size_t i = 0; i < sizes_.size(); ++i)
+        sizes.push_back(std::clamp(sizes_[i] * 2 + step + static_cast<int64_t>(i), program.symbols[i].minimum,
+                                   program.symbols[i].maximum));
+      try {
+        std::vector<TensorType> inputs;
+        for (const Program::Input& input : program.inputs) {
+          inputs.push_back({input.dtype, {}});
+          for (const Dim& dim : input.shape) inputs.back().shape.push_back(evaluate(dim, sizes));
+        }
+        larger = infer_types(program, inputs, sizes);
+        break;
+      } catch (const Error&) {  // not every size need be possible
+      }
+    }
+    for (Program::Output& output : program.outputs) {
+      const Shape& shape = types_[static_cast<size_t>(output.value)]->shape;
+      const bool compare = !larger.empty() && larger[static_cast<size_t>(output.value)].shape.rank() == shape.rank();
+      for (int axis = 0; axis < shape.rank(); ++axis)
+        output.shape.push_back(
+            compare && larger[static_cast<size_t>(output.value)].shape[axis] == shape[axis] ? shape[axis] : -1);
+    }
+  }
+
+  Graph graph_;
+  Isa isa_;
+  std::vector<int64_t> sizes_;  // of the symbols, in the trial
+  std::vector<MaybeType> types_;
+  std::vector<int> readers_;
+  std::vector<char> live_;
+};
+
+std::string describe(const Program& program, const Program::Input& input) {
+  std::string text = std::string(name_of(input.dtype)) + " [";
+  for (const Dim& dim : input.shape) text += (&dim != input.shape.data() ? ", " : "") + to_string(dim, program.symbols);
+  return text + "]";
+}
+
+}  // namespace
+
+Program prepare(Graph&& graph, Isa isa) { return Preparation(std::move(graph), isa).run(); }
+
+std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs) {
+  const auto wrong = [&](size_t i, const std::string& reason) -> Error {
+    const Program::Input& input = program.inputs[i];
+    return Error(ErrorKind::input, "input '" + program.values[static_cast<size_t>(input.value)].name + "': expected " +
+                                       describe(program, input) + ", got " + to_string(inputs[i]) + reason);
+  };
+  if (inputs.size() != program.inputs.size())
+    throw Error(ErrorKind::input,
+                "expected " + std::to_string(program.inputs.size()) + " inputs, got " + std::to_string(inputs.size()));
+  std::vector<int64_t> symbols(program.symbols.size(), -1);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Program::Input& input = program.inputs[i];
+    if (inputs[i].dtype != input.dtype || static_cast<size_t>(inputs[i].shape.rank()) != input.shape.size())
+      throw wrong(i, "");
+    if (checked_elements(inputs[i]) < 0) throw wrong(i, ", which is too large");
+    for (size_t axis = 0; axis < input.shape.size(); ++axis) {
+      const std::vector<int64_t>& rpn = input.shape[axis].rpn;
+      if (rpn.size() != 2 || rpn[0] != static_cast<int64_t>(DimOp::symbol)) continue;
+      int64_t& size = symbols[static_cast<size_t>(rpn[1])];
+      if (size < 0) size = inputs[i].shape[static_cast<int>(axis)];
+      const Symbol& symbol = program.symbols[static_cast<size_t>(rpn[1])];
+      if (size < symbol.minimum || size > symbol.maximum) {
+        throw wrong(i, ": " + symbol.name + " must be from " + std::to_string(symbol.minimum) + " to " +
+                           std::to_string(symbol.maximum));
+      }
+    }
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    for (size_t axis = 0; axis < program.inputs[i].shape.size(); ++axis) {
+      const int64_t expected = evaluate(program.inputs[i].shape[axis], symbols);
+      if (expected != inputs[i].shape[static_cast<int>(axis)])
+        throw wrong(i, ": axis " + std::to_string(axis) + " must be " + std::to_string(expected));
+    }
+  }
+  return symbols;
+}
+
+std::vector<TensorType> infer_types(const Program& program, std::span<const TensorType> inputs,
+                                    std::span<const int64_t> symbols) {
+  std::vector<TensorType> types(program.values.size());
+  for (size_t i = 0; i < program.values.size(); ++i) types[i] = program.values[i].constant.type;
+  for (size_t i = 0; i < inputs.size(); ++i) types[static_cast<size_t>(program.inputs[i].value)] = inputs[i];
+  std::vector<TensorType> arguments;
+  for (const Program::Node& node : program.nodes) {
+    arguments.clear();
+    for (int value : node.inputs) arguments.push_back(value < 0 ? TensorType{} : types[static_cast<size_t>(value)]);
+    try {
+      const std::vector<TensorType> results = infer_node(*node.impl, arguments, symbols, node.outputs.size());
+      for (size_t i = 0; i < results.size(); ++i) types[static_cast<size_t>(node.outputs[i])] = results[i];
+    } catch (const Error& error) {
+      throw Error(ErrorKind::input, describe(node.name, node.op) + ": " + error.what());
+    }
+  }
+  return types;
+}
+
+}  // namespace lowbit::graph

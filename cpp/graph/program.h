@@ -1,0 +1,49 @@
+// A graph made ready for one CPU: every node validated, its kernel chosen and its weights packed. Immutable.
+#pragma once
+
+#include "graph/graph.h"
+
+namespace lowbit::graph {
+
+struct Program {
+  struct Value {
+    std::string name;
+    Constant constant;  // buffer null: not a constant, or one that no node reads at run time
+    bool is_constant = false;
+  };
+  struct Input {
+    int value;
+    DType dtype;
+    std::vector<Dim> shape;
+  };
+  struct Output {
+    int value;
+    DType dtype;
+    std::vector<int64_t> shape;  // -1: depends on a symbol
+  };
+  struct Node {
+    std::string op, name;
+    std::vector<int> inputs, outputs;
+    std::unique_ptr<const Op> impl;
+  };
+  std::vector<Symbol> symbols;
+  std::vector<Value> values;
+  std::vector<Input> inputs;
+  std::vector<Output> outputs;
+  std::vector<Node> nodes;         // in topological order; those that no output needs are gone
+  std::unique_ptr<const Op> copy;  // converts layouts
+  size_t packed_bytes = 0;
+};
+
+// Validates by trial inference at the symbols' smallest sizes. Takes the graph's buffers and frees each constant with
+// its last reader, so that weights exist about once. Throws Error(graph) with every problem.
+Program prepare(Graph&& graph, Isa isa);
+
+// Values of the symbols in a call. Throws Error(input) for a wrong number, dtype, rank or size of inputs.
+std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs);
+
+// The type of every value, given those of the inputs. Throws Error(input) that names the node.
+std::vector<TensorType> infer_types(const Program& program, std::span<const TensorType> inputs,
+                                    std::span<const int64_t> symbols);
+
+}  // namespace lowbit::graph

@@ -1,0 +1,204 @@
+#include "graph/session.h"
+
+#include <algorithm>
+#include <cfenv>
+#include <chrono>
+
+#include "base/threads.h"
+
+namespace lowbit::graph {
+
+struct Session::Context {
+  Buffer arena;
+  std::vector<std::unique_ptr<Plan>> plans;
+  uint64_t clock = 0;
+};
+
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+// Bits must not depend on the rounding mode or denormal flushing that the host program has set.
+class DefaultFloatEnvironment {
+ public:
+  DefaultFloatEnvironment() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFloatEnvironment() { std::fesetenv(&before_); }
+  DefaultFloatEnvironment(const DefaultFloatEnvironment&) = delete;
+  DefaultFloatEnvironment& operator=(const DefaultFloatEnvironment&) = delete;
+
+ private:
+  std::fenv_t before_;
+};
+
+bool fits(const Plan& plan, std::span<const Tensor> inputs) {
+  if (plan.inputs.size() != inputs.size()) return false;
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (plan.inputs[i].dtype != inputs[i].dtype || !(plan.inputs[i].shape == inputs[i].shape)) return false;
+  return true;
+}
+
+size_t bytes_of(const Tensor& tensor) { return static_cast<size_t>(tensor.shape.elements()) * size_of(tensor.dtype); }
+
+bool overlap(const Tensor& a, const Tensor& b) {
+  const auto* first = a.as<const std::byte>();
+  const auto* second = b.as<const std::byte>();
+  return std::less<>()(first, second + bytes_of(b)) && std::less<>()(second, first + bytes_of(a));
+}
+
+}  // namespace
+
+Session::Session(Graph&& graph, Isa isa, int threads)
+    : program_(prepare(std::move(graph), isa)), isa_(isa), threads_(threads == 0 ? default_threads() : threads) {
+  if (threads_ < 1 || threads_ > kMaxThreads)
+    throw Error(ErrorKind::input,
+                "threads must be from 1 to " + std::to_string(kMaxThreads) + ", got " + std::to_string(threads));
+}
+
+Session::~Session() {
+  for (std::atomic<Context*>& slot : contexts_) delete slot.load();
+}
+
+Session::Context* Session::lease() const {
+  for (std::atomic<Context*>& slot : contexts_) {
+    if (slot.load(std::memory_order_relaxed) == nullptr) continue;
+    if (Context* context = slot.exchange(nullptr, std::memory_order_acquire)) return context;
+  }
+  auto context = std::make_unique<Context>();
+  context->plans.reserve(kMaxPlans);
+  return context.release();
+}
+
+void Session::give_back(Context* context) const {
+  for (std::atomic<Context*>& slot : contexts_) {
+    Context* expected = nullptr;
+    if (slot.load(std::memory_order_relaxed) != nullptr) continue;
+    if (slot.compare_exchange_strong(expected, context, std::memory_order_release, std::memory_order_relaxed)) return;
+  }
+  delete context;
+}
+
+Session::Memory Session::memory() const {
+  Memory memory{.packed_bytes = program_.packed_bytes};
+  std::array<Context*, kMaxContexts> taken{};
+  for (size_t i = 0; i < kMaxContexts; ++i) {
+    taken[i] = contexts_[i].exchange(nullptr, std::memory_order_acquire);
+    if (taken[i] == nullptr) continue;
+    memory.arena_bytes += taken[i]->arena.bytes();
+    memory.plans += taken[i]->plans.size();
+    ++memory.contexts;
+  }
+  for (Context* context : taken)
+    if (context != nullptr) give_back(context);
+  return memory;
+}
+
+Session::Call::Call(const Session& session, std::span<const Tensor> inputs)
+    : session_(session), inputs_(inputs), context_(session.lease()) {
+  try {
+    plan_ = find_plan();
+    if (context_->arena.bytes() < plan_->arena_bytes) {
+      context_->arena = Buffer();  // the old and the new one never exist together
+      context_->arena = Buffer(plan_->arena_bytes);
+    }
+  } catch (...) {
+    session_.give_back(context_);
+    throw;
+  }
+  plan_->last_used = ++context_->clock;
+}
+
+Plan* Session::Call::find_plan() const {
+  std::vector<std::unique_ptr<Plan>>& plans = context_->plans;
+  const auto known = std::find_if(plans.begin(), plans.end(), [&](const auto& plan) { return fits(*plan, inputs_); });
+  if (known != plans.end()) return known->get();
+  std::vector<TensorType> types;
+  for (const Tensor& input : inputs_) types.push_back({input.dtype, input.shape});
+  std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_);
+  if (plans.size() < kMaxPlans) return plans.emplace_back(std::move(plan)).get();
+  const auto older = [](const auto& a, const auto& b) { return a->last_used < b->last_used; };
+  return (*std::min_element(plans.begin(), plans.end(), older) = std::move(plan)).get();
+}
+
+Session::Call::~Call() { session_.give_back(context_); }
+
+void Session::Call::bind(std::span<const Tensor> outputs) {
+  const auto& program = session_.program_;
+  if (outputs.size() != plan_->outputs.size()) {
+    throw Error(ErrorKind::input, "expected " + std::to_string(plan_->outputs.size()) + " outputs, got " +
+                                      std::to_string(outputs.size()));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const TensorType& expected = plan_->outputs[i];
+    const std::string& name = program.values[static_cast<size_t>(program.outputs[i].value)].name;
+    if (outputs[i].dtype != expected.dtype || !(outputs[i].shape == expected.shape)) {
+      throw Error(ErrorKind::input, "output '" + name + "': expected " + to_string(expected) + ", got " +
+                                        to_string(TensorType{outputs[i].dtype, outputs[i].shape}));
+    }
+    const auto overlaps = [&](const Tensor& other) { return overlap(outputs[i], other); };
+    if (std::any_of(inputs_.begin(), inputs_.end(), overlaps) ||
+        std::any_of(outputs.begin(), outputs.begin() + static_cast<ptrdiff_t>(i), overlaps))
+      throw Error(ErrorKind::input, "output '" + name + "' shares memory with an input or another output");
+  }
+  std::byte* arena = context_->arena.as<std::byte>();
+  if (plan_->bound_arena != arena) {
+    for (const Plan::Binding& binding : plan_->arena_bindings)
+      plan_->tensors[binding.tensor].data = arena + binding.index;
+    plan_->bound_arena = arena;
+  }
+  for (const Plan::Binding& binding : plan_->call_bindings)
+    plan_->tensors[binding.tensor].data =
+        (binding.source == Plan::Source::input ? inputs_ : outputs)[binding.index].data;
+}
+
+void Session::Call::step(const Plan::Step& step) const {
+  const Tensor* tensors = plan_->tensors.data() + step.first;
+  step.op->run({.inputs = {tensors, step.inputs},
+                .outputs = {tensors + step.inputs, step.outputs},
+                .scratch = context_->arena.as<std::byte>() + step.scratch,
+                .threads = session_.threads_,
+                .symbols = plan_->symbols});
+}
+
+void Session::Call::run(std::span<const Tensor> outputs) {
+  bind(outputs);
+  const DefaultFloatEnvironment environment;
+  for (const Plan::Step& each : plan_->steps) step(each);
+}
+
+Work Session::Call::work(size_t step) const {
+  const Plan::Step& s = plan_->steps[step];
+  std::vector<TensorType> types;
+  for (size_t i = 0; i < s.inputs + s.outputs; ++i)
+    types.push_back({plan_->tensors[s.first + i].dtype, plan_->tensors[s.first + i].shape});
+  const std::span<const TensorType> all(types);
+  Work work = s.op->work(all.first(s.inputs), all.subspan(s.inputs));
+  if (s.op == session_.program_.copy.get()) work.operations = 0;
+  return work;
+}
+
+void Session::Call::profile(std::span<const Tensor> outputs, int repeats, std::vector<double>& seconds) {
+  bind(outputs);
+  const DefaultFloatEnvironment environment;
+  const size_t steps = plan_->steps.size();
+  repeats = std::clamp(repeats, 1, 100000);
+  std::vector<std::vector<double>> times(steps);
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    auto before = std::chrono::steady_clock::now();
+    for (size_t i = 0; i < steps; ++i) {
+      step(plan_->steps[i]);
+      const auto after = std::chrono::steady_clock::now();
+      times[i].push_back(std::chrono::duration<double>(after - before).count());
+      before = after;
+    }
+  }
+  seconds.clear();
+  for (std::vector<double>& samples : times) {
+    std::nth_element(samples.begin(), samples.begin() + static_cast<ptrdiff_t>(samples.size() / 2), samples.end());
+    seconds.push_back(samples[samples.size() / 2]);
+  }
+}
+
+}  // namespace lowbit::graph

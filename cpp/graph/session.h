@@ -1,0 +1,77 @@
+// A session: one program, run by any number of callers at once. Each call leases a context: an arena, and the plans of
+// the last few input shapes it met. A call with a shape its context knows allocates nothing.
+#pragma once
+
+#include <array>
+#include <atomic>
+
+#include "graph/planner.h"
+
+namespace lowbit::graph {
+
+class Session {
+ public:
+  static constexpr size_t kMaxPlans = 8;      // a context keeps
+  static constexpr size_t kMaxContexts = 64;  // kept between calls
+
+  // threads 0: default_threads(). Throws Error(graph) with every problem of the graph, Error(environment).
+  Session(Graph&& graph, Isa isa, int threads);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  const Program& program() const { return program_; }
+  Isa isa() const { return isa_; }
+  int threads() const { return threads_; }
+
+  struct Context;
+
+  // One call. Inputs and outputs are dense row-major views that stay valid until the call is gone.
+  class Call {
+   public:
+    // Leases a context and plans for these inputs. Throws Error(input) if they do not fit the graph.
+    Call(const Session& session, std::span<const Tensor> inputs);
+    ~Call();
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+    std::span<const TensorType> outputs() const { return plan_->outputs; }
+    const Plan& plan() const { return *plan_; }
+    // `outputs` of exactly those types, apart from each other and from the inputs; else throws Error(input).
+    void run(std::span<const Tensor> outputs);
+    // The same, `repeats` times; seconds[step] is the median.
+    void profile(std::span<const Tensor> outputs, int repeats, std::vector<double>& seconds);
+    Work work(size_t step) const;  // of one step of the plan
+
+   private:
+    Plan* find_plan() const;
+    void bind(std::span<const Tensor> outputs);
+    void step(const Plan::Step& step) const;
+
+    const Session& session_;
+    std::span<const Tensor> inputs_;
+    Context* context_;
+    Plan* plan_ = nullptr;
+  };
+
+  void run(std::span<const Tensor> inputs, std::span<const Tensor> outputs) const { Call(*this, inputs).run(outputs); }
+
+  struct Memory {
+    size_t packed_bytes = 0;                          // weights and tables, shared by all calls
+    size_t arena_bytes = 0, contexts = 0, plans = 0;  // of the idle contexts
+  };
+  Memory memory() const;
+
+ private:
+  Context* lease() const;
+  void give_back(Context* context) const;
+
+  Program program_;
+  Isa isa_;
+  int threads_;
+  // Slots are taken and filled by atomic exchange: no lock, so a fork in the midst of a call leaves the child a working
+  // session (short of the contexts that were out).
+  mutable std::array<std::atomic<Context*>, kMaxContexts> contexts_{};
+};
+
+}  // namespace lowbit::graph
