@@ -7,11 +7,6 @@
 namespace lowbit::kernels {
 namespace {
 
-// Clamps to the code range and turns NaN into the zero point (0 before it is added).
-inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
-  return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
-}
-
 void quantize_block(const float* x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point) {
   const Lanes inverse = splat(inverse_scale);
   const Lanes lo = splat(static_cast<float>(-zero_point)), hi = splat(static_cast<float>(255 - zero_point));

@@ -7,7 +7,10 @@
 #include <stdint.h>
 
 #if defined(__AVX2__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC's own <avx512fintrin.h> warns (GCC bug 105593)
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace lowbit::kernels {
@@ -292,6 +295,11 @@ inline Lanes load_codes(const uint8_t* p, int32_t offset, int64_t n = kLanes) {
 
 // min(max(a, lo), hi); NaN stays NaN.
 inline Lanes clamp(const Lanes& a, const Lanes& lo, const Lanes& hi) { return less(hi, greater(lo, a)); }
+
+// Clamps to the code range and turns NaN into the zero point (0 before it is added).
+inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
+  return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
+}
 
 // Calls f(index, count) for 0, 16, 32, ... with count = 16, then once for what is left; Full tells the two apart at compile time.
 struct Full {

@@ -1,0 +1,15 @@
+// Pooling for AVX2.
+#if !defined(__AVX2__) || defined(__AVX512F__)
+#error "compile this file for AVX2 and FMA only: cpp/isa.cmake"
+#endif
+
+#include "kernels/pool/blocks.h"
+
+namespace lowbit::kernels::pool_avx2 {
+
+void max_u8(const PoolArgs& args, int64_t task, int64_t tasks) { run_max_u8(args, task, tasks); }
+void max_f32(const PoolArgs& args, int64_t task, int64_t tasks) { run_max_f32(args, task, tasks); }
+void avg_u8(const PoolArgs& args, int64_t task, int64_t tasks) { run_avg_u8(args, task, tasks); }
+void avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) { run_avg_f32(args, task, tasks); }
+
+}  // namespace lowbit::kernels::pool_avx2
