@@ -1,0 +1,297 @@
+"""Every row of the matrix kernels that this CPU can run: int8 equals NumPy bit for bit, float32 the scalar row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowbit import _core
+
+Array = npt.NDArray[Any]
+
+I8 = [row["name"] for row in _core.gemm_i8_kernels() if row["available"]]
+F32 = [row["name"] for row in _core.gemm_f32_kernels() if row["available"]]
+EDGES = sorted({size + step for size in (1, 4, 8, 16, 32, 64) for step in (-1, 0, 1)} - {0})
+
+
+def gather(x: Array, grid: tuple[int, int, int], strides: tuple[int, int, int], taps: list[int], run: int) -> Array:
+    """The receptive fields [rows][taps * run] that the contract describes, by index arithmetic."""
+    starts = sum(np.indices(grid)[axis].ravel() * strides[axis] for axis in range(3))
+    offsets = np.asarray(starts)[:, None, None] + np.array(taps)[:, None] + np.arange(run)
+    windows: Array = x.ravel()[offsets].reshape(-1, len(taps) * run)
+    return windows
+
+
+def epilogue(acc: Array, p: dict[str, Any], samples: Array) -> Array:
+    """kernel.h's epilogue, each operation rounded to float32."""
+    t = acc.astype(np.float32) * p["multiplier"]
+    if p.get("row_scale") is not None:
+        t = t * p["row_scale"][samples, None]
+    t = t + p["bias"]
+    if p.get("residual") is not None:
+        r = p["residual"][:, : t.shape[1]].astype(np.int32) - p["residual_zero_point"]
+        t = t + r.astype(np.float32) * np.float32(p["residual_multiplier"])
+    assert t.dtype == np.float32
+    if p["output"] == "f32":
+        return np.asarray(np.minimum(np.maximum(t, np.float32(p["min"])), np.float32(p["max"])))
+    zero_point = p["zero_point"]
+    codes = np.rint(np.clip(t, p["lo"] - zero_point, p["hi"] - zero_point)).astype(np.int64) + zero_point
+    return np.asarray(codes.astype(np.uint8) if p.get("table") is None else p["table"][codes])
+
+
+def expected_i8(x: Array, w: Array, p: dict[str, Any]) -> Array:
+    n, run = w.shape[0], w.shape[-1]
+    grid = p.get("grid") or (1, 1, x.size // run)
+    fields = gather(x, grid, p.get("strides") or (0, 0, run), p.get("taps") or [0], run).astype(np.int64)
+    samples = np.indices(grid)[0].ravel()
+    zero_points = (
+        p["x_zero_points"][samples, None].astype(np.int64) if p.get("x_zero_points") is not None else p["x_zero_point"]
+    )
+    return epilogue((fields - zero_points) @ w.reshape(n, -1).astype(np.int64).T, p, samples)
+
+
+def check_i8(kernel: str, x: Array, w: Array, p: dict[str, Any], tasks: int = 1, gap: int = 0) -> None:
+    n = w.shape[0]
+    y, _ = _core.gemm_i8(kernel, x, w, tasks=tasks, pitch=n + gap, **p)
+    np.testing.assert_array_equal(y[:, :n], expected_i8(x, w, p), err_msg=kernel, strict=True)
+    assert np.all(np.ascontiguousarray(y[:, n:]).view(np.uint8) == 0xA5), f"{kernel} wrote beyond its channels"
+
+
+def random_epilogue(
+    rng: np.random.Generator, n: int, samples: int, rows: int, pitch: int, k: int, flags: int
+) -> dict[str, Any]:
+    """Parameters of a call whose outputs spread over the codes; the bits of `flags` say what is in it."""
+    lo = int(rng.integers(0, 256))
+    p: dict[str, Any] = {
+        "multiplier": (rng.uniform(0.2, 2.0, n) * 40 / (np.sqrt(k) * 128 * 64)).astype(np.float32),
+        "bias": rng.uniform(-40, 40, n).astype(np.float32),
+        "x_zero_point": int(rng.integers(0, 256)),
+        "zero_point": int(rng.integers(0, 256)),
+        "lo": lo,
+        "hi": int(rng.integers(lo, 256)),
+        "min": float(np.float32(rng.choice([-np.inf, 0.0, -7.5]))),
+        "max": float(np.float32(rng.choice([np.inf, 6.0, 31.25]))),
+        "output": "f32" if flags & 1 else "u8",
+    }
+    if flags & 2:
+        p["residual"] = rng.integers(0, 256, (rows, pitch), dtype=np.uint8)
+        p["residual_multiplier"] = float(np.float32(rng.uniform(0.01, 1.5)))
+        p["residual_zero_point"] = int(rng.integers(0, 256))
+    if flags & 4 and not flags & 1:
+        p["table"] = rng.integers(0, 256, 256, dtype=np.uint8)
+    if flags & 8:
+        p["x_zero_points"] = rng.integers(0, 256, samples, dtype=np.uint8)
+    if flags & 16 and flags & 1:
+        p["row_scale"] = rng.uniform(0.5, 2.0, samples).astype(np.float32)
+    return p
+
+
+def random_operands(rng: np.random.Generator, x_size: int, w_shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Codes of the whole range, the extreme ones often."""
+    x = rng.integers(0, 256, x_size, dtype=np.uint8)
+    w = rng.integers(-127, 128, w_shape).astype(np.int8)
+    x[rng.random(x_size) < 0.2] = rng.choice([0, 255])
+    w[rng.random(w_shape) < 0.2] = rng.choice([-127, 127])
+    return x, w
+
+
+@pytest.mark.parametrize("kernel", I8)
+@settings(max_examples=120, deadline=None)
+@given(
+    rows=st.integers(0, 70),
+    n=st.integers(1, 150),
+    k=st.integers(1, 90),
+    flags=st.integers(0, 31),
+    per_row=st.booleans(),
+    tasks=st.integers(1, 5),
+    gap=st.integers(0, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_i8_product(
+    kernel: str, rows: int, n: int, k: int, flags: int, per_row: bool, tasks: int, gap: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, w = random_operands(rng, rows * k, (n, k))
+    p = random_epilogue(rng, n, rows if per_row else 1, rows, n + gap, k, flags)
+    p |= {"grid": (rows, 1, 1), "strides": (k, 0, 0)} if per_row else {"grid": (1, 1, rows), "strides": (0, 0, k)}
+    check_i8(kernel, x, w, p, tasks, gap)
+
+
+@pytest.mark.parametrize("kernel", I8)
+@pytest.mark.parametrize("flags", [0, 3, 6, 25])
+def test_i8_edges_of_tiles(kernel: str, flags: int) -> None:
+    rng = np.random.default_rng(7)
+    for size in EDGES:
+        for rows, n, k in ((size, 33, 20), (5, size, 20), (13, 40, size)):
+            x, w = random_operands(rng, rows * k, (n, k))
+            check_i8(kernel, x, w, random_epilogue(rng, n, 1, rows, n, k, flags))
+
+
+@pytest.mark.parametrize("kernel", I8)
+def test_i8_every_height_of_a_tile(kernel: str) -> None:
+    rng = np.random.default_rng(8)
+    for rows in range(1, 50):
+        x, w = random_operands(rng, rows * 9, (70, 9))
+        check_i8(kernel, x, w, random_epilogue(rng, 70, 1, rows, 70, 9, rows % 4))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> dict[str, Any]:
+    shape = {name: draw(st.integers(1, high)) for name, high in (("batch", 3), ("h", 9), ("w", 9), ("channels", 13))}
+    shape |= {
+        name: draw(st.integers(1, 3))
+        for name in ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "groups")
+    }
+    return shape | {"n": draw(st.integers(1, 40)), "flags": draw(st.integers(0, 31)), "tasks": draw(st.integers(1, 4))}
+
+
+@pytest.mark.parametrize("kernel", I8)
+@settings(max_examples=80, deadline=None)
+@given(conv=convolutions(), seed=st.integers(0, 2**32 - 1))
+def test_i8_convolution(kernel: str, conv: dict[str, int], seed: int) -> None:
+    """Over a padded NHWC image, as the graph calls it: a tap a kernel row, or a position where those are apart."""
+    rng = np.random.default_rng(seed)
+    c, kh, kw = conv["channels"], conv["kernel_h"], conv["kernel_w"]
+    pixel = c * conv["groups"]  # one group of several: the others' channels lie between
+    h = (conv["h"] - 1) * conv["stride_h"] + (kh - 1) * conv["dilation_h"] + 1
+    w = (conv["w"] - 1) * conv["stride_w"] + (kw - 1) * conv["dilation_w"] + 1
+    joined = conv["dilation_w"] == 1 and conv["groups"] == 1
+    line = w * pixel
+    taps = [i * conv["dilation_h"] * line for i in range(kh)]
+    if not joined:
+        taps = [tap + j * conv["dilation_w"] * pixel for tap in taps for j in range(kw)]
+    grid = (conv["batch"], conv["h"], conv["w"])
+    rows, n = int(np.prod(grid)), conv["n"]
+    x, weights = random_operands(rng, conv["batch"] * h * line, (n, len(taps), c * (kw if joined else 1)))
+    p = random_epilogue(rng, n, conv["batch"], rows, n, weights[0].size, conv["flags"])
+    p |= {"grid": grid, "strides": (h * line, conv["stride_h"] * line, conv["stride_w"] * pixel), "taps": taps}
+    check_i8(kernel, x, weights, p, conv["tasks"])
+
+
+@pytest.mark.parametrize("kernel", I8)
+@pytest.mark.parametrize("x_code", [0, 255])
+@pytest.mark.parametrize("w_code", [-127, 127])
+@pytest.mark.parametrize("x_zero_point", [0, 128, 255])
+def test_i8_extreme_codes_are_exact(kernel: str, x_code: int, w_code: int, x_zero_point: int) -> None:
+    """k just below the limit 255 * sum |w| < 2^31: no pair, chain or zero-point sum may saturate or overflow."""
+    k = (2**31 - 1) // (255 * 127)
+    x, w = np.full((2, k), x_code, np.uint8), np.full((3, k), w_code, np.int8)
+    p = {
+        "multiplier": np.ones(3, np.float32),
+        "bias": np.zeros(3, np.float32),
+        "x_zero_point": x_zero_point,
+        "output": "f32",
+    }
+    y, _ = _core.gemm_i8(kernel, x, w, **p)
+    assert np.all(y == np.float32((x_code - x_zero_point) * w_code * k))
+
+
+@pytest.mark.parametrize("kernel", I8)
+@pytest.mark.parametrize("value", [-1e30, -3e9, -2147483648.0, 2147483648.0, 3e9, 1e30])
+def test_i8_overflow_of_the_conversion_clamps(kernel: str, value: float) -> None:
+    """cvtps2dq turns what does not fit into INT_MIN: the clamp must come before."""
+    x, w = np.ones((3, 4), np.uint8), np.ones((50, 4), np.int8)
+    multiplier, bias = np.zeros(50, np.float32), np.full(50, value, np.float32)
+    y, _ = _core.gemm_i8(kernel, x, w, multiplier, bias, zero_point=100, lo=3, hi=250)
+    assert np.all(y == (250 if value > 0 else 3))
+
+
+@pytest.mark.parametrize("kernel", I8)
+def test_i8_rounds_half_to_even(kernel: str) -> None:
+    bias = (np.arange(100, dtype=np.float32) - 50) + np.float32(0.5)
+    y, _ = _core.gemm_i8(
+        kernel, np.ones((1, 4), np.uint8), np.zeros((100, 4), np.int8), np.ones(100, np.float32), bias, zero_point=128
+    )
+    np.testing.assert_array_equal(y[0], np.rint(bias) + 128)
+
+
+@pytest.mark.parametrize("kernel", F32)
+@settings(max_examples=120, deadline=None)
+@given(
+    rows=st.integers(0, 70),
+    n=st.integers(1, 150),
+    k=st.integers(1, 90),
+    flags=st.integers(0, 15),
+    tasks=st.integers(1, 5),
+    gap=st.integers(0, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_f32_product(kernel: str, rows: int, n: int, k: int, flags: int, tasks: int, gap: int, seed: int) -> None:
+    """Equal to the scalar row's bits, which lie within the bound of a sum of k products and two additions."""
+    rng = np.random.default_rng(seed)
+    x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
+    p: dict[str, Any] = {"pitch": n + gap, "grid": (1, 1, rows), "strides": (0, 0, k)}
+    p["bias"] = rng.normal(size=n).astype(np.float32) if flags & 1 else None
+    p["residual"] = rng.normal(size=(rows, n + gap)).astype(np.float32) if flags & 2 else None
+    p |= ({"min": 0.0} if flags & 4 else {}) | ({"max": 6.0} if flags & 8 else {})
+    y, _ = _core.gemm_f32(kernel, x, w, tasks=tasks, **p)
+    truth, _ = _core.gemm_f32(F32[-1], x, w, **p)
+    np.testing.assert_array_equal(y.view(np.uint32), truth.view(np.uint32), err_msg=kernel, strict=True)
+
+    addends = [x.astype(np.float64) @ w.astype(np.float64).T]
+    magnitude = np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64).T
+    addends += [p["bias"].astype(np.float64)] if flags & 1 else []
+    addends += [p["residual"][:, :n].astype(np.float64)] if flags & 2 else []
+    magnitude = magnitude + sum(np.abs(a) for a in addends[1:])
+    exact = np.clip(sum(addends), p.get("min", -np.inf), p.get("max", np.inf))
+    bound = (k + 2) * np.finfo(np.float32).eps * magnitude
+    assert np.all(np.abs(y[:, :n] - exact) <= bound)
+    assert np.all(np.ascontiguousarray(y[:, n:]).view(np.uint8) == 0xA5)
+
+
+@pytest.mark.parametrize("kernel", F32)
+def test_f32_convolution_and_not_finite_values(kernel: str) -> None:
+    """3 x 3, stride 2, over [2, 9, 9, 5]; NaN passes the clamp, and reaches only the windows that hold it."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2, 9, 9, 5)).astype(np.float32)
+    x[0, 0, 0, 0], x[1, 8, 8, 4] = np.nan, np.inf
+    w = rng.normal(size=(37, 3, 15)).astype(np.float32)
+    p: dict[str, Any] = {"grid": (2, 4, 4), "strides": (405, 90, 10), "taps": [0, 45, 90], "min": 0.0, "max": 6.0}
+    y, _ = _core.gemm_f32(kernel, x, w, **p)
+    truth, _ = _core.gemm_f32(F32[-1], x, w, **p)
+    np.testing.assert_array_equal(y, truth)
+    assert np.isnan(y[0]).all()
+    assert not np.isnan(y[1:-1]).any()
+    fields = gather(x, p["grid"], p["strides"], p["taps"], 15)
+    np.testing.assert_allclose(y[1:-1], np.clip(fields @ w.reshape(37, -1).T, 0, 6)[1:-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("select", "rows"),
+    [(_core.select_gemm_i8, _core.gemm_i8_kernels()), (_core.select_gemm_f32, _core.gemm_f32_kernels())],
+)
+def test_selection_uses_the_best_isa_under_the_cap(select: Any, rows: list[dict[str, Any]]) -> None:
+    isa_of = {row["name"]: row["isa"] for row in rows}
+    available = [row["isa"] for row in rows if row["available"]]
+    for n in EDGES:
+        for count in (0, 1, 5, 49, 3136):
+            assert isa_of[select(n, 1, 64, count)] == available[0]
+            for isa in available:
+                assert isa_of[select(n, 3, 64, count, isa)] == isa
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"grid": (1, 1, 4)},
+        {"taps": [9]},
+        {"taps": [-1]},
+        {"grid": (1, 1, -1)},
+        {"strides": (0, 0, 2**40)},
+        {"lo": 9, "hi": 3},
+        {"table": np.zeros(255, np.uint8)},
+        {"residual": np.zeros((3, 3), np.uint8)},
+        {"x_zero_points": np.zeros(2, np.uint8)},
+        {"output": "s8"},
+        {"pitch": 1},
+    ],
+)
+def test_arguments_out_of_bounds_are_refused(arguments: dict[str, Any]) -> None:
+    ones = np.ones(2, np.float32)
+    with pytest.raises(ValueError):
+        _core.gemm_i8(I8[-1], np.zeros((3, 8), np.uint8), np.zeros((2, 8), np.int8), ones, ones, **arguments)
