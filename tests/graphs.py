@@ -1,4 +1,4 @@
-"""Small graphs, built from the IR alone, that hold every operator: what the tests of files, sessions and fuzzing share."""
+"""Small graphs, built from the IR alone, that hold every operator: shared by tests of files, sessions and fuzzing."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from graphs import GRAPHS, Maker, feeds
 from lowbit import dims, interpreter
 from lowbit.errors import GraphError
-from lowbit.ir import Array, Graph, Node, Symbol, Value
+from lowbit.ir import DTYPES, Array, Graph, Node, Symbol, Value
 from lowbit.ops import OPS
 from lowbit.ops.float import UNARY, unary
 from lowbit.ops.integer import dynamic_quantize, quantize
@@ -34,7 +34,7 @@ def run(op: str, *arrays: Array | None, **attrs: Any) -> list[Array]:
     return list(outputs)
 
 
-NAMES = {np.dtype(np.float32): "f32", np.dtype(np.uint8): "u8", np.dtype(np.int8): "s8", np.dtype(np.int32): "i32", np.dtype(np.bool_): "bool", np.dtype(np.float16): "f16", np.dtype(np.int64): "i64"}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def naive_code(t: Any, zero_point: int, lo: int = 0, hi: int = 255) -> int:
@@ -77,8 +77,11 @@ def epilogues(draw: st.DrawFn, rng_seed: int, channels: int, dynamic: bool) -> d
         "bias": rng.normal(0, 20, channels).astype(F),
         "table": rng.integers(0, 256, 256).astype(np.uint8) if output == "u8" and draw(st.booleans()) else None,
         "with_residual": draw(st.booleans()),
-        "residual_attrs": {"residual_multiplier": draw(st.sampled_from([0.37, 1.0, -0.2])), "residual_zero_point": draw(st.integers(0, 255))},
-    }  # fmt: skip
+        "residual_attrs": {
+            "residual_multiplier": draw(st.sampled_from([0.37, 1.0, -0.2])),
+            "residual_zero_point": draw(st.integers(0, 255)),
+        },
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -331,10 +334,8 @@ def test_float_pools_and_convolution_against_torch() -> None:
 def test_unary_against_torch() -> None:
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
-    theirs = {
-        "gelu_tanh": lambda t: functional.gelu(t, approximate="tanh"), "neg": torch.neg, "abs": torch.abs, "exp": torch.exp,
-        "log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
-    }  # fmt: skip
+    theirs = {kind: getattr(torch, kind) for kind in ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "sigmoid", "tanh")}
+    theirs["gelu_tanh"] = lambda t: functional.gelu(t, approximate="tanh")
     x = np.concatenate([np.linspace(-30, 30, 401), [0.0, -0.0, 1e-3, 88.0, -88.0, 1e5, -1e5]]).astype(F)
     for kind in UNARY:
         expected = theirs.get(kind, getattr(functional, kind, None))(torch.from_numpy(x)).numpy()

@@ -11,9 +11,12 @@ from . import dims
 from .errors import GraphError, InputError
 from .ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
 from .ops import OPS, constant_value, describe
+from .ops.integer import MAX_BIAS, MAX_MULTIPLIER
 from .ops.spec import MAX_ELEMENTS, MAX_RANK
 
 MAX_NODES = 100_000
+LIMITS = {"multiplier": MAX_MULTIPLIER, "bias": MAX_BIAS}
+"""In magnitude, of the constants that requantize."""
 
 
 def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
@@ -266,5 +269,5 @@ def _operand_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
             yield f"{where}: input {position} ({spec.name}) must be a constant, {name!r} is not"
         elif spec.weight != isinstance(constant, Weight):
             yield f"{where}: input {position} ({spec.name}) {'must' if spec.weight else 'cannot'} be a quantized weight"
-        elif spec.name in ("multiplier", "bias") and not np.isfinite(np.asarray(constant)).all():
-            yield f"{where}: input {position} ({spec.name}) has a value that is not finite"
+        elif spec.name in LIMITS and not (np.abs(np.asarray(constant)) <= LIMITS[spec.name]).all():
+            yield f"{where}: input {position} ({spec.name}) has a value that is not finite or too large"

@@ -1,4 +1,4 @@
-"""Graphs compiled for this CPU: `Session` runs arrays, `Model` is called as the original module was, `load` reads one."""
+"""Graphs compiled for this CPU: `Session` runs arrays, `Model` is called as the original was, `load` reads one."""
 
 from __future__ import annotations
 

@@ -28,6 +28,10 @@ from .windows import (
 
 F32 = np.float32
 U8 = ("u8",)
+MAX_MULTIPLIER = 1e27
+MAX_BIAS = 1e37
+"""In magnitude: a 32-bit sum times a multiplier, plus a bias, stays finite in float32."""
+MULTIPLIER = number(-MAX_MULTIPLIER, MAX_MULTIPLIER)
 OUTPUT_ATTRS: dict[str, Attr] = {
     "zero_point_y": integer(0, 255, default=0),
     "lo": integer(0, 255, default=0),
@@ -39,7 +43,7 @@ EPILOGUE_ATTRS: dict[str, Attr] = {
     **OUTPUT_ATTRS,
     "min": OPTIONAL_NUMBER,
     "max": OPTIONAL_NUMBER,
-    "residual_multiplier": number(default=0.0),
+    "residual_multiplier": number(-MAX_MULTIPLIER, MAX_MULTIPLIER, default=0.0),
     "residual_zero_point": integer(0, 255, default=0),
 }
 
@@ -223,7 +227,7 @@ _GEMM_INPUTS = (
     Input(name="x_scale", optional=True),
     Input(name="x_zero_point", dtypes=U8, optional=True),
 )
-_POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": number(), "output": choice("u8", "f32"), **OUTPUT_ATTRS}
+_POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice("u8", "f32"), **OUTPUT_ATTRS}
 
 OPS = (
     Op(
@@ -273,9 +277,9 @@ OPS = (
         inputs=(Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE),
         attrs={
             "zero_point_a": CODE,
-            "multiplier_a": number(),
+            "multiplier_a": MULTIPLIER,
             "zero_point_b": CODE,
-            "multiplier_b": number(),
+            "multiplier_b": MULTIPLIER,
             **OUTPUT_ATTRS,
         },
         infer_rule=_infer_add_i8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..ir import Array, Dim
 from .spec import FLAG, Attr, Call, integer, integers
 
 EXTENT = 2**15 - 1
+MAX_WINDOW = 2**23
+"""Elements of a pool's window: its sum of codes stays exact."""
 CONV_ATTRS: dict[str, Attr] = {
     "stride": integers(2, 1, EXTENT, default=(1, 1)),
     "padding": integers(4, 0, EXTENT, default=(0, 0, 0, 0)),
@@ -42,19 +45,10 @@ def conv_shape(call: Call) -> tuple[Dim, ...]:
 def pool_shape(call: Call) -> tuple[Dim, ...]:
     """The output shape of a pool of input 0 [N, C, H, W]."""
     n, channels, *size = call.shape(0, rank=4)
-    return (
-        n,
-        channels,
-        *(
-            _out(call, axis, size[axis], call.attrs["kernel"][axis], _dilation(call)[axis], pool=True)
-            for axis in (0, 1)
-        ),
-    )
-
-
-def _dilation(call: Call) -> tuple[int, int]:
-    i, j = call.attrs.get("dilation", (1, 1))
-    return i, j
+    kernel, dilation = call.attrs["kernel"], call.attrs.get("dilation", (1, 1))
+    call.need(math.prod(kernel) < MAX_WINDOW, "a window has too many elements")
+    out = [_out(call, axis, size[axis], kernel[axis], dilation[axis], pool=True) for axis in (0, 1)]
+    return (n, channels, *out)
 
 
 def _out(call: Call, axis: int, size: Dim, kernel: int, dilation: int, pool: bool = False) -> Dim:
