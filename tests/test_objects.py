@@ -1,7 +1,7 @@
 """The object files of ISA-specific sources define nothing that the linker could share with code for an older CPU.
 
-A weak symbol (an inline function, a template instance) compiled with AVX-512 may be the copy that the linker keeps for all,
-and the baseline path would then stop with an illegal instruction. So those objects hold no `W`, `V` or `u`.
+A weak symbol (an inline function, a template instance) compiled with AVX-512 may be the copy that the linker keeps for
+all, and the baseline path would then stop with an illegal instruction. So those objects hold no `W`, `V` or `u`.
 """
 
 from __future__ import annotations
