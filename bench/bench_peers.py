@@ -82,7 +82,7 @@ def machine(threads: int) -> str:
 
     cpu = _core.cpu()
     releases = ", ".join(version(engine) for engine in ENGINES if _installed(engine))
-    return f"{cpu['model']}, {cpu['isa']}, {threads} thread{'s' * (threads > 1)}; {releases}"
+    return f"{cpu['model']}, {cpu['default_isa']}, {threads} thread{'s' * (threads > 1)}; {releases}"
 
 
 def table(model: str, results: list[Result]) -> list[str]:
