@@ -1,7 +1,8 @@
 """Single operators, on every instruction set of this CPU and in torch: `pytest bench/bench_kernels.py --threads 1`.
 
 Each is a session of one integer node, as it runs inside a model: warm, into the caller's array. Before it is timed,
-its result must equal the NumPy interpreter's bit for bit. The peers compute the same layer in float32, and products also in int8.
+its result must equal the NumPy interpreter's bit for bit. The peers compute the same layer in float32, products also
+in int8.
 """
 
 from __future__ import annotations
