@@ -96,7 +96,7 @@ constexpr GemmF32Kernel kTable[] = {
     row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_f32_avx512vnni_12x32),
     row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_f32_avx512vnni_6x64),
     row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_f32_avx512vnni_8x48),
-    row("avx512vnni_24x16", Isa::avx512vnni, 24, 16, gemm_f32_avx512vnni_24x16),
+    row("avx512vnni_14x16", Isa::avx512vnni, 14, 16, gemm_f32_avx512vnni_14x16),
     row("avx2_6x16", Isa::avx2, 6, 16,
         gemm_f32_avx2_6x16),  // 12 accumulators, 2 of weights, 1 of x: 15 of 16 registers
 #endif

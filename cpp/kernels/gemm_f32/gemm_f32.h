@@ -39,7 +39,7 @@ struct GemmF32Args {
 // What a micro-kernel sees: up to mr rows times one panel, the channel pointers already moved to the panel's first
 // channel.
 struct GemmF32Tile {
-  static constexpr int kMaxRows = 24;
+  static constexpr int kMaxRows = 16;
   const float* x[kMaxRows];
   const float* panel;  // [taps][run][nr]
   const int64_t* taps;

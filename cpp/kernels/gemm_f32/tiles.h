@@ -10,6 +10,6 @@ extern const GemmF32Tiles gemm_f32_avx2_6x16;
 extern const GemmF32Tiles gemm_f32_avx512vnni_12x32;
 extern const GemmF32Tiles gemm_f32_avx512vnni_6x64;
 extern const GemmF32Tiles gemm_f32_avx512vnni_8x48;
-extern const GemmF32Tiles gemm_f32_avx512vnni_24x16;
+extern const GemmF32Tiles gemm_f32_avx512vnni_14x16;
 
 }  // namespace lowbit::kernels

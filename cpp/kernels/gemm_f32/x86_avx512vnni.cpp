@@ -38,6 +38,6 @@ struct Fma512 {
 constinit const GemmF32Tiles gemm_f32_avx512vnni_12x32 = tiles<Fma512, 12, 2>();
 constinit const GemmF32Tiles gemm_f32_avx512vnni_6x64 = tiles<Fma512, 6, 4>();
 constinit const GemmF32Tiles gemm_f32_avx512vnni_8x48 = tiles<Fma512, 8, 3>();
-constinit const GemmF32Tiles gemm_f32_avx512vnni_24x16 = tiles<Fma512, 24, 1>();
+constinit const GemmF32Tiles gemm_f32_avx512vnni_14x16 = tiles<Fma512, 14, 1>();
 
 }  // namespace lowbit::kernels

@@ -93,7 +93,7 @@ constexpr GemmI8Kernel kTable[] = {
     // N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
     row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i8_avx512vnni_6x64),
     row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),     // 48, 96, 144 channels without waste
-    row("avx512vnni_24x16", Isa::avx512vnni, 24, 16, gemm_i8_avx512vnni_24x16),  // few channels: bound by loads of x
+    row("avx512vnni_14x16", Isa::avx512vnni, 14, 16, gemm_i8_avx512vnni_14x16),  // few channels: bound by loads of x
     // 12 accumulators of 16 registers.
     row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
     // The sign trick needs five temporaries beside two weight registers and eight accumulators.

@@ -41,7 +41,7 @@ struct GemmI8Args {
 // What a micro-kernel sees: up to mr rows times one panel, the epilogue's pointers already moved to the panel's first
 // channel.
 struct GemmI8Tile {
-  static constexpr int kMaxRows = 24;
+  static constexpr int kMaxRows = 16;
   const uint8_t* x[kMaxRows];
   const int8_t* panel;         // [taps][quads][nr][4]
   const int32_t* column_sums;  // [nr]

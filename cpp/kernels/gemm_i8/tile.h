@@ -19,6 +19,14 @@ namespace {
 constexpr int64_t kPrefetchBytes =
     1536;  // ahead in the weights, which a small number of rows streams from L3 or memory
 
+__attribute__((noinline)) void look_up(const GemmI8Tile& t, int rows) {
+  const uint8_t* table = t.epilogue->table;
+  for (int r = 0; r < rows; ++r) {
+    uint8_t* codes = static_cast<uint8_t*>(t.y[r]);
+    for (int c = 0; c < t.columns; ++c) codes[c] = table[codes[c]];
+  }
+}
+
 // The f32 epilogue over accumulators in memory: out of line and in a loop, for it is the rarer output, and unrolled it
 // would double the code of every tile height.
 template <class V>
@@ -123,12 +131,7 @@ struct Tile {
       }
       V::template store_codes<kVectors>(static_cast<uint8_t*>(t.y[r]), value, codes, t.columns);
     }
-    if (e.table != nullptr)
-      for (int r = 0; r < kRows; ++r) look_up(e.table, static_cast<uint8_t*>(t.y[r]), t.columns);
-  }
-
-  static LOWBIT_INLINE void look_up(const uint8_t* table, uint8_t* codes, int count) {
-    for (int i = 0; i < count; ++i) codes[i] = table[codes[i]];
+    if (e.table != nullptr) look_up(t, kRows);
   }
 
   static LOWBIT_INLINE void spill(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {

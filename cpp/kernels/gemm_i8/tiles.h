@@ -11,7 +11,7 @@ extern const GemmI8Tiles gemm_i8_avxvnni_6x16;
 extern const GemmI8Tiles gemm_i8_avx512vnni_12x32;
 extern const GemmI8Tiles gemm_i8_avx512vnni_6x64;
 extern const GemmI8Tiles gemm_i8_avx512vnni_8x48;
-extern const GemmI8Tiles gemm_i8_avx512vnni_24x16;
+extern const GemmI8Tiles gemm_i8_avx512vnni_14x16;
 
 void pack_gemm_i8(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out);
 
