@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,9 @@ def lower(program: Program) -> tuple[Graph, tuple[int, ...]]:
 
     exported = program.exported
     if _has_hidden_writes(exported.graph_module):
-        exported = exported.run_decompositions({})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = exported.run_decompositions({})
     return Lowering(program, exported).run()
 
 
@@ -252,7 +255,9 @@ class Lowering:
         for ref in returned:
             name = ref.name
             if name not in made:
-                name = copies[name] = copies.get(name) or self.emit("reshape", ref, shape=ref.shape).name
+                if name not in copies:
+                    copies[name] = self.emit("reshape", ref, shape=ref.shape).name
+                name = copies[name]
             if name not in names:
                 names.append(name)
             positions.append(names.index(name))
@@ -267,6 +272,7 @@ class Lowering:
 
     def lower_graph(self, module: GraphModule) -> list[Any]:
         """Lower one graph whose placeholders are in `env`; what it returns."""
+        live = _live(module)
         for node in module.graph.nodes:
             if node.op == "output":
                 return list(self.resolve(node.args[0]))
@@ -275,7 +281,7 @@ class Lowering:
                 if isinstance(self.env[node], torch.Tensor):
                     self.node = node
                     self.env[node] = self.constant(self.env[node], str(node.target))
-            elif node.op == "call_function" and (node.users or _writes(node)):
+            elif node.op == "call_function" and node in live:
                 self.node = node
                 self.env[node] = self.lower_node(node)
         return []
@@ -461,6 +467,15 @@ def _writes(node: TorchNode) -> bool:
     """Whether an operation writes to its first argument."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable and isinstance(next(iter(node.args), None), TorchNode)
+
+
+def _live(module: GraphModule) -> set[TorchNode]:
+    """The nodes whose results or writes count."""
+    live: set[TorchNode] = set()
+    for node in reversed(module.graph.nodes):
+        if node.op == "output" or _writes(node) or not live.isdisjoint(node.users):
+            live.add(node)
+    return live
 
 
 def _storage(node: TorchNode) -> int | None:
