@@ -1,0 +1,323 @@
+"""Files: what is saved is what is loaded, safetensors opens it, and nothing malformed gets past the reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from graphs import GRAPHS, Maker, feeds, float_net, integer_net
+from lowbit import format, interpreter
+from lowbit.errors import FormatError, GraphError, LowbitError
+from lowbit.ir import Graph, Weight, replace
+
+META = {"producer": "lowbit 0", "signature": None, "decisions": [{"node": "a", "reason": "ñ ≠ n"}]}
+
+
+def same(a: Graph, b: Graph) -> bool:
+    """Equal in everything, constants bit for bit."""
+
+    def parts(constant: Any) -> list[Any]:
+        return [constant.codes, constant.scales] if isinstance(constant, Weight) else [constant]
+
+    plain = replace(a, constants={}), replace(b, constants={})
+    fields = ("inputs", "outputs", "values", "nodes", "symbols", "states")
+    return all(getattr(plain[0], f) == getattr(plain[1], f) for f in fields) and all(
+        type(a.constants[name]) is type(b.constants[name])
+        and all(
+            p.dtype == q.dtype and p.shape == q.shape and p.tobytes() == q.tobytes()
+            for p, q in zip(parts(a.constants[name]), parts(b.constants[name]), strict=True)
+        )
+        for name in {*a.constants, *b.constants}
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "net.lowbit"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_round_trip(name: str, path: Path) -> None:
+    graph = GRAPHS[name]()
+    format.save(path, graph, META)
+    loaded, meta = format.load(path)
+    assert same(loaded, graph)
+    assert meta == META
+    results = interpreter.run(graph, feeds(graph))
+    assert all((interpreter.run(loaded, feeds(graph))[key] == value).all() for key, value in results.items())
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_same_graph_gives_the_same_bytes(name: str, path: Path) -> None:
+    format.save(path, GRAPHS[name](), META)
+    once = path.read_bytes()
+    format.save(path, GRAPHS[name](), META)
+    assert path.read_bytes() == once
+    format.save(path, *format.load(path))
+    assert path.read_bytes() == once
+
+
+def test_safetensors_opens_it(path: Path) -> None:
+    graph = integer_net()
+    format.save(path, graph, META)
+    tensors = safetensors.numpy.load_file(path)
+    weight = next(name for name, constant in graph.constants.items() if isinstance(constant, Weight))
+    assert (tensors[f"{weight}/codes"] == graph.constants[weight].codes).all()  # type: ignore[union-attr]
+    with safetensors.safe_open(path, "numpy") as file:
+        document = json.loads(file.metadata()["lowbit"])
+    assert document["version"] == format.VERSION
+    assert format.read_document(path) == document
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    dtype=st.sampled_from(["float32", "float16", "int64", "int32", "bool", "uint8", "int8"]),
+    shape=st.lists(st.integers(0, 3), max_size=4),
+    name=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()),
+    seed=st.integers(0, 99),
+)
+def test_any_constant(path: Path, dtype: str, shape: list[int], name: str, seed: int) -> None:
+    m = Maker()
+    array = np.asarray(100 * np.random.default_rng(seed).random(shape)).astype(dtype)
+    m.constant(array, name + "~")
+    m.constant(np.asarray(array.T if array.ndim < 2 else array.swapaxes(0, 1)), name + "~ transposed")
+    graph = m.graph(m.node("clip", m.input("x", 3)))
+    format.save(path, graph)
+    assert same(format.load(path)[0], graph)
+
+
+def test_names_of_tensors_that_would_collide(path: Path) -> None:
+    m = Maker(1)
+    m.constant(np.zeros(3, np.float32), "w/codes")
+    m.constant(np.ones(2, np.float32), "__metadata__")
+    m.constant(Weight(codes=np.ones((2, 2), np.int8), scales=np.ones(2, np.float32)), "w")
+    graph = m.graph(m.node("clip", m.input("x", 3)))
+    format.save(path, graph)
+    assert same(format.load(path)[0], graph)
+
+
+def test_a_failed_save_leaves_what_was_there(path: Path) -> None:
+    format.save(path, float_net(), META)
+    before = path.read_bytes()
+    with pytest.raises(GraphError):
+        format.save(path, replace(float_net(), outputs=("nothing",)))
+    for bad in ({"a": object()}, {"a": float("nan")}, {"a": "\ud800"}):
+        with pytest.raises(FormatError):
+            format.save(path, float_net(), bad)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# ----------------------------------------------------------------------------------------------------- malformed files
+
+
+def parts_of(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Header, graph document and tensor bytes."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    return header, json.loads(header["__metadata__"]["lowbit"]), data[8 + length :]
+
+
+def assemble(header: dict[str, Any], document: Any, tensors: bytes) -> bytes:
+    text = document if isinstance(document, str) else json.dumps(document)
+    raw = json.dumps({**header, "__metadata__": {"lowbit": text}}).encode()
+    return struct.pack("<Q", len(raw)) + raw + tensors
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("sound") / "net.lowbit"
+    format.save(path, integer_net(), {})
+    return path.read_bytes()
+
+
+def refuse(path: Path, data: bytes, message: str = ".") -> None:
+    path.write_bytes(data)
+    with pytest.raises(LowbitError, match=message):
+        format.load(path)
+
+
+def test_every_truncation_is_refused(path: Path, sound: bytes) -> None:
+    for length in {*range(64), *range(64, len(sound), 97), len(sound) - 1}:
+        refuse(path, sound[:length])
+    refuse(path, sound + b"\0", "tensors end at")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a lowbit file"),
+        (b"PK\x03\x04" + b"\0" * 200, "not a lowbit file"),
+        (struct.pack("<Q", 2**63) + b"{}", "not a lowbit file"),
+        (struct.pack("<Q", 100_000_001) + b"{}", "not a lowbit file"),
+        (struct.pack("<Q", 2) + b"[]", "does not start"),
+        (struct.pack("<Q", 2) + b"{}", "holds no graph"),
+        (struct.pack("<Q", 4) + b"{\xff\xff}", "UTF-8"),
+        (struct.pack("<Q", 22) + b'{"__metadata__": 1234}', "holds no graph"),
+        (struct.pack("<Q", 16) + b'{"a": 1, "a": 2}', "repeats a key"),
+    ],
+)
+def test_foreign_files(path: Path, data: bytes, message: str) -> None:
+    refuse(path, data, message)
+
+
+def test_other_safetensors_files(path: Path) -> None:
+    safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, path, metadata={"format": "np"})
+    with pytest.raises(FormatError, match="not one that lowbit wrote"):
+        format.load(path)
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="not a regular file"):
+        format.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        format.load(tmp_path / "absent.lowbit")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="not a regular file"):
+        format.load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("version", [2, 10**9])
+def test_newer_versions_ask_for_an_upgrade(path: Path, sound: bytes, version: int) -> None:
+    header, document, tensors = parts_of(sound)
+    refuse(path, assemble(header, {**document, "version": version, "extra": 1}, tensors), "upgrade lowbit")
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])
+def test_versions_that_are_none(path: Path, sound: bytes, version: object) -> None:
+    header, document, tensors = parts_of(sound)
+    refuse(path, assemble(header, {**document, "version": version}, tensors), "version")
+
+
+def set_in(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        inner: Any = document
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = to
+
+    return change
+
+
+DOCUMENT_EDITS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda d: d.pop("nodes"), "lacks"),
+    (set_in("surplus", to=1), "unknown"),
+    (set_in("nodes", to={}), "not a list"),
+    (set_in("nodes", 0, to=3), "not an object"),
+    (set_in("nodes", 0, "name", to=7), "text"),
+    (set_in("nodes", 0, "name", to="x" * 5000), "text"),
+    (set_in("nodes", 0, "inputs", to="x"), "not a list"),
+    (set_in("nodes", 0, "exec", to="import os"), "unknown"),
+    (set_in("nodes", 0, "op", to="__import__"), "no such operator"),
+    (set_in("nodes", 0, "attrs", to={"scale": None, "zero_point": 1}), "integer"),
+    (set_in("nodes", 0, "attrs", to={"scale": 2**70, "zero_point": 1}), "integer"),
+    (set_in("nodes", 0, "attrs", to={"scale": [[[[[[1]]]]]], "zero_point": 1}), "integer"),
+    (set_in("nodes", 1, "attrs", "stride", to=[0, 2]), "stride"),
+    (set_in("nodes", 1, "attrs", "padding", to=[2**31] * 4), "padding"),
+    (set_in("nodes", 1, "attrs", "padding", to=[1] * 100_000), "items"),
+    (set_in("nodes", 1, "inputs", to=["v0"]), "takes 4 to 8 inputs"),
+    (set_in("values", "x", "shape", to=["batch", 2**60, 2**60, 4]), "elements"),
+    (set_in("values", "x", "shape", to=["batch", -4, 9, 11]), "no size"),
+    (set_in("values", "x", "shape", to=["batch", True, 9, 11]), "no size"),
+    (set_in("values", "x", "shape", to=["__import__('os').system('id')", 4, 9, 11]), "size expression"),
+    (set_in("values", "x", "shape", to=["(" * 400 + "batch" + ")" * 400, 4, 9, 11]), "deep"),
+    (set_in("values", "x", "dtype", to="object"), "dtype"),
+    (set_in("values", "v0", "quant", to=[0.1]), "pair"),
+    (set_in("values", "v0", "quant", to=[None, 3]), "scale"),
+    (set_in("values", "v0", "quant", to=[0.1, 1e3]), "integer"),
+    (set_in("symbols", "batch", to=[1]), "bounds"),
+    (set_in("symbols", "batch", to=[1, 2**40]), "bounds"),
+    (set_in("states", to=[["x"]]), "pair"),
+    (set_in("meta", to=[]), "not an object"),
+    (set_in("constants", "c0", to={"tensor": "/etc/passwd"}), "not in the file"),
+    (set_in("constants", "c0", to={"pickle": "x"}), "neither"),
+    (lambda d: d["constants"]["c0"]["weight"].update(codes="c0/scales", scales="c0/codes"), "must be int8"),
+    (set_in("constants", "c0", "weight", "bits", to=3), "bits 3"),
+    (set_in("constants", "c0", "weight", "packing", to="zip"), "packing 'zip'"),
+    (lambda d: d["constants"].pop("c1"), "belong to no constant"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(DOCUMENT_EDITS)))
+def test_malformed_graphs(path: Path, sound: bytes, index: int) -> None:
+    change, message = DOCUMENT_EDITS[index]
+    header, document, tensors = parts_of(sound)
+    change(document)
+    refuse(path, assemble(header, document, tensors), message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"scale": 0.03', '"scale": NaN', "NaN"),
+        ('"scale": 0.03', '"scale": -Infinity', "Infinity"),
+        ('"scale": 0.03', '"scale": 1e999', "1e999"),
+        ('"scale": 0.03', '"scale": 1' + "0" * 5000, "not valid JSON"),
+        ('"scale": 0.03', '"scale": 0.03, "scale": 0.03', "repeats a key"),
+        ('"scale": 0.03', '"scale": ' + "[" * 100_000 + "]" * 100_000, "not valid JSON"),
+        ('"net.layer0"', '"net.\\ud800layer0"', "surrogate"),
+        ('"net.layer0"', '"net.\x00layer0"', "not valid JSON"),
+    ],
+)
+def test_json_that_is_not_strict(path: Path, sound: bytes, old: str, new: str, message: str) -> None:
+    header, document, tensors = parts_of(sound)
+    text = json.dumps(document)
+    assert old in text
+    refuse(path, assemble(header, text.replace(old, new), tensors), message)
+
+
+TENSOR_EDITS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (set_in("c1", to=[]), "not an object"),
+    (set_in("c1", "dtype", to="F64"), "does not read"),
+    (set_in("c1", "dtype", to="F16"), "does not take"),
+    (set_in("c1", "dtype", to=["F32"]), "does not read"),
+    (set_in("c1", "shape", to=[9]), "does not take"),
+    (set_in("c1", "shape", to=[2**61, 2**61]), "does not take"),
+    (set_in("c1", "shape", to=[8.0]), "no size"),
+    (set_in("c1", "shape", to=[1] * 9), "outside"),
+    (set_in("c1", "data_offsets", to=[0, 2**50]), "outside"),
+    (set_in("c1", "data_offsets", to=[-32, 0]), "no size"),
+    (set_in("c1", "data_offsets", to=[32, 0]), "outside"),
+    (set_in("c1", "data_offsets", to=[0]), "outside"),
+    (lambda h: h["c1"].update(h["c2"]), "was expected"),
+    (lambda h: h["c1"].update(path="/etc/passwd"), "unknown"),
+    (lambda h: h.pop("c1"), "was expected|not in the file"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(TENSOR_EDITS)))
+def test_malformed_tensor_tables(path: Path, sound: bytes, index: int) -> None:
+    change, message = TENSOR_EDITS[index]
+    header, document, tensors = parts_of(sound)
+    change(header)
+    refuse(path, assemble(header, document, tensors), message)
+
+
+NAN = b"\xff\xff\xff\x7f"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "code", "message"),
+    [("c0/codes", b"\x80", "-128"), ("c0/scales", NAN, "not finite"), ("c1", NAN, "not finite")],
+)
+def test_hostile_numbers(path: Path, sound: bytes, tensor: str, code: bytes, message: str) -> None:
+    header, document, tensors = parts_of(sound)
+    begin = header[tensor]["data_offsets"][0]
+    refuse(path, assemble(header, document, tensors[:begin] + code + tensors[begin + len(code) :]), message)
+
+
+def test_no_trace_of_the_machine(path: Path) -> None:
+    format.save(path, integer_net(), {})
+    data = path.read_bytes().lower()
+    for word in (b"avx", b"vnni", b"isa", b"thread", str(Path.cwd()).lower().encode()):
+        assert word not in data

@@ -1,0 +1,67 @@
+"""`import lowbit` is fast, needs no torch, and gives every public name when it is first asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import lowbit
+from lowbit import schemes
+from lowbit.errors import InputError, LowbitError, UnsupportedError
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_import_takes_less_than_a_tenth_of_a_second() -> None:
+    code = (
+        "import numpy, safetensors.numpy, time; t = time.perf_counter()\n"
+        "import lowbit; lowbit.load; lowbit.Model; lowbit.Scheme; print(time.perf_counter() - t)"
+    )
+    assert min(float(run_python(code)) for _ in range(5)) < 0.1
+
+
+def test_nothing_but_convert_imports_torch() -> None:
+    names = [name for name in lowbit.__all__ if name != "convert"]
+    code = (
+        "import sys; sys.modules['torch'] = None; import lowbit\n"
+        f"for name in {names}: getattr(lowbit, name)\n"
+        "import lowbit.ops, lowbit.interpreter, lowbit.format, lowbit.dims\n"
+        "assert not any(name.split('.')[0] == 'torch' for name in sys.modules if sys.modules[name])"
+    )
+    run_python(code)
+
+
+def test_public_names() -> None:
+    for name in lowbit.__all__:
+        if name != "convert":
+            assert getattr(lowbit, name) is not None
+    assert set(lowbit.__all__) <= set(dir(lowbit))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        lowbit.nonsense  # noqa: B018
+    assert issubclass(lowbit.InputError, lowbit.LowbitError)
+
+
+def test_convert_stays_the_function_when_its_module_is_imported() -> None:
+    pytest.importorskip("torch")
+    run_python("import lowbit.convert, lowbit; lowbit.convert.__code__; from lowbit import convert; convert.__code__")
+
+
+def test_schemes() -> None:
+    assert schemes.resolve("int8") == schemes.Scheme(name="int8")
+    assert schemes.resolve("float32").is_float
+    mine = schemes.Scheme(name="mine", range_method="percentile", percentile=99.0)
+    assert schemes.resolve(mine) is mine
+    for name in schemes.PLANNED:
+        with pytest.raises(UnsupportedError, match="not available yet"):
+            schemes.resolve(name)
+    with pytest.raises(InputError, match="no scheme 'int9'; use one of int8, float32"):
+        schemes.resolve("int9")
+    for wrong in ({"weight_bits": 4}, {"range_method": "guess"}, {"percentile": 20.0}, {"granularity": "tensor"}):
+        with pytest.raises(LowbitError):
+            schemes.Scheme(name="wrong", **wrong)

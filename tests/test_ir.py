@@ -1,0 +1,188 @@
+"""Validation: every problem of a graph is listed at once, and the interpreter refuses feeds that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphs import GRAPHS, Maker, feeds, float_net, integer_net
+from lowbit import interpreter
+from lowbit.errors import GraphError, InputError
+from lowbit.interpreter import validate
+from lowbit.ir import Graph, Node, Quant, Symbol, Value, Weight, replace
+from lowbit.ops import OPS
+
+
+def node_of(graph: Graph, op: str) -> Node:
+    return next(node for node in graph.nodes if node.op == op)
+
+
+def with_node(graph: Graph, node: Node, **changes: Any) -> Graph:
+    return replace(graph, nodes=tuple(replace(n, **changes) if n.name == node.name else n for n in graph.nodes))
+
+
+def with_attrs(graph: Graph, op: str, **attrs: Any) -> Graph:
+    node = node_of(graph, op)
+    return with_node(graph, node, attrs={**node.attrs, **attrs})
+
+
+def with_weight(graph: Graph, **changes: Any) -> Graph:
+    name, weight = next((n, c) for n, c in graph.constants.items() if isinstance(c, Weight))
+    return replace(graph, constants={**graph.constants, name: replace(weight, **changes)})
+
+
+def first_weight(graph: Graph) -> Weight:
+    return next(c for c in graph.constants.values() if isinstance(c, Weight))
+
+
+def with_value(graph: Graph, name: str, **changes: Any) -> Graph:
+    return replace(graph, values={**graph.values, name: replace(graph.values[name], **changes)})
+
+
+def with_symbols(graph: Graph, symbols: Mapping[str, Symbol]) -> Graph:
+    return replace(graph, symbols={**graph.symbols, **symbols})
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_good_graphs_pass(name: str) -> None:
+    graph = GRAPHS[name]()
+    assert validate(graph) is graph
+
+
+def test_the_graphs_hold_every_operator() -> None:
+    assert {node.op for make in GRAPHS.values() for node in make().nodes} == set(OPS)
+
+
+def poisoned(codes: np.ndarray) -> np.ndarray:
+    codes = codes.copy()
+    codes.flat[3] = -128
+    return codes
+
+
+BROKEN: list[tuple[Callable[[], Graph], str]] = [
+    (lambda: replace(float_net(), outputs=()), "no outputs"),
+    (lambda: replace(float_net(), outputs=("nothing",)), "'nothing' is not defined"),
+    (lambda: replace(float_net(), inputs=("x", "x")), "repeat"),
+    (lambda: replace(float_net(), inputs=("x", "z")), "'z' has no entry"),
+    (lambda: replace(float_net(), nodes=float_net().nodes[::-1]), "not defined before"),
+    (lambda: replace(float_net(), nodes=(*float_net().nodes, float_net().nodes[0])), "already defined"),
+    (lambda: replace(float_net(), states=(("x", "nothing"),)), "state"),
+    (
+        lambda: replace(float_net(), constants={**float_net().constants, "q": np.zeros(2, np.float32)}),
+        "'q' has no entry",
+    ),
+    (lambda: with_node(float_net(), node_of(float_net(), "clip"), op="sort"), "no such operator"),
+    (lambda: with_attrs(float_net(), "conv2d", stride=(1, "a")), "'stride' must be an integer"),
+    (lambda: with_attrs(float_net(), "conv2d", stride=(2, 2)), "its value says"),
+    (lambda: with_attrs(float_net(), "reshape", shape=("batch", 17)), "does not reshape"),
+    (lambda: with_value(float_net(), "x", dtype="f64"), "dtype 'f64'"),
+    (lambda: with_value(float_net(), "x", shape=("batch", 3, 12, -10)), "negative"),
+    (lambda: with_value(float_net(), "x", shape=("batch", 3, 12, "w")), "'w' of a size expression is not known"),
+    (lambda: with_value(float_net(), "x", shape=(1,) * 9), "rank 9"),
+    (lambda: with_value(float_net(), "x", shape=(2**20,) * 4), "more than 2\\^40"),
+    (lambda: with_value(integer_net(), "v0", quant=Quant(scale=-1.0, zero_point=3)), "scale -1.0"),
+    (lambda: with_value(integer_net(), "v0", quant=Quant(scale=float("nan"), zero_point=3)), "scale nan"),
+    (lambda: with_value(integer_net(), "v0", quant=Quant(scale=1.0, zero_point=300)), "zero point 300"),
+    (lambda: with_value(integer_net(), "v0", quant=Quant(scale="x", zero_point="x")), "no u8 value"),
+    (lambda: with_symbols(float_net(), {"free": Symbol()}), "'free' is not the size of any input"),
+    (lambda: with_symbols(float_net(), {"batch": Symbol(minimum=5, maximum=4)}), "bounds"),
+    (lambda: with_symbols(float_net(), {"max": Symbol()}), "no name for a symbol"),
+    (lambda: with_weight(integer_net(), codes=poisoned(first_weight(integer_net()).codes)), "-128"),
+    (lambda: with_weight(integer_net(), codes=np.zeros((8, 4, 3, 3), np.int16)), "must be int8"),
+    (lambda: with_weight(integer_net(), codes=np.zeros((8, 4, 3), np.int8)), "its value says"),
+    (lambda: with_weight(integer_net(), scales=np.full(8, np.inf, np.float32)), "not finite"),
+    (lambda: with_weight(integer_net(), scales=np.ones(7, np.float32)), "scales are"),
+    (lambda: with_weight(integer_net(), bits=4), "bits 4"),
+    (lambda: with_weight(integer_net(), group_size=32), "group_size 32"),
+    (lambda: with_weight(integer_net(), zero_points=np.zeros(8, np.int8)), "not available yet"),
+    (lambda: with_attrs(integer_net(), "add_i8", lo=9, hi=8), "lo 9 is above hi 8"),
+    (lambda: with_attrs(integer_net(), "conv2d_i8", output="f16"), "one of u8, f32"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(BROKEN)))
+def test_what_is_wrong_is_said(index: int) -> None:
+    make, message = BROKEN[index]
+    with pytest.raises(GraphError, match=message):
+        validate(make())
+
+
+def test_operands_that_must_be_constants_or_weights() -> None:
+    m = Maker()
+    x, w = m.input("x", 2, 4), m.input("w", 3, 4)
+    with pytest.raises(GraphError, match="must be a constant, 'w' is not"):
+        validate(m.graph(m.node("linear", x, w)))
+    m = Maker()
+    x = m.input("x", 2, 4, dtype="u8")
+    plain = m.constant(np.ones((3, 4), np.int8))
+    ones = m.constant(np.ones(3, np.float32))
+    with pytest.raises(GraphError, match="must be a quantized weight"):
+        validate(m.graph(m.node("linear_i8", x, plain, ones, ones, output="f32")))
+    m = Maker()
+    x, w, bad = m.input("x", 2, 4, dtype="u8"), m.weight(3, 4), m.constant(np.float32([1, np.nan, 1]))
+    with pytest.raises(GraphError, match="not finite"):
+        validate(m.graph(m.node("linear_i8", x, w, bad, bad, output="f32")))
+
+
+def test_sums_that_could_leave_32_bits() -> None:
+    m = Maker()
+    x = m.input("x", 1, 70_000, dtype="u8")
+    ones = m.constant(np.ones(1, np.float32))
+    w = m.constant(Weight(codes=np.full((1, 70_000), 127, np.int8), scales=np.ones(1, np.float32)))
+    with pytest.raises(GraphError, match="overflow"):
+        validate(m.graph(m.node("linear_i8", x, w, ones, ones, output="f32")))
+
+
+def test_all_problems_at_once() -> None:
+    graph = with_attrs(with_attrs(float_net(), "conv2d", colour=1), "softmax", axis=7)
+    graph = replace(graph, outputs=("nothing",))
+    with pytest.raises(GraphError) as caught:
+        validate(graph)
+    assert "3 problems" in str(caught.value)
+    for word in ("colour", "axis 7", "'nothing'", "net.layer0"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {}, "missing \\['x'\\]"),
+        (lambda x: {"x": x, "y": x}, "unexpected \\['y'\\]"),
+        (lambda x: {"x": x.astype(np.float64)}, "must be f32"),
+        (lambda x: {"x": x[0]}, "is float32 \\[3, 12, 10\\]"),
+        (lambda x: {"x": x[:, :, :11]}, "must have shape"),
+        (lambda x: {"x": x[:0]}, "'batch' must be in \\[1, 64\\], is 0"),
+        (lambda x: {"x": np.tile(x, (40, 1, 1, 1))}, "'batch' must be in"),
+    ],
+)
+def test_feeds_that_do_not_fit(change: Callable[[Any], dict[str, Any]], message: str) -> None:
+    graph = float_net()
+    with pytest.raises(InputError, match=message):
+        interpreter.run(graph, change(feeds(graph)["x"]))
+
+
+def test_symbols_that_disagree() -> None:
+    m = Maker(0, {"n": Symbol()})
+    total = m.node("add", m.input("x", "n", 2), m.input("y", "n", 1))
+    with pytest.raises(InputError, match="'y' must have shape"):
+        interpreter.run(m.graph(total), {"x": np.zeros((3, 2), np.float32), "y": np.zeros((4, 1), np.float32)})
+
+
+def test_keep_returns_values_on_the_way() -> None:
+    graph = integer_net()
+    results = interpreter.run(graph, feeds(graph), keep=("v0", "x"))
+    assert set(results) == {*graph.outputs, "v0", "x"}
+    assert results["v0"].dtype == np.uint8
+
+
+def test_graph_queries() -> None:
+    graph = float_net()
+    assert graph.producer("x") is None
+    assert graph.producer(graph.outputs[0]) is graph.nodes[-1]
+    assert [node.op for node in graph.consumers("v0")] == ["conv2d", "conv2d"]
+    assert graph.uses()["v0"] == 2
+    assert list(graph) == list(graph.nodes)
+    assert Value(dtype="f32", shape=(1,)) == Value(dtype="f32", shape=(1,))
