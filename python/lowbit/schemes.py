@@ -17,7 +17,8 @@ class Scheme:
     channel). group_size: weights that share a scale (0: all). range_method: of static activations, "minmax",
     "percentile" (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the
     channel ranges of successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's
-    output out of its bias (ibid., section 4.2).
+    output out of its bias (ibid., section 4.2). compensate: round weights so that their errors cancel on calibration
+    data (Frantar et al. 2022).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Scheme:
     percentile: float = 99.99
     equalize: bool = True
     correct_bias: bool = True
+    compensate: bool = True
 
     def __post_init__(self) -> None:
         if self.range_method not in RANGES:

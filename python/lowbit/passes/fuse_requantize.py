@@ -1,0 +1,271 @@
+"""Emits the integer graph: what scales mean becomes the constants of fused integer nodes.
+
+A layer's output is y / s_y = acc * (s_x s_w[c] / s_y) + b[c] / s_y + (r - z_r) * (s_r / s_y): one multiplier and one
+bias a channel, computed in float64 and stored as float32, so that no float layer, addition or activation is left
+between two integer nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir import Array, Attribute, Graph, Node, Quant, Weight, replace
+from ..ops import constant_value, infer
+from ..ops.float import unary
+from .cost import GEOMETRY
+from .round_weights import Codes
+
+LAYERS = ("conv2d", "linear")
+CARRIERS = ("max_pool2d", "reshape", "transpose", "slice", "pad", "concat")
+"""Ops that move codes and leave their meaning alone."""
+AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The integer form of a layer's constants: weight codes, and the bias in float64."""
+
+    codes: Codes
+    bias: Array
+
+
+class Emitter:
+    """A graph under construction in which a value may exist as codes, as floats, or as both.
+
+    Whichever its maker produces bears the value's name, except that the model's outputs are always floats; the other
+    is made at its first use, by a quantize or dequantize node.
+    """
+
+    def __init__(self, graph: Graph, quants: Mapping[str, Quant]) -> None:
+        self.graph = graph
+        self._quants = quants
+        self._nodes: list[Node] = []
+        self._values = {name: graph.values[name] for name in graph.inputs}
+        self._constants: dict[str, Array | Weight] = {}
+        self._codes: dict[str, str] = {}
+        self._floats: dict[str, str] = {name: name for name in graph.inputs}
+
+    def quant(self, value: str) -> tuple[float, int]:
+        """Scale and zero point of a value that has codes."""
+        quant = self._quants[value]
+        return float(quant.scale), int(quant.zero_point)
+
+    def codes(self, value: str) -> str:
+        """The name of the value's codes."""
+        if value not in self._codes:
+            scale, zero_point = self.quant(value)
+            name = f"{value}.codes"
+            attrs: dict[str, Attribute] = {"scale": scale, "zero_point": zero_point}
+            self.put(Node(op="quantize", name=name, inputs=(self.floats(value),), outputs=(name,), attrs=attrs))
+            self._mark(value, name)
+        return self._codes[value]
+
+    def dynamic_codes(self, value: str, granularity: str) -> tuple[str, str, str]:
+        """The names of the value's codes, scales and zero points, found per "row" or "sample" at each call."""
+        key = f"{value}.{granularity}"
+        outputs = (f"{key}.codes", f"{key}.scale", f"{key}.zero_point")
+        if key not in self._codes:
+            attrs: dict[str, Attribute] = {"granularity": granularity}
+            inputs = (self.floats(value),)
+            self.put(Node(op="dynamic_quantize", name=outputs[0], inputs=inputs, outputs=outputs, attrs=attrs))
+            self.annotate(outputs[0], Quant(scale=outputs[1], zero_point=outputs[2]))
+            self._codes[key] = outputs[0]
+        return outputs
+
+    def floats(self, value: str) -> str:
+        """The name of the value as float32 (or whatever type it has that is no code)."""
+        if value in self.graph.constants and value not in self._constants:
+            self._constants[value], self._values[value] = self.graph.constants[value], self.graph.values[value]
+            self._floats[value] = value
+        if value not in self._floats:
+            scale, zero_point = self.quant(value)
+            name = value if self._codes[value] != value else f"{value}.float"
+            attrs: dict[str, Attribute] = {"scale": scale, "zero_point": zero_point}
+            self.put(Node(op="dequantize", name=name, inputs=(self._codes[value],), outputs=(name,), attrs=attrs))
+            self._floats[value] = name
+        return self._floats[value]
+
+    def put_codes(self, node: Node, value: str) -> None:
+        """Append a node that makes the codes of `value`."""
+        name = f"{value}.codes" if value in self.graph.outputs else value
+        self.put(replace(node, outputs=(name,)))
+        self._mark(value, name)
+
+    def put_floats(self, node: Node) -> None:
+        """Append a node whose outputs are floats under their own names."""
+        self.put(node)
+        self._floats.update((name, name) for name in node.outputs)
+
+    def put(self, node: Node) -> None:
+        """Append a node; its outputs' types follow."""
+        known = replace(self.graph, values=self._values, constants=self._constants)
+        self._values.update(zip(node.outputs, infer(node, known), strict=True))
+        self._nodes.append(node)
+
+    def constant(self, name: str, constant: Array | Weight) -> str:
+        """Add a constant; its name."""
+        while name in self.graph.values or name in self._values:
+            name += "_"
+        self._constants[name], self._values[name] = constant, constant_value(constant)
+        return name
+
+    def annotate(self, name: str, quant: Quant) -> None:
+        """Say what the codes of an emitted value mean."""
+        self._values[name] = replace(self._values[name], quant=quant)
+
+    def _mark(self, value: str, name: str) -> None:
+        self._codes[value] = name
+        self.annotate(name, self._quants[value])
+
+    def finish(self) -> Graph:
+        """The graph: the model's outputs are floats."""
+        for name in self.graph.outputs:
+            self.floats(name)
+        return replace(self.graph, nodes=tuple(self._nodes), values=dict(self._values), constants=dict(self._constants))
+
+
+# --------------------------------------------------------------------------------------------------------------- static
+
+
+def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activation: Node | None = None) -> None:
+    """A conv2d or linear on codes, with its residual and bounds, and the unary function or clip after it as a table.
+
+    before: conv2d(x, w, b, residual) -> unary
+    after:  conv2d_i8(x codes, w codes, multiplier, bias, residual codes, table)
+    """
+    out = activation.outputs[0] if activation is not None else node.outputs[0]
+    scale_x, zero_x = emit.quant(node.inputs[0])
+    scale_y, zero_y = emit.quant(node.outputs[0]) if as_codes else (1.0, 0)
+    attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
+    attrs |= {"zero_point_x": zero_x, "output": "u8" if as_codes else "f32"}
+    bounds = (node.attrs.get("activation_min"), node.attrs.get("activation_max"))
+    if as_codes:
+        attrs |= {"zero_point_y": zero_y, **_code_bounds(bounds, scale_y, zero_y)}
+    else:
+        attrs |= _float_bounds(bounds)
+    inputs = [emit.codes(node.inputs[0])]
+    inputs += _layer_constants(emit, node, layer, scale_x / scale_y, 1 / scale_y)
+    if len(node.inputs) > 3 and node.inputs[3]:
+        scale_r, zero_r = emit.quant(node.inputs[3])
+        inputs.append(emit.codes(node.inputs[3]))
+        attrs |= {"residual_multiplier": float(np.float32(scale_r / scale_y)), "residual_zero_point": zero_r}
+    if activation is not None:
+        table = code_table(function_of(activation), (scale_y, zero_y), emit.quant(out))
+        inputs += [""] * (5 - len(inputs))
+        inputs.append(emit.constant(f"{activation.name}.table", table))
+    made = replace(node, op=f"{node.op}_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs)
+    if as_codes:
+        emit.put_codes(made, out)
+    else:
+        emit.put_floats(made)
+
+
+def put_add(emit: Emitter, node: Node, activation: Node | None = None) -> None:
+    """An addition of two coded values; a clip after it becomes bounds, a unary function a table."""
+    out = activation.outputs[0] if activation is not None else node.outputs[0]
+    is_clip = activation is not None and activation.op == "clip"
+    scale_y, zero_y = emit.quant(out if is_clip else node.outputs[0])
+    attrs: dict[str, Attribute] = {"zero_point_y": zero_y}
+    for letter, name in zip("ab", node.inputs, strict=True):
+        scale, zero_point = emit.quant(name)
+        attrs |= {f"zero_point_{letter}": zero_point, f"multiplier_{letter}": float(np.float32(scale / scale_y))}
+    inputs = [emit.codes(name) for name in node.inputs]
+    if activation is not None and is_clip:
+        attrs |= _code_bounds((activation.attrs.get("min"), activation.attrs.get("max")), scale_y, zero_y)
+    elif activation is not None:
+        table = code_table(function_of(activation), (scale_y, zero_y), emit.quant(out))
+        inputs.append(emit.constant(f"{activation.name}.table", table))
+    emit.put_codes(replace(node, op="add_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs), out)
+
+
+def put_average(emit: Emitter, node: Node) -> None:
+    """An average pool on codes: exact sums, one rounding."""
+    (scale_x, zero_x), (scale_y, zero_y) = emit.quant(node.inputs[0]), emit.quant(node.outputs[0])
+    multiplier = float(np.float32(scale_x / scale_y))
+    extra: dict[str, Attribute] = {"zero_point_x": zero_x, "multiplier": multiplier, "zero_point_y": zero_y}
+    attrs = {**node.attrs, **extra, "output": "u8"}
+    inputs = (emit.codes(node.inputs[0]),)
+    emit.put_codes(replace(node, op=f"{node.op}_i8", inputs=inputs, attrs=attrs), node.outputs[0])
+
+
+def put_function(emit: Emitter, node: Node) -> None:
+    """A unary function or clip from codes to codes: a table of 256."""
+    table = code_table(function_of(node), emit.quant(node.inputs[0]), emit.quant(node.outputs[0]))
+    inputs = (emit.codes(node.inputs[0]), emit.constant(f"{node.name}.table", table))
+    emit.put_codes(replace(node, op="lookup", inputs=inputs, attrs={}), node.outputs[0])
+
+
+def put_carrier(emit: Emitter, node: Node) -> None:
+    """An op that moves codes; inputs of another scale than its output are translated by a table first."""
+    attrs = dict(node.attrs)
+    out = node.outputs[0]
+    if node.op == "pad":
+        attrs["value"] = float(emit.quant(out)[1])
+    inputs = [_translated(emit, name, node, place) for place, name in enumerate(node.inputs)]
+    emit.put_codes(replace(node, inputs=tuple(inputs), attrs=attrs), out)
+
+
+def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
+    here, there = emit.quant(value), emit.quant(node.outputs[0])
+    codes = emit.codes(value)
+    if here == there:
+        return codes
+    name = f"{node.name}.input{place}"
+    table = emit.constant(f"{name}.table", code_table(lambda x: x, here, there))
+    emit.put(Node(op="lookup", name=name, inputs=(codes, table), outputs=(name,), source=node.source))
+    emit.annotate(name, Quant(scale=there[0], zero_point=there[1]))
+    return name
+
+
+def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float, bias: float) -> list[str]:
+    weight = Weight(codes=layer.codes.codes, scales=layer.codes.scales.astype(np.float32))
+    return [
+        emit.constant(f"{node.name}.codes", weight),
+        emit.constant(f"{node.name}.multiplier", (layer.codes.scales * multiplier).astype(np.float32)),
+        emit.constant(f"{node.name}.bias", (layer.bias * bias).astype(np.float32)),
+    ]
+
+
+def _code_bounds(bounds: Sequence[Attribute | None], scale: float, zero_point: int) -> dict[str, Attribute]:
+    codes = [None if bound is None else round(float(bound) / scale) + zero_point for bound in bounds]  # type: ignore[arg-type]
+    low, high = (0 if codes[0] is None else codes[0], 255 if codes[1] is None else codes[1])
+    return {"lo": int(np.clip(low, 0, 255)), "hi": int(np.clip(high, 0, 255))}
+
+
+def _float_bounds(bounds: Sequence[Attribute | None]) -> dict[str, Attribute]:
+    return {name: bound for name, bound in zip(("min", "max"), bounds, strict=True) if bound is not None}
+
+
+def function_of(node: Node) -> Callable[[Array], Array]:
+    """What a unary or clip node computes, on float64."""
+    if node.op == "unary":
+        return lambda x: unary(str(node.attrs["kind"]), x, node.attrs).astype(np.float64)
+    low, high = (node.attrs.get(name, bound) for name, bound in (("min", -np.inf), ("max", np.inf)))
+    return lambda x: np.asarray(np.clip(x, low, high))
+
+
+def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tuple[float, int]) -> Array:
+    """For each code of x (scale, zero point) the nearest code of f(x): u8 [256]. NaN becomes 0, infinity an end."""
+    real = (np.arange(256) - x[1]) * x[0]
+    with np.errstate(all="ignore"):
+        codes = np.rint(np.nan_to_num(function(real.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf) / y[0])
+    return np.clip(codes + y[1], 0, 255).astype(np.uint8)
+
+
+# -------------------------------------------------------------------------------------------------------------- dynamic
+
+
+def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
+    """A layer whose input's range is found at each call: per sample for conv2d, per row for linear; makes floats.
+
+    before: conv2d(x, w, b)
+    after:  dynamic_quantize(x) -> codes, scale, zero point -> conv2d_i8
+    """
+    codes, scale, zero_point = emit.dynamic_codes(node.inputs[0], "row" if node.op == "linear" else "sample")
+    attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
+    attrs |= _float_bounds((node.attrs.get("activation_min"), node.attrs.get("activation_max")))
+    inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", scale, zero_point)
+    emit.put_floats(replace(node, op=f"{node.op}_i8", inputs=inputs, attrs={**attrs, "output": "f32"}))

@@ -1,0 +1,47 @@
+"""Moves a residual addition into the layer that makes one of its operands, which saves a pass and a rounding."""
+
+from __future__ import annotations
+
+from ..ir import Graph, Node, replace
+from .fuse_activation import fuse_activation
+from .rewrite import Rewriter, rewrite
+
+LAYERS = ("conv2d", "linear")
+
+
+def fuse_residual(graph: Graph) -> Graph:
+    """Make an add of equal shapes the residual input of the conv2d or linear before it, with the clip that follows.
+
+    before: conv2d(x, w, b) -> add(y) -> clip(0)
+    after:  conv2d(x, w, b, residual y; activation_min 0)
+
+    The layer must have no other reader and no activation. Where both operands qualify, the later one takes the add.
+    """
+    return fuse_activation(rewrite(graph, _fuse))
+
+
+def _fuse(r: Rewriter, node: Node) -> Node:
+    if node.op != "add" or node.inputs[0] == node.inputs[1]:
+        return node
+    shapes = [r.values[name].shape for name in (*node.inputs, *node.outputs)]
+    if shapes[0] != shapes[1] or shapes[0] != shapes[2]:
+        return node
+    candidates = [position for position in (0, 1) if _is_open(r, node.inputs[position])]
+    if not candidates:
+        return node
+    order = {name: index for index, earlier in enumerate(r.graph) for name in earlier.outputs}
+    position = max(candidates, key=lambda place: order[node.inputs[place]])
+    layer, other = r.producer(node.inputs[position]), node.inputs[1 - position]
+    assert layer is not None
+    if other in r.constants:
+        return node
+    r.take(layer)
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else ""
+    return replace(layer, inputs=(*layer.inputs[:2], bias, other), outputs=node.outputs)
+
+
+def _is_open(r: Rewriter, value: str) -> bool:
+    layer = r.producer(value)
+    if layer is None or layer.op not in LAYERS or not r.is_private(value):
+        return False
+    return len(layer.inputs) < 4 and not {"activation_min", "activation_max"} & set(layer.attrs)
