@@ -2,10 +2,12 @@
 //
 //   acc[n, oh, ow, c] = fma(x[n, oh * stride_h + i * dilation_h, ow * stride_w + j * dilation_w, c], w[c, i, j], acc)
 //                                                          i, then j ascending, one accumulator, from 0
-//   y[n, oh, ow, c]   = clampf(acc + bias[c] + residual[n, oh, ow, c], min, max)   (+ bias, + residual only if given), NaN stays NaN
+//   y[n, oh, ow, c]   = clampf(acc + bias[c] + residual[n, oh, ow, c], min, max)   (+ bias, + residual only if given),
+//   NaN stays NaN
 //
 // The order is part of the contract: every ISA gives the same bits. x.stride_* are those of the input image itself (one
-// pixel), not of the output grid. Channels are adjacent. Nothing is read or written past the image's or an operand's channels.
+// pixel), not of the output grid. Channels are adjacent. Nothing is read or written past the image's or an operand's
+// channels.
 #pragma once
 
 #include <span>
@@ -38,7 +40,8 @@ struct DwconvF32Args {
 struct DwconvF32Kernel {
   const char* name;
   Isa isa;
-  void (*pack)(const DwconvF32Kernel&, const float* w, const DwconvShape&, DwconvF32Weights& out);  // w [channels][kernel_h][kernel_w]
+  void (*pack)(const DwconvF32Kernel&, const float* w, const DwconvShape&,
+               DwconvF32Weights& out);  // w [channels][kernel_h][kernel_w]
   int64_t (*tasks)(const DwconvF32Args&, int threads);
   void (*run)(const DwconvF32Args&, int64_t task, int64_t tasks);
 };

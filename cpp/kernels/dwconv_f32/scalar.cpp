@@ -11,7 +11,8 @@ float accumulate(const DwconvF32Args& args, const float* x, int64_t c) {
   float acc = 0.0f;
   for (int64_t i = 0; i < shape.kernel_h; ++i)
     for (int64_t j = 0; j < shape.kernel_w; ++j, w += padded)
-      acc = __builtin_fmaf(x[i * shape.dilation_h * args.x.stride_h + j * shape.dilation_w * args.x.stride_w + c], *w, acc);
+      acc = __builtin_fmaf(x[i * shape.dilation_h * args.x.stride_h + j * shape.dilation_w * args.x.stride_w + c], *w,
+                           acc);
   return acc;
 }
 

@@ -1,7 +1,7 @@
 // The float depthwise loop over sixteen channels and up to eight output pixels at once.
 //
-// Vectors run over channels, so each output keeps its own accumulator and the order of its sum; pixels in flight hide the
-// latency of the multiply-adds. Weights are loaded once for all pixels of a tile.
+// Vectors run over channels, so each output keeps its own accumulator and the order of its sum; pixels in flight hide
+// the latency of the multiply-adds. Weights are loaded once for all pixels of a tile.
 #pragma once
 
 #include "kernels/dwconv_f32/dwconv_f32.h"

@@ -7,6 +7,8 @@
 
 namespace lowbit::kernels {
 
-void dwconv_f32_run_avx512vnni(const DwconvF32Args& args, int64_t task, int64_t tasks) { run_dwconv(args, task, tasks); }
+void dwconv_f32_run_avx512vnni(const DwconvF32Args& args, int64_t task, int64_t tasks) {
+  run_dwconv(args, task, tasks);
+}
 
 }  // namespace lowbit::kernels

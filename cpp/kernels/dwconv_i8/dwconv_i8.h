@@ -1,11 +1,14 @@
-// Depthwise u8 x s8 convolution over a zero-point-padded NHWC image: any kernel size, stride and dilation, one filter a channel.
+// Depthwise u8 x s8 convolution over a zero-point-padded NHWC image: any kernel size, stride and dilation, one filter a
+// channel.
 //
-//   acc[n, oh, ow, c] = sum_{i < kernel_h} sum_{j < kernel_w} (x[n, oh * stride_h + i * dilation_h, ow * stride_w + j * dilation_w, c]
-//                                                              - x_zero_point) * w[c, i, j]                  exact in int32
+//   acc[n, oh, ow, c] = sum_{i < kernel_h} sum_{j < kernel_w} (x[n, oh * stride_h + i * dilation_h, ow * stride_w + j *
+//   dilation_w, c]
+//                                                              - x_zero_point) * w[c, i, j]                  exact in
+//                                                              int32
 //   y = epilogue(acc)                                                                                        (kernel.h)
 //
-// x.stride_* are those of the input image itself (one pixel), not of the output grid. Reads stay inside the image, its last
-// pixel's channels rounded up to 64 included: buffers carry that slack.
+// x.stride_* are those of the input image itself (one pixel), not of the output grid. Reads stay inside the image, its
+// last pixel's channels rounded up to 64 included: buffers carry that slack.
 #pragma once
 
 #include <span>
@@ -45,7 +48,8 @@ struct DwconvI8Kernel {
   Isa isa;
   int block, group;  // channels a step; image rows whose bytes stand together for one dot product (0: plain layout)
   bool (*supports)(const DwconvShape&);
-  void (*pack)(const DwconvI8Kernel&, const int8_t* w, const DwconvShape&, DwconvI8Weights& out);  // w [channels][kernel_h][kernel_w]
+  void (*pack)(const DwconvI8Kernel&, const int8_t* w, const DwconvShape&,
+               DwconvI8Weights& out);  // w [channels][kernel_h][kernel_w]
   int64_t (*tasks)(const DwconvI8Args&, int threads);
   void (*run)(const DwconvI8Args&, int64_t task, int64_t tasks);
 };

@@ -4,8 +4,8 @@
 //   [block][line r][j][g][4 * block bytes]
 // The dword of channel v (of the block) holds the weights of `group` image rows that stand together, at
 //   dword index (v % 16 / 4) * block / 4 + v / 16 * 4 + v % 4
-// which is the order in which byte interleaving within 128-bit lanes leaves the channels. Line 0 serves the upper of two
-// output rows, line 1 the lower: the same weights one image row later, so both rows use the same interleaved bytes.
+// which is the order in which byte interleaving within 128-bit lanes leaves the channels. Line 0 serves the upper of
+// two output rows, line 1 the lower: the same weights one image row later, so both rows use the same interleaved bytes.
 // A last block of few channels repeats them: its vectors hold `parts` neighbouring output pixels side by side.
 #pragma once
 
@@ -21,7 +21,8 @@ struct DwconvLayout {
   int64_t blocks;
   int64_t block_bytes;
 
-  DwconvLayout(const DwconvShape& shape, int block_channels, int group_rows) : block(block_channels), group(group_rows) {
+  DwconvLayout(const DwconvShape& shape, int block_channels, int group_rows)
+      : block(block_channels), group(group_rows) {
     groups = (shape.kernel_h + group - 1) / group;
     lines = shape.stride_h == 1 && shape.dilation_h == 1 && shape.kernel_h + 1 <= groups * group ? 2 : 1;
     blocks = (shape.channels + block - 1) / block;
@@ -30,7 +31,9 @@ struct DwconvLayout {
 };
 
 // Neighbouring output pixels in one vector, for a block of so many channels; a pixel then takes block / parts channels.
-inline int64_t dwconv_parts(int64_t block, int64_t channels) { return channels <= 16 ? block / 16 : channels <= 32 ? block / 32 : 1; }
+inline int64_t dwconv_parts(int64_t block, int64_t channels) {
+  return channels <= 16 ? block / 16 : channels <= 32 ? block / 32 : 1;
+}
 
 }  // namespace
 }  // namespace lowbit::kernels

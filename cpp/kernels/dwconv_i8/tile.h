@@ -1,9 +1,9 @@
 // The depthwise loop nest as a template over an ISA's vectors (`V`), and its inner tile.
 //
-// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte, into
-// a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot product
-// instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by every
-// kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
+// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte,
+// into a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot
+// product instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by
+// every kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
 //
 // V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot,
 // interleave<parts>(pointers to kGroup rows, bytes to the next part, parts that exist, channels, out).
@@ -14,8 +14,8 @@
 namespace lowbit::kernels {
 namespace {
 
-constexpr int64_t kStripBytes = 24576;            // what the first cache holds beside weights and image rows
-constexpr int64_t kImageInCache = 512 * 1024;     // images up to this walk a block of channels at a time
+constexpr int64_t kStripBytes = 24576;         // what the first cache holds beside weights and image rows
+constexpr int64_t kImageInCache = 512 * 1024;  // images up to this walk a block of channels at a time
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -28,7 +28,8 @@ struct Strip {
 
 // kKernelW, kGroups, kStep: known at compile time, or 0. acc[q] of row r and pixel p; q: quarter of the block.
 template <class V, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
-inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish,
+inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_t* columns,
+                                                const typename V::Finish& finish,
                                                 typename V::Vector acc[kRows][kCount][4]) {
   constexpr int64_t kVector = sizeof(typename V::Vector);
   const int64_t kernel_w = kKernelW ? kKernelW : strip.kernel_w;
@@ -51,7 +52,8 @@ inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_
           const auto w = V::load(strip.weights + r * strip.line_bytes + ((j * groups + g) * 4 + q) * kVector);
 #pragma GCC unroll 4
           for (int p = 0; p < kCount; ++p)
-            acc[r][p][q] = V::dot(acc[r][p][q], V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
+            acc[r][p][q] = V::dot(
+                acc[r][p][q], V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
         }
   }
 }
@@ -63,19 +65,22 @@ struct Target {
 };
 
 template <class V, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
-inline void tile_and_finish(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, const Target& at, int64_t parts) {
+inline void tile_and_finish(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish,
+                            const Target& at, int64_t parts) {
   typename V::Vector acc[kRows][kCount][4];
   tile<V, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, acc);
 #pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < kCount; ++p)
-      finish(acc[r][p], at.y + r * at.y_row + p * at.y_pixel, at.residual + r * at.residual_row + p * at.residual_pixel, parts);
+      finish(acc[r][p], at.y + r * at.y_row + p * at.y_pixel, at.residual + r * at.residual_row + p * at.residual_pixel,
+             parts);
 }
 
 // `count` vectors of output pixels, the last of `last_parts` parts.
 template <class V, int kKernelW, int kGroups, int kStep, int kRows>
-void strip_tiles(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, Target at, int64_t count, int64_t last_parts) {
+void strip_tiles(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, Target at, int64_t count,
+                 int64_t last_parts) {
   constexpr int kCount = V::kPixels / kRows;
   const int64_t column_bytes = strip.groups * 4 * static_cast<int64_t>(sizeof(typename V::Vector));
   int64_t p = 0;
@@ -89,7 +94,8 @@ void strip_tiles(const Strip& strip, const uint8_t* columns, const typename V::F
   for (; p + kCount <= full; advance(kCount))
     tile_and_finish<V, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, at, finish.parts);
   for (; p < count; advance(1))
-    tile_and_finish<V, kKernelW, kGroups, kStep, kRows, 1>(strip, columns, finish, at, p + 1 == count ? last_parts : finish.parts);
+    tile_and_finish<V, kKernelW, kGroups, kStep, kRows, 1>(strip, columns, finish, at,
+                                                           p + 1 == count ? last_parts : finish.parts);
 }
 
 template <class V>
@@ -108,11 +114,11 @@ StripTiles<V> choose_tiles(const Strip& strip) {
 
 // The image seen from one block of channels and one group of output rows.
 struct Source {
-  const uint8_t* x;         // first byte read
-  int64_t row, pixel;       // bytes to the next image row that a kernel reads, to the next pixel
-  int64_t rows;             // image rows that exist for this group
-  int64_t last;             // last pixel read
-  int64_t part;             // pixels from one part of a vector to the next
+  const uint8_t* x;    // first byte read
+  int64_t row, pixel;  // bytes to the next image row that a kernel reads, to the next pixel
+  int64_t rows;        // image rows that exist for this group
+  int64_t last;        // last pixel read
+  int64_t part;        // pixels from one part of a vector to the next
   int64_t channels;
 };
 
@@ -132,7 +138,8 @@ inline void interleave_column(const Source& source, int64_t pixel, int64_t group
 
 // Kernels too wide for a strip: columns are interleaved where they are used.
 template <class V, int kRows>
-void direct_tile(const Strip& strip, const Source& source, int64_t pixel, const typename V::Finish& finish, const Target& at, int64_t parts) {
+void direct_tile(const Strip& strip, const Source& source, int64_t pixel, const typename V::Finish& finish,
+                 const Target& at, int64_t parts) {
   constexpr int64_t kVector = sizeof(typename V::Vector);
   alignas(64) uint8_t column[4 * kVector];
   typename V::Vector acc[kRows][4];
@@ -173,7 +180,8 @@ void run_rows(const Strip& strip, const Source& source, const typename V::Finish
     for (int64_t column = 0, phase = 0; column < end; ++column, phase = phase + 1 == strip.step ? 0 : phase + 1) {
       if (phase > reach) continue;  // between two pixels, read by neither
       for (int64_t g = 0; g < strip.groups; ++g)
-        interleave_column<V>(source, first * strip.step + column, g, finish.parts, columns + column * column_bytes + g * 4 * kVector);
+        interleave_column<V>(source, first * strip.step + column, g, finish.parts,
+                             columns + column * column_bytes + g * 4 * kVector);
     }
     tiles(strip, columns, finish, at, count, parts_of(first + count - 1));
     at.y += count * at.y_pixel;
@@ -211,8 +219,12 @@ void run_dwconv(const DwconvI8Args& args, int64_t task, int64_t tasks) {
       ready_n = unit.n;
     }
     const int64_t lines = least(layout.lines, grid.h - unit.h);
-    const Strip strip = {shape.kernel_w, shape.dilation_w, layout.groups, finish.parts * shape.stride_w,
-                         args.weights->packed.as<int8_t>() + unit.block * layout.block_bytes, layout.block_bytes / layout.lines};
+    const Strip strip = {shape.kernel_w,
+                         shape.dilation_w,
+                         layout.groups,
+                         finish.parts * shape.stride_w,
+                         args.weights->packed.as<int8_t>() + unit.block * layout.block_bytes,
+                         layout.block_bytes / layout.lines};
     const Source source = {args.x.data + args.x.offset(unit.n, unit.h * shape.stride_h, 0) + c,
                            args.x.stride_h * shape.dilation_h,
                            args.x.stride_w,
@@ -221,8 +233,8 @@ void run_dwconv(const DwconvI8Args& args, int64_t task, int64_t tasks) {
                            shape.stride_w,
                            channels};
     const auto& residual = args.epilogue.residual;
-    const Target target = {args.y.offset(unit.n, unit.h, 0) + c,    args.y.stride_h,   finish.parts * args.y.stride_w,
-                           residual.offset(unit.n, unit.h, 0) + c,  residual.stride_h, finish.parts * residual.stride_w};
+    const Target target = {args.y.offset(unit.n, unit.h, 0) + c,   args.y.stride_h,   finish.parts * args.y.stride_w,
+                           residual.offset(unit.n, unit.h, 0) + c, residual.stride_h, finish.parts * residual.stride_w};
     if (lines == 2) {
       run_rows<V, 2>(strip, source, finish, target, grid.w);
     } else {
@@ -236,7 +248,8 @@ template <class T>
 inline void spread_channels(const T* values, int64_t channels, int64_t block, int64_t parts, T* out) {
   alignas(64) T natural[64] = {};
   const int64_t width = block / parts;
-  for (int64_t part = 0; part < parts; ++part) __builtin_memcpy(natural + part * width, values, static_cast<size_t>(channels) * sizeof(T));
+  for (int64_t part = 0; part < parts; ++part)
+    __builtin_memcpy(natural + part * width, values, static_cast<size_t>(channels) * sizeof(T));
   for (int64_t q = 0; q < 4; ++q)
     for (int64_t lane = 0; lane < block / 16; ++lane)
       __builtin_memcpy(out + q * (block / 4) + lane * 4, natural + lane * 16 + q * 4, 4 * sizeof(T));

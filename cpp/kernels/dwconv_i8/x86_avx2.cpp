@@ -1,5 +1,5 @@
-// Depthwise convolution for AVX2: 32 channels a step, two image rows in each dword as 16-bit numbers, vpmaddwd. Exact: no sum
-// of two products of 9 and 8 bits comes near 2^31, and nothing saturates.
+// Depthwise convolution for AVX2: 32 channels a step, two image rows in each dword as 16-bit numbers, vpmaddwd. Exact:
+// no sum of two products of 9 and 8 bits comes near 2^31, and nothing saturates.
 #if !defined(__AVX2__) || defined(__AVX512F__)
 #error "compile this file for AVX2 and FMA only: cpp/isa.cmake"
 #endif
@@ -124,7 +124,8 @@ struct Finish {
       t[q] = _mm256_add_ps(t[q], _mm256_load_ps(bias + 8 * q));
       if (!add) continue;
       const __m256i code = _mm256_sub_epi32(quarter_of(r, q), _mm256_set1_epi32(epilogue->residual_zero_point));
-      t[q] = _mm256_add_ps(t[q], _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(epilogue->residual_multiplier)));
+      t[q] =
+          _mm256_add_ps(t[q], _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(epilogue->residual_multiplier)));
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
@@ -134,7 +135,8 @@ struct Finish {
     store(epilogue->table ? table(bytes) : bytes, y, there);
   }
 
-  inline __attribute__((always_inline)) void operator()(const __m256i acc[4], int64_t y, int64_t residual, int64_t there) const {
+  inline __attribute__((always_inline)) void operator()(const __m256i acc[4], int64_t y, int64_t residual,
+                                                        int64_t there) const {
     if (!plain) return finish_any(acc, y, residual, there);
     const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
     __m256i v[4];
@@ -154,7 +156,9 @@ struct Avx2 {
   static constexpr int kPixels = 2;
 
   static __m256i load(const void* p) { return _mm256_load_si256(static_cast<const __m256i*>(p)); }
-  static __m256i dot(__m256i acc, __m256i codes, __m256i weights) { return _mm256_add_epi32(acc, _mm256_madd_epi16(codes, weights)); }
+  static __m256i dot(__m256i acc, __m256i codes, __m256i weights) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(codes, weights));
+  }
 
   template <int kParts>
   static inline void interleave(const uint8_t* const rows[2], int64_t step, int64_t there, int64_t, uint8_t* out) {

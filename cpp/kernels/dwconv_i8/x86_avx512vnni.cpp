@@ -12,7 +12,9 @@ namespace lowbit::kernels {
 namespace {
 
 inline __mmask64 first_bytes(int64_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
-inline __mmask16 first_floats(int64_t n) { return n <= 0 ? 0 : n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1u); }
+inline __mmask16 first_floats(int64_t n) {
+  return n <= 0 ? 0 : n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1u);
+}
 
 // A vector of kParts pixels of `channels` bytes each, of which the first `there` exist.
 template <int kParts>
@@ -132,7 +134,8 @@ struct Finish {
       t[q] = _mm512_add_ps(t[q], _mm512_load_ps(bias + 16 * q));
       if (!add) continue;
       const __m512i code = _mm512_sub_epi32(quarter_of(r, q), _mm512_set1_epi32(epilogue->residual_zero_point));
-      t[q] = _mm512_add_ps(t[q], _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(epilogue->residual_multiplier)));
+      t[q] =
+          _mm512_add_ps(t[q], _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(epilogue->residual_multiplier)));
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
@@ -142,7 +145,8 @@ struct Finish {
     store(epilogue->table ? table(bytes) : bytes, y, there);
   }
 
-  inline __attribute__((always_inline)) void operator()(const __m512i acc[4], int64_t y, int64_t residual, int64_t there) const {
+  inline __attribute__((always_inline)) void operator()(const __m512i acc[4], int64_t y, int64_t residual,
+                                                        int64_t there) const {
     if (!plain) return finish_any(acc, y, residual, there);
     const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
     __m512i v[4];
@@ -165,8 +169,8 @@ struct Avx512 {
   static __m512i dot(__m512i acc, __m512i codes, __m512i weights) { return _mm512_dpbusd_epi32(acc, codes, weights); }
 
   template <int kParts>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], int64_t step, int64_t there, int64_t channels,
-                                                               uint8_t* out) {
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], int64_t step,
+                                                               int64_t there, int64_t channels, uint8_t* out) {
     __m512i r[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts>(rows[i], step, there, channels);
@@ -181,6 +185,8 @@ struct Avx512 {
 
 }  // namespace
 
-void dwconv_i8_run_avx512vnni(const DwconvI8Args& args, int64_t task, int64_t tasks) { run_dwconv<Avx512>(args, task, tasks); }
+void dwconv_i8_run_avx512vnni(const DwconvI8Args& args, int64_t task, int64_t tasks) {
+  run_dwconv<Avx512>(args, task, tasks);
+}
 
 }  // namespace lowbit::kernels

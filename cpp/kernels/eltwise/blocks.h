@@ -20,7 +20,8 @@ void dequantize_block(const uint8_t* x, float* y, int64_t n, float scale, int32_
   for_lanes(n, [&](int64_t i, auto count) { store(y + i, load_codes(x + i, zero_point, count) * multiplier, count); });
 }
 
-// less(x, lo) and greater(x, hi) keep the bound where x is NaN; lanes past the end read as 0, which never widens a range.
+// less(x, lo) and greater(x, hi) keep the bound where x is NaN; lanes past the end read as 0, which never widens a
+// range.
 void range_block(const float* x, int64_t n, float* lo, float* hi) {
   Lanes lowest = splat(*lo), highest = splat(*hi);
   for_lanes(n, [&](int64_t i, auto count) {
@@ -41,7 +42,8 @@ void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n)
 
 void add_i8_block(const AddI8Args& args) {
   const Lanes ma = splat(args.multiplier_a), mb = splat(args.multiplier_b);
-  const Lanes lo = splat(static_cast<float>(args.lo - args.zero_point)), hi = splat(static_cast<float>(args.hi - args.zero_point));
+  const Lanes lo = splat(static_cast<float>(args.lo - args.zero_point)),
+              hi = splat(static_cast<float>(args.hi - args.zero_point));
   for_lanes(args.count, [&](int64_t i, auto n) {
     const Lanes a = load_codes(args.a + i, args.zero_point_a, n) * ma;
     const Lanes b = load_codes(args.b + i, args.zero_point_b, n) * mb;
@@ -66,7 +68,8 @@ inline void map_pairs(const float* a, int64_t a_step, const float* b, int64_t b_
   }
 }
 
-void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y, int64_t n) {
+void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,
+                  int64_t n) {
   switch (kind) {
     case BinaryKind::add:
       return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p + q; });

@@ -12,7 +12,8 @@ namespace {
 void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n) {
   const ByteTable lookup(table);
   int64_t i = 0;
-  for (; i + static_cast<int64_t>(sizeof(Bytes)) <= n; i += sizeof(Bytes)) store_bytes(y + i, lookup(load_bytes(x + i)));
+  for (; i + static_cast<int64_t>(sizeof(Bytes)) <= n; i += sizeof(Bytes))
+    store_bytes(y + i, lookup(load_bytes(x + i)));
   for (; i < n; ++i) y[i] = table[x[i]];
 }
 
@@ -89,7 +90,8 @@ inline void transpose_8x8(const uint32_t* x, int64_t x_stride, uint32_t* y, int6
   }
 }
 
-void transpose_u32_block(const uint32_t* x, int64_t x_stride, uint32_t* y, int64_t y_stride, int64_t rows, int64_t cols) {
+void transpose_u32_block(const uint32_t* x, int64_t x_stride, uint32_t* y, int64_t y_stride, int64_t rows,
+                         int64_t cols) {
   int64_t r = 0;
   for (; cols >= 8 && r + 8 <= rows; r += 8) {
     int64_t c = 0;

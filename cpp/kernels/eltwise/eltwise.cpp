@@ -20,7 +20,7 @@ constexpr const EltwiseKernel* kTable[] = {
     &kEltwiseScalar,
 };
 
-constexpr int64_t kStage = 1024;         // elements staged on the stack where memory order or element type needs two steps
+constexpr int64_t kStage = 1024;  // elements staged on the stack where memory order or element type needs two steps
 constexpr int64_t kBytesPerTask = 65536;  // below this a second task costs more than it saves
 constexpr int kOperands = 3;
 
@@ -59,7 +59,9 @@ Nest nest_of(const Shape& shape, const Strides& strides, int skip_axes = 0) {
     for (size_t i = 0; i < kOperands; ++i) nest.stride[slot][i] = strides[i] ? (*strides[i])[axis] : 0;
   }
   for (int i = 1; i < nest.rank; ++i)
-    for (int j = i; j > 0 && std::abs(nest.stride[static_cast<size_t>(j)][0]) > std::abs(nest.stride[static_cast<size_t>(j - 1)][0]); --j)
+    for (int j = i; j > 0 && std::abs(nest.stride[static_cast<size_t>(j)][0]) >
+                                 std::abs(nest.stride[static_cast<size_t>(j - 1)][0]);
+         --j)
       nest.swap_axes(j, j - 1);
   int kept = 0;
   for (int axis = 1; axis < nest.rank; ++axis) {
@@ -86,7 +88,8 @@ void take_share(Nest& nest, int64_t task, int64_t tasks) {
   while (axis < rank && nest.size[axis] < 4 * tasks) ++axis;
   if (axis == rank)
     axis = static_cast<size_t>(std::max_element(nest.size.begin(), nest.size.begin() + nest.rank) - nest.size.begin());
-  const Share share = share_of(nest.size[axis], axis + 1 == rank && nest.size[axis] >= 64 * tasks ? 64 : 1, task, tasks);
+  const Share share =
+      share_of(nest.size[axis], axis + 1 == rank && nest.size[axis] >= 64 * tasks ? 64 : 1, task, tasks);
   for (size_t i = 0; i < kOperands; ++i) nest.offset[i] += share.begin * nest.stride[axis][i];
   nest.size[axis] = share.end - share.begin;
   nest.empty |= share.end == share.begin;
@@ -127,7 +130,8 @@ bool find_transposition(Nest& nest) {
 }
 
 template <class T>
-void transpose(const EltwiseKernel& kernel, const T* x, int64_t x_stride, T* y, int64_t y_stride, int64_t rows, int64_t cols) {
+void transpose(const EltwiseKernel& kernel, const T* x, int64_t x_stride, T* y, int64_t y_stride, int64_t rows,
+               int64_t cols) {
   if constexpr (sizeof(T) == 1) {
     kernel.transpose_u8(x, x_stride, y, y_stride, rows, cols);
   } else if constexpr (sizeof(T) == 4) {
@@ -234,8 +238,9 @@ void for_scales(const Args& args, int64_t task, int64_t tasks, F f) {
 }
 
 constexpr std::array<const char*, kUnaryKinds> kUnaryNames = {
-    "clip", "relu", "abs",  "neg",       "square",      "sqrt",      "rsqrt", "reciprocal", "exp",      "log",  "sigmoid",
-    "tanh", "erf",  "silu", "gelu",      "gelu_tanh",   "hardsigmoid", "hardswish", "elu",   "leaky_relu", "softplus", "mish"};
+    "clip",        "relu",      "abs",     "neg",        "square",   "sqrt", "rsqrt", "reciprocal",
+    "exp",         "log",       "sigmoid", "tanh",       "erf",      "silu", "gelu",  "gelu_tanh",
+    "hardsigmoid", "hardswish", "elu",     "leaky_relu", "softplus", "mish"};
 
 }  // namespace
 
@@ -258,10 +263,14 @@ void copy(const EltwiseKernel& kernel, const CopyArgs& args, int64_t task, int64
   Nest nest = nest_of(args.shape, {&args.y.strides, &args.x.strides, nullptr});
   take_share(nest, task, tasks);
   switch (args.element_bytes) {
-    case 1: return copy_nest<uint8_t>(kernel, nest, args.x.data, args.y.data);
-    case 2: return copy_nest<uint16_t>(kernel, nest, args.x.data, args.y.data);
-    case 4: return copy_nest<uint32_t>(kernel, nest, args.x.data, args.y.data);
-    default: return copy_nest<uint64_t>(kernel, nest, args.x.data, args.y.data);
+    case 1:
+      return copy_nest<uint8_t>(kernel, nest, args.x.data, args.y.data);
+    case 2:
+      return copy_nest<uint16_t>(kernel, nest, args.x.data, args.y.data);
+    case 4:
+      return copy_nest<uint32_t>(kernel, nest, args.x.data, args.y.data);
+    default:
+      return copy_nest<uint64_t>(kernel, nest, args.x.data, args.y.data);
   }
 }
 
@@ -280,7 +289,9 @@ void dequantize(const EltwiseKernel& kernel, const DequantizeArgs& args, int64_t
   });
 }
 
-void range_of(const EltwiseKernel& kernel, const float* x, int64_t count, float* lo, float* hi) { kernel.range(x, count, lo, hi); }
+void range_of(const EltwiseKernel& kernel, const float* x, int64_t count, float* lo, float* hi) {
+  kernel.range(x, count, lo, hi);
+}
 
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point) {
   const float width = (hi - lo) / 255.0f;
@@ -309,7 +320,8 @@ void dynamic_quantize(const EltwiseKernel& kernel, const DynamicQuantizeArgs& ar
   }
 }
 
-void lookup(const EltwiseKernel& kernel, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count, int64_t task, int64_t tasks) {
+void lookup(const EltwiseKernel& kernel, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count,
+            int64_t task, int64_t tasks) {
   const Share share = share_of(count, 64, task, tasks);
   kernel.lookup(x + share.begin, table, y + share.begin, share.end - share.begin);
 }
@@ -373,7 +385,8 @@ void unary(const EltwiseKernel& kernel, const UnaryArgs& args, int64_t task, int
 
 void softmax(const EltwiseKernel& kernel, const SoftmaxArgs& args, int64_t task, int64_t tasks) {
   const Share share = share_of(args.rows, 1, task, tasks);
-  for (int64_t r = share.begin; r < share.end; ++r) kernel.softmax(args.x + r * args.x_stride, args.y + r * args.y_stride, args.row);
+  for (int64_t r = share.begin; r < share.end; ++r)
+    kernel.softmax(args.x + r * args.x_stride, args.y + r * args.y_stride, args.row);
 }
 
 }  // namespace lowbit::kernels

@@ -1,9 +1,9 @@
 // Everything that works element by element, row by row, or only moves elements.
 //
-// A function here takes views (shape and element strides, in any memory order; stride 0 broadcasts an input), finds the loop
-// order that suits memory, and hands blocks to the inner loops of one ISA (a row of the table). It does share `task` of
-// `tasks`; tasks touch disjoint outputs, any number of tasks is right, eltwise_tasks() says which is good. Nothing
-// allocates. An output may be an input's memory where both have the same element size and strides.
+// A function here takes views (shape and element strides, in any memory order; stride 0 broadcasts an input), finds the
+// loop order that suits memory, and hands blocks to the inner loops of one ISA (a row of the table). It does share
+// `task` of `tasks`; tasks touch disjoint outputs, any number of tasks is right, eltwise_tasks() says which is good.
+// Nothing allocates. An output may be an input's memory where both have the same element size and strides.
 //
 // Every operation is one rounded IEEE operation (fma where said), so every ISA gives the same bits; which NaN comes out
 // of several is not fixed. Rounding is to nearest even; codes are u8.
@@ -16,7 +16,7 @@
 
 namespace lowbit::kernels {
 
-struct EltwiseKernel;  // defined in inner.h: only this folder looks inside
+struct EltwiseKernel;                                     // defined in inner.h: only this folder looks inside
 std::span<const EltwiseKernel* const> eltwise_kernels();  // the table, best first
 const EltwiseKernel& select_eltwise(Isa cap);
 const char* name_of(const EltwiseKernel&);
@@ -50,8 +50,8 @@ struct QuantizeArgs {
   View<uint8_t> y;
   float scale = 1.0f;
   int32_t zero_point = 0;
-  const float* scales = nullptr;          // [shape[0]]
-  const uint8_t* zero_points = nullptr;   // [shape[0]]
+  const float* scales = nullptr;         // [shape[0]]
+  const uint8_t* zero_points = nullptr;  // [shape[0]]
 };
 void quantize(const EltwiseKernel&, const QuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 
@@ -79,8 +79,8 @@ struct DynamicRangeArgs {
 };
 void dynamic_range(const EltwiseKernel&, const DynamicRangeArgs&, int64_t task = 0, int64_t tasks = 1);
 
-// lo and hi above over a part of a row, joined with what *lo and *hi hold (start both at 0), and the last step: for callers
-// that split one long row between tasks.
+// lo and hi above over a part of a row, joined with what *lo and *hi hold (start both at 0), and the last step: for
+// callers that split one long row between tasks.
 void range_of(const EltwiseKernel&, const float* x, int64_t count, float* lo, float* hi);
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point);
 
@@ -97,10 +97,12 @@ struct DynamicQuantizeArgs {
 void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 
 // y[i] = table[x[i]], `count` adjacent elements.
-void lookup(const EltwiseKernel&, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count, int64_t task = 0, int64_t tasks = 1);
+void lookup(const EltwiseKernel&, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count, int64_t task = 0,
+            int64_t tasks = 1);
 
 // t = float(a - zero_point_a) * multiplier_a + float(b - zero_point_b) * multiplier_b     three roundings
-// y = rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point, then table[y] if table; NaN (both infinite) gives zero_point
+// y = rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point, then table[y] if table; NaN (both infinite) gives
+// zero_point
 struct AddI8Args {
   int64_t count = 0;  // adjacent elements
   const uint8_t* a = nullptr;
@@ -123,8 +125,8 @@ struct BinaryArgs {
 };
 void binary(const EltwiseKernel&, const BinaryArgs&, int64_t task = 0, int64_t tasks = 1);
 
-// y[i] = f(x[i]). Within 4 ulp or 2e-7 of the exact value; abs, neg, relu, clip, leaky_relu, square, sqrt and reciprocal are exact
-// IEEE operations, rsqrt is 1 / sqrt(x). NaN stays NaN.
+// y[i] = f(x[i]). Within 4 ulp or 2e-7 of the exact value; abs, neg, relu, clip, leaky_relu, square, sqrt and
+// reciprocal are exact IEEE operations, rsqrt is 1 / sqrt(x). NaN stays NaN.
 //   clip: min(max(x, min), max)             relu: clip to [0, inf)
 //   sigmoid, tanh, exp, log, erf            silu: x * sigmoid(x)
 //   gelu: x / 2 * (1 + erf(x / sqrt 2))     gelu_tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
@@ -132,8 +134,28 @@ void binary(const EltwiseKernel&, const BinaryArgs&, int64_t task = 0, int64_t t
 //   elu: x > 0 ? x : alpha * expm1(x)       leaky_relu: x > 0 ? x : alpha * x
 //   softplus: log(1 + exp(alpha * x)) / alpha (alpha: torch's beta)    mish: x * tanh(log(1 + exp(x)))
 enum class UnaryKind {
-  clip, relu, abs, neg, square, sqrt, rsqrt, reciprocal, exp, log, sigmoid, tanh, erf, silu, gelu, gelu_tanh, hardsigmoid, hardswish, elu,
-  leaky_relu, softplus, mish,
+  clip,
+  relu,
+  abs,
+  neg,
+  square,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  exp,
+  log,
+  sigmoid,
+  tanh,
+  erf,
+  silu,
+  gelu,
+  gelu_tanh,
+  hardsigmoid,
+  hardswish,
+  elu,
+  leaky_relu,
+  softplus,
+  mish,
 };
 constexpr int kUnaryKinds = static_cast<int>(UnaryKind::mish) + 1;
 const char* name_of(UnaryKind);

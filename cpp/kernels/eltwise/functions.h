@@ -1,6 +1,8 @@
-// The unary float functions, over sixteen lanes: each a fixed sequence of IEEE operations, hence the same bits on every ISA.
+// The unary float functions, over sixteen lanes: each a fixed sequence of IEEE operations, hence the same bits on every
+// ISA.
 //
-// Polynomials: exp, log and tanh after Cephes (S. Moshier, expf.c, logf.c, tanhf.c), erf after N. Juffa's erff (public domain).
+// Polynomials: exp, log and tanh after Cephes (S. Moshier, expf.c, logf.c, tanhf.c), erf after N. Juffa's erff (public
+// domain).
 #pragma once
 
 #include "kernels/eltwise/eltwise.h"
@@ -160,29 +162,50 @@ void unary_block(const UnaryArgs& args) {
   const Lanes zero = splat(0.0f), one = splat(1.0f), six = splat(6.0f), alpha = splat(args.alpha);
   const Lanes lo = splat(args.min), hi = splat(args.max);
   switch (args.kind) {
-    case UnaryKind::clip: return map(args, [&](const Lanes& x) { return clamp(x, lo, hi); });
-    case UnaryKind::relu: return map(args, [&](const Lanes& x) { return greater(zero, x); });
-    case UnaryKind::abs: return map(args, [](const Lanes& x) { return abs(x); });
-    case UnaryKind::neg: return map(args, [](const Lanes& x) { return -x; });
-    case UnaryKind::square: return map(args, [](const Lanes& x) { return x * x; });
-    case UnaryKind::sqrt: return map(args, [](const Lanes& x) { return sqrt(x); });
-    case UnaryKind::rsqrt: return map(args, [&](const Lanes& x) { return one / sqrt(x); });
-    case UnaryKind::reciprocal: return map(args, [&](const Lanes& x) { return one / x; });
-    case UnaryKind::exp: return map(args, [](const Lanes& x) { return exp(x); });
-    case UnaryKind::log: return map(args, [](const Lanes& x) { return log(x); });
-    case UnaryKind::sigmoid: return map(args, [](const Lanes& x) { return sigmoid(x); });
-    case UnaryKind::tanh: return map(args, [](const Lanes& x) { return tanh(x); });
-    case UnaryKind::erf: return map(args, [](const Lanes& x) { return erf(x); });
-    case UnaryKind::silu: return map(args, [](const Lanes& x) { return x * sigmoid(x); });
-    case UnaryKind::gelu: return map(args, [](const Lanes& x) { return gelu(x); });
-    case UnaryKind::gelu_tanh: return map(args, [](const Lanes& x) { return gelu_tanh(x); });
-    case UnaryKind::hardsigmoid: return map(args, [&](const Lanes& x) { return relu6_of_shifted(x) / six; });
-    case UnaryKind::hardswish: return map(args, [&](const Lanes& x) { return x * relu6_of_shifted(x) / six; });
+    case UnaryKind::clip:
+      return map(args, [&](const Lanes& x) { return clamp(x, lo, hi); });
+    case UnaryKind::relu:
+      return map(args, [&](const Lanes& x) { return greater(zero, x); });
+    case UnaryKind::abs:
+      return map(args, [](const Lanes& x) { return abs(x); });
+    case UnaryKind::neg:
+      return map(args, [](const Lanes& x) { return -x; });
+    case UnaryKind::square:
+      return map(args, [](const Lanes& x) { return x * x; });
+    case UnaryKind::sqrt:
+      return map(args, [](const Lanes& x) { return sqrt(x); });
+    case UnaryKind::rsqrt:
+      return map(args, [&](const Lanes& x) { return one / sqrt(x); });
+    case UnaryKind::reciprocal:
+      return map(args, [&](const Lanes& x) { return one / x; });
+    case UnaryKind::exp:
+      return map(args, [](const Lanes& x) { return exp(x); });
+    case UnaryKind::log:
+      return map(args, [](const Lanes& x) { return log(x); });
+    case UnaryKind::sigmoid:
+      return map(args, [](const Lanes& x) { return sigmoid(x); });
+    case UnaryKind::tanh:
+      return map(args, [](const Lanes& x) { return tanh(x); });
+    case UnaryKind::erf:
+      return map(args, [](const Lanes& x) { return erf(x); });
+    case UnaryKind::silu:
+      return map(args, [](const Lanes& x) { return x * sigmoid(x); });
+    case UnaryKind::gelu:
+      return map(args, [](const Lanes& x) { return gelu(x); });
+    case UnaryKind::gelu_tanh:
+      return map(args, [](const Lanes& x) { return gelu_tanh(x); });
+    case UnaryKind::hardsigmoid:
+      return map(args, [&](const Lanes& x) { return relu6_of_shifted(x) / six; });
+    case UnaryKind::hardswish:
+      return map(args, [&](const Lanes& x) { return x * relu6_of_shifted(x) / six; });
     case UnaryKind::elu:
       return map(args, [&](const Lanes& x) { return select(x > zero, x, alpha * expm1_of_negative(less(zero, x))); });
-    case UnaryKind::leaky_relu: return map(args, [&](const Lanes& x) { return select(x > zero, x, alpha * x); });
-    case UnaryKind::softplus: return map(args, [&](const Lanes& x) { return softplus(x, alpha); });
-    case UnaryKind::mish: return map(args, [](const Lanes& x) { return mish(x); });
+    case UnaryKind::leaky_relu:
+      return map(args, [&](const Lanes& x) { return select(x > zero, x, alpha * x); });
+    case UnaryKind::softplus:
+      return map(args, [&](const Lanes& x) { return softplus(x, alpha); });
+    case UnaryKind::mish:
+      return map(args, [](const Lanes& x) { return mish(x); });
   }
 }
 

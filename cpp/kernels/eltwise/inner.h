@@ -13,7 +13,8 @@ struct EltwiseKernel {
   void (*range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lookup)(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);
   void (*add_i8)(const AddI8Args&);
-  void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y, int64_t n);  // steps 0 or 1
+  void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,
+                 int64_t n);  // steps 0 or 1
   void (*unary)(const UnaryArgs&);
   void (*softmax)(const float* x, float* y, int64_t n);
   // y[r * y_stride + c] = x[c * x_stride + r] for r < rows, c < cols.

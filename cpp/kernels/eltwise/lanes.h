@@ -1,7 +1,7 @@
 // Sixteen floats as one value, whatever the ISA: one zmm register, two ymm registers, or an array.
 //
-// Kernels written over `Lanes` are written once and give the same bits everywhere, because each function here is one IEEE
-// operation per lane. Everything is in an anonymous namespace: each ISA file compiles its own copy.
+// Kernels written over `Lanes` are written once and give the same bits everywhere, because each function here is one
+// IEEE operation per lane. Everything is in an anonymous namespace: each ISA file compiles its own copy.
 #pragma once
 
 #include <stdint.h>
@@ -53,10 +53,12 @@ inline Lanes select(Mask m, Lanes yes, Lanes no) { return {_mm512_mask_blend_ps(
 inline bool any(Mask m) { return m.v != 0; }
 
 inline Lanes pow2(Lanes n) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+  return {
+      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
 inline Lanes exponent(Lanes a) {
-  return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(a.v), 23), _mm512_set1_epi32(127)))};
+  return {
+      _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(a.v), 23), _mm512_set1_epi32(127)))};
 }
 inline Lanes mantissa(Lanes a) {
   const __m512i bits = _mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x007fffff));
@@ -98,7 +100,8 @@ inline __m256i first_lanes(int64_t n) {
 inline Lanes splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Lanes load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline Lanes load(const float* p, int64_t n) {
-  return {_mm256_maskload_ps(p, first_lanes(n)), n > 8 ? _mm256_maskload_ps(p + 8, first_lanes(n - 8)) : _mm256_setzero_ps()};
+  return {_mm256_maskload_ps(p, first_lanes(n)),
+          n > 8 ? _mm256_maskload_ps(p + 8, first_lanes(n - 8)) : _mm256_setzero_ps()};
 }
 inline void store(float* p, Lanes a) {
   _mm256_storeu_ps(p, a.lo);
@@ -113,7 +116,9 @@ inline Lanes operator+(Lanes a, Lanes b) { return {_mm256_add_ps(a.lo, b.lo), _m
 inline Lanes operator-(Lanes a, Lanes b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline Lanes operator*(Lanes a, Lanes b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 inline Lanes operator/(Lanes a, Lanes b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
-inline Lanes fma(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+inline Lanes fma(Lanes a, Lanes b, Lanes c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
 inline Lanes sqrt(Lanes a) { return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
 inline Lanes round(Lanes a) {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -133,7 +138,9 @@ inline Lanes flip(Lanes a, Lanes sign) { return {_mm256_xor_ps(a.lo, sign.lo), _
 inline Mask operator>(Lanes a, Lanes b) {
   return {_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ)};
 }
-inline Mask is_nan(Lanes a) { return {_mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q)}; }
+inline Mask is_nan(Lanes a) {
+  return {_mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q)};
+}
 inline Lanes select(Mask m, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
 }
@@ -155,7 +162,8 @@ inline Lanes mantissa(Lanes a) { return {mantissa(a.lo), mantissa(a.hi)}; }
 
 inline __m128i codes_of(Lanes a, int32_t offset) {
   const __m256i add = _mm256_set1_epi32(offset);
-  const __m256i words = _mm256_packs_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.lo), add), _mm256_add_epi32(_mm256_cvtps_epi32(a.hi), add));
+  const __m256i words = _mm256_packs_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.lo), add),
+                                           _mm256_add_epi32(_mm256_cvtps_epi32(a.hi), add));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
   return _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
 }
@@ -273,7 +281,9 @@ inline bool any(const Mask& m) {
 }
 
 // A lane whose integer conversion would be undefined is NaN or about to be discarded: any number will do.
-inline int32_t integer_of(float value) { return __builtin_fabsf(value) < 1e9f ? static_cast<int32_t>(__builtin_nearbyintf(value)) : 0; }
+inline int32_t integer_of(float value) {
+  return __builtin_fabsf(value) < 1e9f ? static_cast<int32_t>(__builtin_nearbyintf(value)) : 0;
+}
 inline Lanes pow2(const Lanes& n) {
   return each_lane([&](int i) { return float_of(static_cast<uint32_t>(integer_of(n.v[i]) + 127) << 23); });
 }
@@ -301,7 +311,8 @@ inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
   return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
 }
 
-// Calls f(index, count) for 0, 16, 32, ... with count = 16, then once for what is left; Full tells the two apart at compile time.
+// Calls f(index, count) for 0, 16, 32, ... with count = 16, then once for what is left; Full tells the two apart at
+// compile time.
 struct Full {
   operator int64_t() const { return kLanes; }
 };

@@ -17,8 +17,18 @@ void transpose_block(const T* x, int64_t x_stride, T* y, int64_t y_stride, int64
 }  // namespace
 
 const EltwiseKernel kEltwiseScalar = {
-    "scalar",      Isa::scalar,  quantize_block,            dequantize_block,          range_block, lookup_block, add_i8_block,
-    binary_block,  unary_block,  softmax_block,             transpose_block<uint8_t>,  transpose_block<uint32_t>,
+    "scalar",
+    Isa::scalar,
+    quantize_block,
+    dequantize_block,
+    range_block,
+    lookup_block,
+    add_i8_block,
+    binary_block,
+    unary_block,
+    softmax_block,
+    transpose_block<uint8_t>,
+    transpose_block<uint32_t>,
 };
 
 }  // namespace lowbit::kernels

@@ -1,5 +1,5 @@
-// The pooling loops over vectors of channels. Four vectors run at once so that their sums do not wait for each other; each
-// channel still has one accumulator, in the order of pool.h.
+// The pooling loops over vectors of channels. Four vectors run at once so that their sums do not wait for each other;
+// each channel still has one accumulator, in the order of pool.h.
 #pragma once
 
 #include "kernels/eltwise/byte_table.h"
@@ -32,7 +32,8 @@ struct Sums {
 };
 inline Sums no_sums() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline Sums add_codes(Sums a, __m128i codes) {
-  return {_mm256_add_epi32(a.lo, _mm256_cvtepu8_epi32(codes)), _mm256_add_epi32(a.hi, _mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8)))};
+  return {_mm256_add_epi32(a.lo, _mm256_cvtepu8_epi32(codes)),
+          _mm256_add_epi32(a.hi, _mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8)))};
 }
 inline Lanes to_lanes(Sums a, int32_t subtract) {
   const __m256i s = _mm256_set1_epi32(subtract);
@@ -59,7 +60,8 @@ inline void store_bytes(uint8_t* p, Bytes v, Full) { store_bytes(p, v); }
 
 constexpr int64_t kChannelBlock = 256;
 
-// Calls f(n, h, w, first channel, channels, window_h, window_w). Where an image has a single output, channels are shared out too.
+// Calls f(n, h, w, first channel, channels, window_h, window_w). Where an image has a single output, channels are
+// shared out too.
 template <class F>
 inline void for_outputs(const PoolArgs& args, int64_t task, int64_t tasks, F f) {
   const Grid& grid = args.grid;
@@ -98,23 +100,26 @@ inline void for_channels(int64_t channels, int64_t width, F f) {
 
 template <class F, class G>
 inline void pool_f32(const PoolArgs& args, int64_t task, int64_t tasks, float start, F fold, G finish) {
-  for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
-    float* y = static_cast<float*>(args.y.data) + args.y.offset(n, h, w) + first;
-    const Lanes divisor = splat(counts_of(args, wh, ww).divisor);
-    for_channels(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
-      Lanes acc[vectors.value];
-      for (auto& a : acc) a = splat(start);
-      for_window<float>(args, n, first + c, wh, ww, [&](const float* x) {
-        for (int i = 0; i < vectors.value; ++i) acc[i] = fold(load(x + i * kLanes, count), acc[i]);
+  for_outputs(
+      args, task, tasks,
+      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
+        float* y = static_cast<float*>(args.y.data) + args.y.offset(n, h, w) + first;
+        const Lanes divisor = splat(counts_of(args, wh, ww).divisor);
+        for_channels(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
+          Lanes acc[vectors.value];
+          for (auto& a : acc) a = splat(start);
+          for_window<float>(args, n, first + c, wh, ww, [&](const float* x) {
+            for (int i = 0; i < vectors.value; ++i) acc[i] = fold(load(x + i * kLanes, count), acc[i]);
+          });
+          for (int i = 0; i < vectors.value; ++i) store(y + c + i * kLanes, finish(acc[i], divisor), count);
+        });
       });
-      for (int i = 0; i < vectors.value; ++i) store(y + c + i * kLanes, finish(acc[i], divisor), count);
-    });
-  });
 }
 
 void run_max_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
   pool_f32(
-      args, task, tasks, -__builtin_inff(), [](const Lanes& v, const Lanes& acc) { return select(is_nan(v), v, greater(v, acc)); },
+      args, task, tasks, -__builtin_inff(),
+      [](const Lanes& v, const Lanes& acc) { return select(is_nan(v), v, greater(v, acc)); },
       [](const Lanes& acc, const Lanes&) { return acc; });
 }
 
@@ -126,43 +131,49 @@ void run_avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
 
 void run_max_u8(const PoolArgs& args, int64_t task, int64_t tasks) {
   constexpr int64_t kWidth = sizeof(Bytes);
-  for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
-    uint8_t* y = static_cast<uint8_t*>(args.y.data) + args.y.offset(n, h, w) + first;
-    for_channels(channels, kWidth, [&](int64_t c, auto vectors, auto count) {
-      Bytes acc[vectors.value];
-      for (auto& a : acc) a = splat_byte(0);
-      for_window<uint8_t>(args, n, first + c, wh, ww, [&](const uint8_t* x) {
-        for (int i = 0; i < vectors.value; ++i) acc[i] = greater(load_bytes(x + i * kWidth, count), acc[i]);
+  for_outputs(
+      args, task, tasks,
+      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
+        uint8_t* y = static_cast<uint8_t*>(args.y.data) + args.y.offset(n, h, w) + first;
+        for_channels(channels, kWidth, [&](int64_t c, auto vectors, auto count) {
+          Bytes acc[vectors.value];
+          for (auto& a : acc) a = splat_byte(0);
+          for_window<uint8_t>(args, n, first + c, wh, ww, [&](const uint8_t* x) {
+            for (int i = 0; i < vectors.value; ++i) acc[i] = greater(load_bytes(x + i * kWidth, count), acc[i]);
+          });
+          for (int i = 0; i < vectors.value; ++i) store_bytes(y + c + i * kWidth, acc[i], count);
+        });
       });
-      for (int i = 0; i < vectors.value; ++i) store_bytes(y + c + i * kWidth, acc[i], count);
-    });
-  });
 }
 
 void run_avg_u8(const PoolArgs& args, int64_t task, int64_t tasks) {
   const Lanes multiplier = splat(args.multiplier);
-  const Lanes lo = splat(static_cast<float>(args.lo - args.zero_point)), hi = splat(static_cast<float>(args.hi - args.zero_point));
-  for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
-    const Counts counts = counts_of(args, wh, ww);
-    const int32_t correction = static_cast<int32_t>(counts.elements) * args.x_zero_point;
-    const Lanes divisor = splat(counts.divisor);
-    const int64_t at = args.y.offset(n, h, w) + first;
-    for_channels(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
-      Sums acc[vectors.value];
-      for (auto& a : acc) a = no_sums();
-      for_window<uint8_t>(args, n, first + c, wh, ww, [&](const uint8_t* x) {
-        for (int i = 0; i < vectors.value; ++i) acc[i] = add_codes(acc[i], load_few(x + i * kLanes, count));
+  const Lanes lo = splat(static_cast<float>(args.lo - args.zero_point)),
+              hi = splat(static_cast<float>(args.hi - args.zero_point));
+  for_outputs(
+      args, task, tasks,
+      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
+        const Counts counts = counts_of(args, wh, ww);
+        const int32_t correction = static_cast<int32_t>(counts.elements) * args.x_zero_point;
+        const Lanes divisor = splat(counts.divisor);
+        const int64_t at = args.y.offset(n, h, w) + first;
+        for_channels(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
+          Sums acc[vectors.value];
+          for (auto& a : acc) a = no_sums();
+          for_window<uint8_t>(args, n, first + c, wh, ww, [&](const uint8_t* x) {
+            for (int i = 0; i < vectors.value; ++i) acc[i] = add_codes(acc[i], load_few(x + i * kLanes, count));
+          });
+          for (int i = 0; i < vectors.value; ++i) {
+            const Lanes t = to_lanes(acc[i], correction) * multiplier / divisor;
+            if (args.output == DType::f32) {
+              store(static_cast<float*>(args.y.data) + at + c + i * kLanes, t, count);
+            } else {
+              store_codes(static_cast<uint8_t*>(args.y.data) + at + c + i * kLanes, clamp_codes(t, lo, hi),
+                          args.zero_point, count);
+            }
+          }
+        });
       });
-      for (int i = 0; i < vectors.value; ++i) {
-        const Lanes t = to_lanes(acc[i], correction) * multiplier / divisor;
-        if (args.output == DType::f32) {
-          store(static_cast<float*>(args.y.data) + at + c + i * kLanes, t, count);
-        } else {
-          store_codes(static_cast<uint8_t*>(args.y.data) + at + c + i * kLanes, clamp_codes(t, lo, hi), args.zero_point, count);
-        }
-      }
-    });
-  });
 }
 
 }  // namespace

@@ -1,14 +1,16 @@
 // Max and average pooling over NHWC images without padded copies: a window is clipped to the image, padding is skipped.
 //
-//   window(o) on one axis = [max(first, 0), min(first + kernel, size))    first = o * stride - padding_begin   (dilation 1)
+//   window(o) on one axis = [max(first, 0), min(first + kernel, size))    first = o * stride - padding_begin (dilation
+//   1)
 //             adaptive    = [floor(o * size / outputs), ceil((o + 1) * size / outputs))   global pooling is outputs = 1
 //
-//   max_pool:  y = max of the window's elements (dilation allowed); float: NaN if any is NaN; an empty window gives 0 or -inf
-//   avg_pool_f32: acc = x + acc over the window, rows then columns ascending, one accumulator from 0; y = acc / float(count)
-//   avg_pool_u8:  acc = sum(x) - elements * x_zero_point       exact in int32; elements = those inside the image
+//   max_pool:  y = max of the window's elements (dilation allowed); float: NaN if any is NaN; an empty window gives 0
+//   or -inf avg_pool_f32: acc = x + acc over the window, rows then columns ascending, one accumulator from 0; y = acc /
+//   float(count) avg_pool_u8:  acc = sum(x) - elements * x_zero_point       exact in int32; elements = those inside the
+//   image
 //                 t = float(acc) * multiplier / float(count)   two roundings
-//                 output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, NaN gives zero_point
-//                 output f32: y = t
+//                 output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, NaN gives
+//                 zero_point output f32: y = t
 //   count = elements, or with count_include_pad those of the window clipped to the padded image (at least 1).
 //
 // The order is part of the contract: every ISA gives the same bits. Channels are adjacent; a mean over one axis of

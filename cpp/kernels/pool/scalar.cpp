@@ -22,7 +22,8 @@ template <class T, class A, class F>
 A fold(const PoolArgs& args, int64_t n, int64_t c, const Window& h, const Window& w, A start, F f) {
   A acc = start;
   for (int64_t i = h.begin; i < h.end; i += h.step)
-    for (int64_t j = w.begin; j < w.end; j += w.step) acc = f(acc, static_cast<const T*>(args.x.data)[args.x.offset(n, i, j) + c]);
+    for (int64_t j = w.begin; j < w.end; j += w.step)
+      acc = f(acc, static_cast<const T*>(args.x.data)[args.x.offset(n, i, j) + c]);
   return acc;
 }
 
@@ -39,7 +40,9 @@ void max_pool(const PoolArgs& args, int64_t task, int64_t tasks, T lowest) {
 namespace pool_scalar {
 
 void max_u8(const PoolArgs& args, int64_t task, int64_t tasks) { max_pool<uint8_t>(args, task, tasks, 0); }
-void max_f32(const PoolArgs& args, int64_t task, int64_t tasks) { max_pool<float>(args, task, tasks, -__builtin_inff()); }
+void max_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
+  max_pool<float>(args, task, tasks, -__builtin_inff());
+}
 
 void avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
   for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t c, const Window& wh, const Window& ww) {
