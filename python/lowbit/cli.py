@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,11 +53,33 @@ def info() -> None:
     """This machine: the CPU, the instruction sets, the threads, the kernels that would run."""
     from lowbit import _core
 
+    cpu = _core.cpu()
     table = Table(show_header=False, title="This machine", title_justify="left")
     table.add_row("lowbit", lowbit.__version__)
-    for name, value in _core.cpu().items():
-        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    table.add_row("CPU", cpu["model"])
+    table.add_row("instruction sets", ", ".join(cpu["isas"]))
+    table.add_row("used", f"{cpu['default_isa']} (LOWBIT_ISA caps it)")
+    table.add_row("threads", f"{cpu['threads']} (LOWBIT_THREADS sets it)")
     console.print(table)
+    console.print(_kernels(cpu["isas"][: cpu["isas"].index(cpu["default_isa"]) + 1]))
+
+
+def _kernels(usable: Sequence[str]) -> Table:
+    """The families' rows that `usable` instruction sets may run, best first."""
+    from lowbit import _core
+
+    table = heading("Kernels, best first", ("family", "kernels"))
+    families = {
+        "int8 matrix product, convolution": _core.gemm_i8_kernels(),
+        "int8 depthwise convolution": _core.dwconv_i8_kernels(),
+        "float32 matrix product, convolution": _core.gemm_f32_kernels(),
+        "float32 depthwise convolution": _core.dwconv_f32_kernels(),
+        "pooling": _core.pool_kernels(),
+        "elementwise": _core.eltwise_kernels(),
+    }
+    for family, rows in families.items():
+        table.add_row(family, ", ".join(row["name"] for row in rows if row["available"] and row["isa"] in usable))
+    return table
 
 
 @app.command()

@@ -25,9 +25,7 @@ def interleave(
     on_round: Callable[[], object] = lambda: None,
 ) -> dict[str, Timing]:
     """Time each of `calls` in `rounds` slices of about `seconds` (at least 3 calls), taking turns."""
-    repeats = {name: max(3, round(seconds / _warm_up(call, seconds))) for name, call in calls.items()}
-    slices = {name: partial(_slice, call, repeats[name]) for name, call in calls.items()}
-    return take_turns(slices, rounds=rounds, on_round=on_round)
+    return take_turns({name: timer(call, seconds) for name, call in calls.items()}, rounds=rounds, on_round=on_round)
 
 
 def take_turns(
@@ -40,6 +38,11 @@ def take_turns(
             times[name].append(measure())
         on_round()
     return {name: Timing(lowest=min(taken), median=statistics.median(taken)) for name, taken in times.items()}
+
+
+def timer(call: Callable[[], object], seconds: float) -> Callable[[], float]:
+    """A slice of about `seconds` (at least 3 calls), after a warm-up of as long."""
+    return partial(_slice, call, max(3, round(seconds / _warm_up(call, seconds))))
 
 
 def _slice(call: Callable[[], object], repeats: int) -> float:
