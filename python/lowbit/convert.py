@@ -15,12 +15,11 @@ import torch
 from . import calls, interpreter, schemes
 from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
 from .errors import CalibrationError, InputError, UnsupportedError
-from .ir import Array, Graph
+from .ir import Array
 from .model import Conversion, Model, array_of
 from .passes import optimize
-
-Progress = Callable[[str, int, int | None], None]
-"""progress(stage, done, total); total is None where it is not known."""
+from .passes.calibrate import Progress
+from .passes.quantize import quantize
 
 
 def convert(
@@ -95,43 +94,19 @@ def _convert(
     captured = capture(net, inputs, dynamic)
     report("optimize", 0, None)
     graph = optimize(captured.graph)
-    if scheme.is_float:
-        quantized, reference, decisions = graph, graph, _float_decisions(graph)
-    else:
-        quantized, reference, decisions = _quantize(captured, graph, data, scheme, tune, threads, report)
+    feeds = None if data is None else Feeds(captured, data)
+    result = quantize(graph, scheme=scheme, calibration=feeds, tune=tune, threads=threads, progress=report)
     meta = {
         "producer": _producer(),
         "scheme": scheme.name,
         "signature": captured.signature,
         "output": captured.output,
-        "decisions": decisions,
+        "decisions": [asdict(decision) for decision in result.decisions],
         "notes": list(captured.notes),
     }
-    return Conversion(graph=quantized, reference=reference, meta=meta, classes=captured.classes, threads=threads)
-
-
-def _quantize(
-    captured: Captured,
-    graph: Graph,
-    data: Iterable[Any] | None,
-    scheme: schemes.Scheme,
-    tune: bool,
-    threads: int | None,
-    report: Progress,
-) -> tuple[Graph, Graph, list[dict[str, Any]]]:
-    """The quantized graph, the float graph that it stands for, and what was decided for each layer."""
-    from .passes.quantize import quantize
-
-    feeds = None if data is None else Feeds(captured, data)
-    result = quantize(graph, scheme=scheme, calibration=feeds, tune=tune, threads=threads, progress=report)
-    return result.graph, result.reference, [asdict(decision) for decision in result.decisions]
-
-
-def _float_decisions(graph: Graph) -> list[dict[str, Any]]:
-    layers = [node for node in graph if node.op in ("conv2d", "linear")]
-    return [
-        {"node": node.name, "op": node.op, "scheme": "float32", "reason": "the scheme is float32"} for node in layers
-    ]
+    return Conversion(
+        graph=result.graph, reference=result.reference, meta=meta, classes=captured.classes, threads=threads
+    )
 
 
 def _producer() -> str:
