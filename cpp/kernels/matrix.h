@@ -18,17 +18,18 @@ struct Cut {
   static constexpr int64_t kBlockBytes = 384 * 1024;  // of x, beside one panel and the output in 1 MB of L2
   static constexpr int64_t kTaskWork = 1 << 20;       // multiply-adds that are worth waking a thread for
 
-  int64_t rows, panels, tiles, block;  // block: tiles in a block
+  int64_t panels, tiles, block;  // block: tiles in a block
+  int64_t height, taller;        // rows of a tile; the first `taller` tiles have one more
 
   Cut(int64_t rows, int64_t n, int mr, int nr, int64_t row_bytes)
-      : rows(rows),
-        panels(ceil_div(n, nr)),
+      : panels(ceil_div(n, nr)),
         tiles(ceil_div(rows, mr)),
-        block(std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, row_bytes) / mr, 1, std::max<int64_t>(1, tiles))) {
-  }
+        block(std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, row_bytes) / mr, 1, std::max<int64_t>(1, tiles))),
+        height(rows / std::max<int64_t>(1, tiles)),
+        taller(rows % std::max<int64_t>(1, tiles)) {}
 
   int64_t units() const { return tiles * panels; }
-  int64_t first_row(int64_t tile) const { return tile * rows / tiles; }
+  int64_t first_row(int64_t tile) const { return tile * height + std::min(tile, taller); }
 
   // Several tasks a thread, so that one that is interrupted does not hold up the others.
   int64_t tasks(int threads, int64_t work) const {
@@ -42,9 +43,9 @@ struct Cut {
     const int64_t end = (task + 1) * units() / tasks, block_units = block * panels;
     for (int64_t unit = task * units() / tasks; unit < end;) {
       const int64_t first_tile = unit / block_units * block, in_block = unit % block_units;
-      const int64_t height = std::min(block, tiles - first_tile);
-      const int64_t from = in_block % height, count = std::min(height - from, end - unit);
-      run_panel(in_block / height, first_tile + from, count);
+      const int64_t block_tiles = std::min(block, tiles - first_tile);
+      const int64_t from = in_block % block_tiles, count = std::min(block_tiles - from, end - unit);
+      run_panel(in_block / block_tiles, first_tile + from, count);
       unit += count;
     }
   }
