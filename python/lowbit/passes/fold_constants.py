@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..ir import Graph, Node
 from ..ops import OPS
 from .rewrite import Rewriter, rewrite
@@ -32,5 +34,5 @@ def _fold(r: Rewriter, node: Node) -> Node | None:
     if size > max(LIMIT, sum(array.size for array in arrays if array is not None)):
         return node
     results = OPS[node.op].reference(node, [r.array(name) if name else None for name in node.inputs])
-    r.constants.update(zip(node.outputs, results, strict=True))
+    r.constants.update(zip(node.outputs, map(np.asarray, results), strict=True))
     return None
