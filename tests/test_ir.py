@@ -151,11 +151,11 @@ def test_all_problems_at_once() -> None:
     [
         (lambda x: {}, "missing \\['x'\\]"),
         (lambda x: {"x": x, "y": x}, "unexpected \\['y'\\]"),
-        (lambda x: {"x": x.astype(np.float64)}, "must be f32"),
-        (lambda x: {"x": x[0]}, "is float32 \\[3, 12, 10\\]"),
+        (lambda x: {"x": x.astype(np.float64)}, "must be float32, is float64"),
+        (lambda x: {"x": x[0]}, "has \\[3, 12, 10\\]: add the batch axis"),
         (lambda x: {"x": x[:, :, :11]}, "must have shape"),
-        (lambda x: {"x": x[:0]}, "'batch' must be in \\[1, 64\\], is 0"),
-        (lambda x: {"x": np.tile(x, (40, 1, 1, 1))}, "'batch' must be in"),
+        (lambda x: {"x": x[:0]}, "'batch' of the inputs must be from 1 to 64, is 0"),
+        (lambda x: {"x": np.tile(x, (40, 1, 1, 1))}, "from 1 to 64, is 80"),
     ],
 )
 def test_feeds_that_do_not_fit(change: Callable[[Any], dict[str, Any]], message: str) -> None:

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -50,6 +49,8 @@ def save(path: str | os.PathLike[str], graph: Graph, meta: Mapping[str, Any] | N
 
     Raises GraphError for an invalid graph, FormatError for what the format cannot hold, OSError.
     """
+    import tempfile
+
     import safetensors.numpy
 
     validate(graph)

@@ -24,28 +24,33 @@ def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
     missing = [name for name in graph.inputs if name not in feeds]
     surplus = [name for name in feeds if name not in graph.inputs]
     if missing or surplus:
-        raise InputError(f"inputs are {list(graph.inputs)}: missing {missing}, unexpected {surplus}")
+        raise InputError(f"the inputs are {list(graph.inputs)}: missing {missing}, unexpected {surplus}")
     sizes: dict[str, int] = {}
     for name in graph.inputs:
         value, array = graph.values[name], feeds[name]
-        if array.dtype != DTYPES[value.dtype] or array.ndim != len(value.shape):
-            raise InputError(
-                f"input {name!r} must be {value.dtype} {list(value.shape)}, is {array.dtype} {list(array.shape)}"
-            )
+        if array.dtype != DTYPES[value.dtype]:
+            raise InputError(f"input {name!r} must be {DTYPES[value.dtype]}, is {array.dtype}")
+        if array.ndim != len(value.shape):
+            remedy = ": add the batch axis with x[None]" if array.ndim == len(value.shape) - 1 else ""
+            raise InputError(_shape_message(name, value, array) + remedy)
         for dim, size in zip(value.shape, array.shape, strict=True):
             if isinstance(dim, str) and dim in graph.symbols:
                 sizes.setdefault(dim, size)
-    for name, size in sizes.items():
-        symbol = graph.symbols[name]
-        if not symbol.minimum <= size <= symbol.maximum:
-            raise InputError(f"the size {name!r} must be in [{symbol.minimum}, {symbol.maximum}], is {size}")
     for name in graph.inputs:
-        expected = [dims.evaluate(dim, sizes) for dim in graph.values[name].shape]
-        if expected != list(feeds[name].shape):
-            raise InputError(
-                f"input {name!r} must have shape {list(graph.values[name].shape)}, has {list(feeds[name].shape)}"
-            )
+        value, array = graph.values[name], feeds[name]
+        if any(dims.evaluate(dim, sizes) != size for dim, size in zip(value.shape, array.shape, strict=True)):
+            raise InputError(_shape_message(name, value, array, sizes))
+    for symbol, size in sizes.items():
+        low, high = graph.symbols[symbol].minimum, graph.symbols[symbol].maximum
+        if not low <= size <= high:
+            raise InputError(f"the size {symbol!r} of the inputs must be from {low} to {high}, is {size}")
     return sizes
+
+
+def _shape_message(name: str, value: Value, array: Array, sizes: Mapping[str, int] | None = None) -> str:
+    free = {symbol: size for symbol, size in (sizes or {}).items() if any(dim == symbol for dim in value.shape)}
+    known = f" with {', '.join(f'{symbol} = {size}' for symbol, size in free.items())}" if free else ""
+    return f"input {name!r} must have shape [{', '.join(map(str, value.shape))}]{known}, has {list(array.shape)}"
 
 
 def with_sizes(node: Node, sizes: Mapping[str, int]) -> Node:

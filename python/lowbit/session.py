@@ -59,8 +59,8 @@ class Profile:
         for row in self.rows:
             rate = f"{row.gops:.1f}" if row.operations else ""
             share = f"{100 * row.seconds / total:.1f} %"
-            lines.append((row.node, row.op, row.kernel, f"{row.seconds * 1e3:.3f}", rate, share))
-        lines.append(("total", "", f"{self.isa}, threads: {self.threads}", f"{self.seconds * 1e3:.3f}", "", "100.0 %"))
+            lines.append((row.node, row.op, row.kernel, f"{row.seconds * 1e3:.4f}", rate, share))
+        lines.append(("total", "", f"{self.isa}, threads: {self.threads}", f"{self.seconds * 1e3:.4f}", "", "100.0 %"))
         return table(lines, right=(3, 4, 5))
 
     def __rich__(self) -> str:
