@@ -19,6 +19,7 @@ from graphs import GRAPHS, Maker, feeds, float_net, integer_net
 from lowbit import format, interpreter
 from lowbit.errors import FormatError, GraphError, LowbitError
 from lowbit.ir import Graph, Weight, replace
+from lowbit.ops import OPS
 
 META = {"producer": "lowbit 0", "signature": None, "decisions": [{"node": "a", "reason": "ñ ≠ n"}]}
 
@@ -314,6 +315,15 @@ def test_hostile_numbers(path: Path, sound: bytes, tensor: str, code: bytes, mes
     header, document, tensors = parts_of(sound)
     begin = header[tensor]["data_offsets"][0]
     refuse(path, assemble(header, document, tensors[:begin] + code + tensors[begin + len(code) :]), message)
+
+
+def test_the_page_about_the_format_names_every_operator_and_attribute() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "file-format.md").read_text()
+    rows = {line.split("|")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for op in OPS.values():
+        assert any(f"`{op.name}`" in key for key in rows), op.name
+        for name in op.attrs:
+            assert name in page, f"{op.name}: {name}"
 
 
 def test_no_trace_of_the_machine(path: Path) -> None:
