@@ -62,7 +62,8 @@ NUMBERS = [
 FLOATS = [0.0, -0.0, 0.5, -1.5, 1e-45, 1e-38, 3.4e38, 1e39, 1e308, -1e308, 1e-300]
 TEXTS = [
     "", "x", "batch", "rows", "batch + 1", "batch*batch", "max(batch, 512)", "batch // 0", "2147483647*batch",
-    "-batch", "u8", "f32", "s8", "i64", "bool", "row", "sample", "relu", "softmax", "../x", "\u0000", "é" * 50, "a" * 3000,
+    "-batch", "u8", "f32", "s8", "i64", "bool", "row", "sample", "relu", "softmax", "../x", "\u0000",
+    "é" * 50, "a" * 3000,
 ]  # fmt: skip
 OTHERS: list[Any] = [None, True, False, [], {}, [[]], [{}], [0] * 9, [1, 1], [1] * 4, [[1, [2, [3]]]], {"tensor": "x"}]
 KINDS: list[list[Any]] = [NUMBERS, FLOATS, TEXTS, OTHERS, list(range(-5, 300))]

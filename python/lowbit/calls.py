@@ -54,7 +54,10 @@ class TupleRecord(tuple[Any, ...]):
     def __getattr__(self, name: str) -> Any:
         if name != "_fields" and name in self._fields:
             return self[self._fields.index(name)]
-        raise AttributeError(name)
+        raise AttributeError(f"no field {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TupleRecord, (dict(zip(self._fields, self, strict=True)),)
 
 
 @dataclass(frozen=True, kw_only=True)
