@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,8 +70,7 @@ class Parameter:
     tree: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One tensor of a call: the graph input it feeds, the caller's dtype, and what messages call it."""
 
     input: str
@@ -86,8 +86,17 @@ class Convention:
     parameters: tuple[Parameter, ...]
     output: Mapping[str, Any]
 
+    @cached_property
+    def _plain(self) -> list[tuple[str, str, str]] | None:
+        """Input, dtype and path of each parameter, if every one is a single tensor that may be positional."""
+        if any(p.kind == "keyword" or "tensor" not in p.tree for p in self.parameters):
+            return None
+        return [(p.tree["tensor"], p.tree.get("dtype", ""), repr(p.name)) for p in self.parameters]
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Leaf]:
         """The tensors of a call. Raises InputError that names everything missing, surplus or of another structure."""
+        if not kwargs and self._plain is not None and len(args) == len(self._plain):  # nearly every call
+            return [Leaf(*leaf, value) for leaf, value in zip(self._plain, args, strict=True)]
         given = self._by_name(args, kwargs)
         leaves: list[Leaf] = []
         problems: list[str] = []
@@ -237,7 +246,7 @@ def _kind(value: Any) -> str:
 
 
 def read_array(leaf: Leaf, expected: str) -> Array:
-    """The C-contiguous array of dtype `expected` that a leaf feeds.
+    """The array of dtype `expected` that a leaf feeds; a session takes any strides.
 
     Casts only from the dtype that the caller's model takes (`leaf.dtype`), such as float16. Raises InputError.
     """
@@ -249,7 +258,7 @@ def read_array(leaf: Leaf, expected: str) -> Array:
             wanted = _CALLER_DTYPES.get(leaf.dtype, target)
             raise InputError(f"input {leaf.path} must be {wanted}, is {array.dtype}: use x.astype(np.{wanted})")
         array = array.astype(target)
-    return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
+    return array
 
 
 def rebuild(

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import calls, dims, format
 from .errors import InputError, UnsupportedError
 from .interpreter import bind, validate
-from .ir import Array, Dim, Graph, Node, Value, Weight, replace
+from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
 from .ops import OPS, attributes
 
 if TYPE_CHECKING:
@@ -137,17 +139,20 @@ class Session:
         ):
             given = [*(f"#{index}" for index in range(len(args))), *kwargs]
             raise InputError(f"the inputs are {list(names)}, in this order or by name; got {given}")
-        return [
-            calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=feeds[name]), self._dtypes[name])
-            for name in names
-        ]
+        return [self._input(name, feeds[name]) for name in names]
+
+    def _input(self, name: str, array: Array) -> Array:
+        dtype = self._dtypes[name]
+        if type(array) is np.ndarray and array.dtype == DTYPES[dtype]:
+            return array
+        return calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=array), dtype)
 
     def run(self, *args: Array, **kwargs: Array) -> list[Array]:
         """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit."""
         return self.run_list(self._feeds(args, kwargs))
 
     def run_list(self, arrays: list[Array]) -> list[Array]:
-        """`run` for C-contiguous arrays of the right dtypes, in order: nothing is done in Python."""
+        """`run` for arrays of the right dtypes, in order: nothing is done in Python."""
         try:
             return self._core.run(arrays)
         except InputError:
