@@ -35,8 +35,9 @@ void require_shape(Op::Types inputs, size_t input, const Shape& shape) {
 }
 
 int normalized_axis(int64_t axis, int rank) {
-  require(axis >= -rank && axis < rank,
-          "axis " + std::to_string(axis) + " is out of range for rank " + std::to_string(rank));
+  // Not require(): the text would be made, and memory allocated, in every run.
+  if (axis < -rank || axis >= rank)
+    throw Error(ErrorKind::input, "axis " + std::to_string(axis) + " is out of range for rank " + std::to_string(rank));
   return static_cast<int>(axis < 0 ? axis + rank : axis);
 }
 

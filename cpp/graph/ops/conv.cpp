@@ -19,7 +19,8 @@ size_t taps_bytes(int64_t taps) {
 
 }  // namespace
 
-ConvOp::ConvOp(const NodeInfo& node, DType x, DType w) : x_type_(x), copy_(kernels::select_eltwise(node.isa)) {
+ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs) : x_type_(x), copy_(kernels::select_eltwise(node.isa)) {
+  node.expect_inputs(least_inputs, most_inputs);
   node.expect_outputs(1);
   const Shape& weight = node.constant(kWeight, w, 4).type.shape;
   filters_ = weight[0], depth_ = weight[1];

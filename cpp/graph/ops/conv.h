@@ -38,7 +38,7 @@ class ConvOp : public Op {
     std::span<int64_t> taps;  // room for the kernel's offsets
   };
 
-  ConvOp(const NodeInfo& node, DType x, DType w);
+  ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs);
 
   // The type of the output, after checking the other inputs against its shape.
   virtual DType check(Types inputs, const Shape& output) const = 0;

@@ -12,10 +12,9 @@ class Conv2d final : public ConvOp {
   enum Input : size_t { kX, kWeight, kBias, kResidual, kInputs };
 
   explicit Conv2d(const NodeInfo& node)
-      : ConvOp(node, DType::f32, DType::f32),
+      : ConvOp(node, DType::f32, DType::f32, kWeight + 1, kInputs),
         bounds_(bounds_of(node, "activation_min", "activation_max")),
         residual_(node.has(kResidual)) {
-    node.expect_inputs(kWeight + 1, kInputs);
     const Constant& weight = node.constant(kWeight, DType::f32, 4);
     if (node.has(kBias)) {
       const Constant& bias = node.constant(kBias, DType::f32, 1);

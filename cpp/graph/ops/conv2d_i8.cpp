@@ -10,8 +10,7 @@ namespace {
 
 class Conv2dI8 final : public ConvOp {
  public:
-  explicit Conv2dI8(const NodeInfo& node) : ConvOp(node, DType::u8, DType::s8), epilogue_(node, filters_) {
-    node.expect_inputs(graph::kBias + 1, graph::kIntegerInputs);
+  explicit Conv2dI8(const NodeInfo& node) : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs), epilogue_(node, filters_) {
     const Constant& weight = node.constant(graph::kWeight, DType::s8, 4);
     check_weight(node, weight);
     is_depthwise() ? pack_depthwise(node, weight) : pack(node, weight);

@@ -1,0 +1,206 @@
+// What a file may say: every mistake is an Error that names it, and nothing that passes can crash.
+#include <limits>
+
+#include "check.h"
+#include "make.h"
+
+namespace lowbit::test {
+namespace {
+
+constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+
+Buffer bytes(size_t count) { return Buffer(count); }
+
+bool refused(const char* part, const std::function<void(Maker&)>& fill) {
+  Maker m;
+  m.builder.input("x", "f32", dims({1, 4, 8, 8}));
+  fill(m);
+  return throws(ErrorKind::graph, part, [&] { m.session({"x"}, default_isa()); });
+}
+
+bool refused_node(const char* part, const std::string& op, const std::vector<std::string>& inputs,
+                  Attributes attributes, int outputs = 1) {
+  return refused(part, [&](Maker& m) {
+    m.builder.constant("w", "f32", {4, 4, 3, 3}, bytes(576));
+    m.builder.constant("w8", "s8", {4, 4, 3, 3}, bytes(144));
+    m.builder.constant("f4", "f32", {4}, bytes(16));
+    m.nodes(op, inputs, outputs, std::move(attributes));
+  });
+}
+
+TEST(all_problems_come_at_once) {
+  Maker m;
+  m.builder.input("x", "f32", dims({2}));
+  m.builder.input("x", "f33", dims({2}));
+  m.builder.symbol("n", 5, 2);
+  m.builder.constant("c", "f32", {3}, bytes(11));
+  m.node("no_such_op", {"x"});
+  m.node("clip", {"nowhere"});
+  m.node("clip", {"x"}, {{"min", std::string("low")}, {"size", int64_t{1}}});
+  m.builder.output("missing");
+  try {
+    m.session({}, default_isa());
+    CHECK(false);
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    for (const char* part : {"'x' is defined twice", "dtype 'f33'", "minimum <= maximum", "got 11", "unknown operator",
+                             "'nowhere' is not defined", "'min' must be a finite", "'missing' is not defined"})
+      if (text.find(part) == std::string::npos) {
+        std::printf("no '%s' in: %s\n", part, text.c_str());
+        CHECK(false);
+      }
+    CHECK(error.kind() == ErrorKind::graph);
+  }
+}
+
+TEST(wrong_values_are_refused) {
+  CHECK(refused("rank 9", [](Maker& m) {
+    m.builder.input("y", "f32", dims({1, 1, 1, 1, 1, 1, 1, 1})),
+        m.builder.input("z", "f32", std::vector<Dim>(9, Dim::constant(1)));
+  }));
+  CHECK(refused("negative or too large", [](Maker& m) { m.builder.input("y", "f32", dims({kHuge, kHuge})); }));
+  CHECK(refused("negative or too large", [](Maker& m) { m.builder.input("y", "f32", dims({-1})); }));
+  CHECK(refused("negative or too large", [](Maker& m) { m.builder.constant("c", "f32", {kHuge, 4}, bytes(16)); }));
+  CHECK(
+      refused("negative or too large", [](Maker& m) { m.builder.constant("c", "f32", {0, kHuge, kHuge}, bytes(0)); }));
+  CHECK(refused("is not the size of any input", [](Maker& m) { m.builder.symbol("n", 1, 2); }));
+  CHECK(refused("wrong length", [](Maker& m) { m.builder.input("y", "f32", {Dim{}}); }));
+  CHECK(refused("wrong length", [](Maker& m) { m.builder.input("y", "f32", {Dim{{0}}}); }));
+  CHECK(refused("unknown operation", [](Maker& m) { m.builder.input("y", "f32", {Dim{{99, 0}}}); }));
+  CHECK(refused("symbol that does not exist", [](Maker& m) { m.builder.input("y", "f32", {Dim{{1, 0}}}); }));
+  CHECK(refused("lacks an operand", [](Maker& m) { m.builder.input("y", "f32", {Dim{{0, 1, 2, 0}}}); }));
+  CHECK(refused("left over", [](Maker& m) { m.builder.input("y", "f32", {Dim{{0, 1, 0, 1}}}); }));
+  CHECK(refused("overflows", [](Maker& m) { m.builder.input("y", "f32", {Dim{{0, kHuge, 0, 2, 4, 0}}}); }));
+  CHECK(refused("divides by zero", [](Maker& m) { m.builder.input("y", "f32", {Dim{{0, 7, 0, 0, 5, 0}}}); }));
+  CHECK(refused("overflows", [](Maker& m) {
+    m.builder.input("y", "f32", {Dim{{0, std::numeric_limits<int64_t>::min(), 0, -1, 5, 0}}});
+  }));
+  CHECK(refused("needs a name", [](Maker& m) { m.builder.input("", "f32", {}); }));
+}
+
+TEST(wrong_nodes_are_refused) {
+  CHECK(refused_node("unknown operator", "conv9d", {"x"}, {}));
+  CHECK(refused_node("takes 2 to 4 inputs", "conv2d", {"x"}, {}));
+  CHECK(refused_node("must be a constant", "conv2d", {"x", "x"}, {}));
+  CHECK(refused_node("must be f32 of rank 4", "conv2d", {"x", "w8"}, {}));
+  CHECK(refused_node("must be s8 of rank 4", "conv2d_i8", {"x", "w", "f4", "f4"}, {{"output", std::string("u8")}}));
+  CHECK(refused_node("must be u8", "conv2d_i8", {"x", "w8", "f4", "f4"}, {{"output", std::string("u8")}}));
+  CHECK(refused_node("'output' (a text) is missing", "conv2d_i8", {"x", "w8", "f4", "f4"}, {}));
+  CHECK(refused_node("unknown attribute 'strides'", "conv2d", {"x", "w"}, {{"strides", int64_t{1}}}));
+  CHECK(refused_node("'stride' must be", "conv2d", {"x", "w"}, {{"stride", std::vector<int64_t>{0, 1}}}));
+  CHECK(refused_node("'stride' must be", "conv2d", {"x", "w"}, {{"stride", std::vector<int64_t>{1}}}));
+  CHECK(refused_node("'dilation' must be", "conv2d", {"x", "w"}, {{"dilation", std::vector<int64_t>{kHuge, kHuge}}}));
+  CHECK(refused_node("'padding' must be", "conv2d", {"x", "w"}, {{"padding", std::vector<int64_t>{-1, 0, 0, 0}}}));
+  CHECK(refused_node("does not fit", "conv2d", {"x", "w"}, {{"dilation", std::vector<int64_t>{30000, 30000}}}));
+  CHECK(refused_node("do not divide", "conv2d", {"x", "w"}, {{"groups", int64_t{3}}}));
+  CHECK(refused_node("channels", "conv2d", {"x", "w"}, {{"groups", int64_t{2}}}));
+  CHECK(refused_node("finite", "clip", {"x"}, {{"min", std::numeric_limits<double>::quiet_NaN()}}));
+  CHECK(refused_node("finite", "clip", {"x"}, {{"min", 1e300}}));
+  CHECK(refused_node("outputs", "clip", {"x"}, {}, 2));
+  CHECK(refused_node("positive normal", "quantize", {"x"}, {{"scale", 0.0}, {"zero_point", int64_t{0}}}));
+  CHECK(refused_node("'zero_point' must be", "quantize", {"x"}, {{"scale", 1.0}, {"zero_point", int64_t{256}}}));
+  CHECK(refused_node("does not reshape", "reshape", {"x"}, {{"shape", std::vector<int64_t>{kHuge, kHuge}}}));
+  CHECK(refused_node("more than 8 axes", "reshape", {"x"}, {{"shape", std::vector<int64_t>(9, 1)}}));
+  CHECK(refused_node("no permutation", "transpose", {"x"}, {{"perm", std::vector<int64_t>{0, 0, 1, 2}}}));
+  CHECK(refused_node("out of range", "softmax", {"x"}, {{"axis", int64_t{4}}}));
+  CHECK(refused_node("negative or too large", "pad", {"x"},
+                     {{"padding", std::vector<int64_t>(8, (int64_t{1} << 31) - 1)}, {"value", 0.0}}));
+  CHECK(refused_node("names no function", "unary", {"x"}, {{"kind", std::string("format_disk")}}));
+  CHECK(refused_node("wider than the window", "max_pool2d", {"x"},
+                     {{"kernel", std::vector<int64_t>{2, 2}},
+                      {"stride", std::vector<int64_t>{1, 1}},
+                      {"padding", std::vector<int64_t>{2, 0, 0, 0}}}));
+}
+
+TEST(weights_that_could_overflow_are_refused) {
+  const auto with = [](int64_t depth, int8_t code, float multiplier) {
+    Maker m;
+    Array w(DType::s8, {1, depth}), scale(DType::f32, {1}), bias(DType::f32, {1});
+    std::fill_n(w.as<int8_t>(), depth, code);
+    *scale.as<float>() = multiplier;
+    const std::string y =
+        m.node("linear_i8", {m.input("u8", dims({1, depth})), m.constant(w), m.constant(scale), m.constant(bias)},
+               {{"output", std::string("u8")}});
+    m.session({y}, default_isa());
+  };
+  CHECK(throws(ErrorKind::graph, "could leave int32", [&] { with(70000, 127, 1.0f); }));
+  CHECK(throws(ErrorKind::graph, "[-127, 127]", [&] { with(10, -128, 1.0f); }));
+  CHECK(throws(ErrorKind::graph, "not finite", [&] { with(10, 1, std::numeric_limits<float>::infinity()); }));
+  CHECK(throws(ErrorKind::graph, "too large", [&] { with(10, 1, 3e38f); }));
+  with(66000, 127, 1.0f);
+}
+
+// Random attributes and shapes from a hostile vocabulary: an Error or a clean run, and the sanitizers have the last
+// word.
+TEST(random_nodes_never_crash) {
+  const int64_t sizes[] = {0, 1, 2, 3, 5, 8, 63, 300, -1, kHuge, int64_t{1} << 31, int64_t{1} << 40};
+  const char* keys[] = {"stride",     "padding",     "dilation",    "groups",    "kernel",
+                        "axis",       "axes",        "perm",        "shape",     "start",
+                        "stop",       "step",        "output_size", "ceil_mode", "count_include_pad",
+                        "keepdim",    "scale",       "zero_point",  "value",     "dtype",
+                        "kind",       "granularity", "output",      "min",       "max",
+                        "multiplier", "zero_point_x"};
+  const char* words[] = {"u8", "f32", "f16", "i64", "row", "sample", "gelu", "relu6", "softplus", ""};
+  const std::vector<std::string> ops = graph::registered_ops();
+  Random random(99);
+  const auto size = [&] { return random.whole(0, 3) != 0 ? sizes[random.whole(0, 6)] : sizes[random.whole(0, 11)]; };
+  int accepted = 0;
+  for (int round = 0; round < 20000; ++round) {
+    Maker m(static_cast<uint64_t>(round));
+    const DType dtype = random.whole(0, 1) != 0 ? DType::f32 : DType::u8;
+    Shape shape;
+    for (int64_t axis = random.whole(0, 3) != 0 ? 4 : random.whole(0, 5); axis > 0; --axis)
+      shape.push_back(random.whole(0, 9));
+    const std::string x = m.input(graph::name_of(dtype), dims(shape));
+    std::vector<std::string> inputs = {x};
+    if (random.whole(0, 2) == 0)
+      inputs.push_back(random.whole(0, 1) != 0 ? x : m.floats({random.whole(0, 3), random.whole(0, 3), 1, 2}));
+    if (random.whole(0, 4) == 0) inputs.push_back(m.codes(DType::u8, {256}));
+    Attributes attributes;
+    for (const char* key : keys) {
+      const int64_t kind = random.whole(0, 5);
+      if (kind == 0) attributes[key] = size();
+      if (kind == 1) attributes[key] = static_cast<double>(random.real(-2, 2));
+      if (kind == 2) attributes[key] = std::string(words[random.whole(0, 9)]);
+      if (kind == 3) {
+        std::vector<int64_t> values;
+        for (int64_t i = random.whole(0, 4) * 2; i > 0; --i) values.push_back(size());
+        attributes[key] = values;
+      }
+    }
+    const std::string& op = ops[static_cast<size_t>(random.whole(0, static_cast<int64_t>(ops.size()) - 1))];
+    // Leave only what the operator knows, so that not everything ends at an unknown attribute.
+    for (bool again = true; again;) {
+      again = false;
+      Maker trial(static_cast<uint64_t>(round));
+      trial.builder.input("x", graph::name_of(dtype), dims(shape));
+      trial.builder.node(op, "n", {"x"}, {"y"}, attributes);
+      try {
+        trial.session({"y"}, Isa::scalar);
+      } catch (const Error& error) {
+        const std::string text = error.what(), mark = "unknown attribute '";
+        const size_t at = text.find(mark);
+        if (at != std::string::npos) {
+          const size_t begin = at + mark.size();
+          attributes.erase(text.substr(begin, text.find('\'', begin) - begin));
+          again = true;
+        }
+      }
+    }
+    const std::string y = m.nodes(op, inputs, op == "dynamic_quantize" ? 3 : 1, attributes)[0];
+    try {
+      const auto session = m.session({y}, default_isa(), 2);
+      const auto values =
+          dtype == DType::f32 ? random_floats(shape, m.random) : random_codes(DType::u8, shape, m.random);
+      run(*session, {values});
+      ++accepted;
+    } catch (const Error&) {
+    } catch (const std::bad_alloc&) {
+    }
+  }
+  std::printf("  %d of 20000 accepted\n", accepted);
+  CHECK(accepted > 100);
+}
+
+}  // namespace
+}  // namespace lowbit::test
