@@ -126,6 +126,11 @@ class Model(session.Model):
         return self._conversion.graph
 
     @property
+    def reference(self) -> Graph:
+        """The float32 graph whose values those of `graph` stand for, name by name."""
+        return self._conversion.reference
+
+    @property
     def decisions(self) -> Decisions:
         """What was decided for each layer, and why; prints as a table."""
         return Decisions(self.meta["decisions"])

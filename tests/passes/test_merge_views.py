@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from graphs import BATCH, Maker
 from lowbit.passes.merge_views import merge_views, remove_identities
 from passes.same import apply, ops

@@ -356,7 +356,7 @@ def _signature(net: torch.nn.Module, call: Example, exported: torch.export.Expor
     """What a call may pass: {"parameters": [{"name", "kind", "tree"}]}, in the order of `forward`.
 
     kind: "positional" (or by keyword), "positional_only", "keyword". tree: {"tensor": input, "dtype"},
-    {"constant": value}, {"tuple" | "list": [trees]} or {"dict": {key: tree}}.
+    {"constant": value}, {"tuple" | "list": [trees]} or {"dict": {key: tree}}. What was left out has its default.
     """
     nodes = pytree.tree_unflatten(user_inputs(exported), exported.call_spec.in_spec)
     args = [_input_tree(value, node) for value, node in zip(call.args, nodes[0], strict=True)]
@@ -372,6 +372,9 @@ def _signature(net: torch.nn.Module, call: Example, exported: torch.export.Expor
         elif parameter.name in kwargs:
             kind = "positional" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else "keyword"
             parameters.append(_parameter(parameter.name, kind, kwargs.pop(parameter.name)))
+        elif isinstance(parameter.default, int | float | str | type(None)):
+            kind = "positional" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else "keyword"
+            parameters.append(_parameter(parameter.name, kind, {"constant": parameter.default}))
     parameters += [_parameter(name, "keyword", tree) for name, tree in kwargs.items()]
     return {"parameters": parameters}
 
