@@ -19,9 +19,10 @@ def main() -> None:
     except LowbitError as error:
         sys.exit(f"lowbit: {error}")
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        name = (error.name or "").split(".")[0]
+        if name not in EXTRAS:
             raise
-        sys.exit(f"lowbit: this needs {error.name}, which is not installed: pip install 'lowbit[{EXTRAS[error.name]}]'")
+        sys.exit(f"lowbit: this needs {name}, which is not installed: pip install 'lowbit[{EXTRAS[name]}]'")
 
 
 if __name__ == "__main__":

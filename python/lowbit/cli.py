@@ -128,7 +128,7 @@ def _summary(file: Path, graph: Graph) -> Table:
     table.add_row("size", f"{file.stat().st_size:,} bytes")
     for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
         for name in names:
-            table.add_row(kind, f"{escape(name)}: {_type(graph.values[name])}")
+            table.add_row(kind, escape(f"{name}: {_type(graph.values[name])}"))
     for name, symbol in graph.symbols.items():
         table.add_row("free", f"{escape(name)} in {symbol.minimum} .. {symbol.maximum}")
     weights = [constant for constant in graph.constants.values() if isinstance(constant, Weight)]

@@ -102,16 +102,17 @@ def train(net: nn.Module, digits: Digits, *, epochs: int, batch: int = 64, tick:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     torch.manual_seed(1)
     net.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(images))
-        for i in range(0, len(images) - batch + 1, batch):
-            rows = order[i : i + batch]
-            shift = torch.randint(-2, 3, (2,)).tolist()
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images[rows].roll(shift, (2, 3))), labels[rows]).backward()
-            optimizer.step()
-            schedule.step()
-            tick()
+    with one_thread():
+        for _ in range(epochs):
+            order = torch.randperm(len(images))
+            for i in range(0, len(images) - batch + 1, batch):
+                rows = order[i : i + batch]
+                shift = torch.randint(-2, 3, (2,)).tolist()
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(net(images[rows].roll(shift, (2, 3))), labels[rows]).backward()
+                optimizer.step()
+                schedule.step()
+                tick()
     net.eval()
 
 
@@ -179,14 +180,9 @@ def measure(net: nn.Module, path: Path, images: Array, *, tick: Tick = lambda: N
     """The latency of (torch, lowbit) on `images`, one thread each, in interleaved rounds."""
     model = lowbit.load(path, threads=1)
     tensor = torch.from_numpy(images)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            calls = {"torch": lambda: net(tensor), "lowbit": lambda: model(images)}
-            times = interleave(calls, rounds=15, seconds=0.05, on_round=tick)
-    finally:
-        torch.set_num_threads(threads)
+    calls = {"torch": lambda: net(tensor), "lowbit": lambda: model(images)}
+    with one_thread(), torch.inference_mode():
+        times = interleave(calls, rounds=15, seconds=0.05, on_round=tick)
     return times["torch"], times["lowbit"]
 
 
@@ -230,6 +226,17 @@ def draw(image: Array) -> str:
     bits = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
     cells = (image > 0.4).reshape(7, 4, 14, 2).transpose(0, 2, 1, 3)
     return "\n".join("".join(chr(0x2800 + int((cell * bits).sum())) for cell in row) for row in cells)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread: sums in the same order on every machine, and no waiting for cores that others use."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
