@@ -1,12 +1,13 @@
 // The depthwise loop nest as a template over an ISA's vectors (`V`), and its inner tile.
 //
-// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte,
-// into a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot
-// product instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by
-// every kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
+// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte, into
+// a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot product
+// instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by every
+// kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
 //
-// V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot,
-// interleave<parts>(pointers to kGroup rows, bytes to the next part, parts that exist, channels, out).
+// V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot, keep
+// (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, bytes to the next part, parts that
+// exist, channels, out).
 #pragma once
 
 #include "kernels/dwconv_i8/layout.h"
@@ -19,6 +20,10 @@ constexpr int64_t kImageInCache = 512 * 1024;  // images up to this walk a block
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// How a block's results leave. full: codes, only multiply, add and clamp, every channel of the block; parts: the same for
+// some channels or several pixels a vector; any: whatever the epilogue asks.
+enum class Mode { full, parts, any };
+
 // One block of channels over one or two output rows: what the tiles need to know. Columns are counted in image pixels.
 struct Strip {
   int64_t kernel_w, dilation_w, groups, step;  // step: columns from one tile pixel to the next
@@ -26,90 +31,105 @@ struct Strip {
   int64_t line_bytes;  // from the weights of the upper output row to the lower's
 };
 
-// kKernelW, kGroups, kStep: known at compile time, or 0. acc[q] of row r and pixel p; q: quarter of the block.
-template <class V, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
+// Where a tile's results go: pixel p of row r at y + r * y_row + p * y_pixel (elements), likewise the residual.
+struct Target {
+  int64_t y, y_row, y_pixel;
+  int64_t residual, residual_row, residual_pixel;
+};
+
+// kRows x kCount results. kKernelW, kGroups, kStep: known at compile time, or 0. One quarter q of the block after another,
+// so that few accumulators are alive and each weight is loaded once for all pixels.
+template <class V, Mode kMode, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
 inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_t* columns,
-                                                const typename V::Finish& finish,
-                                                typename V::Vector acc[kRows][kCount][4]) {
-  constexpr int64_t kVector = sizeof(typename V::Vector);
+                                                const typename V::Finish& finish, const Target& at, int64_t parts) {
+  using Vector = typename V::Vector;
+  constexpr int64_t kVector = sizeof(Vector);
   const int64_t kernel_w = kKernelW ? kKernelW : strip.kernel_w;
   const int64_t groups = kGroups ? kGroups : strip.groups;
   const int64_t step = kStep ? kStep : strip.step;
   const int64_t dilation = kKernelW ? 1 : strip.dilation_w;
   const int64_t column_bytes = groups * 4 * kVector;
+  Vector result[kRows][kCount][4];
 #pragma GCC unroll 4
   for (int q = 0; q < 4; ++q) {
+    Vector acc[kRows][kCount];
+    const Vector start = V::load(finish.start + q * (kVector / 4));
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < kCount; ++p) acc[r][p][q] = V::load(finish.start + q * (kVector / 4));
+      for (int p = 0; p < kCount; ++p) acc[r][p] = start;
 #pragma GCC unroll 5
     for (int64_t j = 0; j < kernel_w; ++j)
 #pragma GCC unroll 3
       for (int64_t g = 0; g < groups; ++g)
 #pragma GCC unroll 2
         for (int r = 0; r < kRows; ++r) {
-          const auto w = V::load(strip.weights + r * strip.line_bytes + ((j * groups + g) * 4 + q) * kVector);
+          const Vector w =
+              V::keep(V::load(strip.weights + r * strip.line_bytes + ((j * groups + g) * 4 + q) * kVector));
 #pragma GCC unroll 4
           for (int p = 0; p < kCount; ++p)
-            acc[r][p][q] = V::dot(
-                acc[r][p][q], V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
+            acc[r][p] =
+                V::dot(acc[r][p], V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
         }
+    if constexpr (kMode == Mode::any) {
+      for (int r = 0; r < kRows; ++r)
+        for (int p = 0; p < kCount; ++p) result[r][p][q] = acc[r][p];
+    } else {
+      finish.template convert<kRows * kCount>(&acc[0][0], q, &result[0][0][q], 4);
+    }
   }
-}
-
-// Where a tile's results go: pixel p of row r at y + r * row + p * pixel (elements), likewise the residual.
-struct Target {
-  int64_t y, y_row, y_pixel;
-  int64_t residual, residual_row, residual_pixel;
-};
-
-template <class V, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
-inline void tile_and_finish(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish,
-                            const Target& at, int64_t parts) {
-  typename V::Vector acc[kRows][kCount][4];
-  tile<V, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, acc);
 #pragma GCC unroll 2
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < kCount; ++p)
-      finish(acc[r][p], at.y + r * at.y_row + p * at.y_pixel, at.residual + r * at.residual_row + p * at.residual_pixel,
-             parts);
+      finish.template leave<kMode>(result[r][p], at.y + r * at.y_row + p * at.y_pixel,
+                                   at.residual + r * at.residual_row + p * at.residual_pixel, parts);
 }
 
 // `count` vectors of output pixels, the last of `last_parts` parts.
-template <class V, int kKernelW, int kGroups, int kStep, int kRows>
+template <class V, Mode kMode, int kKernelW, int kGroups, int kStep, int kRows>
 void strip_tiles(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, Target at, int64_t count,
                  int64_t last_parts) {
   constexpr int kCount = V::kPixels / kRows;
   const int64_t column_bytes = strip.groups * 4 * static_cast<int64_t>(sizeof(typename V::Vector));
-  int64_t p = 0;
   const auto advance = [&](int64_t pixels) {
-    p += pixels;
+    count -= pixels;
     columns += pixels * strip.step * column_bytes;
     at.y += pixels * at.y_pixel;
     at.residual += pixels * at.residual_pixel;
   };
-  const int64_t full = count - (last_parts < finish.parts ? 1 : 0);
-  for (; p + kCount <= full; advance(kCount))
-    tile_and_finish<V, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, at, finish.parts);
-  for (; p < count; advance(1))
-    tile_and_finish<V, kKernelW, kGroups, kStep, kRows, 1>(strip, columns, finish, at,
-                                                           p + 1 == count ? last_parts : finish.parts);
+  const int64_t partial = last_parts < finish.parts ? 1 : 0;
+  for (; count - partial >= kCount; advance(kCount))
+    tile<V, kMode, kKernelW, kGroups, kStep, kRows, kCount>(strip, columns, finish, at, finish.parts);
+  if constexpr (kCount > 2) {
+    for (; count - partial >= 2; advance(2))
+      tile<V, kMode, kKernelW, kGroups, kStep, kRows, 2>(strip, columns, finish, at, finish.parts);
+  }
+  for (; count > 0; advance(1))
+    tile<V, kMode, kKernelW, kGroups, kStep, kRows, 1>(strip, columns, finish, at,
+                                                       count == 1 ? last_parts : finish.parts);
 }
 
 template <class V>
 using StripTiles = void (*)(const Strip&, const uint8_t*, const typename V::Finish&, Target, int64_t, int64_t);
 
-template <class V, int kRows>
+template <class V, Mode kMode, int kRows>
 StripTiles<V> choose_tiles(const Strip& strip) {
   constexpr int kGroups3 = (3 + V::kGroup - 1) / V::kGroup, kGroups5 = (5 + V::kGroup - 1) / V::kGroup;
-  const bool adjacent = strip.dilation_w == 1, dense = strip.step == 1;
-  if (adjacent && strip.kernel_w == 3 && strip.groups == kGroups3)
-    return dense ? strip_tiles<V, 3, kGroups3, 1, kRows> : strip_tiles<V, 3, kGroups3, 0, kRows>;
-  if (adjacent && strip.kernel_w == 5 && strip.groups == kGroups5)
-    return dense ? strip_tiles<V, 5, kGroups5, 1, kRows> : strip_tiles<V, 5, kGroups5, 0, kRows>;
-  return strip_tiles<V, 0, 0, 0, kRows>;
+  const bool dense = strip.step == 1;
+  if (kMode == Mode::any || strip.dilation_w != 1) return strip_tiles<V, kMode, 0, 0, 0, kRows>;
+  if (strip.kernel_w == 3 && strip.groups == kGroups3)
+    return dense ? strip_tiles<V, kMode, 3, kGroups3, 1, kRows> : strip_tiles<V, kMode, 3, kGroups3, 0, kRows>;
+  if (strip.kernel_w == 5 && strip.groups == kGroups5)
+    return dense ? strip_tiles<V, kMode, 5, kGroups5, 1, kRows> : strip_tiles<V, kMode, 5, kGroups5, 0, kRows>;
+  return strip_tiles<V, kMode, 0, 0, 0, kRows>;
+}
+
+template <class V, int kRows>
+StripTiles<V> choose_tiles(const Strip& strip, Mode mode) {
+  if (mode == Mode::full) return choose_tiles<V, Mode::full, kRows>(strip);
+  if (mode == Mode::parts) return choose_tiles<V, Mode::parts, kRows>(strip);
+  return choose_tiles<V, Mode::any, kRows>(strip);
 }
 
 // The image seen from one block of channels and one group of output rows.
@@ -122,18 +142,37 @@ struct Source {
   int64_t channels;
 };
 
-template <class V>
-inline void interleave_column(const Source& source, int64_t pixel, int64_t group, int64_t parts, uint8_t* out) {
+// Interleaves columns first .. first + count - 1 of one row group; those of no use to any output pixel are left out.
+template <class V, int kParts, bool kFull>
+void interleave_group(const Strip& strip, const Source& source, int64_t group, int64_t first, int64_t count,
+                      uint8_t* out) {
+  constexpr int64_t kVector = sizeof(typename V::Vector);
   const uint8_t* rows[V::kGroup];
 #pragma GCC unroll 4
   for (int64_t k = 0; k < V::kGroup; ++k)  // a row that is not there meets zero weights: any other serves
-    rows[k] = source.x + least(group * V::kGroup + k, source.rows - 1) * source.row + pixel * source.pixel;
-  const int64_t step = source.part * source.pixel;
-  if (parts == 1) return V::template interleave<1>(rows, step, 1, source.channels, out);
-  const int64_t there = least(parts, (source.last - pixel) / source.part + 1);
+    rows[k] = source.x + least(group * V::kGroup + k, source.rows - 1) * source.row + first * source.pixel;
+  const int64_t reach = (strip.kernel_w - 1) * strip.dilation_w;
+  const int64_t step_bytes = source.part * source.pixel;
+  for (int64_t column = 0, phase = 0; column < count; ++column, phase = phase + 1 == strip.step ? 0 : phase + 1) {
+    if (phase <= reach) {
+      int64_t there = kParts;
+      for (; kParts > 1 && first + column + (there - 1) * source.part > source.last; --there) continue;
+      V::template interleave<kParts, kFull>(rows, step_bytes, there, source.channels, out);
+    }
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < V::kGroup; ++k) rows[k] += source.pixel;
+    out += strip.groups * 4 * kVector;
+  }
+}
+
+template <class V>
+void interleave(const Strip& strip, const Source& source, int64_t parts, int64_t group, int64_t first, int64_t count,
+                uint8_t* out) {
+  if (source.channels == V::kBlock) return interleave_group<V, 1, true>(strip, source, group, first, count, out);
+  if (parts == 1) return interleave_group<V, 1, false>(strip, source, group, first, count, out);
   if constexpr (V::kBlock == 64)
-    if (parts == 4) return V::template interleave<4>(rows, step, there, source.channels, out);
-  return V::template interleave<2>(rows, step, there, source.channels, out);
+    if (parts == 4) return interleave_group<V, 4, false>(strip, source, group, first, count, out);
+  return interleave_group<V, 2, false>(strip, source, group, first, count, out);
 }
 
 // Kernels too wide for a strip: columns are interleaved where they are used.
@@ -147,13 +186,15 @@ void direct_tile(const Strip& strip, const Source& source, int64_t pixel, const 
     for (int q = 0; q < 4; ++q) acc[r][q] = V::load(finish.start + q * (kVector / 4));
   for (int64_t j = 0; j < strip.kernel_w; ++j)
     for (int64_t g = 0; g < strip.groups; ++g) {
-      interleave_column<V>(source, pixel + j * strip.dilation_w, g, finish.parts, column);
+      interleave<V>(strip, source, finish.parts, g, pixel + j * strip.dilation_w, 1, column);
       const int8_t* w = strip.weights + (j * strip.groups + g) * 4 * kVector;
       for (int r = 0; r < kRows; ++r)
         for (int q = 0; q < 4; ++q)
-          acc[r][q] = V::dot(acc[r][q], V::load(column + q * kVector), V::load(w + r * strip.line_bytes + q * kVector));
+          acc[r][q] =
+              V::dot(acc[r][q], V::load(column + q * kVector), V::load(w + r * strip.line_bytes + q * kVector));
     }
-  for (int r = 0; r < kRows; ++r) finish(acc[r], at.y + r * at.y_row, at.residual + r * at.residual_row, parts);
+  for (int r = 0; r < kRows; ++r)
+    finish.template leave<Mode::any>(acc[r], at.y + r * at.y_row, at.residual + r * at.residual_row, parts);
 }
 
 // One or two output rows of one block.
@@ -172,17 +213,13 @@ void run_rows(const Strip& strip, const Source& source, const typename V::Finish
       direct_tile<V, kRows>(strip, source, v * strip.step, finish, at, parts_of(v));
     return;
   }
-  const StripTiles<V> tiles = choose_tiles<V, kRows>(strip);
+  const StripTiles<V> tiles = choose_tiles<V, kRows>(strip, finish.mode);
   const int64_t strips = (vectors + capacity - 1) / capacity;
   for (int64_t s = 0; s < strips; ++s) {
     const int64_t first = vectors * s / strips, count = vectors * (s + 1) / strips - first;
-    const int64_t end = (count - 1) * strip.step + reach + 1;
-    for (int64_t column = 0, phase = 0; column < end; ++column, phase = phase + 1 == strip.step ? 0 : phase + 1) {
-      if (phase > reach) continue;  // between two pixels, read by neither
-      for (int64_t g = 0; g < strip.groups; ++g)
-        interleave_column<V>(source, first * strip.step + column, g, finish.parts,
-                             columns + column * column_bytes + g * 4 * kVector);
-    }
+    for (int64_t g = 0; g < strip.groups; ++g)
+      interleave<V>(strip, source, finish.parts, g, first * strip.step, (count - 1) * strip.step + reach + 1,
+                    columns + g * 4 * kVector);
     tiles(strip, columns, finish, at, count, parts_of(first + count - 1));
     at.y += count * at.y_pixel;
     at.residual += count * at.residual_pixel;
@@ -254,6 +291,49 @@ inline void spread_channels(const T* values, int64_t channels, int64_t block, in
     for (int64_t lane = 0; lane < block / 16; ++lane)
       __builtin_memcpy(out + q * (block / 4) + lane * 4, natural + lane * 16 + q * 4, 4 * sizeof(T));
 }
+
+// What a block's epilogue needs on every ISA; kBlock channels in the order of interleaved vectors.
+template <int kBlock>
+struct BlockConstants {
+  alignas(64) float multiplier[kBlock];
+  alignas(64) float bias[kBlock];
+  alignas(64) int32_t start[kBlock];  // -zero_point * sum of weights
+  const Epilogue* epilogue;
+  uint8_t* codes;  // one of the two is the output
+  float* floats;
+  int64_t pixel, residual_pixel;  // elements from part to part
+  int64_t channels, parts;
+  float row_scale;
+  Mode mode;
+
+  void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
+    epilogue = &args.epilogue;
+    channels = count;
+    parts = parts_of_block;
+    spread_channels(epilogue->multiplier + c, count, kBlock, parts, multiplier);
+    spread_channels(epilogue->bias + c, count, kBlock, parts, bias);
+    spread_channels(args.weights->column_sums.as<int32_t>() + c, count, kBlock, parts, start);
+    const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
+    for (int32_t& value : start) value *= -x_zero_point;
+    row_scale = epilogue->row_scale ? epilogue->row_scale[n] : 1.0f;
+    codes = static_cast<uint8_t*>(args.y.data);
+    floats = static_cast<float*>(args.y.data);
+    pixel = args.y.stride_w;
+    residual_pixel = epilogue->residual.stride_w;
+    const bool plain = epilogue->output == DType::u8 && !epilogue->row_scale && !epilogue->residual.data &&
+                       !epilogue->table && converts_safely(args.weights->shape);
+    mode = !plain ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
+  }
+
+  // No result leaves the range of int32, so clamping may wait until after the conversion: bounds are whole numbers.
+  bool converts_safely(const DwconvShape& shape) const {
+    const float largest = 255.0f * 128.0f * static_cast<float>(shape.kernel_h * shape.kernel_w);
+    bool safe = true;
+    for (int i = 0; i < kBlock; ++i)
+      safe &= __builtin_fabsf(multiplier[i]) * largest + __builtin_fabsf(bias[i]) < 1073741824.0f;
+    return safe;
+  }
+};
 
 }  // namespace
 }  // namespace lowbit::kernels

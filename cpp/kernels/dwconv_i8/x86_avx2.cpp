@@ -25,48 +25,41 @@ inline __m256i load_parts(const uint8_t* p, int64_t step, int64_t there) {
   }
 }
 
-struct Finish {
-  alignas(32) float multiplier[32];
-  alignas(32) float bias[32];
-  alignas(32) int32_t start[32];  // -zero_point * sum of weights
+// Holds a value in a register: the compiler would rather load it again at each use.
+template <class T>
+inline __attribute__((always_inline)) T keep(T value) {
+  asm("" : "+x"(value));
+  return value;
+}
+
+struct Finish : BlockConstants<32> {
   ByteTable table;
-  const Epilogue* epilogue;
-  uint8_t* codes;  // one of the two is the output
-  float* floats;
-  int64_t pixel, residual_pixel;  // elements from part to part
-  int64_t channels, parts;
-  float row_scale;
-  bool plain;  // codes out, nothing but multiply, add and clamp
 
   void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
-    epilogue = &args.epilogue;
-    channels = count;
-    parts = parts_of_block;
-    spread_channels(epilogue->multiplier + c, count, 32, parts, multiplier);
-    spread_channels(epilogue->bias + c, count, 32, parts, bias);
-    const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
-    spread_channels(args.weights->column_sums.as<int32_t>() + c, count, 32, parts, start);
-    for (int32_t& value : start) value *= -x_zero_point;
-    row_scale = epilogue->row_scale ? epilogue->row_scale[n] : 1.0f;
-    codes = static_cast<uint8_t*>(args.y.data);
-    floats = static_cast<float*>(args.y.data);
-    pixel = args.y.stride_w;
-    residual_pixel = epilogue->residual.stride_w;
+    BlockConstants::prepare(args, n, c, count, parts_of_block);
     if (epilogue->table) table.set(epilogue->table);
-    plain = epilogue->output == DType::u8 && !epilogue->row_scale && !epilogue->residual.data && !epilogue->table;
   }
 
   inline __attribute__((always_inline)) __m256 scaled(__m256i acc, int q) const {
     return _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_load_ps(multiplier + 8 * q));
   }
 
-  // Below, only the upper bound is clamped as float: what is far too low converts to a negative number and saturates on
-  // the way to a byte, where the lower bound is applied.
+  // Rounds kCount results of quarter q to whole numbers, still without zero point and bounds.
+  template <int kCount>
+  inline __attribute__((always_inline)) void convert(const __m256i* acc, int q, __m256i* out, int out_step) const {
+    const __m256 m = keep(_mm256_load_ps(multiplier + 8 * q)), b = keep(_mm256_load_ps(bias + 8 * q));
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i)
+      out[i * out_step] = _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[i]), m), b));
+  }
+
+  // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
   inline __attribute__((always_inline)) __m256i pack(const __m256i v[4]) const {
     const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
     const __m256i lower = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero_point);
     const __m256i upper = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero_point);
-    return _mm256_max_epu8(_mm256_packus_epi16(lower, upper), _mm256_set1_epi8(static_cast<char>(epilogue->lo)));
+    const __m256i hi = _mm256_set1_epi8(static_cast<char>(epilogue->hi)), lo = _mm256_set1_epi8(static_cast<char>(epilogue->lo));
+    return _mm256_max_epu8(_mm256_min_epu8(_mm256_packus_epi16(lower, upper), hi), lo);
   }
 
   inline void store(__m256i v, int64_t at, int64_t there) const {
@@ -128,6 +121,7 @@ struct Finish {
           _mm256_add_ps(t[q], _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(epilogue->residual_multiplier)));
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
+    // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.
     const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
     __m256i v[4];
     for (int q = 0; q < 4; ++q) v[q] = _mm256_cvtps_epi32(_mm256_min_ps(t[q], highest));
@@ -135,17 +129,16 @@ struct Finish {
     store(epilogue->table ? table(bytes) : bytes, y, there);
   }
 
-  inline __attribute__((always_inline)) void operator()(const __m256i acc[4], int64_t y, int64_t residual,
-                                                        int64_t there) const {
-    if (!plain) return finish_any(acc, y, residual, there);
-    const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
-    __m256i v[4];
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) {
-      const __m256 t = _mm256_add_ps(scaled(acc[q], q), _mm256_load_ps(bias + 8 * q));
-      v[q] = _mm256_cvtps_epi32(_mm256_min_ps(t, highest));
+  // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
+  template <Mode kMode>
+  inline __attribute__((always_inline)) void leave(const __m256i v[4], int64_t y, int64_t residual, int64_t there) const {
+    if constexpr (kMode == Mode::full) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + y), pack(v));
+    } else if constexpr (kMode == Mode::parts) {
+      store(pack(v), y, there);
+    } else {
+      finish_any(v, y, residual, there);
     }
-    store(pack(v), y, there);
   }
 };
 
@@ -160,8 +153,10 @@ struct Avx2 {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(codes, weights));
   }
 
-  template <int kParts>
-  static inline void interleave(const uint8_t* const rows[2], int64_t step, int64_t there, int64_t, uint8_t* out) {
+  static __m256i keep(__m256i value) { return kernels::keep(value); }
+
+  template <int kParts, bool>
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], int64_t step, int64_t there, int64_t, uint8_t* out) {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i a = load_parts<kParts>(rows[0], step, there), b = load_parts<kParts>(rows[1], step, there);
     const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);

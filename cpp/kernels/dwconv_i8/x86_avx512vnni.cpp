@@ -18,7 +18,7 @@ inline __mmask16 first_floats(int64_t n) {
 
 // A vector of kParts pixels of `channels` bytes each, of which the first `there` exist.
 template <int kParts>
-inline __m512i load_parts(const uint8_t* p, int64_t step, int64_t there, int64_t channels) {
+inline __attribute__((always_inline)) __m512i load_parts(const uint8_t* p, int64_t step, int64_t there, int64_t channels) {
   const __mmask64 mask = first_bytes(channels);
   if constexpr (kParts == 1) {
     return _mm512_maskz_loadu_epi8(mask, p);
@@ -36,48 +36,41 @@ inline __m512i load_parts(const uint8_t* p, int64_t step, int64_t there, int64_t
   }
 }
 
-struct Finish {
-  alignas(64) float multiplier[64];
-  alignas(64) float bias[64];
-  alignas(64) int32_t start[64];  // -zero_point * sum of weights
+// Holds a value in a register: the compiler would rather load it again at each use.
+template <class T>
+inline __attribute__((always_inline)) T keep(T value) {
+  asm("" : "+v"(value));
+  return value;
+}
+
+struct Finish : BlockConstants<64> {
   ByteTable table;
-  const Epilogue* epilogue;
-  uint8_t* codes;  // one of the two is the output
-  float* floats;
-  int64_t pixel, residual_pixel;  // elements from part to part
-  int64_t channels, parts;
-  float row_scale;
-  bool plain;  // codes out, nothing but multiply, add and clamp
 
   void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
-    epilogue = &args.epilogue;
-    channels = count;
-    parts = parts_of_block;
-    spread_channels(epilogue->multiplier + c, count, 64, parts, multiplier);
-    spread_channels(epilogue->bias + c, count, 64, parts, bias);
-    const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
-    spread_channels(args.weights->column_sums.as<int32_t>() + c, count, 64, parts, start);
-    for (int32_t& value : start) value *= -x_zero_point;
-    row_scale = epilogue->row_scale ? epilogue->row_scale[n] : 1.0f;
-    codes = static_cast<uint8_t*>(args.y.data);
-    floats = static_cast<float*>(args.y.data);
-    pixel = args.y.stride_w;
-    residual_pixel = epilogue->residual.stride_w;
+    BlockConstants::prepare(args, n, c, count, parts_of_block);
     if (epilogue->table) table.set(epilogue->table);
-    plain = epilogue->output == DType::u8 && !epilogue->row_scale && !epilogue->residual.data && !epilogue->table;
   }
 
   inline __attribute__((always_inline)) __m512 scaled(__m512i acc, int q) const {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_load_ps(multiplier + 16 * q));
   }
 
-  // Below, only the upper bound is clamped as float: what is far too low converts to a negative number and saturates on
-  // the way to a byte, where the lower bound is applied.
+  // Rounds kCount results of quarter q to whole numbers, still without zero point and bounds.
+  template <int kCount>
+  inline __attribute__((always_inline)) void convert(const __m512i* acc, int q, __m512i* out, int out_step) const {
+    const __m512 m = keep(_mm512_load_ps(multiplier + 16 * q)), b = keep(_mm512_load_ps(bias + 16 * q));
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; ++i)
+      out[i * out_step] = _mm512_cvtps_epi32(_mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[i]), m), b));
+  }
+
+  // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
   inline __attribute__((always_inline)) __m512i pack(const __m512i v[4]) const {
     const __m512i zero_point = _mm512_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
     const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero_point);
     const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero_point);
-    return _mm512_max_epu8(_mm512_packus_epi16(lower, upper), _mm512_set1_epi8(static_cast<char>(epilogue->lo)));
+    const __m512i hi = _mm512_set1_epi8(static_cast<char>(epilogue->hi)), lo = _mm512_set1_epi8(static_cast<char>(epilogue->lo));
+    return _mm512_max_epu8(_mm512_min_epu8(_mm512_packus_epi16(lower, upper), hi), lo);
   }
 
   inline void store(__m512i v, int64_t at, int64_t there) const {
@@ -138,6 +131,7 @@ struct Finish {
           _mm512_add_ps(t[q], _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(epilogue->residual_multiplier)));
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
+    // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.
     const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
     __m512i v[4];
     for (int q = 0; q < 4; ++q) v[q] = _mm512_cvtps_epi32(_mm512_min_ps(t[q], highest));
@@ -145,17 +139,16 @@ struct Finish {
     store(epilogue->table ? table(bytes) : bytes, y, there);
   }
 
-  inline __attribute__((always_inline)) void operator()(const __m512i acc[4], int64_t y, int64_t residual,
-                                                        int64_t there) const {
-    if (!plain) return finish_any(acc, y, residual, there);
-    const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
-    __m512i v[4];
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) {
-      const __m512 t = _mm512_add_ps(scaled(acc[q], q), _mm512_load_ps(bias + 16 * q));
-      v[q] = _mm512_cvtps_epi32(_mm512_min_ps(t, highest));
+  // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
+  template <Mode kMode>
+  inline __attribute__((always_inline)) void leave(const __m512i v[4], int64_t y, int64_t residual, int64_t there) const {
+    if constexpr (kMode == Mode::full) {
+      _mm512_storeu_si512(codes + y, pack(v));
+    } else if constexpr (kMode == Mode::parts) {
+      store(pack(v), y, there);
+    } else {
+      finish_any(v, y, residual, there);
     }
-    store(pack(v), y, there);
   }
 };
 
@@ -168,12 +161,15 @@ struct Avx512 {
   static __m512i load(const void* p) { return _mm512_load_si512(p); }
   static __m512i dot(__m512i acc, __m512i codes, __m512i weights) { return _mm512_dpbusd_epi32(acc, codes, weights); }
 
-  template <int kParts>
+  static __m512i keep(__m512i value) { return kernels::keep(value); }
+
+  template <int kParts, bool kFull>
   static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], int64_t step,
                                                                int64_t there, int64_t channels, uint8_t* out) {
     __m512i r[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts>(rows[i], step, there, channels);
+    for (int i = 0; i < 4; ++i)
+      r[i] = kFull ? _mm512_loadu_si512(rows[i]) : load_parts<kParts>(rows[i], step, there, channels);
     const __m512i top_low = _mm512_unpacklo_epi8(r[0], r[1]), top_high = _mm512_unpackhi_epi8(r[0], r[1]);
     const __m512i bottom_low = _mm512_unpacklo_epi8(r[2], r[3]), bottom_high = _mm512_unpackhi_epi8(r[2], r[3]);
     _mm512_store_si512(out, _mm512_unpacklo_epi16(top_low, bottom_low));
