@@ -44,7 +44,7 @@ struct Tile {
         LOWBIT_UNROLL
         for (int v = 0; v < kVectors; ++v) {
           weights[v] = V::load(w + v * V::kLanes);
-          __builtin_prefetch(w + v * V::kLanes + kPrefetch);
+          if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(w + v * V::kLanes + kPrefetch);
         }
         LOWBIT_UNROLL
         for (int r = 0; r < kRows; ++r) {
