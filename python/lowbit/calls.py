@@ -250,9 +250,11 @@ def read_array(leaf: Leaf, expected: str) -> Array:
 
     Casts only from the dtype that the caller's model takes (`leaf.dtype`), such as float16. Raises InputError.
     """
-    array, target = leaf.value, DTYPES[expected]
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"input {leaf.path} must be a NumPy array, is {_kind(array)}: use np.asarray(x, np.{target})")
+    target = DTYPES[expected]
+    if not isinstance(leaf.value, np.ndarray):
+        got = _kind(leaf.value)
+        raise InputError(f"input {leaf.path} must be a NumPy array, is {got}: use np.asarray(x, np.{target})")
+    array: Array = leaf.value
     if array.dtype != target:
         if not leaf.dtype or array.dtype != _CALLER_DTYPES.get(leaf.dtype, target):
             wanted = _CALLER_DTYPES.get(leaf.dtype, target)
