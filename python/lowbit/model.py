@@ -116,7 +116,10 @@ class Model(session.Model):
             return calls.rebuild(self._convention.output, outputs, calls.write_array, self._object)
 
         def write(output: Array, dtype: str) -> torch.Tensor:
-            return torch.from_numpy(output).to(device=device, dtype=DTYPES_BY_NAME.get(dtype))
+            tensor = torch.from_numpy(output)
+            wanted = DTYPES_BY_NAME.get(dtype, tensor.dtype)
+            same = tensor.dtype is wanted and device.type == "cpu"  # asked first: `to` costs microseconds
+            return tensor if same else tensor.to(device=device, dtype=wanted)
 
         return calls.rebuild(self._convention.output, outputs, write, self._object)
 
@@ -190,12 +193,13 @@ class Model(session.Model):
 
 def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Array:
     """A tensor as the array of dtype `expected` the graph takes; `dtype` is the module's own. Raises InputError."""
-    name = DTYPE_NAMES.get(tensor.dtype)
-    if name not in (dtype, expected):
-        wanted = DTYPES_BY_NAME.get(dtype or expected)
-        raise InputError(f"input {path} must be {wanted}, is {tensor.dtype}: use x.to({wanted})")
-    converted = tensor.detach().to(device="cpu", dtype=DTYPES_BY_NAME[expected]).contiguous()
-    array: Array = converted.numpy()
+    if tensor.dtype is not DTYPES_BY_NAME[expected]:
+        if DTYPE_NAMES.get(tensor.dtype) != dtype:
+            wanted = DTYPES_BY_NAME[dtype or expected]
+            raise InputError(f"input {path} must be {wanted}, is {tensor.dtype}: use x.to({wanted})")
+        tensor = tensor.to(DTYPES_BY_NAME[expected])
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).contiguous().numpy()
     return array
 
 
