@@ -1,4 +1,5 @@
-// Owned, 64-byte aligned memory with readable slack behind it, because vector kernels may read a few bytes past an operand.
+// Owned, 64-byte aligned memory with readable slack behind it, because vector kernels may read a few bytes past an
+// operand.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,8 @@ class Buffer {
 
   Buffer() = default;
   explicit Buffer(size_t bytes);  // zeroed; throws std::bad_alloc
-  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

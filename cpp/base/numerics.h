@@ -7,8 +7,8 @@
 
 namespace lowbit {
 
-// rne(clampf(value, lo - zero_point, hi - zero_point)) + zero_point as an 8-bit code; NaN gives zero_point (if lo <= zero_point <= hi).
-// Clamped as float before the conversion, because cvtps2dq turns overflow into INT_MIN.
+// rne(clampf(value, lo - zero_point, hi - zero_point)) + zero_point as an 8-bit code; NaN gives zero_point (if lo <=
+// zero_point <= hi). Clamped as float before the conversion, because cvtps2dq turns overflow into INT_MIN.
 static inline uint8_t code_from_float(float value, int32_t zero_point, int32_t lo, int32_t hi) {
   const float lowest = static_cast<float>(lo - zero_point);
   const float highest = static_cast<float>(hi - zero_point);

@@ -13,12 +13,16 @@ enum class DType : uint8_t { f32, f16, bf16, i64, i32, boolean, u8, s8 };
 
 constexpr size_t size_of(DType type) {
   switch (type) {
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::f16:
-    case DType::bf16: return 2;
-    default: return 1;
+    case DType::bf16:
+      return 2;
+    default:
+      return 1;
   }
 }
 

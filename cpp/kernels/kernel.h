@@ -23,15 +23,16 @@ struct Rows {
   int64_t offset(int64_t n, int64_t h, int64_t w) const { return n * stride_n + h * stride_h + w * stride_w; }
 };
 
-// The one integer epilogue. For output channel c of a row in sample n, with acc = sum (x - x_zero_point) * w exact in int32:
+// The one integer epilogue. For output channel c of a row in sample n, with acc = sum (x - x_zero_point) * w exact in
+// int32:
 //   t = float(acc) * multiplier[c]
 //   t = t * row_scale[n]                                          (only if row_scale)
 //   t = t + bias[c]
 //   t = t + float(r - residual_zero_point) * residual_multiplier  (only if residual.data)
-// output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, then y = table[y] (only if table)
-// output f32: y = clampf(t, min, max)                              NaN stays NaN
-// Each operation is rounded separately, in this order (no contraction). t is never NaN on the way to u8: prepare checks that
-// multiplier, bias and residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
+// output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, then y = table[y] (only if
+// table) output f32: y = clampf(t, min, max)                              NaN stays NaN Each operation is rounded
+// separately, in this order (no contraction). t is never NaN on the way to u8: prepare checks that multiplier, bias and
+// residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
 struct Epilogue {
   const float* multiplier = nullptr;  // [channels]
   const float* bias = nullptr;        // [channels]
@@ -39,10 +40,11 @@ struct Epilogue {
   Rows<const uint8_t> residual;       // same grid and channels as the output; data null: none
   float residual_multiplier = 0.0f;
   int32_t residual_zero_point = 0;
-  int32_t zero_point = 0, lo = 0, hi = 255;  // of the u8 output; 0 <= lo <= hi <= 255, lo <= zero_point <= hi is not required
-  const uint8_t* table = nullptr;            // [256]
-  float min = -3.4e38f, max = 3.4e38f;       // of the f32 output; set them to -inf and +inf when there is no activation
-  DType output = DType::u8;                  // u8 or f32
+  int32_t zero_point = 0, lo = 0,
+          hi = 255;                // of the u8 output; 0 <= lo <= hi <= 255, lo <= zero_point <= hi is not required
+  const uint8_t* table = nullptr;  // [256]
+  float min = -3.4e38f, max = 3.4e38f;  // of the f32 output; set them to -inf and +inf when there is no activation
+  DType output = DType::u8;             // u8 or f32
 };
 
 }  // namespace lowbit::kernels
