@@ -23,7 +23,8 @@ from .cost import Cost, Costs, MeasuredCosts
 from .equalize import equalize
 from .fuse_requantize import AVERAGES, CARRIERS, LAYERS, Emitter, Layer, function_of
 from .fuse_residual import fuse_residual
-from .round_weights import round_compensated, round_nearest, second_moments
+from .layer_inputs import Seen, layer_inputs
+from .round_weights import round_compensated, round_nearest
 
 FUNCTIONS = ("clip", "unary")
 FOLLOWERS = (*CARRIERS, *AVERAGES, *FUNCTIONS, "add")
@@ -73,7 +74,7 @@ def quantize(
         return Quantized(graph=graph, reference=graph, decisions=_all_float(graph))
     if calibration is None:
         plan = decide(graph, _costs(graph, tune, threads, {}), static=False)
-        return Quantized(graph=validate(_dynamic(plan)), reference=graph, decisions=plan.decisions)
+        return Quantized(graph=validate(_dynamic(plan, chosen)), reference=graph, decisions=plan.decisions)
     graph = fuse_residual(graph)
     sizes = bind(graph, next(iter(batches(graph, calibration))).feeds)
     if chosen.equalize:
@@ -254,21 +255,22 @@ def _static(
     histograms = observe(plan.graph, calibration, sites.observed, threads=threads, progress=progress)
     quants = sites.quants(histograms, scheme)
     nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
-    if scheme.compensate:
-        moments = second_moments(plan.graph, calibration, nodes, threads=threads, progress=progress)
-        layers = {node.name: _layer(plan.graph, node, h) for node, h in moments}
-    else:
-        layers = {node.name: _layer(plan.graph, node, None) for node in nodes}
-    if scheme.correct_bias:
-        layers = correct_bias(plan.graph, layers, quants, calibration, threads=threads, progress=progress)
-    return _emit(plan, quants, layers)
+    needs_data = scheme.compensate or scheme.correct_bias
+    seen = layer_inputs(plan.graph, calibration, nodes, quants, threads=threads, progress=progress)
+    pairs = seen if needs_data else ((node, None) for node in nodes)
+    return _emit(plan, quants, {node.name: _layer(plan.graph, node, scheme, found) for node, found in pairs})
 
 
-def _layer(graph: Graph, node: Node, moments: Array | None) -> Layer:
+def _layer(graph: Graph, node: Node, scheme: schemes.Scheme, seen: Seen | None) -> Layer:
+    """A layer's integer constants, with what is known about its inputs."""
     weight = _array(graph, node.inputs[1])
     has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
     bias = _array(graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-    return Layer(codes=round_nearest(weight) if moments is None else round_compensated(weight, moments), bias=bias)
+    moments = seen.moments if seen is not None and scheme.compensate else None
+    codes = round_nearest(weight) if moments is None else round_compensated(weight, moments)
+    if seen is not None and scheme.correct_bias:
+        bias = correct_bias(bias, weight, codes.weight, seen)
+    return Layer(codes=codes, bias=bias)
 
 
 def _array(graph: Graph, name: str) -> Array:
@@ -374,11 +376,11 @@ class _Sites:
 # -------------------------------------------------------------------------------------------------------------- dynamic
 
 
-def _dynamic(plan: Plan) -> Graph:
+def _dynamic(plan: Plan, scheme: schemes.Scheme) -> Graph:
     emit = Emitter(plan.graph, {})
     for node in plan.graph:
         if node.name in plan.int8:
-            emit_.put_dynamic_layer(emit, node, _layer(plan.graph, node, None))
+            emit_.put_dynamic_layer(emit, node, _layer(plan.graph, node, scheme, None))
         else:
             emit.put_floats(_with_floats(emit, node))
     return emit.finish()
