@@ -242,7 +242,7 @@ def _float_bounds(bounds: Sequence[Attribute | None]) -> dict[str, Attribute]:
 def function_of(node: Node) -> Callable[[Array], Array]:
     """What a unary or clip node computes, on float64."""
     if node.op == "unary":
-        return lambda x: unary(str(node.attrs["kind"]), x, node.attrs).astype(np.float64)
+        return lambda x: np.asarray(unary(str(node.attrs["kind"]), x, node.attrs), np.float64)
     low, high = (node.attrs.get(name, bound) for name, bound in (("min", -np.inf), ("max", np.inf)))
     return lambda x: np.asarray(np.clip(x, low, high))
 
@@ -252,7 +252,8 @@ def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tupl
     real = (np.arange(256) - x[1]) * x[0]
     with np.errstate(all="ignore"):
         codes = np.rint(np.nan_to_num(function(real.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf) / y[0])
-    return np.clip(codes + y[1], 0, 255).astype(np.uint8)
+    table: Array = np.clip(codes + y[1], 0, 255).astype(np.uint8)
+    return table
 
 
 # -------------------------------------------------------------------------------------------------------------- dynamic

