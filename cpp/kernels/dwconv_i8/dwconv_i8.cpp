@@ -53,7 +53,7 @@ void pack_blocks(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShap
             T* dword = packed + (v % 16 / 4 * (layout.block / 4) + v / 16 * 4 + v % 4) * layout.group;
             const int64_t c = b * layout.block + v % width;
             for (int64_t k = 0; k < layout.group && v % width < channels; ++k) {
-              const int64_t i = g * layout.group + k - line;
+              const int64_t i = g * layout.group + k - line * shape.stride_h;
               if (i >= 0 && i < shape.kernel_h) dword[k] = w[(c * shape.kernel_h + i) * shape.kernel_w + j];
             }
             if (v + 1 == layout.block) packed += layout.block * layout.group;

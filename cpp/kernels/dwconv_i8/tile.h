@@ -1,13 +1,13 @@
 // The depthwise loop nest as a template over an ISA's vectors (`V`), and its inner tile.
 //
-// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte, into
-// a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot product
-// instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by every
-// kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
+// For one block of channels and one or two output rows, the image rows they read are interleaved once, byte by byte,
+// into a strip of columns on the stack: then a dword of a column is one channel over `group` image rows, and one dot
+// product instruction serves one kernel column, for both output rows with shifted weights. Each strip column is used by
+// every kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
 //
-// V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot, keep
-// (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, bytes to the next part, parts that
-// exist, channels, out).
+// V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot,
+// keep (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, bytes to the next part, parts
+// that exist, channels, out).
 #pragma once
 
 #include "kernels/dwconv_i8/layout.h"
@@ -15,13 +15,13 @@
 namespace lowbit::kernels {
 namespace {
 
-constexpr int64_t kStripBytes = 24576;         // what the first cache holds beside weights and image rows
+constexpr int64_t kStripBytes = 12288;         // what the first cache holds beside weights and image rows
 constexpr int64_t kImageInCache = 512 * 1024;  // images up to this walk a block of channels at a time
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// How a block's results leave. full: codes, only multiply, add and clamp, every channel of the block; parts: the same for
-// some channels or several pixels a vector; any: whatever the epilogue asks.
+// How a block's results leave. full: codes, only multiply, add and clamp, every channel of the block; parts: the same
+// for some channels or several pixels a vector; any: whatever the epilogue asks.
 enum class Mode { full, parts, any };
 
 // One block of channels over one or two output rows: what the tiles need to know. Columns are counted in image pixels.
@@ -37,8 +37,8 @@ struct Target {
   int64_t residual, residual_row, residual_pixel;
 };
 
-// kRows x kCount results. kKernelW, kGroups, kStep: known at compile time, or 0. One quarter q of the block after another,
-// so that few accumulators are alive and each weight is loaded once for all pixels.
+// kRows x kCount results. kKernelW, kGroups, kStep: known at compile time, or 0. One quarter q of the block after
+// another, so that few accumulators are alive and each weight is loaded once for all pixels.
 template <class V, Mode kMode, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
 inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_t* columns,
                                                 const typename V::Finish& finish, const Target& at, int64_t parts) {
@@ -68,8 +68,8 @@ inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_
               V::keep(V::load(strip.weights + r * strip.line_bytes + ((j * groups + g) * 4 + q) * kVector));
 #pragma GCC unroll 4
           for (int p = 0; p < kCount; ++p)
-            acc[r][p] =
-                V::dot(acc[r][p], V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
+            acc[r][p] = V::dot(acc[r][p],
+                               V::load(columns + (p * step + j * dilation) * column_bytes + (g * 4 + q) * kVector), w);
         }
     if constexpr (kMode == Mode::any) {
       for (int r = 0; r < kRows; ++r)
@@ -157,7 +157,11 @@ void interleave_group(const Strip& strip, const Source& source, int64_t group, i
     if (phase <= reach) {
       int64_t there = kParts;
       for (; kParts > 1 && first + column + (there - 1) * source.part > source.last; --there) continue;
-      V::template interleave<kParts, kFull>(rows, step_bytes, there, source.channels, out);
+      if (kFull && there == kParts) {
+        V::template interleave<kParts, true>(rows, step_bytes, kParts, source.channels, out);
+      } else {
+        V::template interleave<kParts, false>(rows, step_bytes, there, source.channels, out);
+      }
     }
 #pragma GCC unroll 4
     for (int64_t k = 0; k < V::kGroup; ++k) rows[k] += source.pixel;
@@ -168,11 +172,12 @@ void interleave_group(const Strip& strip, const Source& source, int64_t group, i
 template <class V>
 void interleave(const Strip& strip, const Source& source, int64_t parts, int64_t group, int64_t first, int64_t count,
                 uint8_t* out) {
-  if (source.channels == V::kBlock) return interleave_group<V, 1, true>(strip, source, group, first, count, out);
-  if (parts == 1) return interleave_group<V, 1, false>(strip, source, group, first, count, out);
+  const bool full = source.channels * parts == V::kBlock;
+  const auto run = [&](auto group_of) { group_of(strip, source, group, first, count, out); };
+  if (parts == 1) return run(full ? interleave_group<V, 1, true> : interleave_group<V, 1, false>);
   if constexpr (V::kBlock == 64)
-    if (parts == 4) return interleave_group<V, 4, false>(strip, source, group, first, count, out);
-  return interleave_group<V, 2, false>(strip, source, group, first, count, out);
+    if (parts == 4) return run(full ? interleave_group<V, 4, true> : interleave_group<V, 4, false>);
+  return run(full ? interleave_group<V, 2, true> : interleave_group<V, 2, false>);
 }
 
 // Kernels too wide for a strip: columns are interleaved where they are used.
@@ -190,8 +195,7 @@ void direct_tile(const Strip& strip, const Source& source, int64_t pixel, const 
       const int8_t* w = strip.weights + (j * strip.groups + g) * 4 * kVector;
       for (int r = 0; r < kRows; ++r)
         for (int q = 0; q < 4; ++q)
-          acc[r][q] =
-              V::dot(acc[r][q], V::load(column + q * kVector), V::load(w + r * strip.line_bytes + q * kVector));
+          acc[r][q] = V::dot(acc[r][q], V::load(column + q * kVector), V::load(w + r * strip.line_bytes + q * kVector));
     }
   for (int r = 0; r < kRows; ++r)
     finish.template leave<Mode::any>(acc[r], at.y + r * at.y_row, at.residual + r * at.residual_row, parts);
@@ -265,7 +269,7 @@ void run_dwconv(const DwconvI8Args& args, int64_t task, int64_t tasks) {
     const Source source = {args.x.data + args.x.offset(unit.n, unit.h * shape.stride_h, 0) + c,
                            args.x.stride_h * shape.dilation_h,
                            args.x.stride_w,
-                           shape.kernel_h + lines - 1,
+                           shape.kernel_h + (lines - 1) * shape.stride_h,
                            (grid.w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w,
                            shape.stride_w,
                            channels};

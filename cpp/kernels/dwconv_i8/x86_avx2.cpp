@@ -58,7 +58,8 @@ struct Finish : BlockConstants<32> {
     const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
     const __m256i lower = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero_point);
     const __m256i upper = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero_point);
-    const __m256i hi = _mm256_set1_epi8(static_cast<char>(epilogue->hi)), lo = _mm256_set1_epi8(static_cast<char>(epilogue->lo));
+    const __m256i hi = _mm256_set1_epi8(static_cast<char>(epilogue->hi)),
+                  lo = _mm256_set1_epi8(static_cast<char>(epilogue->lo));
     return _mm256_max_epu8(_mm256_min_epu8(_mm256_packus_epi16(lower, upper), hi), lo);
   }
 
@@ -131,7 +132,8 @@ struct Finish : BlockConstants<32> {
 
   // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
   template <Mode kMode>
-  inline __attribute__((always_inline)) void leave(const __m256i v[4], int64_t y, int64_t residual, int64_t there) const {
+  inline __attribute__((always_inline)) void leave(const __m256i v[4], int64_t y, int64_t residual,
+                                                   int64_t there) const {
     if constexpr (kMode == Mode::full) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + y), pack(v));
     } else if constexpr (kMode == Mode::parts) {
@@ -156,7 +158,8 @@ struct Avx2 {
   static __m256i keep(__m256i value) { return kernels::keep(value); }
 
   template <int kParts, bool>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], int64_t step, int64_t there, int64_t, uint8_t* out) {
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], int64_t step,
+                                                               int64_t there, int64_t, uint8_t* out) {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i a = load_parts<kParts>(rows[0], step, there), b = load_parts<kParts>(rows[1], step, there);
     const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);

@@ -16,23 +16,29 @@ inline __mmask16 first_floats(int64_t n) {
   return n <= 0 ? 0 : n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1u);
 }
 
-// A vector of kParts pixels of `channels` bytes each, of which the first `there` exist.
-template <int kParts>
-inline __attribute__((always_inline)) __m512i load_parts(const uint8_t* p, int64_t step, int64_t there, int64_t channels) {
+// A vector of kParts pixels of `channels` bytes each, of which the first `there` exist; kFull: nothing is missing.
+template <int kParts, bool kFull>
+inline __attribute__((always_inline)) __m512i load_parts(const uint8_t* p, int64_t step, int64_t there,
+                                                         int64_t channels) {
   const __mmask64 mask = first_bytes(channels);
   if constexpr (kParts == 1) {
-    return _mm512_maskz_loadu_epi8(mask, p);
+    return kFull ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(mask, p);
   } else if constexpr (kParts == 2) {
-    const auto half = static_cast<__mmask32>(mask);
-    const __m256i first = _mm256_maskz_loadu_epi8(half, p);
-    const __m256i second = _mm256_maskz_loadu_epi8(there > 1 ? half : 0, p + step);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+    const auto load = [&](int part) {
+      const auto half = static_cast<__mmask32>(there > part ? mask : 0);
+      return kFull ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + part * step))
+                   : _mm256_maskz_loadu_epi8(half, p + part * step);
+    };
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load(0)), load(1), 1);
   } else {
-    const auto quarter = static_cast<__mmask16>(mask);
-    __m512i v = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(quarter, p));
-    v = _mm512_inserti32x4(v, _mm_maskz_loadu_epi8(there > 1 ? quarter : 0, p + step), 1);
-    v = _mm512_inserti32x4(v, _mm_maskz_loadu_epi8(there > 2 ? quarter : 0, p + 2 * step), 2);
-    return _mm512_inserti32x4(v, _mm_maskz_loadu_epi8(there > 3 ? quarter : 0, p + 3 * step), 3);
+    const auto load = [&](int part) {
+      const auto quarter = static_cast<__mmask16>(there > part ? mask : 0);
+      return kFull ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + part * step))
+                   : _mm_maskz_loadu_epi8(quarter, p + part * step);
+    };
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(load(0)), load(1), 1);
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(load(2)), load(3), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
 }
 
@@ -69,7 +75,8 @@ struct Finish : BlockConstants<64> {
     const __m512i zero_point = _mm512_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
     const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero_point);
     const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero_point);
-    const __m512i hi = _mm512_set1_epi8(static_cast<char>(epilogue->hi)), lo = _mm512_set1_epi8(static_cast<char>(epilogue->lo));
+    const __m512i hi = _mm512_set1_epi8(static_cast<char>(epilogue->hi)),
+                  lo = _mm512_set1_epi8(static_cast<char>(epilogue->lo));
     return _mm512_max_epu8(_mm512_min_epu8(_mm512_packus_epi16(lower, upper), hi), lo);
   }
 
@@ -77,6 +84,10 @@ struct Finish : BlockConstants<64> {
     uint8_t* y = codes + at;
     const __mmask64 mask = first_bytes(channels);
     if (parts == 1) return _mm512_mask_storeu_epi8(y, mask, v);
+    if (channels == 32 && there == 2) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm512_castsi512_si256(v));
+      return _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + pixel), _mm512_extracti64x4_epi64(v, 1));
+    }
     if (parts == 2) {
       _mm256_mask_storeu_epi8(y, static_cast<__mmask32>(mask), _mm512_castsi512_si256(v));
       if (there > 1) _mm256_mask_storeu_epi8(y + pixel, static_cast<__mmask32>(mask), _mm512_extracti64x4_epi64(v, 1));
@@ -91,9 +102,9 @@ struct Finish : BlockConstants<64> {
 
   __m512i residual_codes(int64_t at, int64_t there) const {
     const uint8_t* r = epilogue->residual.data + at;
-    if (parts == 1) return load_parts<1>(r, 0, 1, channels);
-    if (parts == 2) return load_parts<2>(r, residual_pixel, there, channels);
-    return load_parts<4>(r, residual_pixel, there, channels);
+    if (parts == 1) return load_parts<1, false>(r, 0, 1, channels);
+    if (parts == 2) return load_parts<2, false>(r, residual_pixel, there, channels);
+    return load_parts<4, false>(r, residual_pixel, there, channels);
   }
 
   // Sixteen residuals of quarter q in the interleaved order.
@@ -141,7 +152,8 @@ struct Finish : BlockConstants<64> {
 
   // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
   template <Mode kMode>
-  inline __attribute__((always_inline)) void leave(const __m512i v[4], int64_t y, int64_t residual, int64_t there) const {
+  inline __attribute__((always_inline)) void leave(const __m512i v[4], int64_t y, int64_t residual,
+                                                   int64_t there) const {
     if constexpr (kMode == Mode::full) {
       _mm512_storeu_si512(codes + y, pack(v));
     } else if constexpr (kMode == Mode::parts) {
@@ -168,8 +180,7 @@ struct Avx512 {
                                                                int64_t there, int64_t channels, uint8_t* out) {
     __m512i r[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i)
-      r[i] = kFull ? _mm512_loadu_si512(rows[i]) : load_parts<kParts>(rows[i], step, there, channels);
+    for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts, kFull>(rows[i], step, there, channels);
     const __m512i top_low = _mm512_unpacklo_epi8(r[0], r[1]), top_high = _mm512_unpackhi_epi8(r[0], r[1]);
     const __m512i bottom_low = _mm512_unpacklo_epi8(r[2], r[3]), bottom_high = _mm512_unpackhi_epi8(r[2], r[3]);
     _mm512_store_si512(out, _mm512_unpacklo_epi16(top_low, bottom_low));
