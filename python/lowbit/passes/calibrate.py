@@ -129,7 +129,8 @@ def percentile_range(histogram: Histogram, percentile: float = 99.99) -> tuple[f
     low = x[int(np.searchsorted(seen, outside, side="right"))]
     high = x[int(np.searchsorted(seen, seen[-1] - outside, side="left"))]
     low, high = max(float(low), histogram.minimum), min(float(high), histogram.maximum)
-    return (minmax_range(histogram)) if percentile >= 100 else (min(low, 0.0), max(high, 0.0))
+    low, high = min(low, 0.0), max(high, 0.0)
+    return minmax_range(histogram) if percentile >= 100 or low == high else (low, high)
 
 
 def mse_range(histogram: Histogram, function: Callable[[Array], Array] | None = None) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from .calibrate import Feeds, Progress, watch
 
 LAYERS = ("conv2d", "linear")
 POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
-STRENGTH = 0.5
+STRENGTH = 0.25
 """k = (largest range / channel's range) ** STRENGTH: 1 evens the activations out fully, at the weights' expense."""
 WIDEST = 100.0
 """Channels narrower than the widest by more than this are treated as if by this."""

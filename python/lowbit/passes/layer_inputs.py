@@ -1,4 +1,4 @@
-"""What the weights of each layer meet on calibration data: means and second moments of the rows of its im2col matrix."""
+"""What the weights of each layer meet on calibration data: means and second moments of its input windows."""
 
 from __future__ import annotations
 
