@@ -4,7 +4,7 @@ set(LOWBIT_FLAGS_avx2 -mavx2 -mfma)
 set(LOWBIT_FLAGS_avxvnni -mavx2 -mfma -mavxvnni)
 set(LOWBIT_FLAGS_avx512vnni -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  list(APPEND LOWBIT_FLAGS_avx512vnni -Wno-maybe-uninitialized)  # GCC's own <avx512fintrin.h> warns (GCC bug 105593)
+  list(APPEND LOWBIT_FLAGS_avx512vnni -Wno-uninitialized -Wno-maybe-uninitialized)  # GCC's own <avx512fintrin.h> warns (GCC bug 105593)
 endif()
 
 if(CMAKE_SIZEOF_VOID_P EQUAL 8 AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
