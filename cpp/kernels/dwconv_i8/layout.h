@@ -4,10 +4,10 @@
 //   [block][line r][j][g][4 * block bytes]
 // The dword of channel v (of the block) holds the weights of `group` image rows that stand together, at
 //   dword index (v % 16 / 4) * block / 4 + v / 16 * 4 + v % 4
-// which is the order in which byte interleaving within 128-bit lanes leaves the channels. Line 0 serves the upper of
-// two output rows, line 1 the lower: the same weights stride_h image rows later, so both use the same interleaved
-// bytes. bytes. A last block of few channels repeats them: its vectors hold `parts` neighbouring output pixels side by
-// side.
+// which is the order in which byte interleaving within 128-bit lanes leaves the channels.
+// Line 0 serves the upper of two output rows, line 1 the lower: the same weights stride_h image rows later, so that
+// both use the same interleaved bytes. A last block of few channels repeats them: its vectors hold `parts` neighbouring
+// output pixels side by side.
 #pragma once
 
 #include "kernels/dwconv_i8/dwconv_i8.h"
