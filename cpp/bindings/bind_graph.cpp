@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
@@ -20,8 +21,26 @@ using graph::Dim;
 using graph::GraphBuilder;
 using graph::Session;
 
-// ----------------------------------------------------------------------------------------------------------------
-// arrays
+// Without the GIL for as long as it lives. While the interpreter shuts down, a thread that asks for the GIL back is
+// unwound by pthread_exit, which would end the process here, or drop references without the GIL: such a thread sleeps.
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ~ReleasedGil() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
+  }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+// -------------------------------------------------------------------------------------------------------- arrays
 
 std::optional<DType> dtype_of(const py::dtype& dtype) {
   const char order = dtype.byteorder();
@@ -160,12 +179,12 @@ py::list run(const Session& session, const py::sequence& inputs) {
   const Views in = input_views(inputs);
   std::optional<Session::Call> call;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     call.emplace(session, in.span());
   }
   Views out;
   py::list outputs = new_outputs(*call, out);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   call->run(out.span());
   call.reset();
   return outputs;
@@ -173,7 +192,7 @@ py::list run(const Session& session, const py::sequence& inputs) {
 
 void run_into(const Session& session, const py::sequence& inputs, const py::sequence& outputs) {
   const Views in = input_views(inputs), out = output_views(outputs);
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   session.run(in.span(), out.span());
 }
 
@@ -185,7 +204,7 @@ py::list profile(const Session& session, const py::sequence& inputs, int repeats
   const py::list outputs = new_outputs(call, out);
   std::vector<double> seconds;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     call.run(out.span());  // warm
     call.profile(out.span(), repeats, seconds);
   }
@@ -248,8 +267,7 @@ py::list session_outputs(const Session& session) {
   return result;
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// builder
+// ------------------------------------------------------------------------------------------------------- builder
 
 Dim dim_of(py::handle object) {
   if (py::isinstance<py::int_>(object)) return Dim::constant(object.cast<int64_t>());
@@ -331,7 +349,7 @@ void add_node(GraphBuilder& builder, const std::string& op, const std::string& n
 std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, int threads) {
   const Isa cap = isa.empty() ? default_isa() : parse_isa(isa);
   graph::Graph graph = builder.finish();
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   return std::make_unique<Session>(std::move(graph), cap, threads);
 }
 

@@ -86,8 +86,7 @@ int64_t evaluate(const Dim& dim, std::span<const int64_t> symbols) {
   return stack[0];
 }
 
-// ------------------------------------------------------------------------------------------------------------
-// attributes
+// ---------------------------------------------------------------------------------------------------- attributes
 
 void NodeInfo::fail(const std::string& reason) const {
   throw Error(ErrorKind::graph, "node '" + name + "' (" + op + "): " + reason);
@@ -183,8 +182,7 @@ std::vector<Dim> NodeInfo::dims(std::string_view key) const {
   return result;
 }
 
-// --------------------------------------------------------------------------------------------------------------
-// operands
+// ------------------------------------------------------------------------------------------------------ operands
 
 void NodeInfo::expect_inputs(size_t least, size_t most) const {
   const size_t count = present.size();
@@ -221,8 +219,7 @@ Work Op::work(Types inputs, Types outputs) const {
   return work;
 }
 
-// -----------------------------------------------------------------------------------------------------------------
-// words
+// --------------------------------------------------------------------------------------------------------- words
 
 std::string_view name_of(DType type) {
   switch (type) {

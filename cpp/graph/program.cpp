@@ -100,11 +100,13 @@ class Preparation {
   std::unique_ptr<Op> make(const Graph::Node& node) {
     const Factory factory = find_factory(node.op);
     if (factory == nullptr) return note(node, "unknown operator");
+    const std::optional<std::vector<TensorType>> types = input_types(node);
     NodeInfo info{.op = node.op,
                   .name = node.name,
                   .attributes = node.attributes,
                   .constants = {},
                   .present = {},
+                  .types = types.value_or(std::vector<TensorType>()),
                   .outputs = node.outputs.size(),
                   .symbols = graph_.symbols.size(),
                   .isa = isa_,
@@ -118,7 +120,10 @@ class Preparation {
       std::unique_ptr<Op> op = factory(info);
       for (const auto& [key, value] : node.attributes)
         if (!info.known.contains(key)) note(node, "unknown attribute '" + key.substr(0, 100) + "'");
-      return infer(node, *op) ? std::move(op) : nullptr;
+      if (!types) return nullptr;  // a consequence of a problem noted before
+      const std::vector<TensorType> outputs = infer_node(*op, *types, sizes_, node.outputs.size());
+      for (size_t i = 0; i < outputs.size(); ++i) types_[static_cast<size_t>(node.outputs[i])] = outputs[i];
+      return op;
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::input) return note(node, error.what());
       graph_.problems.emplace_back(error.what());
@@ -126,15 +131,14 @@ class Preparation {
     }
   }
 
-  bool infer(const Graph::Node& node, const Op& op) {
-    std::vector<TensorType> inputs;
+  // The types of a node's inputs, if all are known.
+  std::optional<std::vector<TensorType>> input_types(const Graph::Node& node) const {
+    std::vector<TensorType> types;
     for (int value : node.inputs) {
-      if (value >= 0 && !types_[static_cast<size_t>(value)]) return false;  // a consequence of a problem noted before
-      inputs.push_back(value < 0 ? TensorType{} : *types_[static_cast<size_t>(value)]);
+      if (value >= 0 && !types_[static_cast<size_t>(value)]) return std::nullopt;
+      types.push_back(value < 0 ? TensorType{} : *types_[static_cast<size_t>(value)]);
     }
-    const std::vector<TensorType> outputs = infer_node(op, inputs, sizes_, node.outputs.size());
-    for (size_t i = 0; i < outputs.size(); ++i) types_[static_cast<size_t>(node.outputs[i])] = outputs[i];
-    return true;
+    return types;
   }
 
   std::nullptr_t note(const Graph::Node& node, const std::string& reason) {

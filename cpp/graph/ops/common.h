@@ -12,6 +12,7 @@
 namespace lowbit::graph {
 
 constexpr int64_t kMaxExtent = (1 << 15) - 1;  // of kernels, strides, dilations and paddings
+constexpr int64_t kMaxTypicalRows = int64_t{1} << 20;
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 1;
 
 // Converts layouts; not a node's operator.
@@ -32,6 +33,13 @@ Buffer copy_of(const Constant& constant) {
   Buffer buffer(values.size_bytes());
   std::copy(values.begin(), values.end(), buffer.as<T>());
   return buffer;
+}
+
+// How many rows of its last axis input 0 has in a typical call, for the choice of a matrix kernel; 0: unknown.
+inline int64_t typical_rows(const NodeInfo& node) {
+  if (node.types.empty() || node.types[0].shape.rank() == 0) return 0;
+  const Shape& x = node.types[0].shape;
+  return std::min(x.elements() / std::max<int64_t>(x[x.rank() - 1], 1), kMaxTypicalRows);
 }
 
 // Activation bounds: absent ones are infinite.

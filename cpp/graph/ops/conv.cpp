@@ -19,7 +19,8 @@ size_t taps_bytes(int64_t taps) {
 
 }  // namespace
 
-ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs) : x_type_(x), copy_(kernels::select_eltwise(node.isa)) {
+ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs)
+    : x_type_(x), copy_(kernels::select_eltwise(node.isa)) {
   node.expect_inputs(least_inputs, most_inputs);
   node.expect_outputs(1);
   const Shape& weight = node.constant(kWeight, w, 4).type.shape;
@@ -53,6 +54,18 @@ std::vector<TensorType> ConvOp::infer(Types inputs, std::span<const int64_t>) co
   const TensorType one{x_type_, {1, x[1], window_.padded(0, x[2]), window_.padded(1, x[3])}};
   require(checked_elements(one) >= 0, "the padded input is too large");
   return {{check(inputs, shape), shape}};
+}
+
+int64_t ConvOp::typical_rows(const NodeInfo& node) const {
+  if (node.types.empty() || node.types[kX].shape.rank() != 4) return 0;
+  const Shape& x = node.types[kX].shape;
+  int64_t rows = std::min(x[0], kMaxTypicalRows);
+  for (int axis : {0, 1}) {
+    const int64_t room = window_.padded(axis, x[2 + axis]) - window_.reach(axis);
+    rows =
+        std::min(rows * (room < 0 ? 0 : std::min(room / window_.stride[axis] + 1, kMaxTypicalRows)), kMaxTypicalRows);
+  }
+  return rows;
 }
 
 Work ConvOp::work(Types inputs, Types outputs) const {

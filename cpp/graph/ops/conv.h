@@ -78,6 +78,8 @@ class ConvOp : public Op {
 
   bool is_depthwise() const { return groups_ > 1 && depth_ == 1 && filters_ == groups_; }
   int64_t taps() const { return whole_rows_ ? window_.kernel[0] : window_.kernel[0] * window_.kernel[1]; }
+  // Output pixels of a typical call, for the choice of a matrix kernel; 0: unknown.
+  int64_t typical_rows(const NodeInfo& node) const;
   int64_t run_length() const { return whole_rows_ ? window_.kernel[1] * depth_ : depth_; }
 
   Window window_;

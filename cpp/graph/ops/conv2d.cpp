@@ -67,7 +67,8 @@ class Conv2d final : public ConvOp {
  private:
   void pack(const NodeInfo& node, const Constant& weight) {
     const int64_t n = filters_ / groups_;
-    const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, taps(), run_length(), 0);
+    const kernels::GemmF32Kernel& kernel =
+        kernels::select_gemm_f32(node.isa, n, taps(), run_length(), typical_rows(node));
     for (int64_t group = 0; group < groups_; ++group) {
       const Buffer ordered = ordered_weight<float>(weight, group);
       kernel.pack(kernel, ordered.as<float>(), n, taps(), run_length(), weights_.emplace_back());

@@ -10,7 +10,8 @@ namespace {
 
 class Conv2dI8 final : public ConvOp {
  public:
-  explicit Conv2dI8(const NodeInfo& node) : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs), epilogue_(node, filters_) {
+  explicit Conv2dI8(const NodeInfo& node)
+      : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs), epilogue_(node, filters_) {
     const Constant& weight = node.constant(graph::kWeight, DType::s8, 4);
     check_weight(node, weight);
     is_depthwise() ? pack_depthwise(node, weight) : pack(node, weight);
@@ -61,7 +62,8 @@ class Conv2dI8 final : public ConvOp {
  private:
   void pack(const NodeInfo& node, const Constant& weight) {
     const int64_t n = filters_ / groups_;
-    const kernels::GemmI8Kernel& kernel = kernels::select_gemm_i8(node.isa, n, taps(), run_length(), 0);
+    const kernels::GemmI8Kernel& kernel =
+        kernels::select_gemm_i8(node.isa, n, taps(), run_length(), typical_rows(node));
     for (int64_t group = 0; group < groups_; ++group) {
       const Buffer ordered = ordered_weight<int8_t>(weight, group);
       kernel.pack(kernel, ordered.as<int8_t>(), n, taps(), run_length(), weights_.emplace_back());

@@ -24,7 +24,7 @@ class Linear final : public Op {
         node.fail("the bias must have " + std::to_string(n) + " values, has " + to_string(bias.type.shape));
       bias_ = copy_of<float>(bias);
     }
-    const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, 1, k, 0);
+    const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, 1, k, typical_rows(node));
     kernel.pack(kernel, weight.buffer->as<float>(), n, 1, k, weights_);
   }
 

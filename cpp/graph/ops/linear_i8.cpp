@@ -64,7 +64,7 @@ class LinearI8 final : public Op {
     const Constant& weight = node.constant(kWeight, DType::s8, 2);
     check_weight(node, weight);
     const int64_t n = weight.type.shape[0], k = weight.type.shape[1];
-    const kernels::GemmI8Kernel& kernel = kernels::select_gemm_i8(node.isa, n, 1, k, 0);
+    const kernels::GemmI8Kernel& kernel = kernels::select_gemm_i8(node.isa, n, 1, k, typical_rows(node));
     kernel.pack(kernel, weight.buffer->as<int8_t>(), n, 1, k, weights_);
     return n;
   }
