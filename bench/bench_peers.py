@@ -38,10 +38,11 @@ class Result:
 
 def prepare(subject: Subject, *, threads: int, engines: Mapping[str, Callable[..., Run]] = ENGINES) -> dict[str, Run]:
     """The engines that are installed, ready to run; the others are named on standard error."""
-    runs = {}
+    runs, cache = {}, CACHE / subject.name
+    cache.mkdir(parents=True, exist_ok=True)
     for name, engine in engines.items():
         try:
-            runs[name] = engine(subject.net, subject.calibration, threads=threads, cache=CACHE / subject.name)
+            runs[name] = engine(subject.net, subject.calibration, threads=threads, cache=cache)
         except Missing as missing:
             print(f"skipped: {missing}", file=sys.stderr)
     return runs

@@ -128,7 +128,6 @@ PACKAGES = {
 def cached(path: Path, make: Callable[[Path], None]) -> Path:
     """`path`, made first if it is not there; a model that failed half-way leaves nothing behind under that name."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         make(path)
     return path
 
