@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit.ir import Array
-from lowbit.passes.round_weights import best_scales, round_compensated, round_nearest
+from lowbit.passes.round_weights import best_scales, round_compensated, round_flat, round_nearest
 
 
 def output_error(weight: Array, rounded: Array, moments: Array) -> float:
@@ -83,3 +83,15 @@ def test_scales_lose_least() -> None:
 
     assert (scales <= largest * 1.000001).all()
     assert (loss(scales) <= loss(largest) * 1.0001).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+def test_flat_rounding_keeps_the_sum_of_each_window(seed: int, filters: int, depth: int, kh: int, kw: int) -> None:
+    weight = np.random.default_rng(seed).standard_normal((filters, depth, kh, kw)).astype(np.float32)
+    made, nearest = round_flat(weight), round_nearest(weight)
+    np.testing.assert_array_equal(made.scales, nearest.scales)
+    clipped = np.clip(weight, -127 * made.scales[:, None, None, None], 127 * made.scales[:, None, None, None])
+    off = np.abs((made.weight - clipped).sum(axis=(2, 3))) / made.scales[:, None]
+    # The last weight of a window makes up for the others, unless it is at an end of the codes.
+    assert (off <= 0.6 + 2 * (np.abs(made.codes).reshape(filters, depth, -1).max(axis=2) == 127)).all()

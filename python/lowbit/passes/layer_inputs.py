@@ -14,7 +14,7 @@ from .calibrate import Feeds, Progress, watch
 
 ROWS = 128
 """Output positions taken from each sample, evenly spread; a quarter of them where each channel has its own weights."""
-DEEPEST = 2304
+DEEPEST = 1280
 """Second moments of layers that sum more products than this are not collected: they would not pay memory and time."""
 BUDGET = 48 << 20
 """Elements of second moments that are collected at once; more take another pass over the calibration data."""

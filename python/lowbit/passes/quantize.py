@@ -24,7 +24,7 @@ from .equalize import equalize
 from .fuse_requantize import AVERAGES, CARRIERS, LAYERS, Emitter, Layer, function_of
 from .fuse_residual import fuse_residual
 from .layer_inputs import Seen, layer_inputs
-from .round_weights import round_compensated, round_nearest
+from .round_weights import Codes, round_compensated, round_flat, round_nearest
 
 FUNCTIONS = ("clip", "unary")
 FOLLOWERS = (*CARRIERS, *AVERAGES, *FUNCTIONS, "add")
@@ -266,11 +266,17 @@ def _layer(graph: Graph, node: Node, scheme: schemes.Scheme, seen: Seen | None) 
     weight = _array(graph, node.inputs[1])
     has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
     bias = _array(graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-    moments = seen.moments if seen is not None and scheme.compensate else None
-    codes = round_nearest(weight) if moments is None else round_compensated(weight, moments)
+    codes = _rounded(weight, seen.moments if seen is not None else None) if scheme.compensate else round_nearest(weight)
     if seen is not None and scheme.correct_bias:
         bias = correct_bias(bias, weight, codes.weight, seen)
     return Layer(codes=codes, bias=bias)
+
+
+def _rounded(weight: Array, moments: Array | None) -> Codes:
+    """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
+    if moments is not None:
+        return round_compensated(weight, moments)
+    return round_flat(weight) if weight.ndim == 4 and weight[0, 0].size > 1 else round_nearest(weight)
 
 
 def _array(graph: Graph, name: str) -> Array:

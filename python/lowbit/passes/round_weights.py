@@ -19,6 +19,8 @@ from ..ir import Array
 LIMIT = 127
 DAMPING = 1e-3
 """Added to H's diagonal, as a share of its mean."""
+FLATNESS = 100.0
+"""How much more the mean of a window is than the differences in it."""
 BLOCK = 64
 """Columns whose corrections are applied to the rest together."""
 
@@ -61,6 +63,22 @@ def round_compensated(weight: Array, moments: Array) -> Codes:
     unsorted = np.empty_like(codes)
     np.put_along_axis(unsorted, order[:, None, :], codes, 2)
     return Codes(codes=unsorted.reshape(weight.shape), scales=scales)
+
+
+def round_flat(weight: Array) -> Codes:
+    """Codes of a convolution [N, C, kh, kw] with little error where the image is flat; needs no data.
+
+    H = I + FLATNESS for each channel's window: neighbouring pixels are mostly alike, so that the errors of a window's
+    weights should add up to nothing.
+    """
+    filters, channels = weight.shape[:2]
+    rows = weight.reshape(filters, -1).astype(np.float64)
+    window = rows.shape[1] // channels
+    scales = best_scales(rows)
+    upper = np.linalg.cholesky(np.linalg.inv(np.eye(window) + FLATNESS)).T
+    columns = rows.reshape(1, filters * channels, window)
+    codes = _round_columns(columns, upper[None], np.repeat(scales, channels)[None])
+    return Codes(codes=codes.reshape(weight.shape), scales=scales)
 
 
 def _round_columns(w: Array, upper: Array, scales: Array) -> Array:
