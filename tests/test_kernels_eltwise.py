@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +59,9 @@ def quantized(x: Array, scale: Array | np.float32, zero_point: Array | int) -> A
     return np.asarray(codes.astype(np.uint8))
 
 
-shapes = st.lists(st.one_of(st.integers(1, 6), st.sampled_from([16, 17, 33, 70])), min_size=1, max_size=4).map(tuple)
+shapes = st.lists(
+    st.one_of(st.integers(0, 6), st.integers(1, 6), st.sampled_from([16, 17, 33, 70])), min_size=1, max_size=4
+).map(tuple)
 layouts = st.integers(0, 2**32 - 1)
 
 
@@ -136,6 +139,24 @@ def test_quantize_and_dequantize_equal_numpy(seed: int, shape: tuple[int, ...], 
         back = laid_out(rng, shape, np.float32)
         _core.dequantize(row, y, back, tasks=tasks, **p)
         np.testing.assert_array_equal(back, numbers, err_msg=row)
+
+
+def test_more_tasks_than_elements() -> None:
+    """Some tasks get nothing, also of a transposition: a tile without columns once divided by zero."""
+    rng = np.random.default_rng(2)
+    for rows, columns, tasks in itertools.product(range(4), range(4), range(1, 6)):
+        x = floats(rng, (rows, columns), edges=False)
+        codes = quantized(x, np.float32(0.5), 9)
+        for row in ROWS:
+            y, back, moved = np.zeros((columns, rows), np.uint8), np.zeros((rows, columns), np.float32), x.T.copy()
+            _core.quantize(row, x, y.T, scale=0.5, zero_point=9, tasks=tasks)
+            np.testing.assert_array_equal(y.T, codes, err_msg=row)
+            _core.dequantize(row, y.T, back, scale=0.5, zero_point=9, tasks=tasks)
+            np.testing.assert_array_equal(back, (codes.astype(np.float32) - 9) * np.float32(0.5), err_msg=row)
+            _core.copy(row, x, moved.T, tasks=tasks)
+            same_bits(moved.T, x, row)
+            _core.binary(row, "add", x, moved.T, back, tasks=tasks)
+            same_bits(back, x + x, row)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 16, 35])

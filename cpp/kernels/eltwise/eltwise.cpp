@@ -179,6 +179,7 @@ void copy_nest(const EltwiseKernel& kernel, Nest& nest, const void* from, void* 
 // y = convert(x) between floats and codes: straight where both are adjacent, else a tile at a time through the stack.
 template <class X, class Y, class F>
 void convert_nest(const EltwiseKernel& kernel, Nest& nest, const X* x, Y* y, F convert) {
+  if (nest.empty) return;  // a tile of no columns has no height
   const bool transposed = find_transposition(nest);
   const auto last = static_cast<size_t>(nest.rank - 1);
   const int64_t n = nest.size[last], x_step = nest.stride[last][1], y_step = nest.stride[last][0];
