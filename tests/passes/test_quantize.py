@@ -290,7 +290,8 @@ def test_constant_and_dead_values() -> None:
 
 def test_calibration_must_hold_something() -> None:
     graph = residual_net()
-    for bad in ([], [{"x": np.full((1, 3, 12, 12), np.inf, np.float32)}]):
+    infinite, narrow = np.full((1, 3, 12, 12), np.inf, np.float32), np.zeros((1, 3, 12, 11), np.float32)
+    for bad in ([], [{"x": infinite}], [{"x": narrow}], iter([{"x": infinite[:0]}])):
         with pytest.raises(CalibrationError):
             quantize(graph, calibration=bad)
 

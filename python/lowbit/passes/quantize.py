@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import schemes
+from ..errors import CalibrationError, InputError
 from ..interpreter import bind, validate
 from ..ir import Array, Graph, Node, Quant, Weight, replace
 from . import fuse_requantize as emit_
@@ -76,7 +77,7 @@ def quantize(
         plan = decide(graph, _costs(graph, tune, threads, {}), static=False)
         return Quantized(graph=validate(_dynamic(plan, chosen)), reference=graph, decisions=plan.decisions)
     graph = fuse_residual(graph)
-    sizes = bind(graph, next(iter(batches(graph, calibration))).feeds)
+    sizes = _first_sizes(graph, calibration)
     if chosen.equalize:
         graph = equalize(graph, calibration, threads=threads, progress=progress)
     plan = decide(graph, _costs(graph, tune, threads, sizes), static=True)
@@ -85,6 +86,14 @@ def quantize(
         reference=graph,
         decisions=plan.decisions,
     )
+
+
+def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
+    first = next(iter(batches(graph, calibration)))
+    try:
+        return bind(graph, first.feeds)
+    except InputError as error:
+        raise CalibrationError(f"calibration batch {first.number}: {error}") from None
 
 
 def _costs(graph: Graph, tune: bool, threads: int | None, sizes: Mapping[str, int]) -> Costs:
