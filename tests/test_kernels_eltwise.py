@@ -222,7 +222,7 @@ def test_add_i8_equals_numpy(seed: int, size: int, tasks: int, with_table: bool)
     )
     codes = (np.rint(np.clip(t, lo - zero_point, hi - zero_point)) + zero_point).astype(np.uint8)
     table = rng.integers(0, 256, 256, dtype=np.uint8) if with_table else None
-    p = {
+    p: dict[str, Any] = {
         "zero_point_a": za,
         "multiplier_a": ma,
         "zero_point_b": zb,
@@ -296,7 +296,7 @@ EXACT: dict[str, Callable[[Array], Array]] = {
     "softplus": lambda x: np.logaddexp(0, 0.75 * x) / 0.75,
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
 }
-PARAMETERS: dict[str, dict[str, float]] = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "clip": {"min": -1.25, "max": 6.0},
     "elu": {"alpha": 0.75},
     "leaky_relu": {"alpha": 0.75},
