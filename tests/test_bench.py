@@ -1,0 +1,75 @@
+"""The benchmarks run, check their results and name the peers that are missing; how fast anything is, is not tested."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bench_peers
+from lowbit.timing import interleave, take_turns
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+def test_take_turns() -> None:
+    """Every contestant is measured once a round, in order; the lowest and the median are those of the rounds."""
+    seconds = iter([5.0, 50.0, 1.0, 10.0, 3.0, 30.0])
+    order: list[str] = []
+
+    def contestant(name: str) -> float:
+        order.append(name)
+        return next(seconds)
+
+    times = take_turns({name: partial(contestant, name) for name in "ab"}, rounds=3)
+    assert order == ["a", "b"] * 3
+    assert (times["a"].lowest, times["a"].median) == (1.0, 3.0)
+    assert (times["b"].lowest, times["b"].median) == (10.0, 30.0)
+
+
+def test_interleave() -> None:
+    """Calls are timed in seconds, and called at least three times a round."""
+    calls: list[int] = []
+    times = interleave({"append": lambda: calls.append(0)}, rounds=2, seconds=1e-9)
+    assert len(calls) >= 3 + 2 * 3
+    assert 0 < times["append"].lowest <= times["append"].median < 1
+
+
+def test_sqnr() -> None:
+    """Ten times less noise amplitude is 20 dB; another shape is not an answer."""
+    reference = np.ones(100, np.float32)
+    assert bench_peers.sqnr(reference, reference * np.float32(0.9)) == pytest.approx(20, abs=1e-4)
+    assert bench_peers.sqnr(reference, reference.copy()) == 200
+    with pytest.raises(ValueError, match="shape"):
+        bench_peers.sqnr(reference, reference[:50])
+
+
+def test_peers() -> None:
+    """The table has a row for each engine that is installed; the others are named."""
+    command = [sys.executable, str(BENCH / "bench_peers.py"), "--models", "mnist", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for engine, modules in {
+        "ONNX Runtime": ("onnx", "onnxruntime", "onnxscript"),
+        "OpenVINO": ("openvino", "nncf"),
+    }.items():
+        installed = all(find_spec(module) for module in modules)
+        assert (f"| mnist | {engine} int8 |" in done.stdout) == installed
+        assert (f"skipped: {engine}" in done.stderr) == (not installed)
+    assert "| mnist | lowbit int8 |" in done.stdout
+    assert "| mnist | torch float32 |" in done.stdout
+
+
+def test_kernels() -> None:
+    """An operator is checked on every instruction set, then timed."""
+    command = [sys.executable, "-m", "pytest", str(BENCH / "bench_kernels.py"), "--rounds=1", "-k", "product and 16"]
+    done = subprocess.run(
+        [*command, "--benchmark-max-time=0.1"], capture_output=True, text=True, check=False, cwd=BENCH.parent
+    )
+    assert done.returncode == 0, done.stdout
+    assert "scalar" in done.stdout
+    assert "torch float32" in done.stdout
