@@ -57,10 +57,12 @@ Array batch_of(int64_t n, uint64_t seed) {
 }
 
 TEST(results_do_not_depend_on_isa_or_threads) {
-  const Array x = batch_of(5, 1);
-  const std::vector<Array> expected = run(*mixed_net(Isa::scalar, 1), {x});
-  for (Isa isa : available_isas())
-    for (int threads : {1, 2, 5}) CHECK(run(*mixed_net(isa, threads), {x}) == expected);
+  for (int64_t batch : {5, 40, 250}) {  // alone; split between threads; more than one padded copy holds
+    const Array x = batch_of(batch, 1);
+    const std::vector<Array> expected = run(*mixed_net(Isa::scalar, 1), {x});
+    for (Isa isa : available_isas())
+      for (int threads : {1, 2, 5}) CHECK(run(*mixed_net(isa, threads), {x}) == expected);
+  }
 }
 
 TEST(results_do_not_depend_on_batch_or_position) {
