@@ -68,6 +68,13 @@ def test_sums_do_not_depend_on_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(whole["n3_linear"].coded_mean[0], coded, rtol=1e-4, atol=1e-5)
 
 
+def test_moments_are_optional() -> None:
+    graph = net()
+    data = [{"x": np.ones((2, 4, 7, 6), np.float32)}]
+    layers = [node for node in graph if node.op != "reshape"]
+    assert all(seen.moments is None for _, seen in layer_inputs(graph, data, layers, QUANTS, moments=False))
+
+
 def test_corrected_biases_have_no_mean_error() -> None:
     graph = net()
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """What values a float graph's tensors take on calibration data, and which 8-bit range holds them best.
 
 Each observed value has one streaming histogram of fixed size. Its bins are aligned to zero and a power of two wide, so
-growing the range merges bins exactly: the result depends neither on the order of the batches nor on how they were cut.
+growing the range merges bins exactly: the result does not depend on the order of the batches.
 """
 
 from __future__ import annotations

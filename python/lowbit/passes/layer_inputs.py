@@ -39,13 +39,17 @@ def layer_inputs(
     layers: Sequence[Node],
     quants: Mapping[str, Quant],
     *,
+    moments: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Node, Seen]]:
-    """Each layer of the float graph with what it sees; `quants` say how its input is quantized."""
-    for part in _parts(graph, layers):
+    """Each layer of the float graph with what it sees; `quants` say how its input is quantized.
+
+    moments: whether to collect second moments, too.
+    """
+    for part in _parts(graph, layers) if moments else [layers]:
         names = list(dict.fromkeys(node.inputs[0] for node in part))
-        sums = {node.name: _Sums(graph, node, quants[node.inputs[0]]) for node in part}
+        sums = {node.name: _Sums(graph, node, quants[node.inputs[0]], moments) for node in part}
         for _, found in watch(graph, calibration, names, stage="layer inputs", threads=threads, progress=progress):
             for node in part:
                 sums[node.name].add(found[node.inputs[0]])
@@ -56,12 +60,12 @@ def layer_inputs(
 class _Sums:
     """Running sums of one layer."""
 
-    def __init__(self, graph: Graph, node: Node, quant: Quant) -> None:
+    def __init__(self, graph: Graph, node: Node, quant: Quant, moments: bool) -> None:
         self._node, self._quant = node, quant
         self._weight_shape = tuple(graph.constants[node.inputs[1]].shape)
         groups, depth = _size(graph, node)
         self._mean, self._coded = np.zeros((groups, depth)), np.zeros((groups, depth))
-        self._moments = np.zeros((groups, depth, depth), np.float32) if depth <= DEEPEST else None
+        self._moments = np.zeros((groups, depth, depth), np.float32) if moments and depth <= DEEPEST else None
         self._places = ROWS if groups == 1 else ROWS // 4
         self._rows = 0
 

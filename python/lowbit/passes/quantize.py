@@ -265,7 +265,9 @@ def _static(
     quants = sites.quants(histograms, scheme)
     nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
     needs_data = scheme.compensate or scheme.correct_bias
-    seen = layer_inputs(plan.graph, calibration, nodes, quants, threads=threads, progress=progress)
+    seen = layer_inputs(
+        plan.graph, calibration, nodes, quants, moments=scheme.compensate, threads=threads, progress=progress
+    )
     pairs = seen if needs_data else ((node, None) for node in nodes)
     return _emit(plan, quants, {node.name: _layer(plan.graph, node, scheme, found) for node, found in pairs})
 
