@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lowbit
+from lowbit import _core, interpreter
 from lowbit.errors import CalibrationError, InputError, LowbitError, UnsupportedError
 
 BOUND = 1e-4
@@ -188,6 +189,29 @@ def test_real_nets_convert_whole(make: Callable[[str], tuple[nn.Module, str]], n
     assert sqnr(getattr(result, "logits", result), expected) > 15
     layers = [row for row in model.decisions if row["op"] in ("conv2d", "linear")]
     assert all("faster" in row["reason"] or "slower" in row["reason"] for row in layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(_transformers, "ResNet"), (_transformers, "MobileNetV2"), (_efficientnet, "EfficientNet-Lite0")]
+)
+def test_real_nets_give_the_interpreters_bits(make: Callable[[str], tuple[nn.Module, str]], name: str) -> None:
+    """Static int8, end to end: every instruction set, one thread or two, alone or at any place of a batch of 7."""
+    torch.manual_seed(0)
+    net, key = make(name)
+    images = torch.randn(7, 3, 64, 64)
+    scheme = lowbit.Scheme(name="int8", compensate=False, equalize=False)  # rounding is not what is tested here
+    model = lowbit.convert(net, calibration=[{key: images[:2]}], scheme=scheme, progress=False)
+    left = {node.op for node in model.graph} - {"quantize", "conv2d_i8", "linear_i8", "adaptive_avg_pool2d_i8"}
+    assert left <= {"max_pool2d", "reshape"}, "no layer stays in float for want of a kernel"
+    batch = images.numpy()
+    expected = interpreter.run(model.graph, {model.graph.inputs[0]: batch})[model.graph.outputs[0]]
+    for isa in _core.cpu()["isas"]:
+        for threads in (1, 2):
+            session = lowbit.Session(model.graph, isa=isa, threads=threads)
+            np.testing.assert_array_equal(session.run(batch)[0], expected, err_msg=f"{isa}, {threads} threads")
+            if isa != "scalar":
+                alone = np.concatenate([session.run(batch[i : i + 1])[0] for i in range(7)])
+                np.testing.assert_array_equal(alone, expected, err_msg=f"{isa}, {threads} threads, one at a time")
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
