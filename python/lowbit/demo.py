@@ -216,7 +216,7 @@ def _drawn(summary: Summary, count: int = 5) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row(*(draw(summary.images[i, 0]) for i in chosen))
     said = zip(summary.labels, summary.float_predictions, summary.int8_predictions, strict=True)
-    captions = [f"label {label}\nfloat {a}, int8 {b}" for label, a, b in said]
+    captions = [f"label {label}\nfloat {a}\nint8  {b}" for label, a, b in said]
     table.add_row(*(captions[i] for i in chosen))
     return table
 

@@ -29,5 +29,6 @@ def profile_table(profile: Profile, sqnr: Mapping[str, float] | None = None) -> 
         rate = f"{row.gops:.0f}" if row.operations else ""
         error = () if sqnr is None else (f"{sqnr[row.node]:.1f}" if row.node in sqnr else "",)
         cells = (f"{row.seconds * 1e3:.3f}", rate, f"{row.seconds / total:.0%}", *error)
-        table.add_row(*(escape(text) for text in (row.node, row.op, row.kernel)), *cells)
+        kernel = row.kernel.removeprefix(f"{profile.isa}_")  # the title names the ISA
+        table.add_row(*(escape(text) for text in (row.node, row.op, kernel)), *cells)
     return table
