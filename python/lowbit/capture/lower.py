@@ -2,7 +2,7 @@
 
 A lowering takes the `Lowering` at work and the operation's arguments in the order of its aten schema: tensors as
 `Ref`s, sizes as `Dim`s, everything else as it is. It returns the result's `Ref`. To add an operation, write such a
-function in `operators.py` and register it with `@lowers`. What has none, or is used in a way that has none, is
+function in `operators/` and register it with `@lowers`. What has none, or is used in a way that has none, is
 collected: one error lists it all.
 
 Whatever depends on constants alone is computed here, by torch, and becomes a constant. In-place operations have their
@@ -28,7 +28,7 @@ from torch.fx import Node as TorchNode
 
 from ..errors import GraphError, LowbitError, UnsupportedError
 from ..ir import Array, Attribute, Dim, Graph, Node, Value
-from ..ops import infer
+from ..ops import OPS, infer
 from .export import FLOAT_NAMES, Program, dim_of, user_inputs
 
 FOLD_LIMIT = 2**24
@@ -125,20 +125,26 @@ class Lowering:
 
     def emit(self, op: str, *inputs: Ref | None, **attrs: Attribute | None) -> Ref:
         """Append a node with one output; attributes that are None are left out."""
+        return self.emit_all(op, *inputs, **attrs)[0]
+
+    def emit_all(self, op: str, *inputs: Ref | None, **attrs: Attribute | None) -> tuple[Ref, ...]:
+        """Append a node with all the outputs that its operator has."""
         names = [item.name if item else "" for item in inputs]
         while names and not names[-1]:
             names.pop()
         name = _node_name(self.node, op)
         name = self.unique(f"{name}.{op}" if name in self.values else name)
+        count = OPS[op].outputs
+        outputs = (name,) if count == 1 else tuple(self.unique(f"{name}.{place}") for place in range(count))
         given = {key: value for key, value in attrs.items() if value is not None}
-        node = Node(op=op, name=name, inputs=tuple(names), outputs=(name,), attrs=given, source=_source(self.node))
+        node = Node(op=op, name=name, inputs=tuple(names), outputs=outputs, attrs=given, source=_source(self.node))
         try:
-            value = infer(node, self.typed)[0]
+            values = infer(node, self.typed)
         except GraphError as error:
             raise Unlowerable(str(error)) from None
-        self.values[name] = value
+        self.values.update(zip(outputs, values, strict=True))
         self.nodes.append(node)
-        return Ref(name, value.dtype, value.shape)
+        return tuple(Ref(item, value.dtype, value.shape) for item, value in zip(outputs, values, strict=True))
 
     def constant(self, data: Array | torch.Tensor | float, name: str = "") -> Ref:
         """A constant; any float becomes float32, and a Python number a float32 scalar."""

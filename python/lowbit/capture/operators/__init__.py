@@ -1,0 +1,5 @@
+"""The lowerings: for each aten operation the nodes that say the same. Arguments are in the order of its aten schema."""
+
+from . import activation, arithmetic, convolution, normalization, pooling, products, reduction, shape
+
+__all__ = ["activation", "arithmetic", "convolution", "normalization", "pooling", "products", "reduction", "shape"]

@@ -1,0 +1,91 @@
+"""Activation functions."""
+
+from __future__ import annotations
+
+from ..lower import Lowering, Ref, Unlowerable, lowers
+from .common import Number, clip
+
+_PLAIN = ("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish", "exp", "log", "sqrt", "rsqrt", "neg", "abs")
+
+
+def _register_plain(kind: str) -> None:
+    lowers(kind)(lambda c, x: c.emit("unary", c.operand(x, "f32"), kind=kind))
+
+
+for _kind in _PLAIN:
+    _register_plain(_kind)
+
+
+@lowers("relu")
+def relu(c: Lowering, x: Ref) -> Ref:
+    return clip(c, x, 0, None)
+
+
+@lowers("relu6")
+def relu6(c: Lowering, x: Ref) -> Ref:
+    return clip(c, x, 0, 6)
+
+
+@lowers("hardtanh", "clamp", "clip")
+def clamp(c: Lowering, x: Ref, low: Number | None, high: Number | None) -> Ref:
+    return clip(c, x, low, high)
+
+
+@lowers("clamp_min")
+def clamp_min(c: Lowering, x: Ref, low: Number) -> Ref:
+    return clip(c, x, low, None)
+
+
+@lowers("clamp_max")
+def clamp_max(c: Lowering, x: Ref, high: Number) -> Ref:
+    return clip(c, x, None, high)
+
+
+@lowers("gelu")
+def gelu(c: Lowering, x: Ref, approximate: str) -> Ref:
+    return c.emit("unary", x, kind="gelu_tanh" if approximate == "tanh" else "gelu")
+
+
+@lowers("elu")
+def elu(c: Lowering, x: Ref, alpha: Number, scale: Number, input_scale: Number) -> Ref:
+    """scale * (x if x > 0 else alpha * (exp(x * input_scale) - 1)); SELU has a scale, CELU an input_scale."""
+    if input_scale == 1:
+        y = c.emit("unary", x, kind="elu", alpha=float(alpha))
+        return y if scale == 1 else c.emit("mul", y, c.constant(float(scale)))
+    if alpha * input_scale != 1:
+        raise Unlowerable("ELU with this input scale")
+    # celu(x, a) = a * elu(x / a, 1)
+    y = c.emit("unary", c.emit("mul", x, c.constant(float(input_scale))), kind="elu", alpha=1.0)
+    return c.emit("mul", y, c.constant(float(alpha * scale)))
+
+
+@lowers("selu")
+def selu(c: Lowering, x: Ref) -> Ref:
+    return elu(c, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1)
+
+
+@lowers("celu")
+def celu(c: Lowering, x: Ref, alpha: Number) -> Ref:
+    return elu(c, x, alpha, 1, 1 / alpha)
+
+
+@lowers("leaky_relu")
+def leaky_relu(c: Lowering, x: Ref, slope: Number) -> Ref:
+    return c.emit("unary", x, kind="leaky_relu", alpha=float(slope))
+
+
+@lowers("prelu", "_prelu_kernel")
+def prelu(c: Lowering, x: Ref, weight: Ref) -> Ref:
+    """max(x, 0) + weight * min(x, 0)."""
+    slopes = c.array(weight, "the weight").reshape(-1)
+    shape = (-1,) + (1,) * (x.rank - 2) if slopes.size > 1 else (-1,)
+    slope = c.constant(slopes.reshape(shape), f"{weight.name}.slope")
+    return c.emit("add", clip(c, x, 0, None), c.emit("mul", clip(c, x, None, 0), slope))
+
+
+@lowers("softplus")
+def softplus(c: Lowering, x: Ref, beta: Number, threshold: Number) -> Ref:
+    """Above `threshold` torch returns x; there the difference is below float32's precision, unless it is set low."""
+    if threshold < 15:
+        raise Unlowerable(f"softplus with a threshold of {threshold}", "leave the threshold at 20")
+    return c.emit("unary", x, kind="softplus", alpha=float(beta))

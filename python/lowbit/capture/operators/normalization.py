@@ -1,0 +1,66 @@
+"""Normalization: by stored statistics, by softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from .common import clip
+
+
+@lowers("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm")
+def batch_norm(
+    c: Lowering,
+    x: Ref,
+    weight: Ref | None,
+    bias: Ref | None,
+    mean: Ref | None,
+    variance: Ref | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Lowered:
+    """y = x * scale + shift, for each channel; folded into the layer before it where there is one."""
+    if training or mean is None or variance is None:
+        raise Unlowerable(
+            "it normalizes by the statistics of the batch, so a sample's result depends on the others",
+            "use track_running_stats=True and train its statistics",
+        )
+    channels = int(mean.shape[0])
+    scale = 1 / np.sqrt(c.array(variance, "the variance").astype(np.float64) + eps)
+    if weight is not None:
+        scale = scale * c.array(weight, "the weight")
+    shift = -c.array(mean, "the mean").astype(np.float64) * scale
+    if bias is not None:
+        shift = shift + c.array(bias, "the bias")
+    shape = (channels,) + (1,) * (x.rank - 2)
+    stem = mean.name.removesuffix(".running_mean")
+    scaled = c.emit("mul", x, c.constant(scale.astype(np.float32).reshape(shape), f"{stem}.scale"))
+    y = c.emit("add", scaled, c.constant(shift.astype(np.float32).reshape(shape), f"{stem}.shift"))
+    return (y, None, None) if isinstance(c.node.meta["val"], tuple | list) else y
+
+
+@lowers("_native_batch_norm_legit_no_training")
+def batch_norm_no_training(
+    c: Lowering, x: Ref, weight: Ref | None, bias: Ref | None, mean: Ref, variance: Ref, momentum: float, eps: float
+) -> Lowered:
+    return batch_norm(c, x, weight, bias, mean, variance, False, momentum, eps)
+
+
+@lowers("softmax.int", "_softmax")
+def softmax(c: Lowering, x: Ref, axis: int) -> Ref:
+    return c.emit("softmax", c.operand(x, "f32"), axis=c.axis(x, axis))
+
+
+@lowers("log_softmax.int", "_log_softmax")
+def log_softmax(c: Lowering, x: Ref, axis: int) -> Ref:
+    """x - lse with lse = sum_j p_j * (x_j - log p_j), p = softmax(x): exact where log(p) alone would meet log(0)."""
+    axis = c.axis(x, axis)
+    size = x.shape[axis]
+    if not isinstance(size, int):
+        raise Unlowerable("log_softmax over an axis whose size is free")
+    p = c.emit("softmax", x, axis=axis)
+    log_p = c.emit("unary", clip(c, p, float(np.finfo(np.float32).tiny), None), kind="log")
+    terms = c.emit("mul", p, c.emit("sub", x, log_p))
+    mean = c.emit("mean", terms, axes=(axis,), keepdim=1)
+    return c.emit("sub", x, c.emit("mul", mean, c.constant(float(size))))

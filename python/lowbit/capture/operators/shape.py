@@ -1,0 +1,162 @@
+"""What moves elements, changes their type, or nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ... import dims
+from ...ir import Dim
+from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from .common import part
+
+
+@lowers(
+    "view.default", "reshape", "_unsafe_view", "_reshape_copy", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "squeeze_copy", "unsqueeze_copy", "view_as", "reshape_as",
+)  # fmt: skip
+def reshape(c: Lowering, x: Ref) -> Ref:
+    return c.reshape(x)
+
+
+@lowers(
+    "contiguous", "clone", "alias", "detach", "detach_", "lift_fresh_copy", "lift_fresh", "identity", "positive",
+    "resolve_conj", "resolve_neg",
+)  # fmt: skip
+def identity(c: Lowering, x: Ref) -> Ref:
+    return x
+
+
+@lowers("expand", "expand_as")
+def expand(c: Lowering, x: Ref) -> Ref:
+    if c.out_shape() != x.shape:
+        raise Unlowerable("it repeats a tensor that depends on the inputs; arithmetic broadcasts by itself")
+    return x
+
+
+@lowers("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
+def dropout(c: Lowering, x: Ref, p: float, train: bool) -> Lowered:
+    if train and p > 0:
+        raise Unlowerable(
+            "dropout that stays active in eval mode gives random results",
+            "pass training=self.training to functional dropout",
+        )
+    return (x, None) if isinstance(c.node.meta["val"], tuple | list) else x
+
+
+@lowers("to", "_to_copy", "type_as")
+def to(c: Lowering, x: Ref) -> Ref:
+    """All floats are float32 here, so most conversions are nothing."""
+    return c.cast(x, c.out_dtype())
+
+
+@lowers("permute", "permute_copy")
+def permute(c: Lowering, x: Ref, axes: Sequence[int]) -> Ref:
+    perm = tuple(axis % x.rank for axis in axes)
+    return x if perm == tuple(range(x.rank)) else c.emit("transpose", x, perm=perm)
+
+
+@lowers("transpose.int", "swapaxes", "swapdims", "transpose_copy")
+def transpose(c: Lowering, x: Ref, a: int, b: int) -> Ref:
+    axes = list(range(x.rank))
+    axes[a], axes[b] = axes[b], axes[a]
+    return permute(c, x, axes)
+
+
+@lowers("t", "numpy_T", "mT")
+def transposed(c: Lowering, x: Ref) -> Ref:
+    return permute(c, x, list(range(x.rank))[::-1]) if x.rank == 2 else x
+
+
+@lowers("movedim.int")
+def movedim(c: Lowering, x: Ref, source: int, destination: int) -> Ref:
+    axes = [axis for axis in range(x.rank) if axis != source % x.rank]
+    axes.insert(destination % x.rank, source % x.rank)
+    return permute(c, x, axes)
+
+
+@lowers("cat", "concat", "concatenate")
+def cat(c: Lowering, tensors: Sequence[Ref], axis: int) -> Ref:
+    """Empty vectors take part in nothing, as in torch."""
+    parts = [c.operand(item, c.out_dtype()) for item in tensors if item.shape != (0,)]
+    return parts[0] if len(parts) == 1 else c.emit("concat", *parts, axis=c.axis(parts[0], axis))
+
+
+@lowers("stack")
+def stack(c: Lowering, tensors: Sequence[Ref], axis: int) -> Ref:
+    axis %= tensors[0].rank + 1
+    parts = [c.operand(item, c.out_dtype()) for item in tensors]
+    parts = [c.reshape(item, (*item.shape[:axis], 1, *item.shape[axis:])) for item in parts]
+    return parts[0] if len(parts) == 1 else c.emit("concat", *parts, axis=axis)
+
+
+@lowers("slice.Tensor", "slice_copy.Tensor")
+def slice_(c: Lowering, x: Ref, axis: int, start: Dim | None, stop: Dim | None, step: int) -> Ref:
+    """Sizes may be free: the result's length is torch's, the start counts from the front."""
+    axis = c.axis(x, axis)
+    length = c.out_shape()[axis]
+    if length == x.shape[axis]:
+        return x
+    first: Dim = 0 if start is None else start
+    if isinstance(first, int) and first < 0:
+        first = dims.maximum(0, dims.add(x.shape[axis], first))
+    return part(c, x, axis, first, length, int(step))
+
+
+@lowers("narrow")
+def narrow(c: Lowering, x: Ref, axis: int, start: Dim, length: Dim) -> Ref:
+    axis = c.axis(x, axis)
+    first = dims.add(x.shape[axis], start) if isinstance(start, int) and start < 0 else start
+    return x if length == x.shape[axis] else part(c, x, axis, first, length)
+
+
+@lowers("select.int", "select_copy.int")
+def select(c: Lowering, x: Ref, axis: int, index: Dim) -> Ref:
+    axis = c.axis(x, axis)
+    start = dims.add(x.shape[axis], index) if isinstance(index, int) and index < 0 else index
+    return c.reshape(part(c, x, axis, start, 1))
+
+
+@lowers("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "unbind")
+def split(c: Lowering, x: Ref) -> Lowered:
+    """The pieces are torch's; the axis is the one that they divide."""
+    axis = c.axis(x, c.argument("dim", 0))
+    unbind = "unbind" in str(c.node.target)
+    parts: list[Ref] = []
+    start: Dim = 0
+    for tensor in c.node.meta["val"]:
+        shape = c.shape_of(tensor)
+        length: Dim = 1 if unbind else shape[axis]
+        piece = x if length == x.shape[axis] else part(c, x, axis, start, length)
+        parts.append(c.reshape(piece, shape))
+        start = dims.add(start, length)
+    return tuple(parts)
+
+
+@lowers("pad", "constant_pad_nd")
+def pad(c: Lowering, x: Ref, sides: Sequence[int], mode: Any = "constant", value: Any = None) -> Ref:
+    """Sides come as pairs from the last axis on; a negative one crops."""
+    if "constant_pad_nd" in str(c.node.target):
+        mode, value = "constant", mode
+    if mode != "constant":
+        raise Unlowerable(f"padding in mode {mode!r}; mode 'constant' is supported")
+    if any(isinstance(side, str) for side in sides):
+        raise Unlowerable("padding by a size that is free")
+    frame = [0] * (2 * x.rank)
+    for position in range(len(sides) // 2):
+        axis = x.rank - 1 - position
+        frame[2 * axis : 2 * axis + 2] = [int(sides[2 * position]), int(sides[2 * position + 1])]
+    for axis in range(x.rank):
+        begin, end = (min(side, 0) for side in frame[2 * axis : 2 * axis + 2])
+        if begin or end:
+            x = part(c, x, axis, -begin, dims.add(x.shape[axis], begin, end))
+    padding = tuple(max(side, 0) for side in frame)
+    if not any(padding):
+        return x
+    fill = 0.0 if value is None else float(value)
+    if not math.isfinite(fill):
+        fill = math.copysign(float(np.finfo(np.float32).max), fill)
+    return c.emit("pad", c.operand(x, "f32"), padding=padding, value=fill)
