@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lowbit
-from lowbit import _core, interpreter
+from lowbit import Scheme, _core, interpreter
 from lowbit.errors import CalibrationError, InputError, LowbitError, UnsupportedError
 
 BOUND = 1e-4
@@ -70,6 +70,29 @@ def test_float32_equals_torch_at_every_batch_size(net: Net, images: torch.Tensor
     model = lowbit.convert(net, images[:1], scheme="float32", progress=False)
     for size in (1, 2, 7, 12):
         assert error(model(images[:size]), plain(net, images[:size])) <= BOUND
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_each_module_can_have_its_own_scheme(net: Net, images: torch.Tensor, calibrated: bool) -> None:
+    calibration = [images] if calibrated else None
+    scheme = {"head": "float32", "*": Scheme(name="plain", compensate=False, equalize=False)}
+    model = lowbit.convert(net, images[:1], calibration=calibration, scheme=scheme, progress=False)
+    rows = {row["node"]: row for row in model.decisions}
+    assert rows["head"]["scheme"] == "float32"
+    assert rows["head"]["reason"] == "the scheme of 'head' is float32"
+    assert {node.name: node.op for node in model.graph}["head"] == "linear"
+    assert model.meta["scheme"] == "head: float32, *: plain"
+    only = lowbit.convert(net, images[:1], calibration=calibration, scheme={"sec*": "float32"}, progress=False)
+    assert {node.name: node.op for node in only.graph}["second"] == "conv2d"
+    assert sqnr(model(images), plain(net, images)) > 20
+
+
+def test_patterns_that_decide_nothing_are_named(net: Net, images: torch.Tensor) -> None:
+    with pytest.warns(UserWarning, match=r"'norm' decides nothing: .* no operation of its own"):
+        model = lowbit.convert(net, images[:1], scheme={"norm": "float32"}, progress=False)
+    assert any("'norm'" in note for note in model.notes)
+    with pytest.warns(UserWarning, match=r"'head' decides nothing: an earlier pattern"):
+        lowbit.convert(net, images[:1], scheme={"h*": "float32", "head": "int8"}, progress=False)
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
@@ -259,7 +282,10 @@ def test_calibration_that_fails_by_itself_fails_as_itself(net: Net, images: torc
         ({"evaluate": lambda model: 1.0}, UnsupportedError, "evaluate="),
         ({"max_drop": 0.01}, UnsupportedError, "max_drop="),
         ({"fallback": "torch"}, UnsupportedError, "fallback="),
-        ({"scheme": {"head": "float32"}}, UnsupportedError, "scheme for each module"),
+        ({"scheme": {"haed": "float32"}}, InputError, "did you mean 'head'"),
+        ({"scheme": {}}, InputError, "empty"),
+        ({"scheme": {"head": "int9"}}, InputError, "int9"),
+        ({"scheme": {1: "int8"}}, InputError, "pattern"),
         ({"scheme": "int4"}, UnsupportedError, "int4"),
         ({"scheme": "int9"}, InputError, "int9"),
         ({"dynamic": "everything"}, InputError, "dynamic must be"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +16,7 @@ import torch
 from . import calls, interpreter, schemes
 from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
 from .errors import CalibrationError, InputError, UnsupportedError
-from .ir import Array
+from .ir import Array, Graph
 from .model import Conversion, Model, array_of
 from .passes import optimize
 from .passes.calibrate import Progress
@@ -27,7 +28,7 @@ def convert(
     example_inputs: Any = None,
     *,
     calibration: Iterable[Any] | None = None,
-    scheme: str | schemes.Scheme = "int8",
+    scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] = "int8",
     dynamic: Any = "auto",
     evaluate: Callable[[Any], float] | None = None,
     max_drop: float | None = None,
@@ -44,22 +45,23 @@ def convert(
     example_inputs may be. Of the tuples of a DataLoader the first items are taken, as many as the model has inputs: `y`
     of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
     sample by sample. An iterator that can be read once only is held in memory.
-    scheme: "int8" or "float32", or a `Scheme`. dynamic: "auto" frees the batch size; None fixes all sizes; else
-    torch.export's `dynamic_shapes`. tune: measure layers instead of estimating which are worth quantizing. threads: of
-    one call, at most. progress: show a progress bar on a terminal.
+    scheme: "int8" or "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path
+    decides about it and all in it; what none matches is int8. dynamic: "auto" frees the batch size; None fixes all
+    sizes; else torch.export's `dynamic_shapes`. tune: measure layers instead of estimating which are worth quantizing.
+    threads: of one call, at most. progress: show a progress bar on a terminal.
 
     Raises InputError for inputs that do not fit, UnsupportedError that lists every operation lowbit lacks,
     CalibrationError for calibration data that are empty, not finite or of the wrong shape.
     """
     if not isinstance(net, torch.nn.Module):
         raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
-    _check_planned(scheme=scheme, evaluate=evaluate, max_drop=max_drop, fallback=fallback)
-    chosen = schemes.resolve(scheme)
+    _check_planned(evaluate=evaluate, max_drop=max_drop, fallback=fallback)
+    rules = schemes.rules(scheme)
     data = _reiterable(calibration)
 
     def make(inputs: Any) -> Conversion:
         with _reporter(progress) as report:
-            return _convert(net, inputs, data, chosen, dynamic, tune, threads, report)
+            return _convert(net, inputs, data, rules, dynamic, tune, threads, report)
 
     if example_inputs is None and data is not None:
         example_inputs = example_of_item(net, _first(data))
@@ -72,8 +74,6 @@ def convert(
 
 def _check_planned(**options: Any) -> None:
     """Raises UnsupportedError for what is not available yet."""
-    if isinstance(options["scheme"], Mapping):
-        raise UnsupportedError("a scheme for each module name is not available yet; pass one scheme")
     for name in ("evaluate", "max_drop", "fallback"):
         if options[name] is not None:
             raise UnsupportedError(f"{name}= is not available yet; leave it out")
@@ -83,7 +83,7 @@ def _convert(
     net: torch.nn.Module,
     inputs: Any,
     data: Iterable[Any] | None,
-    scheme: schemes.Scheme,
+    rules: schemes.Rules,
     dynamic: Any,
     tune: bool,
     threads: int | None,
@@ -94,19 +94,27 @@ def _convert(
     captured = capture(net, inputs, dynamic)
     report("optimize", 0, None)
     graph = optimize(captured.graph)
+    idle = rules.check(graph, _module_paths(net, captured.graph))
+    for note in idle:
+        warnings.warn(note, stacklevel=4)
     feeds = None if data is None else Feeds(captured, data)
-    result = quantize(graph, scheme=scheme, calibration=feeds, tune=tune, threads=threads, progress=report)
+    result = quantize(graph, scheme=rules, calibration=feeds, tune=tune, threads=threads, progress=report)
     meta = {
         "producer": _producer(),
-        "scheme": scheme.name,
+        "scheme": rules.name,
         "signature": captured.signature,
         "output": captured.output,
         "decisions": [asdict(decision) for decision in result.decisions],
-        "notes": list(captured.notes),
+        "notes": [*captured.notes, *idle],
     }
     return Conversion(
         graph=result.graph, reference=result.reference, meta=meta, classes=captured.classes, threads=threads
     )
+
+
+def _module_paths(net: torch.nn.Module, graph: Graph) -> list[str]:
+    """What a scheme's pattern may name although no node of the optimized graph bears it."""
+    return [*(path for path, _ in net.named_modules() if path), *(node.name for node in graph)]
 
 
 def _producer() -> str:

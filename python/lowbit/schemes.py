@@ -1,10 +1,18 @@
-"""What a layer's numbers become: bits, granularity and how ranges are chosen, as one frozen value with a name."""
+"""What a layer's numbers become: bits, granularity and how ranges are chosen, as one frozen value with a name.
+
+`Rules` say which scheme each node of a graph has, by patterns over module paths.
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from .errors import InputError, UnsupportedError
+from .ir import Node
 
 RANGES = ("minmax", "percentile", "mse")
 
@@ -62,8 +70,113 @@ def resolve(scheme: str | Scheme) -> Scheme:
     """The scheme of that name, or the scheme itself. Raises InputError, or UnsupportedError for one that is to come."""
     if isinstance(scheme, Scheme):
         return scheme
+    if not isinstance(scheme, str):
+        raise InputError(f"a scheme is a name or a lowbit.Scheme, not a {type(scheme).__name__}")
     if scheme in PLANNED:
         raise UnsupportedError(f"the scheme {scheme!r} is not available yet; use one of {', '.join(SCHEMES)}")
     if scheme not in SCHEMES:
         raise InputError(f"there is no scheme {scheme!r}; use one of {', '.join(SCHEMES)}")
     return SCHEMES[scheme]
+
+
+# ---------------------------------------------------------------------------------------------------------------- rules
+
+DEFAULT = "int8"
+"""The scheme of a node that no pattern matches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """(pattern, scheme) in order: the first pattern that matches a node's module path gives its scheme.
+
+    A pattern is a glob (`*` matches dots, too), and what matches a module holds for all in it. A node that nothing
+    matches has the scheme `DEFAULT`.
+    """
+
+    rules: tuple[tuple[str, Scheme], ...]
+
+    def pattern(self, node: Node) -> str | None:
+        """The pattern that decides about a node."""
+        return next((pattern for pattern, _ in self.rules if _matches(pattern, _paths(node))), None)
+
+    def of(self, node: Node) -> Scheme:
+        """The scheme of a node."""
+        found = self.pattern(node)
+        return SCHEMES[DEFAULT] if found is None else dict(self.rules)[found]
+
+    def reason(self, node: Node) -> str:
+        """Why the node has its scheme, for people."""
+        found, name = self.pattern(node), self.of(node).name
+        return f"the scheme is {name}" if found in (None, "*") else f"the scheme of {found!r} is {name}"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether no node can be low-bit."""
+        schemes = [scheme for pattern, scheme in self.rules]
+        return all(scheme.is_float for scheme in schemes) and any(pattern == "*" for pattern, _ in self.rules)
+
+    @property
+    def name(self) -> str:
+        """The scheme, or the patterns with theirs."""
+        if len(self.rules) == 1 and self.rules[0][0] == "*":
+            return self.rules[0][1].name
+        return ", ".join(f"{pattern}: {scheme.name}" for pattern, scheme in self.rules)
+
+    def check(self, nodes: Iterable[Node], modules: Iterable[str] = ()) -> list[str]:
+        """Notes about patterns that never decide. Raises InputError for patterns that match nothing at all.
+
+        modules: paths that are known beside those of the nodes, such as of modules that were folded into others.
+        """
+        every = list(nodes)
+        known = [_paths(node) for node in every]
+        others = [ancestors(path) for path in modules]
+        used = {self.pattern(node) for node in every}
+        unknown, idle = [], []
+        for pattern, _ in self.rules:
+            if pattern in used or pattern == "*":
+                continue
+            if any(_matches(pattern, paths) for paths in known):
+                idle.append(f"scheme pattern {pattern!r} decides nothing: an earlier pattern takes all that it matches")
+            elif any(_matches(pattern, paths) for paths in others):
+                idle.append(f"scheme pattern {pattern!r} decides nothing: what it matches has no operation of its own")
+            else:
+                unknown.append(f"{pattern!r}{_hint(pattern, (*known, *others))}")
+        if unknown:
+            raise InputError(f"scheme: no module or operation matches {', '.join(unknown)}")
+        return idle
+
+
+def rules(scheme: str | Scheme | Mapping[str, str | Scheme] | Rules) -> Rules:
+    """What a person passes as scheme. Raises InputError or UnsupportedError as `resolve` does."""
+    if isinstance(scheme, Rules):
+        return scheme
+    if not isinstance(scheme, Mapping):
+        return Rules(rules=(("*", resolve(scheme)),))
+    if not scheme:
+        raise InputError('scheme is an empty dict; pass {pattern: scheme}, such as {"head": "float32", "*": "int8"}')
+    for pattern in scheme:
+        if not isinstance(pattern, str) or not pattern:
+            raise InputError(f"scheme: a pattern must be a text such as 'encoder.*', is {pattern!r}")
+    return Rules(rules=tuple((pattern, resolve(value)) for pattern, value in scheme.items()))
+
+
+def ancestors(path: str) -> tuple[str, ...]:
+    """`a.b.c` -> `a.b.c`, `a.b`, `a`."""
+    parts = path.split(".")
+    return tuple(".".join(parts[:count]) for count in range(len(parts), 0, -1))
+
+
+def _paths(node: Node) -> tuple[str, ...]:
+    """What a pattern may match: the node's name, its module's path, and the modules around it."""
+    module = re.sub(r" ?\([^()]*\)$", "", node.source)
+    module = "" if re.fullmatch(r"[^ ]+:\d+", module) else module
+    return tuple(dict.fromkeys((*ancestors(node.name), *(ancestors(module) if module else ()))))
+
+
+def _matches(pattern: str, paths: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for path in paths)
+
+
+def _hint(pattern: str, known: Iterable[tuple[str, ...]]) -> str:
+    close = difflib.get_close_matches(pattern, {path for paths in known for path in paths}, n=2)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

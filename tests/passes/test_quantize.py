@@ -16,8 +16,8 @@ from lowbit.errors import CalibrationError
 from lowbit.interpreter import run, validate
 from lowbit.ir import Array, Graph, Weight
 from lowbit.passes import cost
-from lowbit.passes.quantize import Quantized, quantize
-from lowbit.schemes import Scheme
+from lowbit.passes.quantize import Quantized, Quantizer, quantize
+from lowbit.schemes import Rules, Scheme, rules
 from passes.same import ops
 
 INT8 = Scheme(name="int8")
@@ -40,7 +40,7 @@ def data(graph: Graph, batches: int = 2, size: int = 4, seed: int = 5) -> list[d
     return [batch() for _ in range(batches)]
 
 
-def static(graph: Graph, scheme: Scheme = INT8, **options: Any) -> Quantized:
+def static(graph: Graph, scheme: Scheme | Rules = INT8, **options: Any) -> Quantized:
     return quantize(validate(graph), scheme=scheme, calibration=data(graph), **options)
 
 
@@ -358,3 +358,41 @@ def test_random_nets_keep_their_answers(graph: Graph) -> None:
     assert "conv2d_i8" in ops(made.graph)
     assert sqnr(graph, made) > 18
     assert sqnr(graph, quantize(graph)) > 22
+
+
+def test_a_quantizer_learns_once_and_makes_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = residual_net()
+    read = 0
+
+    class Counted(list[dict[str, Array]]):
+        def __iter__(self) -> Any:
+            nonlocal read
+            read += 1
+            return super().__iter__()
+
+    maker = Quantizer(graph, rules("int8"), Counted(data(graph)))
+    first = maker.make()
+    learnt = read
+    layers = [decision.node for decision in first.decisions if decision.op in ("conv2d", "linear")]
+    for name in layers:
+        made = maker.make({name: "it must be exact"})
+        kept = next(decision for decision in made.decisions if decision.node == name)
+        assert (kept.scheme, kept.reason) == ("float32", "it must be exact")
+        assert sqnr(graph, made) > 20
+    again = maker.make()
+    assert again.graph.nodes == first.graph.nodes
+    assert read - learnt <= 2  # where a value's range depends on who reads it
+
+
+def test_schemes_by_pattern_reach_ranges_and_weights() -> None:
+    graph = residual_net()
+    layers = [node.name for node in graph if node.op in ("conv2d", "linear")]
+    assert decisions(static(graph, rules({layers[2]: "float32"})))[layers[2]] == "float32"
+    mixed = static(graph, rules({layers[0]: change(PLAIN, range_method="minmax"), "*": PLAIN}))
+    plain, minmax = static(graph, PLAIN), static(graph, change(PLAIN, range_method="minmax"))
+
+    def scales(made: Quantized) -> dict[str, Any]:
+        return {name: value.quant for name, value in made.graph.values.items() if value.quant is not None}
+
+    assert scales(mixed)["x.codes"] == scales(minmax)["x.codes"] != scales(plain)["x.codes"]
+    assert scales(mixed)["v3"] == scales(plain)["v3"] != scales(minmax)["v3"]

@@ -11,7 +11,7 @@ first layer's do not matter; what the next layer's weights are balanced against 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,14 +38,25 @@ class Group:
 
 
 def equalize(
-    graph: Graph, calibration: Iterable[Feeds], *, threads: int | None = None, progress: Progress | None = None
+    graph: Graph,
+    calibration: Iterable[Feeds],
+    *,
+    fixed: Container[str] = (),
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Graph:
     """Scale the channels between layers so that their ranges on the calibration data become more alike.
+
+    fixed: names of layers whose weights stay as they are.
 
     before: conv2d(w1, b1) -> relu -> conv2d(w2)
     after:  conv2d(w1 * k, b1 * k) -> relu -> conv2d(w2 / k)        (k per channel; the same function)
     """
-    groups = find_groups(graph)
+    groups = [
+        group
+        for group in find_groups(graph)
+        if not any(node.name in fixed for node in (*group.writers, *group.readers))
+    ]
     if not groups:
         return graph
     names = [name for group in groups for name in group.values]

@@ -8,8 +8,9 @@ at run time, and all between the layers stays float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Quantized:
 def quantize(
     graph: Graph,
     *,
-    scheme: str | schemes.Scheme = "int8",
+    scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] | schemes.Rules = "int8",
     calibration: Iterable[Feeds] | None = None,
     tune: bool = False,
     threads: int | None = None,
@@ -64,28 +65,111 @@ def quantize(
 ) -> Quantized:
     """The graph with its layers on 8-bit codes where that is faster.
 
-    graph: optimized float32. calibration: batches of {input name: array}, read several times; None: dynamic. tune:
-    measure the layers instead of estimating them. Raises CalibrationError for data that are empty, not finite or unfit.
+    graph: optimized float32. scheme: of all nodes, or of those that a pattern matches. calibration: batches of {input
+    name: array}, read several times; None: dynamic. tune: measure the layers instead of estimating them. Raises
+    CalibrationError for data that are empty, not finite or unfit.
 
     before: x -> conv2d(clip 0..6) -> conv2d -> y
     after:  x -> quantize -> conv2d_i8(codes) -> conv2d_i8(float) -> y
     """
-    chosen = schemes.resolve(scheme)
-    if chosen.is_float:
-        return Quantized(graph=graph, reference=graph, decisions=_all_float(graph))
-    if calibration is None:
-        plan = decide(graph, _costs(graph, tune, threads, {}), static=False)
-        return Quantized(graph=validate(_dynamic(plan, chosen)), reference=graph, decisions=plan.decisions)
-    graph = fuse_residual(graph)
-    sizes = _first_sizes(graph, calibration)
-    if chosen.equalize:
-        graph = equalize(graph, calibration, threads=threads, progress=progress)
-    plan = decide(graph, _costs(graph, tune, threads, sizes), static=True)
-    return Quantized(
-        graph=validate(_static(plan, chosen, calibration, threads, progress)),
-        reference=graph,
-        decisions=plan.decisions,
-    )
+    rules = schemes.rules(scheme)
+    if rules.is_float:
+        return Quantized(graph=graph, reference=graph, decisions=_all_float(graph, rules))
+    return Quantizer(graph, rules, calibration, tune=tune, threads=threads, progress=progress).make()
+
+
+class Quantizer:
+    """What one float graph's quantization needs to know, learnt once and kept: integer graphs of it are then cheap.
+
+    graph: the float graph that integer values stand for (residuals fused, channels equalized).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        rules: schemes.Rules,
+        calibration: Iterable[Feeds] | None,
+        *,
+        tune: bool = False,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.rules, self._calibration = rules, calibration
+        self._options: dict[str, Any] = {"threads": threads, "progress": progress}
+        sizes: dict[str, int] = {}
+        if calibration is not None:
+            graph = fuse_residual(graph)
+            sizes = _first_sizes(graph, calibration)
+            fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(node)}
+            graph = equalize(graph, calibration, fixed=fixed, **self._options)
+        self.graph = graph
+        self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes)
+        self._histograms: dict[str, Histogram] = {}
+        self._ranges: dict[object, Quant] = {}
+        self._rounded: dict[str, Codes] = {}
+        self._layers: dict[tuple[str, Quant | None], Layer] = {}
+
+    def _may_equalize(self, node: Node) -> bool:
+        scheme = self.rules.of(node)
+        return scheme.equalize or scheme.is_float
+
+    def make(self, floats: Mapping[str, str] | None = None) -> Quantized:
+        """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there."""
+        static = self._calibration is not None
+        kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
+        plan = decide(self.graph, self._costs, static=static, floats={**kept, **(floats or {})})
+        made = self._static(plan) if static else self._dynamic(plan)
+        return Quantized(graph=validate(made), reference=self.graph, decisions=plan.decisions)
+
+    def _static(self, plan: Plan) -> Graph:
+        assert self._calibration is not None
+        sites = _Sites(plan)
+        missing = [name for name in sites.observed if name not in self._histograms]
+        if missing or not self._histograms:  # data without use are checked all the same
+            self._histograms |= observe(plan.graph, self._calibration, missing, **self._options)
+        quants = sites.quants(self._histograms, self.rules, self._ranges)
+        nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
+        self._learn([node for node in nodes if (node.name, quants[node.inputs[0]]) not in self._layers], quants)
+        return _emit(plan, quants, {node.name: self._layers[node.name, quants[node.inputs[0]]] for node in nodes})
+
+    def _dynamic(self, plan: Plan) -> Graph:
+        emit = Emitter(plan.graph, {})
+        for node in plan.graph:
+            if node.name in plan.int8:
+                if (node.name, None) not in self._layers:
+                    self._layers[node.name, None] = self._layer(node, None)
+                emit_.put_dynamic_layer(emit, node, self._layers[node.name, None])
+            else:
+                emit.put_floats(_with_floats(emit, node))
+        return emit.finish()
+
+    def _learn(self, nodes: Sequence[Node], quants: Mapping[str, Quant]) -> None:
+        """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
+        assert self._calibration is not None
+        schemes_of = {node.name: self.rules.of(node) for node in nodes}
+        heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name not in self._rounded]
+        light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
+        for part, moments in ((heavy, True), (light, False)):
+            if part:
+                seen = layer_inputs(self.graph, self._calibration, part, quants, moments=moments, **self._options)
+                self._layers |= {(node.name, quants[node.inputs[0]]): self._layer(node, found) for node, found in seen}
+        for node in nodes:
+            key = (node.name, quants[node.inputs[0]])
+            if key not in self._layers:
+                self._layers[key] = self._layer(node, None)
+
+    def _layer(self, node: Node, seen: Seen | None) -> Layer:
+        """A layer's integer constants, with what is known about its inputs."""
+        scheme, weight = self.rules.of(node), _array(self.graph, node.inputs[1])
+        has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
+        bias = _array(self.graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
+        if node.name not in self._rounded:
+            moments = seen.moments if seen is not None else None
+            self._rounded[node.name] = _rounded(weight, moments) if scheme.compensate else round_nearest(weight)
+        codes = self._rounded[node.name]
+        if seen is not None and scheme.correct_bias:
+            bias = correct_bias(bias, weight, codes.weight, seen)
+        return Layer(codes=codes, bias=bias)
 
 
 def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
@@ -96,14 +180,8 @@ def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
         raise CalibrationError(f"calibration batch {first.number}: {error}") from None
 
 
-def _costs(graph: Graph, tune: bool, threads: int | None, sizes: Mapping[str, int]) -> Costs:
-    return MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes)
-
-
-def _all_float(graph: Graph) -> tuple[Decision, ...]:
-    return tuple(
-        Decision(node=node.name, op=node.op, scheme="float32", reason="the scheme is float32") for node in graph
-    )
+def _all_float(graph: Graph, rules: schemes.Rules) -> tuple[Decision, ...]:
+    return tuple(Decision(node=node.name, op=node.op, scheme="float32", reason=rules.reason(node)) for node in graph)
 
 
 # ----------------------------------------------------------------------------------------------------------------- plan
@@ -128,13 +206,16 @@ class Plan:
         return any(node.name in self.int8 for node in self.graph.consumers(value))
 
 
-def decide(graph: Graph, costs: Costs, *, static: bool) -> Plan:
-    """Int8 for each layer that is faster so, conversions at its borders included; then for what lies between such."""
-    problems = {node.name: _problem(graph, node, static) for node in graph if node.op in LAYERS}
+def decide(graph: Graph, costs: Costs, *, static: bool, floats: Mapping[str, str]) -> Plan:
+    """Int8 for each layer that is faster so, conversions at its borders included; then for what lies between such.
+
+    floats: nodes that stay float32 in any case, and why.
+    """
+    problems = {node.name: _problem(graph, node, static) for node in graph if node.op in LAYERS} | dict(floats)
     priced = {node.name: costs.layer(node, dynamic=not static) for node in graph if problems.get(node.name) == ""}
     layers = set(priced)
     while True:
-        int8 = layers | (_followers(graph, layers) if static else set())
+        int8 = layers | (_followers(graph, layers, floats) if static else set())
         # Fewer int8 layers make more borders, so what loses among many also loses among few: the order does not matter.
         totals = {name: _with_borders(graph, name, cost, int8, static) for name, cost in priced.items()}
         slower = {name for name in layers if totals[name] > priced[name].float32}
@@ -184,14 +265,14 @@ def _with_borders(graph: Graph, name: str, cost: Cost, int8: set[str], static: b
     return total
 
 
-def _followers(graph: Graph, layers: set[str]) -> set[str]:
-    """The nodes, layers aside, whose inputs all come as codes and whose output somebody wants as codes."""
+def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[str]:
+    """The nodes, layers and `floats` aside, whose inputs all come as codes and whose output somebody wants as codes."""
     available: set[str] = set()
     candidates: list[Node] = []
     for node in graph:
         if node.name in layers:
             available.update(node.outputs)
-        elif _can_follow(graph, node) and all(name in available for name in node.inputs):
+        elif node.name not in floats and _can_follow(graph, node) and all(name in available for name in node.inputs):
             available.update(node.outputs)
             candidates.append(node)
     wanted = {name for node in graph if node.name in layers for name in (node.inputs[0], *node.inputs[3:4])}
@@ -253,36 +334,6 @@ def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool
 # --------------------------------------------------------------------------------------------------------------- static
 
 
-def _static(
-    plan: Plan,
-    scheme: schemes.Scheme,
-    calibration: Iterable[Feeds],
-    threads: int | None,
-    progress: Progress | None,
-) -> Graph:
-    sites = _Sites(plan)
-    histograms = observe(plan.graph, calibration, sites.observed, threads=threads, progress=progress)
-    quants = sites.quants(histograms, scheme)
-    nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
-    needs_data = scheme.compensate or scheme.correct_bias
-    seen = layer_inputs(
-        plan.graph, calibration, nodes, quants, moments=scheme.compensate, threads=threads, progress=progress
-    )
-    pairs = seen if needs_data else ((node, None) for node in nodes)
-    return _emit(plan, quants, {node.name: _layer(plan.graph, node, scheme, found) for node, found in pairs})
-
-
-def _layer(graph: Graph, node: Node, scheme: schemes.Scheme, seen: Seen | None) -> Layer:
-    """A layer's integer constants, with what is known about its inputs."""
-    weight = _array(graph, node.inputs[1])
-    has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
-    bias = _array(graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-    codes = _rounded(weight, seen.moments if seen is not None else None) if scheme.compensate else round_nearest(weight)
-    if seen is not None and scheme.correct_bias:
-        bias = correct_bias(bias, weight, codes.weight, seen)
-    return Layer(codes=codes, bias=bias)
-
-
 def _rounded(weight: Array, moments: Array | None) -> Codes:
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if moments is not None:
@@ -335,7 +386,7 @@ class _Sites:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._parent: dict[str, str] = {}
-        self._functions: dict[str, Callable[[Array], Array]] = {}
+        self._functions: dict[str, Node] = {}
         graph, uses = plan.graph, plan.graph.uses()
         stored: dict[str, None] = {}
         for node in graph:
@@ -354,24 +405,37 @@ class _Sites:
             if activation.op == "clip" and before.op == "add":
                 stored.pop(before.outputs[0])
             else:
-                self._functions[before.outputs[0]] = function_of(activation)
+                self._functions[before.outputs[0]] = activation
         self._stored = list(stored)
         self.observed = self._stored
         """The float values whose distribution decides about ranges."""
 
-    def quants(self, histograms: Mapping[str, Histogram], scheme: schemes.Scheme) -> dict[str, Quant]:
-        """Scale and zero point of each value that is stored as codes."""
+    def quants(
+        self, histograms: Mapping[str, Histogram], rules: schemes.Rules, known: dict[object, Quant]
+    ) -> dict[str, Quant]:
+        """Scale and zero point of each value that is stored as codes; `known` keeps them by what they depend on."""
         groups: dict[str, list[str]] = {}
         for name in self._stored:
             groups.setdefault(self._root(name), []).append(name)
         found: dict[str, Quant] = {}
         for names in groups.values():
-            seen = Histogram()
-            for name in [name for name in names if self._is_read(name)] or names:
-                seen.merge(histograms[name])
-            quant = choose(seen, scheme, self._functions.get(names[0]))
-            found.update(dict.fromkeys(names, quant))
+            read = tuple(name for name in names if self._is_read(name)) or tuple(names)
+            activation, scheme = self._functions.get(names[0]), self._scheme(names, rules)
+            key = (read, scheme, None if activation is None else activation.name)
+            if key not in known:
+                seen = Histogram()
+                for name in read:
+                    seen.merge(histograms[name])
+                known[key] = choose(seen, scheme, None if activation is None else function_of(activation))
+            found.update(dict.fromkeys(names, known[key]))
         return found
+
+    def _scheme(self, names: Sequence[str], rules: schemes.Rules) -> schemes.Scheme:
+        """That of the first node that reads one of the values as codes, else of the first that makes one."""
+        graph, int8 = self._plan.graph, self._plan.int8
+        nodes = [node for node in graph if any(name in node.inputs for name in names)]
+        nodes += [node for node in graph if any(name in node.outputs for name in names)]
+        return next(rules.of(node) for node in nodes if node.name in int8)
 
     def _is_read(self, value: str) -> bool:
         """Whether more is done with the value than moving it: what a maximum drops need not be represented."""
@@ -388,16 +452,3 @@ class _Sites:
         a, b = self._root(a), self._root(b)
         if a != b:
             self._parent[a] = b
-
-
-# -------------------------------------------------------------------------------------------------------------- dynamic
-
-
-def _dynamic(plan: Plan, scheme: schemes.Scheme) -> Graph:
-    emit = Emitter(plan.graph, {})
-    for node in plan.graph:
-        if node.name in plan.int8:
-            emit_.put_dynamic_layer(emit, node, _layer(plan.graph, node, scheme, None))
-        else:
-            emit.put_floats(_with_floats(emit, node))
-    return emit.finish()
