@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..ir import Graph
-from .export import Example, dummy_inputs, example, example_of_item, export
+from .export import dummy_inputs, example, example_of_item, export
+from .free import Example
 from .lower import lower
 
 __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]

@@ -8,10 +8,7 @@ its aten operations. What a caller may pass and what a call returns is kept as p
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
-import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +19,10 @@ import sympy  # type: ignore[import-untyped]
 import torch
 from torch.utils import _pytree as pytree
 
-from .. import dims
 from ..errors import InputError, UnsupportedError
-from ..ir import Dim, Symbol
+from ..ir import Symbol
+from .free import Example, export_free, named_axes, run_export, without_cache
+from .sizes import symbol_bounds, symbol_names, user_inputs
 
 FLOAT_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 DTYPE_NAMES = {
@@ -36,16 +34,6 @@ DTYPE_NAMES = {
     torch.int8: "s8",
 }
 """torch's element types by lowbit's names. f64, f16 and bf16 occur only in calls of a model: graphs compute in f32."""
-
-MAXIMUM = 2**31 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One call's inputs, as `net(*args, **kwargs)` takes them."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,8 +131,8 @@ def dummy_inputs(net: torch.nn.Module) -> Any | None:
 def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     """Export `net` in eval mode without decomposition.
 
-    inputs: see `example`. dynamic: "auto" frees the batch (dim 0 of the first tensor, and of every tensor input that
-    has the same size there); None fixes every size; anything else is torch.export's `dynamic_shapes`.
+    inputs: see `example`. dynamic: "auto" frees the batch, and the sequence of token inputs (see `free.py`); None fixes
+    every size; anything else is torch.export's `dynamic_shapes`.
     Raises InputError for inputs that do not fit and UnsupportedError where torch cannot export.
     """
     if isinstance(dynamic, str) and dynamic != "auto":
@@ -155,12 +143,12 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     if any(module.training for module in net.modules()):
         notes.append("the model was in train mode: converted as in eval mode")
         warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
-    with _eval_mode(net):
+    with _eval_mode(net), without_cache(net, call, notes):
         if isinstance(dynamic, str):
-            exported, named = _export_batch(net, call, notes)
+            exported, axes = export_free(net, call, notes)
         else:
-            exported, named = _export(net, call, dynamic), _dims_by_input(net, call, dynamic)
-    names = _symbol_names(exported, named)
+            exported, axes = run_export(net, call, dynamic), named_axes(net, call, dynamic)
+    names = symbol_names(exported, axes)
     output, classes = _output(exported)
     return Program(
         exported=exported,
@@ -168,7 +156,7 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
         output=output,
         classes=classes,
         names=names,
-        symbols={name: _bounds(exported.range_constraints.get(symbol)) for symbol, name in names.items()},
+        symbols=symbol_bounds(exported, names),
         notes=tuple(notes),
     )
 
@@ -198,155 +186,6 @@ def _check_inputs(call: Example) -> None:
             raise InputError(
                 f"an input of type {type(leaf).__name__} is not supported; use tensors, numbers, text or None"
             )
-
-
-def _export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export.ExportedProgram:
-    """torch.export, its many kinds of failure made one."""
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")
-            return torch.export.export(net, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        raise UnsupportedError(
-            f"torch.export cannot capture {type(net).__name__}: {_first_lines(error)}\n"
-            "(A Python `if` or loop over a tensor's values cannot be exported: rewrite it with torch.where, or convert "
-            "the parts around it. If the model itself fails on these inputs, correct the inputs.)"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracebacks and listings that torch logs of a failure that is reported anyway."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_lines(error: Exception) -> str:
-    """What torch says without its advice to its own developers, and the line of the user's code."""
-    text = str(error).strip()
-    call = text.partition("The following call raised this error:\n")[2].partition("\n\n")[0].rstrip()
-    head = re.sub(r"\s*For more information, run with [^\n]*", "", text.partition("\n\n")[0]).strip()
-    return "\n".join(part for part in (f"{type(error).__name__}: {head}", call) if part)
-
-
-def _arguments(net: torch.nn.Module, call: Example) -> dict[str, Any]:
-    """The inputs by parameter name, as torch.export's `dynamic_shapes` sees them."""
-    return dict(inspect.signature(net.forward).bind(*call.args, **call.kwargs).arguments)
-
-
-def _export_batch(
-    net: torch.nn.Module, call: Example, notes: list[str]
-) -> tuple[torch.export.ExportedProgram, Mapping[tuple[str, int], str]]:
-    """Export with the batch free; where the model fixes it, with the sizes of the example, and say so."""
-    arguments = _arguments(net, call)
-    sizes = [leaf.shape[0] for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor) and leaf.dim()]
-    if not sizes:
-        return _export(net, call, None), {}
-    batch = sizes[0]
-
-    def shares(leaf: Any) -> bool:
-        return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-
-    dim = torch.export.Dim("batch", min=1)
-    shapes = pytree.tree_map(lambda leaf: {0: dim} if shares(leaf) else None, arguments)
-    # A size of 1 would be taken for a constant, so one sample is repeated to two.
-    args, kwargs = pytree.tree_map(
-        lambda leaf: torch.cat([leaf, leaf]) if batch == 1 and shares(leaf) else leaf, (call.args, call.kwargs)
-    )
-    try:
-        return _export(net, Example(args=args, kwargs=kwargs), shapes), {}
-    except UnsupportedError as error:
-        reason = " ".join(str(error).partition(": ")[2].partition("\n(A Python")[0].split())
-    exported = _export(net, call, None)
-    notes.append(f"the batch is fixed to {batch}: the model does not export with a free one ({reason})")
-    warnings.warn(notes[-1], stacklevel=3)
-    return exported, {}
-
-
-def _dims_by_input(net: torch.nn.Module, call: Example, shapes: Any) -> Mapping[tuple[str, int], str]:
-    """The names a person gave in `dynamic_shapes`, by (parameter, axis), for tensors that are parameters themselves."""
-    arguments = _arguments(net, call)
-    if isinstance(shapes, tuple | list):
-        shapes = dict(zip(arguments, shapes, strict=False))
-    found: dict[tuple[str, int], str] = {}
-    for name, spec in shapes.items() if isinstance(shapes, Mapping) else ():
-        axes = spec.items() if isinstance(spec, Mapping) else enumerate(spec) if isinstance(spec, tuple | list) else ()
-        for axis, dim in axes:
-            text = getattr(dim, "__name__", "")
-            if isinstance(axis, int) and isinstance(text, str) and dims.is_symbol_name(text):
-                found[name, axis] = text
-    return found
-
-
-# -------------------------------------------------------------------------------------------------------------- symbols
-
-
-def user_inputs(exported: torch.export.ExportedProgram) -> list[Any]:
-    """The placeholders of the caller's inputs, in the order of the flattened (args, kwargs)."""
-    names = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
-    return [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in names]
-
-
-def _symbol_names(
-    exported: torch.export.ExportedProgram, named: Mapping[tuple[str, int], str]
-) -> dict[sympy.Symbol, str]:
-    """A readable name for each free size: the caller's own, else "batch" for a first axis, else input_axis."""
-    names: dict[sympy.Symbol, str] = {}
-    for node in user_inputs(exported):
-        tensor = node.meta.get("val")
-        for axis, size in enumerate(tensor.shape if isinstance(tensor, torch.Tensor) else ()):
-            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
-            if isinstance(symbol, sympy.Symbol) and symbol not in names:
-                wish = named.get((node.name, axis)) or ("batch" if axis == 0 else f"{node.name}_{axis}")
-                taken = set(names.values())
-                names[symbol] = next(n for n in (wish, *(f"{wish}_{i}" for i in range(2, 99))) if n not in taken)
-    return names
-
-
-def _bounds(constraint: Any) -> Symbol:
-    """Inclusive bounds; torch's lower bound of 2 only says that 0 and 1 were not traced apart."""
-    lower, upper = getattr(constraint, "lower", 0), getattr(constraint, "upper", None)
-    minimum = int(lower) if isinstance(lower, int | sympy.Integer) else 1
-    maximum = int(upper) if isinstance(upper, int | sympy.Integer) else MAXIMUM
-    return Symbol(minimum=1 if minimum <= 2 else minimum, maximum=min(maximum, MAXIMUM))
-
-
-def dim_of(size: Any, names: Mapping[sympy.Symbol, str]) -> Dim:
-    """A torch size (int, SymInt or sympy expression) as a Dim. Raises UnsupportedError for what a Dim cannot say."""
-    if isinstance(size, int):
-        return size
-    return dims.simplify(_text(size.node.expr if isinstance(size, torch.SymInt) else size, names))
-
-
-def _text(expr: Any, names: Mapping[sympy.Symbol, str]) -> str:
-    if isinstance(expr, sympy.Symbol) and expr in names:
-        return names[expr]
-    if isinstance(expr, sympy.Integer):
-        return f"({int(expr)})"
-    args = [_text(arg, names) for arg in expr.args]
-    match type(expr).__name__:
-        case "Add":
-            return f"({' + '.join(args)})"
-        case "Mul" if all(not isinstance(arg, sympy.Rational) or isinstance(arg, sympy.Integer) for arg in expr.args):
-            return f"({' * '.join(args)})"
-        case "FloorDiv" | "CleanDiv":
-            return f"({args[0]} // {args[1]})"
-        case "Mod" | "PythonMod":
-            return f"({args[0]} % {args[1]})"
-        case "CeilDiv":
-            return f"(-((-{args[0]}) // {args[1]}))"
-        case "Max":
-            return functools.reduce("max({}, {})".format, args)
-        case "Min":
-            return functools.reduce("min({}, {})".format, args)
-        case "Pow" | "PowByNatural" if isinstance(expr.args[1], sympy.Integer) and 0 < int(expr.args[1]) < 9:
-            return f"({' * '.join([args[0]] * int(expr.args[1]))})"
-    raise UnsupportedError(f"the size {expr} depends on more than the input's sizes by whole-number arithmetic")
 
 
 # ------------------------------------------------------------------------------------------------------- calls, as JSON

@@ -29,7 +29,8 @@ from torch.fx import Node as TorchNode
 from ..errors import GraphError, LowbitError, UnsupportedError
 from ..ir import Array, Attribute, Dim, Graph, Node, Value
 from ..ops import OPS, infer
-from .export import FLOAT_NAMES, Program, dim_of, user_inputs
+from .export import FLOAT_NAMES, Program
+from .sizes import dim_of, user_inputs
 
 FOLD_LIMIT = 2**24
 """Elements: a constant larger than this, and larger than what it is computed from, is not computed at capture."""

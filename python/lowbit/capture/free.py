@@ -1,0 +1,305 @@
+"""torch.export with the sizes that callers vary left free: the batch, and the sequence of token inputs.
+
+torch is asked for every such axis at once (`Dim.AUTO`) and answers with symbols, or with a number where the model's own
+code fixes the size. Then, step by step, less is asked for: batch and sequence, the batch alone, nothing. What could not
+be free is noted with torch's reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+import torch
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
+
+from ..errors import UnsupportedError
+from .sizes import Axes, named_sizes, symbol_of, user_inputs
+
+LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, __file__))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One call's inputs, as `net(*args, **kwargs)` takes them."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Free:
+    """One axis to free. name: of its size. expected: whether callers will miss it, so that they must be told."""
+
+    name: str
+    expected: bool = True
+
+
+Wishes = list[dict[int, Free]]
+"""For each leaf of (args, kwargs), the axes to free."""
+
+
+def arguments(net: torch.nn.Module, call: Example) -> dict[str, Any]:
+    """The inputs by parameter name, as torch.export's `dynamic_shapes` sees them."""
+    return dict(inspect.signature(net.forward).bind(*call.args, **call.kwargs).arguments)
+
+
+def named_axes(net: torch.nn.Module, call: Example, shapes: Any) -> Axes:
+    """The names of free sizes in torch.export's own `dynamic_shapes`."""
+    return named_sizes(arguments(net, call), shapes)
+
+
+# ------------------------------------------------------------------------------------------------------ what is freed
+
+
+def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
+    """The axes to free: see the cases below. Sizes of one name are taken for one size."""
+    paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
+    parameters = list(inspect.signature(net.forward).parameters)
+    named = [(_leaf_name(path, parameters), leaf) for path, leaf in paths]
+    tensors = [leaf for _, leaf in named if isinstance(leaf, torch.Tensor) and leaf.dim() > 0]
+    recurrent = [module for module in net.modules() if isinstance(module, torch.nn.RNNBase)]
+    attends = any(isinstance(module, torch.nn.MultiheadAttention) for module in net.modules())
+    batch = tensors[0].shape[0] if tensors else 0
+    sequences = _sequences(named)
+    wishes: Wishes = []
+    for name, leaf in named:
+        free: dict[int, Free] = {}
+        wishes.append(free)
+        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
+            continue
+        if leaf is not tensors[0] and _is_state(leaf, recurrent, batch):
+            free[1] = Free(name="batch")
+            continue
+        if leaf.shape[0] == batch:
+            free[0] = Free(name="batch")
+        elif leaf.dim() > 1:  # a batch of its own: so many images for so many texts
+            free[0] = Free(name=f"{name}_batch", expected=False)
+        if leaf.dim() == 2 and (_is_decoder(name), leaf.shape) in sequences:  # masks of floats too
+            free[1] = Free(name=sequences[_is_decoder(name), leaf.shape])
+        elif leaf.dim() == 3 and not sequences and (recurrent or attends):  # the features of steps
+            free[1] = Free(name=f"{name}_steps", expected=False)
+    return wishes
+
+
+def _sequences(named: Sequence[tuple[str, Any]]) -> dict[tuple[bool, torch.Size], str]:
+    """A name for the length of token inputs of one shape, on each side of an encoder and decoder."""
+    found: dict[tuple[bool, torch.Size], str] = {}
+    for name, leaf in named:
+        if _is_tokens(leaf):
+            wish = "decoder_sequence" if _is_decoder(name) else "sequence"
+            wish = f"{name}_sequence" if wish in found.values() else wish
+            found.setdefault((_is_decoder(name), leaf.shape), wish)
+    return found
+
+
+def _leaf_name(path: Any, parameters: list[str]) -> str:
+    """The parameter or key that a leaf hangs from."""
+    keys = [str(getattr(key, "key", getattr(key, "idx", ""))) for key in path]
+    if keys[0] == "0":
+        position = min(int(keys[1]), len(parameters) - 1)
+        keys[1] = parameters[position]
+    return next((key for key in reversed(keys) if key.isidentifier()), "input")
+
+
+def _is_tokens(leaf: Any) -> bool:
+    """Whether it is a table of numbers of samples and steps, such as input_ids and attention_mask."""
+    return isinstance(leaf, torch.Tensor) and leaf.dim() == 2 and not leaf.dtype.is_floating_point
+
+
+def _is_state(leaf: torch.Tensor, layers: list[torch.nn.RNNBase], batch: int) -> bool:
+    """Whether it is a recurrent layer's state [layers, batch, hidden]."""
+    counts = {layer.num_layers * (2 if layer.bidirectional else 1) for layer in layers}
+    return leaf.dim() == 3 and leaf.shape[0] in counts and leaf.shape[1] == batch
+
+
+def _is_decoder(name: str) -> bool:
+    return name.startswith(("decoder", "tgt", "target"))
+
+
+def _repeated(call: Example, wishes: Wishes) -> Example:
+    """The example with every free axis of size 1 repeated to 2: torch would take 1 for a constant."""
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    for index, wish in enumerate(wishes):
+        for axis in wish:
+            if leaves[index].shape[axis] == 1:
+                leaves[index] = torch.cat([leaves[index]] * 2, dim=axis)
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    return Example(args=args, kwargs=kwargs)
+
+
+def _shapes(net: torch.nn.Module, call: Example, wishes: Wishes, hint: Any) -> Any:
+    """The wishes as torch.export's `dynamic_shapes`."""
+    spec = pytree.tree_structure((call.args, call.kwargs))
+    shapes = [dict.fromkeys(wish, hint) or None for wish in wishes]
+    args, kwargs = pytree.tree_unflatten(shapes, spec)
+    return arguments(net, Example(args=args, kwargs=kwargs))
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def export_free(net: torch.nn.Module, call: Example, notes: list[str]) -> tuple[torch.export.ExportedProgram, Axes]:
+    """Export with as many of the wished axes free as the model lets be; notes (and warnings) say which are not."""
+    wishes = wishes_of(net, call)
+    fixed: list[tuple[Wishes, str]] = []
+    while True:
+        try:
+            exported = run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.AUTO))
+        except UnsupportedError as error:
+            fewer = _fewer(wishes)
+            if fewer is None or isinstance(error.__cause__, GuardOnDataDependentSymNode):
+                raise
+            fixed.append((_only(wishes, _names(wishes) - _names(fewer)), _reason(error)))
+            wishes = fewer
+            continue
+        stuck = _stuck(exported, call, wishes)
+        if not stuck:
+            _tell(call, fixed, notes)
+            return exported, _wished_axes(exported, call, wishes)
+        fixed.append((_only(wishes, stuck), _why_stuck(net, call, _only(wishes, stuck))))
+        wishes = _only(wishes, _names(wishes) - stuck)
+
+
+def _only(wishes: Wishes, names: set[str]) -> Wishes:
+    return [{axis: free for axis, free in wish.items() if free.name in names} for wish in wishes]
+
+
+def _names(wishes: Wishes) -> set[str]:
+    return {free.name for wish in wishes for free in wish.values()}
+
+
+def _fewer(wishes: Wishes) -> Wishes | None:
+    """The next smaller set of wishes: first only the batch, then none; None if nothing is left to give up."""
+    names = _names(wishes)
+    if not names:
+        return None
+    surplus = names - {"batch"}
+    return _only(wishes, names - (surplus or names))
+
+
+def _placed(exported: torch.export.ExportedProgram, call: Example) -> list[Any]:
+    """The placeholder of each leaf of (args, kwargs)."""
+    args, kwargs = pytree.tree_unflatten(user_inputs(exported), exported.call_spec.in_spec)
+    return pytree.tree_leaves((args, {name: kwargs[name] for name in call.kwargs}))
+
+
+def _stuck(exported: torch.export.ExportedProgram, call: Example, wishes: Wishes) -> set[str]:
+    """The names of which no axis is free, or some axis is an expression, such as a multiple of 4."""
+    found: set[str] = set()
+    free: set[str] = set()
+    for node, wish in zip(_placed(exported, call), wishes, strict=True):
+        for axis, item in wish.items():
+            size = node.meta["val"].shape[axis]
+            if symbol_of(size) is not None:
+                free.add(item.name)
+            elif isinstance(size, torch.SymInt):
+                return {item.name}
+            else:
+                found.add(item.name)
+    return found - free
+
+
+def _wished_axes(exported: torch.export.ExportedProgram, call: Example, wishes: Wishes) -> Axes:
+    pairs = zip(_placed(exported, call), wishes, strict=True)
+    return {(node.name, axis): free.name for node, wish in pairs for axis, free in wish.items()}
+
+
+def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str]) -> None:
+    """Note, and warn of, sizes that are fixed, each with its reason."""
+    leaves = pytree.tree_leaves((call.args, call.kwargs))
+    for wishes, reason in fixed:
+        told: set[str] = set()
+        for leaf, wish in zip(leaves, wishes, strict=True):
+            for axis, free in wish.items():
+                if free.name in told:
+                    continue
+                told.add(free.name)
+                size = f"the {free.name.replace('_', ' ')} is fixed to {leaf.shape[axis]}"
+                notes.append(f"{size}: the model does not export with a free one ({reason})")
+                if free.expected:
+                    warnings.warn(notes[-1], stacklevel=8)
+
+
+def _why_stuck(net: torch.nn.Module, call: Example, wishes: Wishes) -> str:
+    """torch's reason why it fixed sizes that it was free to keep; it tells only when they must not be fixed."""
+    if any(free.expected for wish in wishes for free in wish.values()):
+        try:
+            run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.DYNAMIC))
+        except UnsupportedError as error:
+            return _reason(error)
+    return "its code depends on it"
+
+
+def _reason(error: UnsupportedError) -> str:
+    text = " ".join(str(error).partition(": ")[2].partition("\n(")[0].split())
+    return re.sub(r" If you're using mark_dynamic.*?(?=$| - You)", "", text)
+
+
+def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export.ExportedProgram:
+    """torch.export, its many kinds of failure made one."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            return torch.export.export(net, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise UnsupportedError(
+            f"torch.export cannot capture {type(net).__name__}: {_first_lines(error)}\n"
+            "(A Python `if` or loop over a tensor's values cannot be exported: rewrite it with torch.where, or convert "
+            "the parts around it. If the model itself fails on these inputs, correct the inputs.)"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks and listings that torch logs of a failure that is reported anyway."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_lines(error: Exception) -> str:
+    """What torch says without its advice to its own developers, and the line of the user's code."""
+    text = str(error).strip()
+    head = re.sub(r"\s*For more information, run with [^\n]*", "", text.partition("\n\n")[0]).strip()
+    return "\n".join(part for part in (f"{type(error).__name__}: {head}", _place(error)) if part)
+
+
+def _place(error: Exception) -> str:
+    """The line of the model's own code that torch was tracing."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith((*LIBRARIES, "<"))]
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    frame = own[-1] if own else None
+    return f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}' if frame else ""
+
+
+@contextmanager
+def without_cache(net: torch.nn.Module, call: Example, notes: list[str]) -> Iterator[None]:
+    """transformers' `use_cache` off: a key-value cache is no tensor, and one call has no use for it."""
+    configs = {
+        id(config): config for module in net.modules() if (config := getattr(module, "config", None)) is not None
+    }
+    asked = any(call.kwargs.get(key) is not None for key in ("use_cache", "past_key_values"))
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False) is True and not asked]
+    if caching:
+        notes.append("use_cache is off: the model returns no past_key_values")
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
