@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .convert import convert
     from .errors import (
+        AccuracyError,
         CalibrationError,
         EnvironmentVariableError,
         FormatError,
@@ -37,6 +38,7 @@ __all__ = [
     "Session",
     "Scheme",
     "LowbitError",
+    "AccuracyError",
     "CalibrationError",
     "EnvironmentVariableError",
     "FormatError",

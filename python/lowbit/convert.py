@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 
 from . import calls, interpreter, schemes
+from .budget import Outcome, Search
 from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
-from .errors import CalibrationError, InputError, UnsupportedError
+from .errors import AccuracyError, CalibrationError, InputError, UnsupportedError
 from .ir import Array, Graph
 from .model import Conversion, Model, array_of
 from .passes import optimize
 from .passes.calibrate import Progress
-from .passes.quantize import quantize
+from .passes.quantize import Quantized, Quantizer, all_float
 
 
 def convert(
@@ -48,20 +50,25 @@ def convert(
     scheme: "int8" or "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path
     decides about it and all in it; what none matches is int8. dynamic: "auto" frees the batch size; None fixes all
     sizes; else torch.export's `dynamic_shapes`. tune: measure layers instead of estimating which are worth quantizing.
+    evaluate: fn(model) -> score, higher is better; called with the float32 and the int8 model, which are called as
+    `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return to float32
+    until it holds (`model.meta["evaluations"]` has every trial).
     threads: of one call, at most. progress: show a progress bar on a terminal.
 
     Raises InputError for inputs that do not fit, UnsupportedError that lists every operation lowbit lacks,
-    CalibrationError for calibration data that are empty, not finite or of the wrong shape.
+    CalibrationError for calibration data that are empty, not finite or of the wrong shape, AccuracyError (with the best
+    model found) where no int8 layer can stay within `max_drop`.
     """
     if not isinstance(net, torch.nn.Module):
         raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
-    _check_planned(evaluate=evaluate, max_drop=max_drop, fallback=fallback)
+    _check_planned(fallback=fallback)
+    _check_budget(evaluate, max_drop)
     rules = schemes.rules(scheme)
     data = _reiterable(calibration)
 
     def make(inputs: Any) -> Conversion:
         with _reporter(progress) as report:
-            return _convert(net, inputs, data, rules, dynamic, tune, threads, report)
+            return _convert(net, inputs, data, rules, dynamic, tune, threads, evaluate, max_drop, report)
 
     if example_inputs is None and data is not None:
         example_inputs = example_of_item(net, _first(data))
@@ -74,9 +81,20 @@ def convert(
 
 def _check_planned(**options: Any) -> None:
     """Raises UnsupportedError for what is not available yet."""
-    for name in ("evaluate", "max_drop", "fallback"):
-        if options[name] is not None:
+    for name, value in options.items():
+        if value is not None:
             raise UnsupportedError(f"{name}= is not available yet; leave it out")
+
+
+def _check_budget(evaluate: Any, max_drop: Any) -> None:
+    if evaluate is not None and not callable(evaluate):
+        raise InputError(f"evaluate must be a function from a model to its score, not a {type(evaluate).__name__}")
+    if max_drop is None:
+        return
+    if evaluate is None:
+        raise InputError("max_drop needs evaluate: a function from a model to its score, higher is better")
+    if isinstance(max_drop, bool) or not isinstance(max_drop, int | float) or not 0 <= max_drop < math.inf:
+        raise InputError(f"max_drop must be a number from 0 on (how far the score may fall), is {max_drop!r}")
 
 
 def _convert(
@@ -87,9 +105,11 @@ def _convert(
     dynamic: Any,
     tune: bool,
     threads: int | None,
+    evaluate: Callable[[Any], float] | None,
+    max_drop: float | None,
     report: Progress,
 ) -> Conversion:
-    """Capture, rewrite, quantize."""
+    """Capture, rewrite, quantize, evaluate."""
     report("capture", 0, None)
     captured = capture(net, inputs, dynamic)
     report("optimize", 0, None)
@@ -98,17 +118,49 @@ def _convert(
     for note in idle:
         warnings.warn(note, stacklevel=4)
     feeds = None if data is None else Feeds(captured, data)
-    result = quantize(graph, scheme=rules, calibration=feeds, tune=tune, threads=threads, progress=report)
     meta = {
         "producer": _producer(),
         "scheme": rules.name,
         "signature": captured.signature,
         "output": captured.output,
-        "decisions": [asdict(decision) for decision in result.decisions],
         "notes": [*captured.notes, *idle],
     }
-    return Conversion(
-        graph=result.graph, reference=result.reference, meta=meta, classes=captured.classes, threads=threads
+
+    def conversion(made: Quantized, **more: Any) -> Conversion:
+        return Conversion(
+            graph=made.graph,
+            reference=made.reference,
+            meta={**meta, "decisions": [asdict(decision) for decision in made.decisions], **more},
+            classes=captured.classes,
+            threads=threads,
+        )
+
+    floats = Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
+    quantizer = None if rules.is_float else Quantizer(graph, rules, feeds, tune=tune, threads=threads, progress=report)
+    if evaluate is None:
+        return conversion(floats if quantizer is None else quantizer.make())
+    search = Search(lambda made: evaluate(Model(conversion(made))), report)
+    search.reference(floats)
+    if quantizer is None:
+        return conversion(floats, evaluations=search.history)
+    samples = [Feeds(captured, []).of_call(example(net, inputs))] if feeds is None else feeds
+    outcome = search.hold(quantizer, math.inf if max_drop is None else max_drop, samples, threads=threads)
+    found = conversion(outcome.best.made, evaluations=list(outcome.history), max_drop=max_drop)
+    if not outcome.holds:
+        raise _missed(outcome, float(max_drop or 0), Model(found))
+    return found
+
+
+def _missed(outcome: Outcome, max_drop: float, model: Model) -> AccuracyError:
+    best = outcome.best
+    return AccuracyError(
+        f"no model with int8 layers holds max_drop={max_drop:g}: of {len(outcome.history) - 1} evaluated, the best "
+        f"scores {best.score:g}, {best.drop:g} below float32, with {best.int8} layers in int8. Allow that drop, "
+        "calibrate with more representative data, or convert with scheme='float32'; the best model is this error's "
+        "`model`.",
+        model=model,
+        score=best.score,
+        drop=best.drop,
     )
 
 
@@ -154,8 +206,14 @@ class Feeds:
         """How many batches there are; TypeError where the data do not say."""
         return len(self._data)  # type: ignore[arg-type]
 
+    def of_call(self, call: Example) -> dict[str, Array]:
+        """The inputs of one call. Raises InputError for what does not fit."""
+        return self._arrays(call.args, call.kwargs)
+
     def _feeds(self, item: Any) -> dict[str, Array]:
-        args, kwargs = self._call(item)
+        return self._arrays(*self._call(item))
+
+    def _arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Array]:
         feeds = {leaf.input: self._array(leaf) for leaf in self._convention.bind(args, kwargs)}
         for name, array in feeds.items():
             if array.size == 0:

@@ -1,5 +1,9 @@
 """Every error that lowbit raises on purpose: each says what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class LowbitError(Exception):
     """Base of all of lowbit's errors."""
@@ -23,6 +27,17 @@ class FormatError(LowbitError):
 
 class CalibrationError(LowbitError):
     """Calibration data is empty, not finite, or does not fit the model."""
+
+
+class AccuracyError(LowbitError):
+    """No model with int8 layers holds the accuracy budget; the best one found is attached.
+
+    model: the converted model with the highest score. score: what evaluate gave it. drop: how far it is below float32.
+    """
+
+    def __init__(self, message: str, *, model: Any, score: float, drop: float) -> None:
+        super().__init__(message)
+        self.model, self.score, self.drop = model, score, drop
 
 
 class EnvironmentVariableError(LowbitError):

@@ -74,7 +74,7 @@ def quantize(
     """
     rules = schemes.rules(scheme)
     if rules.is_float:
-        return Quantized(graph=graph, reference=graph, decisions=_all_float(graph, rules))
+        return Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
     return Quantizer(graph, rules, calibration, tune=tune, threads=threads, progress=progress).make()
 
 
@@ -120,6 +120,11 @@ class Quantizer:
         plan = decide(self.graph, self._costs, static=static, floats={**kept, **(floats or {})})
         made = self._static(plan) if static else self._dynamic(plan)
         return Quantized(graph=validate(made), reference=self.graph, decisions=plan.decisions)
+
+    def alone(self, layer: str) -> Graph:
+        """The graph in which one layer works on codes and all else in float32; it may be slower than any other."""
+        plan = Plan(graph=self.graph, int8=frozenset({layer}))
+        return validate(self._static(plan) if self._calibration is not None else self._dynamic(plan))
 
     def _static(self, plan: Plan) -> Graph:
         assert self._calibration is not None
@@ -180,7 +185,8 @@ def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
         raise CalibrationError(f"calibration batch {first.number}: {error}") from None
 
 
-def _all_float(graph: Graph, rules: schemes.Rules) -> tuple[Decision, ...]:
+def all_float(graph: Graph, rules: schemes.Rules) -> tuple[Decision, ...]:
+    """The decisions about a graph that stays as it is."""
     return tuple(Decision(node=node.name, op=node.op, scheme="float32", reason=rules.reason(node)) for node in graph)
 
 

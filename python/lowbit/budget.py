@@ -1,0 +1,161 @@
+"""Holds an accuracy budget: returns the layers that cost most accuracy to float32 until a person's own score holds.
+
+Layers are ranked by `passes.sensitivity`; the shortest front part of that list that holds the budget is found by
+bisection (by the geometric mean of the bounds, since it is mostly short); then those of its layers that save most time
+for little noise are tried in int8 again. Every trial is evaluated by the person's function, nothing is assumed to hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+from .passes.calibrate import Feeds, Progress
+from .passes.quantize import Decision, Quantized, Quantizer
+from .passes.sensitivity import sensitivity
+
+PUT_BACK = 4
+"""Evaluations spent on putting layers back to int8."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """An evaluated model. drop: how far its score is below float32's. floats: the layers returned to float32."""
+
+    made: Quantized
+    score: float
+    drop: float
+    floats: tuple[str, ...]
+
+    @property
+    def int8(self) -> int:
+        """How many layers are in int8."""
+        return len(int8_layers(self.made.decisions))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """The model to take; where none with int8 layers holds the budget (`holds` is False), that with the best score."""
+
+    best: Trial
+    holds: bool
+    history: tuple[Mapping[str, Any], ...]
+    """Every evaluation: model, score, drop, int8_layers, float_layers."""
+
+
+def int8_layers(decisions: Iterable[Decision]) -> list[str]:
+    """The layers that work on codes."""
+    return [row.node for row in decisions if row.scheme == "int8" and row.cost_int8_us is not None]
+
+
+class Search:
+    """Evaluates models of one graph and keeps what came out.
+
+    evaluate: the score of a model. Raises InputError for scores that are no finite numbers.
+    """
+
+    def __init__(self, evaluate: Callable[[Quantized], Any], progress: Progress | None = None) -> None:
+        self._evaluate, self._progress = evaluate, progress
+        self._reference = math.nan
+        self.trials: list[Trial] = []
+        self.history: list[Mapping[str, Any]] = []
+
+    def reference(self, made: Quantized) -> float:
+        """Evaluate the float32 model, which the others are compared with; its score."""
+        self._reference = self._score(made)
+        self._note("float32", self._reference, 0, ())
+        return self._reference
+
+    def trial(self, made: Quantized, floats: Sequence[str] = ()) -> Trial:
+        """Evaluate one model."""
+        score = self._score(made)
+        found = Trial(made=made, score=score, drop=self._reference - score, floats=tuple(floats))
+        self.trials.append(found)
+        self._note("int8, some layers float32" if floats else "int8", score, found.int8, floats)
+        return found
+
+    def hold(
+        self, quantizer: Quantizer, max_drop: float, data: Iterable[Feeds], *, threads: int | None = None
+    ) -> Outcome:
+        """The fastest model found that loses `max_drop` at most. data: samples to rank the layers on."""
+        plain = self.trial(quantizer.make())
+        layers = int8_layers(plain.made.decisions)
+        if plain.drop <= max_drop or not layers:
+            return Outcome(best=plain, holds=plain.drop <= max_drop, history=tuple(self.history))
+        noise = sensitivity(quantizer, layers, data, threads=threads, progress=self._progress)
+        total = sum(noise.values()) or 1.0
+        reasons = {name: _reason(noise[name] / total) for name in layers}
+
+        def attempt(floats: Sequence[str]) -> Trial:
+            return self.trial(quantizer.make({name: reasons[name] for name in floats}), floats)
+
+        found = _bisect(sorted(layers, key=lambda name: -noise[name]), attempt, max_drop)
+        if found is None:
+            best = max((trial for trial in self.trials if trial.int8), key=lambda trial: trial.score)
+            return Outcome(best=best, holds=False, history=tuple(self.history))
+        saved = {row.node: (row.cost_float_us or 0) - (row.cost_int8_us or 0) for row in plain.made.decisions}
+        worth = {name: saved[name] / (noise[name] or 1e-30) for name in found.floats}
+        found = _put_back(found, sorted(found.floats, key=lambda name: -worth[name]), attempt, max_drop)
+        return Outcome(best=found, holds=True, history=tuple(self.history))
+
+    def _score(self, made: Quantized) -> float:
+        if self._progress is not None:
+            self._progress("evaluate", len(self.history), None)
+        score = self._evaluate(made)
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            raise InputError(f"evaluate must return a number, higher is better; it returned {score!r}") from None
+        if not math.isfinite(number):
+            raise InputError(f"evaluate returned {number}: a score must be a finite number")
+        return number
+
+    def _note(self, model: str, score: float, int8: int, floats: Sequence[str]) -> None:
+        drop = self._reference - score
+        entry = {"model": model, "score": score, "drop": drop, "int8_layers": int8, "float_layers": list(floats)}
+        self.history.append(entry)
+
+
+def _reason(share: float) -> str:
+    part = f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
+    return f"paid for the accuracy budget: alone in int8 it makes {part} % of the layers' error"
+
+
+Attempt = Callable[[Sequence[str]], Trial]
+
+
+def _bisect(ranked: Sequence[str], attempt: Attempt, max_drop: float) -> Trial | None:
+    """The trial with the fewest layers from the front of `ranked` in float32 that holds; None: not short of all."""
+    low, high, found = 0, len(ranked), None
+    while high - low > 1:
+        middle = min(max(round(math.sqrt(max(low, 1) * high)), low + 1), high - 1)
+        trial = attempt(ranked[:middle])
+        if trial.drop <= max_drop:
+            high, found = middle, trial
+        else:
+            low = middle
+    return found
+
+
+def _put_back(found: Trial, candidates: list[str], attempt: Attempt, max_drop: float) -> Trial:
+    """The trial with as many of `candidates`, the best first, in int8 as a few evaluations show to hold."""
+    size = len(candidates) // 2
+    for _ in range(PUT_BACK):
+        if size < 1:
+            break
+        part = candidates[:size]
+        floats = [name for name in found.floats if name not in part]
+        if not floats:
+            break
+        trial = attempt(floats)
+        if trial.drop <= max_drop:
+            found, candidates = trial, candidates[size:]
+            size = len(candidates) // 2
+        elif size == 1:
+            candidates = candidates[1:]
+        else:
+            size //= 2
+    return found
