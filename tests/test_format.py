@@ -309,7 +309,7 @@ NAN = b"\xff\xff\xff\x7f"
 
 @pytest.mark.parametrize(
     ("tensor", "code", "message"),
-    [("c0/codes", b"\x80", "-128"), ("c0/scales", NAN, "not finite"), ("c1", NAN, "not finite")],
+    [("c0/scales", NAN, "not finite"), ("c1", NAN, "not finite")],
 )
 def test_hostile_numbers(path: Path, sound: bytes, tensor: str, code: bytes, message: str) -> None:
     header, document, tensors = parts_of(sound)

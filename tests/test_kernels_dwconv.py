@@ -122,7 +122,7 @@ def test_int8_equals_numpy(
 ) -> None:
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, image_of(grid, kernel, stride, dilation, channels), dtype=np.uint8)
-    w = rng.integers(-127, 128, (channels, *kernel), dtype=np.int8)
+    w = rng.integers(-128, 128, (channels, *kernel), dtype=np.int8)
     p = random_epilogue(rng, (*grid, channels), kernel[0] * kernel[1], flags)
     check_i8(x, w, p, stride, dilation, tasks, gap)
 
@@ -136,7 +136,7 @@ def test_int8_fast_shapes_with_every_tail(channels: int, size: int, stride: int)
     for height, width in [(1, 1), (2, 3), (3, 4), (4, 7), (2, 130)]:
         image = image_of((1, height, width), (size, size), (stride, stride), (1, 1), channels)
         x = rng.integers(0, 256, image, dtype=np.uint8)
-        w = rng.integers(-127, 128, (channels, size, size), dtype=np.int8)
+        w = rng.integers(-128, 128, (channels, size, size), dtype=np.int8)
         p = random_epilogue(rng, (1, height, width, channels), size * size, 0)
         check_i8(x, w, p, (stride, stride), (1, 1), 2, 0)
 
@@ -144,7 +144,7 @@ def test_int8_fast_shapes_with_every_tail(channels: int, size: int, stride: int)
 def test_int8_extremes_do_not_saturate() -> None:
     """All codes at their ends: pair sums pass 16 bits, accumulators do not."""
     x = np.full((1, 9, 9, 70), 255, np.uint8)
-    for weight in (-127, 127):
+    for weight in (-128, 127):
         w = np.full((70, 7, 7), weight, np.int8)
         for zero_point in (0, 255):
             p: dict[str, Any] = {

@@ -197,14 +197,12 @@ def weight_problems(weight: Weight) -> Iterator[str]:
     if weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
         yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
         return
-    if weight.codes.min(initial=0) < -127:
-        yield "a code is -128, codes must be in [-127, 127]"
     if weight.scales.dtype != np.float32 or weight.scales.shape != weight.codes.shape[:1]:
         yield f"scales are {weight.scales.dtype} {list(weight.scales.shape)}, must be float32 [{weight.codes.shape[0]}]"
     elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
         yield "a scale is not finite and positive"
     depth = int(np.prod(weight.codes.shape[1:], dtype=np.int64))
-    if depth * 127 * 255 >= 2**31:
+    if depth * 128 * 255 >= 2**31:
         rows = weight.codes.reshape(weight.codes.shape[0], -1)
         largest = max((int(np.abs(row.astype(np.int16)).sum(dtype=np.int64)) for row in rows), default=0)
         if 255 * largest >= 2**31:

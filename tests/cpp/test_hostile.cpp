@@ -125,10 +125,10 @@ TEST(weights_that_could_overflow_are_refused) {
     m.session({y}, default_isa());
   };
   CHECK(throws(ErrorKind::graph, "could leave int32", [&] { with(70000, 127, 1.0f); }));
-  CHECK(throws(ErrorKind::graph, "[-127, 127]", [&] { with(10, -128, 1.0f); }));
   CHECK(throws(ErrorKind::graph, "not finite", [&] { with(10, 1, std::numeric_limits<float>::infinity()); }));
   CHECK(throws(ErrorKind::graph, "too large", [&] { with(10, 1, 3e38f); }));
   with(66000, 127, 1.0f);
+  with(10, -128, 1.0f);
 }
 
 // What a random node is made of. Integers: mostly small, now and then hostile.

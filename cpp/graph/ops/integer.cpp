@@ -29,9 +29,7 @@ void check_weight(const NodeInfo& node, const Constant& weight) {
   for (int64_t c = 0; c < channels; ++c) {
     int64_t sum = 0;
     for (int64_t k = 0; k < depth; ++k) {
-      const int code = w[c * depth + k];
-      if (code == -128) node.fail("weight codes must lie in [-127, 127]");
-      sum += std::abs(code);
+      sum += std::abs(int{w[c * depth + k]});
     }
     if (255 * sum >= int64_t{1} << 31) node.fail("output channel " + std::to_string(c) + ": sums could leave int32");
   }

@@ -8,7 +8,7 @@ namespace lowbit::graph {
 // Input positions of conv2d_i8 and linear_i8.
 enum IntegerInput : size_t { kX, kWeight, kMultiplier, kBias, kResidual, kTable, kScale, kZeroPoint, kIntegerInputs };
 
-// Codes in [-127, 127] whose products with any u8 input sum within int32. `channels` is the size of axis 0.
+// Codes whose products with any u8 input sum within int32. `channels` is the size of axis 0.
 void check_weight(const NodeInfo& node, const Constant& weight);
 
 // The u8 output's zero point and bounds: attributes zero_point_y, lo, hi.

@@ -81,8 +81,16 @@ class Run {
 
 void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
 
-constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI8Tiles& tiles) {
-  return {name, isa, mr, nr, &tiles, pack_gemm_i8, tasks, run};
+// A row that is exact for codes in [-127, 127]; weights with a -128 go to the row after it, which has the same layout.
+void pack_without_128(const GemmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run,
+                      GemmI8Weights& out) {
+  const int8_t* end = w + n * taps * run;
+  pack_gemm_i8(std::find(w, end, int8_t{-128}) == end ? kernel : (&kernel)[1], w, n, taps, run, out);
+}
+
+constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI8Tiles& tiles,
+                           decltype(GemmI8Kernel::pack) pack = pack_gemm_i8) {
+  return {name, isa, mr, nr, &tiles, pack, tasks, run};
 }
 
 constexpr GemmI8Kernel kTable[] = {
@@ -97,7 +105,8 @@ constexpr GemmI8Kernel kTable[] = {
     // 12 accumulators of 16 registers.
     row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
     // The sign trick needs five temporaries beside two weight registers and eight accumulators.
-    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_4x16),
+    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_4x16, pack_without_128),
+    row("avx2_full_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_full_4x16),
 #endif
     row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
 };

@@ -6,7 +6,7 @@
 // A matrix product is one tap of run K. A convolution over a zero-point-padded NHWC image has one tap for each kernel
 // row, of run kernel_w * channels (adjacent pixels are adjacent in memory), or one for each kernel position where
 // dilation or groups break that adjacency. No im2col is ever built.
-// Limits: 255 * max_c sum |w[c]| < 2^31 (checked by the caller); codes in [-127, 127].
+// Limits: 255 * max_c sum |w[c]| < 2^31 (checked by the caller).
 // x is read up to 3 bytes past each run (those bytes meet zero weights): buffers carry that slack.
 #pragma once
 
@@ -71,7 +71,7 @@ struct GemmI8Kernel {
   int mr, nr;  // tile: rows x output channels
   const GemmI8Tiles* tiles;
   void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run,
-               GemmI8Weights& out);                             // w row-major [n][taps][run]
+               GemmI8Weights& out);                             // w row-major [n][taps][run]; out says which row runs
   int64_t (*tasks)(const GemmI8Args&, int threads);             // into how many independent tasks this call splits well
   void (*run)(const GemmI8Args&, int64_t task, int64_t tasks);  // does its share; tasks touch disjoint outputs
 };

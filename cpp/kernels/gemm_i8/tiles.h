@@ -7,6 +7,7 @@ namespace lowbit::kernels {
 
 extern const GemmI8Tiles gemm_i8_scalar_4x8;
 extern const GemmI8Tiles gemm_i8_avx2_4x16;
+extern const GemmI8Tiles gemm_i8_avx2_full_4x16;
 extern const GemmI8Tiles gemm_i8_avxvnni_6x16;
 extern const GemmI8Tiles gemm_i8_avx512vnni_12x32;
 extern const GemmI8Tiles gemm_i8_avx512vnni_6x64;
