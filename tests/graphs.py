@@ -167,11 +167,30 @@ def elementwise_net() -> Graph:
     return m.graph(f, g, m.node("cast", d, dtype="i32"))
 
 
+def sequence_net() -> Graph:
+    """Products of two computed operands, attention with every kind of mask, normalization; batch and length free."""
+    m = Maker(5, {**BATCH, "length": Symbol(minimum=1, maximum=50)})
+    x, image = m.input("x", "batch", "length", 24), m.input("image", "batch", 6, 5, 3)
+    x = m.node("layer_norm", x, m.floats(24), m.floats(24), eps=1e-5)
+    x = m.node("rms_norm", x, m.floats(24), eps=1e-6)
+    q = m.node("transpose", m.node("reshape", x, shape=("batch", "length", 4, 6)), perm=(0, 2, 1, 3))
+    k = m.node("slice", q, axis=1, start=0, stop=2)
+    flags = m.constant(np.array([True, False, True, True])[:, None, None])
+    a = m.node("attention", q, k, k, flags, scale=0.5, nan_if_empty=0)
+    scores = m.node("matmul", a, q, transpose_b=1)
+    b = m.node("attention", q, q, a, scores, scale=0.25, causal=1)
+    c = m.node("matmul", scores, m.node("layer_norm", b, eps=0.1, axes=2))
+    g = m.node("group_norm", image, m.floats(6), m.floats(6), groups=3, eps=1e-5)
+    d = m.node("matmul", m.node("group_norm", g, groups=6, eps=0.01), m.floats(3, 7))
+    return m.graph(c, m.node("rms_norm", d, axes=2, eps=1e-3), b)
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
     "elementwise_net": elementwise_net,
+    "sequence_net": sequence_net,
 }
 
 

@@ -6,6 +6,7 @@ Run for longer, or under a sanitizer, as `python tests/test_fuzz.py --seconds 12
 from __future__ import annotations
 
 import argparse
+import copy
 import faulthandler
 import json
 import math
@@ -72,7 +73,7 @@ KINDS: list[list[Any]] = [NUMBERS, FLOATS, TEXTS, OTHERS, list(range(-5, 300))]
 
 def hostile(rng: random.Random) -> Any:
     """A value that some check must stop, or a harmless one."""
-    return rng.choice(rng.choice(KINDS))
+    return copy.deepcopy(rng.choice(rng.choice(KINDS)))
 
 
 def places(tree: Any) -> list[tuple[Any, Any]]:

@@ -3,6 +3,7 @@
 
 #include "kernels/eltwise/functions.h"
 #include "kernels/eltwise/inner.h"
+#include "kernels/eltwise/softmax.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -82,36 +83,7 @@ void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* 
   }
 }
 
-// Lanes l and l + 8, then l + 4, l + 2, l + 1.
-inline float sum_lanes(const Lanes& a) {
-  float v[kLanes];
-  store(v, a);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
-  return v[0];
-}
-
-// A NaN among x makes every comparison with it false, so it is carried by the sum: exp(NaN - m) is NaN.
-void softmax_block(const float* x, float* y, int64_t n) {
-  Lanes highest = splat(-__builtin_inff());
-  int64_t done = 0;
-  for (; done + kLanes <= n; done += kLanes) highest = greater(load(x + done), highest);
-  float lanes[kLanes];
-  store(lanes, highest);
-  float top = lanes[0];
-  for (float lane : lanes) top = lane > top ? lane : top;
-  for (; done < n; ++done) top = x[done] > top ? x[done] : top;
-
-  const Lanes shift = splat(top);
-  Lanes sums = splat(0.0f);
-  for_lanes(n, [&](int64_t i, auto count) {
-    const Lanes e = exp(load(x + i, count) - shift);
-    store(y + i, e, count);
-    sums = sums + load(y + i, count);  // zero past the end
-  });
-  const Lanes total = splat(sum_lanes(sums));
-  for_lanes(n, [&](int64_t i, auto count) { store(y + i, load(y + i, count) / total, count); });
-}
+void softmax_block(const float* x, float* y, int64_t n) { exp_and_divide(x, y, n, highest_of(x, n)); }
 
 }  // namespace
 }  // namespace lowbit::kernels

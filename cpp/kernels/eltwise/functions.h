@@ -158,7 +158,7 @@ inline void map(const UnaryArgs& args, F f) {
   for_lanes(args.count, [&](int64_t i, auto n) { store(args.y + i, f(load(args.x + i, n)), n); });
 }
 
-void unary_block(const UnaryArgs& args) {
+inline void unary_block(const UnaryArgs& args) {
   const Lanes zero = splat(0.0f), one = splat(1.0f), six = splat(6.0f), alpha = splat(args.alpha);
   const Lanes lo = splat(args.min), hi = splat(args.max);
   switch (args.kind) {

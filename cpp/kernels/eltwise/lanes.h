@@ -311,6 +311,15 @@ inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
   return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
 }
 
+// Lanes l and l + 8, then l + 4, l + 2, l + 1.
+inline float sum_lanes(const Lanes& a) {
+  float v[kLanes];
+  store(v, a);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
+  return v[0];
+}
+
 // Calls f(index, count) for 0, 16, 32, ... with count = 16, then once for what is left; Full tells the two apart at
 // compile time.
 struct Full {

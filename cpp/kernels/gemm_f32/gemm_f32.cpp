@@ -19,16 +19,17 @@ void pack(const GemmF32Kernel& kernel, const float* w, int64_t n, int64_t taps, 
     float* lane = out.panels.as<float>() + channel / nr * nr * k + channel % nr;
     for (int64_t i = 0; i < k; ++i) lane[i * nr] = w[channel * k + i];
   }
+  out.data = out.panels.as<const float>();
 }
 
 Cut cut(const GemmF32Args& args) {
-  const GemmF32Weights& weights = *args.weights;
+  const GemmF32Panels& weights = *args.weights;
   return {args.grid.rows(), weights.n, weights.kernel->mr, weights.kernel->nr,
           weights.taps * weights.run * static_cast<int64_t>(sizeof(float))};
 }
 
 int64_t tasks(const GemmF32Args& args, int threads) {
-  const GemmF32Weights& weights = *args.weights;
+  const GemmF32Panels& weights = *args.weights;
   return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
 }
 
@@ -57,7 +58,7 @@ class Run {
   void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
     const int nr = weights_.kernel->nr;
     const int64_t channel = panel * nr;
-    tile_.panel = weights_.panels.as<float>() + channel * weights_.taps * weights_.run;
+    tile_.panel = weights_.data + channel * weights_.taps * weights_.run;
     tile_.columns = static_cast<int>(std::min<int64_t>(nr, weights_.n - channel));
     tile_.bias = args_.bias != nullptr ? args_.bias + channel : nullptr;
     for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
@@ -78,7 +79,7 @@ class Run {
   }
 
   const GemmF32Args& args_;
-  const GemmF32Weights& weights_;
+  const GemmF32Panels& weights_;
   const Cut cut_;
   RowWalk walk_;
   GemmF32Tile tile_;
@@ -122,6 +123,19 @@ const GemmF32Kernel& select_gemm_f32(Isa cap, int64_t n, int64_t taps, int64_t r
     if (best == nullptr || cost(kernel, n, taps * run, count) < cost(*best, n, taps * run, count)) best = &kernel;
   }
   return *best;
+}
+
+void pack_panels(const GemmF32Kernel& kernel, const EltwiseKernel& copier, const GemmF32Matrix& b, int64_t first,
+                 int64_t count, float* out) {
+  const int64_t nr = kernel.nr;
+  for (int64_t panel = first; panel < first + count; ++panel, out += b.k * nr) {
+    const int64_t columns = std::min(nr, b.n - panel * nr);
+    if (columns < nr) std::fill_n(out, b.k * nr, 0.0f);
+    copy(copier, {.shape = {b.k, columns},
+                  .element_bytes = sizeof(float),
+                  .x = {b.data + panel * nr * b.stride_n, {b.stride_k, b.stride_n}},
+                  .y = {out, {nr, 1}}});
+  }
 }
 
 }  // namespace lowbit::kernels

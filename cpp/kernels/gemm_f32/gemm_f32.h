@@ -12,21 +12,25 @@
 #include <span>
 
 #include "base/buffer.h"
+#include "kernels/eltwise/eltwise.h"
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
 
 struct GemmF32Kernel;
 
-// Panels [ceil(N / nr)][taps][run][nr], zero where padded.
-struct GemmF32Weights {
+// Panels [ceil(N / nr)][taps][run][nr], zero where padded: borrowed, or (GemmF32Weights) owned.
+struct GemmF32Panels {
   const GemmF32Kernel* kernel = nullptr;
   int64_t n = 0, taps = 0, run = 0;
+  const float* data = nullptr;
+};
+struct GemmF32Weights : GemmF32Panels {
   Buffer panels;
 };
 
 struct GemmF32Args {
-  const GemmF32Weights* weights = nullptr;
+  const GemmF32Panels* weights = nullptr;
   Grid grid;
   Rows<const float> x;
   std::span<const int64_t> taps;  // element offsets
@@ -68,5 +72,16 @@ struct GemmF32Kernel {
 
 std::span<const GemmF32Kernel> gemm_f32_kernels();
 const GemmF32Kernel& select_gemm_f32(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows);
+
+// A right-hand side that is computed, b[k, n] at data + k * stride_k + n * stride_n, and its packing at run time.
+struct GemmF32Matrix {
+  const float* data = nullptr;
+  int64_t k = 0, n = 0;
+  int64_t stride_k = 0, stride_n = 0;
+};
+inline int64_t panels_of(const GemmF32Kernel& kernel, int64_t n) { return (n + kernel.nr - 1) / kernel.nr; }
+// Packs panels [first, first + count) to out, k * nr floats each.
+void pack_panels(const GemmF32Kernel&, const EltwiseKernel& copier, const GemmF32Matrix& b, int64_t first,
+                 int64_t count, float* out);
 
 }  // namespace lowbit::kernels

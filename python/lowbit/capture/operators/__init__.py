@@ -1,5 +1,15 @@
 """The lowerings: for each aten operation the nodes that say the same. Arguments are in the order of its aten schema."""
 
-from . import activation, arithmetic, convolution, normalization, pooling, products, reduction, shape
+from . import activation, arithmetic, attention, convolution, normalization, pooling, products, reduction, shape
 
-__all__ = ["activation", "arithmetic", "convolution", "normalization", "pooling", "products", "reduction", "shape"]
+__all__ = [
+    "activation",
+    "arithmetic",
+    "attention",
+    "convolution",
+    "normalization",
+    "pooling",
+    "products",
+    "reduction",
+    "shape",
+]

@@ -1,9 +1,12 @@
-"""Normalization: by stored statistics, by softmax."""
+"""Normalization: by stored statistics, by those of the features, by softmax."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
 from .common import clip
 
@@ -45,6 +48,71 @@ def batch_norm_no_training(
     c: Lowering, x: Ref, weight: Ref | None, bias: Ref | None, mean: Ref, variance: Ref, momentum: float, eps: float
 ) -> Lowered:
     return batch_norm(c, x, weight, bias, mean, variance, False, momentum, eps)
+
+
+@lowers("layer_norm")
+def layer_norm(c: Lowering, x: Ref, shape: Sequence[int], weight: Ref | None, bias: Ref | None, eps: float) -> Ref:
+    return c.emit("layer_norm", c.operand(x, "f32"), weight, bias, axes=len(shape), eps=float(eps))
+
+
+@lowers("native_layer_norm")
+def native_layer_norm(
+    c: Lowering, x: Ref, shape: Sequence[int], weight: Ref | None, bias: Ref | None, eps: float
+) -> Lowered:
+    return layer_norm(c, x, shape, weight, bias, eps), None, None
+
+
+@lowers("rms_norm")
+def rms_norm(c: Lowering, x: Ref, shape: Sequence[int], weight: Ref | None, eps: float | None) -> Ref:
+    """Without an eps it is float32's."""
+    small = float(np.finfo(np.float32).eps) if eps is None else float(eps)
+    return c.emit("rms_norm", c.operand(x, "f32"), weight, axes=len(shape), eps=small)
+
+
+@lowers("_fused_rms_norm")
+def fused_rms_norm(c: Lowering, x: Ref, shape: Sequence[int], weight: Ref | None, eps: float | None) -> Lowered:
+    return rms_norm(c, x, shape, weight, eps), None
+
+
+@lowers("group_norm")
+def group_norm(c: Lowering, x: Ref, groups: int, weight: Ref | None, bias: Ref | None, eps: float) -> Ref:
+    return c.emit("group_norm", c.operand(x, "f32"), weight, bias, groups=int(groups), eps=float(eps))
+
+
+@lowers("native_group_norm")
+def native_group_norm(
+    c: Lowering,
+    x: Ref,
+    weight: Ref | None,
+    bias: Ref | None,
+    n: Dim,
+    channels: Dim,
+    pixels: Dim,
+    groups: int,
+    eps: float,
+) -> Lowered:
+    return group_norm(c, x, groups, weight, bias, eps), None, None
+
+
+@lowers("instance_norm")
+def instance_norm(
+    c: Lowering,
+    x: Ref,
+    weight: Ref | None,
+    bias: Ref | None,
+    mean: Ref | None,
+    variance: Ref | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+) -> Lowered:
+    """Each channel is a group of its own."""
+    if not use_input_stats:
+        return batch_norm(c, x, weight, bias, mean, variance, False, momentum, eps)
+    channels = x.shape[1]
+    if not isinstance(channels, int):
+        raise Unlowerable("instance norm over channels whose number is free")
+    return group_norm(c, x, channels, weight, bias, eps)
 
 
 @lowers("softmax.int", "_softmax")

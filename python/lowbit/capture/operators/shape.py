@@ -66,9 +66,14 @@ def transpose(c: Lowering, x: Ref, a: int, b: int) -> Ref:
     return permute(c, x, axes)
 
 
-@lowers("t", "numpy_T", "mT")
+@lowers("t", "numpy_T")
 def transposed(c: Lowering, x: Ref) -> Ref:
-    return permute(c, x, list(range(x.rank))[::-1]) if x.rank == 2 else x
+    return permute(c, x, list(range(x.rank))[::-1])
+
+
+@lowers("mT", "matrix_H", "mH", "adjoint")
+def matrix_transposed(c: Lowering, x: Ref) -> Ref:
+    return transpose(c, x, -2, -1)
 
 
 @lowers("movedim.int")

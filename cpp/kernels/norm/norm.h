@@ -1,0 +1,36 @@
+// Normalization of rows: layer norm, RMS norm, and group norm, whose row is one group of one sample.
+//
+//   mean = sum(x) / row        m2 = sum((x - mean)^2) / row          (centered)
+//   mean = 0                   m2 = sum(x^2) / row                   (not centered: RMS norm)
+//   y[i] = ((x[i] - mean) * (1 / sqrt(m2 + eps))) * weight[c] + bias[c]      the last two as one fma; absent: 1 and 0
+//
+// c = (r % cycle) * (row / inner) + i / inner for row r: layer norm has cycle 1 and inner 1, group norm as many rows a
+// sample as groups, and `inner` pixels a channel.
+//
+// A sum has 4 x 16 lanes, lane (j, l) adding x[64 b + 16 j + l] for ascending b; each 4096 elements the lanes are
+// joined, (0 + 1) + (2 + 3), and added to 16 totals, which sum_lanes joins at the end. So long rows keep their
+// precision, and every ISA gives the same bits.
+#pragma once
+
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct NormKernel;  // defined in inner.h
+const NormKernel& select_norm(Isa cap);
+const char* name_of(const NormKernel&);
+
+struct NormArgs {
+  int64_t rows = 0, row = 0;  // adjacent rows of adjacent floats
+  int64_t inner = 1;          // elements that share a weight; divides row
+  int64_t cycle = 1;          // rows after which the weights repeat
+  const float* x = nullptr;
+  float* y = nullptr;             // may be x
+  const float* weight = nullptr;  // [cycle * row / inner], or null
+  const float* bias = nullptr;    // as weight
+  float eps = 0.0f;
+  bool centered = true;
+};
+void normalize(const NormKernel&, const NormArgs&, int64_t task = 0, int64_t tasks = 1);
+
+}  // namespace lowbit::kernels
