@@ -89,13 +89,16 @@ struct NodeInfo {
   Dim checked(std::string_view key, Dim dim) const;
 };
 
-// Of values of rank 4; all others are contiguous.
+// Of images and volumes (rank 4 and 5); all others are contiguous.
 enum class Layout {
-  contiguous,     // row-major in logical order (NCHW)
-  channels_last,  // NHWC in memory, dense
+  contiguous,     // row-major in logical order (NCHW, NCDHW)
+  channels_last,  // NHWC or NDHWC in memory, dense
   same,           // either, but all of the node's `same` inputs and outputs alike
   any,            // inputs only: the op reads through the strides, whichever they are
 };
+
+// Whether a value of this shape may lie in either layout.
+constexpr bool has_layouts(const Shape& shape) { return shape.rank() == 4 || shape.rank() == 5; }
 
 struct RunArgs {
   std::span<const Tensor> inputs;  // one a declared input, constants included; absent optional or packed: data null

@@ -14,7 +14,7 @@ size_t aligned(size_t bytes) { return (bytes + Buffer::kAlignment - 1) / Buffer:
 
 // Both layouts are the same memory.
 bool is_indifferent(const Shape& shape) {
-  return shape.rank() == 4 && (shape[1] == 1 || shape[2] * shape[3] == 1 || shape.elements() == 0);
+  return has_layouts(shape) && (shape[1] == 1 || shape.elements() == shape[0] * shape[1] || shape.elements() == 0);
 }
 
 // Memory that one or several values share: a stretch of the arena, a constant, or the caller's.
@@ -177,7 +177,7 @@ class Planner {
     size_t missing[2] = {0, 0};
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const int value = node.inputs[i];
-      if (value < 0 || node.impl->input_layout(i) != Layout::same || type(value).shape.rank() != 4) continue;
+      if (value < 0 || node.impl->input_layout(i) != Layout::same || !has_layouts(type(value).shape)) continue;
       for (size_t layout : {kContiguous, kChannelsLast})
         if (places(value)[layout] < 0) missing[layout] += bytes_of(type(value));
     }
@@ -185,7 +185,7 @@ class Planner {
   }
 
   int resolve(Layout layout, const Shape& shape, int same) const {
-    if (shape.rank() != 4) return kContiguous;
+    if (!has_layouts(shape)) return kContiguous;
     return layout == Layout::channels_last ? kChannelsLast : layout == Layout::same ? same : kContiguous;
   }
 
@@ -315,8 +315,10 @@ Shape strides_of(const Shape& shape, Layout layout) {
     strides[axis] = stride;
     stride *= std::max<int64_t>(shape[axis], 1);
   };
-  if (layout == Layout::channels_last && shape.rank() == 4) {
-    for (int axis : {1, 3, 2, 0}) set(axis);
+  if (layout == Layout::channels_last && has_layouts(shape)) {
+    set(1);
+    for (int axis = shape.rank(); axis-- > 2;) set(axis);
+    set(0);
   } else {
     for (int axis = shape.rank(); axis-- > 0;) set(axis);
   }

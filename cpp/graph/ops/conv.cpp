@@ -1,79 +1,177 @@
 #include "graph/ops/conv.h"
 
 #include <cstring>
+#include <numeric>
 
 namespace lowbit::graph {
 namespace {
 
 constexpr int64_t kCacheBytes = 1 << 20;  // of padded copy that is worth making at once
-
-void read_pair(const NodeInfo& node, std::string_view key, int64_t (&pair)[2]) {
-  const std::vector<int64_t> values = node.integers(key, 1, kMaxExtent, {1, 1});
-  pair[0] = values[0], pair[1] = values[1];
-}
+constexpr int64_t kMaxPhases = 4096, kMaxParts = 1 << 16;
 
 size_t taps_bytes(int64_t taps) {
   return (static_cast<size_t>(taps) * sizeof(int64_t) + Buffer::kAlignment - 1) / Buffer::kAlignment *
          Buffer::kAlignment;
 }
 
+int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
+
 }  // namespace
 
 ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs)
-    : x_type_(x), copy_(kernels::select_eltwise(node.isa)) {
+    : axes_(node.op.find("3d") != std::string::npos ? 3 : 2),
+      transposed_(node.op.find("transpose") != std::string::npos),
+      x_type_(x),
+      copy_(kernels::select_eltwise(node.isa)) {
   node.expect_inputs(least_inputs, most_inputs);
   node.expect_outputs(1);
-  const Shape& weight = node.constant(kWeight, w, 4).type.shape;
+  const Shape& weight = node.constant(kWeight, w, 2 + axes_).type.shape;
   filters_ = weight[0], depth_ = weight[1];
   if (weight.elements() == 0) node.fail("the weight is empty");
-  if (std::max(weight[2], weight[3]) > kMaxExtent) node.fail("the kernel is too large");
-  window_.kernel[0] = weight[2], window_.kernel[1] = weight[3];
-  read_pair(node, "stride", window_.stride);
-  read_pair(node, "dilation", window_.dilation);
-  const std::vector<int64_t> padding = node.integers("padding", 0, kMaxExtent, {0, 0, 0, 0});
-  std::copy(padding.begin(), padding.end(), window_.padding);
+  const auto count = static_cast<size_t>(axes_);
+  const std::vector<int64_t> ones(count, 1), zeros(2 * count, 0);
+  const std::vector<int64_t> stride = node.integers("stride", 1, kMaxExtent, ones),
+                             dilation = node.integers("dilation", 1, kMaxExtent, ones),
+                             padding = node.integers("padding", 0, kMaxExtent, zeros);
+  const size_t missing = kAxes - count;
+  for (size_t axis = 0; axis < count; ++axis) {
+    kernel_[missing + axis] = weight[2 + static_cast<int>(axis)];
+    if (kernel_[missing + axis] > kMaxExtent) node.fail("the kernel is too large");
+    stride_[missing + axis] = stride[axis], dilation_[missing + axis] = dilation[axis];
+    padding_[2 * (missing + axis)] = padding[2 * axis], padding_[2 * (missing + axis) + 1] = padding[2 * axis + 1];
+  }
+  if (transposed_) {
+    const std::vector<int64_t> extra = node.integers("output_padding", 0, kMaxExtent, std::vector<int64_t>(count, 0));
+    for (size_t axis = 0; axis < count; ++axis) {
+      output_padding_[missing + axis] = extra[axis];
+      if (extra[axis] >= std::max(stride[axis], dilation[axis]))
+        node.fail("output_padding must be below the stride or the dilation");
+    }
+  }
   groups_ = node.integer("groups", 1, kMaxSize, 1);
   if (filters_ % groups_ != 0)
     node.fail(std::to_string(filters_) + " output channels do not divide into " + std::to_string(groups_) + " groups");
-  padded_ = std::any_of(padding.begin(), padding.end(), [](int64_t side) { return side > 0; });
-  whole_rows_ = groups_ == 1 && window_.dilation[1] == 1;
+  add_phases(node);
+  padded_ = std::any_of(border_.begin(), border_.end(), [](int64_t side) { return side > 0; });
+  whole_rows_ = groups_ == 1 && tap_step_[kWidth] == 1;
+}
+
+void ConvOp::add_phases(const NodeInfo& node) {
+  if (!transposed_) {
+    border_ = padding_, tap_step_ = dilation_, x_step_ = stride_;
+    Phase& whole = phases_.emplace_back();
+    for (size_t axis = 0; axis < kAxes; ++axis) {
+      whole.taps[axis].resize(static_cast<size_t>(kernel_[axis]));
+      std::iota(whole.taps[axis].begin(), whole.taps[axis].end(), int64_t{0});
+    }
+    return;
+  }
+  int64_t count = 1;
+  for (int64_t stride : stride_) {
+    count *= stride;
+    if (count > kMaxPhases) node.fail("the strides are too large");
+  }
+  y_step_ = stride_;
+  phases_.emplace_back();
+  for (int axis : {kDepth, kHeight, kWidth}) add_axis(axis, phases_);
+  if (!is_depthwise() && count * groups_ > kMaxParts) node.fail("the strides are too large for so many groups");
+}
+
+// Output p + q * stride of an axis meets, at tap i, input q + (p + padding - i * dilation) / stride, where that
+// divides.
+void ConvOp::add_axis(int axis, std::vector<Phase>& phases) {
+  const auto a = static_cast<size_t>(axis);
+  const int64_t stride = stride_[a], dilation = dilation_[a], begin = padding_[2 * a];
+  tap_step_[a] = dilation / std::gcd(dilation, stride);
+  const int64_t reach = dilation * (kernel_[a] - 1) + output_padding_[a] - begin - padding_[2 * a + 1];
+  std::vector<std::vector<int64_t>> taps(static_cast<size_t>(stride));
+  std::vector<int64_t> first(static_cast<size_t>(stride));
+  for (int64_t p = 0; p < stride; ++p) {
+    const auto phase = static_cast<size_t>(p);
+    int64_t low = 0, high = 0;
+    for (int64_t i = kernel_[a] - 1; i >= 0; --i) {
+      if ((p + begin - i * dilation) % stride != 0) continue;
+      high = (p + begin - i * dilation) / stride;
+      if (taps[phase].empty()) low = high;
+      taps[phase].push_back(i);
+    }
+    if (taps[phase].empty()) taps[phase].push_back(-1);
+    first[phase] = low;
+    border_[2 * a] = std::max(border_[2 * a], -low);
+    border_[2 * a + 1] = std::max(border_[2 * a + 1], high + floor_div(reach - p, stride));
+  }
+  std::vector<Phase> all;
+  for (const Phase& phase : phases)
+    for (int64_t p = 0; p < stride; ++p) {
+      Phase& next = all.emplace_back(phase);
+      next.taps[a] = taps[static_cast<size_t>(p)];
+      next.first_x[a] = border_[2 * a] + first[static_cast<size_t>(p)];
+      next.first_y[a] = p;
+    }
+  phases = std::move(all);
+}
+
+int64_t ConvOp::outputs(int axis, int64_t size) const {
+  const auto a = static_cast<size_t>(axis);
+  const int64_t reach = dilation_[a] * (kernel_[a] - 1) + 1, padding = padding_[2 * a] + padding_[2 * a + 1];
+  if (transposed_) return (size - 1) * stride_[a] + reach - padding + output_padding_[a];
+  return size + padding < reach ? 0 : (size + padding - reach) / stride_[a] + 1;
+}
+
+ConvOp::Sizes ConvOp::spatial(const Shape& shape) const {
+  Sizes sizes{1, 1, 1};
+  for (int axis = kAxes - axes_; axis < kAxes; ++axis)
+    sizes[static_cast<size_t>(axis)] = shape[2 + axis - (kAxes - axes_)];
+  return sizes;
 }
 
 std::vector<TensorType> ConvOp::infer(Types inputs, std::span<const int64_t>) const {
-  require_type(inputs, kX, x_type_, 4);
+  require_type(inputs, kX, x_type_, 2 + axes_);
   const Shape& x = inputs[kX].shape;
   require(x[1] == depth_ * groups_,
           "the input has " + std::to_string(x[1]) + " channels, the weight takes " + std::to_string(depth_ * groups_));
-  Shape shape{x[0], filters_, 0, 0};
-  for (int axis : {0, 1}) {
-    const int64_t room = window_.padded(axis, x[2 + axis]) - window_.reach(axis);
-    require(room >= 0,
-            "a window of " + std::to_string(window_.reach(axis)) + " does not fit into the input " + to_string(x));
-    shape[2 + axis] = room / window_.stride[axis] + 1;
+  const Sizes sizes = spatial(x);
+  TensorType image{x_type_, {1, x[1]}};
+  Shape shape{x[0], filters_};
+  for (int axis = kAxes - axes_; axis < kAxes; ++axis) {
+    const int64_t size = sizes[static_cast<size_t>(axis)], out = outputs(axis, size);
+    require(out > 0 && (size > 0 || !transposed_), "the window or the padding does not fit the input " + to_string(x));
+    shape.push_back(out);
+    image.shape.push_back(padded(axis, size));
   }
-  const TensorType one{x_type_, {1, x[1], window_.padded(0, x[2]), window_.padded(1, x[3])}};
-  require(checked_elements(one) >= 0, "the padded input is too large");
+  require(checked_elements(image) >= 0, "the padded input is too large");
   return {{check(inputs, shape), shape}};
 }
 
 int64_t ConvOp::typical_rows(const NodeInfo& node) const {
-  if (node.types.empty() || node.types[kX].shape.rank() != 4) return 0;
+  if (node.types.empty() || node.types[kX].shape.rank() != 2 + axes_) return 0;
   const Shape& x = node.types[kX].shape;
+  const Sizes sizes = spatial(x);
   int64_t rows = std::min(x[0], kMaxTypicalRows);
-  for (int axis : {0, 1}) {
-    const int64_t room = window_.padded(axis, x[2 + axis]) - window_.reach(axis);
-    rows =
-        std::min(rows * (room < 0 ? 0 : std::min(room / window_.stride[axis] + 1, kMaxTypicalRows)), kMaxTypicalRows);
+  for (int axis : {kHeight, kWidth}) {
+    const auto a = static_cast<size_t>(axis);
+    const int64_t out = std::max<int64_t>(outputs(axis, std::min(sizes[a], kMaxTypicalRows)), 0);
+    rows = std::min(rows * std::min((out + y_step_[a] - 1) / y_step_[a], kMaxTypicalRows), kMaxTypicalRows);
   }
   return rows;
 }
 
 Work ConvOp::work(Types inputs, Types outputs) const {
   Work work = Op::work(inputs.subspan(0, 1), outputs);
-  const double depth = static_cast<double>(depth_ * window_.kernel[0] * window_.kernel[1]);
-  work.operations *= 2.0 * depth;
-  work.bytes += depth * static_cast<double>(filters_) * static_cast<double>(size_of(x_type_));
+  const double area = static_cast<double>(kernel_[kDepth] * kernel_[kHeight] * kernel_[kWidth]);
+  const double pixels = static_cast<double>((transposed_ ? inputs[kX] : outputs[0]).shape.elements()) /
+                        static_cast<double>(transposed_ ? depth_ * groups_ : filters_);
+  const double weights = area * static_cast<double>(depth_) * static_cast<double>(filters_);
+  work.operations = 2.0 * pixels * weights;
+  work.bytes += weights * static_cast<double>(size_of(x_type_));
   return work;
+}
+
+int64_t ConvOp::padded_sample(const Shape& x) const {
+  const Sizes sizes = spatial(x);
+  int64_t elements = x[1];
+  for (int axis : {kDepth, kHeight, kWidth}) elements *= padded(axis, sizes[static_cast<size_t>(axis)]);
+  return elements;
 }
 
 int64_t ConvOp::samples_at_once(const Shape& x) const {
@@ -81,74 +179,105 @@ int64_t ConvOp::samples_at_once(const Shape& x) const {
                              std::max<int64_t>(x[0], 1));
 }
 
+int64_t ConvOp::most_taps() const {
+  int64_t most = 0;
+  for (const Phase& phase : phases_) most = std::max(most, is_depthwise() ? 0 : taps(phase));
+  return most;
+}
+
 size_t ConvOp::scratch_bytes(Types inputs, Types, int) const {
-  const size_t taps_size = is_depthwise() ? 0 : taps_bytes(taps());
-  if (!padded_) return taps_size;
+  if (!padded_) return taps_bytes(most_taps());
   const Shape& x = inputs[kX].shape;
-  return taps_size + static_cast<size_t>(samples_at_once(x) * padded_sample(x)) * size_of(x_type_);
+  return taps_bytes(most_taps()) + static_cast<size_t>(samples_at_once(x) * padded_sample(x)) * size_of(x_type_);
 }
 
 void ConvOp::run(const RunArgs& args) const {
   const Tensor& x = args.inputs[kX];
-  const size_t taps_count = is_depthwise() ? 0 : static_cast<size_t>(taps());
-  const std::span<int64_t> taps{reinterpret_cast<int64_t*>(args.scratch), taps_count};
-  const int64_t samples = x.shape[0];
-  if (!padded_) return convolve(args, {x.data, x.strides[0], x.strides[2], x.strides[3], 0, samples, taps});
-  std::byte* padded = args.scratch + (taps_count == 0 ? 0 : taps_bytes(static_cast<int64_t>(taps_count)));
-  const int64_t channels = x.shape[1], width = window_.padded(1, x.shape[3]) * channels;
-  const int64_t step = samples_at_once(x.shape);
+  const Sizes sizes = spatial(x.shape);
+  const std::span<int64_t> taps{reinterpret_cast<int64_t*>(args.scratch), static_cast<size_t>(most_taps())};
+  std::byte* const copy = args.scratch + taps_bytes(most_taps());
+  const int64_t samples = x.shape[0], step = padded_ ? samples_at_once(x.shape) : samples;
   for (int64_t first = 0; first < samples; first += step) {
-    const int64_t count = std::min(step, samples - first);
-    pad(args, first, count, padded);
-    convolve(args, {padded, padded_sample(x.shape), width, channels, first, count, taps});
+    Plane plane{};
+    plane.first = first;
+    plane.grid.n = std::min(step, samples - first);
+    plane.x = x.data;
+    plane.stride_n = x.strides[0], plane.stride_h = stride(x, kHeight), plane.stride_w = stride(x, kWidth);
+    int64_t stride_d = stride(x, kDepth);
+    if (padded_) {
+      pad(args, first, plane.grid.n, copy);
+      plane.x = copy;
+      plane.stride_w = x.shape[1];
+      plane.stride_h = plane.stride_w * padded(kWidth, sizes[kWidth]);
+      stride_d = plane.stride_h * padded(kHeight, sizes[kHeight]);
+      plane.stride_n = padded_sample(x.shape);
+    }
+    for (plane.phase = 0; plane.phase < phases_.size(); ++plane.phase) run_phase(args, plane, stride_d, taps);
+  }
+}
+
+// All planes of a phase; `plane` is at the image's first element.
+void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::span<int64_t> taps) const {
+  const Phase& phase = phases_[plane.phase];
+  const Sizes out = spatial(args.outputs[0].shape);
+  const auto count = [&](Axis axis) {
+    const int64_t rest = out[axis] - phase.first_y[axis];
+    return rest <= 0 ? 0 : (rest + y_step_[axis] - 1) / y_step_[axis];
+  };
+  plane.grid.h = count(kHeight), plane.grid.w = count(kWidth);
+  if (plane.grid.h * plane.grid.w == 0) return;
+  size_t tap = 0;
+  for (int64_t d = 0; !taps.empty() && d < phase.count(kDepth); ++d)
+    for (int64_t h = 0; h < phase.count(kHeight); ++h)
+      for (int64_t w = 0; w < (whole_rows_ ? 1 : phase.count(kWidth)); ++w)
+        taps[tap++] = d * tap_step_[kDepth] * stride_d + h * tap_step_[kHeight] * plane.stride_h +
+                      w * tap_step_[kWidth] * plane.stride_w;
+  plane.taps = taps.first(tap);
+  plane.y = phase.first_y;
+  const auto element = static_cast<int64_t>(size_of(x_type_));
+  const int64_t corner = phase.first_x[kDepth] * stride_d + phase.first_x[kHeight] * plane.stride_h +
+                         phase.first_x[kWidth] * plane.stride_w;
+  const auto* image = static_cast<const std::byte*>(plane.x) + corner * element;
+  for (int64_t d = 0; d < count(kDepth); ++d, plane.y[kDepth] += y_step_[kDepth]) {
+    plane.x = image + d * x_step_[kDepth] * stride_d * element;
+    convolve(args, plane);
   }
 }
 
 // Row by row: the border, and the pixels from whichever layout the input has.
 void ConvOp::pad(const RunArgs& args, int64_t first, int64_t samples, std::byte* to) const {
   const Tensor& x = args.inputs[kX];
-  const int64_t element = static_cast<int64_t>(size_of(x.dtype)), channels = x.shape[1], height = x.shape[2],
-                width = x.shape[3];
-  const int64_t pixel = channels * element, top = window_.padding[0];
-  const int64_t rows = window_.padded(0, height), row_bytes = window_.padded(1, width) * pixel;
-  const int64_t left = window_.padding[2] * pixel, right = window_.padding[3] * pixel;
-  const bool channels_last = x.strides[1] == 1 && x.strides[3] == channels;
+  const Sizes sizes = spatial(x.shape);
+  const int64_t element = static_cast<int64_t>(size_of(x.dtype)), channels = x.shape[1], width = sizes[kWidth];
+  const int64_t pixel = channels * element, height = padded(kHeight, sizes[kHeight]);
+  const int64_t rows = padded(kDepth, sizes[kDepth]) * height, row_bytes = padded(kWidth, width) * pixel;
+  const int64_t left = border_[2 * kWidth] * pixel, right = border_[2 * kWidth + 1] * pixel;
+  const bool channels_last = x.strides[1] == 1 && stride(x, kWidth) == channels;
   const int64_t total = samples * rows, tasks = kernels::eltwise_tasks(2 * total * row_bytes, args.threads);
   run_tasks(tasks, args.threads, [&](int64_t task) {
     for (int64_t i = total * task / tasks; i < total * (task + 1) / tasks; ++i) {
-      const int64_t sample = first + i / rows, h = i % rows - top;
+      const int64_t sample = first + i / rows, d = i % rows / height - border_[2 * kDepth],
+                    h = i % height - border_[2 * kHeight];
       const int border = fill(args, sample);
       std::byte* row = to + i * row_bytes;
-      if (h < 0 || h >= height) {
+      if (d < 0 || d >= sizes[kDepth] || h < 0 || h >= sizes[kHeight]) {
         std::memset(row, border, static_cast<size_t>(row_bytes));
         continue;
       }
       std::memset(row, border, static_cast<size_t>(left));
       std::memset(row + row_bytes - right, border, static_cast<size_t>(right));
-      const std::byte* from = x.as<const std::byte>() + (sample * x.strides[0] + h * x.strides[2]) * element;
+      const int64_t at = sample * x.strides[0] + d * stride(x, kDepth) + h * stride(x, kHeight);
+      const std::byte* from = x.as<const std::byte>() + at * element;
       if (channels_last) {
         std::memcpy(row + left, from, static_cast<size_t>(width * pixel));
       } else {
         kernels::copy(copy_, {{channels, width},
                               static_cast<int>(element),
-                              {from, {x.strides[1], x.strides[3]}},
+                              {from, {x.strides[1], stride(x, kWidth)}},
                               {row + left, {1, channels}}});
       }
     }
   });
-}
-
-void ConvOp::place_taps(const Image& image) const {
-  size_t tap = 0;
-  for (int64_t i = 0; i < window_.kernel[0]; ++i) {
-    const int64_t row = i * window_.dilation[0] * image.stride_h;
-    if (whole_rows_) {
-      image.taps[tap++] = row;
-    } else {
-      for (int64_t j = 0; j < window_.kernel[1]; ++j)
-        image.taps[tap++] = row + j * window_.dilation[1] * image.stride_w;
-    }
-  }
 }
 
 }  // namespace lowbit::graph

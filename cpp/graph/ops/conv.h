@@ -1,20 +1,15 @@
-// What both convolutions share: geometry, the padded copy of the input, and its rhythm. The kernels see an NHWC image
+// What all convolutions share: geometry, the padded copy of the input, and its rhythm. The kernels see an NHWC image
 // without borders. Where there is padding, the image is a copy in scratch, made a few samples at a time so that it
 // stays in the cache; the copy also takes an NCHW input as it is.
+//
+// Axes are always depth, height, width: a 2-d convolution has depth 1, a 3-d one runs output plane by output plane with
+// taps over several input planes. A transposed convolution is one ordinary convolution for each position of an output
+// modulo the stride (a phase): it takes every stride-th tap, in reverse, and stores every stride-th output.
 #pragma once
 
 #include "graph/ops/common.h"
 
 namespace lowbit::graph {
-
-// Attributes of a sliding window; the extents of a convolution's kernel come from its weight.
-struct Window {
-  int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1};
-  int64_t padding[4] = {0, 0, 0, 0};  // top, bottom, left, right
-
-  int64_t reach(int axis) const { return dilation[axis] * (kernel[axis] - 1) + 1; }
-  int64_t padded(int axis, int64_t size) const { return size + padding[2 * axis] + padding[2 * axis + 1]; }
-};
 
 class ConvOp : public Op {
  public:
@@ -30,12 +25,26 @@ class ConvOp : public Op {
   void run(const RunArgs& args) const override;
 
  protected:
-  // `samples` samples of the input from number `first` on; element (0, 0) of sample `first` is at data.
-  struct Image {
-    const void* data;
-    int64_t stride_n, stride_h, stride_w;  // elements
-    int64_t first, samples;
-    std::span<int64_t> taps;  // room for the kernel's offsets
+  enum Axis { kDepth, kHeight, kWidth, kAxes };
+  using Sizes = std::array<int64_t, kAxes>;
+
+  struct Phase {
+    Sizes first_x{};                               // of the padded image: what the first output's first tap meets
+    Sizes first_y{};                               // the first output
+    std::array<std::vector<int64_t>, kAxes> taps;  // each tap's index in the weight; -1: it is zero
+    int64_t count(int axis) const { return static_cast<int64_t>(taps[static_cast<size_t>(axis)].size()); }
+    int64_t area() const { return count(kDepth) * count(kHeight) * count(kWidth); }
+  };
+
+  // A plane of outputs of one phase, of `grid.n` samples from number `first` on.
+  struct Plane {
+    size_t phase;
+    const void* x;                         // what the first tap of the first output meets
+    int64_t stride_n, stride_h, stride_w;  // of the image, elements
+    kernels::Grid grid;
+    int64_t first;
+    Sizes y;  // the first output
+    std::span<const int64_t> taps;
   };
 
   ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs);
@@ -44,55 +53,83 @@ class ConvOp : public Op {
   virtual DType check(Types inputs, const Shape& output) const = 0;
   // What the border holds, for one sample.
   virtual int fill(const RunArgs& args, int64_t sample) const = 0;
-  virtual void convolve(const RunArgs& args, const Image& image) const = 0;
+  virtual void convolve(const RunArgs& args, const Plane& plane) const = 0;
 
-  // Fills the offsets of a matrix kernel's taps for this image.
-  void place_taps(const Image& image) const;
-  kernels::Grid grid(const RunArgs& args, const Image& image) const {
-    return {image.samples, args.outputs[0].shape[2], args.outputs[0].shape[3]};
-  }
-  // The operand's rows for this image's samples, from `channel` on.
+  // The image's rows as a matrix kernel walks them, from `channel` on.
   template <class T>
-  kernels::Rows<T> rows(const Tensor& tensor, const Image& image, int64_t channel) const {
-    const int64_t offset = image.first * tensor.strides[0] + channel;
+  kernels::Rows<const T> image_rows(const Plane& plane, int64_t channel) const {
+    return {static_cast<const T*>(plane.x) + channel, plane.stride_n, plane.stride_h * x_step_[kHeight],
+            plane.stride_w * x_step_[kWidth]};
+  }
+  // The rows of an operand that is shaped like the output, from `channel` on.
+  template <class T>
+  kernels::Rows<T> rows(const Tensor& tensor, const Plane& plane, int64_t channel) const {
+    int64_t offset = plane.first * tensor.strides[0] + channel;
+    for (int axis : {kDepth, kHeight, kWidth}) offset += plane.y[static_cast<size_t>(axis)] * stride(tensor, axis);
     const int64_t bytes = offset * static_cast<int64_t>(size_of(tensor.dtype));
     kernels::Rows<T> rows{};
     using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
     rows.data = reinterpret_cast<T*>(static_cast<Byte*>(tensor.data) + bytes);
-    rows.stride_n = tensor.strides[0], rows.stride_h = tensor.strides[2], rows.stride_w = tensor.strides[3];
+    rows.stride_n = tensor.strides[0];
+    rows.stride_h = stride(tensor, kHeight) * y_step_[kHeight];
+    rows.stride_w = stride(tensor, kWidth) * y_step_[kWidth];
     return rows;
   }
 
-  // The weight's [channels][taps][run] order that matrix kernels pack, of one group.
+  // A phase's weight for `count` filters, in the [filters][taps][channels] order that kernels pack.
   template <class T>
-  Buffer ordered_weight(const Constant& weight, int64_t group) const {
-    const int64_t n = filters_ / groups_, area = window_.kernel[0] * window_.kernel[1];
-    Buffer ordered(static_cast<size_t>(n * depth_ * area) * sizeof(T));
-    const T* w = weight.buffer->as<T>() + group * n * depth_ * area;
+  Buffer ordered_weight(const Constant& weight, const Phase& phase, int64_t first, int64_t count) const {
+    const int64_t area = kernel_[kDepth] * kernel_[kHeight] * kernel_[kWidth];
+    Buffer ordered(static_cast<size_t>(count * depth_ * phase.area()) * sizeof(T));
+    const T* w = weight.buffer->as<T>() + first * depth_ * area;
     T* out = ordered.as<T>();
-    for (int64_t c = 0; c < n; ++c)
-      for (int64_t d = 0; d < depth_; ++d)
-        for (int64_t k = 0; k < area; ++k) out[(c * area + k) * depth_ + d] = w[(c * depth_ + d) * area + k];
+    for (int64_t c = 0; c < count; ++c)
+      for (int64_t i : phase.taps[kDepth])
+        for (int64_t j : phase.taps[kHeight])
+          for (int64_t k : phase.taps[kWidth])
+            for (int64_t d = 0; d < depth_; ++d) {
+              const int64_t at = (i * kernel_[kHeight] + j) * kernel_[kWidth] + k;
+              *out++ = std::min({i, j, k}) < 0 ? T{} : w[(c * depth_ + d) * area + at];
+            }
     return ordered;
   }
 
-  bool is_depthwise() const { return groups_ > 1 && depth_ == 1 && filters_ == groups_; }
-  int64_t taps() const { return whole_rows_ ? window_.kernel[0] : window_.kernel[0] * window_.kernel[1]; }
-  // Output pixels of a typical call, for the choice of a matrix kernel; 0: unknown.
+  bool is_depthwise() const { return groups_ > 1 && depth_ == 1 && filters_ == groups_ && kernel_[kDepth] == 1; }
+  int64_t taps(const Phase& phase) const { return phase.area() / (whole_rows_ ? phase.count(kWidth) : 1); }
+  int64_t run_length(const Phase& phase) const { return (whole_rows_ ? phase.count(kWidth) : 1) * depth_; }
+  // Output pixels of a typical plane, for the choice of a matrix kernel; 0: unknown.
   int64_t typical_rows(const NodeInfo& node) const;
-  int64_t run_length() const { return whole_rows_ ? window_.kernel[1] * depth_ : depth_; }
 
-  Window window_;
+  std::vector<Phase> phases_;
   int64_t filters_, depth_, groups_;  // output channels, input channels of a group, groups
-  bool padded_;
+  Sizes kernel_{1, 1, 1};
+  Sizes tap_step_{1, 1, 1}, x_step_{1, 1, 1}, y_step_{1, 1, 1};  // pixels from tap to tap, output to output
+  bool padded_ = false;
   bool whole_rows_;  // a kernel row is one run: adjacent pixels are adjacent in memory
-  DType x_type_;
 
  private:
-  int64_t padded_sample(const Shape& x) const { return x[1] * window_.padded(0, x[2]) * window_.padded(1, x[3]); }
+  void add_phases(const NodeInfo& node);
+  void add_axis(int axis, std::vector<Phase>& phases);
+  int64_t outputs(int axis, int64_t size) const;
+  int64_t padded(int axis, int64_t size) const {
+    return size + border_[static_cast<size_t>(2 * axis)] + border_[static_cast<size_t>(2 * axis) + 1];
+  }
+  Sizes spatial(const Shape& shape) const;
+  int64_t stride(const Tensor& tensor, int axis) const {
+    const int at = tensor.shape.rank() - kAxes + axis;
+    return at < 2 ? 0 : tensor.strides[at];
+  }
+  int64_t padded_sample(const Shape& x) const;
   int64_t samples_at_once(const Shape& x) const;
+  int64_t most_taps() const;
   void pad(const RunArgs& args, int64_t first, int64_t samples, std::byte* to) const;
+  void run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::span<int64_t> taps) const;
 
+  int axes_;
+  bool transposed_;
+  DType x_type_;
+  Sizes stride_{1, 1, 1}, dilation_{1, 1, 1}, output_padding_{0, 0, 0};
+  std::array<int64_t, 2 * kAxes> padding_{}, border_{};  // of the node; of the image
   const kernels::EltwiseKernel& copy_;
 };
 

@@ -1,7 +1,6 @@
 // Pools over NHWC images: max and average, float and codes, sliding and adaptive.
 #include "kernels/pool/pool.h"
 
-#include "graph/ops/conv.h"
 #include "graph/ops/integer.h"
 #include "graph/ops/ops.h"
 
@@ -11,6 +10,14 @@ namespace {
 constexpr int64_t kMaxWindow = int64_t{1} << 23;  // elements: the kernels' sums stay exact
 
 enum class Kind { max, average };
+
+struct Window {
+  int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1};
+  int64_t padding[4] = {0, 0, 0, 0};  // top, bottom, left, right
+
+  int64_t reach(int axis) const { return dilation[axis] * (kernel[axis] - 1) + 1; }
+  int64_t padded(int axis, int64_t size) const { return size + padding[2 * axis] + padding[2 * axis + 1]; }
+};
 
 // The output's type and how sums of codes become it.
 struct Rescale {
@@ -226,13 +233,13 @@ class Mean final : public Op {
   // The input as [outer][count][inner] in the memory order it has; false if the axes do not allow it.
   bool split(const Tensor& x, int64_t& outer, int64_t& count, int64_t& inner) const {
     const Axes axes = reduced(x.shape);
-    const bool channels_last = x.shape.rank() == 4 && x.strides[1] == 1 && x.shape[1] > 1;
-    // Kept axes must come out in logical order: of the NHWC images only the mean over height and width.
-    if (channels_last && !(axes[2] && axes[3] && !axes[1])) return false;
-    const std::array<int, 4> nhwc = {0, 2, 3, 1};
+    const int rank = x.shape.rank();
+    const bool channels_last = has_layouts(x.shape) && x.strides[1] == 1 && x.shape[1] > 1;
+    // Kept axes must come out in logical order: channels last only in the mean over all axes behind them.
+    if (channels_last && (axes[1] || std::count(axes.begin() + 2, axes.begin() + rank, true) != rank - 2)) return false;
     int phase = 0;
-    for (int i = 0; i < x.shape.rank(); ++i) {
-      const int axis = channels_last ? nhwc[static_cast<size_t>(i)] : i;
+    for (int i = 0; i < rank; ++i) {
+      const int axis = !channels_last || i == 0 ? i : i == rank - 1 ? 1 : i + 1;
       const bool gone = axes[static_cast<size_t>(axis)];
       if (x.shape[axis] == 1) continue;
       if (gone && phase == 2) return false;

@@ -18,8 +18,7 @@ class Softmax final : public ElementwiseOp {
   }
   size_t scratch_bytes(Types inputs, Types, int) const override {
     const Shape& x = inputs[0].shape;
-    const bool last =
-        normalized_axis(axis_, x.rank()) == x.rank() - 1 && x.rank() != 4;  // rank 4 may come in either layout
+    const bool last = normalized_axis(axis_, x.rank()) == x.rank() - 1 && !has_layouts(x);
     return last ? 0 : static_cast<size_t>(x.elements()) * sizeof(float);
   }
   Work work(Types inputs, Types outputs) const override {

@@ -18,6 +18,7 @@ from .windows import (
     adaptive_sums,
     average_counts,
     box_sums,
+    conv_attrs,
     conv_shape,
     correlate,
     pool_shape,
@@ -51,15 +52,16 @@ def _finish(call: Call, total: Array, channel_shape: tuple[int, ...]) -> Sequenc
     return [clamp(total.astype(F32), call.attrs, "activation_min", "activation_max")]
 
 
-def _infer_conv2d(call: Call) -> Sequence[Value]:
+def _infer_conv(call: Call) -> Sequence[Value]:
     shape = conv_shape(call)
     call.match(2, shape[1:2])
     call.match(3, shape)
     return [Value(dtype="f32", shape=shape)]
 
 
-def _conv2d(call: Call) -> Sequence[Array]:
-    return _finish(call, correlate(call.array(0), call.array(1), call.attrs, F64), (-1, 1, 1))
+def _conv(call: Call) -> Sequence[Array]:
+    axes = call.array(1).ndim - 2
+    return _finish(call, correlate(call.array(0), call.array(1), call.attrs, F64), (-1, *(1,) * axes))
 
 
 def linear_shape(call: Call) -> tuple[Dim, ...]:
@@ -169,7 +171,7 @@ def _max_pool2d(call: Call) -> Sequence[Array]:
     lowest: Any = -np.inf if x.dtype == F32 else 0
     image, out = pool_windows(x, call.attrs, lowest)
     best = np.full((*x.shape[:2], *out), lowest, x.dtype)
-    for _, _, view in taps(image, call.attrs["kernel"], call.attrs["stride"], call.attrs["dilation"], out):
+    for _, view in taps(image, call.attrs["kernel"], call.attrs["stride"], call.attrs["dilation"], out):
         np.maximum(best, view, out=best)
     return [best]
 
@@ -228,14 +230,17 @@ _CONV_INPUTS = (
     Input(name="residual", optional=True),
 )
 
+
+def _convolution(name: str, axes: int, *, transposed: bool = False) -> Op:
+    attrs = {**conv_attrs(axes, transposed=transposed), **BOUNDS}
+    return Op(name=name, inputs=_CONV_INPUTS, attrs=attrs, infer_rule=_infer_conv, reference_rule=_conv)
+
+
 OPS = (
-    Op(
-        name="conv2d",
-        inputs=_CONV_INPUTS,
-        attrs={**CONV_ATTRS, **BOUNDS},
-        infer_rule=_infer_conv2d,
-        reference_rule=_conv2d,
-    ),
+    _convolution("conv2d", 2),
+    _convolution("conv3d", 3),
+    _convolution("conv_transpose2d", 2, transposed=True),
+    _convolution("conv_transpose3d", 3, transposed=True),
     Op(name="linear", inputs=_CONV_INPUTS, attrs=BOUNDS, infer_rule=_infer_linear, reference_rule=_linear),
     Op(
         name="unary",

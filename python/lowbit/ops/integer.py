@@ -15,12 +15,12 @@ from ..ir import Array, Value
 from .float import infer_adaptive, linear_shape
 from .spec import CODE, FLAG, OPTIONAL_NUMBER, SCALE, Attr, Call, Input, Op, choice, integer, integers, number
 from .windows import (
-    CONV_ATTRS,
     EXTENT,
     POOL_ATTRS,
     adaptive_sums,
     average_counts,
     box_sums,
+    conv_attrs,
     conv_shape,
     correlate,
     pool_shape,
@@ -118,7 +118,7 @@ def _infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Seq
     return [Value(dtype=output, shape=shape)]
 
 
-def _infer_conv2d_i8(call: Call) -> Sequence[Value]:
+def _infer_conv_i8(call: Call) -> Sequence[Value]:
     shape = conv_shape(call)
     return _infer_epilogue(call, shape, shape[0], 1)
 
@@ -158,10 +158,11 @@ def _epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, 
     return np.minimum(t, F32(attrs["max"])) if "max" in attrs else t
 
 
-def _conv2d_i8(call: Call) -> Sequence[Array]:
+def _conv_i8(call: Call) -> Sequence[Array]:
     w = call.array(1)
-    acc = correlate(_centred(call, (-1, 1, 1, 1)), w, call.attrs, _exact_type(w))
-    return [_epilogue(call, acc, (-1, 1, 1), (-1, 1, 1, 1))]
+    ones = (1,) * (w.ndim - 2)
+    acc = correlate(_centred(call, (-1, 1, *ones)), w, call.attrs, _exact_type(w))
+    return [_epilogue(call, acc, (-1, *ones), (-1, 1, *ones))]
 
 
 def _linear_i8(call: Call) -> Sequence[Array]:
@@ -229,6 +230,12 @@ _GEMM_INPUTS = (
 )
 _POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice("u8", "f32"), **OUTPUT_ATTRS}
 
+
+def _convolution(name: str, axes: int, *, transposed: bool = False) -> Op:
+    attrs = {**conv_attrs(axes, transposed=transposed), **EPILOGUE_ATTRS}
+    return Op(name=name, inputs=_GEMM_INPUTS, attrs=attrs, infer_rule=_infer_conv_i8, reference_rule=_conv_i8)
+
+
 OPS = (
     Op(
         name="quantize",
@@ -258,13 +265,10 @@ OPS = (
         infer_rule=_infer_lookup,
         reference_rule=lambda call: [call.array(1)[call.array(0)]],
     ),
-    Op(
-        name="conv2d_i8",
-        inputs=_GEMM_INPUTS,
-        attrs={**CONV_ATTRS, **EPILOGUE_ATTRS},
-        infer_rule=_infer_conv2d_i8,
-        reference_rule=_conv2d_i8,
-    ),
+    _convolution("conv2d_i8", 2),
+    _convolution("conv3d_i8", 3),
+    _convolution("conv_transpose2d_i8", 2, transposed=True),
+    _convolution("conv_transpose3d_i8", 3, transposed=True),
     Op(
         name="linear_i8",
         inputs=_GEMM_INPUTS,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,24 @@ from .spec import FLAG, Attr, Call, integer, integers
 EXTENT = 2**15 - 1
 MAX_WINDOW = 2**23
 """Elements of a pool's window: its sum of codes stays exact."""
-CONV_ATTRS: dict[str, Attr] = {
-    "stride": integers(2, 1, EXTENT, default=(1, 1)),
-    "padding": integers(4, 0, EXTENT, default=(0, 0, 0, 0)),
-    "dilation": integers(2, 1, EXTENT, default=(1, 1)),
-    "groups": integer(1, default=1),
-}
+MAX_PHASES = 4096
+"""Product of a transposed convolution's strides: it runs as that many convolutions."""
+
+
+def conv_attrs(axes: int, *, transposed: bool = False) -> dict[str, Attr]:
+    """The attributes of a convolution over so many axes. padding: begin and end of each axis."""
+    attrs = {
+        "stride": integers(axes, 1, EXTENT, default=(1,) * axes),
+        "padding": integers(2 * axes, 0, EXTENT, default=(0,) * (2 * axes)),
+        "dilation": integers(axes, 1, EXTENT, default=(1,) * axes),
+        "groups": integer(1, default=1),
+    }
+    if transposed:
+        attrs["output_padding"] = integers(axes, 0, EXTENT, default=(0,) * axes)
+    return attrs
+
+
+CONV_ATTRS = conv_attrs(2)
 POOL_ATTRS: dict[str, Attr] = {
     "kernel": integers(2, 1, EXTENT),
     "stride": integers(2, 1, EXTENT),
@@ -31,15 +44,32 @@ POOL_ATTRS: dict[str, Attr] = {
 
 
 def conv_shape(call: Call) -> tuple[Dim, ...]:
-    """The output shape of a convolution of input 0 [N, Ci, H, W] with input 1 [Co, Ci / groups, kh, kw]."""
-    n, channels, *size = call.shape(0, rank=4)
-    filters, depth, *kernel = call.fixed_shape(1, rank=4)
+    """The output shape of a convolution of input 0 [N, Ci, H, W] with input 1 [Co, Ci / groups, kh, kw].
+
+    With attribute output_padding it is a transposed one: an output is spread from each input, stride apart.
+    """
+    axes = range(len(call.attrs["stride"]))
+    n, channels, *size = call.shape(0, rank=2 + len(axes))
+    filters, depth, *kernel = call.fixed_shape(1, rank=2 + len(axes))
     groups = call.attrs["groups"]
     call.need(min(filters, depth, *kernel) >= 1, "the weight is empty")
     call.same(channels, depth * groups, "input channels and weight do not fit")
     call.need(filters % groups == 0, f"{filters} output channels do not divide into {groups} groups")
-    out = [_out(call, axis, size[axis], kernel[axis], call.attrs["dilation"][axis]) for axis in (0, 1)]
-    return (n, filters, *out)
+    if "output_padding" in call.attrs:
+        return (n, filters, *(_transposed_out(call, axis, size[axis], kernel[axis]) for axis in axes))
+    return (n, filters, *(_out(call, axis, size[axis], kernel[axis], call.attrs["dilation"][axis]) for axis in axes))
+
+
+def _transposed_out(call: Call, axis: int, size: Dim, kernel: int) -> Dim:
+    """(size - 1) * stride + dilation * (kernel - 1) + 1 - padding + output_padding"""
+    attrs = call.attrs
+    stride, dilation, extra = (attrs[name][axis] for name in ("stride", "dilation", "output_padding"))
+    call.need(math.prod(attrs["stride"]) <= MAX_PHASES, f"the strides {list(attrs['stride'])} are too large")
+    call.need(extra < max(stride, dilation), f"output_padding {extra} must be below the stride or the dilation")
+    rest = dilation * (kernel - 1) + 1 - sum(attrs["padding"][2 * axis : 2 * axis + 2]) + extra
+    out = dims.add(dims.mul(dims.sub(size, 1), stride), rest)
+    call.need(dims.bounds(out, call.symbols)[1] >= 1, f"the padding leaves nothing of an input of {size}")
+    return out
 
 
 def pool_shape(call: Call) -> tuple[Dim, ...]:
@@ -69,47 +99,62 @@ def _out(call: Call, axis: int, size: Dim, kernel: int, dilation: int, pool: boo
     return dims.add(dims.minimum(dims.floordiv(dims.add(room, stride - 1), stride), starts), 1)
 
 
-def pad_image(x: Array, padding: tuple[int, ...], value: Any) -> Array:
-    """[N, C, H, W] with a frame: top, bottom, left, right."""
-    top, bottom, left, right = padding
+def pad_image(x: Array, padding: Sequence[int], value: Any) -> Array:
+    """[N, C, ...] with a frame: begin and end of each axis."""
     if not any(padding):
         return x
-    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+    sides = list(zip(padding[::2], padding[1::2], strict=True))
+    return np.pad(x, ((0, 0), (0, 0), *sides), constant_values=value)
+
+
+def _index(*items: Any) -> Any:
+    return items
 
 
 def taps(
-    x: Array, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], out: tuple[int, int]
-) -> Iterator[tuple[int, int, Array]]:
-    """For each kernel position (i, j) the view [..., oh, ow] of what it meets in a padded image."""
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            top, left = i * dilation[0], j * dilation[1]
-            yield (
-                i,
-                j,
-                x[
-                    ...,
-                    top : top + (out[0] - 1) * stride[0] + 1 : stride[0],
-                    left : left + (out[1] - 1) * stride[1] + 1 : stride[1],
-                ],
-            )
+    x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """For each kernel position the view [..., oh, ow] of what it meets in a padded image."""
+    for position in itertools.product(*map(range, kernel)):
+        starts = [i * d for i, d in zip(position, dilation, strict=True)]
+        view = (slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, out, stride, strict=True))
+        yield position, x[_index(..., *view)]
 
 
-def out_size(size: tuple[int, ...], attrs: Any, kernel: tuple[int, ...]) -> tuple[int, int]:
-    """Output height and width of a convolution, for numbers."""
+def out_size(size: Sequence[int], attrs: Any, kernel: Sequence[int]) -> tuple[int, ...]:
+    """Output sizes of a convolution, for numbers."""
     padding, stride, dilation = attrs["padding"], attrs["stride"], attrs["dilation"]
-    room = [size[a] + sum(padding[2 * a : 2 * a + 2]) - dilation[a] * (kernel[a] - 1) - 1 for a in (0, 1)]
-    return room[0] // stride[0] + 1, room[1] // stride[1] + 1
+    axes = range(len(kernel))
+    room = [size[a] + sum(padding[2 * a : 2 * a + 2]) - dilation[a] * (kernel[a] - 1) - 1 for a in axes]
+    return tuple(room[a] // stride[a] + 1 for a in axes)
+
+
+def spread(x: Array, attrs: Any, kernel: Sequence[int]) -> tuple[Array, dict[str, Any]]:
+    """An image with zeros between its pixels and around them, and attributes: a transposed convolution of `x` is the
+    ordinary one of that image with these attributes and the weight flipped."""
+    stride, dilation, padding = attrs["stride"], attrs["dilation"], attrs["padding"]
+    axes = range(len(kernel))
+    wide = np.zeros((*x.shape[:2], *(max((x.shape[2 + a] - 1) * stride[a] + 1, 0) for a in axes)), x.dtype)
+    wide[_index(..., *(slice(None, None, step) for step in stride))] = x
+    reach = [dilation[a] * (kernel[a] - 1) for a in axes]
+    ends = [reach[a] - padding[2 * a + 1] + attrs["output_padding"][a] for a in axes]
+    frame = [side for a in axes for side in (reach[a] - padding[2 * a], ends[a])]
+    crop = (slice(max(-frame[2 * a], 0), wide.shape[2 + a] + min(frame[2 * a + 1], 0)) for a in axes)
+    image = pad_image(wide[_index(..., *crop)], [max(side, 0) for side in frame], 0)
+    ones = (1,) * len(kernel)
+    return image, {"stride": ones, "padding": (0,) * len(frame), "dilation": dilation, "groups": attrs["groups"]}
 
 
 def correlate(x: Array, w: Array, attrs: Any, dtype: Any) -> Array:
     """sum x * w over a window, zero-padded: [N, Co, oh, ow] in `dtype`, whose precision must hold every partial sum."""
+    if "output_padding" in attrs:
+        x, attrs = spread(x, attrs, w.shape[2:])
+        w = np.flip(w, tuple(range(2, w.ndim)))
     n, channels = x.shape[:2]
-    filters, _, *size = w.shape
-    groups, kernel = attrs["groups"], (size[0], size[1])
-    stride, dilation = attrs["stride"], attrs["dilation"]
-    oh, ow = out_size(x.shape[2:], attrs, kernel)
-    y = np.zeros((n, filters, oh, ow), dtype)
+    filters, _, *kernel = w.shape
+    groups, stride, dilation = attrs["groups"], attrs["stride"], attrs["dilation"]
+    out = out_size(x.shape[2:], attrs, kernel)
+    y = np.zeros((n, filters, *out), dtype)
     if y.size == 0:
         return y
     depthwise = groups == channels == filters
@@ -117,13 +162,14 @@ def correlate(x: Array, w: Array, attrs: Any, dtype: Any) -> Array:
     for sample in range(n):  # one at a time bounds the memory
         image = pad_image(x[sample : sample + 1], attrs["padding"], 0)[0]
         if depthwise:
-            for i, j, view in taps(image, kernel, stride, dilation, (oh, ow)):
-                y[sample] += view.astype(dtype) * w[:, 0, i, j].astype(dtype)[:, None, None]
+            for position, view in taps(image, kernel, stride, dilation, out):
+                factors = w[_index(slice(None), 0, *position)].astype(dtype)
+                y[sample] += view.astype(dtype) * factors.reshape(-1, *(1,) * len(kernel))
             continue
-        columns = np.empty((channels, *kernel, oh, ow), dtype)
-        for i, j, view in taps(image, kernel, stride, dilation, (oh, ow)):
-            columns[:, i, j] = view
-        y[sample] = (matrix @ columns.reshape(groups, -1, oh * ow)).reshape(filters, oh, ow)
+        columns = np.empty((channels, *kernel, *out), dtype)
+        for position, view in taps(image, kernel, stride, dilation, out):
+            columns[_index(slice(None), *position)] = view
+        y[sample] = (matrix @ columns.reshape(groups, -1, math.prod(out))).reshape(filters, *out)
     return y
 
 
@@ -169,7 +215,7 @@ def box_sums(x: Array, attrs: Any, dtype: Any) -> tuple[Array, tuple[int, int]]:
     """The sum over each pool window, and the output size; padding counts as 0."""
     image, out = pool_windows(x, attrs, 0)
     total = np.zeros((*x.shape[:2], *out), dtype)
-    for _, _, view in taps(image, attrs["kernel"], attrs["stride"], (1, 1), out):
+    for _, view in taps(image, attrs["kernel"], attrs["stride"], (1, 1), out):
         total += view
     return total, out
 

@@ -12,6 +12,12 @@ from ..lower import Lowering, Ref, Unlowerable
 Number = int | float
 
 
+def numbers(value: Any, count: int) -> tuple[int, ...]:
+    """aten's one or `count` numbers as `count`."""
+    items = list(value) if isinstance(value, tuple | list) else [value]
+    return tuple(int(item) for item in (items * count if len(items) == 1 else items))
+
+
 def pair(value: Any) -> tuple[int, int]:
     """aten's one or two numbers as two."""
     items = list(value) if isinstance(value, tuple | list) else [value]
