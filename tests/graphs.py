@@ -72,6 +72,30 @@ def float_net() -> Graph:
     return m.graph(m.node("softmax", y, axis=-1), f)
 
 
+def volume_net() -> Graph:
+    """Convolutions over volumes, and transposed ones, in float32 and on codes."""
+    m = Maker(5, BATCH)
+    x = m.input("x", "batch", 4, 3, 5, 4)
+    up = {"stride": (1, 2, 2), "padding": (1, 1, 0, 1, 1, 0), "output_padding": (0, 1, 0)}
+    y = m.node("conv3d", x, m.floats(6, 4, 2, 3, 3), m.floats(6), padding=(1, 0, 1, 1, 1, 1), activation_min=0.0)
+    y = m.node("conv_transpose3d", y, m.floats(6, 3, 3, 3, 2), "", groups=2, **up)
+    q = m.node("quantize", x, scale=0.03, zero_point=120)
+
+    def scaled(channels: int) -> tuple[str, str]:
+        return m.constant(m.rng.uniform(1e-4, 2e-3, channels).astype(np.float32)), m.floats(channels, scale=20.0)
+
+    codes = {"zero_point_x": 120, "zero_point_y": 7, "output": "u8"}
+    a = m.node("conv3d_i8", q, m.weight(4, 1, 1, 3, 3), *scaled(4), groups=4, padding=(0, 0, 1, 1, 1, 1), **codes)
+    codes["zero_point_x"] = 7
+    a = m.node("conv_transpose3d_i8", a, m.weight(4, 4, 3, 3, 2), *scaled(4), **up, **codes)
+    flat = m.node("reshape", a, shape=("batch", 12, 11, 7))
+    b = m.node("conv_transpose2d_i8", flat, m.weight(12, 1, 3, 3), *scaled(12), groups=12, stride=(2, 3), **codes)
+    c = m.node(
+        "conv_transpose2d", m.node("reshape", y, shape=("batch", 18, 11, 7)), m.floats(5, 18, 2, 2), stride=(2, 2)
+    )
+    return m.graph(c, m.node("dequantize", b, scale=0.2, zero_point=7))
+
+
 def integer_net() -> Graph:
     """Every operator on static codes, batch free."""
     m = Maker(2, BATCH)
@@ -187,6 +211,7 @@ def sequence_net() -> Graph:
 
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
+    "volume_net": volume_net,
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
     "elementwise_net": elementwise_net,

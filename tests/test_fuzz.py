@@ -33,7 +33,8 @@ SLOWEST = 20.0
 MAX_WORK = 3e7
 """Elements and multiply-adds beyond which a sound graph is not run: a large model is no defect."""
 EXACT = {
-    "quantize", "dequantize", "dynamic_quantize", "lookup", "conv2d_i8", "linear_i8", "add_i8", "avg_pool2d_i8",
+    "quantize", "dequantize", "dynamic_quantize", "lookup", "conv2d_i8", "conv3d_i8", "conv_transpose2d_i8",
+    "conv_transpose3d_i8", "linear_i8", "add_i8", "avg_pool2d_i8",
     "adaptive_avg_pool2d_i8", "max_pool2d", "reshape", "transpose", "pad", "concat", "slice", "clip", "add", "sub",
     "mul",
 }  # fmt: skip
@@ -200,7 +201,7 @@ def work(graph: Graph, sizes: dict[str, int]) -> float:
     total = sum(elements(graph, name, sizes) for name in graph.inputs)
     for node in graph.nodes:
         each = math.prod(map(float, node.attrs.get("kernel", ())))  # type: ignore[arg-type]
-        if node.op in ("conv2d", "linear", "conv2d_i8", "linear_i8"):
+        if node.op.startswith(("conv", "linear")):
             each = elements(graph, node.inputs[1], sizes, first=1)
         total += each * sum(elements(graph, name, sizes) for name in node.outputs)
     return total

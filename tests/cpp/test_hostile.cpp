@@ -93,6 +93,11 @@ TEST(wrong_nodes_are_refused) {
   CHECK(refused_node("'dilation' must be", "conv2d", {"x", "w"}, {{"dilation", std::vector<int64_t>{kHuge, kHuge}}}));
   CHECK(refused_node("'padding' must be", "conv2d", {"x", "w"}, {{"padding", std::vector<int64_t>{-1, 0, 0, 0}}}));
   CHECK(refused_node("does not fit", "conv2d", {"x", "w"}, {{"dilation", std::vector<int64_t>{30000, 30000}}}));
+  CHECK(refused_node("too large", "conv_transpose2d", {"x", "w"}, {{"stride", std::vector<int64_t>{70, 70}}}));
+  CHECK(refused_node("below the stride", "conv_transpose2d", {"x", "w"},
+                     {{"output_padding", std::vector<int64_t>{2, 0}}}));
+  CHECK(
+      refused_node("does not fit", "conv_transpose2d", {"x", "w"}, {{"padding", std::vector<int64_t>{900, 0, 0, 0}}}));
   CHECK(refused_node("do not divide", "conv2d", {"x", "w"}, {{"groups", int64_t{3}}}));
   CHECK(refused_node("channels", "conv2d", {"x", "w"}, {{"groups", int64_t{2}}}));
   CHECK(refused_node("finite", "clip", {"x"}, {{"min", std::numeric_limits<double>::quiet_NaN()}}));
@@ -141,12 +146,13 @@ class RandomNode {
     std::vector<std::string> inputs = {x};
     const int64_t rank = type.shape.rank(), channels = rank > 1 ? type.shape[1] : 1,
                   last = rank > 0 ? type.shape[static_cast<int>(rank) - 1] : 1;
-    const bool conv = op.starts_with("conv2d"), linear = op.starts_with("linear"), integer = op.ends_with("_i8");
+    const bool conv = op.starts_with("conv"), linear = op.starts_with("linear"), integer = op.ends_with("_i8");
     if (conv || linear) {
       const int64_t groups = conv && random_.whole(0, 2) == 0 ? std::max<int64_t>(channels, 1) : 1,
                     filters = groups * random_.whole(1, 3);
-      const Shape weight =
-          linear ? Shape{filters, last} : Shape{filters, channels / groups, random_.whole(1, 4), random_.whole(1, 4)};
+      Shape weight = linear ? Shape{filters, last} : Shape{filters, channels / groups};
+      for (int axis = op.find("3d") != std::string::npos ? 3 : 2; conv && axis > 0; --axis)
+        weight.push_back(random_.whole(1, 4));
       inputs.push_back(integer ? m_.codes(DType::s8, weight) : m_.floats(weight));
       if (integer) inputs.push_back(m_.floats({filters}, 0.01f));
       if (integer || maybe()) inputs.push_back(m_.floats({filters}));
@@ -159,9 +165,11 @@ class RandomNode {
       set(key, random_.whole(0, 255));
     for (const char* key : {"scale", "multiplier", "multiplier_a", "multiplier_b", "value", "min", "max", "alpha"})
       set(key, static_cast<double>(random_.real(0, 2)));
-    for (const char* key : {"stride", "dilation", "output_size", "kernel"}) set(key, sizes(2, 1, 3));
-    set("padding",
-        sizes(op == "pad" ? 2 * static_cast<size_t>(rank) : 4, 0, op.find("pool") == std::string::npos ? 3 : 0));
+    const size_t spatial = op.find("3d") == std::string::npos ? 2 : 3;
+    for (const char* key : {"stride", "dilation", "output_size", "kernel"}) set(key, sizes(spatial, 1, 3));
+    set("output_padding", sizes(spatial, 0, 1));
+    set("padding", sizes(op == "pad" ? 2 * static_cast<size_t>(rank) : 2 * spatial, 0,
+                         op.find("pool") == std::string::npos ? 3 : 0));
     set("axis", random_.whole(-rank, rank));
     set("axes", sizes(static_cast<size_t>(random_.whole(0, rank)), -rank, rank));
     set("perm", permutation(rank));
@@ -235,6 +243,14 @@ bool RandomNode::knows(const std::string& op, const std::string& key) {
       {"concat", "axis"},
       {"conv2d", "stride padding dilation groups"},
       {"conv2d_i8", "stride padding dilation groups zero_point_x output zero_point_y lo min max"},
+      {"conv3d", "stride padding dilation groups"},
+      {"conv3d_i8", "stride padding dilation groups zero_point_x output zero_point_y lo min max"},
+      {"conv_transpose2d", "stride padding dilation groups output_padding"},
+      {"conv_transpose2d_i8",
+       "stride padding dilation groups output_padding zero_point_x output zero_point_y lo min max"},
+      {"conv_transpose3d", "stride padding dilation groups output_padding"},
+      {"conv_transpose3d_i8",
+       "stride padding dilation groups output_padding zero_point_x output zero_point_y lo min max"},
       {"dequantize", "scale zero_point"},
       {"dynamic_quantize", "granularity"},
       {"linear_i8", "zero_point_x output zero_point_y lo min max"},

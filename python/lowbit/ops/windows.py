@@ -107,7 +107,8 @@ def pad_image(x: Array, padding: Sequence[int], value: Any) -> Array:
     return np.pad(x, ((0, 0), (0, 0), *sides), constant_values=value)
 
 
-def _index(*items: Any) -> Any:
+def at(*items: Any) -> Any:
+    """An index of as many axes."""
     return items
 
 
@@ -118,7 +119,7 @@ def taps(
     for position in itertools.product(*map(range, kernel)):
         starts = [i * d for i, d in zip(position, dilation, strict=True)]
         view = (slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, out, stride, strict=True))
-        yield position, x[_index(..., *view)]
+        yield position, x[at(..., *view)]
 
 
 def out_size(size: Sequence[int], attrs: Any, kernel: Sequence[int]) -> tuple[int, ...]:
@@ -135,12 +136,12 @@ def spread(x: Array, attrs: Any, kernel: Sequence[int]) -> tuple[Array, dict[str
     stride, dilation, padding = attrs["stride"], attrs["dilation"], attrs["padding"]
     axes = range(len(kernel))
     wide = np.zeros((*x.shape[:2], *(max((x.shape[2 + a] - 1) * stride[a] + 1, 0) for a in axes)), x.dtype)
-    wide[_index(..., *(slice(None, None, step) for step in stride))] = x
+    wide[at(..., *(slice(None, None, step) for step in stride))] = x
     reach = [dilation[a] * (kernel[a] - 1) for a in axes]
     ends = [reach[a] - padding[2 * a + 1] + attrs["output_padding"][a] for a in axes]
     frame = [side for a in axes for side in (reach[a] - padding[2 * a], ends[a])]
     crop = (slice(max(-frame[2 * a], 0), wide.shape[2 + a] + min(frame[2 * a + 1], 0)) for a in axes)
-    image = pad_image(wide[_index(..., *crop)], [max(side, 0) for side in frame], 0)
+    image = pad_image(wide[at(..., *crop)], [max(side, 0) for side in frame], 0)
     ones = (1,) * len(kernel)
     return image, {"stride": ones, "padding": (0,) * len(frame), "dilation": dilation, "groups": attrs["groups"]}
 
@@ -163,12 +164,12 @@ def correlate(x: Array, w: Array, attrs: Any, dtype: Any) -> Array:
         image = pad_image(x[sample : sample + 1], attrs["padding"], 0)[0]
         if depthwise:
             for position, view in taps(image, kernel, stride, dilation, out):
-                factors = w[_index(slice(None), 0, *position)].astype(dtype)
+                factors = w[at(slice(None), 0, *position)].astype(dtype)
                 y[sample] += view.astype(dtype) * factors.reshape(-1, *(1,) * len(kernel))
             continue
         columns = np.empty((channels, *kernel, *out), dtype)
         for position, view in taps(image, kernel, stride, dilation, out):
-            columns[_index(slice(None), *position)] = view
+            columns[at(slice(None), *position)] = view
         y[sample] = (matrix @ columns.reshape(groups, -1, math.prod(out))).reshape(filters, *out)
     return y
 

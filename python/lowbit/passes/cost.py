@@ -19,6 +19,7 @@ from .. import dims
 from ..ir import Array, Attribute, Graph, Node, Weight, replace
 from ..ops import OPS, attributes, constant_value, infer
 from ..session import Session
+from .layers import CONVOLUTIONS
 
 OVERHEAD = 0.5
 """Microseconds for each node of a plan."""
@@ -28,7 +29,7 @@ RATES = {"float32": 55e3, "int8": 250e3}
 """Multiply-adds a microsecond in dense layers."""
 DEPTHWISE_RATES = {"float32": 12e3, "int8": 45e3}
 """Multiply-adds a microsecond in depthwise convolutions."""
-GEOMETRY = ("stride", "padding", "dilation", "groups")
+GEOMETRY = ("stride", "padding", "dilation", "groups", "output_padding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,13 @@ class Costs:
         return tuple(dims.evaluate(dim, self.sizes) for dim in self.graph.values[value].shape)
 
     def layer(self, node: Node, *, dynamic: bool) -> Cost:
-        """The costs of a conv2d or linear; `dynamic`: its input's range is found at run time, its output is float."""
+        """The costs of a layer; `dynamic`: its input's range is found at run time, its output is float."""
         x, weight, y = (math.prod(self.shape(name)) for name in (*node.inputs[:2], node.outputs[0]))
         residual = y if len(node.inputs) > 3 and node.inputs[3] else 0
-        work = y * math.prod(self.shape(node.inputs[1])[1:])
+        # Every weight is met once by each output pixel, or input pixel of a transposed convolution.
+        transposed = "output_padding" in node.attrs
+        pixels = x // self.shape(node.inputs[0])[1] if transposed else y // self.shape(node.inputs[1])[0]
+        work = weight * pixels
         rates = DEPTHWISE_RATES if self._is_depthwise(node) else RATES
 
         def total(kind: str, width: int, width_y: int) -> float:
@@ -75,7 +79,8 @@ class Costs:
         )
 
     def _is_depthwise(self, node: Node) -> bool:
-        return node.op == "conv2d" and node.attrs.get("groups", 1) == self.shape(node.inputs[1])[0] != 1
+        filters = self.shape(node.inputs[1])[0]
+        return node.op in CONVOLUTIONS and node.attrs.get("groups", 1) == filters != 1
 
 
 class MeasuredCosts(Costs):
@@ -89,7 +94,7 @@ class MeasuredCosts(Costs):
         self._known: dict[object, Cost] = {}
 
     def layer(self, node: Node, *, dynamic: bool) -> Cost:
-        """The costs of a conv2d or linear, in microseconds of the fastest of several runs."""
+        """The costs of a layer, in microseconds of the fastest of several runs."""
         given = attributes(OPS[node.op], node)
         geometry = {key: given[key] for key in GEOMETRY if key in given}
         shapes = tuple(self.shape(name) for name in (*node.inputs[:2], node.outputs[0]))

@@ -18,8 +18,8 @@ import numpy as np
 
 from ..ir import Array, Graph, Node, Value, Weight, replace
 from .calibrate import Feeds, Progress, watch
+from .layers import LAYERS
 
-LAYERS = ("conv2d", "linear")
 POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
 STRENGTH = 0.25
 """k = (largest range / channel's range) ** STRENGTH: 1 evens the activations out fully, at the weights' expense."""
@@ -96,7 +96,9 @@ def _reader_factors(node: Node, graph: Graph, factors: Array) -> Array:
     if node.op == "linear":
         return factors[None, :]
     groups, filters, depth = int(node.attrs.get("groups", 1)), weight.shape[0], weight.shape[1]  # type: ignore[arg-type]
-    return np.repeat(factors.reshape(groups, 1, depth), filters // groups, axis=1).reshape(filters, depth, 1, 1)
+    return np.repeat(factors.reshape(groups, 1, depth), filters // groups, axis=1).reshape(
+        filters, depth, *(1,) * (len(weight.shape) - 2)
+    )
 
 
 def _scale(
@@ -138,8 +140,8 @@ def channel_ranges(
 
 
 def channel_axis(rank: int) -> int:
-    """Where the channels of a value are: axis 1 of an image batch, the last axis of anything else."""
-    return 1 if rank == 4 else rank - 1
+    """Where the channels of a value are: axis 1 of images and volumes, the last axis of anything else."""
+    return 1 if rank in (4, 5) else rank - 1
 
 
 # --------------------------------------------------------------------------------------------------------------- groups
@@ -209,7 +211,7 @@ def _blocked_by(graph: Graph, node: Node) -> Iterator[str]:
         yield node.outputs[0]
     if not _is_homogeneous(node.attrs, "activation_min", "activation_max"):
         yield node.outputs[0]
-    if node.op == "linear" and len(graph.values[node.inputs[0]].shape) == 4:
+    if node.op == "linear" and len(graph.values[node.inputs[0]].shape) in (4, 5):
         yield node.inputs[0]  # its channels are the last axis, those of its neighbours axis 1
         yield node.outputs[0]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..ir import Array, Graph, Node, replace
+from .layers import CONVOLUTIONS, LAYERS
 from .rewrite import Rewriter, rewrite
-
-LAYERS = ("conv2d", "linear")
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
-    """Fold mul, add, sub and div by one constant a channel into the weight and bias of a conv2d or linear before them.
+    """Fold mul, add, sub and div by one constant a channel into the weight and bias of a layer before them.
 
     before: conv2d(w, b) -> mul(s) -> add(t)
     after:  conv2d(w * s, b * s + t)
@@ -44,7 +43,7 @@ def _is_open(r: Rewriter, layer: Node) -> bool:
 def _per_channel(r: Rewriter, node: Node, layer: Node, constant: Array) -> Array | None:
     """The constant as one number a channel, if that is what it is."""
     value = r.values[layer.outputs[0]]
-    rank, axis = len(value.shape), 1 if layer.op == "conv2d" else len(value.shape) - 1
+    rank, axis = len(value.shape), 1 if layer.op in CONVOLUTIONS else len(value.shape) - 1
     if constant.ndim > rank or len(r.values[node.outputs[0]].shape) != rank:
         return None
     shape = (1,) * (rank - constant.ndim) + constant.shape

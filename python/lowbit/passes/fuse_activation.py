@@ -6,18 +6,18 @@ import math
 from collections.abc import Mapping
 
 from ..ir import Attribute, Graph, Node, replace
+from .layers import LAYERS
 from .rewrite import Rewriter, rewrite
 
 NAMES = {
-    "conv2d": ("activation_min", "activation_max"),
-    "linear": ("activation_min", "activation_max"),
+    **dict.fromkeys(LAYERS, ("activation_min", "activation_max")),
     "clip": ("min", "max"),
 }
 """What can hold bounds, and the names of its attributes for them."""
 
 
 def fuse_activation(graph: Graph) -> Graph:
-    """Make a clip the bounds of the conv2d, linear or clip before it, which must have no other reader.
+    """Make a clip the bounds of the layer or clip before it, which must have no other reader.
 
     before: conv2d -> clip(0, 6)
     after:  conv2d(activation_min 0, activation_max 6)

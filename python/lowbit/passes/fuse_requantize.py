@@ -18,7 +18,6 @@ from ..ops.float import unary
 from .cost import GEOMETRY
 from .round_weights import Codes
 
-LAYERS = ("conv2d", "linear")
 CARRIERS = ("max_pool2d", "reshape", "transpose", "slice", "pad", "concat")
 """Ops that move codes and leave their meaning alone."""
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
@@ -131,7 +130,7 @@ class Emitter:
 
 
 def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activation: Node | None = None) -> None:
-    """A conv2d or linear on codes, with its residual and bounds, and the unary function or clip after it as a table.
+    """A layer on codes, with its residual and bounds, and the unary function or clip after it as a table.
 
     before: conv2d(x, w, b, residual) -> unary
     after:  conv2d_i8(x codes, w codes, multiplier, bias, residual codes, table)
@@ -260,7 +259,7 @@ def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tupl
 
 
 def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
-    """A layer whose input's range is found at each call: per sample for conv2d, per row for linear; makes floats.
+    """A layer whose input's range is found at each call, per row of a linear layer, else per sample; makes floats.
 
     before: conv2d(x, w, b)
     after:  dynamic_quantize(x) -> codes, scale, zero point -> conv2d_i8

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from ..ir import Graph, Node, replace
 from .fuse_activation import fuse_activation
+from .layers import LAYERS
 from .rewrite import Rewriter, rewrite
-
-LAYERS = ("conv2d", "linear")
 
 
 def fuse_residual(graph: Graph) -> Graph:
-    """Make an add of equal shapes the residual input of the conv2d or linear before it, with the clip that follows.
+    """Make an add of equal shapes the residual input of the layer before it, with the clip that follows.
 
     before: conv2d(x, w, b) -> add(y) -> clip(0)
     after:  conv2d(x, w, b, residual y; activation_min 0)

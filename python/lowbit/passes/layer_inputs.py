@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..ir import Array, Graph, Node, Quant
 from ..ops import OPS, attributes
-from ..ops.windows import out_size, pad_image
+from ..ops.windows import at, out_size, pad_image, spread
 from .calibrate import Feeds, Progress, watch
 
 ROWS = 128
@@ -22,7 +25,7 @@ BUDGET = 48 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """x is what output channels of a group are the products of: an input row of linear, a window of conv2d.
+    """x is what output channels of a group are the products of: an input row of linear, a window of a convolution.
 
     mean: E[x], coded_mean: E[x after its quantization], both float64 [groups, K]. moments: E[x x^T], float64
     [groups, K, K], or None for layers deeper than `DEEPEST`.
@@ -116,19 +119,24 @@ def patches(node: Node, x: Array, weight_shape: Sequence[int], places: int) -> A
     if node.op == "linear":
         rows = x.reshape(-1, x.shape[-1])
         return np.array(rows[_spread(len(rows), places * len(x))])[None]
-    attrs = attributes(OPS[node.op], node)
-    kernel = (weight_shape[2], weight_shape[3])
-    height, width = out_size(x.shape[2:], attrs, kernel)
-    image = pad_image(x, attrs["padding"], 0).transpose(1, 0, 2, 3)
-    chosen = _spread(height * width, places)
-    top, left = chosen // width * attrs["stride"][0], chosen % width * attrs["stride"][1]
+    attrs: Mapping[str, Any] = attributes(OPS[node.op], node)
+    kernel = tuple(weight_shape[2:])
+    transposed = "output_padding" in attrs
+    if transposed:
+        x, attrs = spread(x, attrs, kernel)
+    out = out_size(x.shape[2:], attrs, kernel)
+    image = np.swapaxes(pad_image(x, attrs["padding"], 0), 0, 1)
+    chosen = _spread(math.prod(out), places)
+    corners = [place * stride for place, stride in zip(np.unravel_index(chosen, out), attrs["stride"], strict=True)]
     channels, n = image.shape[:2]
     taken = np.empty((channels, n, len(chosen), *kernel), np.float32)
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            taken[..., i, j] = image[:, :, top + i * attrs["dilation"][0], left + j * attrs["dilation"][1]]
+    for position in itertools.product(*map(range, kernel)):
+        met = [corner + i * d for corner, i, d in zip(corners, position, attrs["dilation"], strict=True)]
+        taken[at(..., *position)] = image[at(..., *met)]
+    if transposed:
+        taken = np.flip(taken, tuple(range(3, taken.ndim)))
     groups, count = attrs["groups"], n * len(chosen)
-    grouped = taken.reshape(groups, channels // groups, count, kernel[0] * kernel[1]).transpose(0, 2, 1, 3)
+    grouped = taken.reshape(groups, channels // groups, count, math.prod(kernel)).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(grouped).reshape(groups, count, -1)
 
 

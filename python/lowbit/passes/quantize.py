@@ -23,9 +23,10 @@ from .calibrate import Feeds, Histogram, Progress, batches, choose, observe
 from .correct_bias import correct_bias
 from .cost import Cost, Costs, MeasuredCosts
 from .equalize import equalize
-from .fuse_requantize import AVERAGES, CARRIERS, LAYERS, Emitter, Layer, function_of
+from .fuse_requantize import AVERAGES, CARRIERS, Emitter, Layer, function_of
 from .fuse_residual import fuse_residual
 from .layer_inputs import Seen, layer_inputs
+from .layers import LAYERS
 from .round_weights import Codes, round_compensated, round_flat, round_nearest
 
 FUNCTIONS = ("clip", "unary")
@@ -170,7 +171,7 @@ class Quantizer:
         bias = _array(self.graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
         if node.name not in self._rounded:
             moments = seen.moments if seen is not None else None
-            self._rounded[node.name] = _rounded(weight, moments) if scheme.compensate else round_nearest(weight)
+            self._rounded[node.name] = _rounded(node, weight, moments) if scheme.compensate else round_nearest(weight)
         codes = self._rounded[node.name]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight, seen)
@@ -340,11 +341,12 @@ def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool
 # --------------------------------------------------------------------------------------------------------------- static
 
 
-def _rounded(weight: Array, moments: Array | None) -> Codes:
+def _rounded(node: Node, weight: Array, moments: Array | None) -> Codes:
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if moments is not None:
         return round_compensated(weight, moments)
-    return round_flat(weight) if weight.ndim == 4 and weight[0, 0].size > 1 else round_nearest(weight)
+    is_window = node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
+    return round_flat(weight) if is_window else round_nearest(weight)
 
 
 def _array(graph: Graph, name: str) -> Array:

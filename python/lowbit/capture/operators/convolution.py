@@ -64,7 +64,9 @@ def _put(c: Lowering, op: str, x: Ref, weight: Ref, bias: Ref | None, attrs: dic
         shape = (*shape[:-1], 1, shape[-1])
         weight = c.constant(c.array(weight, "")[:, :, None], f"{weight.name}.2d")
         still: dict[str, tuple[int, ...]] = {"padding": (0, 0), "output_padding": (0,)}
-        attrs = {key: (*still.get(key, (1,)), *sizes) if isinstance(sizes, tuple) else sizes for key, sizes in attrs.items()}
+        attrs = {
+            key: (*still.get(key, (1,)), *sizes) if isinstance(sizes, tuple) else sizes for key, sizes in attrs.items()
+        }
     return c.reshape(c.emit(f"{op}{max(axes, 2)}d", c.reshape(x, shape), weight, bias, **attrs))
 
 

@@ -1,0 +1,113 @@
+"""Convolutions of every kind: references against torch, sessions against references on every instruction set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from graphs import BATCH, Maker
+from lowbit.errors import GraphError
+from test_capture import check as check_capture
+from test_session import check as check_session
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, Any]:
+    """A convolution, an image that it fits, and the shape of its weight."""
+    axes, transposed = draw(st.sampled_from([2, 2, 3])), draw(st.booleans())
+
+    def sizes(most: int) -> tuple[int, ...]:
+        return draw(st.tuples(*[st.integers(1, most)] * axes))
+
+    kernel, dilation, stride = sizes(4 if axes == 2 else 3), sizes(3), sizes(3)
+    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    groups = draw(st.sampled_from([1, 1, 2, 3, 16, 17]))
+    depth, filters = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    if draw(st.booleans()):
+        depth = filters = 1  # depthwise
+    conv: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups}
+    if transposed:
+        conv["padding"] = tuple(draw(st.integers(0, min(most + 1, 3))) for most in reach for _ in (0, 1))
+        pairs = zip(stride, dilation, strict=True)
+        conv["output_padding"] = tuple(draw(st.integers(0, max(pair) - 1)) for pair in pairs)
+        least = [4] * axes
+    else:
+        conv["padding"] = tuple(draw(st.integers(0, 3)) for _ in range(2 * axes))
+        least = [max(1, reach[a] + 1 - sum(conv["padding"][2 * a : 2 * a + 2])) for a in range(axes)]
+    spread = 9 if axes == 2 else 3
+    return {
+        "op": f"conv{'_transpose' if transposed else ''}{axes}d",
+        "image": (depth * groups, *(draw(st.integers(size, size + spread)) for size in least)),
+        "weight": (filters * groups, depth, *kernel),
+        "conv": conv,
+    }
+
+
+@settings(max_examples=80, deadline=None)
+@given(windows(), st.integers(0, 2**31), st.integers(1, 3))
+def test_sessions_give_the_references_bits(window: dict[str, Any], seed: int, batch: int) -> None:
+    m = Maker(seed, BATCH)
+    op, weight, conv = window["op"], window["weight"], window["conv"]
+    x = m.input("x", "batch", *window["image"])
+    zero_x, zero_y = (int(zero) for zero in m.rng.integers(0, 256, 2))
+    q = m.node("quantize", x, scale=0.02, zero_point=zero_x)
+
+    def scales() -> tuple[str, str]:
+        multiplier = m.rng.uniform(1e-4, 1e-3, weight[0]).astype(np.float32)
+        return m.constant(multiplier), m.floats(weight[0], scale=20.0)
+
+    static = {"zero_point_x": zero_x, "output": "u8", "zero_point_y": zero_y, "lo": 5, "hi": 251}
+    a = m.node(f"{op}_i8", q, m.weight(*weight), *scales(), "", m.table(), **conv, **static)
+    residual = {"output": "f32", "residual_multiplier": 0.3, "residual_zero_point": zero_y, "max": 30.0}
+    b = m.node(f"{op}_i8", q, m.weight(*weight), *scales(), a, zero_point_x=zero_x, **conv, **residual)
+    codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
+    c = m.node(f"{op}_i8", codes, m.weight(*weight), *scales(), "", "", scale, zero, output="f32", **conv)
+    d = m.node(op, x, m.floats(*weight), "", b, activation_min=-1.0, **conv)
+    e = m.node(op, x, m.floats(*weight), m.floats(weight[0]), **conv)
+    check_session(m.graph(q, a, b, c, d, e), {"batch": batch}, seed)
+
+
+def random_layer(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
+    """A convolution of torch and the shape of an image without batch."""
+    axes, transposed = int(rng.integers(1, 4)), bool(rng.integers(2))
+    groups = int(rng.integers(1, 4))
+    inputs, outputs = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
+    kernel, stride, dilation = (tuple(rng.integers(1, 4, axes).tolist()) for _ in range(3))
+    options: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups, "bias": bool(rng.integers(2))}
+    options["padding"] = tuple(int(rng.integers(0, d * (k - 1) + 1)) for k, d in zip(kernel, dilation, strict=True))
+    if transposed:
+        pairs = zip(stride, dilation, strict=True)
+        options["output_padding"] = tuple(int(rng.integers(0, max(pair))) for pair in pairs)
+    kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{axes}d")
+    return kind(inputs, outputs, kernel, **options), (inputs, *rng.integers(7, 10, axes).tolist())
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_layers_of_torch(seed: int) -> None:
+    layer, shape = random_layer(np.random.default_rng(seed))
+    check_capture(layer, torch.randn(2, *shape))
+
+
+def test_transposed_layers_that_leave_holes_or_have_no_batch() -> None:
+    check_capture(nn.ConvTranspose2d(2, 3, 2, stride=3, output_padding=1), torch.randn(2, 2, 3, 4))
+    check_capture(nn.ConvTranspose2d(2, 3, 3, stride=2), torch.randn(2, 3, 4), dynamic=None)
+    check_capture(nn.Conv3d(2, 3, 3, padding="same"), torch.randn(2, 4, 3, 4), dynamic=None)
+    check_capture(nn.ConvTranspose1d(4, 4, 16, stride=8, padding=4, groups=4), torch.randn(2, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [{"stride": (70, 70)}, {"output_padding": (2, 0)}, {"padding": (40, 40, 0, 0)}, {"groups": 2}, {"stride": (1,)}],
+    ids=str,
+)
+def test_what_no_transposed_convolution_can_be_is_refused(attrs: dict[str, Any]) -> None:
+    m = Maker()
+    x = m.input("x", 1, 3, 5, 5)
+    with pytest.raises(GraphError):
+        m.node("conv_transpose2d", x, m.floats(4, 3, 3, 3), **attrs)
