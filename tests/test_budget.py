@@ -110,6 +110,14 @@ def test_a_budget_that_int8_holds_takes_two_evaluations(net: Fragile, images: to
     assert scheme_of(model)["fragile"] == "int8"
 
 
+def test_a_budget_forgives_the_rounding_of_its_scores(net: Fragile, images: torch.Tensor) -> None:
+    scores = iter([1.0, 0.98])
+    model = lowbit.convert(
+        net, images[:2], calibration=[images[:64]], evaluate=lambda model: next(scores), max_drop=0.02, progress=False
+    )
+    assert len(model.meta["evaluations"]) == 2
+
+
 def test_without_max_drop_scores_are_recorded(net: Fragile, images: torch.Tensor, closeness: Score) -> None:
     model = lowbit.convert(net, images[:2], calibration=[images[:64]], evaluate=closeness, progress=False)
     assert [entry["model"] for entry in model.meta["evaluations"]] == ["float32", "int8"]

@@ -1,8 +1,9 @@
 """Holds an accuracy budget: returns the layers that cost most accuracy to float32 until a person's own score holds.
 
-Layers are ranked by `passes.sensitivity`; the shortest front part of that list that holds the budget is found by
-bisection (by the geometric mean of the bounds, since it is mostly short); then those of its layers that save most time
-for little noise are tried in int8 again. Every trial is evaluated by the person's function, nothing is assumed to hold.
+Layers are ranked by their noise (`passes.sensitivity`) for each microsecond that int8 saves; the shortest front part of
+that list that holds the budget is found by bisection (by the geometric mean of the bounds, since it is mostly short);
+then those of its layers that save most are tried in int8 again. Every trial is evaluated by the person's function,
+nothing is assumed to hold.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .passes.sensitivity import sensitivity
 
 PUT_BACK = 4
 """Evaluations spent on putting layers back to int8."""
+SLACK = 1e-9
+"""Of a budget, for what subtracting two scores rounds: 1 - 0.98 is more than 0.02."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +86,9 @@ class Search:
         """The fastest model found that loses `max_drop` at most. data: samples to rank the layers on."""
         plain = self.trial(quantizer.make())
         layers = int8_layers(plain.made.decisions)
-        if plain.drop <= max_drop or not layers:
-            return Outcome(best=plain, holds=plain.drop <= max_drop, history=tuple(self.history))
+        limit = max_drop + SLACK * max(max_drop, abs(self._reference))
+        if plain.drop <= limit or not layers:
+            return Outcome(best=plain, holds=plain.drop <= limit, history=tuple(self.history))
         noise = sensitivity(quantizer, layers, data, threads=threads, progress=self._progress)
         total = sum(noise.values()) or 1.0
         reasons = {name: _reason(noise[name] / total) for name in layers}
@@ -92,13 +96,13 @@ class Search:
         def attempt(floats: Sequence[str]) -> Trial:
             return self.trial(quantizer.make({name: reasons[name] for name in floats}), floats)
 
-        found = _bisect(sorted(layers, key=lambda name: -noise[name]), attempt, max_drop)
+        costs = {row.node: (row.cost_float_us or 0.0) - (row.cost_int8_us or 0.0) for row in plain.made.decisions}
+        saved = {name: max(costs[name], 1e-3) for name in layers}
+        found = _bisect(sorted(layers, key=lambda name: -noise[name] / saved[name]), attempt, limit)
         if found is None:
             best = max((trial for trial in self.trials if trial.int8), key=lambda trial: trial.score)
             return Outcome(best=best, holds=False, history=tuple(self.history))
-        saved = {row.node: (row.cost_float_us or 0) - (row.cost_int8_us or 0) for row in plain.made.decisions}
-        worth = {name: saved[name] / (noise[name] or 1e-30) for name in found.floats}
-        found = _put_back(found, sorted(found.floats, key=lambda name: -worth[name]), attempt, max_drop)
+        found = _put_back(found, sorted(found.floats, key=lambda name: -saved[name]), attempt, limit)
         return Outcome(best=found, holds=True, history=tuple(self.history))
 
     def _score(self, made: Quantized) -> float:
@@ -127,20 +131,20 @@ def _reason(share: float) -> str:
 Attempt = Callable[[Sequence[str]], Trial]
 
 
-def _bisect(ranked: Sequence[str], attempt: Attempt, max_drop: float) -> Trial | None:
+def _bisect(ranked: Sequence[str], attempt: Attempt, limit: float) -> Trial | None:
     """The trial with the fewest layers from the front of `ranked` in float32 that holds; None: not short of all."""
     low, high, found = 0, len(ranked), None
     while high - low > 1:
         middle = min(max(round(math.sqrt(max(low, 1) * high)), low + 1), high - 1)
         trial = attempt(ranked[:middle])
-        if trial.drop <= max_drop:
+        if trial.drop <= limit:
             high, found = middle, trial
         else:
             low = middle
     return found
 
 
-def _put_back(found: Trial, candidates: list[str], attempt: Attempt, max_drop: float) -> Trial:
+def _put_back(found: Trial, candidates: list[str], attempt: Attempt, limit: float) -> Trial:
     """The trial with as many of `candidates`, the best first, in int8 as a few evaluations show to hold."""
     size = len(candidates) // 2
     for _ in range(PUT_BACK):
@@ -151,7 +155,7 @@ def _put_back(found: Trial, candidates: list[str], attempt: Attempt, max_drop: f
         if not floats:
             break
         trial = attempt(floats)
-        if trial.drop <= max_drop:
+        if trial.drop <= limit:
             found, candidates = trial, candidates[size:]
             size = len(candidates) // 2
         elif size == 1:
