@@ -166,8 +166,12 @@ def dynamic_net() -> Graph:
     y = m.node("transpose", y, perm=(0, 2, 3, 1))
     codes, scale, zero = m.node("dynamic_quantize", y, outputs=3, granularity="row")
     multiplier = m.constant(m.rng.uniform(0.01, 0.1, 7).astype(np.float32))
+    y = m.node("linear_i8", codes, m.weight(7, 4), multiplier, m.floats(7), "", "", scale, zero, output="f32")
+    factors = m.constant(m.rng.uniform(0.1, 2.0, 7).astype(np.float32))
+    codes, scale, zero = m.node("dynamic_quantize", y, factors, outputs=3, granularity="row")
+    multiplier = m.constant(m.rng.uniform(0.01, 0.1, 3).astype(np.float32))
     return m.graph(
-        m.node("linear_i8", codes, m.weight(7, 4), multiplier, m.floats(7), "", "", scale, zero, output="f32")
+        m.node("linear_i8", codes, m.weight(3, 7), multiplier, m.floats(3), "", "", scale, zero, output="f32")
     )
 
 

@@ -192,6 +192,10 @@ def test_dynamic_quantize_equals_numpy(size: int) -> None:
         np.testing.assert_array_equal(scales, scale, err_msg=row, strict=True)
         np.testing.assert_array_equal(zero_points, zero_point, err_msg=row, strict=True)
         np.testing.assert_array_equal(codes, quantized(x, scale[:, None], zero_point[:, None]), err_msg=row)
+        factors = rng.uniform(-3, 3, size).astype(np.float32)
+        products = _core.dynamic_quantize(row, x * factors, tasks=2)[:3]
+        for found, expected in zip(_core.dynamic_quantize(row, x, factors=factors, tasks=2), products, strict=False):
+            np.testing.assert_array_equal(found, expected, err_msg=row)
 
 
 @pytest.mark.parametrize("size", [0, *SIZES])

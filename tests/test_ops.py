@@ -210,6 +210,17 @@ def test_dynamic_quantize(seed: int, granularity: str, size: float, with_nan: bo
         assert codes.reshape(rows.shape)[index].tolist() == [naive_code(F(v * inverse), z) for v in row]
 
 
+def test_factors_of_dynamic_quantize_multiply_first() -> None:
+    rng = np.random.default_rng(0)
+    x, factors = rng.standard_normal((4, 3, 7)).astype(F), rng.uniform(0.1, 3, 7).astype(F)
+    for found, expected in zip(
+        run("dynamic_quantize", x, factors, granularity="row"),
+        run("dynamic_quantize", x * factors, granularity="row"),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_dynamic_quantize_does_not_look_at_other_samples() -> None:
     x = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(F)
     whole = dynamic_quantize(x, "sample")

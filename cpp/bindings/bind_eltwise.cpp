@@ -328,21 +328,29 @@ double run_dequantize(const std::string& name, const py::array& x, py::array& y,
   return execute(tasks, repeats, [&](int64_t task) { dequantize(kernel, args, task, tasks); });
 }
 
-py::tuple run_dynamic_quantize(const std::string& name, const Array<float>& x, int64_t tasks, int64_t repeats) {
+py::tuple run_dynamic_quantize(const std::string& name, const Array<float>& x, const Optional<float>& factors,
+                               int64_t tasks, int64_t repeats) {
   const EltwiseKernel& kernel = eltwise_row(name);
   require(x.ndim() == 2, "x must be [rows][row]");
   const int64_t rows = x.shape(0), row = x.shape(1);
   Array<uint8_t> y({rows, row});
   Array<float> scales(rows), range_scales(rows);
   Array<uint8_t> zero_points(rows), range_zero_points(rows);
-  const DynamicQuantizeArgs args = {
+  DynamicQuantizeArgs args = {
       rows, row, x.data(), row, y.mutable_data(), row, scales.mutable_data(), zero_points.mutable_data()};
+  Array<float> products({tasks, row});
+  if (factors) {
+    require(factors->size() == row, "there must be one factor for each value of a row");
+    args.factors = factors->data();
+    args.products = products.mutable_data();
+  }
   const DynamicRangeArgs range = {
       rows, row, x.data(), row, range_scales.mutable_data(), range_zero_points.mutable_data()};
-  execute(tasks, 0, [&](int64_t task) { dynamic_range(kernel, range, task, tasks); });
+  if (!factors) execute(tasks, 0, [&](int64_t task) { dynamic_range(kernel, range, task, tasks); });
   const double seconds = execute(tasks, repeats, [&](int64_t task) { dynamic_quantize(kernel, args, task, tasks); });
-  require(rows == 0 || (std::memcmp(scales.data(), range_scales.data(), static_cast<size_t>(scales.nbytes())) == 0 &&
-                        std::memcmp(zero_points.data(), range_zero_points.data(), static_cast<size_t>(rows)) == 0),
+  require(rows == 0 || factors ||
+              (std::memcmp(scales.data(), range_scales.data(), static_cast<size_t>(scales.nbytes())) == 0 &&
+               std::memcmp(zero_points.data(), range_zero_points.data(), static_cast<size_t>(rows)) == 0),
           "dynamic_range and dynamic_quantize disagree");
   return py::make_tuple(y, scales, zero_points, seconds);
 }
@@ -488,8 +496,8 @@ void bind_eltwise(py::module_& m) {
         py::arg("zero_point") = 0, py::arg("scales").noconvert() = none, py::arg("zero_points").noconvert() = none,
         tasks, repeats);
   m.def("dynamic_quantize", run_dynamic_quantize,
-        "Rows of x [rows][row]: (codes, scales, zero points, seconds a call).", py::arg("kernel"),
-        py::arg("x").noconvert(), py::kw_only(), tasks, repeats);
+        "Rows of x [rows][row], times factors [row]: (codes, scales, zero points, seconds a call).", py::arg("kernel"),
+        py::arg("x").noconvert(), py::kw_only(), py::arg("factors").noconvert() = none, tasks, repeats);
   m.def("lookup", run_lookup, "(table[x], seconds a call).", py::arg("kernel"), py::arg("x").noconvert(),
         py::arg("table").noconvert(), py::kw_only(), tasks, repeats);
   m.def("add_i8", run_add_i8, "(codes of a + b, seconds a call).", py::arg("kernel"), py::arg("a").noconvert(),

@@ -68,20 +68,25 @@ class Dequantize final : public ElementwiseOp {
 };
 
 // A scale and zero point for each row (last axis) or sample (axis 0). Many rows are shared out between threads; the
-// range of few long ones is found in parts.
+// range of few long ones is found in parts, unless they are multiplied by factors first.
 class DynamicQuantize final : public ElementwiseOp {
  public:
   explicit DynamicQuantize(const NodeInfo& node) : ElementwiseOp(node) {
-    node.expect_inputs(1, 1);
+    node.expect_inputs(1, 2);
     node.expect_outputs(3);
     const std::string& granularity = node.text("granularity");
     if (granularity != "row" && granularity != "sample") node.fail("attribute 'granularity' must be row or sample");
     by_row_ = granularity == "row";
+    if (!node.has(1)) return;
+    if (!by_row_) node.fail("factors need granularity row");
+    factors_ = copy_of<float>(node.constant(1, DType::f32, 1));
+    factor_count_ = node.constant(1, DType::f32, 1).type.shape[0];
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::f32);
     const Shape& x = inputs[0].shape;
     require(x.rank() >= 1, "the input must have at least one axis");
+    require(factor_count_ < 0 || factor_count_ == x[x.rank() - 1], "there must be one factor for each value of a row");
     const int64_t count = rows(x);
     return {{DType::u8, x}, {DType::f32, {count}}, {DType::u8, {count}}};
   }
@@ -89,7 +94,11 @@ class DynamicQuantize final : public ElementwiseOp {
   Layout output_layout(size_t output) const override {
     return output == 0 && !by_row_ ? Layout::same : Layout::contiguous;
   }
+  bool reads(size_t input) const override { return input == 0; }
+  size_t bytes() const override { return factors_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
+    if (factor_count_ >= 0)
+      return static_cast<size_t>(tasks_for(inputs[0].shape, threads) * factor_count_) * sizeof(float);
     return static_cast<size_t>(std::min<int64_t>(rows(inputs[0].shape), threads) * 2 * threads) * sizeof(float);
   }
   void run(const RunArgs& args) const override {
@@ -102,8 +111,13 @@ class DynamicQuantize final : public ElementwiseOp {
     quantize.x_stride = quantize.y_stride = quantize.row;
     quantize.scales = args.outputs[1].as<float>();
     quantize.zero_points = args.outputs[2].as<uint8_t>();
-    const int64_t tasks = kernels::eltwise_tasks(5 * x.shape.elements(), args.threads);
-    if (tasks > quantize.rows) return in_parts(args, quantize, tasks);
+    const int64_t tasks = tasks_for(x.shape, args.threads);
+    if (factor_count_ >= 0) {
+      quantize.factors = factors_.as<const float>();
+      quantize.products = reinterpret_cast<float*>(args.scratch);
+    } else if (tasks > quantize.rows) {
+      return in_parts(args, quantize, tasks);
+    }
     run_tasks(tasks, args.threads, [&](int64_t task) { kernels::dynamic_quantize(kernel_, quantize, task, tasks); });
   }
 
@@ -113,6 +127,11 @@ class DynamicQuantize final : public ElementwiseOp {
     int64_t rows = 1;
     for (int axis = 0; axis + 1 < shape.rank(); ++axis) rows *= shape[axis];
     return rows;
+  }
+
+  int64_t tasks_for(const Shape& x, int threads) const {
+    const int64_t tasks = kernels::eltwise_tasks(5 * x.elements(), threads);
+    return factor_count_ >= 0 ? std::min(tasks, std::max<int64_t>(rows(x), 1)) : tasks;
   }
 
   void in_parts(const RunArgs& args, const kernels::DynamicQuantizeArgs& all, int64_t tasks) const {
@@ -144,6 +163,8 @@ class DynamicQuantize final : public ElementwiseOp {
   }
 
   bool by_row_ = true;
+  int64_t factor_count_ = -1;  // none
+  Buffer factors_;
 };
 
 }  // namespace

@@ -314,6 +314,11 @@ void dynamic_quantize(const EltwiseKernel& kernel, const DynamicQuantizeArgs& ar
   const Share share = share_of(args.rows, 1, task, tasks);
   for (int64_t r = share.begin; r < share.end; ++r) {
     const float* x = args.x + r * args.x_stride;
+    if (args.factors != nullptr) {
+      float* products = args.products + task * args.row;
+      kernel.binary(BinaryKind::mul, x, 1, args.factors, 1, products, args.row);
+      x = products;
+    }
     float lo = 0.0f, hi = 0.0f;
     kernel.range(x, args.row, &lo, &hi);
     range_to_scale(lo, hi, args.scales + r, args.zero_points + r);

@@ -84,7 +84,7 @@ void dynamic_range(const EltwiseKernel&, const DynamicRangeArgs&, int64_t task =
 void range_of(const EltwiseKernel&, const float* x, int64_t count, float* lo, float* hi);
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point);
 
-// dynamic_range, then quantize, row by row while the row is in cache.
+// dynamic_range, then quantize, row by row while the row is in cache. With factors, of x[r, i] * factors[i].
 struct DynamicQuantizeArgs {
   int64_t rows = 0, row = 0;
   const float* x = nullptr;
@@ -93,6 +93,8 @@ struct DynamicQuantizeArgs {
   int64_t y_stride = 0;
   float* scales = nullptr;         // [rows]
   uint8_t* zero_points = nullptr;  // [rows]
+  const float* factors = nullptr;  // [row]
+  float* products = nullptr;       // [tasks][row], room for a row of products; only with factors
 };
 void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 

@@ -70,9 +70,15 @@ def dequantize(codes: Array, scale: float, zero_point: int) -> Array:
     return (codes.astype(np.int32) - zero_point).astype(F32) * F32(scale)
 
 
-def dynamic_quantize(x: Array, granularity: str) -> tuple[Array, Array, Array]:
-    """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from its own range with 0 in it."""
+def dynamic_quantize(x: Array, granularity: str, factors: Array | None = None) -> tuple[Array, Array, Array]:
+    """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from its own range with 0 in it.
+
+    factors [K]: each row is multiplied by them first.
+    """
     rows = x.reshape(-1, x.shape[-1]) if granularity == "row" else x.reshape(x.shape[0], -1)
+    if factors is not None:
+        with np.errstate(all="ignore"):
+            rows = rows * factors
     low = np.fmin.reduce(rows, axis=1, initial=F32(0))
     high = np.fmax.reduce(rows, axis=1, initial=F32(0))
     scale = (high - low) / F32(255)
@@ -86,8 +92,10 @@ def dynamic_quantize(x: Array, granularity: str) -> tuple[Array, Array, Array]:
 def _infer_dynamic(call: Call) -> Sequence[Value]:
     shape = call.shape(0)
     call.need(len(shape) >= 1, "input 0 must have at least one axis")
-    rows = shape[:-1] if call.attrs["granularity"] == "row" else shape[:1]
-    count = (dims.mul(*rows),)
+    by_row = call.attrs["granularity"] == "row"
+    call.need(by_row or not call.is_present(1), "factors need granularity row")
+    call.match(1, shape[-1:])
+    count = (dims.mul(*(shape[:-1] if by_row else shape[:1])),)
     return [Value(dtype="u8", shape=shape), Value(dtype="f32", shape=count), Value(dtype="u8", shape=count)]
 
 
@@ -253,11 +261,11 @@ OPS = (
     ),
     Op(
         name="dynamic_quantize",
-        inputs=(Input(name="x"),),
+        inputs=(Input(name="x"), Input(name="factors", optional=True, constant=True)),
         attrs={"granularity": choice("row", "sample")},
         outputs=3,
         infer_rule=_infer_dynamic,
-        reference_rule=lambda call: dynamic_quantize(call.array(0), call.attrs["granularity"]),
+        reference_rule=lambda call: dynamic_quantize(call.array(0), call.attrs["granularity"], call.optional(1)),
     ),
     Op(
         name="lookup",
