@@ -17,7 +17,7 @@ import torch
 from . import calls, interpreter, schemes
 from .budget import Outcome, Search
 from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
-from .errors import AccuracyError, CalibrationError, InputError, UnsupportedError
+from .errors import AccuracyError, CalibrationError, InputError
 from .ir import Array, Graph
 from .model import Conversion, Model, array_of
 from .passes import optimize
@@ -48,8 +48,10 @@ def convert(
     of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
     sample by sample. An iterator that can be read once only is held in memory.
     scheme: "int8" or "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path
-    decides about it and all in it; what none matches is int8. dynamic: "auto" frees the batch size; None fixes all
-    sizes; else torch.export's `dynamic_shapes`. tune: measure layers instead of estimating which are worth quantizing.
+    decides about it and all in it; what none matches is int8. dynamic: "auto" frees the batch, and the
+    sequence of token inputs; None fixes all sizes; else torch.export's `dynamic_shapes`. fallback: "torch" lets torch
+    run what lowbit has no operator for; such a file loads with `allow_torch=True` only. tune: measure layers instead of
+    estimating which are worth quantizing.
     evaluate: fn(model) -> score, higher is better; called with the float32 and the int8 model, which are called as
     `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return to float32
     until it holds (`model.meta["evaluations"]` has every trial).
@@ -61,14 +63,15 @@ def convert(
     """
     if not isinstance(net, torch.nn.Module):
         raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
-    _check_planned(fallback=fallback)
+    if fallback not in (None, "torch"):
+        raise InputError(f'fallback must be None or "torch", is {fallback!r}')
     _check_budget(evaluate, max_drop)
     rules = schemes.rules(scheme)
     data = _reiterable(calibration)
 
     def make(inputs: Any) -> Conversion:
         with _reporter(progress) as report:
-            return _convert(net, inputs, data, rules, dynamic, tune, threads, evaluate, max_drop, report)
+            return _convert(net, inputs, data, rules, dynamic, fallback, tune, threads, evaluate, max_drop, report)
 
     if example_inputs is None and data is not None:
         example_inputs = example_of_item(net, _first(data))
@@ -77,13 +80,6 @@ def convert(
     if example_inputs is None:
         return Model(lambda args, kwargs: make(Example(args=args, kwargs=kwargs)))
     return Model(make(example(net, example_inputs)))
-
-
-def _check_planned(**options: Any) -> None:
-    """Raises UnsupportedError for what is not available yet."""
-    for name, value in options.items():
-        if value is not None:
-            raise UnsupportedError(f"{name}= is not available yet; leave it out")
 
 
 def _check_budget(evaluate: Any, max_drop: Any) -> None:
@@ -103,6 +99,7 @@ def _convert(
     data: Iterable[Any] | None,
     rules: schemes.Rules,
     dynamic: Any,
+    fallback: str | None,
     tune: bool,
     threads: int | None,
     evaluate: Callable[[Any], float] | None,
@@ -111,7 +108,7 @@ def _convert(
 ) -> Conversion:
     """Capture, rewrite, quantize, evaluate."""
     report("capture", 0, None)
-    captured = capture(net, inputs, dynamic)
+    captured = capture(net, inputs, dynamic, fallback=fallback is not None)
     report("optimize", 0, None)
     graph = optimize(captured.graph)
     idle = rules.check(graph, _module_paths(net, captured.graph))

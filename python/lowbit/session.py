@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import calls, dims, format
+from . import calls, dims, format, segments
 from .errors import InputError, UnsupportedError
 from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
@@ -91,22 +91,19 @@ class Session:
     """
 
     def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
-        builder = _fill(validate(graph))
-        self._start(replace(graph, constants={}), builder, threads, isa)
+        self._start(replace(graph, constants={}), _compile(validate(graph), threads, isa))
 
     @classmethod
-    def _finished(cls, graph: Graph, builder: _core.GraphBuilder, threads: int | None) -> Session:
-        """From a filled builder, so that the caller can let go of the constants before they are packed."""
+    def _finished(cls, graph: Graph, core: _core.Session | segments.Chain) -> Session:
+        """From what is compiled already, so that the caller can let go of the constants before they are packed."""
         session = cls.__new__(cls)
-        session._start(graph, builder, threads, None)
+        session._start(graph, core)
         return session
 
-    def _start(self, graph: Graph, builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> None:
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-            raise InputError(f"threads must be a positive integer or None, is {threads!r}")
+    def _start(self, graph: Graph, core: _core.Session | segments.Chain) -> None:
         self.graph = graph
         """The graph without its constants."""
-        self._core = builder.finish(isa=isa or "", threads=threads or 0)
+        self._core = core
         self._dtypes = {name: graph.values[name].dtype for name in graph.inputs}
 
     @property
@@ -183,6 +180,19 @@ class Session:
     def nodes(self) -> list[dict[str, Any]]:
         """node, op and kernel of each step."""
         return self._core.nodes()
+
+
+def _compile(graph: Graph, threads: int | None, isa: str | None) -> _core.Session | segments.Chain:
+    """A valid graph, compiled; with segments that torch runs where it has such."""
+    if segments.has_segments(graph):
+        return segments.Chain(graph, lambda piece: _finish(_fill(piece), threads, isa))
+    return _finish(_fill(graph), threads, isa)
+
+
+def _finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> _core.Session:
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise InputError(f"threads must be a positive integer or None, is {threads!r}")
+    return builder.finish(isa=isa or "", threads=threads or 0)
 
 
 def _fill(graph: Graph) -> _core.GraphBuilder:
@@ -277,10 +287,18 @@ class Model:
 def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
     """The model of a `.lowbit` file, compiled for this CPU, without torch.
 
-    threads: of one call, at most. allow_torch: whether segments that run in torch may be loaded; a file of version 1
-    has none. Raises FormatError, GraphError, EnvironmentVariableError, OSError.
+    threads: of one call, at most. allow_torch: whether a file may hold segments that run in torch (convert's
+    `fallback="torch"`): their programs come from the file, so only for files that you trust. Raises FormatError,
+    GraphError, EnvironmentVariableError, OSError, and UnsupportedError that names the segments.
     """
     graph, meta = format.load(path)
+    if segments.has_segments(graph):
+        if not allow_torch:
+            raise UnsupportedError(
+                f"{path} holds segments that run in torch: {segments.describe(graph)}. If you trust the file, load it "
+                "with allow_torch=True; torch must then be installed"
+            )
+        return Model(Session(graph, threads=threads), meta)
     builder = _fill(graph)
     graph = replace(graph, constants={})
-    return Model(Session._finished(graph, builder, threads), meta)
+    return Model(Session._finished(graph, _finish(builder, threads, None)), meta)

@@ -30,18 +30,22 @@ class Captured:
     notes: tuple[str, ...]
 
 
-def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Captured:
+def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallback: bool = False) -> Captured:
     """The graph of `net` in eval mode, for inputs like these; `net` is left as it is.
 
-    inputs: a tensor, a tuple (positional) or a dict (keywords). dynamic: "auto" frees the batch, None fixes all sizes,
-    else torch.export's `dynamic_shapes`. Raises InputError for inputs that do not fit, UnsupportedError that lists all
+    inputs: a tensor, a tuple (positional) or a dict (keywords). dynamic: "auto" frees the batch, and the sequence of
+    token inputs; None fixes all sizes; else torch.export's `dynamic_shapes`. fallback: let torch run what lowbit has no
+    operator for, in segments. Raises InputError for inputs that do not fit, UnsupportedError that lists all
     operations lowbit lacks.
     """
     program = export(net, inputs, dynamic)
-    graph, positions = lower(program)
-    output = _renumber(program.output, positions)
+    made = lower(program, fallback=fallback)
     return Captured(
-        graph=graph, signature=program.signature, output=output, classes=program.classes, notes=program.notes
+        graph=made.graph,
+        signature=program.signature,
+        output=_renumber(program.output, made.positions),
+        classes=program.classes,
+        notes=(*program.notes, *made.notes),
     )
 
 

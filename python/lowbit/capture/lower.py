@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from ..errors import GraphError, LowbitError, UnsupportedError
 from ..ir import Array, Attribute, Dim, Graph, Node, Value
 from ..ops import OPS, infer
 from .export import FLOAT_NAMES, Program
+from .fallback import Unit, Writer, units
 from .sizes import dim_of, user_inputs
 
 FOLD_LIMIT = 2**24
@@ -90,8 +91,17 @@ def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
     return register
 
 
-def lower(program: Program) -> tuple[Graph, tuple[int, ...]]:
-    """The program as a float32 graph, and for each of the model's result tensors its position in the graph's outputs.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """A float32 graph; for each of the model's result tensors its position in the outputs; what runs in torch."""
+
+    graph: Graph
+    positions: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def lower(program: Program, *, fallback: bool = False) -> Made:
+    """The program as a graph. fallback: what has no lowering becomes segments that torch runs.
 
     Raises UnsupportedError that lists every operation without a lowering.
     """
@@ -99,17 +109,39 @@ def lower(program: Program) -> tuple[Graph, tuple[int, ...]]:
 
     exported = program.exported
     if _has_hidden_writes(exported.graph_module):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = exported.run_decompositions({})
-    return Lowering(program, exported).run()
+        exported = _functional(exported)
+    in_torch: dict[TorchNode, Problem] = {}
+    while True:
+        lowering = Lowering(program, exported, in_torch)
+        try:
+            return lowering.run()
+        except UnsupportedError:
+            found = {node: problem for node, problem in lowering.refused.items() if node not in in_torch}
+            if not fallback or not found:
+                raise
+        if _has_writes(exported.graph_module):
+            exported, in_torch = _functional(exported), {}
+        else:
+            in_torch |= found
+
+
+def _functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without in-place operations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cast(torch.export.ExportedProgram, exported.run_decompositions({}))
 
 
 class Lowering:
     """The graph that is being made, and the exported node that is being lowered."""
 
-    def __init__(self, program: Program, exported: torch.export.ExportedProgram) -> None:
-        self.program, self.exported = program, exported
+    def __init__(
+        self,
+        program: Program,
+        exported: torch.export.ExportedProgram,
+        in_torch: Mapping[TorchNode, Problem],
+    ) -> None:
+        self.program, self.exported, self.in_torch = program, exported, in_torch
         self.symbols = program.symbols
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Array] = {}
@@ -120,6 +152,8 @@ class Lowering:
         self.env: dict[TorchNode, Any] = {}
         self.same: dict[TorchNode, TorchNode] = {}
         self.problems: list[Problem] = []
+        self.refused: dict[TorchNode, Problem] = {}
+        self.notes: list[str] = []
         self.node: TorchNode = next(iter(exported.graph.nodes))
 
     # ------------------------------------------------------------------------------------------- for the lowerings
@@ -203,8 +237,8 @@ class Lowering:
 
     # ------------------------------------------------------------------------------------------------ the program
 
-    def run(self) -> tuple[Graph, tuple[int, ...]]:
-        """Lower everything."""
+    def run(self) -> Made:
+        """Lower everything. Raises UnsupportedError."""
         inputs = self.declare_inputs()
         results = self.lower_graph(self.exported.graph_module)
         mutated = dict.fromkeys((*self.exported.graph_signature.buffers_to_mutate.values(), *self.written_buffers()))
@@ -218,14 +252,15 @@ class Lowering:
         # Copies: training goes on in the module's own tensors, the graph does not change with them.
         constants = {name: np.array(array, order="C") for name, array in self.constants.items() if name in used}
         values = {name: value for name, value in self.values.items() if name not in self.constants or name in constants}
-        return Graph(
+        graph = Graph(
             inputs=inputs,
             outputs=outputs,
             values=values,
             nodes=tuple(self.nodes),
             constants=constants,
             symbols=self.symbols,
-        ), positions
+        )
+        return Made(graph=graph, positions=positions, notes=tuple(self.notes))
 
     def declare_inputs(self) -> tuple[str, ...]:
         """Tensors of the caller become inputs, parameters and buffers constants, other arguments their values."""
@@ -280,23 +315,72 @@ class Lowering:
     def lower_graph(self, module: GraphModule) -> list[Any]:
         """Lower one graph whose placeholders are in `env`; what it returns."""
         live = _live(module)
-        for node in module.graph.nodes:
+        for unit in units(list(module.graph.nodes), self.in_torch.keys() & live):
+            node = unit[0]
             if node.op == "output":
-                return list(self.resolve(node.args[0]))
-            if node.op == "get_attr":
-                self.env[node] = operator.attrgetter(node.target)(module)
+                results = list(self.resolve(node.args[0]))
+            elif node.op == "get_attr":
+                self.env[node] = operator.attrgetter(str(node.target))(module)
                 if isinstance(self.env[node], torch.Tensor):
                     self.node = node
                     self.env[node] = self.constant(self.env[node], str(node.target))
+            elif node in self.in_torch:
+                self.segment(unit, live)
             elif node.op == "call_function" and node in live:
                 self.node = node
                 self.env[node] = self.lower_node(node)
-        return []
+        return results
+
+    def segment(self, unit: Unit, live: set[TorchNode]) -> None:
+        """Append a node that runs operations in torch; `env` gets what others read of them."""
+        self.node = unit[0]
+        shown = [node for node in unit if any(user in live and user not in unit for user in node.users)]
+        writer = Writer(self.env, lambda value: isinstance(value, Ref))
+        try:
+            values = [self.declared(node.meta.get("val")) for node in shown]
+            for node in unit:
+                writer.add(node)
+        except (Unlowerable, LowbitError) as error:
+            self.env.update({node: self.refuse(str(error), REMEDY, node) for node in unit})
+            return
+        name = self.unique(_node_name(unit[0], "torch") + (f"+{len(unit) - 1}" if len(unit) > 1 else ""))
+        outputs = [name] if len(shown) == 1 else [self.unique(f"{name}.{place}") for place in range(len(shown))]
+        program = self.constant(np.frombuffer(writer.finish(shown), np.uint8), f"{name}.program")
+        sizes = [size for value in values for size in value.shape]
+        self.nodes.append(
+            Node(
+                op="torch",
+                name=name,
+                inputs=(program.name, *(ref.name for ref in writer.inputs)),
+                outputs=tuple(outputs),
+                attrs={
+                    "sizes": tuple(writer.sizes),
+                    "dtypes": tuple(value.dtype for value in values),
+                    "ranks": tuple(len(value.shape) for value in values),
+                    "dims": tuple(sizes),
+                },
+                source=_source(unit[0]),
+            )
+        )
+        self.values.update(zip(outputs, values, strict=True))
+        refs = [Ref(item, value.dtype, value.shape) for item, value in zip(outputs, values, strict=True)]
+        self.env.update(zip(shown, refs, strict=True))
+        reasons = dict.fromkeys(f"{p.target}: {p.reason}" for node in unit if (p := self.in_torch.get(node)))
+        self.notes.append(f"{name} ({_source(unit[0])}) runs in torch ({'; '.join(reasons)})")
+
+    def declared(self, value: Any) -> Value:
+        """The type of one of torch's results. Raises Unlowerable or UnsupportedError for what a graph cannot hold."""
+        if not isinstance(value, torch.Tensor):
+            raise Unlowerable(f"it gives a {type(value).__name__} that depends on the inputs' values")
+        self.check_size(value)
+        return Value(dtype=_ir_dtype(value.dtype), shape=self.shape_of(value))
 
     def lower_node(self, node: TorchNode) -> Any:
         """What one operation yields: a Ref, a tuple of them, or a size."""
         value = node.meta.get("val")
         target = str(node.target)
+        if self.reads_what_it_cannot(node):
+            return self.refuse("it reads what torch runs", REMEDY, follows=True)
         if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
             return self.size(value)
         if any(word in target for word in _CHECKS):
@@ -306,6 +390,7 @@ class Lowering:
         if target in _WRAPPERS:
             return self.inline(node)
         try:
+            self.check_size(value)
             folded = self.fold(node)
             result = folded if folded is not None else self.dispatch(node)
         except (Unlowerable, LowbitError) as error:
@@ -317,17 +402,38 @@ class Lowering:
     def size(self, value: Any) -> Dim | None:
         """A size; None (and a problem) where it is not arithmetic of the input's sizes."""
         try:
+            self.check_size(value)
             return dim_of(value, self.program.names)
-        except LowbitError as error:
-            self.refuse(str(error), REMEDY)
+        except (Unlowerable, LowbitError) as error:
+            self.refuse(str(error), getattr(error, "remedy", REMEDY))
             return None
+
+    def check_size(self, value: Any) -> None:
+        """Raises Unlowerable for a result whose size depends on values."""
+        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+        for size in sizes:
+            if isinstance(size, torch.SymInt) and not size.node.expr.free_symbols <= self.program.names.keys():
+                raise Unlowerable(
+                    "the size of its result depends on the inputs' values",
+                    "keep the full size and mask with torch.where, or keep this part outside of the converted module",
+                )
+
+    def reads_what_it_cannot(self, node: TorchNode) -> bool:
+        """Whether an input has a size that depends on values: then the operation that made it is the problem."""
+        try:
+            for source in node.all_input_nodes:
+                self.check_size(source.meta.get("val"))
+        except Unlowerable:
+            return True
+        return False
 
     def item(self, node: TorchNode) -> Any:
         """One of several results."""
         whole, position = self.resolve(node.args[0]), node.args[1]
         item = whole[position]
         if item is None:
-            return self.refuse("its secondary results (such as the indices of max pooling) are not supported", REMEDY)
+            reason = "its secondary results (such as the indices of max pooling) are not supported"
+            return self.refuse(reason, REMEDY, cast(TorchNode, node.args[0]))
         return item
 
     def inline(self, node: TorchNode) -> tuple[Any, ...]:
@@ -415,9 +521,15 @@ class Lowering:
             name = f"{wish}_{count}"
         return name
 
-    def refuse(self, reason: str, remedy: str) -> Any:
-        """Note a problem; what stands in for the result, so that the rest can be looked at too."""
-        self.problems.append(Problem(str(self.node.target), reason, remedy, _source(self.node)))
+    def refuse(self, reason: str, remedy: str, node: TorchNode | None = None, follows: bool = False) -> Any:
+        """Note a problem; what stands in for the result, so that the rest can be looked at too.
+
+        follows: the problem is a consequence of one noted before.
+        """
+        at = node or self.node
+        self.refused[at] = Problem(str(at.target), reason, remedy, _source(self.node))
+        if not follows:
+            self.problems.append(self.refused[at])
         value = self.node.meta.get("val")
         if isinstance(value, tuple | list):
             return tuple(self.stand_in(item) for item in value)
@@ -428,7 +540,7 @@ class Lowering:
         if not isinstance(value, torch.Tensor):
             return None
         try:
-            declared = Value(dtype=_ir_dtype(value.dtype), shape=self.shape_of(value))
+            declared = self.declared(value)
         except (Unlowerable, LowbitError):
             declared = Value(dtype="f32", shape=(1,) * value.dim())
         name = self.unique("unsupported")
@@ -488,6 +600,11 @@ def _live(module: GraphModule) -> set[TorchNode]:
 def _storage(node: TorchNode) -> int | None:
     value = node.meta.get("val")
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+def _has_writes(module: GraphModule) -> bool:
+    graphs = [item.graph for item in module.modules() if isinstance(item, GraphModule)]
+    return any(_writes(node) for graph in graphs for node in graph.nodes)
 
 
 def _has_hidden_writes(module: GraphModule) -> bool:

@@ -9,15 +9,15 @@ from ..errors import GraphError
 from ..ir import Graph, Node, Value
 from . import float as float_ops
 from . import integer as integer_ops
+from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
 from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
-OPS: Mapping[str, Op] = MappingProxyType(
-    {op.name: op for op in (*float_ops.OPS, *sequence_ops.OPS, *shape_ops.OPS, *integer_ops.OPS)}
-)
+_GROUPS = (float_ops.OPS, sequence_ops.OPS, shape_ops.OPS, integer_ops.OPS, segment_ops.OPS)
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for group in _GROUPS for op in group})
 
 
 def infer(node: Node, graph: Graph) -> tuple[Value, ...]:

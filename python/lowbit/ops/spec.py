@@ -29,13 +29,14 @@ class Attr:
     """One attribute: its kind, range and default. Without a default it is required, unless `optional`."""
 
     kind: str
-    """int, float, text, ints, floats, dim or dims"""
+    """int, float, text, ints, floats, texts, dim or dims"""
     default: Attribute | None = None
     optional: bool = False
     minimum: float = -SIZE
     maximum: float = SIZE
     choices: tuple[str, ...] = ()
     count: int | None = None
+    longest: int = 2 * MAX_RANK
 
     def problem(self, value: object) -> str:
         """Why `value` is not allowed, or ""."""
@@ -49,7 +50,7 @@ class Attr:
             return f"must be a sequence of {self.kind[:-1]}s"
         if self.count is not None and len(value) != self.count:
             return f"must have {self.count} items, has {len(value)}"
-        if len(value) > 2 * MAX_RANK:
+        if len(value) > self.longest:
             return f"has {len(value)} items, more than any operator takes"
         return next(filter(None, map(self._item_problem, value)), "")
 
@@ -58,6 +59,8 @@ class Attr:
         if kind == "dim" and isinstance(value, str):
             dims.simplify(value)  # GraphError says why
             return ""
+        if kind == "text":
+            return "" if isinstance(value, str) and value in self.choices else f"holds {str(value)[:40]!r}"
         number = float if kind == "float" else int
         if not isinstance(value, (int, number)) or (isinstance(value, bool) and (self.minimum, self.maximum) != (0, 1)):
             return f"must be {'a number' if kind == 'float' else 'an integer'}, is {str(value)[:40]!r}"
@@ -123,6 +126,7 @@ class Op:
     variadic: bool = False
     """The last input may be repeated."""
     outputs: int = 1
+    """0: as many as the shape rule gives."""
 
     def input(self, position: int) -> Input:
         """The description of the input at `position`."""
@@ -274,7 +278,7 @@ def arity_problems(op: Op, node: Node) -> list[str]:
     for position, name in enumerate(node.inputs[: None if op.variadic else most]):
         if not name and not op.input(position).optional:
             problems.append(f"input {position} ({op.input(position).name}) is required")
-    if len(node.outputs) != op.outputs:
+    if op.outputs and len(node.outputs) != op.outputs:
         problems.append(f"makes {op.outputs} outputs, names {len(node.outputs)}")
     return problems
 

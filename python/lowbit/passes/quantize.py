@@ -18,6 +18,7 @@ from .. import schemes
 from ..errors import CalibrationError, InputError
 from ..interpreter import bind, validate
 from ..ir import Array, Graph, Node, Quant, Weight, replace
+from ..ops.segment import operations
 from . import fuse_requantize as emit_
 from .calibrate import Feeds, Histogram, Progress, batches, choose, observe
 from .correct_bias import correct_bias
@@ -188,7 +189,17 @@ def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
 
 def all_float(graph: Graph, rules: schemes.Rules) -> tuple[Decision, ...]:
     """The decisions about a graph that stays as it is."""
-    return tuple(Decision(node=node.name, op=node.op, scheme="float32", reason=rules.reason(node)) for node in graph)
+    return tuple(
+        _in_torch(graph, node)
+        if node.op == "torch"
+        else Decision(node=node.name, op=node.op, scheme="float32", reason=rules.reason(node))
+        for node in graph
+    )
+
+
+def _in_torch(graph: Graph, node: Node) -> Decision:
+    reason = f"runs in torch: {', '.join(operations(graph, node))}"
+    return Decision(node=node.name, op=node.op, scheme="torch", reason=reason)
 
 
 # ----------------------------------------------------------------------------------------------------------------- plan
@@ -328,6 +339,8 @@ def _priced(node: Node, cost: Cost, total: float, is_int8: bool, verb: str) -> D
 
 
 def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool) -> Decision:
+    if node.op == "torch":
+        return _in_torch(plan.graph, node)
     if node.name in int8:
         taken = next((name for name, other in plan.activations.items() if other.name == node.name), None)
         reason = f"part of {taken}" if taken is not None else "between int8 nodes, works on their codes"
