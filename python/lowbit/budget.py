@@ -15,7 +15,8 @@ from typing import Any
 
 from .errors import InputError
 from .passes.calibrate import Feeds, Progress
-from .passes.quantize import Decision, Quantized, Quantizer
+from .passes.plan import Decision
+from .passes.quantize import Quantized, Quantizer
 from .passes.sensitivity import sensitivity
 
 PUT_BACK = 4

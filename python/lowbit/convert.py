@@ -22,7 +22,8 @@ from .ir import Array, Graph
 from .model import Conversion, Model, array_of
 from .passes import optimize
 from .passes.calibrate import Progress
-from .passes.quantize import Quantized, Quantizer, all_float
+from .passes.plan import all_float
+from .passes.quantize import Quantized, Quantizer
 
 
 def convert(
