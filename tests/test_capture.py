@@ -456,7 +456,7 @@ def test_all_that_is_unsupported_is_listed_with_places_and_remedies() -> None:
     assert "aten.logcumsumexp.default (2 times): lowbit has no operator for it" in text
     assert "training=self.training" in text
     assert "softplus with a threshold of 2" in text
-    assert text.count("test_capture.py:") >= 5
+    assert text.count("test_capture.py:") >= 4
     assert text.count("remedy:") >= 4
 
 
