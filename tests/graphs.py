@@ -213,6 +213,50 @@ def sequence_net() -> Graph:
     return m.graph(c, m.node("rms_norm", d, axes=2, eps=1e-3), b)
 
 
+def number_net() -> Graph:
+    """Arithmetic, comparison and logic of integers and floats; reductions; sizes as values."""
+    m = Maker(5, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
+    n, x = m.input("n", "batch", "rows", dtype="i64"), m.input("x", "batch", "rows", 6)
+    three = m.constant(np.asarray(3, np.int64))
+    a = m.node("floor_div", m.node("sub", n, m.constant(np.int64([7]))), three)
+    a = m.node("trunc_div", m.node("mul", a, a), m.node("add", n, m.node("dim_value", value="rows + 1")))
+    a = m.node("maximum", m.node("minimum", a, n), m.node("remainder", n, three))
+    b = m.node("pow", m.node("fmod", n, three), m.constant(np.int64([2])))
+    positions = m.node("arange", start="rows", length="rows", step=-2, dtype="i64")
+    c = m.node("compare", m.node("add", a, b), positions, kind="gt")
+    c = m.node("logical", c, m.node("logical_not", m.node("compare", n, three, kind="eq")), kind="or")
+    mask = m.node("expand", m.node("reshape", c, shape=("batch", "rows", 1)), shape=("batch", "rows", 6))
+    y = m.node("where", mask, x, m.constant(np.asarray(-2.5, np.float32)))
+    y = m.node("minimum", m.node("remainder", y, m.constant(np.float32([1.5]))), m.node("maximum", x, y))
+    z = m.node("pow", m.node("unary", y, kind="abs"), m.constant(np.float32([2.5])))
+    for kind in ("sin", "cos", "exp2", "log1p", "erf"):
+        z = m.node("unary", z, kind=kind)
+    total = m.node("reduce", z, kind="sum", axes=(1, -1), keepdim=1)
+    top = m.node("reduce", y, kind="max", axes=(1,))
+    counts = m.node("reduce", m.node("cast", c, dtype="i64"), kind="sum", axes=(1,))
+    some = m.node("reduce", mask, kind="any", axes=(2,))
+    return m.graph(total, top, counts, some, m.node("cumsum", n, axis=1), m.node("cumsum", x, axis=1, kind="prod"))
+
+
+def index_net() -> Graph:
+    """Reading and writing at computed places, order along axes."""
+    m = Maker(6, {**BATCH, "rows": Symbol(minimum=3, maximum=40)})
+    n, x = m.input("n", "batch", "rows", dtype="i64"), m.input("x", "batch", "rows", 6)
+    ids = m.node("remainder", n, m.constant(np.int64([9])))
+    y = m.node("add", m.node("take", m.floats(9, 6), ids, axis=0), x)
+    places = m.node("remainder", n, m.node("dim_value", value="rows"))
+    column = m.node("expand", m.node("reshape", places, shape=("batch", "rows", 1)), shape=("batch", "rows", 6))
+    g = m.node("gather", y, column, axis=1)
+    sample = m.node("reshape", m.node("arange", start=0, length="batch", dtype="i64"), shape=("batch", 1))
+    i = m.node("index", g, sample, m.node("sub", places, m.node("dim_value", value="rows")), axis=0)
+    s = m.node("scatter", y, column, i, axis=1, reduce="add")
+    p = m.node("index_put", s, i, sample, places, axis=0, reduce="max")
+    values, order = m.node("sort", p, axis=1, outputs=2, descending=1)
+    best, where = m.node("topk", values, axis=2, k=2, outputs=2, largest=0)
+    t = m.node("triangle", values, diagonal="rows - 4", upper=1)
+    return m.graph(best, where, order, t, m.node("argmax", g, axis=-1, kind="min"))
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
     "volume_net": volume_net,
@@ -220,6 +264,8 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "dynamic_net": dynamic_net,
     "elementwise_net": elementwise_net,
     "sequence_net": sequence_net,
+    "number_net": number_net,
+    "index_net": index_net,
 }
 
 

@@ -68,7 +68,7 @@ BROKEN: list[tuple[Callable[[], Graph], str]] = [
         lambda: replace(float_net(), constants={**float_net().constants, "q": np.zeros(2, np.float32)}),
         "'q' has no entry",
     ),
-    (lambda: with_node(float_net(), node_of(float_net(), "clip"), op="sort"), "no such operator"),
+    (lambda: with_node(float_net(), node_of(float_net(), "clip"), op="sorting"), "no such operator"),
     (lambda: with_attrs(float_net(), "conv2d", stride=(1, "a")), "'stride' must be an integer"),
     (lambda: with_attrs(float_net(), "conv2d", stride=(2, 2)), "its value says"),
     (lambda: with_attrs(float_net(), "reshape", shape=("batch", 17)), "does not reshape"),

@@ -130,7 +130,9 @@ class Op {
   virtual size_t scratch_bytes(Types inputs, Types outputs, int threads) const {
     return (void)inputs, (void)outputs, (void)threads, 0;
   }
-  virtual void run(const RunArgs&) const = 0;  // allocates nothing, throws nothing; never called for empty outputs
+  // Allocates nothing; never called when all outputs are empty. Throws (outside of parallel tasks) only Error(input),
+  // for elements that are out of range, such as an index.
+  virtual void run(const RunArgs&) const = 0;
   virtual std::string kernel() const { return "scalar"; }  // the table row chosen, for profile
   virtual Work work(Types inputs, Types outputs) const;  // default: one operation an output element, every operand once
   virtual size_t bytes() const { return 0; }             // held for run: packed weights, tables

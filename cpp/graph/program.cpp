@@ -10,8 +10,6 @@ namespace {
 
 using MaybeType = std::optional<TensorType>;
 
-std::string describe(const std::string& name, const std::string& op) { return "node '" + name + "' (" + op + ")"; }
-
 // One node's output types, checked. Throws Error(input) with the reason.
 std::vector<TensorType> infer_node(const Op& op, std::span<const TensorType> inputs, std::span<const int64_t> symbols,
                                    size_t outputs) {
@@ -214,6 +212,10 @@ std::string describe(const Program& program, const Program::Input& input) {
 }
 
 }  // namespace
+
+std::string describe(std::string_view name, std::string_view op) {
+  return "node '" + std::string(name) + "' (" + std::string(op) + ")";
+}
 
 Program prepare(Graph&& graph, Isa isa) { return Preparation(std::move(graph), isa).run(); }
 

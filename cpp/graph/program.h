@@ -46,4 +46,7 @@ std::vector<int64_t> bind_symbols(const Program& program, std::span<const Tensor
 std::vector<TensorType> infer_types(const Program& program, std::span<const TensorType> inputs,
                                     std::span<const int64_t> symbols);
 
+// How messages name a node.
+std::string describe(std::string_view name, std::string_view op);
+
 }  // namespace lowbit::graph

@@ -155,11 +155,15 @@ void Session::Call::bind(std::span<const Tensor> outputs) {
 
 void Session::Call::step(const Plan::Step& step) const {
   const Tensor* tensors = plan_->tensors.data() + step.first;
-  step.op->run({.inputs = {tensors, step.inputs},
-                .outputs = {tensors + step.inputs, step.outputs},
-                .scratch = context_->arena.as<std::byte>() + step.scratch,
-                .threads = session_.threads_,
-                .symbols = plan_->symbols});
+  try {
+    step.op->run({.inputs = {tensors, step.inputs},
+                  .outputs = {tensors + step.inputs, step.outputs},
+                  .scratch = context_->arena.as<std::byte>() + step.scratch,
+                  .threads = session_.threads_,
+                  .symbols = plan_->symbols});
+  } catch (const Error& error) {
+    throw Error(error.kind(), describe(step.name, step.op_name) + ": " + error.what());
+  }
 }
 
 void Session::Call::run(std::span<const Tensor> outputs) {

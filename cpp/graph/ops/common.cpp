@@ -41,6 +41,34 @@ int normalized_axis(int64_t axis, int rank) {
   return static_cast<int>(axis < 0 ? axis + rank : axis);
 }
 
+Shape broadcast_shape(const Shape& a, const Shape& b) {
+  Shape shape;
+  const int rank = std::max(a.rank(), b.rank());
+  for (int axis = 0; axis < rank; ++axis) {
+    const int64_t x = axis < rank - a.rank() ? 1 : a[axis - (rank - a.rank())],
+                  y = axis < rank - b.rank() ? 1 : b[axis - (rank - b.rank())];
+    require(x == y || x == 1 || y == 1, "shapes " + to_string(a) + " and " + to_string(b) + " do not broadcast");
+    shape.push_back(x == 1 ? y : x);
+  }
+  return shape;
+}
+
+Shape broadcast_strides(const Tensor& x, const Shape& shape) {
+  Shape strides;
+  const int missing = shape.rank() - x.shape.rank();
+  for (int axis = 0; axis < shape.rank(); ++axis) {
+    const bool repeated = axis < missing || x.shape[axis - missing] == 1;
+    strides.push_back(repeated ? 0 : x.strides[axis - missing]);
+  }
+  return strides;
+}
+
+AxisSplit split_at(const Shape& shape, int axis) {
+  AxisSplit split;
+  for (int i = 0; i < shape.rank(); ++i) (i < axis ? split.outer : i == axis ? split.size : split.inner) *= shape[i];
+  return split;
+}
+
 Bounds bounds_of(const NodeInfo& node, std::string_view min, std::string_view max) {
   Bounds bounds;
   if (node.has(min)) bounds.min = static_cast<float>(node.number(min));

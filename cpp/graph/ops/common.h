@@ -77,6 +77,35 @@ void run_kernel(const Kernel& kernel, const Args& args, int threads) {
 void copy_view(const kernels::EltwiseKernel& kernel, const Shape& shape, size_t element, const void* x,
                const Shape& x_strides, void* y, const Shape& y_strides, int threads);
 
+// The shape of operands together, by NumPy's rule. Throws Error(input) where they do not broadcast.
+Shape broadcast_shape(const Shape& a, const Shape& b);
+// The strides at which an operand is read as if it had the broadcast `shape`.
+Shape broadcast_strides(const Tensor& x, const Shape& shape);
+
+// A row-major shape around one axis: [outer][size][inner].
+struct AxisSplit {
+  int64_t outer = 1, size = 1, inner = 1;
+};
+AxisSplit split_at(const Shape& shape, int axis);
+
+// Share `task` of [0, count).
+struct Range {
+  int64_t begin, end;
+};
+inline Range share_of(int64_t count, int64_t task, int64_t tasks) {
+  return {count * task / tasks, count * (task + 1) / tasks};
+}
+
+// Runs run(begin, end) over parts of [0, count), on as many threads as work on so many bytes is worth.
+template <class F>
+void run_shares(int64_t count, int64_t bytes, int threads, F run) {
+  const int64_t tasks = std::min(count, kernels::eltwise_tasks(bytes, threads));
+  run_tasks(tasks, threads, [&](int64_t task) {
+    const Range share = share_of(count, task, tasks);
+    run(share.begin, share.end);
+  });
+}
+
 // An operator whose outputs have the type of input 0 and whose operands may lie in any one order.
 class ElementwiseOp : public Op {
  public:

@@ -1,5 +1,4 @@
-// Operators that work element by element: float functions, arithmetic with broadcasting, tables and sums of codes,
-// casts.
+// Operators on each element alone: float functions, tables and sums of codes, casts.
 #include <cmath>
 #include <cstring>
 
@@ -55,52 +54,6 @@ kernels::UnaryArgs unary_args(const NodeInfo& node) {
   if (has_alpha) args.alpha = static_cast<float>(node.number("alpha"));
   return args;
 }
-
-class Binary final : public ElementwiseOp {
- public:
-  explicit Binary(const NodeInfo& node) : ElementwiseOp(node) {
-    node.expect_inputs(2, 2);
-    node.expect_outputs(1);
-    using kernels::BinaryKind;
-    kind_ = node.op == "add"   ? BinaryKind::add
-            : node.op == "sub" ? BinaryKind::sub
-            : node.op == "mul" ? BinaryKind::mul
-                               : BinaryKind::div;
-  }
-  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
-    require_type(inputs, 0, DType::f32);
-    require_type(inputs, 1, DType::f32);
-    const Shape &a = inputs[0].shape, &b = inputs[1].shape;
-    Shape shape;
-    const int rank = std::max(a.rank(), b.rank());
-    for (int axis = 0; axis < rank; ++axis) {
-      const int64_t x = axis < rank - a.rank() ? 1 : a[axis - (rank - a.rank())],
-                    y = axis < rank - b.rank() ? 1 : b[axis - (rank - b.rank())];
-      require(x == y || x == 1 || y == 1, "shapes " + to_string(a) + " and " + to_string(b) + " do not broadcast");
-      shape.push_back(x == 1 ? y : x);
-    }
-    return {{DType::f32, shape}};
-  }
-  int in_place() const override { return 0; }
-  void run(const RunArgs& args) const override {
-    const Tensor& y = args.outputs[0];
-    const kernels::BinaryArgs binary{
-        kind_, y.shape, view(args.inputs[0], y.shape), view(args.inputs[1], y.shape), {y.as<float>(), y.strides}};
-    split(args, [&](int64_t task, int64_t tasks) { kernels::binary(kernel_, binary, task, tasks); });
-  }
-
- private:
-  static kernels::View<const float> view(const Tensor& x, const Shape& shape) {
-    kernels::View<const float> view{x.as<const float>(), {}};
-    const int missing = shape.rank() - x.shape.rank();
-    for (int axis = 0; axis < shape.rank(); ++axis) {
-      const bool broadcast = axis < missing || x.shape[axis - missing] == 1;
-      view.strides.push_back(broadcast ? 0 : x.strides[axis - missing]);
-    }
-    return view;
-  }
-  kernels::BinaryKind kind_;
-};
 
 class Lookup final : public ElementwiseOp {
  public:
@@ -202,14 +155,21 @@ struct Half {
   uint16_t bits;
 };
 
+// A bool as it lies in memory: a caller's byte may be neither 0 nor 1.
+struct Bool {
+  uint8_t byte;
+};
+
 template <class To, class From>
 To converted(From value) {
   if constexpr (std::is_same_v<From, Half>) {
     return converted<To>(float_from_half(value.bits));
+  } else if constexpr (std::is_same_v<From, Bool>) {
+    return converted<To>(static_cast<int32_t>(value.byte != 0));
   } else if constexpr (std::is_same_v<To, Half>) {
     return {half_from_float(static_cast<float>(value))};
-  } else if constexpr (std::is_same_v<To, bool>) {
-    return value != From{};
+  } else if constexpr (std::is_same_v<To, Bool>) {
+    return {static_cast<uint8_t>(value != From{})};
   } else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
     // Towards zero, saturating, NaN to 0: defined where a plain cast is not.
     constexpr auto low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
@@ -240,7 +200,7 @@ CastFunction cast_from(DType to) {
     case DType::i32:
       return cast_range<From, int32_t>;
     case DType::boolean:
-      return cast_range<From, bool>;
+      return cast_range<From, Bool>;
     case DType::u8:
       return cast_range<From, uint8_t>;
     case DType::s8:
@@ -262,7 +222,7 @@ CastFunction find_cast(DType from, DType to) {
     case DType::i32:
       return cast_from<int32_t>(to);
     case DType::boolean:
-      return cast_from<bool>(to);
+      return cast_from<Bool>(to);
     case DType::u8:
       return cast_from<uint8_t>(to);
     case DType::s8:
@@ -306,7 +266,6 @@ std::unique_ptr<Op> make_unary(const NodeInfo& node) { return std::make_unique<U
 std::unique_ptr<Op> make_clip(const NodeInfo& node) {
   return std::make_unique<Unary>(node, clip(bounds_of(node, "min", "max")));
 }
-std::unique_ptr<Op> make_binary(const NodeInfo& node) { return std::make_unique<Binary>(node); }
 std::unique_ptr<Op> make_lookup(const NodeInfo& node) { return std::make_unique<Lookup>(node); }
 std::unique_ptr<Op> make_add_i8(const NodeInfo& node) { return std::make_unique<AddI8>(node); }
 std::unique_ptr<Op> make_cast(const NodeInfo& node) { return std::make_unique<Cast>(node); }

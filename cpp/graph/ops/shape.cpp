@@ -1,4 +1,4 @@
-// Operators that only move elements: reshape (a view), transpose, pad, concat, slice.
+// Operators that only move elements: reshape (a view), transpose, expand, pad, concat, slice, triangle.
 #include <cstring>
 
 #include "graph/ops/common.h"
@@ -78,6 +78,37 @@ class Transpose final : public MoveOp {
 
  private:
   std::vector<int64_t> perm_;
+};
+
+std::vector<TensorType> type_of(DType dtype, const std::vector<Dim>& dims, std::span<const int64_t> symbols) {
+  TensorType type{dtype, {}};
+  for (const Dim& dim : dims) type.shape.push_back(evaluate(dim, symbols));
+  require(checked_elements(type) >= 0, "the output " + to_string(type) + " is negative or too large");
+  return {type};
+}
+
+class Expand final : public MoveOp {
+ public:
+  explicit Expand(const NodeInfo& node) : MoveOp(node), shape_(node.dims("shape")) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+    if (shape_.size() > kMaxRank) node.fail("the shape has more than 8 axes");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
+    std::vector<TensorType> types = type_of(inputs[0].dtype, shape_, symbols);
+    require(broadcast_shape(inputs[0].shape, types[0].shape) == types[0].shape,
+            to_string(inputs[0].shape) + " does not expand to " + to_string(types[0].shape));
+    return types;
+  }
+  Layout input_layout(size_t) const override { return Layout::any; }
+  Layout output_layout(size_t) const override { return Layout::contiguous; }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    copy(args, y.shape, y, x.data, broadcast_strides(x, y.shape), y.data, y.strides);
+  }
+
+ private:
+  std::vector<Dim> shape_;
 };
 
 class Pad final : public MoveOp {
@@ -191,8 +222,51 @@ class Slice final : public MoveOp {
   int64_t step_;
 };
 
+// Keeps what lies on or below the diagonal (`upper`: on or above) of the last two axes; the rest becomes zero.
+class Triangle final : public MoveOp {
+ public:
+  explicit Triangle(const NodeInfo& node)
+      : MoveOp(node), diagonal_(node.dim("diagonal")), upper_(node.integer("upper", 0, 1, 0) == 1) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require(inputs[0].shape.rank() >= 2, "the input must have at least two axes, is " + to_string(inputs[0]));
+    return {inputs[0]};
+  }
+  Layout input_layout(size_t) const override { return Layout::contiguous; }
+  Layout output_layout(size_t) const override { return Layout::contiguous; }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const int rank = y.shape.rank();
+    const int64_t rows = y.shape[rank - 2], cols = y.shape[rank - 1], element = static_cast<int64_t>(size_of(y.dtype));
+    const int64_t diagonal = std::clamp(evaluate(diagonal_, args.symbols), -rows - 1, cols + 1);
+    run_shares(y.shape.elements() / cols, 2 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t split = std::clamp<int64_t>(row % rows + diagonal + (upper_ ? 0 : 1), 0, cols);
+        const auto* from = x.as<const std::byte>() + row * cols * element;
+        auto* to = y.as<std::byte>() + row * cols * element;
+        const auto left = static_cast<size_t>(split * element), right = static_cast<size_t>((cols - split) * element);
+        if (upper_) {
+          std::memset(to, 0, left);
+          std::memcpy(to + left, from + left, right);
+        } else {
+          std::memcpy(to, from, left);
+          std::memset(to + left, 0, right);
+        }
+      }
+    });
+  }
+
+ private:
+  Dim diagonal_;
+  bool upper_;
+};
+
 }  // namespace
 
+std::unique_ptr<Op> make_expand(const NodeInfo& node) { return std::make_unique<Expand>(node); }
+std::unique_ptr<Op> make_triangle(const NodeInfo& node) { return std::make_unique<Triangle>(node); }
 std::unique_ptr<Op> make_reshape(const NodeInfo& node) { return std::make_unique<Reshape>(node); }
 std::unique_ptr<Op> make_transpose(const NodeInfo& node) { return std::make_unique<Transpose>(node); }
 std::unique_ptr<Op> make_pad(const NodeInfo& node) { return std::make_unique<Pad>(node); }

@@ -80,6 +80,12 @@ void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* 
       return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p * q; });
     case BinaryKind::div:
       return map_pairs(a, a_step, b, b_step, y, n, [](const Lanes& p, const Lanes& q) { return p / q; });
+    case BinaryKind::minimum:
+      return map_pairs(a, a_step, b, b_step, y, n,
+                       [](const Lanes& p, const Lanes& q) { return select(is_nan(p), p, less(p, q)); });
+    case BinaryKind::maximum:
+      return map_pairs(a, a_step, b, b_step, y, n,
+                       [](const Lanes& p, const Lanes& q) { return select(is_nan(p), p, greater(p, q)); });
   }
 }
 

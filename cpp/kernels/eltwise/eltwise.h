@@ -117,8 +117,8 @@ struct AddI8Args {
 };
 void add_i8(const EltwiseKernel&, const AddI8Args&, int64_t task = 0, int64_t tasks = 1);
 
-// y[i] = a[i] (+ - * /) b[i], any broadcasting through strides of 0.
-enum class BinaryKind { add, sub, mul, div };
+// y[i] = a[i] (+ - * / min max) b[i], any broadcasting through strides of 0; a minimum or maximum with NaN is NaN.
+enum class BinaryKind { add, sub, mul, div, minimum, maximum };
 struct BinaryArgs {
   BinaryKind kind = BinaryKind::add;
   Shape shape;
@@ -127,10 +127,11 @@ struct BinaryArgs {
 };
 void binary(const EltwiseKernel&, const BinaryArgs&, int64_t task = 0, int64_t tasks = 1);
 
-// y[i] = f(x[i]). Within 4 ulp or 2e-7 of the exact value; abs, neg, relu, clip, leaky_relu, square, sqrt and
-// reciprocal are exact IEEE operations, rsqrt is 1 / sqrt(x). NaN stays NaN.
+// y[i] = f(x[i]). Within 4 ulp or 2e-7 of the exact value; abs, neg, sign, relu, clip, leaky_relu, square, sqrt,
+// reciprocal and the roundings (round: to even) are exact, rsqrt is 1 / sqrt(x). NaN stays NaN; sign(+-0) is 0.
 //   clip: min(max(x, min), max)             relu: clip to [0, inf)
 //   sigmoid, tanh, exp, log, erf            silu: x * sigmoid(x)
+//   exp2, expm1, log2, log1p, sin, cos      floor, ceil, trunc, round, sign
 //   gelu: x / 2 * (1 + erf(x / sqrt 2))     gelu_tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 //   hardsigmoid: clip(x + 3, 0, 6) / 6      hardswish: x * clip(x + 3, 0, 6) / 6
 //   elu: x > 0 ? x : alpha * expm1(x)       leaky_relu: x > 0 ? x : alpha * x
@@ -158,8 +159,19 @@ enum class UnaryKind {
   leaky_relu,
   softplus,
   mish,
+  exp2,
+  expm1,
+  log2,
+  log1p,
+  sin,
+  cos,
+  floor,
+  ceil,
+  trunc,
+  round,
+  sign,
 };
-constexpr int kUnaryKinds = static_cast<int>(UnaryKind::mish) + 1;
+constexpr int kUnaryKinds = static_cast<int>(UnaryKind::sign) + 1;
 const char* name_of(UnaryKind);
 bool parse_unary(std::string_view name, UnaryKind& kind);  // false: unknown
 

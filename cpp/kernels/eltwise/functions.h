@@ -40,6 +40,14 @@ inline Lanes exp(const Lanes& x) {
   return p * pow2(half) * pow2(a.n - half);
 }
 
+// 2^x; the fraction of x is exact.
+inline Lanes exp2(const Lanes& x) {
+  const Lanes bounded = clamp(x, splat(-151.0f), splat(129.0f)), n = round(bounded);
+  const Lanes p = expm1_near_zero((bounded - n) * splat(0.693147181f)) + splat(1.0f);
+  const Lanes half = round(n * splat(0.5f));
+  return p * pow2(half) * pow2(n - half);
+}
+
 // e^x - 1 for x <= 0.
 inline Lanes expm1_of_negative(const Lanes& x) {
   const Reduced a = reduce(greater(splat(-80.0f), x));
@@ -47,7 +55,11 @@ inline Lanes expm1_of_negative(const Lanes& x) {
   return fma(expm1_near_zero(a.r), power, power - splat(1.0f));
 }
 
-inline Lanes log(const Lanes& x) {
+// x = 2^e (1 + m) for x > 0, and p with log(1 + m) = m + p - m^2 / 2.
+struct Logarithm {
+  Lanes e, m, p, square;
+};
+inline Logarithm log_parts(const Lanes& x) {
   const Mask tiny = splat(1.17549435e-38f) > x;  // below the normal range
   const Lanes scaled = select(tiny, x * splat(8388608.0f), x);
   const Lanes whole = mantissa(scaled);
@@ -64,19 +76,49 @@ inline Lanes log(const Lanes& x) {
   p = fma(p, m, splat(-2.4999993993e-1f));
   p = fma(p, m, splat(3.3333331174e-1f));
   const Lanes square = m * m;
-  Lanes y = fma(e, splat(-2.12194440e-4f), p * m * square);
-  y = fma(square, splat(-0.5f), y);
-  y = fma(e, splat(0.693359375f), m + y);
+  return {e, m, p * m * square, square};
+}
+
+// The logarithm y of x > 0, made right for all other x.
+inline Lanes of_positive(const Lanes& x, const Lanes& y) {
   const Lanes infinity = splat(__builtin_inff());
-  y = select(x > splat(3.4028234e38f), infinity, y);
-  y = select(x > splat(0.0f), y, select(splat(0.0f) > x, splat(__builtin_nanf("")), -infinity));
-  return select(is_nan(x), x, y);
+  const Lanes above = select(x > splat(3.4028234e38f), infinity, y);
+  const Lanes all = select(x > splat(0.0f), above, select(splat(0.0f) > x, splat(__builtin_nanf("")), -infinity));
+  return select(is_nan(x), x, all);
+}
+
+inline Lanes log(const Lanes& x) {
+  const Logarithm a = log_parts(x);
+  Lanes y = fma(a.e, splat(-2.12194440e-4f), a.p);
+  y = fma(a.square, splat(-0.5f), y);
+  y = fma(a.e, splat(0.693359375f), a.m + y);
+  return of_positive(x, y);
+}
+
+inline Lanes log2(const Lanes& x) {
+  const Logarithm a = log_parts(x);
+  const Lanes tail = fma(a.square, splat(-0.5f), a.p);  // log(1 + m) - m
+  Lanes y = fma(a.m, splat(0.442695041f), tail * splat(1.44269504f)) + a.m;
+  return of_positive(x, a.e + y);
 }
 
 // log(1 + x) for 0 <= x <= 1: the second term restores what 1 + x rounded away.
-inline Lanes log1p(const Lanes& x) {
+inline Lanes log1p_near_zero(const Lanes& x) {
   const Lanes sum = x + splat(1.0f);
   return log(sum) - ((sum - splat(1.0f)) - x) / sum;
+}
+inline Lanes log1p(const Lanes& x) {
+  const Lanes near = log1p_near_zero(x), far = log(x + splat(1.0f));
+  const Lanes y = select(abs(x) > splat(1e6f), far, select(x > splat(-1.0f), near, far));
+  return select(is_nan(x), x, select(abs(x) > splat(1e-20f), y, x));
+}
+
+inline Lanes expm1(const Lanes& x) {
+  const Lanes bounded = less(splat(64.0f), x);
+  const Reduced a = reduce(greater(splat(-80.0f), bounded));
+  const Lanes power = pow2(a.n);
+  const Lanes y = fma(expm1_near_zero(a.r), power, power - splat(1.0f));
+  return select(x > splat(60.0f), exp(x), y);
 }
 
 inline Lanes sigmoid(const Lanes& x) {
@@ -148,7 +190,72 @@ inline Lanes mish(const Lanes& x) {
 
 inline Lanes softplus(const Lanes& x, const Lanes& beta) {
   const Lanes z = x * beta;
-  return (greater(splat(0.0f), z) + log1p(exp(-abs(z)))) / beta;
+  return (greater(splat(0.0f), z) + log1p_near_zero(exp(-abs(z)))) / beta;
+}
+
+// round() leaves floats that have no fraction as they are, the signed zeros too.
+inline Lanes floor(const Lanes& x) {
+  const Lanes near = round(x);
+  return select(near > x, near - splat(1.0f), near);
+}
+inline Lanes ceil(const Lanes& x) { return -floor(-x); }
+inline Lanes trunc(const Lanes& x) { return flip(floor(abs(x)), sign_of(x)); }
+
+inline Lanes sign(const Lanes& x) {
+  const Lanes y = select(x > splat(0.0f), splat(1.0f), select(splat(0.0f) > x, splat(-1.0f), splat(0.0f)));
+  return select(is_nan(x), x, y);
+}
+
+// sin(r) and cos(r) for |r| a little over pi / 4 (Cephes), turned by n quarters.
+inline Lanes sine_of_turn(const Lanes& r, const Lanes& n) {
+  const Lanes square = r * r;
+  Lanes s = splat(-1.9515295891e-4f);
+  s = fma(s, square, splat(8.3321608736e-3f));
+  s = fma(s, square, splat(-1.6666654611e-1f));
+  s = fma(s * square, r, r);
+  Lanes c = splat(2.443315711809948e-5f);
+  c = fma(c, square, splat(-1.388731625493765e-3f));
+  c = fma(c, square, splat(4.166664568298827e-2f));
+  c = fma(c * square, square, fma(square, splat(-0.5f), splat(1.0f)));
+  const Lanes quarter = n - floor(n * splat(0.25f)) * splat(4.0f);  // 0, 1, 2 or 3
+  const Mask back = quarter > splat(1.5f);
+  const Lanes odd = select(back, quarter - splat(2.0f), quarter);
+  const Lanes y = select(odd > splat(0.5f), c, s);
+  return select(back, -y, y);
+}
+
+// x - n pi / 2 in float64: for arguments too large for float32.
+inline void reduce_far(float x, float* r, float* n) {
+  const double turns = __builtin_floor(static_cast<double>(x) * 0.63661977236758134 + 0.5);
+  const double rest = (static_cast<double>(x) - turns * 1.5707963267341256) - turns * 6.0771005065061922e-11;
+  const double quarter = turns - __builtin_floor(turns * 0.25) * 4.0;
+  const bool sound = rest < 0.8 && rest > -0.8;  // beyond 2^40 nothing is left to reduce
+  *r = sound ? static_cast<float>(rest) : 0.0f;
+  *n = sound ? static_cast<float>(quarter) : 0.0f;
+}
+
+// sin(x + quarters pi / 2)
+inline Lanes sine(const Lanes& x, float quarters) {
+  const Lanes magnitude = abs(x);
+  Lanes n = round(x * splat(0.636619772f));
+  // The first difference is exact: both sides are multiples of 2^-23 or of x's last place.
+  Lanes r = fma(n, splat(-1.57079637050628662f), x);
+  r = fma(n, splat(4.37113882867379e-8f), r);
+  r = fma(n, splat(1.71512451e-15f), r);
+  const Mask far = magnitude > splat(100000.0f);
+  if (any(far)) {
+    float xs[kLanes], rs[kLanes], ns[kLanes];
+    store(xs, x);
+    store(rs, r);
+    store(ns, n);
+    for (int i = 0; i < kLanes; ++i)
+      if (xs[i] > 100000.0f || xs[i] < -100000.0f) reduce_far(xs[i], rs + i, ns + i);
+    r = load(rs);
+    n = load(ns);
+  }
+  const Lanes y = sine_of_turn(r, n + splat(quarters));
+  const Lanes nan = splat(__builtin_nanf(""));
+  return select(is_nan(x), x, select(magnitude > splat(3.4028234e38f), nan, y));
 }
 
 inline Lanes relu6_of_shifted(const Lanes& x) { return clamp(x + splat(3.0f), splat(0.0f), splat(6.0f)); }
@@ -206,6 +313,28 @@ inline void unary_block(const UnaryArgs& args) {
       return map(args, [&](const Lanes& x) { return softplus(x, alpha); });
     case UnaryKind::mish:
       return map(args, [](const Lanes& x) { return mish(x); });
+    case UnaryKind::exp2:
+      return map(args, [](const Lanes& x) { return exp2(x); });
+    case UnaryKind::expm1:
+      return map(args, [](const Lanes& x) { return expm1(x); });
+    case UnaryKind::log2:
+      return map(args, [](const Lanes& x) { return log2(x); });
+    case UnaryKind::log1p:
+      return map(args, [](const Lanes& x) { return log1p(x); });
+    case UnaryKind::sin:
+      return map(args, [](const Lanes& x) { return sine(x, 0.0f); });
+    case UnaryKind::cos:
+      return map(args, [](const Lanes& x) { return sine(x, 1.0f); });
+    case UnaryKind::floor:
+      return map(args, [](const Lanes& x) { return floor(x); });
+    case UnaryKind::ceil:
+      return map(args, [](const Lanes& x) { return ceil(x); });
+    case UnaryKind::trunc:
+      return map(args, [](const Lanes& x) { return trunc(x); });
+    case UnaryKind::round:
+      return map(args, [](const Lanes& x) { return round(x); });
+    case UnaryKind::sign:
+      return map(args, [](const Lanes& x) { return sign(x); });
   }
 }
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from ..errors import GraphError
 from ..ir import Graph, Node, Value
+from . import arithmetic, indexing, ordering, reduction, sizes
 from . import float as float_ops
 from . import integer as integer_ops
 from . import segment as segment_ops
@@ -16,8 +17,9 @@ from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
-_GROUPS = (float_ops.OPS, sequence_ops.OPS, shape_ops.OPS, integer_ops.OPS, segment_ops.OPS)
-OPS: Mapping[str, Op] = MappingProxyType({op.name: op for group in _GROUPS for op in group})
+_COMPUTING = (float_ops, sequence_ops, arithmetic, reduction, ordering, integer_ops)
+_MOVING = (shape_ops, indexing, sizes, segment_ops)
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in (*_COMPUTING, *_MOVING) for op in family.OPS})
 
 
 def infer(node: Node, graph: Graph) -> tuple[Value, ...]:

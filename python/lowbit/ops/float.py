@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
 from ..ir import Array, Dim, Value
-from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, integer, integers
+from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, integer, integers, reduced_axes
 from .windows import (
     CONV_ATTRS,
     EXTENT,
@@ -120,8 +119,22 @@ UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
     "log": lambda x, a: np.log(x),
     "sqrt": lambda x, a: np.sqrt(x),
     "rsqrt": lambda x, a: 1 / np.sqrt(x),
+    "reciprocal": lambda x, a: 1 / x,
+    "square": lambda x, a: np.square(x),
     "neg": lambda x, a: -x,
     "abs": lambda x, a: np.abs(x),
+    "erf": lambda x, a: _erf(x),
+    "exp2": lambda x, a: np.exp2(x),
+    "expm1": lambda x, a: np.expm1(x),
+    "log2": lambda x, a: np.log2(x),
+    "log1p": lambda x, a: np.log1p(x),
+    "sin": lambda x, a: np.sin(x),
+    "cos": lambda x, a: np.cos(x),
+    "floor": lambda x, a: np.floor(x),
+    "ceil": lambda x, a: np.ceil(x),
+    "trunc": lambda x, a: np.trunc(x),
+    "round": lambda x, a: np.rint(x),
+    "sign": lambda x, a: np.sign(x),
 }
 """kind -> f(x in float64, attribute with its default). alpha is elu's, leaky_relu's and softplus's (there: beta)."""
 
@@ -135,28 +148,6 @@ def unary(kind: str, x: Array, attrs: Any = None) -> Array:
 
 def _same(call: Call) -> Sequence[Value]:
     return [Value(dtype=call.value(0).dtype, shape=call.shape(0))]
-
-
-def broadcast(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """NumPy's rule; a symbolic size fits 1 or itself."""
-    rank = max(len(a), len(b))
-    out: list[Dim] = []
-    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
-        fits = x == 1 or y == 1 or dims.equal(x, y, call.symbols)
-        call.need(fits, f"shapes {list(a)} and {list(b)} do not broadcast")
-        out.append(y if x == 1 else x)
-    return tuple(out)
-
-
-def _infer_binary(call: Call) -> Sequence[Value]:
-    return [Value(dtype="f32", shape=broadcast(call, call.shape(0), call.shape(1)))]
-
-
-def _binary(name: str, function: Callable[[Array, Array], Array]) -> Op:
-    def reference(call: Call) -> Sequence[Array]:
-        return [np.asarray(function(call.array(0), call.array(1)))]
-
-    return Op(name=name, inputs=(Input(name="a"), Input(name="b")), infer_rule=_infer_binary, reference_rule=reference)
 
 
 # ------------------------------------------------------------------------------------------------ pools and reductions
@@ -191,23 +182,16 @@ def _adaptive_avg_pool2d(call: Call) -> Sequence[Array]:
     return [(total / counts).astype(F32)]
 
 
-def _mean_axes(call: Call, rank: int) -> tuple[int, ...]:
-    axes: tuple[int, ...] = call.attrs["axes"]
-    call.need(all(-rank <= axis < rank for axis in axes), f"axes {list(axes)} are out of range for rank {rank}")
-    return tuple(axis % rank for axis in axes)
-
-
 def _infer_mean(call: Call) -> Sequence[Value]:
     shape = call.shape(0)
-    axes = _mean_axes(call, len(shape))
-    call.need(len(set(axes)) == len(axes), f"axes {list(axes)} repeat")
+    axes = reduced_axes(call, len(shape))
     kept = [1 if axis in axes else size for axis, size in enumerate(shape) if call.attrs["keepdim"] or axis not in axes]
     return [Value(dtype="f32", shape=tuple(kept))]
 
 
 def _mean(call: Call) -> Sequence[Array]:
     x = call.array(0)
-    axes = _mean_axes(call, x.ndim)
+    axes = reduced_axes(call, x.ndim)
     return [np.asarray(x.mean(axis=axes, dtype=F64, keepdims=bool(call.attrs["keepdim"])).astype(F32))]
 
 
@@ -256,10 +240,6 @@ OPS = (
         infer_rule=_same,
         reference_rule=lambda call: [clamp(call.array(0), call.attrs, "min", "max")],
     ),
-    _binary("add", np.add),
-    _binary("sub", np.subtract),
-    _binary("mul", np.multiply),
-    _binary("div", np.divide),
     Op(
         name="max_pool2d",
         inputs=(Input(name="x", dtypes=("f32", "u8")),),

@@ -8,8 +8,7 @@ import numpy as np
 
 from .. import dims
 from ..ir import Array, Dim, Value
-from .float import broadcast
-from .spec import FLAG, MAX_RANK, SIZE, Call, Input, Op, integer, number
+from .spec import FLAG, MAX_RANK, SIZE, Call, Input, Op, broadcast, integer, number
 
 F32, F64 = np.float32, np.float64
 

@@ -8,7 +8,21 @@ import numpy as np
 
 from .. import dims
 from ..ir import DTYPES, Array, Value
-from .spec import SIZE, Attr, Call, Input, Op, choice, dim_list, integer, integers, number
+from .spec import (
+    FLAG,
+    SIZE,
+    SIZE_OR_NUMBER,
+    Attr,
+    Call,
+    Input,
+    Op,
+    broadcast,
+    choice,
+    dim_list,
+    integer,
+    integers,
+    number,
+)
 
 ANY = tuple(DTYPES)
 _DIM = Attr(kind="dim", minimum=0, maximum=dims.LIMIT - 1)
@@ -22,6 +36,24 @@ def _infer_reshape(call: Call) -> Sequence[Value]:
         f"{list(call.shape(0))} does not reshape to {list(shape)}, the numbers of elements differ",
     )
     return [Value(dtype=call.value(0).dtype, shape=shape)]
+
+
+def _infer_expand(call: Call) -> Sequence[Value]:
+    shape = tuple(call.attrs["shape"])
+    together = broadcast(call, call.shape(0), shape)
+    same = len(together) == len(shape) and all(map(lambda a, b: dims.equal(a, b, call.symbols), together, shape))
+    call.need(same, f"{list(call.shape(0))} does not expand to {list(shape)}")
+    return [Value(dtype=call.value(0).dtype, shape=shape)]
+
+
+def _triangle(call: Call) -> Sequence[Array]:
+    x, diagonal = call.array(0), call.attrs["diagonal"]
+    return [np.triu(x, diagonal) if call.attrs["upper"] else np.tril(x, diagonal)]
+
+
+def _infer_triangle(call: Call) -> Sequence[Value]:
+    call.need(len(call.shape(0)) >= 2, f"the input must have at least two axes, has shape {list(call.shape(0))}")
+    return [call.value(0)]
 
 
 def _infer_transpose(call: Call) -> Sequence[Value]:
@@ -101,6 +133,20 @@ OPS = (
         attrs={"shape": dim_list()},
         infer_rule=_infer_reshape,
         reference_rule=lambda call: [call.array(0).reshape(call.attrs["shape"])],
+    ),
+    Op(
+        name="expand",
+        inputs=_X,
+        attrs={"shape": dim_list()},
+        infer_rule=_infer_expand,
+        reference_rule=lambda call: [np.broadcast_to(call.array(0), call.attrs["shape"])],
+    ),
+    Op(
+        name="triangle",
+        inputs=_X,
+        attrs={"diagonal": SIZE_OR_NUMBER, "upper": FLAG},
+        infer_rule=_infer_triangle,
+        reference_rule=_triangle,
     ),
     Op(
         name="transpose",

@@ -96,6 +96,8 @@ def dim_list(count: int | None = None) -> Attr:
     return Attr(kind="dims", count=count)
 
 
+SIZE_OR_NUMBER = Attr(kind="dim", minimum=-dims.LIMIT + 1, maximum=dims.LIMIT - 1)
+"""One integer, or an expression; it may be negative."""
 SCALE = number(minimum=FLOAT_TINY)
 CODE = integer(0, 255)
 FLAG = integer(0, 1, default=0)
@@ -236,6 +238,26 @@ class Call:
         axis = int(self.attrs["axis"])
         self.need(-rank <= axis < rank, f"axis {axis} is out of range for rank {rank}")
         return axis % rank
+
+
+def broadcast(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """NumPy's rule; a symbolic size fits 1 or itself."""
+    rank = max(len(a), len(b))
+    out: list[Dim] = []
+    for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
+        fits = x == 1 or y == 1 or dims.equal(x, y, call.symbols)
+        call.need(fits, f"shapes {list(a)} and {list(b)} do not broadcast")
+        out.append(y if x == 1 else x)
+    return tuple(out)
+
+
+def reduced_axes(call: Call, rank: int) -> tuple[int, ...]:
+    """The attribute `axes`, counted from the front."""
+    axes: tuple[int, ...] = call.attrs["axes"]
+    call.need(all(-rank <= axis < rank for axis in axes), f"axes {list(axes)} are out of range for rank {rank}")
+    found = tuple(axis % rank for axis in axes)
+    call.need(len(set(found)) == len(found), f"axes {list(axes)} repeat")
+    return found
 
 
 def describe(node: Node) -> str:

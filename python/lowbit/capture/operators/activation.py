@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..lower import Lowering, Ref, Unlowerable, lowers
 from .common import Number, clip
 
-_PLAIN = ("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish", "exp", "log", "sqrt", "rsqrt", "neg", "abs")
+_PLAIN = ("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish", "exp", "log", "sqrt", "rsqrt")
 
 
 def _register_plain(kind: str) -> None:

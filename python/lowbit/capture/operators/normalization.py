@@ -8,7 +8,6 @@ import numpy as np
 
 from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
-from .common import clip
 
 
 @lowers("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm")
@@ -122,13 +121,8 @@ def softmax(c: Lowering, x: Ref, axis: int) -> Ref:
 
 @lowers("log_softmax.int", "_log_softmax")
 def log_softmax(c: Lowering, x: Ref, axis: int) -> Ref:
-    """x - lse with lse = sum_j p_j * (x_j - log p_j), p = softmax(x): exact where log(p) alone would meet log(0)."""
-    axis = c.axis(x, axis)
-    size = x.shape[axis]
-    if not isinstance(size, int):
-        raise Unlowerable("log_softmax over an axis whose size is free")
-    p = c.emit("softmax", x, axis=axis)
-    log_p = c.emit("unary", clip(c, p, float(np.finfo(np.float32).tiny), None), kind="log")
-    terms = c.emit("mul", p, c.emit("sub", x, log_p))
-    mean = c.emit("mean", terms, axes=(axis,), keepdim=1)
-    return c.emit("sub", x, c.emit("mul", mean, c.constant(float(size))))
+    """(x - max) - log(sum(e^(x - max)))"""
+    x, axis = c.operand(x, "f32"), c.axis(x, axis)
+    shifted = c.emit("sub", x, c.emit("reduce", x, kind="max", axes=(axis,), keepdim=1))
+    total = c.emit("reduce", c.emit("unary", shifted, kind="exp"), kind="sum", axes=(axis,), keepdim=1)
+    return c.emit("sub", shifted, c.emit("unary", total, kind="log"))

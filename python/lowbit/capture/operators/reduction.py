@@ -1,12 +1,19 @@
-"""Sums and means."""
+"""Sums, means, extremes and norms over axes; running sums; order along an axis."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ... import dims
-from ..lower import Lowering, Ref, Unlowerable, lowers
-from .common import axes_of
+from ...ir import Dim
+from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from .common import Number, axes_of, part
+
+
+def _reduce(c: Lowering, kind: str, x: Ref, axes: tuple[int, ...], keepdim: bool) -> Ref:
+    """A reduction over no axes changes nothing."""
+    return c.emit("reduce", x, kind=kind, axes=axes, keepdim=int(keepdim)) if axes else x
 
 
 @lowers("mean.dim")
@@ -14,7 +21,8 @@ def mean(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
     """Over height and width of images it is a pool to 1 x 1."""
     chosen = axes_of(x, axes)
     if x.rank == 4 and chosen == (2, 3):
-        return c.reshape(c.emit("adaptive_avg_pool2d", x, output_size=(1, 1)))
+        pooled = c.emit("adaptive_avg_pool2d", c.operand(x, "f32"), output_size=(1, 1))
+        return pooled if keepdim else c.reshape(pooled, x.shape[:2])
     return c.emit("mean", c.operand(x, "f32"), axes=chosen, keepdim=int(keepdim))
 
 
@@ -25,14 +33,235 @@ def mean_of_all(c: Lowering, x: Ref) -> Ref:
 
 @lowers("sum.dim_IntList")
 def sum_(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
-    """The mean times the number of elements."""
-    chosen = axes_of(x, axes)
-    count = dims.mul(*(x.shape[axis] for axis in chosen))
-    if not isinstance(count, int):
-        raise Unlowerable("a sum over an axis whose size is free")
-    return c.emit("mul", mean(c, x, axes, keepdim), c.constant(float(count)))
+    return _reduce(c, "sum", c.cast(x, c.out_dtype()), axes_of(x, axes), keepdim)
 
 
 @lowers("sum.default")
 def sum_of_all(c: Lowering, x: Ref) -> Ref:
     return sum_(c, x, None, False)
+
+
+@lowers("prod.dim_int")
+def prod(c: Lowering, x: Ref, axis: int, keepdim: bool) -> Ref:
+    return _reduce(c, "prod", c.cast(x, c.out_dtype()), axes_of(x, axis), keepdim)
+
+
+@lowers("prod.default")
+def prod_of_all(c: Lowering, x: Ref) -> Ref:
+    return _reduce(c, "prod", c.cast(x, c.out_dtype()), axes_of(x, None), False)
+
+
+def _extreme(c: Lowering, kind: str, x: Ref, axes: tuple[int, ...], keepdim: bool) -> Ref:
+    if x.dtype in ("f32", "i64", "i32"):
+        return _reduce(c, kind, x, axes, keepdim)
+    if x.dtype == "bool":
+        return _reduce(c, "any" if kind == "max" else "all", x, axes, keepdim)
+    return c.cast(_reduce(c, kind, c.cast(x, "i32"), axes, keepdim), x.dtype)
+
+
+def _register_extreme(kind: str) -> None:
+    lowers(f"a{kind}")(lambda c, x, axes, keepdim: _extreme(c, kind, x, axes_of(x, axes), keepdim))
+    lowers(f"{kind}.default")(lambda c, x: _extreme(c, kind, x, axes_of(x, None), False))
+
+    def with_indices(c: Lowering, x: Ref, axis: int, keepdim: bool) -> Lowered:
+        values = _extreme(c, kind, x, axes_of(x, axis), keepdim)
+        return values, _arg_extreme(c, kind, x, axis, keepdim)
+
+    lowers(f"{kind}.dim")(with_indices)
+    lowers(f"arg{kind}")(lambda c, x, axis, keepdim: _arg_extreme(c, kind, x, axis, keepdim))
+
+
+def _arg_extreme(c: Lowering, kind: str, x: Ref, axis: int | None, keepdim: bool) -> Ref:
+    number = x if x.dtype in ("f32", "i64", "i32") else c.cast(x, "i32")
+    if axis is None or x.rank == 0:
+        flat = c.reshape(number, (dims.mul(*x.shape),))
+        return c.reshape(c.emit("argmax", flat, axis=0, kind=kind), (1,) * x.rank if keepdim else ())
+    return c.emit("argmax", number, axis=c.axis(x, axis), keepdim=int(keepdim), kind=kind)
+
+
+for _kind in ("max", "min"):
+    _register_extreme(_kind)
+
+
+@lowers("aminmax")
+def aminmax(c: Lowering, x: Ref) -> Lowered:
+    axis, keepdim = c.argument("dim", None), c.argument("keepdim", False)
+    return tuple(_extreme(c, kind, x, axes_of(x, axis), keepdim) for kind in ("min", "max"))
+
+
+def _register_quantifier(kind: str) -> None:
+    lowers(f"{kind}.dim", f"{kind}.dims")(
+        lambda c, x, axes, keepdim: _reduce(c, kind, c.cast(x, "bool"), axes_of(x, axes), keepdim)
+    )
+    lowers(f"{kind}.default")(lambda c, x: _reduce(c, kind, c.cast(x, "bool"), axes_of(x, None), False))
+
+
+for _kind in ("any", "all"):
+    _register_quantifier(_kind)
+
+
+@lowers("count_nonzero")
+def count_nonzero(c: Lowering, x: Ref, axes: Any = None) -> Ref:
+    return _reduce(c, "sum", c.cast(c.cast(x, "bool"), "i64"), axes_of(x, axes), False)
+
+
+# ---------------------------------------------------------------------------------------------------- spread and norms
+
+
+def _squares(c: Lowering, x: Ref, axes: tuple[int, ...], keepdim: bool, correction: float) -> tuple[Ref, Ref]:
+    """The variance, and the mean."""
+    center = c.emit("mean", x, axes=axes, keepdim=1)
+    apart = c.emit("sub", x, center)
+    total = _reduce(c, "sum", c.emit("mul", apart, apart), axes, keepdim)
+    count = dims.mul(*(x.shape[axis] for axis in axes))
+    if isinstance(count, int):
+        divisor = c.constant(max(float(count - correction), 0.0))
+    else:
+        size = c.emit("sub", c.operand(count, "f32"), c.constant(float(correction)))
+        divisor = c.emit("clip", size, min=0.0)
+    shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
+    return c.emit("div", total, divisor), center if keepdim else c.reshape(center, shape)
+
+
+def _register_spread(name: str, root: bool) -> None:
+    def finish(c: Lowering, x: Ref, axes: Any, keepdim: bool, correction: float) -> Lowered:
+        variance, center = _squares(c, c.operand(x, "f32"), axes_of(x, axes), keepdim, correction)
+        y = c.emit("unary", variance, kind="sqrt") if root else variance
+        return (y, center) if name.endswith("_mean") else y
+
+    def corrected(c: Lowering, x: Ref, axes: Any) -> Lowered:
+        correction = c.argument("correction", None)
+        return finish(c, x, axes, c.argument("keepdim", False), 1 if correction is None else correction)
+
+    lowers(f"{name}.correction")(corrected)
+    lowers(f"{name}.dim")(lambda c, x, axes, unbiased, keepdim: finish(c, x, axes, keepdim, int(unbiased)))
+    lowers(f"{name}.default")(lambda c, x, unbiased: finish(c, x, None, False, int(unbiased)))
+
+
+for _name, _root in {"var": False, "std": True, "var_mean": False, "std_mean": True}.items():
+    _register_spread(_name, _root)
+
+
+def _norm(c: Lowering, x: Ref, p: Number | None, axes: tuple[int, ...], keepdim: bool) -> Ref:
+    x = c.operand(x, "f32")
+    p = 2 if p is None else p
+    if p == 2:
+        return c.emit("unary", _reduce(c, "sum", c.emit("mul", x, x), axes, keepdim), kind="sqrt")
+    size = c.emit("unary", x, kind="abs")
+    if math.isinf(p):
+        return _reduce(c, "max" if p > 0 else "min", size, axes, keepdim)
+    if p == 0:
+        return _reduce(c, "sum", c.cast(c.cast(x, "bool"), "f32"), axes, keepdim)
+    if p == 1:
+        return _reduce(c, "sum", size, axes, keepdim)
+    total = _reduce(c, "sum", c.emit("pow", size, c.constant(float(p))), axes, keepdim)
+    return c.emit("pow", total, c.constant(1 / float(p)))
+
+
+@lowers("linalg_vector_norm", "norm.ScalarOpt_dim")
+def vector_norm(c: Lowering, x: Ref, p: Number | None, axes: Any, keepdim: bool) -> Ref:
+    return _norm(c, x, p, axes_of(x, axes), keepdim)
+
+
+@lowers("norm.Scalar", "norm.ScalarOpt_dtype")
+def norm(c: Lowering, x: Ref, p: Number | None) -> Ref:
+    return _norm(c, x, p, axes_of(x, None), False)
+
+
+@lowers("linalg_norm")
+def linalg_norm(c: Lowering, x: Ref, p: Number | None, axes: Any, keepdim: bool) -> Ref:
+    chosen = axes_of(x, axes)
+    if p is not None and len(chosen) != 1:
+        raise Unlowerable("the norm of a matrix", "use torch.linalg.vector_norm")
+    return _norm(c, x, p, chosen, keepdim)
+
+
+@lowers("linalg_matrix_norm", "frobenius_norm")
+def matrix_norm(c: Lowering, x: Ref) -> Ref:
+    raise Unlowerable("the norm of a matrix", "use torch.linalg.vector_norm")
+
+
+@lowers("logsumexp")
+def logsumexp(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
+    """max + log(sum(e^(x - max))), with a max that is no infinity."""
+    chosen = axes_of(x, axes)
+    largest = float(2.0**127)
+    top = c.emit("clip", _reduce(c, "max", x, chosen, True), min=-largest, max=largest)
+    total = _reduce(c, "sum", c.emit("unary", c.emit("sub", x, top), kind="exp"), chosen, True)
+    y = c.emit("add", top, c.emit("unary", total, kind="log"))
+    return y if keepdim else c.reshape(y)
+
+
+# ------------------------------------------------------------------------------------------------- along one axis
+
+
+@lowers("cumsum")
+def cumsum(c: Lowering, x: Ref, axis: int) -> Ref:
+    return _cumulated(c, x, axis, "sum")
+
+
+@lowers("cumprod")
+def cumprod(c: Lowering, x: Ref, axis: int) -> Ref:
+    return _cumulated(c, x, axis, "prod")
+
+
+def _cumulated(c: Lowering, x: Ref, axis: int, kind: str) -> Ref:
+    dtype = c.out_dtype()
+    if x.rank == 0:
+        return c.cast(x, dtype)
+    total = c.emit("cumsum", c.cast(x, "f32" if dtype == "f32" else "i64"), axis=c.axis(x, axis), kind=kind)
+    return c.cast(total, dtype)
+
+
+@lowers("topk")
+def topk(c: Lowering, x: Ref, k: Dim, axis: int, largest: bool) -> Lowered:
+    if x.dtype not in ("f32", "i64", "i32"):
+        raise Unlowerable(f"topk of {x.dtype}")
+    return c.emit_all("topk", x, k=k, axis=c.axis(x, axis), largest=int(largest))
+
+
+def _sorted(c: Lowering, x: Ref, axis: int, descending: bool) -> tuple[Ref, Ref]:
+    number = x if x.dtype in ("f32", "i64", "i32") else c.cast(x, "i32")
+    values, indices = c.emit_all("sort", number, axis=c.axis(x, axis), descending=int(descending))
+    return c.cast(values, x.dtype), indices
+
+
+@lowers("sort.default")
+def sort(c: Lowering, x: Ref, axis: int, descending: bool) -> Lowered:
+    return _sorted(c, x, axis, descending)
+
+
+@lowers("sort.stable")
+def sort_stable(c: Lowering, x: Ref, stable: bool, axis: int, descending: bool) -> Lowered:
+    return _sorted(c, x, c.argument("dim", -1), c.argument("descending", False))
+
+
+@lowers("argsort")
+def argsort(c: Lowering, x: Ref) -> Ref:
+    return _sorted(c, x, c.argument("dim", -1), c.argument("descending", False))[1]
+
+
+@lowers("msort")
+def msort(c: Lowering, x: Ref) -> Ref:
+    return _sorted(c, x, 0, False)[0]
+
+
+@lowers("median.dim")
+def median(c: Lowering, x: Ref, axis: int, keepdim: bool) -> Lowered:
+    """The lower one of the two in the middle."""
+    axis = c.axis(x, axis)
+    middle = dims.floordiv(dims.sub(x.shape[axis], 1), 2)
+    values, indices = (part(c, item, axis, middle, 1) for item in _sorted(c, x, axis, False))
+    return c.reshape(values, c.out_shape(0)), c.reshape(indices, c.out_shape(0))
+
+
+@lowers("diff")
+def diff(c: Lowering, x: Ref, n: int, axis: int, prepend: Ref | None, append: Ref | None) -> Ref:
+    axis = c.axis(x, axis)
+    parts = [c.cast(item, c.out_dtype()) for item in (prepend, x, append) if item is not None]
+    y = parts[0] if len(parts) == 1 else c.emit("concat", *parts, axis=axis)
+    for _ in range(n):
+        length = dims.sub(y.shape[axis], 1)
+        later, earlier = part(c, y, axis, 1, length), part(c, y, axis, 0, length)
+        y = c.emit("logical", later, earlier, kind="xor") if y.dtype == "bool" else c.emit("sub", later, earlier)
+    return y

@@ -30,13 +30,6 @@ def identity(c: Lowering, x: Ref) -> Ref:
     return x
 
 
-@lowers("expand", "expand_as")
-def expand(c: Lowering, x: Ref) -> Ref:
-    if c.out_shape() != x.shape:
-        raise Unlowerable("it repeats a tensor that depends on the inputs; arithmetic broadcasts by itself")
-    return x
-
-
 @lowers("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 def dropout(c: Lowering, x: Ref, p: float, train: bool) -> Lowered:
     if train and p > 0:

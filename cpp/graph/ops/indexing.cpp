@@ -1,0 +1,377 @@
+// Operators that read or write at computed places. Indices are checked before anything is touched.
+#include <array>
+#include <cstring>
+#include <type_traits>
+
+#include "graph/ops/common.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+void require_indices(Op::Types inputs, size_t input) {
+  const DType dtype = inputs[input].dtype;
+  require(dtype == DType::i64 || dtype == DType::i32,
+          "input " + std::to_string(input) + " must be i64 or i32, is " + std::string(name_of(dtype)));
+}
+
+int64_t index_at(const Tensor& indices, int64_t i) {
+  return indices.dtype == DType::i64 ? indices.as<const int64_t>()[i] : indices.as<const int32_t>()[i];
+}
+
+[[noreturn]] void fail_index(int64_t index, int64_t size) {
+  throw Error(ErrorKind::input,
+              "index " + std::to_string(index) + " is out of range for an axis of size " + std::to_string(size));
+}
+
+// Throws unless all are in [low, size).
+template <class T>
+void check_range(const Tensor& indices, int64_t low, int64_t size) {
+  const T* values = indices.as<const T>();
+  const int64_t count = indices.shape.elements();
+  bool inside = true;
+  for (int64_t i = 0; i < count; ++i) inside &= values[i] >= low && values[i] < size;
+  if (inside) return;
+  for (int64_t i = 0; i < count; ++i)
+    if (values[i] < low || values[i] >= size) fail_index(values[i], size);
+}
+void check_indices(const Tensor& indices, int64_t low, int64_t size) {
+  indices.dtype == DType::i64 ? check_range<int64_t>(indices, low, size) : check_range<int32_t>(indices, low, size);
+}
+
+// Copies or adds blocks of adjacent elements; reads move nothing but bytes.
+class IndexOp : public Op {
+ public:
+  explicit IndexOp(const NodeInfo& node) : axis_(node.integer("axis", -kMaxRank, kMaxRank - 1)) {
+    node.expect_outputs(1);
+  }
+  Work work(Types inputs, Types outputs) const override {
+    Work work;  // the table is not read whole
+    for (size_t i = 1; i < inputs.size(); ++i) work.bytes += bytes_of(inputs[i]);
+    for (const TensorType& type : outputs) work.bytes += 2 * bytes_of(type);
+    return work;
+  }
+
+ protected:
+  static double bytes_of(const TensorType& type) {
+    return static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
+  }
+  int axis(const Shape& shape) const { return normalized_axis(axis_, shape.rank()); }
+
+ private:
+  int64_t axis_;
+};
+
+// y[.., i.., ..] = x[.., indices[i..], ..]: rows of an embedding table.
+class Take final : public IndexOp {
+ public:
+  explicit Take(const NodeInfo& node) : IndexOp(node) { node.expect_inputs(2, 2); }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_indices(inputs, 1);
+    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
+    const int at = axis(x);
+    require(x.rank() - 1 + indices.rank() <= kMaxRank, "the output has more than 8 axes");
+    TensorType type{inputs[0].dtype, {}};
+    for (int i = 0; i < at; ++i) type.shape.push_back(x[i]);
+    for (int64_t size : indices) type.shape.push_back(size);
+    for (int i = at + 1; i < x.rank(); ++i) type.shape.push_back(x[i]);
+    return {type};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &indices = args.inputs[1], &y = args.outputs[0];
+    const AxisSplit at = split_at(x.shape, axis(x.shape));
+    check_indices(indices, 0, at.size);
+    const int64_t count = indices.shape.elements(), block = at.inner * static_cast<int64_t>(size_of(x.dtype));
+    run_shares(at.outer * count, 2 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        std::memcpy(y.as<std::byte>() + row * block,
+                    x.as<const std::byte>() + (row / count * at.size + index_at(indices, row % count)) * block,
+                    static_cast<size_t>(block));
+    });
+  }
+};
+
+template <class T, class I>
+void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y, const AxisSplit& at, int64_t size,
+                 int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {  // of [outer][y's size]
+    const T* from = x.as<const T>() + row / size * at.size * at.inner;
+    const I* index = indices.as<const I>() + row * at.inner;
+    T* to = y.as<T>() + row * at.inner;
+    for (int64_t i = 0; i < at.inner; ++i) to[i] = from[index[i] * at.inner + i];
+  }
+}
+
+// y[.., i, ..] = x[.., indices[.., i, ..], ..] along one axis
+class Gather final : public IndexOp {
+ public:
+  explicit Gather(const NodeInfo& node) : IndexOp(node) { node.expect_inputs(2, 2); }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_indices(inputs, 1);
+    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
+    const int at = axis(x);
+    Shape expected = x;
+    expected[at] = indices.rank() == x.rank() ? indices[at] : 0;
+    require(indices == expected, "indices " + to_string(indices) + " do not fit the input " + to_string(x) +
+                                     " but for axis " + std::to_string(at));
+    return {{inputs[0].dtype, indices}};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &indices = args.inputs[1], &y = args.outputs[0];
+    const int axis_of_x = axis(x.shape);
+    const AxisSplit at = split_at(x.shape, axis_of_x);
+    const int64_t size = y.shape[axis_of_x];
+    check_indices(indices, 0, at.size);
+    run_shares(at.outer * size, 4 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+      switch (size_of(x.dtype)) {
+        case 1:
+          return rows<uint8_t>(x, indices, y, at, size, begin, end);
+        case 2:
+          return rows<uint16_t>(x, indices, y, at, size, begin, end);
+        case 4:
+          return rows<uint32_t>(x, indices, y, at, size, begin, end);
+        default:
+          return rows<uint64_t>(x, indices, y, at, size, begin, end);
+      }
+    });
+  }
+
+ private:
+  template <class T>
+  static void rows(const Tensor& x, const Tensor& indices, const Tensor& y, const AxisSplit& at, int64_t size,
+                   int64_t begin, int64_t end) {
+    indices.dtype == DType::i64 ? gather_rows<T, int64_t>(x, indices, y, at, size, begin, end)
+                                : gather_rows<T, int32_t>(x, indices, y, at, size, begin, end);
+  }
+};
+
+// Several index tensors, broadcast to one shape, for as many adjacent axes; a negative index counts from the end.
+class Places {
+ public:
+  Places(size_t first, size_t count) : first_(first), count_(count) {}
+
+  void require_fit(Op::Types inputs, const Shape& x, int axis) const {
+    require(axis + static_cast<int>(count_) <= x.rank(), std::to_string(count_) + " indices from axis " +
+                                                             std::to_string(axis) + " are more than " + to_string(x) +
+                                                             " has");
+    for (size_t i = 0; i < count_; ++i) require_indices(inputs, first_ + i);
+  }
+  template <class Operands>
+  Shape shape(const Operands& inputs) const {
+    Shape shape;
+    for (size_t i = 0; i < count_; ++i) shape = broadcast_shape(shape, inputs[first_ + i].shape);
+    return shape;
+  }
+  // x's shape with the indexed axes replaced by the indices'.
+  Shape result(Op::Types inputs, const Shape& x, int axis) const {
+    const Shape indices = shape(inputs);
+    require(x.rank() - static_cast<int>(count_) + indices.rank() <= kMaxRank, "the output has more than 8 axes");
+    Shape result;
+    for (int i = 0; i < axis; ++i) result.push_back(x[i]);
+    for (int64_t size : indices) result.push_back(size);
+    for (int i = axis + static_cast<int>(count_); i < x.rank(); ++i) result.push_back(x[i]);
+    return result;
+  }
+  // x as [outer][indexed axes][inner]
+  AxisSplit split(const Shape& x, int axis) const {
+    AxisSplit split;
+    for (int i = 0; i < x.rank(); ++i)
+      (i < axis ? split.outer : i < axis + static_cast<int>(count_) ? split.size : split.inner) *= x[i];
+    return split;
+  }
+  size_t scratch_bytes(Op::Types inputs) const {
+    return static_cast<size_t>(shape(inputs).elements()) * sizeof(int64_t);
+  }
+  // The position within the indexed axes, for each of the indices' elements. Throws for one out of range.
+  void find(std::span<const Tensor> inputs, const Shape& x, int axis, int64_t* places) const {
+    const Shape all = shape(inputs);
+    const int64_t elements = all.elements();
+    std::fill_n(places, elements, 0);
+    for (size_t i = 0; i < count_; ++i) {
+      const Tensor& indices = inputs[first_ + i];
+      const int64_t size = x[axis + static_cast<int>(i)];
+      check_indices(indices, -size, size);
+      const Shape strides = broadcast_strides(indices, all);
+      std::array<int64_t, kMaxRank> at{};
+      for (int64_t element = 0, offset = 0; element < elements; ++element) {
+        const int64_t index = index_at(indices, offset);
+        places[element] = places[element] * size + (index < 0 ? index + size : index);
+        for (int d = all.rank() - 1; d >= 0; --d) {
+          offset += strides[d];
+          if (++at[static_cast<size_t>(d)] < all[d]) break;
+          offset -= strides[d] * all[d];
+          at[static_cast<size_t>(d)] = 0;
+        }
+      }
+    }
+  }
+
+ private:
+  size_t first_, count_;
+};
+
+// y[.., i.., ..] = x[.., a[i..], b[i..], .., ..]
+class Index final : public IndexOp {
+ public:
+  explicit Index(const NodeInfo& node) : IndexOp(node), places_(1, node.present.size() - 1) {
+    node.expect_inputs(std::max<size_t>(node.present.size(), 2), kMaxRank + 1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    const Shape& x = inputs[0].shape;
+    places_.require_fit(inputs, x, axis(x));
+    return {{inputs[0].dtype, places_.result(inputs, x, axis(x))}};
+  }
+  size_t scratch_bytes(Types inputs, Types, int) const override { return places_.scratch_bytes(inputs); }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const AxisSplit at = places_.split(x.shape, axis(x.shape));
+    auto* places = reinterpret_cast<int64_t*>(args.scratch);
+    places_.find(args.inputs, x.shape, axis(x.shape), places);
+    const int64_t count = places_.shape(args.inputs).elements(), element = static_cast<int64_t>(size_of(x.dtype));
+    const int64_t block = at.inner * element;
+    run_shares(at.outer * count, 2 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        std::memcpy(y.as<std::byte>() + row * block,
+                    x.as<const std::byte>() + (row / count * at.size + places[row % count]) * block,
+                    static_cast<size_t>(block));
+    });
+  }
+
+ private:
+  Places places_;
+};
+
+enum class Update { none, add, mul, max, min };
+Update update_of(const NodeInfo& node) {
+  const std::string kind = node.text("reduce", "none");
+  constexpr std::array<std::string_view, 5> kNames = {"none", "add", "mul", "max", "min"};
+  const auto found = std::find(kNames.begin(), kNames.end(), kind);
+  if (found == kNames.end()) node.fail("attribute 'reduce' must be none, add, mul, max or min");
+  return static_cast<Update>(found - kNames.begin());
+}
+void require_update(Update update, DType dtype) {
+  require(update == Update::none || dtype == DType::f32 || dtype == DType::i64 || dtype == DType::i32,
+          "only f32, i64 and i32 can be reduced");
+}
+
+template <class T>
+T combined(Update update, T old, T value) {
+  using Wide = std::conditional_t<std::is_integral_v<T>, uint64_t, T>;
+  switch (update) {
+    case Update::add:
+      return static_cast<T>(static_cast<Wide>(old) + static_cast<Wide>(value));
+    case Update::mul:
+      return static_cast<T>(static_cast<Wide>(old) * static_cast<Wide>(value));
+    case Update::max:
+      return old != old || old > value ? old : value;
+    case Update::min:
+      return old != old || old < value ? old : value;
+    default:
+      return value;
+  }
+}
+
+// Calls f(T{}) with a type that stores the dtype's elements, a numeric one where they are to be reduced.
+template <class F>
+void with_element(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f32:
+      return f(float{});
+    case DType::i64:
+      return f(int64_t{});
+    case DType::i32:
+      return f(int32_t{});
+    default:
+      return size_of(dtype) == 2 ? f(uint16_t{}) : f(uint8_t{});
+  }
+}
+
+// y = x, but y[.., indices[.., i, ..], ..] takes updates[.., i, ..], in order.
+class Scatter final : public IndexOp {
+ public:
+  explicit Scatter(const NodeInfo& node) : IndexOp(node), update_(update_of(node)) { node.expect_inputs(3, 3); }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_indices(inputs, 1);
+    require_type(inputs, 2, inputs[0].dtype);
+    require_update(update_, inputs[0].dtype);
+    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
+    const int at = axis(x);
+    Shape expected = x;
+    expected[at] = indices.rank() == x.rank() ? indices[at] : 0;
+    require(indices == expected, "indices " + to_string(indices) + " do not fit the input " + to_string(x) +
+                                     " but for axis " + std::to_string(at));
+    require_shape(inputs, 2, indices);
+    return {inputs[0]};
+  }
+  int in_place() const override { return 0; }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &indices = args.inputs[1], &updates = args.inputs[2], &y = args.outputs[0];
+    const int axis_of_x = axis(x.shape);
+    const AxisSplit at = split_at(x.shape, axis_of_x);
+    const int64_t size = indices.shape[axis_of_x], rows = indices.shape.elements() == 0 ? 0 : at.outer * size;
+    check_indices(indices, 0, at.size);
+    if (y.data != x.data) std::memcpy(y.data, x.data, static_cast<size_t>(lowbit::graph::bytes_of(x)));
+    with_element(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      for (int64_t row = 0; row < rows; ++row) {
+        T* to = y.as<T>() + row / size * at.size * at.inner;
+        for (int64_t i = 0; i < at.inner; ++i) {
+          T& old = to[index_at(indices, row * at.inner + i) * at.inner + i];
+          old = combined(update_, old, updates.as<const T>()[row * at.inner + i]);
+        }
+      }
+    });
+  }
+
+ private:
+  Update update_;
+};
+
+// y = x, but y[.., a[i..], b[i..], .., ..] takes updates[.., i.., ..], in order.
+class IndexPut final : public IndexOp {
+ public:
+  explicit IndexPut(const NodeInfo& node)
+      : IndexOp(node), update_(update_of(node)), places_(2, std::max<size_t>(node.present.size(), 3) - 2) {
+    node.expect_inputs(std::max<size_t>(node.present.size(), 3), kMaxRank + 2);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    const Shape& x = inputs[0].shape;
+    places_.require_fit(inputs, x, axis(x));
+    require_type(inputs, 1, inputs[0].dtype);
+    require_update(update_, inputs[0].dtype);
+    require_shape(inputs, 1, places_.result(inputs, x, axis(x)));
+    return {inputs[0]};
+  }
+  int in_place() const override { return 0; }
+  size_t scratch_bytes(Types inputs, Types, int) const override { return places_.scratch_bytes(inputs); }
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &updates = args.inputs[1], &y = args.outputs[0];
+    const AxisSplit at = places_.split(x.shape, axis(x.shape));
+    auto* places = reinterpret_cast<int64_t*>(args.scratch);
+    places_.find(args.inputs, x.shape, axis(x.shape), places);
+    const int64_t count = places_.shape(args.inputs).elements();
+    if (y.data != x.data) std::memcpy(y.data, x.data, static_cast<size_t>(lowbit::graph::bytes_of(x)));
+    with_element(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      for (int64_t row = 0; row < at.outer * count; ++row) {
+        T* to = y.as<T>() + (row / count * at.size + places[row % count]) * at.inner;
+        const T* from = updates.as<const T>() + row * at.inner;
+        for (int64_t i = 0; i < at.inner; ++i) to[i] = combined(update_, to[i], from[i]);
+      }
+    });
+  }
+
+ private:
+  Update update_;
+  Places places_;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_take(const NodeInfo& node) { return std::make_unique<Take>(node); }
+std::unique_ptr<Op> make_gather(const NodeInfo& node) { return std::make_unique<Gather>(node); }
+std::unique_ptr<Op> make_index(const NodeInfo& node) { return std::make_unique<Index>(node); }
+std::unique_ptr<Op> make_scatter(const NodeInfo& node) { return std::make_unique<Scatter>(node); }
+std::unique_ptr<Op> make_index_put(const NodeInfo& node) { return std::make_unique<IndexPut>(node); }
+
+}  // namespace lowbit::graph

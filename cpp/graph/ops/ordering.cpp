@@ -1,0 +1,180 @@
+// Operators that compare elements along an axis: argmax, argmin, sort, topk. NaN is greater than every number; of equal
+// elements the first comes first.
+#include <algorithm>
+#include <type_traits>
+
+#include "graph/ops/common.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+template <class T>
+bool less(T a, T b) {
+  return a < b || (a == a && b != b);
+}
+
+bool is_ordered(DType dtype) { return dtype == DType::f32 || dtype == DType::i64 || dtype == DType::i32; }
+
+template <class F>
+void with_number(DType dtype, F f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::i64) return f(int64_t{});
+  f(int32_t{});
+}
+
+class OrderingOp : public Op {
+ public:
+  explicit OrderingOp(const NodeInfo& node) : axis_(node.integer("axis", -kMaxRank, kMaxRank - 1)) {
+    node.expect_inputs(1, 1);
+  }
+
+ protected:
+  int axis(const Shape& shape) const { return normalized_axis(axis_, shape.rank()); }
+  int checked_axis(Types inputs) const {
+    require(is_ordered(inputs[0].dtype), "the input must be f32, i64 or i32, is " + to_string(inputs[0]));
+    return axis(inputs[0].shape);
+  }
+
+ private:
+  int64_t axis_;
+};
+
+class ArgExtreme final : public OrderingOp {
+ public:
+  explicit ArgExtreme(const NodeInfo& node)
+      : OrderingOp(node), keep_(node.integer("keepdim", 0, 1, 0) == 1), max_(node.text("kind", "max") == "max") {
+    node.expect_outputs(1);
+    if (!max_ && node.text("kind", "max") != "min") node.fail("attribute 'kind' must be max or min");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    const Shape& x = inputs[0].shape;
+    const int at = checked_axis(inputs);
+    Shape shape;
+    for (int i = 0; i < x.rank(); ++i)
+      if (i != at || keep_) shape.push_back(i == at ? 1 : x[i]);
+    require(x[at] > 0 || shape.elements() == 0, "the axis is empty");
+    return {{DType::i64, shape}};
+  }
+  void run(const RunArgs& args) const override {
+    const Tensor& x = args.inputs[0];
+    const AxisSplit at = split_at(x.shape, axis(x.shape));
+    auto* y = args.outputs[0].as<int64_t>();
+    with_number(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      run_shares(at.outer, bytes_of(x), args.threads, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row)
+          find(x.as<const T>() + row * at.size * at.inner, at, y + row * at.inner);
+      });
+    });
+  }
+
+ private:
+  template <class T>
+  void find(const T* x, const AxisSplit& at, int64_t* y) const {
+    std::fill_n(y, at.inner, 0);
+    for (int64_t i = 1; i < at.size; ++i)
+      for (int64_t j = 0; j < at.inner; ++j) {
+        const T best = x[y[j] * at.inner + j], next = x[i * at.inner + j];
+        // NaN wins either way, the first of them.
+        const bool better = best == best && (next != next || (max_ ? next > best : next < best));
+        if (better) y[j] = i;
+      }
+  }
+
+  bool keep_, max_;
+};
+
+// Output 0: values, 1: their indices.
+class Order : public OrderingOp {
+ public:
+  explicit Order(const NodeInfo& node) : OrderingOp(node) { node.expect_outputs(2); }
+  size_t scratch_bytes(Types inputs, Types, int) const override {
+    return static_cast<size_t>(inputs[0].shape.elements()) * sizeof(int64_t);
+  }
+  Work work(Types inputs, Types outputs) const override {
+    Work work = Op::work(inputs, outputs);
+    work.operations = 8 * static_cast<double>(inputs[0].shape.elements());
+    return work;
+  }
+
+ protected:
+  // The first `count` in order along the axis.
+  void run_order(const RunArgs& args, int64_t count, bool descending) const {
+    const Tensor &x = args.inputs[0], &values = args.outputs[0], &indices = args.outputs[1];
+    const AxisSplit at = split_at(x.shape, axis(x.shape));
+    with_number(x.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      run_shares(at.outer * at.inner, 8 * bytes_of(x), args.threads, [&](int64_t begin, int64_t end) {
+        for (int64_t line = begin; line < end; ++line) {
+          const T* from = x.as<const T>() + line / at.inner * at.size * at.inner + line % at.inner;
+          auto* order = reinterpret_cast<int64_t*>(args.scratch) + line * at.size;
+          sort_line(from, at, order, count, descending);
+          const int64_t to = line / at.inner * count * at.inner + line % at.inner;
+          for (int64_t i = 0; i < count; ++i) {
+            values.as<T>()[to + i * at.inner] = from[order[i] * at.inner];
+            indices.as<int64_t>()[to + i * at.inner] = order[i];
+          }
+        }
+      });
+    });
+  }
+
+ private:
+  template <class T>
+  static void sort_line(const T* x, const AxisSplit& at, int64_t* order, int64_t count, bool descending) {
+    for (int64_t i = 0; i < at.size; ++i) order[i] = i;
+    const auto before = [&](int64_t i, int64_t j) {
+      const T a = x[i * at.inner], b = x[j * at.inner];
+      if (descending ? less(b, a) : less(a, b)) return true;
+      if (descending ? less(a, b) : less(b, a)) return false;
+      return i < j;
+    };
+    if (count < at.size)
+      std::partial_sort(order, order + count, order + at.size, before);
+    else
+      std::sort(order, order + at.size, before);
+  }
+};
+
+class Sort final : public Order {
+ public:
+  explicit Sort(const NodeInfo& node) : Order(node), descending_(node.integer("descending", 0, 1, 0) == 1) {}
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    checked_axis(inputs);
+    return {inputs[0], {DType::i64, inputs[0].shape}};
+  }
+  void run(const RunArgs& args) const override {
+    run_order(args, args.inputs[0].shape[axis(args.inputs[0].shape)], descending_);
+  }
+
+ private:
+  bool descending_;
+};
+
+class TopK final : public Order {
+ public:
+  explicit TopK(const NodeInfo& node)
+      : Order(node), k_(node.dim("k")), largest_(node.integer("largest", 0, 1, 1) == 1) {}
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
+    Shape shape = inputs[0].shape;
+    const int at = checked_axis(inputs);
+    const int64_t k = evaluate(k_, symbols);
+    require(k >= 0 && k <= shape[at], "k is " + std::to_string(k) + ", the axis has " + std::to_string(shape[at]));
+    shape[at] = k;
+    return {{inputs[0].dtype, shape}, {DType::i64, shape}};
+  }
+  void run(const RunArgs& args) const override { run_order(args, evaluate(k_, args.symbols), largest_); }
+
+ private:
+  Dim k_;
+  bool largest_;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_argmax(const NodeInfo& node) { return std::make_unique<ArgExtreme>(node); }
+std::unique_ptr<Op> make_sort(const NodeInfo& node) { return std::make_unique<Sort>(node); }
+std::unique_ptr<Op> make_topk(const NodeInfo& node) { return std::make_unique<TopK>(node); }
+
+}  // namespace lowbit::graph

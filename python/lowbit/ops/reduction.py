@@ -1,0 +1,73 @@
+"""Reductions over axes, and running sums. Floats are summed and multiplied in float64 and rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir import Array, Value
+from .spec import FLAG, SIZE, Call, Input, Op, choice, integer, integers, reduced_axes
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sum": np.sum,
+    "prod": np.prod,
+    "max": np.max,
+    "min": np.min,
+    "any": np.any,
+    "all": np.all,
+}
+_RUNNING: dict[str, Callable[..., Any]] = {"sum": np.cumsum, "prod": np.cumprod}
+
+
+def _infer_reduce(call: Call) -> Sequence[Value]:
+    shape, dtype, kind = call.shape(0), call.value(0).dtype, call.attrs["kind"]
+    call.need((dtype == "bool") == (kind in ("any", "all")), f"{kind} is not defined for {dtype}")
+    axes = reduced_axes(call, len(shape))
+    kept = [1 if axis in axes else size for axis, size in enumerate(shape) if call.attrs["keepdim"] or axis not in axes]
+    empty = any(shape[axis] == 0 for axis in axes) and 0 not in kept
+    call.need(not empty or kind not in ("max", "min"), f"there is no {kind} of no elements")
+    return [Value(dtype=dtype, shape=tuple(kept))]
+
+
+def _wide(call: Call) -> dict[str, Any]:
+    """The type to compute in, where it matters."""
+    x = call.array(0)
+    return {"dtype": np.float64 if x.dtype.kind == "f" else x.dtype}
+
+
+def _reduce(call: Call) -> Sequence[Array]:
+    x, kind = call.array(0), call.attrs["kind"]
+    dtype = _wide(call) if kind in ("sum", "prod") else {}
+    axes = reduced_axes(call, x.ndim)
+    y = _FUNCTIONS[kind](x, axis=axes, keepdims=bool(call.attrs["keepdim"]), **dtype)
+    return [np.asarray(y, dtype=x.dtype)]
+
+
+def _infer_cumsum(call: Call) -> Sequence[Value]:
+    call.axis(len(call.shape(0)))
+    return [call.value(0)]
+
+
+def _cumsum(call: Call) -> Sequence[Array]:
+    x = call.array(0)
+    return [_RUNNING[call.attrs["kind"]](x, axis=call.attrs["axis"], **_wide(call)).astype(x.dtype)]
+
+
+OPS = (
+    Op(
+        name="reduce",
+        inputs=(Input(name="x", dtypes=("f32", "i64", "i32", "bool")),),
+        attrs={"kind": choice(*_FUNCTIONS), "axes": integers(None, -SIZE), "keepdim": FLAG},
+        infer_rule=_infer_reduce,
+        reference_rule=_reduce,
+    ),
+    Op(
+        name="cumsum",
+        inputs=(Input(name="x", dtypes=("f32", "i64")),),
+        attrs={"axis": integer(-8, 7), "kind": choice(*_RUNNING, default="sum")},
+        infer_rule=_infer_cumsum,
+        reference_rule=_cumsum,
+    ),
+)

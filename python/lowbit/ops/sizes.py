@@ -1,0 +1,35 @@
+"""Operators without inputs: values that depend on the sizes alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import dims
+from ..ir import DTYPES, Value
+from .spec import SIZE_OR_NUMBER, Attr, Op, choice, integer
+
+OPS = (
+    Op(
+        name="arange",
+        inputs=(),
+        attrs={
+            "start": SIZE_OR_NUMBER,
+            "length": Attr(kind="dim", minimum=0, maximum=dims.LIMIT - 1),
+            "step": integer(default=1),
+            "dtype": choice("i64", "i32"),
+        },
+        infer_rule=lambda call: [Value(dtype=call.attrs["dtype"], shape=(call.attrs["length"],))],
+        reference_rule=lambda call: [
+            (call.attrs["start"] + call.attrs["step"] * np.arange(call.attrs["length"], dtype=np.int64)).astype(
+                DTYPES[call.attrs["dtype"]]
+            )
+        ],
+    ),
+    Op(
+        name="dim_value",
+        inputs=(),
+        attrs={"value": SIZE_OR_NUMBER},
+        infer_rule=lambda call: [Value(dtype="i64", shape=())],
+        reference_rule=lambda call: [np.asarray(call.attrs["value"], dtype=np.int64)],
+    ),
+)
