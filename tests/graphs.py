@@ -257,6 +257,20 @@ def index_net() -> Graph:
     return m.graph(best, where, order, t, m.node("argmax", g, axis=-1, kind="min"))
 
 
+def recurrent_net() -> Graph:
+    """Each kind of recurrent layer, forward and backward, with and without states; batch and number of steps free."""
+    m = Maker(6, {**BATCH, "steps": Symbol(minimum=0, maximum=40)})
+    x, h0, c0 = m.input("x", "steps", "batch", 24), m.input("state", "batch", 6), m.input("cell", "batch", 6)
+    a, _, c = m.node("lstm", x, m.floats(24, 6, scale=0.4), h0, c0, outputs=3)
+    b, h, _ = m.node("lstm", x, m.floats(24, 5, scale=0.4), "", c0, m.floats(5, 6), outputs=3, reverse=1)
+    gates = m.node("linear", m.node("concat", a, b, axis=2), m.floats(18, 11), m.floats(18))
+    y, _ = m.node("gru", gates, m.floats(18, 6, scale=0.4), m.floats(18), h0, outputs=2)
+    z, _ = m.node("gru", gates, m.floats(18, 6, scale=0.4), outputs=2, reverse=1)
+    y, u = m.node("rnn", m.node("add", y, z), m.floats(6, 6, scale=0.3), h0, outputs=2, kind="tanh")
+    y, _ = m.node("rnn", y, m.floats(6, 6, scale=0.3), outputs=2, kind="relu", reverse=1)
+    return m.graph(y, m.node("add", u, c), h)
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
     "volume_net": volume_net,
@@ -266,6 +280,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "sequence_net": sequence_net,
     "number_net": number_net,
     "index_net": index_net,
+    "recurrent_net": recurrent_net,
 }
 
 

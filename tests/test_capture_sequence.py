@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from test_capture import Function, check, ops
+from lowbit.capture import capture
+from lowbit.errors import UnsupportedError
+from test_capture import Function, assert_close, call, check, ops
 
 
 @pytest.mark.parametrize(
@@ -146,3 +149,155 @@ def test_rotary_embedding_is_plain_arithmetic() -> None:
         return x * angles.cos() + half * angles.sin()
 
     check(Function(rotate), torch.randn(2, 3, 5, 8))
+
+
+# ----------------------------------------------------------------------------------------------------- recurrent layers
+
+STEPS = torch.export.Dim("steps", min=1)
+BATCH = torch.export.Dim("batch", min=1)
+
+
+def check_recurrent(net: nn.Module, x: torch.Tensor, *states: Any) -> None:
+    """With steps and batch free: one capture for other sizes, too."""
+    axes = {0: BATCH, 1: STEPS} if net.batch_first else {0: STEPS, 1: BATCH}
+    given = (states if len(states) > 1 else states[0],) if states else ()
+    shapes: list[Any] = [axes]
+    if states:
+        shapes.append(({1: BATCH},) * len(states) if len(states) > 1 else {1: BATCH})
+    captured = capture(net.eval(), (x, *given), tuple(shapes))
+    for batch, steps in ((2, 3), (1, 7), (4, 1)):
+        other = torch.randn(*((batch, steps) if net.batch_first else (steps, batch)), x.shape[-1])
+        begin = tuple(torch.randn(state.shape[0], batch, state.shape[-1]) for state in states)
+        begin = (begin if len(begin) > 1 else begin[0],) if begin else ()
+        with torch.no_grad():
+            assert_close(call(captured, other, *begin), net(other, *begin))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "dropout": 0.5},
+        {"bidirectional": True},
+        {"bidirectional": True, "num_layers": 3, "batch_first": True},
+        {"bias": False, "batch_first": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.filterwarnings("ignore:dropout option")
+def test_recurrent_layers(kind: type[nn.RNNBase], options: dict[str, Any], with_states: bool) -> None:
+    torch.manual_seed(0)
+    net = kind(5, 6, **options)
+    x = torch.randn(2, 3, 5) if net.batch_first else torch.randn(3, 2, 5)
+    cells = net.num_layers * (2 if net.bidirectional else 1)
+    states = [torch.randn(cells, 2, 6) for _ in range(2 if kind is nn.LSTM else 1)] if with_states else []
+    check_recurrent(net, x, *states)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_projected_lstm(bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.LSTM(5, 6, num_layers=2, proj_size=4, bidirectional=bidirectional)
+    cells = 4 if bidirectional else 2
+    check_recurrent(net, torch.randn(3, 2, 5))
+    check_recurrent(net, torch.randn(3, 2, 5), torch.randn(cells, 2, 4), torch.randn(cells, 2, 6))
+
+
+def test_rnn_of_relu_and_unbatched() -> None:
+    torch.manual_seed(0)
+    check_recurrent(nn.RNN(5, 6, nonlinearity="relu"), torch.randn(3, 2, 5))
+    for net in (nn.LSTM(5, 6), nn.GRU(5, 6, batch_first=True, bidirectional=True)):
+        check(net, torch.randn(4, 5), dynamic=None)
+        cells = 2 if net.bidirectional else 1
+        check(lambda x, h, net=net: net(x, (h, h * 2) if isinstance(net, nn.LSTM) else h), torch.randn(4, 5),
+              torch.randn(cells, 6), dynamic=None)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("bias", [True, False])
+def test_cells(kind: type[nn.RNNCellBase], bias: bool) -> None:
+    torch.manual_seed(0)
+    cell = kind(5, 6, bias=bias)
+    if kind is nn.LSTMCell:
+        check(lambda x, h, c: cell(x, (h, c)), torch.randn(2, 5), torch.randn(2, 6), torch.randn(2, 6))
+    else:
+        check(cell, torch.randn(2, 5), torch.randn(2, 6))
+        check(lambda x, h: cell(x, torch.relu(cell(x, h))), torch.randn(2, 5), torch.randn(2, 6))
+
+
+class Shared(nn.Module):
+    """A layer under two names, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.LSTM(5, 5))
+        self.b = self.a[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, state = self.a(x)
+        return self.b(y, state)[0]
+
+
+def test_shared_layers_and_what_is_restored() -> None:
+    torch.manual_seed(0)
+    net = Shared().eval()
+    torch.backends.mha.set_fastpath_enabled(True)
+    check(net, torch.randn(3, 2, 5), dynamic=({1: BATCH, 0: STEPS},))
+    assert "forward" not in net.b.__dict__
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert ops(capture(net, torch.randn(3, 2, 5)))["lstm"] == 2
+
+
+def test_the_input_projection_is_a_linear_layer() -> None:
+    captured = capture(nn.LSTM(5, 6, num_layers=2, bidirectional=True).eval(), torch.randn(3, 2, 5))
+    assert ops(captured)["linear"] == 4
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(5, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]), enforce_sorted=True)
+        return self.rnn(packed)[1]
+
+
+def test_packed_sequences_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="packed sequence"):
+        capture(Packed().eval(), torch.randn(3, 2, 5), None)
+
+
+def test_lengths_free_in_attention_layers() -> None:
+    """nn.MultiheadAttention and nn.Transformer take no fused fast path."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.randn(2, 5, 8)
+    masks = {"key_padding_mask": torch.tensor([[False] * 4 + [True], [False] * 5]), "attn_mask": None}
+    for need_weights, average in itertools.product([False, True], [False, True]):
+        check(
+            lambda x, n=need_weights, a=average: attention(
+                x, x * 2, x, need_weights=n, average_attn_weights=a, **masks
+            )[: 1 + n],
+            x,
+            dynamic=None,
+        )
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    captured = check(encoder, x, dynamic=({0: BATCH, 1: STEPS},), batches=())
+    assert ops(captured)["attention"] == 2
+    for batch, steps in ((1, 3), (3, 9)):
+        other = torch.randn(batch, steps, 8)
+        with torch.no_grad():
+            assert_close(call(captured, other), encoder(other))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_transformer(causal: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Transformer(8, 2, 1, 1, 16, activation="gelu").eval()
+    mask = nn.Transformer.generate_square_subsequent_mask(4) if causal else None
+    check(lambda a, b: net(a, b, tgt_mask=mask, tgt_is_causal=causal), torch.randn(5, 2, 8), torch.randn(4, 2, 8),
+          dynamic=None)  # fmt: skip

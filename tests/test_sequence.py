@@ -84,6 +84,52 @@ def test_group_norm_reference() -> None:
         np.testing.assert_allclose(y[n, c], expected, rtol=1e-5, atol=1e-6)
 
 
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_lstm_reference(reverse: int) -> None:
+    rng = np.random.default_rng(0)
+    gates, w, r, h0, c0 = (
+        floats(rng, 3, 2, 8),
+        floats(rng, 8, 3),
+        floats(rng, 3, 2),
+        floats(rng, 2, 3),
+        floats(rng, 2, 2),
+    )
+    y, h_last, c_last = run("lstm", gates, w, h0, c0, r, reverse=reverse)
+    for b in range(2):
+        h, c = h0[b].tolist(), c0[b].tolist()
+        for t in (2, 1, 0) if reverse else (0, 1, 2):
+            g = [float(gates[t, b, j]) + sum(float(w[j, k]) * h[k] for k in range(3)) for j in range(8)]
+            c = [sigmoid(g[2 + u]) * c[u] + sigmoid(g[u]) * math.tanh(g[4 + u]) for u in range(2)]
+            full = [sigmoid(g[6 + u]) * math.tanh(c[u]) for u in range(2)]
+            h = [sum(float(r[j, u]) * full[u] for u in range(2)) for j in range(3)]
+            np.testing.assert_allclose(y[t, b], h, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(h_last[b], h, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(c_last[b], c, rtol=1e-5, atol=1e-6)
+
+
+def test_gru_and_rnn_references() -> None:
+    rng = np.random.default_rng(0)
+    gates, w, bias, h0 = floats(rng, 3, 1, 6), floats(rng, 6, 2), floats(rng, 6), floats(rng, 1, 2)
+    y, _ = run("gru", gates, w, bias, h0)
+    h = h0[0].tolist()
+    for t in range(3):
+        s = [float(bias[j]) + sum(float(w[j, k]) * h[k] for k in range(2)) for j in range(6)]
+        r, z = ([sigmoid(float(gates[t, 0, 2 * gate + u]) + s[2 * gate + u]) for u in range(2)] for gate in (0, 1))
+        n = [math.tanh(float(gates[t, 0, 4 + u]) + r[u] * s[4 + u]) for u in range(2)]
+        h = [(1 - z[u]) * n[u] + z[u] * h[u] for u in range(2)]
+        np.testing.assert_allclose(y[t, 0], h, rtol=1e-5, atol=1e-6)
+    for kind, function in (("tanh", math.tanh), ("relu", lambda x: max(x, 0.0))):
+        y, _ = run("rnn", gates[..., :2].copy(), w[:2].copy(), h0, kind=kind)
+        h = h0[0].tolist()
+        for t in range(3):
+            h = [function(float(gates[t, 0, u]) + sum(float(w[u, k]) * h[k] for k in range(2))) for u in range(2)]
+            np.testing.assert_allclose(y[t, 0], h, rtol=1e-5, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------------- sessions
 
 SIZES = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100])
@@ -184,3 +230,44 @@ def test_no_keys_give_nothing() -> None:
     (y, _) = Session(graph).run(**feeds)
     assert not y.any()
     assert not interpreter.run(graph, feeds)[graph.outputs[0]].any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 6), st.sampled_from([1, 2, 3, 8, 13, 30]), st.sampled_from([1, 3, 16, 17, 40]), st.data(), SEEDS)
+def test_recurrent_layers(steps: int, batch: int, hidden: int, data: st.DataObject, seed: int) -> None:
+    m = Maker(seed)
+    scale, reverse = hidden**-0.5, data.draw(st.integers(0, 1))
+    outputs = data.draw(st.sampled_from([hidden, 1, 9]))
+    w_hr = m.floats(outputs, hidden, scale=scale) if data.draw(st.booleans()) else ""
+    outputs = outputs if w_hr else hidden
+    x, h0, p0 = m.input("x", steps, batch, 4 * hidden), m.input("h0", batch, hidden), m.input("p0", batch, outputs)
+    h0, p0 = (h0, p0) if data.draw(st.booleans()) else ("", "")
+    gates = {n: m.node("slice", x, axis=2, start=0, stop=n * hidden) for n in (1, 3)}
+    made = [
+        *m.node("lstm", x, m.floats(4 * hidden, outputs, scale=scale), p0, h0, w_hr, outputs=3, reverse=reverse),
+        *m.node("gru", gates[3], m.floats(3 * hidden, hidden, scale=scale), "", h0, outputs=2, reverse=reverse),
+        *m.node("gru", gates[3], m.floats(3 * hidden, hidden, scale=scale), m.floats(3 * hidden), outputs=2),
+        *m.node("rnn", gates[1], m.floats(hidden, hidden, scale=scale), h0, outputs=2, kind="tanh", reverse=reverse),
+        *m.node("rnn", gates[1], m.floats(hidden, hidden, scale=scale), outputs=2, kind="relu"),
+    ]
+    check(m.graph(*made), seed=seed)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 40])
+def test_large_recurrent_layers_are_split(batch: int) -> None:
+    """Over the batch, or over the units of each step."""
+    m = Maker()
+    y, h, c = m.node("lstm", m.input("x", 2, batch, 2800), m.floats(2800, 700, scale=0.04), outputs=3)
+    check(m.graph(y, h, c))
+
+
+def test_a_sequence_does_not_depend_on_the_others() -> None:
+    m = Maker(0, {"batch": Symbol(minimum=1, maximum=64)})
+    x = m.input("x", 5, "batch", 4 * 20)
+    y, h, c = m.node("lstm", x, m.floats(80, 20, scale=0.2), outputs=3)
+    batch = floats(np.random.default_rng(1), 5, 30, 80)
+    session = Session(m.graph(y, h, c), threads=2)
+    whole = session.run(x=batch)
+    for index in range(30):
+        part = slice(index, index + 1)
+        assert same(session.run(x=batch[:, part]), [whole[0][:, part], whole[1][part], whole[2][part]])

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from ..errors import InputError, UnsupportedError
 from ..ir import Symbol
 from .free import Example, export_free, named_axes, run_export, without_cache
+from .recurrent import whole_layers
 from .sizes import symbol_bounds, symbol_names, user_inputs
 
 FLOAT_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -143,7 +144,7 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     if any(module.training for module in net.modules()):
         notes.append("the model was in train mode: converted as in eval mode")
         warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
-    with _eval_mode(net), without_cache(net, call, notes):
+    with _eval_mode(net), without_cache(net, call, notes), whole_layers(net):
         if isinstance(dynamic, str):
             exported, axes = export_free(net, call, notes)
         else:

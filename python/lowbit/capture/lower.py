@@ -146,6 +146,7 @@ class Lowering:
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Array] = {}
         self.nodes: list[Node] = []
+        self.node_names: set[str] = set()
         self.typed = Graph(
             inputs=(), outputs=(), values=self.values, nodes=(), constants=self.constants, symbols=self.symbols
         )
@@ -168,7 +169,8 @@ class Lowering:
         while names and not names[-1]:
             names.pop()
         name = _node_name(self.node, op)
-        name = self.unique(f"{name}.{op}" if name in self.values else name)
+        name = self.unique(f"{name}.{op}" if self.is_taken(name) else name)
+        self.node_names.add(name)
         count = OPS[op].outputs
         outputs = (name,) if count == 1 else tuple(self.unique(f"{name}.{place}") for place in range(count))
         given = {key: value for key, value in attrs.items() if value is not None}
@@ -518,10 +520,14 @@ class Lowering:
     def unique(self, wish: str) -> str:
         """`wish`, or with a number after it if that name is taken."""
         name, count = wish, 1
-        while name in self.values:
+        while self.is_taken(name):
             count += 1
             name = f"{wish}_{count}"
         return name
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a value or a node has that name."""
+        return name in self.values or name in self.node_names
 
     def refuse(self, reason: str, remedy: str, node: TorchNode | None = None, follows: bool = False) -> Any:
         """Note a problem; what stands in for the result, so that the rest can be looked at too.

@@ -1,0 +1,233 @@
+// lstm, gru and rnn: one direction of one layer over time. The inputs' share of the gates comes in, computed for all
+// steps at once; here each step adds the state's share and applies the cell.
+//
+// A sample's sums do not depend on its neighbours, so the batch may be split among threads, which then run all steps
+// without waiting for each other. Few samples with large weights split each step's product instead.
+#include "graph/ops/common.h"
+#include "graph/ops/ops.h"
+#include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/rnn/rnn.h"
+
+namespace lowbit::graph {
+namespace {
+
+constexpr int64_t kTap = 0;
+constexpr int64_t kRowsATask = 4;  // fewer samples read the weights as slowly as they multiply
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// What one step of one share of the batch sees.
+struct Step {
+  int64_t rows;
+  const float* gates;   // of the step's first row, [rows][gates]
+  const float* before;  // [rows][outputs]
+  float* y;             // [rows][outputs]
+  float* c;             // [rows][hidden], lstm
+  float* scratch;       // [rows][gates + hidden]
+  int threads;
+};
+
+class Recurrent : public Op {
+ public:
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32, 3);
+    const Shape& x = inputs[0].shape;
+    require(x[2] == gates_ * hidden_, "the gates must have " + std::to_string(gates_ * hidden_) + " values a step");
+    const Shape state{x[1], outputs_};
+    std::vector<TensorType> types = {{DType::f32, {x[0], x[1], outputs_}}, {DType::f32, state}};
+    if (has_cell_) types.push_back({DType::f32, {x[1], hidden_}});
+    for (size_t i = 1; i < types.size(); ++i) {
+      const size_t input = h0_ + i - 1;
+      if (input >= inputs.size() || !present_[input]) continue;
+      require_type(inputs, input, DType::f32);
+      require_shape(inputs, input, types[i].shape);
+    }
+    return types;
+  }
+  bool reads(size_t input) const override { return input == 0 || input == h0_ || (has_cell_ && input == h0_ + 1); }
+  std::string kernel() const override { return weights_.kernel->name; }
+  size_t bytes() const override { return weights_.panels.bytes() + projection_.panels.bytes() + bias_.bytes(); }
+  size_t scratch_bytes(Types inputs, Types, int) const override {
+    return static_cast<size_t>(inputs[0].shape[1] * (gates_ + 1) * hidden_) * sizeof(float);
+  }
+  Work work(Types inputs, Types outputs) const override {
+    Work work = Op::work({}, outputs);
+    const double rows = static_cast<double>(inputs[0].shape[0] * inputs[0].shape[1]);
+    work.operations = 2.0 * rows * static_cast<double>(weights_.n * weights_.run + projection_.n * projection_.run);
+    work.bytes += 4.0 * (rows * static_cast<double>(weights_.n) + static_cast<double>(weights_.n * weights_.run));
+    return work;
+  }
+
+  void run(const RunArgs& args) const override {
+    const int64_t batch = args.inputs[0].shape[1];
+    for (size_t i = 1; i < args.outputs.size(); ++i) start_state(args, i);
+    const int64_t shares = shares_of(batch, args.threads);
+    if (shares <= 1) return run_rows(args, 0, batch, args.threads);
+    run_tasks(shares, args.threads,
+              [&](int64_t share) { run_rows(args, share * batch / shares, (share + 1) * batch / shares, 1); });
+  }
+
+ protected:
+  // input h0: where the initial states begin; they may be absent.
+  Recurrent(const NodeInfo& node, int64_t gates, size_t h0, bool has_cell)
+      : kernel_(kernels::select_rnn(node.isa)), gates_(gates), h0_(h0), has_cell_(has_cell), present_(node.present) {
+    const Constant& weight = node.constant(1, DType::f32, 2);
+    hidden_ = weight.type.shape[0] / gates;
+    outputs_ = weight.type.shape[1];
+    if (hidden_ == 0 || outputs_ == 0 || weight.type.shape[0] % gates != 0)
+      node.fail("w_hh must have " + std::to_string(gates) + " times as many rows as there are units, has shape " +
+                to_string(weight.type.shape));
+    pack(node, weight, weights_);
+    node.expect_outputs(has_cell ? 3 : 2);
+    reverse_ = node.integer("reverse", 0, 1, 0) == 1;
+  }
+
+  static void pack(const NodeInfo& node, const Constant& weight, kernels::GemmF32Weights& out) {
+    const int64_t n = weight.type.shape[0], k = weight.type.shape[1];
+    const int64_t rows = node.types.empty() ? 0 : std::min(node.types[0].shape[1], kMaxTypicalRows);
+    const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, 1, k, rows);
+    kernel.pack(kernel, weight.buffer->as<float>(), n, 1, k, out);
+  }
+
+  virtual void run_step(const Step& step) const = 0;
+
+  // y = x w^T, + bias, + residual (a row of y's length each), within bounds.
+  static void multiply(const kernels::GemmF32Weights& weights, const Step& step, const float* x, float* y,
+                       const float* bias = nullptr, const float* residual = nullptr, float min = -kInfinity) {
+    kernels::GemmF32Args gemm;
+    gemm.weights = &weights;
+    gemm.grid = {1, 1, step.rows};
+    gemm.x = {x, 0, 0, weights.run};
+    gemm.taps = {&kTap, 1};
+    gemm.bias = bias;
+    if (residual != nullptr) gemm.residual = {residual, 0, 0, weights.n};
+    gemm.min = min, gemm.max = kInfinity;
+    gemm.y = {y, 0, 0, weights.n};
+    run_kernel(*weights.kernel, gemm, step.threads);
+  }
+
+  const kernels::RnnKernel& kernel_;
+  kernels::GemmF32Weights weights_, projection_;
+  Buffer bias_;
+  int64_t gates_, hidden_ = 0, outputs_ = 0;
+
+ private:
+  void start_state(const RunArgs& args, size_t output) const {
+    const Tensor& state = args.outputs[output];
+    const size_t input = h0_ + output - 1;
+    if (input < args.inputs.size() && args.inputs[input].data != nullptr) {
+      std::copy_n(args.inputs[input].as<const float>(), state.shape.elements(), state.as<float>());
+    } else {
+      std::fill_n(state.as<float>(), state.shape.elements(), 0.0f);
+    }
+  }
+
+  int64_t shares_of(int64_t batch, int threads) const {
+    constexpr int64_t kCachedWeights = 128 * 1024;  // floats: beyond, a share must be large enough to reuse them
+    const int64_t least = weights_.n * weights_.run <= kCachedWeights ? kRowsATask : int64_t{3} * kRowsATask;
+    return std::min<int64_t>(threads, batch / least);
+  }
+
+  void run_rows(const RunArgs& args, int64_t first, int64_t last, int threads) const {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0], &h = args.outputs[1];
+    const int64_t steps = x.shape[0], batch = x.shape[1], rows = last - first;
+    float* state = h.as<float>() + first * outputs_;
+    Step step{rows, nullptr, state, nullptr, nullptr, nullptr, threads};
+    if (has_cell_) step.c = args.outputs[2].as<float>() + first * hidden_;
+    step.scratch = reinterpret_cast<float*>(args.scratch) + first * (gates_ + 1) * hidden_;
+    for (int64_t i = 0; i < steps; ++i) {
+      const int64_t row = (reverse_ ? steps - 1 - i : i) * batch + first;
+      step.gates = x.as<const float>() + row * gates_ * hidden_;
+      step.y = y.as<float>() + row * outputs_;
+      run_step(step);
+      step.before = step.y;
+    }
+    if (steps > 0) std::copy_n(step.before, rows * outputs_, state);
+  }
+
+  size_t h0_;
+  bool has_cell_, reverse_ = false;
+  std::vector<bool> present_;
+};
+
+class Lstm final : public Recurrent {
+ public:
+  enum Input : size_t { kGates, kWeight, kH0, kC0, kProjection, kInputs };
+  explicit Lstm(const NodeInfo& node) : Recurrent(node, 4, kH0, true) {
+    node.expect_inputs(kWeight + 1, kInputs);
+    if (node.has(kProjection)) {
+      const Constant& projection = node.constant(kProjection, DType::f32, 2);
+      if (!(projection.type.shape == Shape{outputs_, hidden_}))
+        node.fail("w_hr must have shape " + to_string(Shape{outputs_, hidden_}) + ", has " +
+                  to_string(projection.type.shape));
+      pack(node, projection, projection_);
+    } else if (outputs_ != hidden_) {
+      node.fail("w_hh must have one column a unit");
+    }
+  }
+
+ private:
+  void run_step(const Step& step) const override {
+    const bool projected = projection_.kernel != nullptr;
+    float *gates = step.scratch, *full = projected ? gates + step.rows * 4 * hidden_ : step.y;
+    multiply(weights_, step, step.before, gates, nullptr, step.gates);
+    for (int64_t r = 0; r < step.rows; ++r)
+      kernel_.lstm(gates + r * 4 * hidden_, hidden_, step.c + r * hidden_, full + r * hidden_);
+    if (projected) multiply(projection_, step, full, step.y);
+  }
+};
+
+class Gru final : public Recurrent {
+ public:
+  enum Input : size_t { kGates, kWeight, kBias, kH0, kInputs };
+  explicit Gru(const NodeInfo& node) : Recurrent(node, 3, kH0, false) {
+    node.expect_inputs(kWeight + 1, kInputs);
+    if (outputs_ != hidden_) node.fail("w_hh must have one column a unit");
+    if (!node.has(kBias)) return;
+    const Constant& bias = node.constant(kBias, DType::f32, 1);
+    if (bias.type.shape[0] != 3 * hidden_)
+      node.fail("b_hh must have " + std::to_string(3 * hidden_) + " values, has " + to_string(bias.type.shape));
+    bias_ = copy_of<float>(bias);
+  }
+
+ private:
+  void run_step(const Step& step) const override {
+    multiply(weights_, step, step.before, step.scratch, bias_.as<float>());
+    for (int64_t r = 0; r < step.rows; ++r)
+      kernel_.gru(step.gates + r * 3 * hidden_, step.scratch + r * 3 * hidden_, step.before + r * hidden_, hidden_,
+                  step.y + r * hidden_);
+  }
+};
+
+class Rnn final : public Recurrent {
+ public:
+  enum Input : size_t { kGates, kWeight, kH0, kInputs };
+  explicit Rnn(const NodeInfo& node) : Recurrent(node, 1, kH0, false), eltwise_(kernels::select_eltwise(node.isa)) {
+    node.expect_inputs(kWeight + 1, kInputs);
+    if (outputs_ != hidden_) node.fail("w_hh must be square");
+    const std::string& kind = node.text("kind");
+    if (kind != "tanh" && kind != "relu") node.fail("attribute 'kind' must be tanh or relu");
+    relu_ = kind == "relu";
+  }
+
+ private:
+  void run_step(const Step& step) const override {
+    multiply(weights_, step, step.before, step.y, nullptr, step.gates, relu_ ? 0.0f : -kInfinity);
+    if (relu_) return;
+    kernels::UnaryArgs tanh;
+    tanh.kind = kernels::UnaryKind::tanh;
+    tanh.count = step.rows * hidden_;
+    tanh.x = tanh.y = step.y;
+    kernels::unary(eltwise_, tanh);
+  }
+
+  const kernels::EltwiseKernel& eltwise_;
+  bool relu_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Op> make_gru(const NodeInfo& node) { return std::make_unique<Gru>(node); }
+std::unique_ptr<Op> make_lstm(const NodeInfo& node) { return std::make_unique<Lstm>(node); }
+std::unique_ptr<Op> make_rnn(const NodeInfo& node) { return std::make_unique<Rnn>(node); }
+
+}  // namespace lowbit::graph

@@ -1,0 +1,128 @@
+"""Recurrent layers: one direction of one layer over time, given the inputs' share of the gates for every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir import Array, Dim, Value
+from .float import sigmoid
+from .spec import FLAG, Call, Input, Op, choice
+
+F32, F64 = np.float32, np.float64
+
+
+def _infer(call: Call, gates: int, states: int) -> tuple[list[Value], int]:
+    """Outputs y [T, B, R], h [B, R] and, of two states, c [B, H]; and H. states: the position of h0."""
+    steps, batch, width = call.shape(0, rank=3)
+    rows, outputs = call.fixed_shape(1, rank=2)
+    hidden = rows // gates
+    call.need(min(hidden, outputs) > 0 and rows % gates == 0, f"w_hh must have {gates} rows for each unit, has {rows}")
+    call.same(width, rows, "the gates of a step and w_hh do not fit")
+    shapes: list[tuple[Dim, ...]] = [(steps, batch, outputs), (batch, outputs)]
+    if gates == 4:
+        shapes.append((batch, hidden))
+    for place, shape in enumerate(shapes[1:]):
+        call.match(states + place, shape)
+    return [Value(dtype="f32", shape=shape) for shape in shapes], hidden
+
+
+def _square(call: Call, gates: int, states: int) -> list[Value]:
+    """Where the state is as wide as the layer."""
+    values, hidden = _infer(call, gates, states)
+    call.same(values[1].shape[-1], hidden, "w_hh must have a column for each unit")
+    return values
+
+
+def _infer_lstm(call: Call) -> Sequence[Value]:
+    values, hidden = _infer(call, 4, 2)
+    outputs = values[1].shape[-1]
+    if call.is_present(4):
+        call.match(4, (outputs, hidden))
+        return values
+    return _square(call, 4, 2)
+
+
+def _infer_gru(call: Call) -> Sequence[Value]:
+    call.match(2, call.fixed_shape(1, rank=2)[:1])
+    return _square(call, 3, 3)
+
+
+def _scan(call: Call, step: Callable[[Array, list[Array]], list[Array]], states: list[Array]) -> Sequence[Array]:
+    """The states after each step; what is returned of a step is its first."""
+    x = call.array(0).astype(F64)
+    y = np.zeros((*x.shape[:2], states[0].shape[-1]), F32)
+    order = range(len(x))
+    for t in reversed(order) if call.attrs["reverse"] else order:
+        states = step(x[t], states)
+        y[t] = states[0]
+    return [y, *(state.astype(F32) for state in states)]
+
+
+def _state(call: Call, position: int, width: int) -> Array:
+    state = call.optional(position)
+    return np.zeros((call.array(0).shape[1], width), F64) if state is None else state.astype(F64)
+
+
+def _lstm(call: Call) -> Sequence[Array]:
+    weight, projection = call.array(1).astype(F64), call.optional(4)
+
+    def step(x: Array, states: list[Array]) -> list[Array]:
+        i, f, g, o = np.split(x + states[0] @ weight.T, 4, axis=-1)
+        c = sigmoid(f) * states[1] + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        return [h if projection is None else h @ projection.astype(F64).T, c]
+
+    return _scan(call, step, [_state(call, 2, weight.shape[1]), _state(call, 3, weight.shape[0] // 4)])
+
+
+def _gru(call: Call) -> Sequence[Array]:
+    weight, bias = call.array(1).astype(F64), call.optional(2)
+
+    def step(x: Array, states: list[Array]) -> list[Array]:
+        hidden = states[0] @ weight.T + (0 if bias is None else bias)
+        (xr, xz, xn), (hr, hz, hn) = np.split(x, 3, axis=-1), np.split(hidden, 3, axis=-1)
+        fresh = np.tanh(xn + sigmoid(xr + hr) * hn)
+        return [fresh + sigmoid(xz + hz) * (states[0] - fresh)]
+
+    return _scan(call, step, [_state(call, 3, weight.shape[1])])
+
+
+def _rnn(call: Call) -> Sequence[Array]:
+    weight = call.array(1).astype(F64)
+    function: Any = np.tanh if call.attrs["kind"] == "tanh" else lambda x: np.maximum(x, 0)
+    return _scan(call, lambda x, states: [function(x + states[0] @ weight.T)], [_state(call, 2, weight.shape[1])])
+
+
+_GATES, _WEIGHT = Input(name="gates"), Input(name="w_hh", constant=True)
+_H0, _C0 = Input(name="h0", optional=True), Input(name="c0", optional=True)
+
+OPS = (
+    Op(
+        name="lstm",
+        inputs=(_GATES, _WEIGHT, _H0, _C0, Input(name="w_hr", optional=True, constant=True)),
+        attrs={"reverse": FLAG},
+        outputs=3,
+        infer_rule=_infer_lstm,
+        reference_rule=_lstm,
+    ),
+    Op(
+        name="gru",
+        inputs=(_GATES, _WEIGHT, Input(name="b_hh", optional=True, constant=True), _H0),
+        attrs={"reverse": FLAG},
+        outputs=2,
+        infer_rule=_infer_gru,
+        reference_rule=_gru,
+    ),
+    Op(
+        name="rnn",
+        inputs=(_GATES, _WEIGHT, _H0),
+        attrs={"kind": choice("tanh", "relu"), "reverse": FLAG},
+        outputs=2,
+        infer_rule=lambda call: _square(call, 1, 2),
+        reference_rule=_rnn,
+    ),
+)
+"""gates: LSTM [i f g o], GRU [r z n] (its b_hh stays apart, because r multiplies the state's share), RNN one."""
