@@ -53,7 +53,7 @@ def _remove(r: Rewriter, node: Node) -> Node | None:
 
 def _same_as(r: Rewriter, node: Node) -> str | None:
     """The input that the node returns, if it does."""
-    if len(node.outputs) != 1:
+    if len(node.outputs) != 1 or not node.inputs:
         return None
     value, result = r.values[node.inputs[0]], r.values[node.outputs[0]]
     attrs = attributes(OPS[node.op], node)
@@ -64,6 +64,7 @@ def _same_as(r: Rewriter, node: Node) -> str | None:
     same_shape = all(dims.equal(a, b, r.graph.symbols) for a, b in zip(value.shape, result.shape, strict=True))
     unchanged = {
         "reshape": same_shape,
+        "expand": same_shape,
         "cast": True,
         "transpose": list(attrs.get("perm", ())) == list(range(len(value.shape))),
         "slice": same_shape and attrs.get("step") == 1,

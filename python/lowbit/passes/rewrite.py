@@ -49,7 +49,8 @@ class Rewriter:
 
     def take(self, node: Node) -> None:
         """Remove an earlier node, whose outputs nobody needs any more."""
-        self._nodes[self._made_at.pop(node.outputs[0])] = None
+        for name in node.outputs:
+            self._nodes[self._made_at.pop(name)] = None
 
     def put(self, node: Node) -> None:
         """Append a node."""
