@@ -1,4 +1,4 @@
-"""An accuracy budget on a real network: EfficientNet-Lite0, scored by how often it names what float32 names in photographs.
+"""An accuracy budget on a real network: EfficientNet-Lite0, scored by how often it agrees with float32 on photographs.
 
     python bench/bench_budget.py [--max-drop 0.03] [--images 200] [--report budget.html]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import InputError
 from .passes.calibrate import Feeds, Progress
+from .passes.layers import LAYERS
 from .passes.plan import Decision
 from .passes.quantize import Quantized, Quantizer
 from .passes.sensitivity import sensitivity
@@ -52,7 +53,7 @@ class Outcome:
 
 def int8_layers(decisions: Iterable[Decision]) -> list[str]:
     """The layers that work on codes."""
-    return [row.node for row in decisions if row.scheme == "int8" and row.cost_int8_us is not None]
+    return [row.node for row in decisions if row.scheme == "int8" and row.op in LAYERS]
 
 
 class Search:
@@ -85,11 +86,11 @@ class Search:
         self, quantizer: Quantizer, max_drop: float, data: Iterable[Feeds], *, threads: int | None = None
     ) -> Outcome:
         """The fastest model found that loses `max_drop` at most. data: samples to rank the layers on."""
-        plain = self.trial(quantizer.make())
-        layers = int8_layers(plain.made.decisions)
-        limit = max_drop + SLACK * max(max_drop, abs(self._reference))
-        if plain.drop <= limit or not layers:
-            return Outcome(best=plain, holds=plain.drop <= limit, history=tuple(self.history))
+        first = self.check(quantizer.make(), max_drop)
+        layers = int8_layers(first.best.made.decisions)
+        if first.holds or not layers:
+            return first
+        plain, limit = first.best, self._limit(max_drop)
         noise = sensitivity(quantizer, layers, data, threads=threads, progress=self._progress)
         total = sum(noise.values()) or 1.0
         reasons = {name: _reason(noise[name] / total) for name in layers}
@@ -105,6 +106,14 @@ class Search:
             return Outcome(best=best, holds=False, history=tuple(self.history))
         found = _put_back(found, sorted(found.floats, key=lambda name: -saved[name]), attempt, limit)
         return Outcome(best=found, holds=True, history=tuple(self.history))
+
+    def check(self, made: Quantized, max_drop: float) -> Outcome:
+        """Evaluate a model that is to stay as it is."""
+        trial = self.trial(made)
+        return Outcome(best=trial, holds=trial.drop <= self._limit(max_drop), history=tuple(self.history))
+
+    def _limit(self, max_drop: float) -> float:
+        return max_drop + SLACK * max(max_drop, abs(self._reference))
 
     def _score(self, made: Quantized) -> float:
         if self._progress is not None:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,6 +21,7 @@ from .errors import AccuracyError, CalibrationError, InputError
 from .ir import Array, Graph
 from .model import Conversion, Model, array_of
 from .passes import optimize
+from .passes.adopt_quantization import adopt_quantization, is_quantized
 from .passes.calibrate import Progress
 from .passes.plan import all_float
 from .passes.quantize import Quantized, Quantizer
@@ -134,18 +135,27 @@ def _convert(
         )
 
     floats = Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
-    quantizer = None if rules.is_float else Quantizer(graph, rules, feeds, tune=tune, threads=threads, progress=report)
+    adopted = quantizer = None
+    if is_quantized(graph) and not rules.is_float:
+        adopted = adopt_quantization(graph, captured.codes)
+        floats = replace(adopted, graph=adopted.reference)
+    elif not rules.is_float:
+        quantizer = Quantizer(graph, rules, feeds, coded=captured.codes, tune=tune, threads=threads, progress=report)
     if evaluate is None:
-        return conversion(floats if quantizer is None else quantizer.make())
+        return conversion(adopted or (quantizer.make() if quantizer is not None else floats))
     search = Search(lambda made: evaluate(Model(conversion(made))), report)
     search.reference(floats)
-    if quantizer is None:
+    limit = math.inf if max_drop is None else max_drop
+    if adopted is not None:
+        outcome = search.check(adopted, limit)
+    elif quantizer is not None:
+        samples = [Feeds(captured, []).of_call(example(net, inputs))] if feeds is None else feeds
+        outcome = search.hold(quantizer, limit, samples, threads=threads)
+    else:
         return conversion(floats, evaluations=search.history)
-    samples = [Feeds(captured, []).of_call(example(net, inputs))] if feeds is None else feeds
-    outcome = search.hold(quantizer, math.inf if max_drop is None else max_drop, samples, threads=threads)
     found = conversion(outcome.best.made, evaluations=list(outcome.history), max_drop=max_drop)
     if not outcome.holds:
-        raise _missed(outcome, float(max_drop or 0), Model(found))
+        raise _missed(outcome, limit, Model(found))
     return found
 
 

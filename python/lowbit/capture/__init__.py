@@ -11,7 +11,7 @@ import torch
 from ..ir import Graph
 from .export import dummy_inputs, example, example_of_item, export
 from .free import Example
-from .lower import lower
+from .lower import Coded, lower
 
 __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]
 
@@ -28,6 +28,8 @@ class Captured:
     output: dict[str, Any]
     classes: Mapping[str, type]
     notes: tuple[str, ...]
+    codes: tuple[Coded, ...] = ()
+    """Weights that came quantized: the float32 numbers that the graph holds, and their codes."""
 
 
 def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallback: bool = False) -> Captured:
@@ -46,6 +48,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         output=_renumber(program.output, made.positions),
         classes=program.classes,
         notes=(*program.notes, *made.notes),
+        codes=made.codes,
     )
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -141,7 +141,7 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     call = example(net, inputs)
     _check_inputs(call)
     notes: list[str] = []
-    if any(module.training for module in net.modules()):
+    if any(module.training for module in net.modules()) and not _is_exported(net):
         notes.append("the model was in train mode: converted as in eval mode")
         warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
     with _eval_mode(net), without_cache(net, call, notes), whole_layers(net):
@@ -166,12 +166,18 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
 def _eval_mode(net: torch.nn.Module) -> Iterator[None]:
     """eval() for a while, every submodule's own flag restored after."""
     flags = {module: module.training for module in net.modules()}
-    net.eval()
+    with suppress(NotImplementedError):  # a graph from torch.export: its mode was fixed then
+        net.eval()
     try:
         yield
     finally:
         for module, flag in flags.items():
             module.training = flag
+
+
+def _is_exported(net: torch.nn.Module) -> bool:
+    """Whether the module is a graph from torch.export: its flags say nothing, and its eval() may only raise."""
+    return isinstance(net, torch.fx.GraphModule) and "eval" in vars(net)
 
 
 def _check_inputs(call: Example) -> None:

@@ -27,7 +27,7 @@ from torch.fx import GraphModule
 from torch.fx import Node as TorchNode
 
 from ..errors import GraphError, LowbitError, UnsupportedError
-from ..ir import Array, Attribute, Dim, Graph, Node, Value
+from ..ir import Array, Attribute, Dim, Graph, Node, Value, Weight
 from ..ops import OPS, infer
 from .export import FLOAT_NAMES, Program
 from .fallback import Unit, Writer, units
@@ -72,6 +72,8 @@ class Problem:
     source: str
 
 
+Coded = tuple[Array, Weight]
+"""The float32 numbers of a weight that came quantized, and its codes and scales."""
 Lowered = Ref | tuple[Ref | None, ...]
 LowerFunction = Callable[..., Lowered]
 AnyLowering = TypeVar("AnyLowering", bound=LowerFunction)
@@ -93,11 +95,15 @@ def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Made:
-    """A float32 graph; for each of the model's result tensors its position in the outputs; what runs in torch."""
+    """A float32 graph; for each of the model's result tensors its position in the outputs; what runs in torch.
+
+    codes: the weights that came quantized.
+    """
 
     graph: Graph
     positions: tuple[int, ...]
     notes: tuple[str, ...]
+    codes: tuple[Coded, ...]
 
 
 def lower(program: Program, *, fallback: bool = False) -> Made:
@@ -155,6 +161,7 @@ class Lowering:
         self.problems: list[Problem] = []
         self.refused: dict[TorchNode, Problem] = {}
         self.notes: list[str] = []
+        self.codes: list[Coded] = []
         self.node: TorchNode = next(iter(exported.graph.nodes))
 
     # ------------------------------------------------------------------------------------------- for the lowerings
@@ -262,7 +269,7 @@ class Lowering:
             constants=constants,
             symbols=self.symbols,
         )
-        return Made(graph=graph, positions=positions, notes=tuple(self.notes))
+        return Made(graph=graph, positions=positions, notes=tuple(self.notes), codes=tuple(self.codes))
 
     def declare_inputs(self) -> tuple[str, ...]:
         """Tensors of the caller become inputs, parameters and buffers constants, other arguments their values."""
@@ -394,6 +401,8 @@ class Lowering:
         try:
             self.check_size(value)
             folded = self.fold(node)
+            if folded is not None and "quantized_decomposed.dequantize_per" in target:
+                self.keep_codes(node, folded)
             result = folded if folded is not None else self.dispatch(node)
         except (Unlowerable, LowbitError) as error:
             return self.refuse(str(error), getattr(error, "remedy", REMEDY))
@@ -485,6 +494,17 @@ class Lowering:
         if isinstance(computed, torch.Tensor):
             return self.constant(computed)
         return tuple(self.constant(item) for item in computed)
+
+    def keep_codes(self, node: TorchNode, numbers: Any) -> None:
+        """Note the codes of a constant that the program dequantizes, if they are such as `Weight` can say."""
+        codes, scales, zero_points, *rest = self.resolve(node.args)
+        array = np.asarray(self.constants[codes.name])
+        axis = int(rest[0]) if "per_channel" in str(node.target) else 0
+        step, zero = (np.asarray(self.constants[v.name] if isinstance(v, Ref) else v) for v in (scales, zero_points))
+        if array.dtype != np.int8 or array.ndim < 2 or axis != 0 or np.any(zero != 0):
+            return
+        weight = Weight(codes=array, scales=np.broadcast_to(step.reshape(-1), array.shape[:1]).astype(np.float32))
+        self.codes.append((self.constants[numbers.name], weight))
 
     def tensor(self, value: Any) -> Any:
         """A constant as a tensor of its own."""

@@ -35,14 +35,15 @@ class Decision:
 def all_float(graph: Graph, rules: schemes.Rules) -> tuple[Decision, ...]:
     """The decisions about a graph that stays as it is."""
     return tuple(
-        _in_torch(graph, node)
+        in_torch(graph, node)
         if node.op == "torch"
         else Decision(node=node.name, op=node.op, scheme="float32", reason=rules.reason(node))
         for node in graph
     )
 
 
-def _in_torch(graph: Graph, node: Node) -> Decision:
+def in_torch(graph: Graph, node: Node) -> Decision:
+    """The decision about a segment that torch runs."""
     reason = f"runs in torch: {', '.join(operations(graph, node))}"
     return Decision(node=node.name, op=node.op, scheme="torch", reason=reason)
 
@@ -132,7 +133,7 @@ def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[st
     for node in graph:
         if node.name in layers:
             available.update(node.outputs)
-        elif node.name not in floats and _can_follow(graph, node) and all(name in available for name in node.inputs):
+        elif node.name not in floats and can_follow(graph, node) and all(name in available for name in node.inputs):
             available.update(node.outputs)
             candidates.append(node)
     wanted = {name for node in graph if node.name in layers for name in (node.inputs[0], *node.inputs[3:4])}
@@ -144,7 +145,8 @@ def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[st
     return chosen
 
 
-def _can_follow(graph: Graph, node: Node) -> bool:
+def can_follow(graph: Graph, node: Node) -> bool:
+    """Whether a node that is no layer can work on codes."""
     if node.op not in FOLLOWERS or any(graph.values[name].dtype != "f32" for name in node.inputs):
         return False
     if node.op == "pad":
@@ -182,7 +184,7 @@ def _priced(node: Node, cost: Cost, total: float, is_int8: bool, verb: str) -> D
 
 def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool) -> Decision:
     if node.op == "torch":
-        return _in_torch(plan.graph, node)
+        return in_torch(plan.graph, node)
     if node.name in int8:
         taken = next((name for name, other in plan.activations.items() if other.name == node.name), None)
         reason = f"part of {taken}" if taken is not None else "between int8 nodes, works on their codes"

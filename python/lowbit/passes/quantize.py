@@ -25,6 +25,7 @@ from .cost import Costs, MeasuredCosts
 from .equalize import equalize
 from .fuse_requantize import AVERAGES, Emitter, Layer
 from .fuse_residual import fuse_residual
+from .known_weights import Coded, KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
 from .plan import FUNCTIONS, Decision, Plan, all_float, decide
@@ -68,7 +69,8 @@ def quantize(
 class Quantizer:
     """What one float graph's quantization needs to know, learnt once and kept: integer graphs of it are then cheap.
 
-    graph: the float graph that integer values stand for (residuals fused, channels equalized).
+    coded: weights that came quantized keep their codes. graph: the float graph that integer values stand for
+    (residuals fused, channels equalized).
     """
 
     def __init__(
@@ -77,17 +79,19 @@ class Quantizer:
         rules: schemes.Rules,
         calibration: Iterable[Feeds] | None,
         *,
+        coded: Sequence[Coded] = (),
         tune: bool = False,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
+        self._known = KnownWeights(coded)
         self.rules, self._calibration = rules, calibration
         self._options: dict[str, Any] = {"threads": threads, "progress": progress}
         sizes: dict[str, int] = {}
         if calibration is not None:
             graph = fuse_residual(graph)
             sizes = _first_sizes(graph, calibration)
-            fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(node)}
+            fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(graph, node)}
             graph = equalize(graph, calibration, fixed=fixed, **self._options)
         self.graph = graph
         self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes)
@@ -96,9 +100,9 @@ class Quantizer:
         self._rounded: dict[str, Codes] = {}
         self._layers: dict[tuple[str, Quant | None], Layer] = {}
 
-    def _may_equalize(self, node: Node) -> bool:
+    def _may_equalize(self, graph: Graph, node: Node) -> bool:
         scheme = self.rules.of(node)
-        return scheme.equalize or scheme.is_float
+        return (scheme.equalize or scheme.is_float) and self._known.of(graph.constants.get(node.inputs[1])) is None
 
     def make(self, floats: Mapping[str, str] | None = None) -> Quantized:
         """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there."""
@@ -157,7 +161,10 @@ class Quantizer:
         bias = _array(self.graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
         if node.name not in self._rounded:
             moments = seen.moments if seen is not None else None
-            self._rounded[node.name] = _rounded(node, weight, moments) if scheme.compensate else round_nearest(weight)
+            known = self._known.of(weight)
+            self._rounded[node.name] = (
+                known or _rounded(node, weight, moments) if scheme.compensate else round_nearest(weight)
+            )
         codes = self._rounded[node.name]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight, seen)
@@ -208,7 +215,13 @@ def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer
     if node.op in LAYERS:
         as_codes = plan.wants_codes(plan.output(node))
         emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation)
-    elif node.op == "add":
+    else:
+        put_follower(emit, node, activation)
+
+
+def put_follower(emit: Emitter, node: Node, activation: Node | None = None) -> None:
+    """A node that is no layer, on codes; an addition with the function or clip after it."""
+    if node.op == "add":
         emit_.put_add(emit, node, activation)
     elif node.op in AVERAGES:
         emit_.put_average(emit, node)

@@ -1,0 +1,68 @@
+"""Codes of models that torchao's PT2E flow has quantized: the same scales, zero points and codes, in lowbit's terms.
+
+Activations become u8: an int8 code is the u8 code 128 above it, with a zero point 128 higher. Weights are constants
+here, float32 as torch computes them from their codes; the codes are kept beside (`Lowering.keep_codes`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..lower import Lowering, Ref, Unlowerable, lowers
+from .common import clip
+
+SHIFTS = {torch.uint8: 0, torch.int8: 128}
+"""What is added to a code to make it u8."""
+DYNAMIC = (
+    "it finds a range over the whole batch at run time, so that a sample's result depends on its neighbours",
+    "quantize statically (with calibration), or convert the float model: without calibration data lowbit quantizes "
+    "activations by their own range, row by row",
+)
+
+
+@lowers("quantized_decomposed.quantize_per_tensor.default", "quantized_decomposed.quantize_per_tensor.tensor")
+def quantize(c: Lowering, x: Ref, scale: Any, zero_point: Any, lowest: int, highest: int, dtype: Any) -> Ref:
+    """Codes are for dequantizing only: what else reads them would see them shifted."""
+    for user in c.node.users:
+        if "quantized_decomposed.dequantize" not in str(user.target):
+            raise Unlowerable(f"its codes are read by {user.target}", "dequantize them first")
+    step, zero = _number(c, scale), _number(c, zero_point)
+    shift = _shift(dtype)
+    if (lowest + shift, highest + shift) != (0, 255):
+        x = clip(c, x, (lowest - zero) * step, (highest - zero) * step)
+    return c.emit("quantize", x, scale=step, zero_point=int(zero) + shift)
+
+
+@lowers("quantized_decomposed.dequantize_per_tensor.default", "quantized_decomposed.dequantize_per_tensor.tensor")
+def dequantize(c: Lowering, x: Ref, scale: Any, zero_point: Any, lowest: int, highest: int, dtype: Any) -> Ref:
+    return c.emit("dequantize", x, scale=_number(c, scale), zero_point=int(_number(c, zero_point)) + _shift(dtype))
+
+
+@lowers(
+    "quantized_decomposed.choose_qparams.tensor", "quantized_decomposed.choose_qparams_symmetric.tensor",
+    "quantized_decomposed.choose_qparams_per_token", "quantized_decomposed.choose_qparams_per_token_asymmetric",
+    "quantized_decomposed._choose_qparams_per_token_asymmetric_impl", "torchao.choose_qparams_affine",
+)  # fmt: skip
+def choose(c: Lowering) -> Ref:
+    raise Unlowerable(*DYNAMIC)
+
+
+def _shift(dtype: Any) -> int:
+    if dtype not in SHIFTS:
+        raise Unlowerable(f"activations quantized to {dtype}; lowbit computes on codes of 8 bits", "use int8 or uint8")
+    return SHIFTS[dtype]
+
+
+def _number(c: Lowering, value: Any) -> float:
+    """A scale or zero point: a Python number, or a constant of one element."""
+    if not isinstance(value, Ref):
+        return float(value)
+    if value.name not in c.constants:
+        raise Unlowerable(*DYNAMIC)
+    array = np.asarray(c.constants[value.name])
+    if array.size != 1:
+        raise Unlowerable("activations with a scale for each channel", "quantize activations per tensor")
+    return float(array.reshape(()))

@@ -1,0 +1,37 @@
+"""Weights that came quantized: their float32 numbers are in the graph, their codes are kept beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ir import Array, Weight
+from .round_weights import Codes
+
+Coded = tuple[Array, Weight]
+"""The float32 numbers of a weight, and its codes."""
+
+
+class KnownWeights:
+    """Finds the codes of a float32 weight by its content: passes may have renamed or reshaped it."""
+
+    def __init__(self, coded: Sequence[Coded]) -> None:
+        self._found = {_digest(numbers): weight for numbers, weight in coded}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def of(self, numbers: object) -> Codes | None:
+        """The codes of a layer's weight, if it came quantized."""
+        if not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim < 2:
+            return None
+        weight = self._found.get(_digest(numbers))
+        if weight is None or weight.shape[0] != numbers.shape[0]:
+            return None
+        return Codes(codes=weight.codes.reshape(numbers.shape), scales=weight.scales.astype(np.float64))
+
+
+def _digest(numbers: Array) -> bytes:
+    return hashlib.blake2b(numbers.tobytes()).digest()
