@@ -271,12 +271,30 @@ def recurrent_net() -> Graph:
     return m.graph(y, m.node("add", u, c), h)
 
 
+def resampling_net() -> Graph:
+    """Interpolation and padding of every mode, on floats and codes; height free."""
+    m = Maker(6, {**BATCH, "rows": Symbol(minimum=3, maximum=40)})
+    x = m.input("x", "batch", 3, "rows", 5)
+    y = m.node("resize", x, size=("2*rows", 12), mode="linear", scales=(2.0, 2.4))
+    y = m.node("conv2d", m.node("pad", y, padding=(0, 0, 0, 0, 2, 1, 3, 4), mode="reflect"), m.floats(4, 3, 1, 1))
+    y = m.node("resize", y, size=(9, 8), mode="cubic", align_corners=1)
+    q = m.node("quantize", x, scale=0.03, zero_point=120)
+    q = m.node("resize", q, size=("rows + 3", 7), mode="nearest")
+    q = m.node("pad", q, padding=(0, 0, 1, 0, 0, 3, 2, 2), mode="replicate")
+    q = m.node("resize", q, size=(6, 5), mode="linear")
+    q = m.node("pad", q, padding=(0, 0, 0, 2, 6, 0, 1, 0), mode="circular")
+    q = m.node("pad", q, padding=(0, 0, 0, 0, "rows - 2", 0, 0, 0), value=120.0)
+    q = m.node("resize", q, size=(7, 9), mode="nearest_exact")
+    return m.graph(y, m.node("dequantize", q, scale=0.03, zero_point=120))
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
     "volume_net": volume_net,
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
     "elementwise_net": elementwise_net,
+    "resampling_net": resampling_net,
     "sequence_net": sequence_net,
     "number_net": number_net,
     "index_net": index_net,

@@ -36,7 +36,7 @@ EXACT = {
     "quantize", "dequantize", "dynamic_quantize", "lookup", "conv2d_i8", "conv3d_i8", "conv_transpose2d_i8",
     "conv_transpose3d_i8", "linear_i8", "add_i8", "avg_pool2d_i8",
     "adaptive_avg_pool2d_i8", "max_pool2d", "reshape", "transpose", "pad", "concat", "slice", "clip", "add", "sub",
-    "mul",
+    "mul", "resize",
 }  # fmt: skip
 """Operators whose float outputs are the interpreter's bit for bit."""
 
@@ -146,7 +146,7 @@ def other_value(attr: Attr, value: Any, rng: random.Random) -> Any:
     if attr.kind == "text":
         return rng.choice(attr.choices)
     if attr.kind in ("ints", "floats"):
-        changed = list(value)
+        changed = list(value) if isinstance(value, tuple) else [1.0, 1.0]
         if changed:
             changed[rng.randrange(len(changed))] = other_value(replace(attr, kind=attr.kind[:-1]), changed[0], rng)
         return tuple(changed)

@@ -154,6 +154,17 @@ std::vector<int64_t> NodeInfo::integers(std::string_view key, int64_t low, int64
   return has(key) ? integers(key, fallback.size(), low, high) : fallback;
 }
 
+std::vector<double> NodeInfo::numbers(std::string_view key, size_t count) const {
+  const Attribute& attribute = need(key, "a list of numbers");
+  std::vector<double> values;
+  if (const auto* reals = std::get_if<std::vector<double>>(&attribute)) values = *reals;
+  if (const auto* whole = std::get_if<std::vector<int64_t>>(&attribute)) values.assign(whole->begin(), whole->end());
+  if (values.size() != count ||
+      !std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(static_cast<float>(v)); }))
+    fail("attribute '" + std::string(key) + "' must be a list of " + std::to_string(count) + " finite numbers");
+  return values;
+}
+
 Dim NodeInfo::checked(std::string_view key, Dim dim) const {
   const std::string problem = problem_of(dim, symbols);
   if (!problem.empty()) fail("attribute '" + std::string(key) + "': " + problem);

@@ -75,6 +75,7 @@ struct NodeInfo {
   std::vector<int64_t> integers(std::string_view key, size_t count, int64_t low,
                                 int64_t high) const;  // count 0: any number
   std::vector<int64_t> integers(std::string_view key, int64_t low, int64_t high, std::vector<int64_t> fallback) const;
+  std::vector<double> numbers(std::string_view key, size_t count) const;  // finite float32
   Dim dim(std::string_view key) const;
   std::vector<Dim> dims(std::string_view key) const;
 

@@ -65,6 +65,7 @@ constexpr Row kOps[] = {
     {"reduce", make_reduce},
     {"remainder", make_arithmetic},
     {"reshape", make_reshape},
+    {"resize", make_resize},
     {"rms_norm", make_rms_norm},
     {"rnn", make_rnn},
     {"scatter", make_scatter},

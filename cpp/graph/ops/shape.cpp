@@ -111,44 +111,107 @@ class Expand final : public MoveOp {
   std::vector<Dim> shape_;
 };
 
+// The input is copied to its place; then the borders are filled: by one value, or axis by axis from the output itself.
 class Pad final : public MoveOp {
  public:
   explicit Pad(const NodeInfo& node)
-      : MoveOp(node), padding_(node.integers("padding", 0, 0, kMaxSize)), value_(node.number("value", 0)) {
+      : MoveOp(node), padding_(node.dims("padding")), value_(node.number("value", 0)), mode_(mode_of(node)) {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
+    if (padding_.size() > 2 * kMaxRank) node.fail("attribute 'padding' is too long");
   }
-  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
     TensorType type = inputs[0];
-    require(type.dtype == DType::f32 || type.dtype == DType::u8,
-            "the input must be f32 or u8, is " + std::string(name_of(type.dtype)));
+    require(type.dtype != DType::f16 && type.dtype != DType::bf16, "cannot pad " + std::string(name_of(type.dtype)));
     require(padding_.size() == 2 * static_cast<size_t>(type.shape.rank()),
             "padding has " + std::to_string(padding_.size()) + " items, rank " + std::to_string(type.shape.rank()) +
                 " needs " + std::to_string(2 * type.shape.rank()));
-    const bool is_code = value_ >= 0 && value_ <= 255 && value_ == static_cast<double>(static_cast<int>(value_));
-    require(type.dtype == DType::f32 || is_code, "the value must be a code");
-    for (int axis = 0; axis < type.shape.rank(); ++axis)
-      type.shape[axis] += padding_[2 * static_cast<size_t>(axis)] + padding_[2 * static_cast<size_t>(axis) + 1];
+    require(type.dtype == DType::f32 || fits(type.dtype), "the value is none of the input's type");
+    for (int axis = 0; axis < type.shape.rank(); ++axis) {
+      int64_t& size = type.shape[axis];
+      const int64_t begin = side(axis, 0, symbols), end = side(axis, 1, symbols), most = widest(size);
+      require(std::min(begin, end) >= 0, "the padding is negative");
+      require(
+          mode_ == Mode::constant || std::max(begin, end) == 0 || std::max(begin, end) <= most,
+          "this mode cannot add " + std::to_string(std::max(begin, end)) + " to " + std::to_string(size) + " elements");
+      require(begin <= kMaxBytes && end <= kMaxBytes, "the output is too large");
+      size += begin + end;
+    }
     return {type};
   }
+
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
-    const auto number = static_cast<float>(value_);
-    const auto code = static_cast<uint8_t>(y.dtype == DType::u8 ? value_ : 0);
-    const void* value = y.dtype == DType::u8 ? static_cast<const void*>(&code) : &number;
-    Shape still = y.strides;
-    for (int axis = 0; axis < y.shape.rank(); ++axis) still[axis] = 0;
-    copy(args, y.shape, y, value, still, y.data, y.strides);
+    if (mode_ == Mode::constant) fill(args, y);
+    Shape begin;
     int64_t offset = 0;
-    for (int axis = 0; axis < y.shape.rank(); ++axis)
-      offset += padding_[2 * static_cast<size_t>(axis)] * y.strides[axis];
-    copy(args, x.shape, x, x.data, x.strides, y.as<std::byte>() + offset * static_cast<int64_t>(size_of(y.dtype)),
-         y.strides);
+    for (int axis = 0; axis < y.shape.rank(); ++axis) {
+      begin.push_back(side(axis, 0, args.symbols));
+      offset += begin[axis] * y.strides[axis];
+    }
+    std::byte* inside = y.as<std::byte>() + offset * static_cast<int64_t>(size_of(y.dtype));
+    copy(args, x.shape, x, x.data, x.strides, inside, y.strides);
+    if (mode_ == Mode::constant) return;
+    // Axes before this one are complete, those behind it hold only the input yet.
+    Shape slab = x.shape;
+    for (int axis = 0; axis < y.shape.rank(); ++axis) {
+      slab[axis] = 1;
+      const auto at_index = [&](int64_t index) { return inside + bytes_to(y, axis, index - begin[axis]); };
+      for (int64_t i = 0; i < y.shape[axis]; ++i) {
+        const int64_t from = source(i - begin[axis], x.shape[axis]) + begin[axis];
+        if (i != from) copy(args, slab, y, at_index(from), y.strides, at_index(i), y.strides);
+      }
+      slab[axis] = y.shape[axis];
+      inside -= bytes_to(y, axis, begin[axis]);
+    }
   }
 
  private:
-  std::vector<int64_t> padding_;
+  enum class Mode { constant, reflect, replicate, circular };
+
+  static Mode mode_of(const NodeInfo& node) {
+    const std::string name = node.text("mode", "constant");
+    if (name == "reflect") return Mode::reflect;
+    if (name == "replicate") return Mode::replicate;
+    if (name == "circular") return Mode::circular;
+    if (name != "constant") node.fail("attribute 'mode' must be constant, reflect, replicate or circular");
+    return Mode::constant;
+  }
+  static int64_t bytes_to(const Tensor& y, int axis, int64_t count) {
+    return count * y.strides[axis] * static_cast<int64_t>(size_of(y.dtype));
+  }
+  int64_t side(int axis, int end, std::span<const int64_t> symbols) const {
+    return evaluate(padding_[2 * static_cast<size_t>(axis) + static_cast<size_t>(end)], symbols);
+  }
+  // The most that a mode other than constant can add on one side.
+  int64_t widest(int64_t size) const {
+    return mode_ == Mode::reflect ? size - 1 : mode_ == Mode::circular ? size : size > 0 ? kMaxBytes : 0;
+  }
+  // Which of `size` elements stands at position i, which may lie before or behind them.
+  int64_t source(int64_t i, int64_t size) const {
+    if (i >= 0 && i < size) return i;
+    if (mode_ == Mode::replicate) return i < 0 ? 0 : size - 1;
+    if (mode_ == Mode::circular) return i < 0 ? i + size : i - size;
+    return i < 0 ? -i : 2 * (size - 1) - i;
+  }
+
+  bool fits(DType type) const {
+    const double low = type == DType::u8 || type == DType::boolean ? 0 : type == DType::s8 ? -128 : -2147483648.0;
+    const double high = type == DType::boolean ? 1 : type == DType::u8 ? 255 : type == DType::s8 ? 127 : 2147483647.0;
+    return value_ >= low && value_ <= high && value_ == static_cast<double>(static_cast<int64_t>(value_));
+  }
+  void fill(const RunArgs& args, const Tensor& y) const {
+    int64_t bits = y.dtype == DType::f32 ? 0 : static_cast<int64_t>(value_);  // little-endian: any width is a prefix
+    const auto number = static_cast<float>(value_);
+    if (y.dtype == DType::f32) std::memcpy(&bits, &number, sizeof number);
+    Shape still = y.strides;
+    for (int axis = 0; axis < y.shape.rank(); ++axis) still[axis] = 0;
+    copy(args, y.shape, y, &bits, still, y.data, y.strides);
+  }
+
+  std::vector<Dim> padding_;
   double value_;
+  Mode mode_;
 };
 
 class Concat final : public MoveOp {

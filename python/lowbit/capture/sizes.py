@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
@@ -119,6 +120,8 @@ def _text(expr: Any, names: Mapping[sympy.Symbol, str]) -> str:
         return names[expr]
     if isinstance(expr, sympy.Integer):
         return f"({int(expr)})"
+    if type(expr).__name__ in ("TruncToInt", "FloorToInt") and (text := _scaled(expr.args[0], names)):
+        return text
     args = [_text(arg, names) for arg in expr.args]
     match type(expr).__name__:
         case "Add":
@@ -138,6 +141,24 @@ def _text(expr: Any, names: Mapping[sympy.Symbol, str]) -> str:
         case "Pow" | "PowByNatural" if isinstance(expr.args[1], sympy.Integer) and 0 < int(expr.args[1]) < 9:
             return f"({' * '.join([args[0]] * int(expr.args[1]))})"
     raise UnsupportedError(f"the size {expr} depends on more than the input's sizes by whole-number arithmetic")
+
+
+def _scaled(expr: Any, names: Mapping[sympy.Symbol, str]) -> str | None:
+    """floor(1.5 * size) as (3 * size) // 2; None for what is no number times a size, or rounds otherwise."""
+    kind = type(expr).__name__
+    if kind == "ToFloat":
+        return _text(expr.args[0], names)
+    if kind == "IntTrueDiv":
+        return f"({_text(expr.args[0], names)} // {_text(expr.args[1], names)})"
+    factors = [arg for arg in expr.args if isinstance(arg, sympy.Float)]
+    sizes = [arg for arg in expr.args if type(arg).__name__ == "ToFloat"]
+    if kind != "Mul" or len(factors) != 1 or len(sizes) != 1 or len(expr.args) != 2:
+        return None
+    factor = float(factors[0])
+    ratio = Fraction(factor).limit_denominator(1000)
+    if factor <= 0 or any(int(factor * n) != n * ratio.numerator // ratio.denominator for n in range(4096)):
+        return None
+    return f"(({ratio.numerator} * {_text(sizes[0].args[0], names)}) // {ratio.denominator})"
 
 
 def named_sizes(arguments: Mapping[str, Any], shapes: Any) -> dict[tuple[str, int], str]:

@@ -11,6 +11,7 @@ from . import arithmetic, indexing, ordering, reduction, sizes
 from . import float as float_ops
 from . import integer as integer_ops
 from . import recurrent as recurrent_ops
+from . import resize as resize_ops
 from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
@@ -18,7 +19,7 @@ from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
-_COMPUTING = (float_ops, sequence_ops, recurrent_ops, arithmetic, reduction, ordering, integer_ops)
+_COMPUTING = (float_ops, sequence_ops, recurrent_ops, resize_ops, arithmetic, reduction, ordering, integer_ops)
 _MOVING = (shape_ops, indexing, sizes, segment_ops)
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in (*_COMPUTING, *_MOVING) for op in family.OPS})
 

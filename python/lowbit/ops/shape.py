@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import dims
-from ..ir import DTYPES, Array, Value
+from ..ir import DTYPES, Array, Dim, Value
 from .spec import (
     FLAG,
     SIZE,
@@ -64,19 +64,52 @@ def _infer_transpose(call: Call) -> Sequence[Value]:
 
 def _infer_pad(call: Call) -> Sequence[Value]:
     shape, padding, dtype = call.shape(0), call.attrs["padding"], call.value(0).dtype
+    value, mode = call.attrs["value"], call.attrs["mode"]
     call.need(
         len(padding) == 2 * len(shape), f"padding has {len(padding)} items, rank {len(shape)} needs {2 * len(shape)}"
     )
-    value = call.attrs["value"]
-    call.need(dtype == "f32" or value in range(256), f"a pad of codes needs a code as value, not {value}")
+    low, high = (0, 1) if dtype == "bool" else (-(2**31), 2**31 - 1) if dtype == "i64" else _range_of(dtype)
+    call.need(dtype == "f32" or (value == int(value) and low <= value <= high), f"{value} is no {dtype}")
+    for axis, size in enumerate(shape):
+        for side in padding[2 * axis : 2 * axis + 2]:
+            most = dims.bounds(dims.sub(_widest(mode, size), side), call.symbols)[1]
+            call.need(mode == "constant" or side == 0 or most >= 0, f"mode {mode} cannot add {side} to {size} elements")
     padded = [dims.add(size, padding[2 * axis], padding[2 * axis + 1]) for axis, size in enumerate(shape)]
     return [Value(dtype=dtype, shape=tuple(padded))]
 
 
+def _range_of(dtype: str) -> tuple[int, int]:
+    if dtype not in ("u8", "s8", "i32"):
+        return 0, 0
+    info = np.iinfo(DTYPES[dtype])
+    return int(info.min), int(info.max)
+
+
+def _widest(mode: str, size: Dim) -> Dim:
+    """The most that a mode other than constant can add on one side."""
+    if mode == "replicate":
+        return dims.mul(dims.minimum(size, 1), SIZE)
+    return dims.sub(size, 1) if mode == "reflect" else size
+
+
+_NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 def _pad(call: Call) -> Sequence[Array]:
-    x, padding = call.array(0), call.attrs["padding"]
+    x, padding, mode = call.array(0), call.attrs["padding"], call.attrs["mode"]
     pairs = list(zip(padding[::2], padding[1::2], strict=True))
-    return [np.pad(x, pairs, constant_values=x.dtype.type(call.attrs["value"])) if pairs else x]
+    call.need(all(side >= 0 for side in padding), f"padding {list(padding)} has a negative side")
+    if mode == "constant":
+        return [np.pad(x, pairs, constant_values=x.dtype.type(call.attrs["value"])) if pairs else x]
+    for axis, pair in enumerate(pairs):
+        widest = dims.evaluate(_widest(mode, x.shape[axis]), {})
+        call.need(
+            not any(pair) or max(pair) <= widest, f"mode {mode} cannot add {max(pair)} to {x.shape[axis]} elements"
+        )
+        if any(pair):  # NumPy refuses an axis of no elements even where nothing is added to it
+            sides = [pair if other == axis else (0, 0) for other in range(x.ndim)]
+            x = np.pad(x, sides, mode=_NUMPY_MODES[mode])  # type: ignore[call-overload]
+    return [x]
 
 
 def _infer_concat(call: Call) -> Sequence[Value]:
@@ -124,7 +157,6 @@ def _cast(call: Call) -> Sequence[Array]:
 
 
 _X = (Input(name="x", dtypes=ANY),)
-_CODES_OR_FLOATS = (Input(name="x", dtypes=("f32", "u8")),)
 
 OPS = (
     Op(
@@ -157,8 +189,12 @@ OPS = (
     ),
     Op(
         name="pad",
-        inputs=_CODES_OR_FLOATS,
-        attrs={"padding": integers(None, 0), "value": number(default=0.0)},
+        inputs=(Input(name="x", dtypes=("f32", "u8", "s8", "i32", "i64", "bool")),),
+        attrs={
+            "padding": dim_list(minimum=0),
+            "value": number(default=0.0),
+            "mode": choice("constant", *_NUMPY_MODES, default="constant"),
+        },
         infer_rule=_infer_pad,
         reference_rule=_pad,
     ),

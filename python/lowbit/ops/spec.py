@@ -91,9 +91,9 @@ def choice(*choices: str, default: str | None = None) -> Attr:
     return Attr(kind="text", choices=choices, default=default)
 
 
-def dim_list(count: int | None = None) -> Attr:
+def dim_list(count: int | None = None, minimum: int = -SIZE) -> Attr:
     """A list of sizes, each an integer or an expression."""
-    return Attr(kind="dims", count=count)
+    return Attr(kind="dims", count=count, minimum=minimum)
 
 
 SIZE_OR_NUMBER = Attr(kind="dim", minimum=-dims.LIMIT + 1, maximum=dims.LIMIT - 1)

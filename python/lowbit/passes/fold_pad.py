@@ -6,12 +6,14 @@ from ..ir import Graph, Node, replace
 from ..ops import OPS, attributes
 from .rewrite import Rewriter, rewrite
 
+CONVOLUTIONS = ("conv2d", "conv3d")
+POOLS = ("avg_pool2d", "max_pool2d")
 LOWEST = -3.4e38
 """Padding at or below this never wins in max pooling."""
 
 
 def fold_pad(graph: Graph) -> Graph:
-    """Fold a pad of height and width into the padding of the conv2d, avg_pool2d or max_pool2d after it.
+    """Fold a pad of height and width into the padding of the convolution or pool after it.
 
     before: pad(0, 1, 0, 1) -> conv2d(padding 0)
     after:  conv2d(padding 0, 1, 0, 1)
@@ -23,18 +25,21 @@ def fold_pad(graph: Graph) -> Graph:
 
 
 def _fold(r: Rewriter, node: Node) -> Node:
-    pad = r.producer(node.inputs[0]) if node.op in ("conv2d", "avg_pool2d", "max_pool2d") else None
-    if pad is None or pad.op != "pad":
+    pad = r.producer(node.inputs[0]) if node.op in (*CONVOLUTIONS, *POOLS) else None
+    if pad is None or pad.op != "pad" or r.values[pad.inputs[0]].dtype != "f32":
         return node
     padded, own = attributes(OPS["pad"], pad), attributes(OPS[node.op], node)
     frame = padded["padding"]
-    if len(frame) != 8 or any(frame[:4]) or r.values[pad.inputs[0]].dtype != "f32":
+    is_number = all(isinstance(side, int) for side in frame)
+    if padded["mode"] != "constant" or not is_number or len(frame) != 4 + len(own["padding"]) or any(frame[:4]):
         return node
     total = tuple(a + b for a, b in zip(own["padding"], frame[4:], strict=True))
     attrs = {**node.attrs, "padding": total}
     if node.op == "avg_pool2d":
         attrs["count_include_pad"] = 1
-    if not (_fits_conv(padded["value"]) if node.op == "conv2d" else _fits_pool(node.op, padded["value"], own, total)):
+    if not (
+        _fits_conv(padded["value"]) if node.op in CONVOLUTIONS else _fits_pool(node.op, padded["value"], own, total)
+    ):
         return node
     return replace(node, inputs=(pad.inputs[0], *node.inputs[1:]), attrs=attrs)
 

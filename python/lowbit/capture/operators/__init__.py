@@ -9,12 +9,14 @@ from . import (
     indexing,
     logic,
     normalization,
+    padding,
     pooling,
     products,
     quantized,
     recurrent,
     reduction,
     repetition,
+    resampling,
     shape,
 )
 
@@ -27,11 +29,13 @@ __all__ = [
     "indexing",
     "logic",
     "normalization",
+    "padding",
     "pooling",
     "products",
     "recurrent",
     "quantized",
     "reduction",
     "repetition",
+    "resampling",
     "shape",
 ]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from ... import dims
 from ...ir import Dim
@@ -132,29 +128,3 @@ def split(c: Lowering, x: Ref) -> Lowered:
         parts.append(c.reshape(piece, shape))
         start = dims.add(start, length)
     return tuple(parts)
-
-
-@lowers("pad", "constant_pad_nd")
-def pad(c: Lowering, x: Ref, sides: Sequence[int], mode: Any = "constant", value: Any = None) -> Ref:
-    """Sides come as pairs from the last axis on; a negative one crops."""
-    if "constant_pad_nd" in str(c.node.target):
-        mode, value = "constant", mode
-    if mode != "constant":
-        raise Unlowerable(f"padding in mode {mode!r}; mode 'constant' is supported")
-    if any(isinstance(side, str) for side in sides):
-        raise Unlowerable("padding by a size that is free")
-    frame = [0] * (2 * x.rank)
-    for position in range(len(sides) // 2):
-        axis = x.rank - 1 - position
-        frame[2 * axis : 2 * axis + 2] = [int(sides[2 * position]), int(sides[2 * position + 1])]
-    for axis in range(x.rank):
-        begin, end = (min(side, 0) for side in frame[2 * axis : 2 * axis + 2])
-        if begin or end:
-            x = part(c, x, axis, -begin, dims.add(x.shape[axis], begin, end))
-    padding = tuple(max(side, 0) for side in frame)
-    if not any(padding):
-        return x
-    fill = 0.0 if value is None else float(value)
-    if not math.isfinite(fill):
-        fill = math.copysign(float(np.finfo(np.float32).max), fill)
-    return c.emit("pad", c.operand(x, "f32"), padding=padding, value=fill)

@@ -1,0 +1,37 @@
+// Weighted sums of pixels: what resizing and sampling do. Pixels are runs of adjacent channels.
+//
+//   y[p, c] = sum over i < rows, k < taps of (row_weights[i] * weights[p, k]) * row[i][offsets[p, k] + c]
+//
+// i outer, k inner, the first product as it is, each product and each sum rounded to float32. Of codes the result is
+// rne(clampf(sum, 0, 255)), NaN gives 0. The order is part of the contract: every ISA gives the same bits.
+#pragma once
+
+#include <span>
+
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct BlendArgs {
+  static constexpr int kMaxRows = 16;
+  int64_t pixels = 0, channels = 0;
+  int rows = 1, taps = 1;
+  const void* row[kMaxRows] = {};
+  float row_weights[kMaxRows] = {1.0f};
+  const int64_t* offsets = nullptr;  // [pixels][taps], elements
+  const float* weights = nullptr;    // [pixels][taps]
+  void* y = nullptr;
+  int64_t y_stride = 0;  // from pixel to pixel, elements
+};
+
+struct BlendKernel {
+  const char* name;
+  Isa isa;
+  void (*f32)(const BlendArgs&);
+  void (*u8)(const BlendArgs&);
+};
+
+std::span<const BlendKernel* const> blend_kernels();  // the table, best first
+const BlendKernel& select_blend(Isa cap);
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,59 @@
+"""Padding, of every mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ... import dims
+from ...ir import Dim
+from ..lower import Lowering, Ref, lowers
+from .common import part
+
+
+@lowers("pad")
+def pad(c: Lowering, x: Ref, sides: Sequence[Dim], mode: str, value: float | None) -> Ref:
+    """Sides come as pairs from the last axis on; a negative one crops."""
+    frame: list[Dim] = [0] * (2 * x.rank)
+    for position in range(len(sides) // 2):
+        axis = x.rank - 1 - position
+        frame[2 * axis : 2 * axis + 2] = sides[2 * position : 2 * position + 2]
+    for axis in range(x.rank):
+        begin, end = (min(side, 0) if isinstance(side, int) else 0 for side in frame[2 * axis : 2 * axis + 2])
+        if begin or end:
+            x = part(c, x, axis, -begin, dims.add(x.shape[axis], begin, end))
+    padding = tuple(max(side, 0) if isinstance(side, int) else side for side in frame)
+    if not any(padding):
+        return x
+    fill = 0.0 if value is None else float(value)
+    if not math.isfinite(fill):
+        fill = math.copysign(float(np.finfo(np.float32).max), fill)
+    return c.emit("pad", c.operand(x, c.out_dtype()), padding=padding, value=fill, mode=mode)
+
+
+@lowers("constant_pad_nd")
+def constant_pad(c: Lowering, x: Ref, sides: Sequence[Dim], value: float) -> Ref:
+    return pad(c, x, sides, "constant", value)
+
+
+@lowers("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
+def reflection_pad(c: Lowering, x: Ref, sides: Sequence[Dim]) -> Ref:
+    return pad(c, x, sides, "reflect", None)
+
+
+@lowers("replication_pad1d", "replication_pad2d", "replication_pad3d")
+def replication_pad(c: Lowering, x: Ref, sides: Sequence[Dim]) -> Ref:
+    return pad(c, x, sides, "replicate", None)
+
+
+@lowers("_pad_circular")
+def circular_pad(c: Lowering, x: Ref, sides: Sequence[Dim]) -> Ref:
+    return pad(c, x, sides, "circular", None)
+
+
+@lowers("_pad_enum")
+def pad_enum(c: Lowering, x: Ref, sides: Sequence[Any], mode: int, value: float | None) -> Ref:
+    return pad(c, x, sides, ("constant", "reflect", "replicate", "circular")[mode], value)

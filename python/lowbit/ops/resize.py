@@ -1,0 +1,114 @@
+"""Interpolation of images and volumes: which inputs an output is made of, on each axis by itself, and their blend.
+
+Indices and weights are float32 arithmetic in torch's order (aten/src/ATen/native/UpSample.h), so that where torch's
+rounding puts an output between the same two inputs, this does too. The blend is exact in its order of operations:
+codes may be blended as they are, since the weights of an output add up to 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dims
+from ..ir import Array, Value
+from .spec import FLAG, Attr, Call, Input, Op, choice, dim_list
+from .windows import at
+
+F32 = np.float32
+MODES = ("nearest", "nearest_exact", "linear", "cubic")
+SCALE_LIMIT = 1e6
+
+
+def _infer(call: Call) -> Sequence[Value]:
+    sizes = call.attrs["size"]
+    shape = call.shape(0, rank=2 + len(sizes))
+    call.need(len(sizes) in (2, 3), f"size has {len(sizes)} items, must have 2 or 3")
+    call.need(call.attrs["mode"] != "cubic" or len(sizes) == 2, "mode cubic is for images")
+    scales = call.attrs.get("scales", sizes)
+    call.need(len(scales) == len(sizes), f"scales has {len(scales)} items, size {len(sizes)}")
+    for before, after in zip(shape[2:], sizes, strict=True):
+        can = min(dims.bounds(before, call.symbols)[1], dims.bounds(after, call.symbols)[1]) >= 1
+        call.need(can, f"cannot resize {before} elements to {after}")
+    return [Value(dtype=call.value(0).dtype, shape=(*shape[:2], *sizes))]
+
+
+def axis_taps(size: int, outputs: int, mode: str, align: bool, scale: float | None) -> tuple[Array, Array]:
+    """For each output of one axis the inputs and their weights: int64 and float32 [outputs, taps]."""
+    i = np.arange(outputs, dtype=F32)
+    if size == outputs and (mode == "linear" or align or scale in (None, 1.0)):
+        return np.arange(outputs)[:, None], np.ones((outputs, 1), F32)
+    if align:
+        step = F32(size - 1) / F32(outputs - 1) if outputs > 1 else F32(0)
+    else:
+        step = F32(1 / scale) if scale is not None else F32(size) / F32(outputs)
+    real = step * i if mode == "nearest" or align else step * (i + F32(0.5)) - F32(0.5)
+    if mode != "cubic":
+        real = np.maximum(real, F32(0))
+    floor = np.floor(real + F32(0.5) if mode == "nearest_exact" else real)
+    first = np.minimum(np.minimum(floor, F32(2**31)).astype(np.int64), size - 1)
+    part = np.clip(real - first.astype(F32), F32(0), F32(1))
+    if mode.startswith("nearest"):
+        return first[:, None], np.ones((outputs, 1), F32)
+    if mode == "linear":
+        return np.stack([first, np.minimum(first + 1, size - 1)], 1), np.stack([F32(1) - part, part], 1)
+    index = np.clip(first[:, None] + np.arange(-1, 3), 0, size - 1)
+    rest = F32(1) - part
+    return index, np.stack([_outer(part + F32(1)), _inner(part), _inner(rest), _outer(rest + F32(1))], 1)
+
+
+def _inner(x: Array) -> Array:
+    """Keys' cubic, A = -0.75, within one pixel."""
+    y: Array = ((F32(1.25) * x - F32(2.25)) * x) * x + F32(1)
+    return y
+
+
+def _outer(x: Array) -> Array:
+    """The same between one pixel and two."""
+    y: Array = ((F32(-0.75) * x + F32(3.75)) * x - F32(6)) * x + F32(3)
+    return y
+
+
+def _resize(call: Call) -> Sequence[Array]:
+    x, attrs = call.array(0), call.attrs
+    sizes, mode = attrs["size"], attrs["mode"]
+    scales = attrs.get("scales", (None,) * len(sizes))
+    call.need(min(*x.shape[2:], *sizes) >= 1, f"cannot resize {list(x.shape[2:])} to {list(sizes)}")
+    tables = [
+        axis_taps(before, after, mode, bool(attrs["align_corners"]), scale)
+        for before, after, scale in zip(x.shape[2:], sizes, scales, strict=True)
+    ]
+    total: Any = None
+    for taps in itertools.product(*(range(index.shape[1]) for index, _ in tables)):
+        chosen = [index[:, k] for (index, _), k in zip(tables, taps, strict=True)]
+        weights = [weight[:, k] for (_, weight), k in zip(tables, taps, strict=True)]
+        picked = x[at(slice(None), slice(None), *np.ix_(*chosen))]
+        if mode.startswith("nearest"):
+            return [picked]
+        factor = weights[0]
+        for weight in weights[1:]:
+            factor = factor[..., None] * weight
+        product = factor * picked.astype(F32)
+        total = product if total is None else total + product
+    if x.dtype == np.uint8:
+        return [np.rint(np.clip(total, F32(0), F32(255))).astype(np.uint8)]
+    return [total]
+
+
+OPS = (
+    Op(
+        name="resize",
+        inputs=(Input(name="x", dtypes=("f32", "u8")),),
+        attrs={
+            "size": dim_list(minimum=1),
+            "mode": choice(*MODES),
+            "align_corners": FLAG,
+            "scales": Attr(kind="floats", optional=True, minimum=1 / SCALE_LIMIT, maximum=SCALE_LIMIT),
+        },
+        infer_rule=_infer,
+        reference_rule=_resize,
+    ),
+)

@@ -1,0 +1,152 @@
+"""Interpolation and padding: against torch, and sessions against the references on every instruction set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from graphs import BATCH, Maker
+from lowbit import interpreter
+from lowbit.capture import capture
+from lowbit.errors import GraphError, InputError, UnsupportedError
+from lowbit.ir import Symbol
+from lowbit.session import Session
+from test_capture import Function
+from test_capture import check as check_capture
+from test_session import check as check_session
+
+SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), SIZES, SIZES, st.sampled_from([1, 2, 3, 16, 35]), st.integers(0, 2**31))
+def test_resize_in_sessions(data: st.DataObject, before: Any, after: Any, channels: int, seed: int) -> None:
+    axes = data.draw(st.sampled_from([2, 2, 3]))
+    mode = data.draw(st.sampled_from(["nearest", "nearest_exact", "linear", *(["cubic"] if axes == 2 else [])]))
+    attrs: dict[str, Any] = {"mode": mode, "align_corners": data.draw(st.integers(0, 1)), "size": after[:axes]}
+    if data.draw(st.booleans()):
+        attrs["scales"] = tuple(data.draw(st.floats(0.1, 4)) for _ in range(axes))
+    m = Maker(seed, BATCH)
+    x = m.input("x", "batch", channels, *before[:axes])
+    q = m.node("quantize", x, scale=0.02, zero_point=110)
+    check_session(m.graph(m.node("resize", x, **attrs), m.node("resize", q, **attrs)), {"batch": 2}, seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 2**31))
+def test_pad_in_sessions(data: st.DataObject, seed: int) -> None:
+    rank = data.draw(st.integers(1, 5))
+    shape = data.draw(st.tuples(*[st.integers(2, 5)] * rank))
+    mode = data.draw(st.sampled_from(["constant", "reflect", "replicate", "circular"]))
+    most = [{"reflect": size - 1, "circular": size}.get(mode, 7) for size in shape]
+    padding = tuple(data.draw(st.integers(0, side)) for side in most for _ in (0, 1))
+    m = Maker(seed)
+    outputs = []
+    for place, dtype in enumerate(("f32", "u8", "i64", "bool", "i32")):
+        x = m.input(f"x{place}", *shape, dtype=dtype)
+        outputs.append(m.node("pad", x, padding=padding, mode=mode, value=1.0))
+    check_session(m.graph(*outputs), {}, seed)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_borders_wider_than_the_input_are_refused(mode: str) -> None:
+    m = Maker(0, {"wide": Symbol(minimum=1, maximum=9)})
+    x, w = m.input("x", 2, 3), m.input("w", "wide")
+    with pytest.raises(GraphError, match="cannot add 4"):
+        m.node("pad", x, padding=(0, 0, 4, 0), mode=mode)
+    graph = m.graph(m.node("pad", x, padding=(0, 0, 0, "wide"), mode=mode), m.node("clip", w))
+    feed = {"x": np.zeros((2, 3), np.float32), "w": np.zeros(4, np.float32)}
+    with pytest.raises(GraphError, match="cannot add 4"):
+        interpreter.run(graph, feed)
+    with pytest.raises(InputError, match="cannot add 4"):
+        Session(graph).run(**feed)
+
+
+CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "nearest": (lambda x: F.interpolate(x, scale_factor=2), (2, 3, 5, 6)),
+    "nearest down": (lambda x: F.interpolate(x, size=(3, 4)), (2, 3, 7, 9)),
+    "nearest scales": (lambda x: F.interpolate(x, scale_factor=(1.7, 0.6)), (2, 3, 7, 9)),
+    "recomputed": (lambda x: F.interpolate(x, scale_factor=1.7, recompute_scale_factor=True), (2, 3, 7, 9)),
+    "nearest exact": (lambda x: F.interpolate(x, size=(5, 13), mode="nearest-exact"), (2, 3, 7, 9)),
+    "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (2, 3, 5, 6)),
+    "bilinear scales": (lambda x: F.interpolate(x, scale_factor=1.3, mode="bilinear"), (2, 3, 5, 9)),
+    "bilinear corners": (lambda x: F.interpolate(x, size=(9, 1), mode="bilinear", align_corners=True), (2, 3, 5, 6)),
+    "bicubic": (lambda x: F.interpolate(x, scale_factor=2.5, mode="bicubic"), (2, 3, 5, 6)),
+    "bicubic corners": (lambda x: F.interpolate(x, size=(4, 11), mode="bicubic", align_corners=True), (2, 3, 5, 6)),
+    "trilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="trilinear"), (2, 3, 3, 4, 5)),
+    "nearest 3d": (lambda x: F.interpolate(x, size=(5, 3, 2)), (2, 3, 3, 4, 5)),
+    "linear": (lambda x: F.interpolate(x, scale_factor=3.0, mode="linear"), (2, 3, 5)),
+    "nearest 1d": (lambda x: F.interpolate(x, size=7), (2, 3, 5)),
+    "area": (lambda x: F.interpolate(x, size=(3, 4), mode="area"), (2, 3, 7, 9)),
+    "sizes of another": (lambda x: F.interpolate(x[:, :, ::2, ::2], size=x.shape[2:], mode="bilinear"), (2, 3, 7, 9)),
+    "reflect": (lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect"), (2, 3, 4, 5)),
+    "reflect 1d": (lambda x: F.pad(x, (3, 2), mode="reflect"), (2, 3, 5)),
+    "replicate": (lambda x: F.pad(x, (1, 7, 0, 2), mode="replicate"), (2, 3, 4, 5)),
+    "replicate 3d": (lambda x: F.pad(x, (1, 2, 0, 2, 1, 1), mode="replicate"), (2, 3, 3, 4, 5)),
+    "circular": (lambda x: F.pad(x, (5, 1, 0, 3), mode="circular"), (2, 3, 4, 5)),
+    "modules": (nn.Sequential(nn.ReflectionPad2d(2), nn.ReplicationPad2d(1), nn.CircularPad2d(2)), (2, 3, 4, 5)),
+    "zeros": (nn.Sequential(nn.ZeroPad2d((1, 2, 0, 3)), nn.ConstantPad2d(1, 2.5)), (2, 3, 4, 5)),
+    "conv reflect": (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (2, 3, 5, 6)),
+    "conv circular": (nn.Conv2d(3, 4, 3, stride=2, padding=(1, 2), padding_mode="circular"), (2, 3, 5, 6)),
+    "conv replicate": (nn.Conv1d(3, 4, 5, padding="same", padding_mode="replicate"), (2, 3, 9)),
+    "mask": (lambda x: (F.pad(x.bool(), (1, 1), value=True), F.pad(x.long(), (1, 1), value=-100)), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_as_torch(name: str) -> None:
+    torch.manual_seed(0)
+    function, shape = CASES[name]
+    check_capture(function, torch.randn(shape))
+
+
+def test_antialias_is_refused_with_a_remedy() -> None:
+    def smaller(x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True)
+
+    with pytest.raises(UnsupportedError, match="without antialias"):
+        capture(Function(smaller), torch.randn(2, 3, 7, 9))
+
+
+class Pyramid(nn.Module):
+    """Down, up by a factor and to the size of another, padded to fit, joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.down(x)
+        z = self.up(self.pool(y))
+        z = F.pad(z, (0, y.shape[3] - z.shape[3], 0, y.shape[2] - z.shape[2]))
+        wide = F.interpolate(y, scale_factor=1.5, mode="bilinear")
+        return torch.cat([y, z], 1), wide, F.interpolate(y, size=x.shape[2:])
+
+
+def test_height_and_width_may_be_free() -> None:
+    torch.manual_seed(0)
+    net = Pyramid().eval()
+    free = {
+        "x": {
+            0: torch.export.Dim("batch"),
+            2: torch.export.Dim("height", min=8, max=99),
+            3: torch.export.Dim("width", min=8),
+        }
+    }
+    captured = capture(net, (torch.randn(2, 3, 16, 20),), free)
+    assert captured.graph.values["x"].shape == ("batch", 3, "height", "width")
+    for shape in ((1, 16, 20), (3, 17, 31), (2, 8, 9)):
+        x = torch.randn(shape[0], 3, *shape[1:])
+        with torch.no_grad():
+            expected = net(x)
+        for y, reference in zip(Session(captured.graph).run(x.numpy()), expected, strict=True):
+            np.testing.assert_allclose(y, reference.numpy(), rtol=0, atol=1e-5)
