@@ -451,3 +451,79 @@ def test_threads_must_make_sense() -> None:
     builder.output("y")
     with pytest.raises(InputError, match="threads"):
         builder.finish(threads=-1)
+
+
+# ------------------------------------------------------------------------------------------ what depends on no input
+
+
+def masked_scores() -> Graph:
+    """Scores of positions that may see each other: the mask and the bias depend on the length alone."""
+    m = Maker(8, {**BATCH, "length": Symbol(minimum=1, maximum=500)})
+    x = m.input("x", "batch", "length", "length")
+    rows = m.node("arange", start=0, length="length", step=1, dtype="i64")
+    columns = m.node("reshape", rows, shape=(1, "length"))
+    distance = m.node("sub", m.node("reshape", rows, shape=("length", 1)), columns)
+    mask = m.node("compare", distance, m.constant(np.asarray(0, np.int64)), kind="ge")
+    bias = m.node("unary", m.node("cast", distance, dtype="f32"), kind="sin")
+    y = m.node("where", mask, m.node("add", x, bias), m.constant(np.asarray(-np.inf, np.float32)))
+    return m.graph(m.node("softmax", y, axis=-1), mask)
+
+
+def test_what_depends_on_no_input_is_computed_once_a_plan() -> None:
+    graph = masked_scores()
+    check(graph, {"batch": 2, "length": 9})
+    session = Session(graph)
+    for length in (9, 33):
+        x = np.random.default_rng(length).standard_normal((2, length, length)).astype(np.float32)
+        steps = [row.op for row in session.profile(x, repeats=1).rows]
+        assert set(steps) <= {"add", "where", "softmax", "layout"}, steps
+    assert session._core.memory()["arena_bytes"] > 33 * 33 * 5
+
+
+def test_an_error_in_what_depends_on_no_input_names_the_node() -> None:
+    m = Maker(9, {"length": Symbol(minimum=1, maximum=500)})
+    x = m.input("x", "length", 4)
+    places = m.node("arange", start=0, length="length", step=1, dtype="i64")
+    graph = m.graph(m.node("add", x, m.node("take", m.floats(8, 4), places, axis=0)))
+    session = Session(graph)
+    assert session.run(x=np.zeros((8, 4), np.float32))[0].shape == (8, 4)
+    with pytest.raises(InputError, match=r"node 'n1_take' \(take\): index 8 is out of range for an axis of size 8"):
+        session.run(x=np.zeros((9, 4), np.float32))
+
+
+# -------------------------------------------------------------------------------------------------- indices at run time
+
+
+@pytest.mark.parametrize("op", ["take", "gather", "index", "scatter", "index_put"])
+@pytest.mark.parametrize("dtype", ["i64", "i32"])
+def test_indices_out_of_range_are_refused(op: str, dtype: str) -> None:
+    m = Maker(3)
+    x, i = m.input("x", 5, 4), m.input("i", 3, 4, dtype=dtype)
+    updates = {"scatter": m.floats(3, 4), "index_put": m.floats(3, 4, 4)}.get(op)
+    operands = {"scatter": (x, i, updates), "index_put": (x, updates, i)}.get(op, (x, i))
+    graph = m.graph(m.node(op, *operands, axis=0))
+    session = Session(graph)
+    values = np.zeros((5, 4), np.float32)
+    lowest = -5 if op in ("index", "index_put") else 0
+    for index in (lowest, 4):
+        session.run(x=values, i=np.full((3, 4), index, i_dtype(dtype)))
+    for index in (lowest - 1, 5, np.iinfo(i_dtype(dtype)).max, np.iinfo(i_dtype(dtype)).min):
+        indices = np.zeros((3, 4), i_dtype(dtype))
+        indices[2, 1] = index
+        with pytest.raises(InputError, match=rf"node 'n0_{op}'.*index {index} is out of range for an axis of size 5"):
+            session.run(x=values, i=indices)
+        with pytest.raises(InputError, match="out of range"):
+            interpreter.run(graph, {"x": values, "i": indices})
+
+
+def i_dtype(name: str) -> Any:
+    return np.int64 if name == "i64" else np.int32
+
+
+def test_integers_divided_by_zero_are_refused() -> None:
+    m = Maker(3)
+    graph = m.graph(m.node("remainder", m.input("a", 3, dtype="i64"), m.input("b", 3, dtype="i64")))
+    with pytest.raises(InputError, match=r"n0_remainder.*divided by zero"):
+        Session(graph).run(a=np.ones(3, np.int64), b=np.int64([1, 0, 2]))
+    (least,) = Session(graph).run(a=np.full(3, np.iinfo(np.int64).min), b=np.int64([-1, 1, 3]))
+    assert list(least) == [0, 0, 1]

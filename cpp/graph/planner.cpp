@@ -5,11 +5,16 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <map>
+
+#include "base/float_environment.h"
 
 namespace lowbit::graph {
 namespace {
 
 size_t bytes_of(const TensorType& type) { return static_cast<size_t>(type.shape.elements()) * size_of(type.dtype); }
+constexpr size_t kMaxKeptBytes = size_t{1} << 26;  // of what depends on no input; what goes beyond is computed anew
+
 size_t aligned(size_t bytes) { return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment; }
 
 // Both layouts are the same memory.
@@ -30,13 +35,18 @@ struct Storage {
   size_t offset = 0;
 };
 
+// Which nodes a plan runs, for which values.
+struct Job {
+  std::vector<int> nodes;
+  std::vector<int> outputs;
+};
+
 class Planner {
  public:
-  Planner(const Program& program, std::span<const TensorType> inputs, int threads)
-      : program_(program), threads_(threads), plan_(std::make_unique<Plan>()) {
-    plan_->inputs.assign(inputs.begin(), inputs.end());
-    plan_->symbols = bind_symbols(program, inputs);
-    types_ = infer_types(program, inputs, plan_->symbols);
+  // `kept`: values that are there already, row-major.
+  Planner(const Program& program, std::span<const TensorType> types, const Job& job, const std::map<int, Buffer>& kept,
+          int threads)
+      : program_(program), types_(types), job_(job), kept_(kept), threads_(threads), plan_(std::make_unique<Plan>()) {
     places_.assign(types_.size(), {-1, -1});
     last_use_.assign(types_.size(), -1);
   }
@@ -44,8 +54,8 @@ class Planner {
   std::unique_ptr<Plan> run() {
     find_last_uses();
     place_inputs_and_constants();
-    for (size_t i = 0; i < program_.nodes.size(); ++i) add_node(static_cast<int>(i));
-    for (size_t i = 0; i < program_.outputs.size(); ++i) add_output(i);
+    for (size_t i = 0; i < job_.nodes.size(); ++i) add_node(static_cast<int>(i));
+    for (size_t i = 0; i < job_.outputs.size(); ++i) add_output(i);
     pack_arena();
     bind();
     return std::move(plan_);
@@ -61,15 +71,18 @@ class Planner {
     int storage;
   };
 
+  const Program::Node& node(int index) const {
+    return program_.nodes[static_cast<size_t>(job_.nodes[static_cast<size_t>(index)])];
+  }
   const TensorType& type(int value) const { return types_[static_cast<size_t>(value)]; }
   Places& places(int value) { return places_[static_cast<size_t>(value)]; }
   Storage& storage(int index) { return storages_[static_cast<size_t>(index)]; }
 
   void find_last_uses() {
-    for (size_t i = 0; i < program_.nodes.size(); ++i)
-      for (int value : program_.nodes[i].inputs)
+    for (size_t i = 0; i < job_.nodes.size(); ++i)
+      for (int value : node(static_cast<int>(i)).inputs)
         if (value >= 0) last_use_[static_cast<size_t>(value)] = static_cast<int>(i);
-    for (const Program::Output& output : program_.outputs) last_use_[static_cast<size_t>(output.value)] = INT_MAX;
+    for (int output : job_.outputs) last_use_[static_cast<size_t>(output)] = INT_MAX;
   }
 
   void place_inputs_and_constants() {
@@ -86,6 +99,9 @@ class Planner {
                          .data = constant.buffer->as<void>(),
                          .bytes = bytes_of(constant.type)}));
     }
+    for (const auto& [value, buffer] : kept_)
+      place(value, kContiguous,
+            add_storage({.kind = Storage::Kind::constant, .data = buffer.as<void>(), .bytes = bytes_of(type(value))}));
   }
 
   int add_storage(Storage storage) {
@@ -144,7 +160,7 @@ class Planner {
   }
 
   void add_node(int index) {
-    const Program::Node& node = program_.nodes[static_cast<size_t>(index)];
+    const Program::Node& node = this->node(index);
     if (std::all_of(node.outputs.begin(), node.outputs.end(),
                     [&](int value) { return type(value).shape.elements() == 0; })) {
       for (int value : node.outputs) place(value, kContiguous, add_storage({.bytes = 0}));
@@ -228,7 +244,7 @@ class Planner {
   }
 
   void add_output(size_t i) {
-    const int value = program_.outputs[i].value;
+    const int value = job_.outputs[i];
     plan_->outputs.push_back(type(value));
     if (type(value).shape.elements() == 0) return;
     const int index = get(value, kContiguous);
@@ -295,9 +311,11 @@ class Planner {
   }
 
   const Program& program_;
+  std::span<const TensorType> types_;
+  const Job& job_;
+  const std::map<int, Buffer>& kept_;
   int threads_;
   std::unique_ptr<Plan> plan_;
-  std::vector<TensorType> types_;
   std::vector<int> last_use_;  // by value: node
   std::vector<Places> places_;
   std::vector<Storage> storages_;
@@ -325,8 +343,111 @@ Shape strides_of(const Shape& shape, Layout layout) {
   return strides;
 }
 
+namespace {
+
+// Two jobs: what depends on no input, once now; the rest, in every call. Views of what is known cost nothing and stay
+// in the second.
+struct Jobs {
+  Job once, always;
+};
+
+Jobs divide(const Program& program, std::span<const TensorType> types) {
+  const size_t count = program.nodes.size();
+  std::vector<char> known(types.size(), 0), wanted(types.size(), 0), kept(types.size(), 0), needed(types.size(), 0);
+  std::vector<char> is_known(count, 0), runs_always(count, 0), runs_once(count, 0);
+  for (size_t value = 0; value < types.size(); ++value) known[value] = program.values[value].is_constant;
+  size_t bytes = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Program::Node& node = program.nodes[i];
+    size_t made = 0;
+    for (int value : node.outputs) made += bytes_of(types[static_cast<size_t>(value)]);
+    is_known[i] = bytes + made <= kMaxKeptBytes && std::all_of(node.inputs.begin(), node.inputs.end(), [&](int value) {
+                    return value < 0 || known[static_cast<size_t>(value)];
+                  });
+    if (is_known[i]) bytes += made;
+    for (int value : node.outputs) known[static_cast<size_t>(value)] = is_known[i];
+  }
+  const auto any = [](const std::vector<int>& values, const std::vector<char>& flags) {
+    return std::any_of(values.begin(), values.end(), [&](int value) { return flags[static_cast<size_t>(value)]; });
+  };
+  const auto mark = [](const std::vector<int>& values, std::vector<char>& flags) {
+    for (int value : values)
+      if (value >= 0) flags[static_cast<size_t>(value)] = 1;
+  };
+  Jobs jobs;
+  for (const Program::Output& output : program.outputs) {
+    jobs.always.outputs.push_back(output.value);
+    wanted[static_cast<size_t>(output.value)] = 1;
+  }
+  for (size_t i = count; i-- > 0;) {
+    const Program::Node& node = program.nodes[i];
+    if (is_known[i] && !any(node.outputs, wanted)) continue;
+    runs_always[i] = !is_known[i] || node.impl->is_view();
+    if (runs_always[i])
+      mark(node.inputs, wanted);
+    else
+      for (int value : node.outputs) kept[static_cast<size_t>(value)] = wanted[static_cast<size_t>(value)];
+  }
+  needed = kept;
+  for (size_t i = count; i-- > 0;) {
+    runs_once[i] = is_known[i] && any(program.nodes[i].outputs, needed);
+    if (runs_once[i]) mark(program.nodes[i].inputs, needed);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    if (runs_once[i]) jobs.once.nodes.push_back(static_cast<int>(i));
+    if (runs_always[i]) jobs.always.nodes.push_back(static_cast<int>(i));
+  }
+  for (size_t value = 0; value < types.size(); ++value)
+    if (kept[value]) jobs.once.outputs.push_back(static_cast<int>(value));
+  return jobs;
+}
+
+// The values that the job makes, computed now.
+std::map<int, Buffer> compute(const Program& program, std::span<const TensorType> types, const Job& job, int threads,
+                              std::span<const int64_t> symbols) {
+  std::map<int, Buffer> values;
+  if (job.outputs.empty()) return values;
+  const std::unique_ptr<Plan> plan = Planner(program, types, job, {}, threads).run();
+  const Buffer arena(plan->arena_bytes);
+  for (const Plan::Binding& binding : plan->arena_bindings)
+    plan->tensors[binding.tensor].data = arena.as<std::byte>() + binding.index;
+  for (int value : job.outputs) values.emplace(value, Buffer(bytes_of(types[static_cast<size_t>(value)])));
+  for (const Plan::Binding& binding : plan->call_bindings)
+    plan->tensors[binding.tensor].data = values.at(job.outputs[binding.index]).as<void>();
+  const DefaultFloatEnvironment environment;
+  for (const Plan::Step& step : plan->steps) run_step(*plan, step, arena.as<std::byte>(), threads, symbols);
+  return values;
+}
+
+}  // namespace
+
+void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads,
+              std::span<const int64_t> symbols) {
+  const Tensor* tensors = plan.tensors.data() + step.first;
+  try {
+    step.op->run({.inputs = {tensors, step.inputs},
+                  .outputs = {tensors + step.inputs, step.outputs},
+                  .scratch = arena + step.scratch,
+                  .threads = threads,
+                  .symbols = symbols});
+  } catch (const Error& error) {
+    throw Error(error.kind(), describe(step.name, step.op_name) + ": " + error.what());
+  }
+}
+
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads) {
-  return Planner(program, inputs, threads).run();
+  const std::vector<int64_t> symbols = bind_symbols(program, inputs);
+  const std::vector<TensorType> types = infer_types(program, inputs, symbols);
+  const Jobs jobs = divide(program, types);
+  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols);
+  std::unique_ptr<Plan> plan = Planner(program, types, jobs.always, kept, threads).run();
+  plan->inputs.assign(inputs.begin(), inputs.end());
+  plan->symbols = symbols;
+  for (auto& [value, buffer] : kept) {
+    plan->kept_bytes += buffer.bytes();
+    plan->kept.push_back(std::move(buffer));
+  }
+  return plan;
 }
 
 }  // namespace lowbit::graph

@@ -4,7 +4,8 @@
 // Layouts: a step that wants channels_last gets a converted copy only where the value does not lie so already; `same`
 // steps follow their inputs. Views (reshape) cost nothing where the memory order permits. Steps write into their
 // input's memory where the operator allows it and nobody needs the input any more, and into the caller's buffers where
-// a value is an output of the graph. Steps with empty outputs are left out.
+// a value is an output of the graph. Steps with empty outputs are left out. What depends on no input (only on the
+// symbols, as masks and positions do) is computed when the plan is made, and kept with it.
 #pragma once
 
 #include "graph/program.h"
@@ -30,12 +31,18 @@ struct Plan {
   std::vector<Tensor> tensors;
   std::vector<Binding> arena_bindings, call_bindings;
   size_t arena_bytes = 0;
+  std::vector<Buffer> kept;  // values that depend on no input
+  size_t kept_bytes = 0;
   const std::byte* bound_arena = nullptr;
   uint64_t last_used = 0;
 };
 
 // Throws Error(input) where the shapes do not fit, or where the arena would not fit the machine's memory.
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads);
+
+// Runs one step of a plan whose tensors are bound. Throws Error(input) that names the node.
+void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads,
+              std::span<const int64_t> symbols);
 
 Shape strides_of(const Shape& shape, Layout layout);
 

@@ -1,9 +1,9 @@
 #include "graph/session.h"
 
 #include <algorithm>
-#include <cfenv>
 #include <chrono>
 
+#include "base/float_environment.h"
 #include "base/threads.h"
 
 namespace lowbit::graph {
@@ -17,21 +17,6 @@ struct Session::Context {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-
-// Bits must not depend on the rounding mode or denormal flushing that the host program has set.
-class DefaultFloatEnvironment {
- public:
-  DefaultFloatEnvironment() {
-    std::fegetenv(&before_);
-    std::fesetenv(FE_DFL_ENV);
-  }
-  ~DefaultFloatEnvironment() { std::fesetenv(&before_); }
-  DefaultFloatEnvironment(const DefaultFloatEnvironment&) = delete;
-  DefaultFloatEnvironment& operator=(const DefaultFloatEnvironment&) = delete;
-
- private:
-  std::fenv_t before_;
-};
 
 bool fits(const Plan& plan, std::span<const Tensor> inputs) {
   if (plan.inputs.size() != inputs.size()) return false;
@@ -88,6 +73,7 @@ Session::Memory Session::memory() const {
     if (taken[i] == nullptr) continue;
     memory.arena_bytes += taken[i]->arena.bytes();
     memory.plans += taken[i]->plans.size();
+    for (const auto& plan : taken[i]->plans) memory.arena_bytes += plan->kept_bytes;
     ++memory.contexts;
   }
   for (Context* context : taken)
@@ -154,16 +140,7 @@ void Session::Call::bind(std::span<const Tensor> outputs) {
 }
 
 void Session::Call::step(const Plan::Step& step) const {
-  const Tensor* tensors = plan_->tensors.data() + step.first;
-  try {
-    step.op->run({.inputs = {tensors, step.inputs},
-                  .outputs = {tensors + step.inputs, step.outputs},
-                  .scratch = context_->arena.as<std::byte>() + step.scratch,
-                  .threads = session_.threads_,
-                  .symbols = plan_->symbols});
-  } catch (const Error& error) {
-    throw Error(error.kind(), describe(step.name, step.op_name) + ": " + error.what());
-  }
+  run_step(*plan_, step, context_->arena.as<std::byte>(), session_.threads_, plan_->symbols);
 }
 
 void Session::Call::run(std::span<const Tensor> outputs) {

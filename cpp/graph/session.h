@@ -58,7 +58,7 @@ class Session {
 
   struct Memory {
     size_t packed_bytes = 0;                          // weights and tables, shared by all calls
-    size_t arena_bytes = 0, contexts = 0, plans = 0;  // of the idle contexts
+    size_t arena_bytes = 0, contexts = 0, plans = 0;  // of the idle contexts; with what their plans keep
   };
   Memory memory() const;
 
