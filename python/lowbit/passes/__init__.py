@@ -8,7 +8,10 @@ from ..ir import Graph
 from .fold_batchnorm import fold_batchnorm
 from .fold_constants import fold_constants
 from .fold_pad import fold_pad
+from .fold_transpose import fold_transpose
 from .fuse_activation import fuse_activation
+from .fuse_attention import fuse_attention, share_heads
+from .fuse_rms_norm import fuse_rms_norm
 from .merge_views import merge_views, remove_identities
 from .remove_dead import remove_dead
 from .share_constants import share_constants
@@ -20,6 +23,10 @@ FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fold_constants,
     remove_identities,
     merge_views,
+    fold_transpose,
+    fuse_attention,  # knows products by rows only, as fold_transpose leaves them
+    share_heads,
+    fuse_rms_norm,
     fold_pad,
     fold_batchnorm,
     fuse_activation,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..ir import Array, Graph, Node, replace
-from ..ops import constant_value
+from ..ir import Array, Attribute, Graph, Node, replace
+from ..ops import constant_value, infer
 from .remove_dead import remove_dead
 
 Rule = Callable[["Rewriter", Node], Node | None]
@@ -24,6 +24,7 @@ class Rewriter:
         self._made_at: dict[str, int] = {}
         self._uses = graph.uses()
         self._renamed: dict[str, str] = {}
+        self._names = {node.name for node in graph}
 
     def producer(self, value: str) -> Node | None:
         """The node, as rewritten so far, that makes `value`."""
@@ -40,11 +41,29 @@ class Rewriter:
 
     def constant(self, array: Array, wish: str) -> str:
         """Add a constant; its name."""
+        name = self._unique(wish)
+        self.constants[name], self.values[name] = array, constant_value(array)
+        return name
+
+    def scalar(self, value: str) -> float | None:
+        """The number in a constant of one element, else None."""
+        array = self.array(value)
+        return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+    def insert(self, op: str, *inputs: str, like: Node, **attrs: Attribute) -> str:
+        """Put a new node with one output, named after the node that it serves; its output's name."""
+        name = self._unique(f"{like.name}.{op}")
+        node = Node(op=op, name=name, inputs=inputs, outputs=(name,), attrs=attrs, source=like.source)
+        self.values[name] = infer(node, replace(self.graph, values=self.values, constants=self.constants))[0]
+        self.put(node)
+        return name
+
+    def _unique(self, wish: str) -> str:
         name, count = wish, 1
-        while name in self.values:
+        while name in self.values or name in self._names:
             count += 1
             name = f"{wish}_{count}"
-        self.constants[name], self.values[name] = array, constant_value(array)
+        self._names.add(name)
         return name
 
     def take(self, node: Node) -> None:
