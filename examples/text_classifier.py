@@ -26,7 +26,7 @@ def passages() -> Iterator[tuple[list[int], int]]:
     """Runs of words of the manual as hashed ids, and the number of their topic."""
     for label, subject in enumerate(SUBJECTS):
         words = re.findall(r"[A-Za-z_]+|[^\sA-Za-z_]", topics.get(subject, ""))
-        for start in range(0, len(words) - LENGTH, LENGTH // 2):
+        for start in range(0, len(words) - LENGTH, LENGTH):
             chosen = words[start : start + LENGTH - start % 9]
             yield [2 + zlib.crc32(word.encode()) % (VOCABULARY - 2) for word in chosen], label
 
@@ -37,7 +37,7 @@ def batch(items: list[tuple[list[int], int]]) -> tuple[dict[str, torch.Tensor], 
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.tensor([label for _, label in items])
 
 
-def train(items: list[tuple[list[int], int]], epochs: int = 3) -> nn.Module:
+def train(items: list[tuple[list[int], int]], epochs: int = 4) -> nn.Module:
     """A small DistilBERT from scratch."""
     torch.manual_seed(0)
     config = DistilBertConfig(
