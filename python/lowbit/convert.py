@@ -123,6 +123,7 @@ def _convert(
         "signature": captured.signature,
         "output": captured.output,
         "notes": [*captured.notes, *idle],
+        "writes": list(captured.writes),
     }
 
     def conversion(made: Quantized, **more: Any) -> Conversion:

@@ -20,7 +20,8 @@ __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example
 class Captured:
     """A float32 graph, and what a call of it takes and returns (see `export`). `notes`: what was decided, and why.
 
-    classes: those of the outputs, by their names in `output`.
+    classes: those of the outputs, by their names in `output`. writes: the inputs that the module writes to, and
+    calls of the graph do not.
     """
 
     graph: Graph
@@ -28,6 +29,7 @@ class Captured:
     output: dict[str, Any]
     classes: Mapping[str, type]
     notes: tuple[str, ...]
+    writes: tuple[str, ...]
     codes: tuple[Coded, ...] = ()
     """Weights that came quantized: the float32 numbers that the graph holds, and their codes."""
 
@@ -47,9 +49,13 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         signature=program.signature,
         output=_renumber(program.output, made.positions),
         classes=program.classes,
-        notes=(*program.notes, *made.notes),
+        notes=(*program.notes, *made.notes, *map(_WRITES.format, made.writes)),
+        writes=made.writes,
         codes=made.codes,
     )
+
+
+_WRITES = "the module writes to its input {!r}; calls of the model leave the caller's as it is"
 
 
 def _renumber(tree: dict[str, Any], positions: tuple[int, ...]) -> dict[str, Any]:

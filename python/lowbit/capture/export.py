@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InputError, UnsupportedError
 from ..ir import Symbol
-from .free import Example, export_free, named_axes, run_export, without_cache
+from .free import Example, export_free, export_named, has_names, named_axes, run_export, without_cache
 from .recurrent import whole_layers
 from .sizes import symbol_bounds, symbol_names, user_inputs
 
@@ -133,7 +133,7 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     """Export `net` in eval mode without decomposition.
 
     inputs: see `example`. dynamic: "auto" frees the batch, and the sequence of token inputs (see `free.py`); None fixes
-    every size; anything else is torch.export's `dynamic_shapes`.
+    every size; {input: {axis: name}} frees these, sizes of one name alike; else torch.export's `dynamic_shapes`.
     Raises InputError for inputs that do not fit and UnsupportedError where torch cannot export.
     """
     if isinstance(dynamic, str) and dynamic != "auto":
@@ -147,6 +147,8 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     with _eval_mode(net), without_cache(net, call, notes), whole_layers(net):
         if isinstance(dynamic, str):
             exported, axes = export_free(net, call, notes)
+        elif has_names(dynamic):
+            exported, axes = export_named(net, call, dynamic)
         else:
             exported, axes = run_export(net, call, dynamic), named_axes(net, call, dynamic)
     names = symbol_names(exported, axes)
@@ -187,7 +189,7 @@ def _check_inputs(call: Example) -> None:
                 raise InputError(
                     f"an input of {leaf.dtype} is not supported; use one of {', '.join(map(str, DTYPE_NAMES))}"
                 )
-            if leaf.numel() == 0:
+            if leaf.dim() and leaf.shape[0] == 0:
                 raise InputError(f"an example input of shape {list(leaf.shape)} is empty; pass at least one sample")
         elif not isinstance(leaf, int | float | str | type(None)):
             raise InputError(

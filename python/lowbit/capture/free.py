@@ -11,7 +11,7 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from ..errors import UnsupportedError
+from .. import dims
+from ..errors import InputError, UnsupportedError
 from .sizes import Axes, named_sizes, symbol_of, user_inputs
 
 LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, __file__))
@@ -146,6 +147,47 @@ def _shapes(net: torch.nn.Module, call: Example, wishes: Wishes, hint: Any) -> A
 
 
 # ------------------------------------------------------------------------------------------------------------- export
+
+
+def has_names(shapes: Any) -> bool:
+    """Whether free sizes are given by name: {"x": {0: "batch", 1: "length"}}."""
+    if isinstance(shapes, Mapping | tuple | list):
+        return any(has_names(item) for item in (shapes.values() if isinstance(shapes, Mapping) else shapes))
+    return isinstance(shapes, str)
+
+
+def export_named(net: torch.nn.Module, call: Example, shapes: Any) -> tuple[torch.export.ExportedProgram, Axes]:
+    """Export with the named sizes free, those of one name alike. Raises UnsupportedError where one cannot be."""
+    found: dict[int, dict[int, Free]] = {}
+    given = arguments(net, call)
+    _match(given, shapes if isinstance(shapes, Mapping) else dict(zip(given, shapes, strict=False)), found)
+    wishes = [found.get(id(leaf), {}) for leaf in pytree.tree_leaves((call.args, call.kwargs))]
+    exported = run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.AUTO))
+    stuck = _stuck(exported, call, wishes)
+    if stuck:
+        reason = _why_stuck(net, call, _only(wishes, stuck))
+        raise UnsupportedError(f"{', '.join(sorted(stuck))} cannot be free: {reason}")
+    return exported, _wished_axes(exported, call, wishes)
+
+
+def _match(value: Any, shapes: Any, found: dict[int, dict[int, Free]]) -> None:
+    """Collect the named axes of each tensor. Raises InputError for names that belong to none."""
+    if isinstance(value, torch.Tensor):
+        axes = dict(enumerate(shapes)) if isinstance(shapes, tuple | list) else dict(shapes or {})
+        named = {axis: name for axis, name in axes.items() if name is not None}
+        for axis, name in named.items():
+            if axis not in range(value.dim()) or not isinstance(name, str) or not dims.is_symbol_name(name):
+                raise InputError(f"{{{axis!r}: {name!r}}} names no axis of an input of shape {list(value.shape)}")
+        found[id(value)] = {axis: Free(name=name) for axis, name in named.items()}
+    elif isinstance(value, Mapping) and isinstance(shapes, Mapping):
+        unknown = [key for key in shapes if key not in value]
+        if unknown:
+            raise InputError(f"dynamic names inputs {unknown}; there are {list(value)}")
+        for key, item in shapes.items():
+            _match(value[key], item, found)
+    elif isinstance(value, tuple | list) and isinstance(shapes, tuple | list):
+        for part, item in zip(value, shapes, strict=False):
+            _match(part, item, found)
 
 
 def export_free(net: torch.nn.Module, call: Example, notes: list[str]) -> tuple[torch.export.ExportedProgram, Axes]:

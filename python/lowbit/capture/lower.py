@@ -95,14 +95,16 @@ def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Made:
-    """A float32 graph; for each of the model's result tensors its position in the outputs; what runs in torch.
+    """A float32 graph; for each of the model's result tensors its position in the outputs.
 
-    codes: the weights that came quantized.
+    notes: what runs in torch. writes: the inputs that forward() writes to, and the graph does not. codes: the weights
+    that came quantized.
     """
 
     graph: Graph
     positions: tuple[int, ...]
     notes: tuple[str, ...]
+    writes: tuple[str, ...]
     codes: tuple[Coded, ...]
 
 
@@ -269,7 +271,13 @@ class Lowering:
             constants=constants,
             symbols=self.symbols,
         )
-        return Made(graph=graph, positions=positions, notes=tuple(self.notes), codes=tuple(self.codes))
+        return Made(
+            graph=graph,
+            positions=positions,
+            notes=tuple(self.notes),
+            writes=self.written_inputs(),
+            codes=tuple(self.codes),
+        )
 
     def declare_inputs(self) -> tuple[str, ...]:
         """Tensors of the caller become inputs, parameters and buffers constants, other arguments their values."""
@@ -526,6 +534,13 @@ class Lowering:
         names = {spec.arg.name: spec.target for spec in self.exported.graph_signature.input_specs if spec.target}
         roots = {self.same[node].name for node in self.same}
         return [str(target) for name, target in names.items() if name in roots]
+
+    def written_inputs(self) -> tuple[str, ...]:
+        """The caller's tensors that in-place operations write to."""
+        roots = {node.name for node in self.same.values()} | set(
+            self.exported.graph_signature.user_inputs_to_mutate.values()
+        )
+        return tuple(node.name for node in user_inputs(self.program.exported) if node.name in roots)
 
     # --------------------------------------------------------------------------------------------------- the rest
 

@@ -1,0 +1,55 @@
+"""`torch.compile(net, backend="lowbit")`: makes the name known to torch, at no cost until it is used.
+
+An installed lowbit is found through its entry point; a source tree has none, so whichever of the two is imported first,
+the name is registered when both are.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+REGISTRY = "torch._dynamo.backends.registry"
+
+
+def backend(module: Any, inputs: Any, **options: Any) -> Any:
+    """Compiles one of dynamo's graphs; see `compile.py`."""
+    from .compile import compile_graph
+
+    return compile_graph(module, inputs, **options)
+
+
+class _Watch:
+    """Sees torch's registry of backends being imported, and registers there."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The registry's own spec, with a step after its loading; nothing of any other module."""
+        if name != REGISTRY:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: ModuleType) -> None:
+                load(module)
+                _register(module)
+
+            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _register(registry: Any) -> None:
+    if "lowbit" not in registry._COMPILER_FNS:
+        registry.register_backend(backend, name="lowbit")
+
+
+def announce() -> None:
+    """Register now, or when torch's registry is imported."""
+    if REGISTRY in sys.modules:
+        _register(sys.modules[REGISTRY])
+    else:
+        sys.meta_path.insert(0, _Watch())
