@@ -7,6 +7,7 @@ the name is registered when both are.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -17,9 +18,7 @@ REGISTRY = "torch._dynamo.backends.registry"
 
 def backend(module: Any, inputs: Any, **options: Any) -> Any:
     """Compiles one of dynamo's graphs; see `compile.py`."""
-    from .compile import compile_graph
-
-    return compile_graph(module, inputs, **options)
+    return import_module(f"{__package__}.compile").compile_graph(module, inputs, **options)
 
 
 class _Watch:
