@@ -378,9 +378,19 @@ def test_shared_inputs_and_outputs_stay_distinct_values() -> None:
     assert not set(captured.graph.outputs) & set(captured.graph.inputs)
 
 
-def test_a_size_as_output_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="returns a size"):
-        capture(Function(lambda x: (x * 2, x.shape[0] * 2)), torch.randn(2, 3))
+def test_sizes_and_what_is_computed_from_them() -> None:
+    def function(x: torch.Tensor) -> Any:
+        length = x.shape[0] * 2
+        return x * (1 / length) + length**0.5 * 3, length + 1, x.shape[1], length / 3
+
+    captured = capture(Function(function), torch.randn(2, 3))
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3)
+        result, expected = call(captured, x), function(x)
+        assert_close(result[0], expected[0])
+        assert result[1:3] == expected[1:3]
+        assert [type(item) for item in result[1:]] == [int, int, float]
+        assert abs(result[3] - expected[3]) < 1e-6
 
 
 # -------------------------------------------------------------------------------------------------------- dynamic

@@ -1,7 +1,8 @@
 """What a call of a model looks like, kept as plain JSON: which parameters it takes, and the structure it returns.
 
     signature = {"parameters": [{"name": text, "kind": "positional" | "positional_only" | "keyword", "tree": tree}]}
-    tree      = {"tensor": graph input (in a signature) or output index (in an output), "dtype"?: the caller's dtype}
+    tree      = {"tensor": graph input (in a signature) or output index (in an output), "dtype"?: the caller's dtype; of
+                 an output, "int" or "float" for a Python number}
               | {"constant": number, text, truth value or null}
               | {"tuple": [trees]} | {"list": [trees]} | {"dict": {key: tree}}
               | {"namedtuple": {key: tree}, "class": text} | {"object": {key: tree}, "class": text}
@@ -22,6 +23,8 @@ from .errors import FormatError, InputError
 from .ir import DTYPES, Array
 
 MAX_DEPTH = 50
+NUMBERS = {"int": int, "float": float}
+"""Outputs that are numbers, not tensors: sizes, and what is computed from them."""
 _KINDS = ("positional", "positional_only", "keyword")
 _CALLER_DTYPES = {**DTYPES, "f64": np.dtype(np.float64)}
 
@@ -192,7 +195,7 @@ def _check_tree(tree: Any, is_tensor: Callable[[Any], bool], depth: int = 0) -> 
     if keys == {"constant"} and (tree["constant"] is None or isinstance(tree["constant"], (bool, int, float, str))):
         return
     if keys <= {"tensor", "dtype"} and "tensor" in keys and is_tensor(tree["tensor"]):
-        if tree.get("dtype", "f32") not in (*_CALLER_DTYPES, "bf16"):
+        if tree.get("dtype", "f32") not in (*_CALLER_DTYPES, *NUMBERS, "bf16"):
             raise FormatError(f"an input or output has dtype {str(tree['dtype'])[:40]!r}")
         return
     kind = next(iter(keys - {"class"}), "")
@@ -286,6 +289,8 @@ def rebuild(
     return TupleRecord(fields) if kind == "namedtuple" else Record(fields)
 
 
-def write_array(output: Array, dtype: str) -> Array:
+def write_array(output: Array, dtype: str) -> Any:
     """An output as the caller's model would return it; bfloat16, which NumPy lacks, stays float32."""
+    if dtype in NUMBERS and output.size == 1:
+        return NUMBERS[dtype](output.item())
     return output.astype(_CALLER_DTYPES[dtype], copy=False) if dtype in _CALLER_DTYPES else output

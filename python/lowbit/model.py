@@ -115,7 +115,9 @@ class Model(session.Model):
         if device is None:
             return calls.rebuild(self._convention.output, outputs, calls.write_array, self._object)
 
-        def write(output: Array, dtype: str) -> torch.Tensor:
+        def write(output: Array, dtype: str) -> Any:
+            if dtype in calls.NUMBERS:
+                return calls.write_array(output, dtype)
             tensor = torch.from_numpy(output)
             wanted = DTYPES_BY_NAME.get(dtype, tensor.dtype)
             same = tensor.dtype is wanted and device.type == "cpu"  # asked first: `to` costs microseconds

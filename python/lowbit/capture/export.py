@@ -37,6 +37,10 @@ DTYPE_NAMES = {
 """torch's element types by lowbit's names. f64, f16 and bf16 occur only in calls of a model: graphs compute in f32."""
 
 
+RESULTS: dict[str, Any] = {"TensorArgument": None, "SymIntArgument": "int", "SymFloatArgument": "float"}
+"""What a graph can return, by torch's name for it: tensors, and numbers computed from sizes."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
     """An exported module. `names`: torch's symbols to lowbit's; `notes`: what was decided on the way, and why."""
@@ -264,16 +268,15 @@ def _output(exported: torch.export.ExportedProgram) -> tuple[dict[str, Any], dic
     for spec in exported.graph_signature.output_specs:
         if spec.kind.name != "USER_OUTPUT":
             continue
-        if type(spec.arg).__name__ == "TensorArgument":
-            dtype = tensors[spec.arg.name].dtype
+        kind = type(spec.arg).__name__
+        if kind == "ConstantArgument":
+            leaves.append(_Leaf({"constant": cast(Any, spec.arg).value}))
+        elif kind in RESULTS:
+            dtype = RESULTS[kind] or tensors[spec.arg.name].dtype
             leaves.append(_Leaf({"tensor": count, "dtype": DTYPE_NAMES.get(dtype, str(dtype))}))
             count += 1
-        elif type(spec.arg).__name__ == "ConstantArgument":
-            leaves.append(_Leaf({"constant": cast(Any, spec.arg).value}))
         else:
-            raise UnsupportedError(
-                f"the model returns a size ({spec.arg.name}); return tensors only, and read sizes from their shapes"
-            )
+            raise UnsupportedError(f"the model returns {spec.arg.name}, a {kind}; return tensors and numbers only")
     classes: dict[str, type] = {}
     tree = _output_tree(pytree.tree_unflatten(leaves, cast(Any, exported.call_spec.out_spec)), classes)
     return tree, classes

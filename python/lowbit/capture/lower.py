@@ -29,7 +29,7 @@ from torch.fx import Node as TorchNode
 from ..errors import GraphError, LowbitError, UnsupportedError
 from ..ir import Array, Attribute, Dim, Graph, Node, Value, Weight
 from ..ops import OPS, infer
-from .export import FLOAT_NAMES, Program
+from .export import FLOAT_NAMES, RESULTS, Program
 from .fallback import Unit, Writer, units
 from .sizes import dim_of, user_inputs
 
@@ -303,9 +303,9 @@ class Lowering:
     def declare_outputs(self, results: list[Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Distinct values of nodes; an input or constant that is returned as it is gets a node of its own."""
         returned = [
-            result
+            result if isinstance(result, Ref) else self.emit("dim_value", value=result)
             for spec, result in zip(self.exported.graph_signature.output_specs, results, strict=True)
-            if spec.kind.name == "USER_OUTPUT" and isinstance(result, Ref)
+            if spec.kind.name == "USER_OUTPUT" and type(spec.arg).__name__ in RESULTS
         ]
         made = {name for node in self.nodes for name in node.outputs}
         names: list[str] = []
@@ -402,6 +402,8 @@ class Lowering:
             return self.size(value)
         if any(word in target for word in _CHECKS):
             return None
+        if isinstance(value, torch.SymFloat):
+            return self.real(node)
         if node.target is operator.getitem:
             return self.item(node)
         if target in _WRAPPERS:
@@ -426,6 +428,19 @@ class Lowering:
         except (Unlowerable, LowbitError) as error:
             self.refuse(str(error), getattr(error, "remedy", REMEDY))
             return None
+
+    def real(self, node: TorchNode) -> Any:
+        """A number computed from sizes, such as 1 / length: a scalar tensor."""
+        op = _REALS.get(getattr(node.target, "__name__", ""))
+        try:
+            if op is None:
+                raise Unlowerable("lowbit does not compute this from sizes")
+            operands = [self.operand(self.resolve(item), "f32") for item in node.args]
+            if op == "":
+                return operands[0]
+            return self.emit("unary", *operands, kind=op) if op in ("neg", "sqrt") else self.emit(op, *operands)
+        except (Unlowerable, LowbitError) as error:
+            return self.refuse(str(error), getattr(error, "remedy", REMEDY))
 
     def check_size(self, value: Any) -> None:
         """Raises Unlowerable for a result whose size depends on values."""
@@ -601,6 +616,19 @@ _TORCH_DTYPES = {
     torch.int8: "s8",
     **dict.fromkeys(FLOAT_NAMES, "f32"),
 }
+_REALS = {
+    "sym_float": "",
+    "mul": "mul",
+    "add": "add",
+    "sub": "sub",
+    "truediv": "div",
+    "pow": "pow",
+    "neg": "neg",
+    "sqrt": "sqrt",
+    "_sym_sqrt": "sqrt",
+    "sym_sqrt": "sqrt",
+}
+"""Operators for functions of numbers that are computed from sizes."""
 _CHECKS = ("_assert", "sym_constrain")
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Blocks to lower in place, and the number of their arguments before the block's graph."""
