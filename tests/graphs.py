@@ -66,7 +66,7 @@ def float_net() -> Graph:
     z = m.node("clip", z, min=-1.0, max=5.5)
     z = m.node("max_pool2d", z, kernel=(3, 3), stride=(2, 2), padding=PAD1)
     z = m.node("avg_pool2d", z, kernel=(2, 2), stride=(2, 2), ceil_mode=1, count_include_pad=0)
-    a = m.node("adaptive_avg_pool2d", z, output_size=(2, 1))
+    a = m.node("adaptive_avg_pool2d", m.node("adaptive_max_pool2d", z, output_size=(2, 2)), output_size=(2, 1))
     f = m.node("reshape", a, shape=("batch", 16))
     y = m.node("linear", f, m.floats(10, 16), m.floats(10), activation_min=-20.0)
     return m.graph(m.node("softmax", y, axis=-1), f)

@@ -154,6 +154,17 @@ def test_layers_of_images(layer: nn.Module) -> None:
         nn.Softplus(beta=2.0),
         nn.Mish(),
         nn.Hardswish(inplace=True),
+        nn.PReLU(),
+        nn.PReLU(5),
+        nn.RReLU(),
+        nn.LogSigmoid(),
+        nn.Softsign(),
+        nn.Tanhshrink(),
+        nn.Softshrink(0.7),
+        nn.Hardshrink(0.7),
+        nn.Threshold(0.2, -1.5),
+        nn.Softplus(threshold=2),
+        nn.GLU(dim=2),
     ],
     ids=str,
 )
@@ -453,7 +464,7 @@ class Unsupported(nn.Module):
         y = self.up(self.conv(x))
         y = y.logcumsumexp(1) + y.logcumsumexp(2)
         y = F.dropout(y, 0.5)
-        return y + F.softplus(y, threshold=2)
+        return F.interpolate(y, size=2, mode="bilinear", antialias=True)
 
 
 def test_all_that_is_unsupported_is_listed_with_places_and_remedies() -> None:
@@ -465,7 +476,7 @@ def test_all_that_is_unsupported_is_listed_with_places_and_remedies() -> None:
     assert "at up (" in text
     assert "aten.logcumsumexp.default (2 times): lowbit has no operator for it" in text
     assert "training=self.training" in text
-    assert "softplus with a threshold of 2" in text
+    assert "interpolation with antialias" in text
     assert text.count("test_capture.py:") >= 4
     assert text.count("remedy:") >= 4
 

@@ -127,6 +127,7 @@ def test_pools_reductions_and_moves(data: st.DataObject, seed: int) -> None:
         m.node("max_pool2d", y, **window),
         m.node("avg_pool2d", y, count_include_pad=data.draw(st.integers(0, 1)), **window),
         m.node("adaptive_avg_pool2d", y, output_size=size),
+        m.node("adaptive_max_pool2d", y, output_size=size),
         m.node("mean", y, axes=axes, keepdim=data.draw(st.integers(0, 1))),
         m.node("softmax", y, axis=data.draw(st.integers(-4, 3))),
         m.node("transpose", y, perm=tuple(data.draw(st.permutations(range(4))))),
@@ -141,6 +142,7 @@ def test_pools_reductions_and_moves(data: st.DataObject, seed: int) -> None:
         m.node("max_pool2d", q, **window),
         m.node("avg_pool2d_i8", q, output="u8", count_include_pad=1, **integer, **window),
         m.node("adaptive_avg_pool2d_i8", q, output="u8", output_size=size, **integer),
+        m.node("adaptive_max_pool2d", q, output_size=size),
         m.node("pad", q, padding=(0, 1, 1, 0, 0, 2, 1, 1), value=90.0),
         m.node("transpose", q, perm=tuple(data.draw(st.permutations(range(4))))),
     ]

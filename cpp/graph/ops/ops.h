@@ -7,6 +7,7 @@ namespace lowbit::graph {
 
 std::unique_ptr<Op> make_adaptive_avg_pool2d(const NodeInfo&);
 std::unique_ptr<Op> make_adaptive_avg_pool2d_i8(const NodeInfo&);
+std::unique_ptr<Op> make_adaptive_max_pool2d(const NodeInfo&);
 std::unique_ptr<Op> make_add_i8(const NodeInfo&);
 std::unique_ptr<Op> make_arange(const NodeInfo&);
 std::unique_ptr<Op> make_argmax(const NodeInfo&);

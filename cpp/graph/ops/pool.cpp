@@ -42,12 +42,12 @@ class Pool : public Op {
   Layout output_layout(size_t) const override { return Layout::channels_last; }
   std::string kernel() const override { return kernel_.name; }
 
-  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
     const TensorType& x = inputs[0];
     require_type(inputs, 0, codes_ || (any_type_ && x.dtype == DType::u8) ? DType::u8 : DType::f32, 4);
     Shape shape = x.shape;
-    for (int axis : {0, 1}) shape[2 + axis] = outputs(axis, x.shape[2 + axis]);
-    require(largest_window(0, x.shape[2]) * largest_window(1, x.shape[3]) < kMaxWindow,
+    for (int axis : {0, 1}) shape[2 + axis] = outputs(axis, x.shape[2 + axis], symbols);
+    require(largest_window(0, x.shape[2], shape[2]) * largest_window(1, x.shape[3], shape[3]) < kMaxWindow,
             "a window has too many elements");
     return {{codes_ ? rescale_->output : x.dtype, shape}};
   }
@@ -84,8 +84,8 @@ class Pool : public Op {
     node.expect_outputs(1);
     if (codes) rescale_ = std::make_unique<Rescale>(node);
   }
-  virtual int64_t outputs(int axis, int64_t size) const = 0;
-  virtual int64_t largest_window(int axis, int64_t size) const = 0;
+  virtual int64_t outputs(int axis, int64_t size, std::span<const int64_t> symbols) const = 0;
+  virtual int64_t largest_window(int axis, int64_t size, int64_t outputs) const = 0;
   virtual kernels::PoolAxis axis(int axis, int64_t size, int64_t outputs) const = 0;
 
   bool count_include_pad_ = false;
@@ -117,14 +117,14 @@ class SlidingPool final : public Pool {
 
  protected:
   // With ceil_mode the last window may hang over the end, but must start inside the input or the padding before it.
-  int64_t outputs(int axis, int64_t size) const override {
+  int64_t outputs(int axis, int64_t size, std::span<const int64_t>) const override {
     const int64_t stride = window_.stride[axis], room = window_.padded(axis, size) - window_.reach(axis);
     require(room >= 0 && size > 0, "a window of " + std::to_string(window_.reach(axis)) +
                                        " does not fit into an input of " + std::to_string(size));
     if (!ceil_) return room / stride + 1;
     return std::min((room + stride - 1) / stride, (size + window_.padding[2 * axis] - 1) / stride) + 1;
   }
-  int64_t largest_window(int axis, int64_t) const override { return window_.kernel[axis]; }
+  int64_t largest_window(int axis, int64_t, int64_t) const override { return window_.kernel[axis]; }
   kernels::PoolAxis axis(int axis, int64_t size, int64_t outputs) const override {
     return {.size = size,
             .outputs = outputs,
@@ -142,23 +142,26 @@ class SlidingPool final : public Pool {
 
 class AdaptivePool final : public Pool {
  public:
-  AdaptivePool(const NodeInfo& node, bool codes)
-      : Pool(node, Kind::average, codes), size_(node.integers("output_size", 2, 1, kMaxExtent)) {}
+  AdaptivePool(const NodeInfo& node, Kind kind, bool codes) : Pool(node, kind, codes), size_(node.dims("output_size")) {
+    if (size_.size() != 2) node.fail("attribute 'output_size' must have 2 items");
+  }
 
  protected:
-  int64_t outputs(int axis, int64_t size) const override {
+  int64_t outputs(int axis, int64_t size, std::span<const int64_t> symbols) const override {
+    const int64_t outputs = evaluate(size_[static_cast<size_t>(axis)], symbols);
     require(size > 0, "the input is empty");
-    return size_[static_cast<size_t>(axis)];
+    require(outputs > 0 && outputs <= kMaxSize, "the output has " + std::to_string(outputs) + " elements an axis");
+    return outputs;
   }
-  int64_t largest_window(int axis, int64_t size) const override {
-    return std::min(size, size / size_[static_cast<size_t>(axis)] + 2);
+  int64_t largest_window(int, int64_t size, int64_t outputs) const override {
+    return std::min(size, size / outputs + 2);
   }
   kernels::PoolAxis axis(int, int64_t size, int64_t outputs) const override {
     return {.size = size, .outputs = outputs, .adaptive = true};
   }
 
  private:
-  std::vector<int64_t> size_;
+  std::vector<Dim> size_;
 };
 
 // The mean over some axes is the adaptive pool of [outer][axis][inner]; axes that are not adjacent, or that would leave
@@ -288,10 +291,13 @@ std::unique_ptr<Op> make_avg_pool2d_i8(const NodeInfo& node) {
   return std::make_unique<SlidingPool>(node, Kind::average, true);
 }
 std::unique_ptr<Op> make_adaptive_avg_pool2d(const NodeInfo& node) {
-  return std::make_unique<AdaptivePool>(node, false);
+  return std::make_unique<AdaptivePool>(node, Kind::average, false);
 }
 std::unique_ptr<Op> make_adaptive_avg_pool2d_i8(const NodeInfo& node) {
-  return std::make_unique<AdaptivePool>(node, true);
+  return std::make_unique<AdaptivePool>(node, Kind::average, true);
+}
+std::unique_ptr<Op> make_adaptive_max_pool2d(const NodeInfo& node) {
+  return std::make_unique<AdaptivePool>(node, Kind::max, false);
 }
 std::unique_ptr<Op> make_mean(const NodeInfo& node) { return std::make_unique<Mean>(node); }
 

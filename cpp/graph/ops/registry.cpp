@@ -14,6 +14,7 @@ struct Row {
 constexpr Row kOps[] = {
     {"adaptive_avg_pool2d", make_adaptive_avg_pool2d},
     {"adaptive_avg_pool2d_i8", make_adaptive_avg_pool2d_i8},
+    {"adaptive_max_pool2d", make_adaptive_max_pool2d},
     {"add", make_arithmetic},
     {"add_i8", make_add_i8},
     {"arange", make_arange},

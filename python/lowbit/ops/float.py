@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import dims
 from ..ir import Array, Dim, Value
-from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, integer, integers, reduced_axes
+from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, dim_list, integer, integers, reduced_axes
 from .windows import (
     CONV_ATTRS,
-    EXTENT,
     POOL_ATTRS,
+    adaptive_maxima,
     adaptive_sums,
     average_counts,
     box_sums,
@@ -174,7 +175,10 @@ def _avg_pool2d(call: Call) -> Sequence[Array]:
 
 def infer_adaptive(call: Call) -> tuple[Dim, ...]:
     """The output shape of an adaptive pool of input 0 [N, C, H, W]."""
-    return (*call.shape(0, rank=4)[:2], *call.attrs["output_size"])
+    *lead, height, width = call.shape(0, rank=4)
+    for size in (height, width):
+        call.need(dims.bounds(size, call.symbols)[1] >= 1, "the input is empty")
+    return (*lead, *call.attrs["output_size"])
 
 
 def _adaptive_avg_pool2d(call: Call) -> Sequence[Array]:
@@ -257,9 +261,16 @@ OPS = (
     Op(
         name="adaptive_avg_pool2d",
         inputs=(_X,),
-        attrs={"output_size": integers(2, 1, EXTENT)},
+        attrs={"output_size": dim_list(2, minimum=1)},
         infer_rule=lambda call: [Value(dtype="f32", shape=infer_adaptive(call))],
         reference_rule=_adaptive_avg_pool2d,
+    ),
+    Op(
+        name="adaptive_max_pool2d",
+        inputs=(Input(name="x", dtypes=("f32", "u8")),),
+        attrs={"output_size": dim_list(2, minimum=1)},
+        infer_rule=lambda call: [Value(dtype=call.value(0).dtype, shape=infer_adaptive(call))],
+        reference_rule=lambda call: [adaptive_maxima(call.array(0), call.attrs["output_size"])],
     ),
     Op(
         name="mean",

@@ -13,9 +13,8 @@ import numpy as np
 from .. import dims
 from ..ir import Array, Value
 from .float import infer_adaptive, linear_shape
-from .spec import CODE, FLAG, OPTIONAL_NUMBER, SCALE, Attr, Call, Input, Op, choice, integer, integers, number
+from .spec import CODE, FLAG, OPTIONAL_NUMBER, SCALE, Attr, Call, Input, Op, choice, dim_list, integer, number
 from .windows import (
-    EXTENT,
     POOL_ATTRS,
     adaptive_sums,
     average_counts,
@@ -307,7 +306,7 @@ OPS = (
     Op(
         name="adaptive_avg_pool2d_i8",
         inputs=(_X,),
-        attrs={"output_size": integers(2, 1, EXTENT), **_POOL_OUTPUT},
+        attrs={"output_size": dim_list(2, minimum=1), **_POOL_OUTPUT},
         infer_rule=_infer_pool_i8,
         reference_rule=_adaptive_avg_pool2d_i8,
     ),

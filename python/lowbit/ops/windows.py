@@ -232,3 +232,13 @@ def adaptive_sums(x: Array, output_size: tuple[int, int], dtype: Any) -> tuple[A
         for j in range(output_size[1]):
             total[:, :, i, j] = x[:, :, top[i] : bottom[i], left[j] : right[j]].sum(axis=(2, 3), dtype=dtype)
     return total, np.multiply.outer(bottom - top, right - left)
+
+
+def adaptive_maxima(x: Array, output_size: tuple[int, int]) -> Array:
+    """The largest element of each adaptive window."""
+    (top, bottom), (left, right) = (adaptive_edges(x.shape[2 + a], output_size[a]) for a in (0, 1))
+    best = np.empty((*x.shape[:2], *output_size), x.dtype)
+    for i in range(output_size[0]):
+        for j in range(output_size[1]):
+            best[:, :, i, j] = x[:, :, top[i] : bottom[i], left[j] : right[j]].max(axis=(2, 3))
+    return best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..lower import Lowering, Ref, Unlowerable, lowers
-from .common import Number, clip
+from .common import Number, clip, part
 
 _PLAIN = ("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish", "exp", "log", "sqrt", "rsqrt")
 
@@ -74,18 +74,70 @@ def leaky_relu(c: Lowering, x: Ref, slope: Number) -> Ref:
     return c.emit("unary", x, kind="leaky_relu", alpha=float(slope))
 
 
+@lowers("rrelu")
+def rrelu(c: Lowering, x: Ref, lower: Number, upper: Number, training: bool) -> Ref:
+    if training:
+        raise Unlowerable("rrelu in training mode is random")
+    return leaky_relu(c, x, (lower + upper) / 2)
+
+
 @lowers("prelu", "_prelu_kernel")
 def prelu(c: Lowering, x: Ref, weight: Ref) -> Ref:
     """max(x, 0) + weight * min(x, 0)."""
     slopes = c.array(weight, "the weight").reshape(-1)
-    shape = (-1,) + (1,) * (x.rank - 2) if slopes.size > 1 else (-1,)
-    slope = c.constant(slopes.reshape(shape), f"{weight.name}.slope")
+    if slopes.size == 1:
+        return leaky_relu(c, x, float(slopes[0]))
+    slope = c.constant(slopes.reshape((-1,) + (1,) * (x.rank - 2)), f"{weight.name}.slope")
     return c.emit("add", clip(c, x, 0, None), c.emit("mul", clip(c, x, None, 0), slope))
 
 
 @lowers("softplus")
 def softplus(c: Lowering, x: Ref, beta: Number, threshold: Number) -> Ref:
-    """Above `threshold` torch returns x; there the difference is below float32's precision, unless it is set low."""
-    if threshold < 15:
-        raise Unlowerable(f"softplus with a threshold of {threshold}", "leave the threshold at 20")
-    return c.emit("unary", x, kind="softplus", alpha=float(beta))
+    """Above `threshold` torch returns x; the difference is below float32's precision, unless it is set low."""
+    y = c.emit("unary", x, kind="softplus", alpha=float(beta))
+    return y if threshold >= 15 else _where_above(c, x, threshold / float(beta), x, y)
+
+
+@lowers("log_sigmoid")
+def log_sigmoid(c: Lowering, x: Ref) -> Ref:
+    """-softplus(-x)"""
+    y = c.emit("unary", c.emit("unary", x, kind="neg"), kind="softplus", alpha=1.0)
+    return c.emit("unary", y, kind="neg")
+
+
+@lowers("softsign")
+def softsign(c: Lowering, x: Ref) -> Ref:
+    return c.emit("div", x, c.emit("add", c.emit("unary", x, kind="abs"), c.constant(1.0)))
+
+
+@lowers("tanhshrink")
+def tanhshrink(c: Lowering, x: Ref) -> Ref:
+    return c.emit("sub", x, c.emit("unary", x, kind="tanh"))
+
+
+@lowers("softshrink")
+def softshrink(c: Lowering, x: Ref, width: Number) -> Ref:
+    return c.emit("sub", x, clip(c, x, -width, width))
+
+
+@lowers("hardshrink")
+def hardshrink(c: Lowering, x: Ref, width: Number) -> Ref:
+    return _where_above(c, c.emit("unary", x, kind="abs"), width, x, c.constant(0.0))
+
+
+@lowers("threshold")
+def threshold(c: Lowering, x: Ref, limit: Number, value: Number) -> Ref:
+    return _where_above(c, x, limit, x, c.constant(float(value)))
+
+
+def _where_above(c: Lowering, x: Ref, limit: float, above: Ref, else_: Ref) -> Ref:
+    return c.emit("where", c.emit("compare", x, c.constant(float(limit)), kind="gt"), above, else_)
+
+
+@lowers("glu")
+def glu(c: Lowering, x: Ref, axis: int) -> Ref:
+    """The first half times the sigmoid of the second."""
+    axis = c.axis(x, axis)
+    half = c.out_shape()[axis]
+    gate = c.emit("unary", part(c, x, axis, half, half), kind="sigmoid")
+    return c.emit("mul", part(c, x, axis, 0, half), gate)

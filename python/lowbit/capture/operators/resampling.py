@@ -1,11 +1,17 @@
-"""Interpolation."""
+"""Interpolation, and what trades channels for pixels."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
-from ...ir import Dim
+import numpy as np
+
+from ... import dims
+from ...ir import Attribute, Dim
 from ..lower import Lowering, Ref, Unlowerable, lowers
+from .common import numbers, part
 
 _MODES = {
     "upsample_nearest": "nearest",
@@ -47,3 +53,75 @@ def _scales(c: Lowering) -> tuple[float, ...] | None:
 @lowers("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 def antialiased(c: Lowering, x: Ref) -> Ref:
     raise Unlowerable("interpolation with antialias", "resize without antialias, or before the converted module")
+
+
+def _rearranged(c: Lowering, x: Ref, split: tuple[Dim, ...], perm: Sequence[int]) -> Ref:
+    """x as `split`, its axes permuted, in torch's shape."""
+    return c.reshape(c.emit("transpose", c.reshape(x, split), perm=tuple(perm)))
+
+
+@lowers("pixel_shuffle")
+def pixel_shuffle(c: Lowering, x: Ref, factor: int) -> Ref:
+    *lead, channels, height, width = x.shape
+    rank = len(lead)
+    split = (*lead, dims.floordiv(channels, factor * factor), factor, factor, height, width)
+    return _rearranged(c, x, split, (*range(rank), *(rank + at for at in (0, 3, 1, 4, 2))))
+
+
+@lowers("pixel_unshuffle")
+def pixel_unshuffle(c: Lowering, x: Ref, factor: int) -> Ref:
+    *lead, channels, height, width = x.shape
+    rank = len(lead)
+    split = (*lead, channels, dims.floordiv(height, factor), factor, dims.floordiv(width, factor), factor)
+    return _rearranged(c, x, split, (*range(rank), *(rank + at for at in (0, 2, 4, 1, 3))))
+
+
+@lowers("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(c: Lowering, x: Ref, groups: int) -> Ref:
+    n, channels, *rest = x.shape
+    perm = (0, 2, 1, *range(3, x.rank + 1))
+    return _rearranged(c, x, (n, groups, dims.floordiv(channels, groups), *rest), perm)
+
+
+@lowers("im2col")
+def unfold(c: Lowering, x: Ref, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Ref:
+    """Every window as a column: a slice for each kernel position, side by side."""
+    *lead, channels, height, width = x.shape
+    images = c.reshape(x, (*(lead or (1,)), channels, height, width))
+    (top, left), steps = numbers(padding, 2), numbers(stride, 2)
+    if top or left:
+        images = c.emit("pad", images, padding=(0, 0, 0, 0, top, top, left, left))
+    size, spread = numbers(kernel, 2), numbers(dilation, 2)
+    reach = [d * (k - 1) + 1 for k, d in zip(size, spread, strict=True)]
+    out = [
+        dims.add(dims.floordiv(dims.sub(whole, window), step), 1)
+        for whole, window, step in zip(images.shape[2:], reach, steps, strict=True)
+    ]
+    columns = []
+    for i, j in itertools.product(range(size[0]), range(size[1])):
+        view = part(c, part(c, images, 2, i * spread[0], out[0], steps[0]), 3, j * spread[1], out[1], steps[1])
+        columns.append(c.reshape(view, (*images.shape[:2], 1, dims.mul(*out))))
+    return c.reshape(columns[0] if len(columns) == 1 else c.emit("concat", *columns, axis=2))
+
+
+@lowers("col2im")
+def fold(c: Lowering, x: Ref, output_size: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Ref:
+    """Every column back to its window, added up: a transposed convolution whose filters are single ones."""
+    (kh, kw), spread, steps = numbers(kernel, 2), numbers(dilation, 2), numbers(stride, 2)
+    borders = [side for side in numbers(padding, 2) for _ in (0, 1)]
+    size = [dims.add(whole, 2 * side) for whole, side in zip(output_size, borders[::2], strict=True)]
+    reach = [d * (k - 1) + 1 for k, d in zip((kh, kw), spread, strict=True)]
+    rooms = [dims.sub(whole, window) for whole, window in zip(size, reach, strict=True)]
+    out = [dims.add(dims.floordiv(room, step), 1) for room, step in zip(rooms, steps, strict=True)]
+    extra = [dims.mod(room, step) for room, step in zip(rooms, steps, strict=True)]
+    if any(isinstance(rest, str) for rest in extra):
+        raise Unlowerable("fold to a size that is free and leaves pixels over")
+    batch = x.shape[0] if x.rank == 3 else 1
+    channels = dims.floordiv(x.shape[-2], kh * kw)
+    if not isinstance(channels, int):
+        raise Unlowerable("fold of a number of channels that is free")
+    ones = np.tile(np.eye(kh * kw, dtype=np.float32).reshape(1, kh * kw, kh, kw), (channels, 1, 1, 1))
+    images = c.reshape(x, (batch, x.shape[-2], *out))
+    geometry: dict[str, Attribute] = {"stride": steps, "dilation": spread, "groups": channels}
+    geometry |= {"padding": tuple(borders), "output_padding": tuple(int(rest) for rest in extra)}
+    return c.reshape(c.emit("conv_transpose2d", images, c.constant(ones), **geometry))
