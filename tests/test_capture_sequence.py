@@ -67,6 +67,71 @@ def test_a_constant_matrix_makes_a_linear_layer() -> None:
     assert ops(check(lambda x: torch.addmm(weight[0], x, weight, alpha=2), torch.randn(3, 4))) == {"linear": 1}
 
 
+EQUATIONS = {
+    "bij,bjk->bik": ((2, 3, 4), (2, 4, 5)),
+    "bhid,bhjd->bhij": ((2, 3, 4, 6), (2, 3, 5, 6)),
+    "bhij,bjhd->bihd": ((2, 3, 4, 5), (2, 5, 3, 6)),
+    "ij,jk": ((3, 4), (4, 5)),
+    "ba,ab": ((3, 4), (4, 3)),
+    "i,j->ij": ((3,), (4,)),
+    "bi,bi->b": ((2, 5), (2, 5)),
+    "bi,bi->bi": ((2, 5), (2, 5)),
+    "...ij->...ji": ((2, 3, 4),),
+    "...ij->...": ((2, 3, 4),),
+    "ij->": ((3, 4),),
+    "ii->i": ((4, 4),),
+    "bii->b": ((2, 4, 4),),
+    "iji->j": ((3, 2, 3),),
+    "...d,...d->...": ((2, 3, 4), (3, 4)),
+    "...ij,...jk->...ik": ((2, 1, 3, 4), (5, 4, 6)),
+    "bi,ij,bj->b": ((2, 3), (3, 4), (2, 4)),
+    "nchw,kc,kd->nhwd": ((2, 3, 4, 5), (6, 3), (6, 7)),
+    "bij,bjk->b": ((2, 3, 4), (2, 4, 5)),
+    "ab,cd->dacb": ((2, 3), (4, 5)),
+    "ij,ij->j": ((1, 4), (3, 4)),
+    " b i , j i -> b j ": ((2, 3), (4, 3)),
+    "bi,j->b": ((2, 3), (4,)),
+}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum(equation: str) -> None:
+    torch.manual_seed(0)
+    operands = [torch.randn(shape) for shape in EQUATIONS[equation]]
+    check(lambda *x: torch.einsum(equation, *x), *operands, dynamic=None)
+    if len(operands) > 1:  # the last, or the first, a constant
+        check(lambda *x: torch.einsum(equation, *x, operands[-1]), *operands[:-1], dynamic=None)
+        check(lambda *x: torch.einsum(equation, operands[0], *x), *operands[1:], dynamic=None)
+
+
+def test_einsum_with_a_constant_is_a_linear_layer() -> None:
+    weight = torch.randn(5, 4)
+    assert ops(check(lambda x: torch.einsum("btd,kd->btk", x, weight), torch.randn(2, 3, 4)))["linear"] == 1
+
+
+def test_bilinear() -> None:
+    torch.manual_seed(0)
+    check(nn.Bilinear(3, 4, 5), torch.randn(2, 6, 3), torch.randn(2, 6, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: F.normalize(a, dim=1),
+        lambda a, b: torch.tensordot(a, b.mT, dims=([1], [2])),
+        lambda a, b: torch.tensordot(a, b, dims=([-1, 1], [-1, -2])),
+        lambda a, b: F.cosine_similarity(a[:, :3], b[:, :3], dim=-1),
+        lambda a, b: F.cosine_similarity(a[:, :1], b, dim=2),
+        lambda a, b: F.pairwise_distance(a[:, :3], b[:, :3]),
+        lambda a, b: F.pairwise_distance(a[:, :3], b[:, :3], p=1, keepdim=True),
+        torch.cdist,
+    ],
+)
+def test_norms_and_distances(function: Any) -> None:
+    torch.manual_seed(0)
+    check(function, torch.randn(2, 3, 4), torch.randn(2, 3, 4), dynamic=None)
+
+
 MASKS = {
     "none": None,
     "bool": torch.rand(2, 1, 5, 7) > 0.3,

@@ -6,6 +6,7 @@ from . import (
     attention,
     convolution,
     creation,
+    einsum,
     indexing,
     logic,
     normalization,
@@ -18,6 +19,7 @@ from . import (
     repetition,
     resampling,
     shape,
+    similarity,
 )
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "attention",
     "convolution",
     "creation",
+    "einsum",
     "indexing",
     "logic",
     "normalization",
@@ -38,4 +41,5 @@ __all__ = [
     "repetition",
     "resampling",
     "shape",
+    "similarity",
 ]
