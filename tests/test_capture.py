@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -481,9 +483,68 @@ def test_all_that_is_unsupported_is_listed_with_places_and_remedies() -> None:
     assert text.count("remedy:") >= 4
 
 
-def test_control_flow_by_values_is_refused_with_its_line() -> None:
-    with pytest.raises(UnsupportedError, match=r"(?s)test_capture\.py.*torch\.where"):
-        capture(Function(lambda x: x if x.sum() > 0 else x * 2), torch.randn(2, 3))
+class ByValue(nn.Module):
+    """Depends on the values of its input in one of many ways."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "if":
+            if x.sum() > 0:  # the line of: if
+                return x
+            return x * 2
+        if self.kind == "while":
+            while x.max() < 10:  # the line of: while
+                x = x * 2
+            return x
+        if self.kind == "range":
+            for _ in range(int(x.sum().item())):  # the line of: range
+                x = x + 1
+            return x
+        if self.kind == "all":
+            return x if (x > 0).all() else -x  # the line of: all
+        if self.kind == "nonzero":
+            return torch.nonzero(x).float()  # the line of: nonzero
+        if self.kind == "mask":
+            return x[x > 0]  # the line of: mask
+        if self.kind == "number":
+            return x.view(-1)[: x.long().max().item()]  # the line of: number
+        raise ValueError(self.kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("if", "torch.where"),
+        ("while", "a fixed number of steps"),
+        ("range", "a fixed number of steps"),
+        ("all", "torch.where"),
+        ("nonzero", "torch.where"),
+        ("mask", "torch.where"),
+        ("number", "argument of forward"),
+    ],
+)
+def test_what_depends_on_values_is_refused_with_its_line(kind: str, remedy: str) -> None:
+    lines = Path(__file__).read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if text.endswith(f"# the line of: {kind}"))
+    with pytest.raises(UnsupportedError) as caught:
+        capture(ByValue(kind).eval(), torch.rand(2, 3))
+    text = str(caught.value)
+    assert re.search(rf'test_capture\.py(:|", line ){line}\b', text), text
+    assert remedy in text
+    assert len(text.splitlines()) < 16
+    assert not re.search(r"TORCH|u0|SymNode|draft_export", text), text
+
+
+def test_blocks_that_depend_on_values_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"(?s)blocks that depend on values.*torch\.where"):
+        capture(Function(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y * 2, (x,))), torch.rand(2, 3))
+
+
+def test_a_number_taken_out_of_a_tensor_may_be_computed_with() -> None:
+    check(lambda x: x * x.abs().mean().item() + 1, torch.randn(IMAGE), dynamic=None)
 
 
 @pytest.mark.parametrize(

@@ -293,11 +293,17 @@ def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export
         with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             return torch.export.export(net, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+    except GuardOnDataDependentSymNode as error:
+        raise UnsupportedError(
+            f"{type(net).__name__} decides by the values of a tensor what to compute:\n{_place(error)}\n"
+            "A converted model computes the same for all inputs. Choose with torch.where(condition, a, b) instead of "
+            "`if`, take a fixed number of steps instead of a loop until something holds, and mask what is not needed; "
+            "or convert the modules around this line, each by itself."
+        ) from error
     except Exception as error:
         raise UnsupportedError(
             f"torch.export cannot capture {type(net).__name__}: {_first_lines(error)}\n"
-            "(A Python `if` or loop over a tensor's values cannot be exported: rewrite it with torch.where, or convert "
-            "the parts around it. If the model itself fails on these inputs, correct the inputs.)"
+            "(If the model itself fails on these inputs, correct the inputs.)"
         ) from error
 
 

@@ -399,7 +399,7 @@ class Lowering:
         if self.reads_what_it_cannot(node):
             return self.refuse("it reads what torch runs", REMEDY, follows=True)
         if isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
-            return self.size(value)
+            return self.refuse(*_WHOLE_NUMBER) if _takes_number(node) else self.size(value)
         if any(word in target for word in _CHECKS):
             return None
         if isinstance(value, torch.SymFloat):
@@ -433,6 +433,8 @@ class Lowering:
         """A number computed from sizes, such as 1 / length: a scalar tensor."""
         op = _REALS.get(getattr(node.target, "__name__", ""))
         try:
+            if _takes_number(node):
+                return self.cast(self.reshape(self.resolve(node.args[0]), ()), "f32")
             if op is None:
                 raise Unlowerable("lowbit does not compute this from sizes")
             operands = [self.operand(self.resolve(item), "f32") for item in node.args]
@@ -483,6 +485,8 @@ class Lowering:
     def dispatch(self, node: TorchNode) -> Lowered:
         """Find the lowering and call it with the arguments in schema order."""
         schema = getattr(node.target, "_schema", None)
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise Unlowerable("lowbit runs no blocks that depend on values", "choose with torch.where between results")
         found = _lowering(str(node.target).removeprefix("aten."))
         if found is None or schema is None:
             raise Unlowerable("lowbit has no operator for it")
@@ -629,9 +633,18 @@ _REALS = {
     "sym_sqrt": "sqrt",
 }
 """Operators for functions of numbers that are computed from sizes."""
+_WHOLE_NUMBER = (
+    "it takes a whole number out of a tensor (.item(), int()), so that sizes or steps depend on the inputs' values",
+    "pass the number as an argument of forward(), or keep the tensor and compute with it",
+)
 _CHECKS = ("_assert", "sym_constrain")
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Blocks to lower in place, and the number of their arguments before the block's graph."""
+
+
+def _takes_number(node: TorchNode) -> bool:
+    """Whether it is .item(), which makes a Python number of a tensor."""
+    return str(node.target) in ("aten.item.default", "aten._local_scalar_dense.default")
 
 
 def _ir_dtype(dtype: torch.dtype) -> str:
