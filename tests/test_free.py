@@ -97,10 +97,10 @@ class Fixed(nn.Module):
 
 
 def test_an_axis_that_the_model_fixes_is_fixed_alone_and_the_reason_told() -> None:
-    with pytest.warns(UserWarning, match=r"the sequence is fixed to 6.*must have same reduction dim|the sequence is"):
+    with pytest.warns(UserWarning, match=r"the sequence is fixed to 6.*test_free.py:\d+"):
         program = export(Fixed(1).eval(), ids(2, 6))
     assert shapes(program) == {"x": ("batch", 6)}
-    with pytest.warns(UserWarning, match=r"the batch is fixed to 2.*specialized it to be a constant \(2\)"):
+    with pytest.warns(UserWarning, match=r"the batch is fixed to 2.*specialized it to be a constant at test_free.py"):
         program = export(Fixed(0).eval(), ids(2, 6))
     assert shapes(program) == {"x": (2, "sequence")}
     assert len(program.notes) == 1

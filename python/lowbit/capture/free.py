@@ -12,10 +12,10 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import extract_tb
+from traceback import FrameSummary, StackSummary, extract_stack, extract_tb
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from .. import dims
 from ..errors import InputError, UnsupportedError
 from .sizes import Axes, named_sizes, symbol_of, user_inputs
 
-LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, __file__))
+LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, logging.__file__, __file__))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,18 +273,44 @@ def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str]) -> N
 
 
 def _why_stuck(net: torch.nn.Module, call: Example, wishes: Wishes) -> str:
-    """torch's reason why it fixed sizes that it was free to keep; it tells only when they must not be fixed."""
-    if any(free.expected for wish in wishes for free in wish.values()):
-        try:
-            run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.DYNAMIC))
-        except UnsupportedError as error:
-            return _reason(error)
-    return "its code depends on it"
+    """The line of code that fixes sizes, found by another look at the conditions under which torch's trace holds."""
+    if not any(free.expected for wish in wishes for free in wish.values()):
+        return "its code depends on it"
+    example = _repeated(call, wishes)
+    with _conditions() as places, suppress(UnsupportedError):
+        run_export(net, example, _shapes(net, call, wishes, torch.export.Dim.AUTO))
+    leaves = pytree.tree_leaves((example.args, example.kwargs))
+    sizes = [leaf.shape[axis] for leaf, wish in zip(leaves, wishes, strict=True) for axis in wish]
+    place = next((places[size] for size in sizes if size in places), "")
+    return f"its code specialized it to be a constant{place}"
+
+
+@contextmanager
+def _conditions() -> Iterator[dict[int, str]]:
+    """Where the model's code is when torch finds that a size must be some number, by that number."""
+    places: dict[int, str] = {}
+
+    def emit(record: logging.LogRecord) -> None:
+        found = re.match(r"eval Eq\(\w+, (\d+)\) \[guard added\]", record.getMessage())
+        frame = _own(extract_stack()) if found else None
+        if found and frame is not None:
+            places.setdefault(int(found[1]), f" at {Path(frame.filename).name}:{frame.lineno}: {frame.line}")
+
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    handler = logging.Handler(logging.INFO)
+    handler.emit = emit  # type: ignore[method-assign]
+    before = logger.level, logger.propagate, logger.handlers
+    logger.propagate, logger.handlers = False, [handler]
+    logger.setLevel(logging.INFO)
+    try:
+        yield places
+    finally:
+        level, logger.propagate, logger.handlers = before
+        logger.setLevel(level)
 
 
 def _reason(error: UnsupportedError) -> str:
-    text = " ".join(str(error).partition(": ")[2].partition("\n(")[0].split())
-    return re.sub(r" If you're using mark_dynamic.*?(?=$| - You)", "", text)
+    return " ".join(str(error).partition(": ")[2].partition("\n(")[0].split())
 
 
 def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export.ExportedProgram:
@@ -328,10 +354,16 @@ def _first_lines(error: Exception) -> str:
 
 def _place(error: Exception) -> str:
     """The line of the model's own code that torch was tracing."""
-    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith((*LIBRARIES, "<"))]
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    frame = own[-1] if own else None
+    frame = _own(extract_tb(error.__traceback__))
     return f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n    {frame.line}' if frame else ""
+
+
+def _own(stack: StackSummary) -> FrameSummary | None:
+    """The innermost frame that is not torch's or lowbit's, of the person's own code if there is some."""
+    first = next((i for i, frame in enumerate(stack) if frame.filename == __file__), 0)
+    frames = [frame for frame in stack[first:] if not frame.filename.startswith((*LIBRARIES, "<"))]
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return own[-1] if own else None
 
 
 @contextmanager
