@@ -95,8 +95,13 @@ class Search:
         total = sum(noise.values()) or 1.0
         reasons = {name: _reason(noise[name] / total) for name in layers}
 
+        known: dict[frozenset[str], Trial] = {}
+
         def attempt(floats: Sequence[str]) -> Trial:
-            return self.trial(quantizer.make({name: reasons[name] for name in floats}), floats)
+            key = frozenset(floats)
+            if key not in known:
+                known[key] = self.trial(quantizer.make({name: reasons[name] for name in floats}), floats)
+            return known[key]
 
         costs = {row.node: (row.cost_float_us or 0.0) - (row.cost_int8_us or 0.0) for row in plain.made.decisions}
         saved = {name: max(costs[name], 1e-3) for name in layers}

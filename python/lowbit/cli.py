@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import lowbit
-from lowbit import dims
 from lowbit import format as lowbit_format
-from lowbit.errors import InputError
-from lowbit.ir import DTYPES, Array, Graph, Value, Weight
+from lowbit.ir import Graph, Value, Weight
 from lowbit.tables import heading, profile_table
 from lowbit.timing import interleave
 
@@ -99,28 +96,20 @@ def bench(
     batch: Annotated[int, typer.Option(help="The size of every free dimension.", min=1)] = 1,
     threads: Annotated[int | None, typer.Option(help="Absent: as many as this process may use.", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of about 0.1 s.", min=1)] = 15,
+    report: Annotated[Path | None, typer.Option(help="Write all of it to a page of HTML.", show_default=False)] = None,
 ) -> None:
     """How long a file takes on this machine, as a whole and node by node, on random inputs."""
-    graph, _ = lowbit_format.load(file)
-    sizes = dict.fromkeys(graph.symbols, batch)
-    inputs = [random_input(graph.values[name], sizes) for name in graph.inputs]
     model = lowbit.load(file, threads=threads)
+    inputs = model.session.made_up(dict.fromkeys(model.session.graph.symbols, batch))
     time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
     console.print(profile_table(model.profile(*inputs)))
     console.print(
         f"{file.name}, batch {batch}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
         f"{time.lowest * 1e3:.3f} ms), {batch / time.median:,.0f} samples/s"
     )
-
-
-def random_input(value: Value, sizes: Mapping[str, int]) -> Array:
-    """An array that fits `value`: normal floats, small integers; `sizes` of the free dimensions."""
-    shape = [dims.evaluate(dim, sizes) for dim in value.shape]
-    if value.dtype not in DTYPES:
-        raise InputError(f"an input of dtype {value.dtype} cannot be made up")
-    dtype, random = DTYPES[value.dtype], np.random.default_rng(0)
-    drawn: Any = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
-    return np.asarray(drawn, dtype)
+    if report is not None:
+        model.report(report, *inputs)
+        console.print(f"Wrote {report}")
 
 
 def _summary(file: Path, graph: Graph) -> Table:

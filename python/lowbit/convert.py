@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -119,12 +120,15 @@ def _convert(
     feeds = None if data is None else Feeds(captured, data)
     meta = {
         "producer": _producer(),
+        "name": type(net).__name__,
         "scheme": rules.name,
         "signature": captured.signature,
         "output": captured.output,
         "notes": [*captured.notes, *idle],
         "writes": list(captured.writes),
     }
+
+    given = example(net, inputs)
 
     def conversion(made: Quantized, **more: Any) -> Conversion:
         return Conversion(
@@ -133,6 +137,8 @@ def _convert(
             meta={**meta, "decisions": [asdict(decision) for decision in made.decisions], **more},
             classes=captured.classes,
             threads=threads,
+            example=given,
+            module=weakref.ref(net),
         )
 
     floats = Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
@@ -150,7 +156,7 @@ def _convert(
     if adopted is not None:
         outcome = search.check(adopted, limit)
     elif quantizer is not None:
-        samples = [Feeds(captured, []).of_call(example(net, inputs))] if feeds is None else feeds
+        samples = [Feeds(captured, []).of_call(given)] if feeds is None else feeds
         outcome = search.hold(quantizer, limit, samples, threads=threads)
     else:
         return conversion(floats, evaluations=search.history)

@@ -6,18 +6,24 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from . import calls, format, session
+from .capture import Example
+from .capture import example as as_example
 from .capture.export import DTYPE_NAMES
 from .errors import InputError, LowbitError
 from .ir import Array, Graph, Node, Quant
 from .passes.calibrate import runner
 from .session import table
+
+if TYPE_CHECKING:
+    from .report import Facts
 
 DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
@@ -78,6 +84,10 @@ class Conversion:
     meta: Mapping[str, Any]
     classes: Mapping[str, type]
     threads: int | None = None
+    example: Example | None = None
+    """The inputs of the conversion, for reports."""
+    module: Callable[[], torch.nn.Module | None] = lambda: None
+    """What was converted, as long as it lives."""
 
 
 class Model(session.Model):
@@ -147,7 +157,9 @@ class Model(session.Model):
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Per node, the error of the converted graph against the float graph on these inputs. Raises InputError."""
-        arrays, _ = self._read_all(args, kwargs)
+        return self._compare(self._read_all(args, kwargs)[0])
+
+    def _compare(self, arrays: list[Array]) -> Comparison:
         graph, reference = self._conversion.graph, self._conversion.reference
         names = [name for node in graph for name in node.outputs if _is_comparable(graph, reference, name)]
         scales = {part for name in names for part in _parts(graph.values[name].quant)}
@@ -157,6 +169,63 @@ class Model(session.Model):
         rows = {name: _difference(graph, name, found, expected[name]) for name in names}
         outputs = tuple(_output_row(rows[name]) for name in graph.outputs if name in rows)
         return Comparison(rows=tuple(rows.values()), outputs=outputs)
+
+    def _facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Facts:
+        """With the float graph, the module itself and the errors, all timed in the same rounds."""
+        from .report import OutputError, constants_of, steps_of, timed
+
+        given = bool(args or kwargs)
+        if given and self._make is not None:
+            self._read_all(args, kwargs)
+        made = self._conversion
+        call = Example(args=args, kwargs=kwargs) if given else made.example
+        if call is None:
+            return super()._facts(args, kwargs)
+        arrays = self._arrays(call.args, call.kwargs)
+        reference = session.Session(made.reference, threads=made.threads)
+        contestants: dict[str, Callable[[], object]] = {"this model": lambda: self.session.run_list(arrays)}
+        if made.graph is not made.reference:
+            contestants["lowbit float32"] = lambda: reference.run_list(arrays)
+        if (eager := self._eager(call)) is not None:
+            contestants["torch float32"] = eager
+        with _threads(self.session.threads):
+            times = timed(contestants)
+        compared = self._compare(arrays)
+        expected = dict(zip(reference.graph.outputs, reference.run_list(arrays), strict=True))
+        return self._known(
+            "the given inputs" if given else "the example inputs of the conversion",
+            arrays,
+            steps=steps_of(
+                self.session.graph,
+                self.session.profile_list(arrays, session.REPEATS),
+                {row.node: row.seconds for row in reference.profile_list(arrays, session.REPEATS)},
+                {row.node: row.sqnr for row in compared},
+            ),
+            times=times,
+            float_bytes=sum(size for _, size in constants_of(made.reference).values()),
+            errors=tuple(
+                OutputError(
+                    name=row.value,
+                    sqnr=row.sqnr,
+                    largest=row.largest,
+                    scale=float(np.abs(expected[row.value]).max(initial=0.0)),
+                )
+                for row in compared.outputs
+            ),
+        )
+
+    def _eager(self, call: Example) -> Callable[[], object] | None:
+        """A call of the module itself, if it is still there and in eval mode."""
+        net = self._conversion.module()
+        if net is None or any(module.training for module in net.modules()):
+            return None
+
+        def run() -> object:
+            with torch.inference_mode():
+                return net(*tensors.args, **tensors.kwargs)
+
+        tensors = as_example(net, call)
+        return run
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a `.lowbit` file, for `lowbit.load`. Raises OSError."""
@@ -203,6 +272,17 @@ def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Arra
     plain = tensor.detach() if tensor.requires_grad else tensor
     array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).contiguous().numpy()
     return array
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads for torch as a session uses."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # -------------------------------------------------------------------------------------------------------------- compare

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,13 @@ from .ops import OPS, attributes
 
 if TYPE_CHECKING:
     from . import _core
+    from .report import Facts
+
+
+REPEATS = 10
+"""Calls of which a step's time is the median."""
+FEW = 16
+"""The size of a made-up input along a free axis that is no batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +172,15 @@ class Session:
         """`run` that writes into the caller's C-contiguous arrays; allocates nothing once these shapes were run."""
         self._core.run_into(list(inputs), list(outputs))
 
-    def profile(self, *args: Array, repeats: int = 10, **kwargs: Array) -> Profile:
+    def made_up(self, sizes: Mapping[str, int] | None = None) -> list[Array]:
+        """Inputs that fit, of no meaning: normal floats, small integers. sizes: of free dimensions, else 1 or a few."""
+        free = {
+            name: min(max(1 if "batch" in name else FEW, symbol.minimum), symbol.maximum)
+            for name, symbol in self.graph.symbols.items()
+        }
+        return [_made_up(self.graph.values[name], {**free, **(sizes or {})}) for name in self.graph.inputs]
+
+    def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
         """The median time of each step over `repeats` calls. Raises InputError."""
         return self.profile_list(self._feeds(args, kwargs), repeats)
 
@@ -217,6 +233,19 @@ def _fill(graph: Graph) -> _core.GraphBuilder:
     return builder
 
 
+def _type(value: Value) -> str:
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+
+
+def _made_up(value: Value, sizes: Mapping[str, int]) -> Array:
+    if value.dtype not in DTYPES:
+        raise InputError(f"an input of dtype {value.dtype} cannot be made up")
+    shape = [dims.evaluate(dim, sizes) for dim in value.shape]
+    dtype, random = DTYPES[value.dtype], np.random.default_rng(0)
+    drawn: Any = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+    return np.asarray(drawn, dtype)
+
+
 def _dim(dim: Dim, index: Mapping[str, int]) -> int | list[int]:
     return dims.to_rpn(dim, index) if isinstance(dim, str) else dim
 
@@ -255,7 +284,7 @@ class Model:
         """Run the model. Raises InputError for inputs that do not fit, before anything is run."""
         return self._rebuild(self.session.run_list(self._arrays(args, kwargs)))
 
-    def profile(self, *args: Any, repeats: int = 10, **kwargs: Any) -> Profile:
+    def profile(self, *args: Any, repeats: int = REPEATS, **kwargs: Any) -> Profile:
         """Where the time of this call goes: the median of each step over `repeats` calls. Raises InputError."""
         return self.session.profile_list(self._arrays(args, kwargs), repeats)
 
@@ -269,6 +298,62 @@ class Model:
         """What convert decided for each layer, and why."""
         decisions = self.meta.get("decisions", [])
         return list(decisions) if isinstance(decisions, list) else []
+
+    def report(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write one page of HTML that needs no network: size, speed, error against float32, and each layer with why.
+
+        args, kwargs: a call to measure on; without one, the example of the conversion, else made-up inputs. Raises
+        InputError, OSError.
+        """
+        from .report import render
+
+        Path(path).write_text(render(self._facts(args, kwargs)), encoding="utf-8")
+
+    def _facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Facts:
+        """What a report shows, measured now."""
+        from .report import steps_of, timed
+
+        given = bool(args or kwargs)
+        arrays = self._arrays(args, kwargs) if given else self.session.made_up()
+        return self._known(
+            "the given inputs" if given else "made-up inputs",
+            arrays,
+            steps=steps_of(self.session.graph, self.session.profile_list(arrays, REPEATS)),
+            times=timed({"this model": lambda: self.session.run_list(arrays)}),
+        )
+
+    def _known(self, what: str, arrays: list[Array], **measured: Any) -> Facts:
+        """What a report shows, but for what was measured on `arrays`."""
+        from . import _core
+        from .report import Facts, constants_of, rows_of
+
+        meta, sizes = self.meta, list(constants_of(self.session.graph).values())
+        shapes = ", ".join(" x ".join(map(str, array.shape)) or "a scalar" for array in arrays)
+        known: dict[str, Any] = {
+            "name": str(meta.get("name") or "A lowbit model"),
+            "producer": str(meta.get("producer", "lowbit")),
+            "scheme": str(meta.get("scheme", "")),
+            "cpu": str(_core.cpu()["model"]),
+            "isa": self.session.isa,
+            "threads": self.session.threads,
+            "inputs": tuple(f"{name}: {_type(value)}" for name, value in self.session.inputs),
+            "outputs": tuple(f"{name}: {_type(value)}" for name, value in self.session.outputs),
+            "measured_on": f"{what} ({shapes})",
+            "weight_bytes": sum(size for size, _ in sizes),
+            "float_bytes": sum(size for _, size in sizes),
+            "decisions": rows_of(meta.get("decisions"), node=str, scheme=str, reason=str),
+            "evaluations": rows_of(
+                meta.get("evaluations"),
+                model=str,
+                score=int | float,
+                drop=int | float,
+                int8_layers=int,
+                float_layers=list | tuple,
+            ),
+            "max_drop": meta["max_drop"] if isinstance(meta.get("max_drop"), int | float) else None,
+            "notes": tuple(map(str, meta.get("notes") or ())),
+        }
+        return Facts(**{**known, **measured})
 
     def _arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Array]:
         arrays = {leaf.input: self._read(leaf) for leaf in self._convention.bind(args, kwargs)}

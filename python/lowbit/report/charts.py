@@ -1,0 +1,67 @@
+"""Small charts as inline SVG, coloured by the page's style sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+
+def bar(share: float, *, kind: str, under: float | None = None, label: str = "") -> str:
+    """A bar that fills `share` of its cell; `under`: a paler one behind it, what it is compared with."""
+    rects = "" if under is None else f'<rect class="under" y="0" width="{_percent(under)}" height="12" rx="1"/>'
+    top, height = (0, 12) if under is None else (3, 6)
+    rects += f'<rect class="{escape(kind)}" y="{top}" width="{_percent(share)}" height="{height}" rx="1"/>'
+    return (
+        f'<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+        f"{rects}</svg>"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(max(share, 0.004), 1.0):.2f}"
+
+
+def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
+    """A table of bars: (name, value, what to print, kind), the longest as wide as the column."""
+    most = max((value for _, value, _, _ in rows), default=0.0) or 1.0
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{bar(value / most, kind=kind, label=text)}</td>'
+        f'<td class="number">{escape(text)}</td></tr>'
+        for name, value, text, kind in rows
+    )
+    return f'<table class="bars">{lines}</table>'
+
+
+def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None) -> str:
+    """Scores in the order of their evaluation, a line at the limit: (what stands below, score, holds, is chosen)."""
+    width, height, left, bottom = 760.0, 250.0, 66.0, 46.0
+    values = [score for _, score, _, _ in scores] + ([] if limit is None else [limit])
+    low, high = min(values), max(values)
+    margin = (high - low or abs(high) or 1.0) * 0.12
+    low, high = low - margin, high + margin
+
+    def y(score: float) -> float:
+        return 10 + (height - bottom - 10) * (high - score) / (high - low)
+
+    step = (width - left - 20) / max(len(scores), 1)
+    parts = []
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+    if limit is not None:
+        parts.append(f'<line class="limit" x1="{left}" x2="{width - 10}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>')
+        parts.append(f'<text class="limit" x="{width - 12}" y="{y(limit) - 6:.1f}" text-anchor="end">budget</text>')
+    for index, (below, score, holds, chosen) in enumerate(scores):
+        px, py = left + step * (index + 0.5), y(score)
+        if chosen:
+            parts.append(f'<circle class="chosen" cx="{px:.1f}" cy="{py:.1f}" r="10"/>')
+        title = f"<title>{escape(below)}: {score:.6g}</title>"
+        parts.append(
+            f'<circle class="{"holds" if holds else "misses"}" cx="{px:.1f}" cy="{py:.1f}" r="6">{title}</circle>'
+        )
+        parts.append(f'<text class="tick" x="{px:.1f}" y="{height - 26}" text-anchor="middle">{escape(below)}</text>')
+    middle = (left + width) / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{height - 6}" text-anchor="middle">layers in float32</text>')
+    head = f'<svg class="history" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="scores">'
+    return f"{head}{''.join(parts)}</svg>"

@@ -1,0 +1,153 @@
+"""What a report is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir import DTYPES, Graph, Node
+from ..timing import interleave
+
+ROUNDS, SECONDS = 9, 0.05
+"""Of timing: how many rounds, and how long each contestant runs in one."""
+CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a call. kind: see `kind_of`. seconds: median. sqnr: dB against float32. bytes: of its constants."""
+
+    node: str
+    op: str
+    kind: str
+    kernel: str
+    seconds: float
+    operations: float
+    bytes: int
+    float_seconds: float | None = None
+    sqnr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Seconds of one call of one contestant: the lowest and the median of interleaved rounds."""
+
+    name: str
+    lowest: float
+    median: float
+
+
+def timed(calls: Mapping[str, Callable[[], object]]) -> tuple[Timed, ...]:
+    """Each call's time, in interleaved rounds."""
+    found = interleave(calls, rounds=ROUNDS, seconds=SECONDS)
+    return tuple(Timed(name=name, lowest=time.lowest, median=time.median) for name, time in found.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputError:
+    """How far an output is from the float graph's: SQNR in dB, the largest difference, the largest float value."""
+
+    name: str
+    sqnr: float
+    largest: float
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that a report shows. times: the model itself first. weight_bytes, float_bytes: of all constants."""
+
+    name: str
+    producer: str
+    scheme: str
+    cpu: str
+    isa: str
+    threads: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    measured_on: str
+    steps: tuple[Step, ...]
+    times: tuple[Timed, ...]
+    weight_bytes: int
+    float_bytes: int
+    errors: tuple[OutputError, ...] = ()
+    decisions: tuple[Mapping[str, Any], ...] = ()
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    max_drop: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def int8_share(self) -> float | None:
+        """The part of all operations that runs on codes; None where nothing counts any."""
+        total = sum(step.operations for step in self.steps)
+        return sum(step.operations for step in self.steps if step.kind == "int8") / total if total else None
+
+    @property
+    def segments(self) -> tuple[Step, ...]:
+        """The steps that run in torch."""
+        return tuple(step for step in self.steps if step.kind == "torch")
+
+
+def steps_of(
+    graph: Graph,
+    rows: Iterable[Any],
+    floats: Mapping[str, float] | None = None,
+    sqnr: Mapping[str, float] | None = None,
+) -> tuple[Step, ...]:
+    """The steps of a profile's rows. floats, sqnr: by node, seconds in the float graph and dB against it."""
+    nodes = {node.name: node for node in graph}
+    sizes = constants_of(graph)
+    steps = []
+    for row in rows:
+        node = nodes.get(row.node)
+        step = Step(
+            node=row.node,
+            op=row.op,
+            kind=kind_of(node, graph),
+            kernel=row.kernel,
+            seconds=row.seconds,
+            operations=row.operations,
+            bytes=sum(sizes[name][0] for name in set(node.inputs) if name in sizes) if node is not None else 0,
+            float_seconds=(floats or {}).get(row.node),
+            sqnr=(sqnr or {}).get(row.node),
+        )
+        steps.append(step)
+    return tuple(steps)
+
+
+def rows_of(value: Any, **kinds: Any) -> tuple[Mapping[str, Any], ...]:
+    """The items of a list in a file's metadata that hold what `kinds` says, by key; others are left out."""
+    items = value if isinstance(value, list | tuple) else ()
+    return tuple(
+        item
+        for item in items
+        if isinstance(item, Mapping) and all(isinstance(item.get(key), kind) for key, kind in kinds.items())
+    )
+
+
+def kind_of(node: Node | None, graph: Graph) -> str:
+    """What a step computes on: "int8", "float32", "conversion" between the two, or "torch" for a fallback segment."""
+    if node is None:
+        return "float32"
+    if node.op == "torch":
+        return "torch"
+    if node.op in CONVERSIONS:
+        return "conversion"
+    names = [name for name in (*node.inputs[:1], *node.outputs) if name]
+    return "int8" if any(graph.values[name].dtype == "u8" for name in names) else "float32"
+
+
+def constants_of(graph: Graph) -> dict[str, tuple[int, int]]:
+    """Bytes of each constant as it is, and as float32 (codes count four bytes each); known without its content."""
+    made = {name for node in graph for name in node.outputs} | set(graph.inputs)
+    read = {name for node in graph for name in node.inputs if name}
+    found: dict[str, tuple[int, int]] = {}
+    for name in read - made:
+        value = graph.values[name]
+        if value.dtype in DTYPES and all(isinstance(dim, int) for dim in value.shape):
+            count = math.prod(int(dim) for dim in value.shape)
+            width = DTYPES[value.dtype].itemsize
+            found[name] = (count * width, count * (4 if value.dtype == "s8" else width))
+    return found

@@ -1,0 +1,290 @@
+"""The report as one self-contained page: no script, no network, light and dark, fit to print."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from . import charts
+from .facts import Facts, Step, Timed
+
+SHOWN = 60
+"""Steps in the table of layers; of a larger model the slowest, and the others folded away."""
+NAMED = 40
+"""Nodes named in a group of decisions."""
+KINDS = {
+    "int8": "8-bit codes",
+    "float32": "float32",
+    "conversion": "between codes and floats",
+    "torch": "a fallback segment, run by torch",
+}
+
+
+def render(facts: Facts) -> str:
+    """The page."""
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    title = escape(facts.name)
+    sections = (_speed(facts), _accuracy(facts), _budget(facts), _layers(facts), _decisions(facts), _notes(facts))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{title}: lowbit report</title><style>{style}</style></head><body><main>"
+        f"{_head(facts)}{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _section(title: str, *parts: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def _head(facts: Facts) -> str:
+    signature = "".join(
+        f"<dt>{kind}</dt><dd>{'<br>'.join(map(escape, names))}</dd>"
+        for kind, names in (("inputs", facts.inputs), ("outputs", facts.outputs), ("scheme", (facts.scheme,)))
+    )
+    tiles = "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(what)}</span><small>{escape(more)}</small></div>'
+        for value, what, more in _tiles(facts)
+    )
+    return (
+        f'<header><p class="producer">{escape(facts.producer)}</p><h1>{escape(facts.name)}</h1>'
+        f"<dl>{signature}</dl></header>"
+        f'<div class="tiles">{tiles}</div>'
+    )
+
+
+def _tiles(facts: Facts) -> Iterable[tuple[str, str, str]]:
+    """(value, what it is, what it is compared with) of the figures that sum the model up."""
+    if facts.times:
+        own, *others = facts.times
+        yield milliseconds(own.lowest), "a call", ", ".join(_ratio(own.lowest, timed) for timed in others)
+    if facts.weight_bytes:
+        yield (
+            size(facts.weight_bytes),
+            "of weights",
+            f"{facts.float_bytes / facts.weight_bytes:.1f} x less than in float32",
+        )
+    if facts.errors:
+        worst = min(error.sqnr for error in facts.errors)
+        yield (
+            decibels(worst),
+            "output SQNR",
+            "against float32" + (", the worst output" if len(facts.errors) > 1 else ""),
+        )
+    share = facts.int8_share
+    if share is not None:
+        yield f"{share:.0%}", "of operations in int8", f"{len(facts.steps)} steps"
+    if facts.evaluations:
+        last = _final(facts)
+        drop = float(last["drop"])
+        compared = "as float32" if drop == 0 else f"{abs(drop):.3g} {'below' if drop > 0 else 'above'} float32"
+        yield f"{last['score']:.4g}", "score", compared
+
+
+def _ratio(seconds: float, other: Timed) -> str:
+    ratio = other.lowest / seconds
+    return (
+        f"{ratio:.1f} times as fast as {other.name}" if ratio >= 1 else f"{1 / ratio:.1f} times as long as {other.name}"
+    )
+
+
+def _final(facts: Facts) -> Mapping[str, Any]:
+    """The evaluation of the model that the report is about: the last one that its decisions agree with."""
+    floats = {row["node"] for row in facts.decisions if str(row.get("reason", "")).startswith("paid for")}
+    same = [row for row in facts.evaluations if set(row["float_layers"]) == floats]
+    return same[-1] if same else facts.evaluations[-1]
+
+
+def _speed(facts: Facts) -> str:
+    if not facts.times:
+        return ""
+    kinds = ["int8", *["float32"] * len(facts.times)]
+    rows = [
+        (timed.name, timed.lowest, f"{milliseconds(timed.lowest)} (median {milliseconds(timed.median)})", kind)
+        for timed, kind in zip(facts.times, kinds, strict=False)
+    ]
+    weights = [("weights", float(facts.weight_bytes), size(facts.weight_bytes), "int8")]
+    weights.append(("as float32", float(facts.float_bytes), size(facts.float_bytes), "float32"))
+    how = (
+        f"The lowest of interleaved rounds' medians, and the median of them, on {facts.measured_on}; {facts.cpu}, "
+        f"{facts.isa}, threads: {facts.threads}."
+    )
+    return _section("Time and size", charts.bars(rows), f'<p class="how">{escape(how)}</p>', charts.bars(weights))
+
+
+def _accuracy(facts: Facts) -> str:
+    if not facts.errors:
+        return ""
+    head = _row("th", "output", "SQNR", "largest difference", "largest value")
+    rows = "".join(
+        _row("td", error.name, decibels(error.sqnr), f"{error.largest:.3g}", f"{error.scale:.3g}")
+        for error in facts.errors
+    )
+    how = f"Against lowbit's float32 graph, on {facts.measured_on}. SQNR is signal to noise: 6 dB are one bit."
+    return _section(
+        "Error against float32", f'<table class="plain">{head}{rows}</table><p class="how">{escape(how)}</p>'
+    )
+
+
+def _row(cell: str, *texts: str) -> str:
+    kinds = ("", *[' class="number"'] * len(texts))
+    cells = (f"<{cell}{kind}>{escape(text)}</{cell}>" for kind, text in zip(kinds, texts, strict=False))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _budget(facts: Facts) -> str:
+    if not facts.evaluations:
+        return ""
+    first = float(facts.evaluations[0]["score"])
+    limit = None if facts.max_drop is None else first - facts.max_drop
+    tolerance = 1e-9 * max(abs(first), 1.0)
+    scores, final = [], _final(facts)
+    rows = [_row("th", "model", "layers in int8", "returned to float32", "score", "drop", "holds")]
+    for row in facts.evaluations:
+        holds = limit is None or row["score"] >= limit - tolerance
+        count = len(row["float_layers"])
+        scores.append(("all" if row["model"] == "float32" else str(count), float(row["score"]), holds, row is final))
+        texts = (str(row["int8_layers"]), str(count), f"{row['score']:.6g}", f"{row['drop']:.4g}")
+        rows.append(_row("td", str(row["model"]), *texts, "" if limit is None else "yes" if holds else "no"))
+    asked = "" if facts.max_drop is None else f" A drop of {facts.max_drop:g} below float32 was allowed."
+    text = (
+        f"<p>Scores are those of the function given as evaluate; higher is better.{asked} The ring is this model.</p>"
+    )
+    return _section("Evaluations", text, charts.history(scores, limit), f'<table class="plain">{"".join(rows)}</table>')
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+def _layers(facts: Facts) -> str:
+    if not facts.steps:
+        return ""
+    total = sum(step.seconds for step in facts.steps)
+    slowest = sorted(facts.steps, key=lambda step: -step.seconds)[:SHOWN]
+    chosen = {id(step) for step in slowest}
+    most = max(max(step.seconds, step.float_seconds or 0.0) for step in facts.steps) or 1.0
+    shown = [step for step in facts.steps if id(step) in chosen]
+    rest = [step for step in facts.steps if id(step) not in chosen]
+    legend = "".join(
+        f'<span><i class="{kind}"></i>{escape(text)}</span>'
+        for kind, text in KINDS.items()
+        if any(step.kind == kind for step in facts.steps)
+    )
+    if any(step.float_seconds is not None for step in facts.steps):
+        legend += '<span><i class="under"></i>the same node in float32</span>'
+    what = f"In the order in which they run; {milliseconds(total)} in all, step by step."
+    if rest:
+        what += f" The {len(shown)} slowest steps take {sum(step.seconds for step in slowest) / total:.0%} of it."
+    parts = [f'<p>{escape(what)}</p><p class="legend">{legend}</p>', _steps(shown, most, total)]
+    if rest:
+        parts.append(f"<details><summary>The other {len(rest)} steps</summary>{_steps(rest, most, total)}</details>")
+    return _section("Layer by layer", *parts)
+
+
+def _steps(steps: Sequence[Step], most: float, total: float) -> str:
+    has_error = any(step.sqnr is not None for step in steps)
+    head = '<tr><th>node</th><th class="wide">time</th><th class="number"></th><th class="number">share</th>'
+    head += '<th class="narrow">SQNR</th><th class="number">dB</th>' if has_error else ""
+    rows = "".join(_step(step, most, total, has_error) for step in steps)
+    return (
+        f'<table class="layers"><thead>{head}<th class="number">weights</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _step(step: Step, most: float, total: float, has_error: bool) -> str:
+    under = None if step.float_seconds is None or step.kind != "int8" else step.float_seconds / most
+    time = charts.bar(step.seconds / most, kind=step.kind, under=under, label=milliseconds(step.seconds))
+    detail = " ".join(filter(None, (step.op, step.kernel)))
+    cells = [
+        f'<td class="name">{escape(step.node)}<small>{escape(detail)}</small></td><td class="wide">{time}</td>',
+        f'<td class="number">{milliseconds(step.seconds)}</td>',
+        f'<td class="number">{step.seconds / (total or 1):.1%}</td>',
+    ]
+    if has_error and step.sqnr is not None:
+        error = charts.bar(step.sqnr / 60, kind="error", label=decibels(step.sqnr)) if math.isfinite(step.sqnr) else ""
+        text = f"{step.sqnr:.1f}" if math.isfinite(step.sqnr) else "exact" if step.sqnr > 0 else "-"
+        cells.append(f'<td class="narrow">{error}</td><td class="number">{text}</td>')
+    elif has_error:
+        cells.append("<td></td><td></td>")
+    cells.append(f'<td class="number">{size(step.bytes) if step.bytes else ""}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+# ------------------------------------------------------------------------------------------------------------ decisions
+
+
+def _decisions(facts: Facts) -> str:
+    if not facts.decisions:
+        return ""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in facts.decisions:
+        groups.setdefault((str(row.get("scheme", "")), _general(str(row.get("reason", "")))), []).append(row)
+    ordered = sorted(groups.items(), key=lambda item: (not item[0][1].startswith("paid"), item[0][0], -len(item[1])))
+    lines = "".join(_group(scheme, reason, rows) for (scheme, reason), rows in ordered)
+    return _section("What was chosen, and why", f'<dl class="groups">{lines}</dl>')
+
+
+def _general(reason: str) -> str:
+    """The reason without what differs from node to node."""
+    reason = re.sub(r"[\d.]+ times faster", "faster", reason.partition(": ")[0])
+    return "part of the node before it" if reason.startswith("part of ") else re.sub(r"sums of \d+", "sums", reason)
+
+
+def _group(scheme: str, reason: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    names = [f"<code>{escape(str(row.get('node', '')))}</code>{_detail(row)}" for row in rows]
+    listed = "<br>" if reason.startswith("paid") else ", "
+    body = listed.join(names[:NAMED])
+    if len(names) > NAMED:
+        body += f"<details><summary>and {len(names) - NAMED} more</summary>{listed.join(names[NAMED:])}</details>"
+    count = f"{len(rows)} node{'s' if len(rows) > 1 else ''}"
+    head = f'<dt><i class="{escape(scheme)}"></i>{escape(scheme)}: {escape(reason)} <small>{count}</small></dt>'
+    return f"{head}<dd>{body}</dd>"
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    """What is said of this node alone, where that is the point."""
+    head, _, tail = str(row.get("reason", "")).partition(": ")
+    return f" {escape(tail)}" if tail and head.startswith(("paid", "runs in torch")) else ""
+
+
+def _notes(facts: Facts) -> str:
+    notes = list(facts.notes)
+    if facts.segments:
+        time = sum(step.seconds for step in facts.segments) / (sum(step.seconds for step in facts.steps) or 1.0)
+        names = ", ".join(step.node for step in facts.segments)
+        notes.append(f"{len(facts.segments)} segment(s) run in torch ({names}) and take {time:.0%} of the time")
+    if not notes:
+        return ""
+    return _section("Notes", f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>")
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits and a unit."""
+    return (
+        f"{seconds * 1e6:.3g} us"
+        if seconds < 1e-3
+        else f"{seconds * 1e3:.3g} ms"
+        if seconds < 1
+        else f"{seconds:.3g} s"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} B"
+
+
+def decibels(value: float) -> str:
+    """One digit after the point; what is equal has no noise at all."""
+    return f"{value:.1f} dB" if math.isfinite(value) else "exact" if value > 0 else "no signal"

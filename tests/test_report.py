@@ -1,0 +1,229 @@
+"""The report: what stands in it, that it is whole by itself, and that nothing in it can be more than text."""
+
+from __future__ import annotations
+
+import gc
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import lowbit
+from lowbit.cli import app
+from lowbit.report import Facts, OutputError, Step, Timed, render
+from lowbit.report import facts as measured
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "ROUNDS", 2)
+    monkeypatch.setattr(measured, "SECONDS", 1e-3)
+
+
+VOID = {"meta", "br", "rect", "line", "circle"}
+
+
+class Reader(HTMLParser):
+    """Fails on tags that do not match; collects text, tags and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID or (self.open and self.open[-1] == tag):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data + "\n"
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    assert not {"script", "link", "img", "iframe"} & set(reader.tags)
+    assert not {"href", "src", "srcset", "onload", "onclick"} & {name for name, _ in reader.attributes}
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "http" not in page
+    return reader
+
+
+def facts(**changes: Any) -> Facts:
+    steps = tuple(
+        Step(
+            node=f"layer.{i}", op="conv2d_i8", kind="int8", kernel="k", seconds=1e-3 / (i + 1), operations=1e6, bytes=9
+        )
+        for i in range(3)
+    )
+    plain = Facts(
+        name="Net",
+        producer="lowbit",
+        scheme="int8",
+        cpu="A CPU",
+        isa="avx2",
+        threads=2,
+        inputs=("x: f32[batch, 3]",),
+        outputs=("y: f32[batch, 2]",),
+        measured_on="the given inputs (1 x 3)",
+        steps=steps,
+        times=(Timed(name="this model", lowest=1e-3, median=2e-3), Timed(name="torch", lowest=3e-3, median=4e-3)),
+        weight_bytes=1000,
+        float_bytes=4000,
+    )
+    return replace(plain, **changes)
+
+
+def test_a_converted_models_report(small_net: nn.Module, tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 16, 16)
+    model = lowbit.convert(small_net, x[:1], calibration=[x], progress=False)
+    model.report(tmp_path / "report.html", x)
+    reader = read((tmp_path / "report.html").read_text(encoding="utf-8"))
+    for text in ("Sequential", "this model", "lowbit float32", "torch float32", "output SQNR", "(4 x 3 x 16 x 16)"):
+        assert text in reader.text
+    for node in model.graph:
+        assert node.name in reader.text
+    assert re.search(r"times as fast as (lowbit|torch) float32|times as long as", reader.text)
+    assert "faster by the cost model" in reader.text
+
+
+def test_without_inputs_the_example_of_the_conversion_serves(small_net: nn.Module, tmp_path: Path) -> None:
+    model = lowbit.convert(small_net, torch.randn(2, 3, 16, 16), progress=False)
+    model.report(tmp_path / "report.html")
+    assert "the example inputs of the conversion (2 x 3 x 16 x 16)" in read((tmp_path / "report.html").read_text()).text
+
+
+def test_a_loaded_models_report_says_what_is_known(small_file: Path, tmp_path: Path) -> None:
+    lowbit.load(small_file).report(tmp_path / "report.html")
+    reader = read((tmp_path / "report.html").read_text())
+    assert "made-up inputs (1 x 3 x 16 x 16)" in reader.text
+    assert "What was chosen, and why" in reader.text
+    assert "SQNR" not in reader.text
+    lowbit.load(small_file).report(tmp_path / "given.html", np.zeros((3, 3, 16, 16), np.float32))
+    assert "the given inputs (3 x 3 x 16 x 16)" in read((tmp_path / "given.html").read_text()).text
+
+
+def test_a_model_that_was_never_called_needs_inputs(small_net: nn.Module, tmp_path: Path) -> None:
+    model = lowbit.convert(small_net, progress=False)
+    with pytest.raises(lowbit.LowbitError, match="captured at its first call"):
+        model.report(tmp_path / "report.html")
+    model.report(tmp_path / "report.html", torch.randn(1, 3, 16, 16))
+    assert "this model" in read((tmp_path / "report.html").read_text()).text
+
+
+def test_a_module_that_is_gone_is_not_timed(tmp_path: Path) -> None:
+    model = lowbit.convert(nn.Sequential(nn.Linear(64, 64)).eval(), torch.randn(1, 64), progress=False)
+    gc.collect()
+    model.report(tmp_path / "report.html")
+    assert "torch float32" not in read((tmp_path / "report.html").read_text()).text
+
+
+def test_names_are_text() -> None:
+    evil = '"><script>alert(1)</script>&<b onload=x>'
+    step = Step(node=evil, op=evil, kind="int8", kernel=evil, seconds=1e-3, operations=1.0, bytes=1, sqnr=20.0)
+    page = render(
+        facts(
+            name=evil,
+            producer=evil,
+            scheme=evil,
+            cpu=evil,
+            inputs=(evil,),
+            outputs=(evil,),
+            steps=(step,),
+            measured_on=evil,
+            times=(Timed(name=evil, lowest=1.0, median=1.0),),
+            errors=(OutputError(name=evil, sqnr=20.0, largest=1.0, scale=1.0),),
+            decisions=({"node": evil, "scheme": evil, "reason": evil},),
+            evaluations=({"model": evil, "score": 1.0, "drop": 0.0, "int8_layers": 1, "float_layers": [evil]},),
+            notes=(evil,),
+        )
+    )
+    assert read(page).text.count(evil) >= 12
+
+
+def test_a_budgets_evaluations_are_drawn() -> None:
+    row = {"model": "int8", "drop": 0.1, "score": 0.9, "int8_layers": 3, "float_layers": []}
+    rows = ({**row, "model": "float32", "drop": 0.0, "score": 1.0}, row, {**row, "float_layers": ["a"], "score": 0.98})
+    decisions = (
+        {"node": "a", "scheme": "float32", "reason": "paid for the accuracy budget: alone in int8 it makes 41 %"},
+        {"node": "b", "scheme": "int8", "reason": "2.0 times faster by the cost model: 1 us in int8, 2 us in float32"},
+        {"node": "c", "scheme": "int8", "reason": "3.0 times faster by the cost model: 1 us in int8, 3 us in float32"},
+    )
+    page = render(facts(evaluations=rows, max_drop=0.02, decisions=decisions))
+    reader = read(page)
+    assert page.count("<circle") == 4  # one of them rings the chosen model
+    assert [line for line in reader.text.splitlines() if line in ("yes", "no")] == ["yes", "no", "yes"]
+    assert "A drop of 0.02 below float32 was allowed" in reader.text
+    assert "alone in int8 it makes 41 %" in reader.text
+    assert "int8: faster by the cost model" in reader.text
+    assert "2 nodes" in reader.text
+
+
+def test_large_models_fold_what_is_fast_away() -> None:
+    steps = tuple(
+        Step(node=f"n{i}", op="linear", kind="float32", kernel="", seconds=1e-6 * (i + 1), operations=1.0, bytes=0)
+        for i in range(300)
+    )
+    reader = read(render(facts(steps=steps)))
+    assert "The other 240 steps" in reader.text
+    assert "n299" in reader.text
+
+
+def test_segments_in_torch_are_named() -> None:
+    steps = (
+        Step(node="a", op="conv2d_i8", kind="int8", kernel="", seconds=1e-3, operations=3.0, bytes=1),
+        Step(node="odd", op="torch", kind="torch", kernel="torch", seconds=3e-3, operations=1.0, bytes=0),
+    )
+    text = read(render(facts(steps=steps))).text
+    assert "1 segment(s) run in torch (odd) and take 75% of the time" in text
+    assert "75%\nof operations in int8" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": ()},
+        {"times": ()},
+        {"weight_bytes": 0, "float_bytes": 0},
+        {"errors": (OutputError(name="y", sqnr=float("inf"), largest=0.0, scale=0.0),)},
+        {"errors": (OutputError(name="y", sqnr=float("-inf"), largest=1.0, scale=0.0),)},
+        {"evaluations": ({"model": "float32", "score": 1.0, "drop": 0.0, "int8_layers": 0, "float_layers": []},)},
+    ],
+)
+def test_what_is_not_known_is_left_out(changes: dict[str, Any]) -> None:
+    text = read(render(facts(**changes))).text
+    assert "nan" not in text
+    assert "inf" not in text.replace("information", "")
+
+
+def test_odd_metadata_in_a_file_do_not_stop_a_report(small_file: Path, tmp_path: Path) -> None:
+    model = lowbit.load(small_file)
+    model.meta = {**model.meta, "evaluations": [3, {"model": 1}], "decisions": "none", "max_drop": "x", "notes": None}
+    model.report(tmp_path / "report.html")
+    read((tmp_path / "report.html").read_text())
+
+
+def test_the_bench_command_writes_one(small_file: Path, tmp_path: Path) -> None:
+    options = ["bench", str(small_file), "--rounds", "1", "--report", str(tmp_path / "r.html"), "--batch", "2"]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    assert "the given inputs (2 x 3 x 16 x 16)" in read((tmp_path / "r.html").read_text()).text
