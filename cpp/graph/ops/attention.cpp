@@ -61,9 +61,6 @@ class Attention final : public Op {
     args.q = rows_of(q), args.k = rows_of(k), args.v = rows_of(v);
     if (masked_) args.mask = mask_of(run.inputs[kMask], q.shape.rank());
     args.y = y.as<float>();
-    args.scale = scale_;
-    args.causal = causal_;
-    args.nan_if_empty = nan_if_empty_;
     const kernels::AttentionPlan plan(args, isa_, run.threads);
     run_tasks(plan.tasks(), run.threads,
               [&](int64_t task) { plan.run(kernel_, copier_, args, task, reinterpret_cast<float*>(run.scratch)); });
@@ -83,7 +80,8 @@ class Attention final : public Op {
     require(fits, "the mask " + to_string(mask.shape) + " does not broadcast to " + to_string(full));
   }
 
-  static kernels::AttentionArgs sizes(const Shape& q, const Shape& k, const Shape& v) {
+  // All but the operands.
+  kernels::AttentionArgs sizes(const Shape& q, const Shape& k, const Shape& v) const {
     const int rank = q.rank();
     kernels::AttentionArgs args;
     args.batch = rank == 4 ? q[0] : 1;
@@ -93,6 +91,9 @@ class Attention final : public Op {
     args.keys = k[rank - 2];
     args.depth = q[rank - 1];
     args.value_depth = v[rank - 1];
+    args.scale = scale_;
+    args.causal = causal_;
+    args.nan_if_empty = nan_if_empty_;
     return args;
   }
 

@@ -68,8 +68,9 @@ AttentionPlan::AttentionPlan(const AttentionArgs& args, Isa cap, int threads) : 
   pieces_ = wanted > heads ? std::clamp<int64_t>(args.length / kRowsAPiece, 1, wanted / heads) : 1;
   units_ = heads * pieces_;
   tasks_ = std::min(wanted, units_);
-  const int64_t rows = std::max<int64_t>(kBlockFloats / keys / scores_->mr, 1) * scores_->mr;
-  block_ = std::min(rows, args.length);
+  // A causal block computes a triangle too many, so it is a quarter of the rows at most.
+  const int64_t most = args.causal ? std::min(kBlockFloats / keys, args.length / 4) : kBlockFloats / keys;
+  block_ = std::min(std::max<int64_t>(most / scores_->mr, 1) * scores_->mr, args.length);
 }
 
 void AttentionPlan::run(const AttentionKernel& kernel, const EltwiseKernel& copier, const AttentionArgs& args,

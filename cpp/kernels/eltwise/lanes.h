@@ -51,6 +51,8 @@ inline Mask operator>(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _
 inline Mask is_nan(Lanes a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
 inline Lanes select(Mask m, Lanes yes, Lanes no) { return {_mm512_mask_blend_ps(m.v, no.v, yes.v)}; }
 inline bool any(Mask m) { return m.v != 0; }
+inline __m256 lower(Lanes a) { return _mm512_castps512_ps256(a.v); }
+inline __m256 upper(Lanes a) { return _mm512_extractf32x8_ps(a.v, 1); }
 
 inline Lanes pow2(Lanes n) {
   return {
@@ -145,6 +147,8 @@ inline Lanes select(Mask m, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
 }
 inline bool any(Mask m) { return _mm256_movemask_ps(_mm256_or_ps(m.lo, m.hi)) != 0; }
+inline __m256 lower(Lanes a) { return a.lo; }
+inline __m256 upper(Lanes a) { return a.hi; }
 
 inline __m256 pow2(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -303,21 +307,39 @@ inline Lanes load_codes(const uint8_t* p, int32_t offset, int64_t n = kLanes) {
 
 #endif
 
+// Lanes l and l + 8, then l + 4, l + 2, l + 1: their sum, and the highest of lanes of which none is NaN.
+#if defined(__AVX2__)
+inline float sum_lanes(Lanes a) {
+  const __m256 eight = _mm256_add_ps(lower(a), upper(a));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline float highest_lane(Lanes a) {
+  const __m256 eight = _mm256_max_ps(lower(a), upper(a));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+#else
+inline float sum_lanes(Lanes a) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
+  return a.v[0];
+}
+inline float highest_lane(const Lanes& a) {
+  float top = a.v[0];
+  for (float lane : a.v) top = lane > top ? lane : top;
+  return top;
+}
+#endif
+
 // min(max(a, lo), hi); NaN stays NaN.
 inline Lanes clamp(const Lanes& a, const Lanes& lo, const Lanes& hi) { return less(hi, greater(lo, a)); }
 
 // Clamps to the code range and turns NaN into the zero point (0 before it is added).
 inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
   return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
-}
-
-// Lanes l and l + 8, then l + 4, l + 2, l + 1.
-inline float sum_lanes(const Lanes& a) {
-  float v[kLanes];
-  store(v, a);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
-  return v[0];
 }
 
 // Calls f(index, count) for 0, 16, 32, ... with count = 16, then once for what is left; Full tells the two apart at

@@ -7,14 +7,6 @@
 namespace lowbit::kernels {
 namespace {
 
-inline float highest_lane(const Lanes& a) {
-  float lanes[kLanes];
-  store(lanes, a);
-  float top = lanes[0];
-  for (float lane : lanes) top = lane > top ? lane : top;
-  return top;
-}
-
 // -inf of nothing. A NaN among x makes every comparison with it false: exp_and_divide carries it on.
 inline float highest_of(const float* x, int64_t n) {
   Lanes highest = splat(-__builtin_inff());
