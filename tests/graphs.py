@@ -254,7 +254,11 @@ def index_net() -> Graph:
     values, order = m.node("sort", p, axis=1, outputs=2, descending=1)
     best, where = m.node("topk", values, axis=2, k=2, outputs=2, largest=0)
     t = m.node("triangle", values, diagonal="rows - 4", upper=1)
-    return m.graph(best, where, order, t, m.node("argmax", g, axis=-1, kind="min"))
+    three = m.node("reshape", m.node("slice", ids, axis=1, start=0, stop=3), shape=("3*batch",))
+    offsets = m.node("arange", start=0, length="batch", step=3, dtype="i64")
+    bags = m.node("embedding_bag", m.floats(9, 5), three, offsets, mode="max")
+    bags = m.node("add", bags, m.node("embedding_bag", m.floats(9, 5), three, offsets, mode="mean", padding=4))
+    return m.graph(best, where, order, t, m.node("argmax", g, axis=-1, kind="min"), bags)
 
 
 def recurrent_net() -> Graph:

@@ -242,8 +242,18 @@ def test_add_i8_equals_numpy(seed: int, size: int, tasks: int, with_table: bool)
         np.testing.assert_array_equal(y, codes if table is None else table[codes], err_msg=row, strict=True)
 
 
+BINARY: dict[str, Callable[[Array, Array], Array]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "minimum": lambda a, b: np.where(np.isnan(a) | (a < b), a, b),  # of zeros with unlike signs, the second
+    "maximum": lambda a, b: np.where(np.isnan(a) | (a > b), a, b),
+}
+
+
 @settings(max_examples=100, deadline=None)
-@given(seed=layouts, shape=shapes, kind=st.sampled_from(["add", "sub", "mul", "div"]), tasks=st.integers(1, 4))
+@given(seed=layouts, shape=shapes, kind=st.sampled_from(sorted(BINARY)), tasks=st.integers(1, 4))
 def test_binary_broadcasts(seed: int, shape: tuple[int, ...], kind: str, tasks: int) -> None:
     rng = np.random.default_rng(seed)
 
@@ -255,9 +265,8 @@ def test_binary_broadcasts(seed: int, shape: tuple[int, ...], kind: str, tasks: 
         return x
 
     a, b = operand(), operand()
-    function = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[kind]
     with np.errstate(all="ignore"):
-        expected = np.broadcast_to(function(a, b), shape)
+        expected = np.broadcast_to(BINARY[kind](a, b), shape)
     for row in ROWS:
         y = laid_out(rng, shape, np.float32)
         _core.binary(row, kind, np.broadcast_to(a, shape), np.broadcast_to(b, shape), y, tasks=tasks)
@@ -299,6 +308,17 @@ EXACT: dict[str, Callable[[Array], Array]] = {
     "leaky_relu": lambda x: np.where(x > 0, x, 0.75 * x),
     "softplus": lambda x: np.logaddexp(0, 0.75 * x) / 0.75,
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log2": np.log2,
+    "log1p": np.log1p,
+    "sin": np.sin,
+    "cos": np.cos,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "trunc": np.trunc,
+    "round": np.rint,
+    "sign": np.sign,
 }
 PARAMETERS: dict[str, dict[str, Any]] = {
     "clip": {"min": -1.25, "max": 6.0},
@@ -306,7 +326,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"alpha": 0.75},
     "softplus": {"alpha": 0.75},
 }
-ONE_ROUNDING = {"clip", "relu", "abs", "neg", "square", "sqrt", "reciprocal", "leaky_relu"}
+ONE_ROUNDING = {"clip", "relu", "abs", "neg", "square", "sqrt", "reciprocal", "leaky_relu"} | {
+    "floor", "ceil", "trunc", "round", "sign",
+}  # fmt: skip
 
 
 def sweep(kind: str) -> Array:
@@ -315,7 +337,7 @@ def sweep(kind: str) -> Array:
     near = rng.uniform(-12, 12, 100_000)
     wide = rng.choice([-1.0, 1.0], 50_000) * 2.0 ** rng.uniform(-40, 40, 50_000)
     x = np.concatenate([near, wide, rng.uniform(-110, 95, 50_000), np.arange(-130, 130) / 16]).astype(np.float32)
-    return np.abs(x) if kind in ("sqrt", "rsqrt", "log") else x
+    return np.abs(x) if kind in ("sqrt", "rsqrt", "log", "log2") else x
 
 
 def test_every_function_is_tested() -> None:

@@ -39,6 +39,7 @@ constexpr Row kOps[] = {
     {"dim_value", make_dim_value},
     {"div", make_arithmetic},
     {"dynamic_quantize", make_dynamic_quantize},
+    {"embedding_bag", make_embedding_bag},
     {"expand", make_expand},
     {"floor_div", make_arithmetic},
     {"fmod", make_arithmetic},

@@ -227,9 +227,10 @@ inline Lanes sine_of_turn(const Lanes& r, const Lanes& n) {
 // x - n pi / 2 in float64: for arguments too large for float32.
 inline void reduce_far(float x, float* r, float* n) {
   const double turns = __builtin_floor(static_cast<double>(x) * 0.63661977236758134 + 0.5);
-  const double rest = (static_cast<double>(x) - turns * 1.5707963267341256) - turns * 6.0771005065061922e-11;
+  double rest = __builtin_fma(-turns, 1.5707963267948966, static_cast<double>(x));  // exact
+  rest = __builtin_fma(-turns, 6.123233995736766e-17, rest);
   const double quarter = turns - __builtin_floor(turns * 0.25) * 4.0;
-  const bool sound = rest < 0.8 && rest > -0.8;  // beyond 2^40 nothing is left to reduce
+  const bool sound = rest < 0.8 && rest > -0.8;  // beyond 2^52 nothing is left to reduce
   *r = sound ? static_cast<float>(rest) : 0.0f;
   *n = sound ? static_cast<float>(quarter) : 0.0f;
 }

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import dims
 from ..errors import InputError
 from ..ir import DTYPES, Array, Dim, Value
-from .spec import Call, Input, Op, broadcast, choice, describe, integer
+from .spec import FLAG, SIZE, Call, Input, Op, broadcast, choice, describe, integer
 
 ANY = tuple(DTYPES)
 UPDATES: dict[str, Callable[[Array, Array], Array] | None] = {
@@ -126,7 +127,50 @@ def _infer_index_put(call: Call) -> Sequence[Value]:
     return [call.value(0)]
 
 
+def _infer_bags(call: Call) -> Sequence[Value]:
+    """One row a bag; `last`: the offsets end with the number of indices."""
+    _, width = call.shape(0, rank=2)
+    (count,), (offsets,) = call.shape(1, rank=1), call.shape(2, rank=1)
+    call.match(3, (count,))
+    call.need(not call.is_present(3) or call.attrs["mode"] == "sum", "weights of samples go with the sum alone")
+    bags = dims.sub(offsets, call.attrs["last"])
+    call.need(dims.bounds(bags, call.symbols)[1] >= 0, "there is no offset")
+    return [Value(dtype="f32", shape=(bags, width))]
+
+
+def _bags(call: Call) -> Sequence[Array]:
+    table, offsets, weights, mode = call.array(0), call.array(2).astype(np.int64), call.optional(3), call.attrs["mode"]
+    indices = check_indices(call, call.array(1), 0, table.shape[0])
+    ends = offsets[1:] if call.attrs["last"] else np.append(offsets[1:], indices.size)
+    starts = offsets[: ends.size]
+    if offsets.size and (offsets[0] != 0 or (starts > ends).any() or offsets[-1] > indices.size):
+        raise InputError(f"{describe(call.node)}: the offsets must rise from 0 to at most {indices.size}")
+    rows = table[indices].astype(np.float64) * (1.0 if weights is None else weights[:, None])
+    out = np.zeros((ends.size, table.shape[1]), np.float64)
+    for bag, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        own = rows[start:end][indices[start:end] != call.attrs["padding"]]
+        if own.size:
+            out[bag] = {"sum": own.sum(0), "mean": own.mean(0), "max": own.max(0)}[mode]
+    return [out.astype(np.float32)]
+
+
 OPS = (
+    Op(
+        name="embedding_bag",
+        inputs=(
+            Input(name="table"),
+            _INDICES,
+            Input(name="offsets", dtypes=("i64", "i32")),
+            Input(name="weights", optional=True),
+        ),
+        attrs={
+            "mode": choice("sum", "mean", "max"),
+            "last": FLAG,
+            "padding": integer(-1, SIZE, default=-1),
+        },
+        infer_rule=_infer_bags,
+        reference_rule=_bags,
+    ),
     Op(name="take", inputs=(_X, _INDICES), attrs=_AXIS, infer_rule=_infer_take, reference_rule=_take),
     Op(name="gather", inputs=(_X, _INDICES), attrs=_AXIS, infer_rule=_infer_gather, reference_rule=_gather),
     Op(

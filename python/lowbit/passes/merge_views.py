@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,17 +63,22 @@ def _same_as(r: Rewriter, node: Node) -> str | None:
     if value.dtype != result.dtype or len(value.shape) != len(result.shape):
         return None
     same_shape = all(dims.equal(a, b, r.graph.symbols) for a, b in zip(value.shape, result.shape, strict=True))
-    unchanged = {
-        "reshape": same_shape,
-        "expand": same_shape,
-        "cast": True,
-        "transpose": list(attrs.get("perm", ())) == list(range(len(value.shape))),
-        "slice": same_shape and attrs.get("step") == 1,
-        "pad": not any(attrs.get("padding", ())),
-        "concat": len(node.inputs) == 1,
-        "clip": "min" not in attrs and "max" not in attrs,
-    }
-    return node.inputs[0] if unchanged.get(node.op, False) else None
+    if node.op == "concat":
+        return node.inputs[0] if len(node.inputs) == 1 else None
+    unchanged = node.op in _UNCHANGED and _UNCHANGED[node.op](attrs, same_shape)
+    return node.inputs[0] if unchanged else None
+
+
+_UNCHANGED: dict[str, Callable[[Mapping[str, Any], bool], bool]] = {
+    "reshape": lambda attrs, same_shape: same_shape,
+    "expand": lambda attrs, same_shape: same_shape,
+    "cast": lambda attrs, same_shape: True,
+    "transpose": lambda attrs, same_shape: list(attrs["perm"]) == sorted(attrs["perm"]),
+    "slice": lambda attrs, same_shape: same_shape and attrs["step"] == 1,
+    "pad": lambda attrs, same_shape: not any(attrs["padding"]),
+    "clip": lambda attrs, same_shape: "min" not in attrs and "max" not in attrs,
+}
+"""Whether a node whose input has the result's dtype and rank returns it, by its attributes and whether shapes agree."""
 
 
 def _neutral_operand(r: Rewriter, node: Node) -> str | None:

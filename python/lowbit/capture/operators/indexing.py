@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
 from .common import filled, part
 
 DATA_DEPENDENT = (
@@ -23,6 +23,38 @@ def _whole(c: Lowering, indices: Ref) -> Ref:
 @lowers("embedding")
 def embedding(c: Lowering, weight: Ref, indices: Ref) -> Ref:
     return c.emit("take", weight, _whole(c, indices), axis=0)
+
+
+_MODES = ("sum", "mean", "max")
+
+
+@lowers("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(
+    c: Lowering,
+    weight: Ref,
+    indices: Ref,
+    offsets: Ref,
+    by_frequency: bool,
+    mode: int,
+    sparse: bool,
+    sample_weights: Ref | None,
+    include_last: bool,
+) -> Lowered:
+    padding = c.argument("padding_idx", None)
+    padding = -1 if padding is None else int(padding)
+    if padding < 0 and "padding_idx" in str(c.node.target) and c.argument("padding_idx", None) is not None:
+        padding += int(weight.shape[0])
+    y = c.emit(
+        "embedding_bag",
+        weight,
+        _whole(c, indices),
+        _whole(c, offsets),
+        sample_weights,
+        mode=_MODES[mode],
+        last=int(include_last),
+        padding=padding,
+    )
+    return y, None, None, None
 
 
 @lowers("index_select")
