@@ -11,10 +11,6 @@ from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
 from .common import filled, part
 
-DATA_DEPENDENT = (
-    "how many elements it returns depends on the values, and a graph's sizes depend on its inputs' sizes alone"
-)
-
 
 def _whole(c: Lowering, indices: Ref) -> Ref:
     return indices if indices.dtype in ("i64", "i32") else c.cast(indices, "i64")
@@ -93,13 +89,16 @@ def _expand_masks(c: Lowering, indices: Sequence[Ref | None]) -> list[Ref | None
     """Bool masks as the indices of their true elements; those must be known now."""
     found: list[Ref | None] = []
     for item in indices:
-        if item is not None and item.dtype in ("bool", "u8"):
-            if item.name not in c.constants:
-                raise Unlowerable(f"indexing by a mask: {DATA_DEPENDENT}", "use torch.where or masked_fill")
-            found += [c.constant(places) for places in np.nonzero(c.constants[item.name])]
+        if item is not None and _is_mask(item):
+            mask = c.array(item, "a mask of elements to write to")
+            found += [c.constant(places) for places in np.nonzero(mask)]
         else:
             found.append(None if item is None else _whole(c, item))
     return found
+
+
+def _is_mask(item: Ref | None) -> bool:
+    return item is not None and item.dtype in ("bool", "u8")
 
 
 def _front(c: Lowering, x: Ref, indices: Sequence[Ref | None]) -> tuple[list[int], list[Ref], int]:
@@ -145,10 +144,6 @@ def index_put(c: Lowering, x: Ref, indices: Sequence[Ref | None], values: Ref, a
         updates = c.emit("expand", updates, shape=shape)
     y = c.emit("index_put", moved, updates, *tensors, axis=axis, reduce="add" if accumulate else "none")
     return _permuted(c, y, [perm.index(axis) for axis in range(x.rank)])
-
-
-def _is_mask(item: Ref | None) -> bool:
-    return item is not None and item.dtype in ("bool", "u8")
 
 
 # ----------------------------------------------------------------------------------------------------------- scattering
@@ -242,18 +237,11 @@ def _replaced(c: Lowering, x: Ref, updates: Ref, axis: int, start: Dim, length: 
 # -------------------------------------------------------------------------------------------------------------- refused
 
 
-def _register_refused(reason: str, *names: str) -> None:
-    def refused(c: Lowering) -> Ref:
-        raise Unlowerable(reason)
-
-    lowers(*names)(refused)
+@lowers("as_strided", "as_strided_copy", "set", "resize")
+def refused(c: Lowering) -> Ref:
+    raise Unlowerable("it looks into a tensor's memory")
 
 
-_register_refused(
-    DATA_DEPENDENT, "nonzero", "nonzero_static", "argwhere", "masked_select", "unique", "_unique", "_unique2",
-    "unique_consecutive", "unique_dim", "bincount", "histc",
-)  # fmt: skip
-_register_refused(
-    "it takes a number out of a tensor, on which later sizes or branches depend", "item", "_local_scalar_dense"
-)
-_register_refused("it looks into a tensor's memory", "as_strided", "as_strided_copy", "set", "resize")
+@lowers("unique_consecutive", "unique_dim", "_unique", "_unique2")
+def unique(c: Lowering) -> Ref:
+    raise Unlowerable("the size of its result depends on the inputs' values")

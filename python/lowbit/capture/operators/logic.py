@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..lower import Lowering, Ref, lowers
 from .arithmetic import is_nan
 from .common import promoted
 
@@ -76,8 +76,3 @@ def where(c: Lowering, condition: Ref, a: Operand, b: Operand) -> Ref:
 @lowers("masked_fill")
 def masked_fill(c: Lowering, x: Ref, mask: Ref, value: Operand) -> Ref:
     return c.emit("where", c.cast(mask, "bool"), c.operand(value, x.dtype), x)
-
-
-@lowers("where.default")
-def where_default(c: Lowering, condition: Ref) -> Ref:
-    raise Unlowerable("how many elements it returns depends on their values")
