@@ -324,3 +324,26 @@ def test_weights_alone_keep_their_codes() -> None:
         np.testing.assert_array_equal(held.codes, net.codes.numpy())
         np.testing.assert_array_equal(held.scales, net.scales.numpy())
         assert float((model(x) - net(x)).abs().max() / net(x).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("config", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
+def test_quantize_keeps_its_codes_too(config: str) -> None:
+    import torchao.quantization as torchao
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)).eval()
+    torchao.quantize_(net, getattr(torchao, config)())
+    before = net[0].weight
+    x = torch.randn(64, 256)
+    model = lowbit.convert(net, (x,), progress=False)
+    assert net[0].weight is before
+    held = {node.name: model.graph.constants[node.inputs[1]] for node in model.graph if node.op == "linear_i8"}
+    for name, layer in (("0", net[0]), ("2", net[2])):
+        weight = held[name]
+        assert isinstance(weight, Weight)
+        np.testing.assert_array_equal(weight.codes, layer.weight.qdata.numpy())
+        np.testing.assert_array_equal(weight.scales, layer.weight.scale.reshape(-1).numpy())
+    assert any("2 keep their int8 codes" in note for note in model.notes)
+    with torch.no_grad():
+        expected = net(x)
+    assert float((model(x) - expected).abs().max() / expected.abs().max()) < 0.03

@@ -11,7 +11,8 @@ import torch
 from ..ir import Graph
 from .export import dummy_inputs, example, example_of_item, export
 from .free import Example
-from .lower import Coded, lower
+from .lower import lower
+from .stored_codes import Coded, plain_weights
 
 __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]
 
@@ -42,16 +43,19 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     operator for, in segments. Raises InputError for inputs that do not fit, UnsupportedError that lists all
     operations lowbit lacks.
     """
-    program = export(net, inputs, dynamic)
+    codes: list[Coded] = []
+    notes: list[str] = []
+    with plain_weights(net, codes, notes):
+        program = export(net, inputs, dynamic)
     made = lower(program, fallback=fallback)
     return Captured(
         graph=made.graph,
         signature=program.signature,
         output=_renumber(program.output, made.positions),
         classes=program.classes,
-        notes=(*program.notes, *made.notes, *map(_WRITES.format, made.writes)),
+        notes=(*notes, *program.notes, *made.notes, *map(_WRITES.format, made.writes)),
         writes=made.writes,
-        codes=made.codes,
+        codes=(*codes, *made.codes),
     )
 
 

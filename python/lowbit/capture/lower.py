@@ -32,6 +32,7 @@ from ..ops import OPS, infer
 from .export import FLOAT_NAMES, RESULTS, Program
 from .fallback import Unit, Writer, units
 from .sizes import dim_of, user_inputs
+from .stored_codes import Coded
 
 FOLD_LIMIT = 2**24
 """Elements: a constant larger than this, and larger than what it is computed from, is not computed at capture."""
@@ -72,8 +73,6 @@ class Problem:
     source: str
 
 
-Coded = tuple[Array, Weight]
-"""The float32 numbers of a weight that came quantized, and its codes and scales."""
 Lowered = Ref | tuple[Ref | None, ...]
 LowerFunction = Callable[..., Lowered]
 AnyLowering = TypeVar("AnyLowering", bound=LowerFunction)
