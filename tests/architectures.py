@@ -778,9 +778,9 @@ class Dlrm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bags = nn.ModuleList([nn.EmbeddingBag(50, 16, mode="sum") for _ in range(3)])
-        self.bottom = nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU())
-        self.top = nn.Sequential(nn.Linear(16 + 6, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
+        self.bags = nn.ModuleList([nn.EmbeddingBag(50, 64, mode="sum") for _ in range(3)])
+        self.bottom = nn.Sequential(nn.Linear(13, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU())
+        self.top = nn.Sequential(nn.Linear(64 + 6, 256), nn.ReLU(), nn.Linear(256, 1), nn.Sigmoid())
 
     def forward(self, dense: Tensor, ids: Tensor) -> Tensor:
         x = self.bottom(dense)
@@ -806,9 +806,11 @@ class DeepFM(nn.Module):
     def __init__(self, fields: int = 5, size: int = 40) -> None:
         super().__init__()
         self.register_buffer("offsets", torch.arange(fields) * size)
-        self.first, self.second = nn.Embedding(fields * size, 1), nn.Embedding(fields * size, 8)
-        self.deep = nn.Sequential(nn.Linear(fields * 8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1))
+        self.first, self.second = nn.Embedding(fields * size, 1), nn.Embedding(fields * size, 32)
+        self.deep = nn.Sequential(nn.Linear(fields * 32, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 1))
         self.bias = nn.Parameter(torch.zeros(1))
+        nn.init.normal_(self.first.weight, std=0.2)
+        nn.init.normal_(self.second.weight, std=0.1)
 
     def forward(self, ids: Tensor) -> Tensor:
         ids = ids + self.offsets
@@ -828,9 +830,9 @@ class Ncf(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.user_gmf, self.item_gmf = nn.Embedding(30, 8), nn.Embedding(60, 8)
-        self.user_mlp, self.item_mlp = nn.Embedding(30, 16), nn.Embedding(60, 16)
-        self.mlp = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU())
-        self.head = nn.Linear(24, 1)
+        self.user_mlp, self.item_mlp = nn.Embedding(30, 64), nn.Embedding(60, 64)
+        self.mlp = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU())
+        self.head = nn.Linear(136, 1)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         gmf = self.user_gmf(user) * self.item_gmf(item)

@@ -7,7 +7,7 @@ import pytest
 
 from graphs import BATCH, PAD1, Maker
 from lowbit.interpreter import run, validate
-from lowbit.ir import Graph, Quant, Weight
+from lowbit.ir import Graph, Quant, Weight, replace
 from lowbit.passes.fuse_requantize import Emitter, Layer, code_table, put_add, put_carrier, put_function, put_layer
 from lowbit.passes.round_weights import Codes
 
@@ -100,3 +100,22 @@ def test_names_do_not_collide() -> None:
     layer = Layer(codes=Codes(codes=np.eye(4, dtype=np.int8), scales=np.ones(4)), bias=np.zeros(4))
     made = emitted(graph, {"x": X}, lambda emit: put_layer(emit, graph.nodes[0], layer, as_codes=False))
     assert len(made.constants) == 3
+
+
+def test_a_layer_that_is_output_and_read_as_codes_keeps_its_names_apart() -> None:
+    """Node and value of one name: the weight's codes, the output's codes and the output itself are three values."""
+    m = Maker(0, BATCH)
+    x = m.input("x", "batch", 4)
+    y = m.node("linear", x, m.floats(4, 4))
+    z = m.node("linear", y, m.floats(4, 4))
+    graph = m.graph(y, z)
+    graph = replace(graph, nodes=(replace(graph.nodes[0], name=y), graph.nodes[1]))  # as capture names layers
+    layer = Layer(codes=Codes(codes=np.eye(4, dtype=np.int8), scales=np.full(4, 0.25)), bias=np.zeros(4))
+
+    def put(emit: Emitter) -> None:
+        put_layer(emit, graph.nodes[0], layer, as_codes=True)
+        put_layer(emit, graph.nodes[1], layer, as_codes=False)
+
+    made = emitted(graph, {"x": X, y: Y}, put)
+    assert made.outputs == graph.outputs
+    assert len({node.name for node in made}) == len(made.nodes)

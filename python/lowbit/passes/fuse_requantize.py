@@ -42,6 +42,7 @@ class Emitter:
         self.graph = graph
         self._quants = quants
         self._nodes: list[Node] = []
+        self._names: set[str] = set()
         self._values = {name: graph.values[name] for name in graph.inputs}
         self._constants: dict[str, Array | Weight] = {}
         self._codes: dict[str, str] = {}
@@ -56,7 +57,7 @@ class Emitter:
         """The name of the value's codes."""
         if value not in self._codes:
             scale, zero_point = self.quant(value)
-            name = f"{value}.codes"
+            name = self._free(f"{value}.codes")
             attrs: dict[str, Attribute] = {"scale": scale, "zero_point": zero_point}
             self.put(Node(op="quantize", name=name, inputs=(self.floats(value),), outputs=(name,), attrs=attrs))
             self._mark(value, name)
@@ -81,7 +82,7 @@ class Emitter:
             self._floats[value] = value
         if value not in self._floats:
             scale, zero_point = self.quant(value)
-            name = value if self._codes[value] != value else f"{value}.float"
+            name = value if self._codes[value] != value else self._free(f"{value}.float")
             attrs: dict[str, Attribute] = {"scale": scale, "zero_point": zero_point}
             self.put(Node(op="dequantize", name=name, inputs=(self._codes[value],), outputs=(name,), attrs=attrs))
             self._floats[value] = name
@@ -89,7 +90,7 @@ class Emitter:
 
     def put_codes(self, node: Node, value: str) -> None:
         """Append a node that makes the codes of `value`."""
-        name = f"{value}.codes" if value in self.graph.outputs else value
+        name = self._free(f"{value}.codes") if value in self.graph.outputs else value
         self.put(replace(node, outputs=(name,)))
         self._mark(value, name)
 
@@ -102,13 +103,22 @@ class Emitter:
         """Append a node; its outputs' types follow."""
         known = replace(self.graph, values=self._values, constants=self._constants)
         self._values.update(zip(node.outputs, infer(node, known), strict=True))
-        self._nodes.append(node)
+        name = node.name
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        self._nodes.append(replace(node, name=name))
 
     def constant(self, name: str, constant: Array | Weight) -> str:
         """Add a constant; its name."""
+        name = self._free(name)
+        self._constants[name], self._values[name] = constant, constant_value(constant)
+        return name
+
+    def _free(self, name: str) -> str:
+        """`name`, or a longer one if a value has it."""
         while name in self.graph.values or name in self._values:
             name += "_"
-        self._constants[name], self._values[name] = constant, constant_value(constant)
         return name
 
     def annotate(self, name: str, quant: Quant) -> None:
