@@ -73,3 +73,18 @@ def test_kernels() -> None:
     assert done.returncode == 0, done.stdout
     assert "scalar" in done.stdout
     assert "torch float32" in done.stdout
+
+
+def test_dynamic() -> None:
+    """Free sizes give the numbers of fixed ones; every length has a row."""
+    command = [sys.executable, str(BENCH / "bench_dynamic.py"), "--lengths", "1,5", "--rounds", "1", "--layers", "1"]
+    done = subprocess.run([*command, "--seconds", "0.001"], capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:4]] == ["1", "5"]
+    assert "largest ratio" in done.stdout
+
+
+def test_compile() -> None:
+    """torch.compile on one architecture stays within the benchmark's bounds."""
+    command = [sys.executable, str(BENCH / "bench_compile.py"), "super_resolution", "--batches", "1,2,3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "super_resolution  1.0000" in done.stdout

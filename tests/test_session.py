@@ -359,7 +359,7 @@ def test_memory_is_bounded_whatever_the_shapes() -> None:
     for batch in range(1, 31):
         session.run(**feeds(graph, {"batch": batch}))
     memory = session._core.memory()
-    assert memory["plans"] <= 8
+    assert memory["plans"] <= 16
     assert memory["contexts"] == 1
     check(graph, {"batch": 30})
 

@@ -11,7 +11,7 @@ namespace lowbit::graph {
 
 class Session {
  public:
-  static constexpr size_t kMaxPlans = 8;      // a context keeps
+  static constexpr size_t kMaxPlans = 16;     // a context keeps
   static constexpr size_t kMaxContexts = 64;  // kept between calls
 
   // threads 0: default_threads(). Throws Error(graph) with every problem of the graph, Error(environment).
