@@ -15,6 +15,7 @@ from .errors import InputError, UnsupportedError
 from .ir import Node
 
 RANGES = ("minmax", "percentile", "mse")
+ACTIVATIONS = ("auto", "static", "dynamic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,9 @@ class Scheme:
     "percentile" (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the
     channel ranges of successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's
     output out of its bias (ibid., section 4.2). compensate: round weights so that their errors cancel on calibration
-    data (Frantar et al. 2022).
+    data (Frantar et al. 2022). activations: of linear layers, "static" (one range from calibration data), "dynamic" (a
+    range for each row, found at run time) or "auto" (what measures better); smooth: let dynamic rows be multiplied by
+    factors that even out their channels (Xiao et al. 2023).
     """
 
     name: str
@@ -39,10 +42,14 @@ class Scheme:
     equalize: bool = True
     correct_bias: bool = True
     compensate: bool = True
+    activations: str = "auto"
+    smooth: bool = True
 
     def __post_init__(self) -> None:
         if self.range_method not in RANGES:
             raise InputError(f"range_method must be one of {', '.join(RANGES)}, not {self.range_method!r}")
+        if self.activations not in ACTIVATIONS:
+            raise InputError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {self.activations!r}")
         if not 50 < self.percentile <= 100:
             raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
         bits = (self.weight_bits, self.activation_bits)

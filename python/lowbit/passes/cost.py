@@ -29,6 +29,8 @@ RATES = {"float32": 55e3, "int8": 250e3}
 """Multiply-adds a microsecond in dense layers."""
 DEPTHWISE_RATES = {"float32": 12e3, "int8": 45e3}
 """Multiply-adds a microsecond in depthwise convolutions."""
+NOMINAL = 64
+"""Of a free sequence length, where no calibration data show a typical one."""
 GEOMETRY = ("stride", "padding", "dilation", "groups", "output_padding")
 
 
@@ -45,13 +47,12 @@ class Cost:
 
 
 class Costs:
-    """The deterministic costs of a graph's layers, at given sizes of its symbols (by default the smallest)."""
+    """The deterministic costs of a graph's layers, at given sizes of its symbols, else at `nominal_sizes`."""
 
     verb = "by the cost model"
 
     def __init__(self, graph: Graph, sizes: Mapping[str, int] | None = None) -> None:
-        smallest = {name: max(symbol.minimum, 1) for name, symbol in graph.symbols.items()}
-        self.graph, self.sizes = graph, {**smallest, **(sizes or {})}
+        self.graph, self.sizes = graph, {**nominal_sizes(graph), **(sizes or {})}
 
     def shape(self, value: str) -> tuple[int, ...]:
         """The numbers behind a value's shape."""
@@ -68,7 +69,9 @@ class Costs:
         rates = DEPTHWISE_RATES if self._is_depthwise(node) else RATES
 
         def total(kind: str, width: int, width_y: int) -> float:
-            moved = (x + weight + residual) * width + y * width_y
+            # To floats whose range is found at run time, the residual is added in a pass of its own.
+            added = residual * (12 if dynamic and kind == "int8" else width)
+            moved = (x + weight) * width + added + y * width_y
             return OVERHEAD + max(work / rates[kind], moved / BANDWIDTH)
 
         return Cost(
@@ -81,6 +84,18 @@ class Costs:
     def _is_depthwise(self, node: Node) -> bool:
         filters = self.shape(node.inputs[1])[0]
         return node.op in CONVOLUTIONS and node.attrs.get("groups", 1) == filters != 1
+
+
+def nominal_sizes(graph: Graph) -> dict[str, int]:
+    """Sizes to price a graph at: one sample, `NOMINAL` for any other free size, within their bounds.
+
+    A size is of samples if it leads the shape of an input.
+    """
+    leading = {graph.values[name].shape[0] for name in graph.inputs if graph.values[name].shape}
+    return {
+        name: min(max(symbol.minimum, 1 if name in leading else NOMINAL), symbol.maximum)
+        for name, symbol in graph.symbols.items()
+    }
 
 
 class MeasuredCosts(Costs):

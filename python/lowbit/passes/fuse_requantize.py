@@ -25,10 +25,14 @@ AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The integer form of a layer's constants: weight codes, and the bias in float64."""
+    """The integer form of a layer's constants: weight codes, and the bias in float64.
+
+    factors: what its input's rows are multiplied by before they are quantized; the codes are of weight / factors.
+    """
 
     codes: Codes
     bias: Array
+    factors: Array | None = None
 
 
 class Emitter:
@@ -63,14 +67,19 @@ class Emitter:
             self._mark(value, name)
         return self._codes[value]
 
-    def dynamic_codes(self, value: str, granularity: str) -> tuple[str, str, str]:
-        """The names of the value's codes, scales and zero points, found per "row" or "sample" at each call."""
+    def dynamic_codes(self, value: str, granularity: str, factors: Array | None) -> tuple[str, str, str]:
+        """The names of the value's codes, scales and zero points, found per "row" or "sample" at each call.
+
+        factors: of rows, the same for all who read the value so.
+        """
         key = f"{value}.{granularity}"
         outputs = (f"{key}.codes", f"{key}.scale", f"{key}.zero_point")
         if key not in self._codes:
             attrs: dict[str, Attribute] = {"granularity": granularity}
-            inputs = (self.floats(value),)
-            self.put(Node(op="dynamic_quantize", name=outputs[0], inputs=inputs, outputs=outputs, attrs=attrs))
+            inputs = [self.floats(value)]
+            if factors is not None:
+                inputs.append(self.constant(f"{key}.factors", factors))
+            self.put(Node(op="dynamic_quantize", name=outputs[0], inputs=tuple(inputs), outputs=outputs, attrs=attrs))
             self.annotate(outputs[0], Quant(scale=outputs[1], zero_point=outputs[2]))
             self._codes[key] = outputs[0]
         return outputs
@@ -271,11 +280,21 @@ def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tupl
 def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
     """A layer whose input's range is found at each call, per row of a linear layer, else per sample; makes floats.
 
-    before: conv2d(x, w, b)
-    after:  dynamic_quantize(x) -> codes, scale, zero point -> conv2d_i8
+    before: conv2d(x, w, b, residual; activation_min 0)
+    after:  dynamic_quantize(x) -> codes, scale, zero point -> conv2d_i8 -> add(residual) -> clip
     """
-    codes, scale, zero_point = emit.dynamic_codes(node.inputs[0], "row" if node.op == "linear" else "sample")
+    granularity = "row" if node.op == "linear" else "sample"
+    codes, scale, zero_point = emit.dynamic_codes(node.inputs[0], granularity, layer.factors)
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
-    attrs |= _float_bounds((node.attrs.get("activation_min"), node.attrs.get("activation_max")))
+    bounds = _float_bounds((node.attrs.get("activation_min"), node.attrs.get("activation_max")))
     inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", scale, zero_point)
-    emit.put_floats(replace(node, op=f"{node.op}_i8", inputs=inputs, attrs={**attrs, "output": "f32"}))
+    made = replace(node, op=f"{node.op}_i8", inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
+    if len(node.inputs) < 4 or not node.inputs[3]:
+        return emit.put_floats(made)
+    product, total = f"{node.name}.product", f"{node.name}.sum"
+    emit.put(replace(made, outputs=(product,), attrs={**attrs, "output": "f32"}))
+    last = replace(node, op="add", name=f"{node.name}.add", inputs=(product, emit.floats(node.inputs[3])), attrs={})
+    if bounds:
+        emit.put(replace(last, outputs=(total,)))
+        last = replace(node, op="clip", name=f"{node.name}.clip", inputs=(total,), attrs=bounds)
+    return emit.put_floats(last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,6 +54,8 @@ class Plan:
 
     graph: Graph
     int8: frozenset[str]
+    dynamic: frozenset[str] = frozenset()
+    """The int8 layers that find their inputs' ranges at run time; they read floats and make floats."""
     activations: Mapping[str, Node] = field(default_factory=dict)
     """By the name of the layer or add before it."""
     decisions: tuple[Decision, ...] = ()
@@ -63,37 +65,46 @@ class Plan:
         return self.activations[node.name].outputs[0] if node.name in self.activations else node.outputs[0]
 
     def wants_codes(self, value: str) -> bool:
-        """Whether some node reads the value's codes."""
-        return any(node.name in self.int8 for node in self.graph.consumers(value))
+        """Whether some node reads the value's codes, as they are by the value's static range."""
+        return any(node.name in self.int8 - self.dynamic for node in self.graph.consumers(value))
 
 
-def decide(graph: Graph, costs: Costs, *, static: bool, floats: Mapping[str, str]) -> Plan:
+def decide(
+    graph: Graph, costs: Costs, *, static: bool, floats: Mapping[str, str], dynamic: Mapping[str, str] | None = None
+) -> Plan:
     """Int8 for each layer that is faster so, conversions at its borders included; then for what lies between such.
 
-    floats: nodes that stay float32 in any case, and why.
+    floats: nodes that stay float32 in any case, and why. dynamic: layers whose input's range is found at run time, and
+    why; without calibration data (not `static`) all are.
     """
-    problems = {node.name: _problem(graph, node, static) for node in graph if node.op in LAYERS} | dict(floats)
-    priced = {node.name: costs.layer(node, dynamic=not static) for node in graph if problems.get(node.name) == ""}
+    by_row = dict(dynamic or {}) if static else {node.name: "" for node in graph if node.op in LAYERS}
+    problems = {node.name: _problem(graph, node) for node in graph if node.op in LAYERS} | dict(floats)
+    priced = {
+        node.name: costs.layer(node, dynamic=node.name in by_row) for node in graph if problems.get(node.name) == ""
+    }
     layers = set(priced)
     while True:
-        int8 = layers | (_followers(graph, layers, floats) if static else set())
+        int8 = layers | _followers(graph, layers - set(by_row), floats)
         # Fewer int8 layers make more borders, so what loses among many also loses among few: the order does not matter.
-        totals = {name: _with_borders(graph, name, cost, int8, static) for name, cost in priced.items()}
+        totals = {name: _with_borders(graph, name, cost, int8, by_row) for name, cost in priced.items()}
         slower = {name for name in layers if totals[name] > priced[name].float32}
         if not slower:
             break
         layers -= slower
-    plan = Plan(graph=graph, int8=frozenset(int8), activations=_activations(graph, int8) if static else {})
+    activations = _activations(graph, int8 - set(by_row))
+    plan = Plan(graph=graph, int8=frozenset(int8), dynamic=frozenset(layers & set(by_row)), activations=activations)
     decisions = []
     for node in graph:
         if node.name in priced:
-            decisions.append(_priced(node, priced[node.name], totals[node.name], node.name in int8, costs.verb))
+            made = _priced(node, priced[node.name], totals[node.name], node.name in int8, costs.verb)
+            note = by_row.get(node.name, "") if node.name in int8 else ""
+            decisions.append(replace(made, reason=f"{made.reason}; {note}") if note else made)
         else:
             decisions.append(_unpriced(node, problems.get(node.name, ""), int8, plan, static))
-    return Plan(graph=graph, int8=plan.int8, activations=plan.activations, decisions=tuple(decisions))
+    return replace(plan, decisions=tuple(decisions))
 
 
-def _problem(graph: Graph, node: Node, static: bool) -> str:
+def _problem(graph: Graph, node: Node) -> str:
     """Why a layer cannot run on codes, or ""."""
     weight = graph.constants.get(node.inputs[1])
     bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(0)
@@ -101,8 +112,6 @@ def _problem(graph: Graph, node: Node, static: bool) -> str:
         return "its weight or bias is computed at run time"
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return "its weight or bias holds NaN or infinity"
-    if not static and len(node.inputs) > 3 and node.inputs[3]:
-        return "its residual input has no scale that is known before it runs"
     depth = int(np.prod(weight.shape[1:], dtype=np.int64))
     if 255 * 127 * depth >= 2**31:
         codes = np.abs(round_nearest(weight).codes.astype(np.int64)).reshape(weight.shape[0], -1)
@@ -111,23 +120,31 @@ def _problem(graph: Graph, node: Node, static: bool) -> str:
     return ""
 
 
-def _with_borders(graph: Graph, name: str, cost: Cost, int8: set[str], static: bool) -> float:
+def _with_borders(graph: Graph, name: str, cost: Cost, int8: set[str], dynamic: Container[str]) -> float:
     """Microseconds of a layer in int8 with the conversions that its neighbours make necessary."""
     node = next(node for node in graph if node.name == name)
+    if name in dynamic:  # layers that read a value so share its conversion
+        sharers = [
+            r for r in graph.consumers(node.inputs[0]) if r.name in int8 and r.name in dynamic and r.op == node.op
+        ]
+        return cost.int8 + cost.to_codes / max(len(sharers), 1)
     total = cost.int8
     for place in (0, 3):
         value = node.inputs[place] if len(node.inputs) > place else ""
         producer = graph.producer(value) if value else None
-        if value and (not static or producer is None or producer.name not in int8):
+        if value and (producer is None or producer.name not in int8 or producer.name in dynamic):
             total += cost.to_codes if place == 0 else cost.to_float
-    readers = [reader.name in int8 for reader in graph.consumers(node.outputs[0])]
-    if static and any(readers) and not (all(readers) and node.outputs[0] not in graph.outputs):
+    readers = [reader.name in int8 and reader.name not in dynamic for reader in graph.consumers(node.outputs[0])]
+    if any(readers) and not (all(readers) and node.outputs[0] not in graph.outputs):
         total += cost.to_float
     return total
 
 
 def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[str]:
-    """The nodes, layers and `floats` aside, whose inputs all come as codes and whose output somebody wants as codes."""
+    """The nodes, layers and `floats` aside, whose inputs all come as codes and whose output somebody wants as codes.
+
+    layers: those that work on codes with static ranges.
+    """
     available: set[str] = set()
     candidates: list[Node] = []
     for node in graph:

@@ -1,14 +1,15 @@
 """Decides which layers run on 8-bit codes and rewrites the graph so.
 
-With calibration data (static): residual additions move into their layers, channels are equalized, the cost model picks
-the layers for int8, pools and activations between them follow, each value that is stored as codes gets its range, and
-weights are rounded against what the layers really see. Without (dynamic): each int8 layer finds its input's range
-at run time, and all between the layers stays float32.
+With calibration data: residual additions move into their layers, channels are equalized, the cost model picks the
+layers for int8, pools and activations between them follow, each value that is stored as codes gets its range, and
+weights are rounded against what the layers really see. Linear layers for which one range is too coarse find one a
+row at run time (`row_ranges.py`). Without: all layers find their inputs' ranges at run time; between them is float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ from .known_weights import Coded, KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
 from .plan import FUNCTIONS, Decision, Plan, all_float, decide
-from .round_weights import Codes, round_compensated, round_flat, round_nearest
+from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest
+from .row_ranges import RowRange, candidates, survey
 from .sites import Sites
 
 
@@ -97,7 +99,8 @@ class Quantizer:
         self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes)
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[object, Quant] = {}
-        self._rounded: dict[str, Codes] = {}
+        self._rows: dict[str, RowRange] | None = None
+        self._rounded: dict[tuple[str, bool], Codes] = {}
         self._layers: dict[tuple[str, Quant | None], Layer] = {}
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
@@ -108,67 +111,106 @@ class Quantizer:
         """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there."""
         static = self._calibration is not None
         kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
-        plan = decide(self.graph, self._costs, static=static, floats={**kept, **(floats or {})})
-        made = self._static(plan) if static else self._dynamic(plan)
-        return Quantized(graph=validate(made), reference=self.graph, decisions=plan.decisions)
+        plan = decide(
+            self.graph, self._costs, static=static, floats={**kept, **(floats or {})}, dynamic=self._dynamic_layers()
+        )
+        return Quantized(graph=validate(self._integer(plan)), reference=self.graph, decisions=plan.decisions)
 
     def alone(self, layer: str) -> Graph:
         """The graph in which one layer works on codes and all else in float32; it may be slower than any other."""
-        plan = Plan(graph=self.graph, int8=frozenset({layer}))
-        return validate(self._static(plan) if self._calibration is not None else self._dynamic(plan))
+        is_dynamic = self._calibration is None or layer in self._dynamic_layers()
+        int8 = frozenset({layer})
+        return validate(self._integer(Plan(graph=self.graph, int8=int8, dynamic=int8 if is_dynamic else frozenset())))
 
-    def _static(self, plan: Plan) -> Graph:
+    def _dynamic_layers(self) -> dict[str, str]:
+        """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
+        if self._calibration is None:
+            return {}
+        if self._rows is None:
+            self._rows = self._survey()
+        readers = [(node, self._rows.get(node.inputs[0])) for node in self.graph if node.op == "linear"]
+        return {node.name: rows.reason for node, rows in readers if rows is not None}
+
+    def _survey(self) -> dict[str, RowRange]:
+        """The values of which each row has a range of its own, and how their rows are quantized."""
+        assert self._calibration is not None
+        floats = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        plan = decide(self.graph, self._costs, static=True, floats=floats)
+        readers = {name: nodes for name, nodes in candidates(plan).items() if self._policy(nodes) != "static"}
+        if not readers:
+            return {}
+        quants, schemes_of = self._quants(plan), {name: self._row_scheme(nodes) for name, nodes in readers.items()}
+        found = survey(self.graph, self._calibration, readers, quants, schemes_of, **self._options)
+        return {
+            name: rows
+            for name, rows in found.items()
+            if self._policy(readers[name]) == "dynamic" or rows.is_better(len(found))
+        }
+
+    def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
+        """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""
+        scheme = self.rules.of(readers[0])
+        fixed = any(self._known.of(_array(self.graph, node.inputs[1])) is not None for node in readers)
+        return dataclasses.replace(scheme, smooth=False) if fixed else scheme
+
+    def _policy(self, readers: Sequence[Node]) -> str:
+        return self.rules.of(readers[0]).activations
+
+    def _integer(self, plan: Plan) -> Graph:
+        quants = self._quants(plan) if self._calibration is not None else {}
+        nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
+        keys = {node.name: (node.name, None if node.name in plan.dynamic else quants[node.inputs[0]]) for node in nodes}
+        missing = [node for node in nodes if keys[node.name] not in self._layers]
+        self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan.dynamic, quants)}
+        return _emit(plan, quants, {name: self._layers[key] for name, key in keys.items()})
+
+    def _quants(self, plan: Plan) -> dict[str, Quant]:
+        """The static ranges that a plan needs."""
         assert self._calibration is not None
         sites = Sites(plan)
         missing = [name for name in sites.observed if name not in self._histograms]
         if missing or not self._histograms:  # data without use are checked all the same
             self._histograms |= observe(plan.graph, self._calibration, missing, **self._options)
-        quants = sites.quants(self._histograms, self.rules, self._ranges)
-        nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
-        self._learn([node for node in nodes if (node.name, quants[node.inputs[0]]) not in self._layers], quants)
-        return _emit(plan, quants, {node.name: self._layers[node.name, quants[node.inputs[0]]] for node in nodes})
+        return sites.quants(self._histograms, self.rules, self._ranges)
 
-    def _dynamic(self, plan: Plan) -> Graph:
-        emit = Emitter(plan.graph, {})
-        for node in plan.graph:
-            if node.name in plan.int8:
-                if (node.name, None) not in self._layers:
-                    self._layers[node.name, None] = self._layer(node, None)
-                emit_.put_dynamic_layer(emit, node, self._layers[node.name, None])
-            else:
-                emit.put_floats(_with_floats(emit, node))
-        return emit.finish()
-
-    def _learn(self, nodes: Sequence[Node], quants: Mapping[str, Quant]) -> None:
+    def _learn(
+        self, nodes: Sequence[Node], dynamic: Container[str], quants: Mapping[str, Quant]
+    ) -> Iterator[tuple[Node, Layer]]:
         """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
-        assert self._calibration is not None
+        known = self._rows or {}
+        rows = {
+            n.name: known[n.inputs[0]].factors if n.inputs[0] in known else None for n in nodes if n.name in dynamic
+        }
+        if self._calibration is None:
+            yield from ((node, self._layer(node, rows, None)) for node in nodes)
+            return
         schemes_of = {node.name: self.rules.of(node) for node in nodes}
-        heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name not in self._rounded]
+        unrounded = {node.name for node in nodes if (node.name, node.name in rows) not in self._rounded}
+        heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name in unrounded]
         light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
         for part, moments in ((heavy, True), (light, False)):
             if part:
-                seen = layer_inputs(self.graph, self._calibration, part, quants, moments=moments, **self._options)
-                self._layers |= {(node.name, quants[node.inputs[0]]): self._layer(node, found) for node, found in seen}
+                options = {"rows": rows, "moments": moments, **self._options}
+                for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
+                    yield node, self._layer(node, rows, seen)
         for node in nodes:
-            key = (node.name, quants[node.inputs[0]])
-            if key not in self._layers:
-                self._layers[key] = self._layer(node, None)
+            if node not in heavy and node not in light:
+                yield node, self._layer(node, rows, None)
 
-    def _layer(self, node: Node, seen: Seen | None) -> Layer:
-        """A layer's integer constants, with what is known about its inputs."""
-        scheme, weight = self.rules.of(node), _array(self.graph, node.inputs[1])
+    def _layer(self, node: Node, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
+        """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
+        scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
         has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
         bias = _array(self.graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-        if node.name not in self._rounded:
-            moments = seen.moments if seen is not None else None
-            known = self._known.of(weight)
-            self._rounded[node.name] = (
-                known or _rounded(node, weight, moments) if scheme.compensate else round_nearest(weight)
-            )
-        codes = self._rounded[node.name]
+        key = (node.name, node.name in rows)
+        if key not in self._rounded:
+            moments = seen.factored if seen is not None and scheme.compensate else None
+            even = weight if factors is None else weight / factors
+            self._rounded[key] = self._known.of(weight) or _rounded(node, scheme, even, moments)
+        codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
-            bias = correct_bias(bias, weight, codes.weight, seen)
-        return Layer(codes=codes, bias=bias)
+            bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
+        return Layer(codes=codes, bias=bias, factors=factors)
 
 
 def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
@@ -179,14 +221,14 @@ def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
         raise CalibrationError(f"calibration batch {first.number}: {error}") from None
 
 
-# --------------------------------------------------------------------------------------------------------------- static
+# ----------------------------------------------------------------------------------------------------------------- emit
 
 
-def _rounded(node: Node, weight: Array, moments: Array | None) -> Codes:
+def _rounded(node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None) -> Codes:
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if moments is not None:
         return round_compensated(weight, moments)
-    is_window = node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
+    is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
     return round_flat(weight) if is_window else round_nearest(weight)
 
 
@@ -212,7 +254,9 @@ def _emit(plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer]) 
 
 def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer]) -> None:
     activation = plan.activations.get(node.name)
-    if node.op in LAYERS:
+    if node.name in plan.dynamic:
+        emit_.put_dynamic_layer(emit, node, layers[node.name])
+    elif node.op in LAYERS:
         as_codes = plan.wants_codes(plan.output(node))
         emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation)
     else:

@@ -47,21 +47,34 @@ def round_nearest(weight: Array) -> Codes:
     return Codes(codes=codes.reshape(weight.shape), scales=scales)
 
 
-def round_compensated(weight: Array, moments: Array) -> Codes:
-    """Codes with little e^T H e: weight [N, ...], moments H [G, K, K] where output n belongs to group n * G // N."""
-    groups, depth = moments.shape[:2]
-    rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
-    scales = best_scales(rows)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factored:
+    """Second moments H, ready for rounding: `order` [G, K] of the columns, upper^T upper = (H in that order)^-1."""
+
+    order: Array
+    upper: Array
+
+
+def factored(moments: Array) -> Factored:
+    """H [G, K, K], slightly damped, factored."""
     h = moments.astype(np.float64)
     order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")  # what weighs most is rounded first
     h = np.take_along_axis(np.take_along_axis(h, order[:, :, None], 1), order[:, None, :], 2)
-    mean = np.einsum("gkk->g", h) / depth
-    h = h + (DAMPING * mean + 1e-30)[:, None, None] * np.eye(depth)
-    upper = np.swapaxes(np.linalg.cholesky(np.linalg.inv(h)), 1, 2)
-    w = np.take_along_axis(rows.reshape(groups, -1, depth), order[:, None, :], 2)
-    codes = _round_columns(w, upper, scales.reshape(groups, -1))
+    mean = np.einsum("gkk->g", h) / h.shape[1]
+    h = h + (DAMPING * mean + 1e-30)[:, None, None] * np.eye(h.shape[1])
+    return Factored(order=order, upper=np.swapaxes(np.linalg.cholesky(np.linalg.inv(h)), 1, 2))
+
+
+def round_compensated(weight: Array, moments: Array | Factored) -> Codes:
+    """Codes with little e^T H e: weight [N, ...], moments H [G, K, K] where output n belongs to group n * G // N."""
+    h = moments if isinstance(moments, Factored) else factored(moments)
+    groups, depth = h.order.shape
+    rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
+    scales = best_scales(rows)
+    w = np.take_along_axis(rows.reshape(groups, -1, depth), h.order[:, None, :], 2)
+    codes = _round_columns(w, h.upper, scales.reshape(groups, -1))
     unsorted = np.empty_like(codes)
-    np.put_along_axis(unsorted, order[:, None, :], codes, 2)
+    np.put_along_axis(unsorted, h.order[:, None, :], codes, 2)
     return Codes(codes=unsorted.reshape(weight.shape), scales=scales)
 
 

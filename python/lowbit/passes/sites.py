@@ -22,7 +22,7 @@ class Sites:
         graph, uses = plan.graph, plan.graph.uses()
         stored: dict[str, None] = {}
         for node in graph:
-            if node.name not in plan.int8:
+            if node.name not in plan.int8 - plan.dynamic:
                 continue
             inputs = (node.inputs[0], *node.inputs[3:4]) if node.op in LAYERS else node.inputs
             stored.update(dict.fromkeys(name for name in inputs if name))
@@ -67,7 +67,7 @@ class Sites:
         graph, int8 = self._plan.graph, self._plan.int8
         nodes = [node for node in graph if any(name in node.inputs for name in names)]
         nodes += [node for node in graph if any(name in node.outputs for name in names)]
-        return next(rules.of(node) for node in nodes if node.name in int8)
+        return next(rules.of(node) for node in nodes if node.name in int8 - self._plan.dynamic)
 
     def _is_read(self, value: str) -> bool:
         """Whether more is done with the value than moving it: what a maximum drops need not be represented."""
