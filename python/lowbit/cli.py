@@ -97,9 +97,10 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Absent: as many as this process may use.", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of about 0.1 s.", min=1)] = 15,
     report: Annotated[Path | None, typer.Option(help="Write all of it to a page of HTML.", show_default=False)] = None,
+    allow_torch: Annotated[bool, typer.Option("--allow-torch", help="Let torch run what it must.")] = False,
 ) -> None:
     """How long a file takes on this machine, as a whole and node by node, on random inputs."""
-    model = lowbit.load(file, threads=threads)
+    model = lowbit.load(file, threads=threads, allow_torch=allow_torch)
     inputs = model.session.made_up(dict.fromkeys(model.session.graph.symbols, batch))
     time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
     console.print(profile_table(model.profile(*inputs)))

@@ -26,6 +26,7 @@ from .passes.adopt_quantization import adopt_quantization, is_quantized
 from .passes.calibrate import Progress
 from .passes.plan import all_float
 from .passes.quantize import Quantized, Quantizer
+from .passes.share_constants import share_constants
 
 
 def convert(
@@ -132,7 +133,7 @@ def _convert(
 
     def conversion(made: Quantized, **more: Any) -> Conversion:
         return Conversion(
-            graph=made.graph,
+            graph=share_constants(made.graph),  # a layer that is called twice has its codes once
             reference=made.reference,
             meta={**meta, "decisions": [asdict(decision) for decision in made.decisions], **more},
             classes=captured.classes,

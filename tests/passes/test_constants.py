@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphs import BATCH, Maker
+from lowbit.ir import Weight
 from lowbit.passes import FLOAT_PASSES, optimize
 from lowbit.passes.fold_constants import fold_constants
 from lowbit.passes.remove_dead import remove_dead
@@ -44,6 +45,18 @@ def test_equal_constants_are_kept_once() -> None:
     y = m.node("add", m.node("add", m.node("mul", x, a), b), c)
     after = apply(m.graph(y), share_constants)
     assert list(after.constants) == [a, c]
+
+
+def test_equal_codes_are_kept_once() -> None:
+    m = Maker(symbols=BATCH)
+    codes, scales = np.arange(-8, 8, dtype=np.int8).reshape(4, 4), np.ones(4, np.float32)
+    factors, x = (m.floats(4), m.floats(4)), m.input("x", "batch", 4)
+    for scale in (1, 1, 2):
+        q, *parts = m.node("dynamic_quantize", x, outputs=3, granularity="row")
+        weight = m.constant(Weight(codes=codes.copy(), scales=scale * scales))
+        x = m.node("linear_i8", q, weight, *factors, "", "", *parts, output="f32")
+    after = apply(m.graph(x), share_constants)
+    assert sum(isinstance(constant, Weight) for constant in after.constants.values()) == 2
 
 
 def test_what_no_output_needs_goes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
+from dataclasses import fields
 
 import numpy as np
 
@@ -20,8 +21,7 @@ def share_constants(graph: Graph) -> Graph:
     first: dict[Hashable, str] = {}
     renamed: dict[str, str] = {}
     for name, constant in graph.constants.items():
-        if not isinstance(constant, Weight):
-            renamed[name] = first.setdefault(_key(constant), name)
+        renamed[name] = first.setdefault(_key(constant), name)
     nodes = tuple(
         replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         if any(renamed.get(name, name) != name for name in node.inputs)
@@ -31,6 +31,14 @@ def share_constants(graph: Graph) -> Graph:
     return remove_dead(replace(graph, nodes=nodes))
 
 
-def _key(array: Array) -> Hashable:
-    """Equal for arrays of the same type and bits."""
-    return array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest()
+def _key(constant: Array | Weight) -> Hashable:
+    """Equal for constants of the same type and bits."""
+    if isinstance(constant, Weight):
+        return tuple(_part(getattr(constant, field.name)) for field in fields(constant))
+    return _part(constant)
+
+
+def _part(value: object) -> Hashable:
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value).data).digest()
+    return repr(value)
