@@ -131,6 +131,8 @@ def integer_net() -> Graph:
         multiplier_b=0.3,
         zero_point_y=9,
     )
+    gate = m.node("adaptive_avg_pool2d_i8", c, output_size=(1, 1), zero_point_x=7, multiplier=1.0, output="u8")
+    d = m.node("mul_i8", d, gate, zero_point_a=9, zero_point_b=0, multiplier=0.01, zero_point_y=9)
     e = m.node("max_pool2d", d, kernel=(2, 2), stride=(1, 1), padding=(0, 1, 1, 0), dilation=(1, 1))
     f = m.node(
         "avg_pool2d_i8",

@@ -138,11 +138,18 @@ def test_pools_reductions_and_moves(data: st.DataObject, seed: int) -> None:
         m.node("pad", y, padding=(0, 0, 1, 0, 0, 2, 1, 1), value=0.5),
         m.node("slice", y, axis=data.draw(st.integers(1, 3)), start=1, stop=9, step=data.draw(st.integers(1, 3))),
     ]
+    pairs = {"zero_point_a": 90, "zero_point_b": 80, "zero_point_y": 110}
+    pair = {**pairs, "multiplier_a": 0.7, "multiplier_b": -0.4}
     exact = [
         m.node("max_pool2d", q, **window),
         m.node("avg_pool2d_i8", q, output="u8", count_include_pad=1, **integer, **window),
         m.node("adaptive_avg_pool2d_i8", q, output="u8", output_size=size, **integer),
         m.node("adaptive_max_pool2d", q, output_size=size),
+        m.node("add_i8", m.node("max_pool2d", q, kernel=(1, 1), stride=(height, width)), q, **pair),
+        *(
+            m.node("mul_i8", q, m.node("slice", q, axis=axis, start=0, stop=1), multiplier=0.02, **pairs)
+            for axis in (1, 2, 3)
+        ),
         m.node("pad", q, padding=(0, 1, 1, 0, 0, 2, 1, 1), value=90.0),
         m.node("transpose", q, perm=tuple(data.draw(st.permutations(range(4))))),
     ]

@@ -373,11 +373,11 @@ py::tuple run_add_i8(const std::string& name, const Array<uint8_t>& a, const Arr
   require(a.size() == b.size(), "a and b must agree in size");
   require(0 <= lo && lo <= hi && hi <= 255, "need 0 <= lo <= hi <= 255");
   Array<uint8_t> y(a.size());
-  AddI8Args args;
-  args.count = a.size();
-  args.a = a.data();
-  args.b = b.data();
-  args.y = y.mutable_data();
+  PairI8Args args;
+  args.shape = {a.size()};
+  args.a = {a.data(), {1}};
+  args.b = {b.data(), {1}};
+  args.y = {y.mutable_data(), {1}};
   args.zero_point_a = zero_point_a;
   args.zero_point_b = zero_point_b;
   args.multiplier_a = multiplier_a;
@@ -386,7 +386,7 @@ py::tuple run_add_i8(const std::string& name, const Array<uint8_t>& a, const Arr
   args.lo = lo;
   args.hi = hi;
   args.table = pointer(table, 256, "the table must have 256 entries");
-  const double seconds = execute(tasks, repeats, [&](int64_t task) { add_i8(kernel, args, task, tasks); });
+  const double seconds = execute(tasks, repeats, [&](int64_t task) { pair_i8(kernel, args, task, tasks); });
   return py::make_tuple(y, seconds);
 }
 

@@ -157,7 +157,8 @@ class RandomNode {
       if (integer) inputs.push_back(m_.floats({filters}, 0.01f));
       if (integer || maybe()) inputs.push_back(m_.floats({filters}));
       set("groups", groups);
-    } else if (op == "add" || op == "sub" || op == "mul" || op == "div" || op == "add_i8" || op == "concat") {
+    } else if (op == "add" || op == "sub" || op == "mul" || op == "div" || op == "add_i8" || op == "mul_i8" ||
+               op == "concat") {
       inputs.push_back(maybe() ? x : m_.floats({random_.whole(0, 3), 1}));
     }
     if (op == "lookup" || random_.whole(0, 30) == 0) inputs.push_back(m_.codes(DType::u8, {256}));
@@ -256,6 +257,7 @@ bool RandomNode::knows(const std::string& op, const std::string& key) {
       {"linear_i8", "zero_point_x output zero_point_y lo min max"},
       {"max_pool2d", "kernel stride padding dilation ceil_mode"},
       {"mean", "axes keepdim"},
+      {"mul_i8", "zero_point_a zero_point_b multiplier zero_point_y lo"},
       {"pad", "padding value"},
       {"quantize", "scale zero_point"},
       {"reshape", "shape"},

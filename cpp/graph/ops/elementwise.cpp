@@ -81,16 +81,18 @@ class Lookup final : public ElementwiseOp {
   Buffer table_;
 };
 
-class AddI8 final : public ElementwiseOp {
+// add_i8 and mul_i8.
+class PairI8 final : public ElementwiseOp {
  public:
-  explicit AddI8(const NodeInfo& node) : ElementwiseOp(node), table_(table_of(node, 2)) {
+  explicit PairI8(const NodeInfo& node) : ElementwiseOp(node), table_(table_of(node, 2)) {
     node.expect_inputs(2, 3);
     node.expect_outputs(1);
     const CodeRange range(node);
+    args_.product = node.op == "mul_i8";
     args_.zero_point_a = static_cast<int32_t>(node.integer("zero_point_a", 0, 255));
     args_.zero_point_b = static_cast<int32_t>(node.integer("zero_point_b", 0, 255));
-    args_.multiplier_a = small_number(node, "multiplier_a", 1e34);
-    args_.multiplier_b = small_number(node, "multiplier_b", 1e34);
+    args_.multiplier_a = small_number(node, args_.product ? "multiplier" : "multiplier_a", 1e33);
+    if (!args_.product) args_.multiplier_b = small_number(node, "multiplier_b", 1e33);
     args_.zero_point = range.zero_point;
     args_.lo = range.lo;
     args_.hi = range.hi;
@@ -98,25 +100,25 @@ class AddI8 final : public ElementwiseOp {
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::u8);
     require_type(inputs, 1, DType::u8);
-    require_shape(inputs, 1, inputs[0].shape);
-    return {inputs[0]};
+    return {{DType::u8, broadcast_shape(inputs[0].shape, inputs[1].shape)}};
   }
   bool reads(size_t input) const override { return input < 2; }
   int in_place() const override { return 0; }
   size_t bytes() const override { return table_.bytes(); }
   void run(const RunArgs& args) const override {
-    kernels::AddI8Args add = args_;
-    add.count = args.outputs[0].shape.elements();
-    add.a = args.inputs[0].as<const uint8_t>();
-    add.b = args.inputs[1].as<const uint8_t>();
-    add.y = args.outputs[0].as<uint8_t>();
-    add.table = table_.as<const uint8_t>();
-    split(args, [&](int64_t task, int64_t tasks) { kernels::add_i8(kernel_, add, task, tasks); });
+    const Tensor &a = args.inputs[0], &b = args.inputs[1], &y = args.outputs[0];
+    kernels::PairI8Args pair = args_;
+    pair.shape = y.shape;
+    pair.a = {a.as<const uint8_t>(), broadcast_strides(a, y.shape)};
+    pair.b = {b.as<const uint8_t>(), broadcast_strides(b, y.shape)};
+    pair.y = {y.as<uint8_t>(), y.strides};
+    pair.table = table_.as<const uint8_t>();
+    split(args, [&](int64_t task, int64_t tasks) { kernels::pair_i8(kernel_, pair, task, tasks); });
   }
 
  private:
   Buffer table_;
-  kernels::AddI8Args args_;
+  kernels::PairI8Args args_;
 };
 
 float float_from_half(uint16_t half) {
@@ -267,7 +269,7 @@ std::unique_ptr<Op> make_clip(const NodeInfo& node) {
   return std::make_unique<Unary>(node, clip(bounds_of(node, "min", "max")));
 }
 std::unique_ptr<Op> make_lookup(const NodeInfo& node) { return std::make_unique<Lookup>(node); }
-std::unique_ptr<Op> make_add_i8(const NodeInfo& node) { return std::make_unique<AddI8>(node); }
+std::unique_ptr<Op> make_pair_i8(const NodeInfo& node) { return std::make_unique<PairI8>(node); }
 std::unique_ptr<Op> make_cast(const NodeInfo& node) { return std::make_unique<Cast>(node); }
 
 }  // namespace lowbit::graph

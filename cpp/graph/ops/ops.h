@@ -8,7 +8,6 @@ namespace lowbit::graph {
 std::unique_ptr<Op> make_adaptive_avg_pool2d(const NodeInfo&);
 std::unique_ptr<Op> make_adaptive_avg_pool2d_i8(const NodeInfo&);
 std::unique_ptr<Op> make_adaptive_max_pool2d(const NodeInfo&);
-std::unique_ptr<Op> make_add_i8(const NodeInfo&);
 std::unique_ptr<Op> make_arange(const NodeInfo&);
 std::unique_ptr<Op> make_argmax(const NodeInfo&);
 std::unique_ptr<Op> make_arithmetic(const NodeInfo&);
@@ -43,6 +42,7 @@ std::unique_ptr<Op> make_matmul(const NodeInfo&);
 std::unique_ptr<Op> make_max_pool2d(const NodeInfo&);
 std::unique_ptr<Op> make_mean(const NodeInfo&);
 std::unique_ptr<Op> make_pad(const NodeInfo&);
+std::unique_ptr<Op> make_pair_i8(const NodeInfo&);
 std::unique_ptr<Op> make_quantize(const NodeInfo&);
 std::unique_ptr<Op> make_reduce(const NodeInfo&);
 std::unique_ptr<Op> make_reshape(const NodeInfo&);

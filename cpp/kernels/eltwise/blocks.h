@@ -41,16 +41,40 @@ void range_block(const float* x, int64_t n, float* lo, float* hi) {
 
 void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);  // per ISA
 
-void add_i8_block(const AddI8Args& args) {
-  const Lanes ma = splat(args.multiplier_a), mb = splat(args.multiplier_b);
+template <class F>
+inline void pair_row_i8(const PairI8Args& args, const PairI8Rows& r, int64_t row, F combine) {
+  const uint8_t *a = r.a + row * r.a_row, *b = r.b + row * r.b_row;
+  uint8_t* y = r.y + row * r.y_row;
   const Lanes lo = splat(static_cast<float>(args.lo - args.zero_point)),
               hi = splat(static_cast<float>(args.hi - args.zero_point));
-  for_lanes(args.count, [&](int64_t i, auto n) {
-    const Lanes a = load_codes(args.a + i, args.zero_point_a, n) * ma;
-    const Lanes b = load_codes(args.b + i, args.zero_point_b, n) * mb;
-    store_codes(args.y + i, clamp_codes(a + b, lo, hi), args.zero_point, n);
-  });
-  if (args.table) lookup_block(args.y, args.table, args.y, args.count);
+  const Lanes first_a = splat(static_cast<float>(a[0] - args.zero_point_a)),
+              first_b = splat(static_cast<float>(b[0] - args.zero_point_b));
+  const auto put = [&](int64_t i, const Lanes& t, auto n) {
+    store_codes(y + i, clamp_codes(t, lo, hi), args.zero_point, n);
+  };
+  const auto load_a = [&](int64_t i, auto n) { return load_codes(a + i, args.zero_point_a, n); };
+  const auto load_b = [&](int64_t i, auto n) { return load_codes(b + i, args.zero_point_b, n); };
+  if (r.a_step && r.b_step) {
+    for_lanes(r.n, [&](int64_t i, auto n) { put(i, combine(load_a(i, n), load_b(i, n)), n); });
+  } else if (r.a_step) {
+    for_lanes(r.n, [&](int64_t i, auto n) { put(i, combine(load_a(i, n), first_b), n); });
+  } else if (r.b_step) {
+    for_lanes(r.n, [&](int64_t i, auto n) { put(i, combine(first_a, load_b(i, n)), n); });
+  } else {
+    for_lanes(r.n, [&](int64_t i, auto n) { put(i, combine(first_a, first_b), n); });
+  }
+  if (args.table) lookup_block(y, args.table, y, r.n);
+}
+
+void pair_i8_block(const PairI8Args& args, const PairI8Rows& rows) {
+  const Lanes ma = splat(args.multiplier_a), mb = splat(args.multiplier_b);
+  for (int64_t row = 0; row < rows.rows; ++row) {
+    if (args.product) {
+      pair_row_i8(args, rows, row, [&](const Lanes& a, const Lanes& b) { return (a * b) * ma; });
+    } else {
+      pair_row_i8(args, rows, row, [&](const Lanes& a, const Lanes& b) { return a * ma + b * mb; });
+    }
+  }
 }
 
 // A step of 0 repeats the first element.

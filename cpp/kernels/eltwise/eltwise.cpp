@@ -240,17 +240,43 @@ void lookup(const EltwiseKernel& kernel, const uint8_t* x, const uint8_t* table,
   kernel.lookup(x + share.begin, table, y + share.begin, share.end - share.begin);
 }
 
-void add_i8(const EltwiseKernel& kernel, const AddI8Args& args, int64_t task, int64_t tasks) {
+void pair_i8(const EltwiseKernel& kernel, const PairI8Args& args, int64_t task, int64_t tasks) {
   constexpr int64_t kPart = 4096;  // so that a table meets codes still in the first cache
-  const Share share = share_of(args.count, 64, task, tasks);
-  for (int64_t i = share.begin; i < share.end; i += kPart) {
-    AddI8Args part = args;
-    part.count = std::min(kPart, share.end - i);
-    part.a += i;
-    part.b += i;
-    part.y += i;
-    kernel.add_i8(part);
+  Nest nest = nest_of(args.shape, {&args.y.strides, &args.a.strides, &args.b.strides});
+  take_share(nest, task, tasks);
+  const auto last = static_cast<size_t>(nest.rank - 1);
+  const auto step = nest.stride[last];
+  const int64_t n = nest.size[last];
+  const auto is_step = [](int64_t s) { return s == 0 || s == 1; };
+  PairI8Rows block{1, 0, nullptr, nullptr, nullptr, step[1], step[2], 0, 0, 0};
+  if (is_step(step[0]) && is_step(step[1]) && is_step(step[2])) {
+    const bool many = nest.rank > 1;
+    if (many) {
+      block.rows = nest.size[last - 1];
+      block.y_row = nest.stride[last - 1][0];
+      block.a_row = nest.stride[last - 1][1];
+      block.b_row = nest.stride[last - 1][2];
+    }
+    return for_outer(nest, many ? 2 : 1, [&](const auto& at) {
+      for (int64_t i = 0; i < n; i += kPart) {
+        block.n = std::min(kPart, n - i);
+        block.a = args.a.data + at[1] + i * step[1];
+        block.b = args.b.data + at[2] + i * step[2];
+        block.y = args.y.data + at[0] + i;
+        kernel.pair_i8(args, block);
+      }
+    });
   }
+  uint8_t stage_a[kStage], stage_b[kStage], stage_y[kStage];
+  for_outer(nest, 1, [&](const auto& at) {
+    for (int64_t i = 0; i < n; i += kStage) {
+      const int64_t count = std::min(kStage, n - i);
+      copy_line(args.a.data + at[1] + i * step[1], step[1], stage_a, 1, count);
+      copy_line(args.b.data + at[2] + i * step[2], step[2], stage_b, 1, count);
+      kernel.pair_i8(args, {1, count, stage_a, stage_b, stage_y, 1, 1, 0, 0, 0});
+      copy_line(stage_y, 1, args.y.data + at[0] + i * step[0], step[0], count);
+    }
+  });
 }
 
 void binary(const EltwiseKernel& kernel, const BinaryArgs& args, int64_t task, int64_t tasks) {

@@ -102,20 +102,22 @@ void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t 
 void lookup(const EltwiseKernel&, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count, int64_t task = 0,
             int64_t tasks = 1);
 
-// t = float(a - zero_point_a) * multiplier_a + float(b - zero_point_b) * multiplier_b     three roundings
+// Sums and products of codes, any broadcasting through strides of 0.
+//   sum:     t = float(a - zero_point_a) * multiplier_a + float(b - zero_point_b) * multiplier_b    three roundings
+//   product: t = float((a - zero_point_a) * (b - zero_point_b)) * multiplier_a                      one rounding
 // y = rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point, then table[y] if table; NaN (both infinite) gives
 // zero_point
-struct AddI8Args {
-  int64_t count = 0;  // adjacent elements
-  const uint8_t* a = nullptr;
-  const uint8_t* b = nullptr;
-  uint8_t* y = nullptr;
+struct PairI8Args {
+  bool product = false;
+  Shape shape;
+  View<const uint8_t> a, b;
+  View<uint8_t> y;
   int32_t zero_point_a = 0, zero_point_b = 0;
   float multiplier_a = 1.0f, multiplier_b = 1.0f;
   int32_t zero_point = 0, lo = 0, hi = 255;
   const uint8_t* table = nullptr;  // [256]
 };
-void add_i8(const EltwiseKernel&, const AddI8Args&, int64_t task = 0, int64_t tasks = 1);
+void pair_i8(const EltwiseKernel&, const PairI8Args&, int64_t task = 0, int64_t tasks = 1);
 
 // y[i] = a[i] (+ - * / min max) b[i], any broadcasting through strides of 0; a minimum or maximum with NaN is NaN.
 enum class BinaryKind { add, sub, mul, div, minimum, maximum };

@@ -5,6 +5,14 @@
 
 namespace lowbit::kernels {
 
+// Rows of a block of pairs: steps from element to element are 0 (all read the first) or 1.
+struct PairI8Rows {
+  int64_t rows, n;
+  const uint8_t *a, *b;
+  uint8_t* y;
+  int64_t a_step, b_step, a_row, b_row, y_row;
+};
+
 struct EltwiseKernel {
   const char* name;
   Isa isa;
@@ -12,7 +20,7 @@ struct EltwiseKernel {
   void (*dequantize)(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point);
   void (*range)(const float* x, int64_t n, float* lo, float* hi);
   void (*lookup)(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);
-  void (*add_i8)(const AddI8Args&);
+  void (*pair_i8)(const PairI8Args&, const PairI8Rows&);
   void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,
                  int64_t n);  // steps 0 or 1
   void (*unary)(const UnaryArgs&);

@@ -23,7 +23,7 @@ const EltwiseKernel kEltwiseScalar = {
     dequantize_block,
     range_block,
     lookup_block,
-    add_i8_block,
+    pair_i8_block,
     binary_block,
     unary_block,
     softmax_block,

@@ -13,7 +13,21 @@ import numpy as np
 from .. import dims
 from ..ir import Array, Value
 from .float import infer_adaptive, linear_shape
-from .spec import CODE, FLAG, OPTIONAL_NUMBER, SCALE, Attr, Call, Input, Op, choice, dim_list, integer, number
+from .spec import (
+    CODE,
+    FLAG,
+    OPTIONAL_NUMBER,
+    SCALE,
+    Attr,
+    Call,
+    Input,
+    Op,
+    broadcast,
+    choice,
+    dim_list,
+    integer,
+    number,
+)
 from .windows import (
     POOL_ATTRS,
     adaptive_sums,
@@ -185,19 +199,29 @@ def _linear_i8(call: Call) -> Sequence[Array]:
 # ------------------------------------------------------------------------------------------------------ add and pools
 
 
-def _infer_add_i8(call: Call) -> Sequence[Value]:
-    shape = call.shape(0)
-    call.match(1, shape)
+def _infer_pair_i8(call: Call) -> Sequence[Value]:
     call.match(2, (256,))
     call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
-    return [Value(dtype="u8", shape=shape)]
+    return [Value(dtype="u8", shape=broadcast(call, call.shape(0), call.shape(1)))]
 
 
 def _add_i8(call: Call) -> Sequence[Array]:
-    attrs, table = call.attrs, call.optional(2)
+    attrs = call.attrs
     a = (call.array(0).astype(np.int32) - attrs["zero_point_a"]).astype(F32) * F32(attrs["multiplier_a"])
     b = (call.array(1).astype(np.int32) - attrs["zero_point_b"]).astype(F32) * F32(attrs["multiplier_b"])
-    y = codes_from_floats(a + b, attrs["zero_point_y"], attrs["lo"], attrs["hi"])
+    return _pair_codes(call, a + b)
+
+
+def _mul_i8(call: Call) -> Sequence[Array]:
+    attrs = call.attrs
+    a = call.array(0).astype(np.int32) - attrs["zero_point_a"]
+    b = call.array(1).astype(np.int32) - attrs["zero_point_b"]
+    return _pair_codes(call, (a * b).astype(F32) * F32(attrs["multiplier"]))
+
+
+def _pair_codes(call: Call, t: Array) -> Sequence[Array]:
+    attrs, table = call.attrs, call.optional(2)
+    y = codes_from_floats(t, attrs["zero_point_y"], attrs["lo"], attrs["hi"])
     return [y if table is None else table[y]]
 
 
@@ -235,6 +259,7 @@ _GEMM_INPUTS = (
     Input(name="x_scale", optional=True),
     Input(name="x_zero_point", dtypes=U8, optional=True),
 )
+_PAIR = (Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE)
 _POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice("u8", "f32"), **OUTPUT_ATTRS}
 
 
@@ -285,7 +310,7 @@ OPS = (
     ),
     Op(
         name="add_i8",
-        inputs=(Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE),
+        inputs=_PAIR,
         attrs={
             "zero_point_a": CODE,
             "multiplier_a": MULTIPLIER,
@@ -293,8 +318,15 @@ OPS = (
             "multiplier_b": MULTIPLIER,
             **OUTPUT_ATTRS,
         },
-        infer_rule=_infer_add_i8,
+        infer_rule=_infer_pair_i8,
         reference_rule=_add_i8,
+    ),
+    Op(
+        name="mul_i8",
+        inputs=_PAIR,
+        attrs={"zero_point_a": CODE, "zero_point_b": CODE, "multiplier": MULTIPLIER, **OUTPUT_ATTRS},
+        infer_rule=_infer_pair_i8,
+        reference_rule=_mul_i8,
     ),
     Op(
         name="avg_pool2d_i8",
