@@ -8,7 +8,7 @@ import pytest
 from graphs import BATCH, PAD1, Maker
 from lowbit.interpreter import run, validate
 from lowbit.ir import Graph, Quant, Weight, replace
-from lowbit.passes.fuse_requantize import Emitter, Layer, code_table, put_add, put_carrier, put_function, put_layer
+from lowbit.passes.fuse_requantize import Emitter, Layer, code_table, put_carrier, put_function, put_layer, put_pair
 from lowbit.passes.round_weights import Codes
 
 X = Quant(scale=0.5, zero_point=100)
@@ -59,7 +59,7 @@ def test_an_addition_with_bounds_is_exact() -> None:
     added = m.node("add", a, b)
     y = m.node("clip", added, min=-1.0, max=2.5)
     graph = m.graph(y)
-    made = emitted(graph, {"a": X, "b": X, y: Y}, lambda emit: put_add(emit, *graph.nodes))
+    made = emitted(graph, {"a": X, "b": X, y: Y}, lambda emit: put_pair(emit, *graph.nodes))
     feeds = {"a": on_grid(m.rng, (9, 6)), "b": on_grid(m.rng, (9, 6))}
     np.testing.assert_array_equal(run(made, feeds)[y], run(graph, feeds)[y])
 

@@ -356,7 +356,7 @@ def conv_nets(draw: Callable[..., Any]) -> Graph:
 def test_random_nets_keep_their_answers(graph: Graph) -> None:
     made = static(graph)
     assert "conv2d_i8" in ops(made.graph)
-    assert sqnr(graph, made) > 18
+    assert sqnr(graph, made) > 17
     assert sqnr(graph, quantize(graph)) > 22
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from ..ir import Array, Attribute, Graph, Node, Quant, Weight, replace
 from ..ops import constant_value, infer
-from ..ops.float import unary
 from .cost import GEOMETRY
+from .functions import function_of, operands
 from .round_weights import Codes
 
-CARRIERS = ("max_pool2d", "reshape", "transpose", "slice", "pad", "concat")
-"""Ops that move codes and leave their meaning alone."""
+CARRIERS = ("max_pool2d", "adaptive_max_pool2d", "reshape", "transpose", "slice", "pad", "concat", "resize")
+"""Ops that move or blend codes and leave their meaning alone."""
+PAIRS = ("add", "mul")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
 
 
@@ -91,9 +92,10 @@ class Emitter:
             self._floats[value] = value
         if value not in self._floats:
             scale, zero_point = self.quant(value)
-            name = value if self._codes[value] != value else self._free(f"{value}.float")
+            made = self._free(f"{value}.float")
+            name = value if self._codes[value] != value else made
             attrs: dict[str, Attribute] = {"scale": scale, "zero_point": zero_point}
-            self.put(Node(op="dequantize", name=name, inputs=(self._codes[value],), outputs=(name,), attrs=attrs))
+            self.put(Node(op="dequantize", name=made, inputs=(self._codes[value],), outputs=(name,), attrs=attrs))
             self._floats[value] = name
         return self._floats[value]
 
@@ -171,7 +173,7 @@ def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activa
         inputs.append(emit.codes(node.inputs[3]))
         attrs |= {"residual_multiplier": float(np.float32(scale_r / scale_y)), "residual_zero_point": zero_r}
     if activation is not None:
-        table = code_table(function_of(activation), (scale_y, zero_y), emit.quant(out))
+        table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
         inputs += [""] * (5 - len(inputs))
         inputs.append(emit.constant(f"{activation.name}.table", table))
     made = replace(node, op=f"{node.op}_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs)
@@ -181,22 +183,25 @@ def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activa
         emit.put_floats(made)
 
 
-def put_add(emit: Emitter, node: Node, activation: Node | None = None) -> None:
-    """An addition of two coded values; a clip after it becomes bounds, a unary function a table."""
+def put_pair(emit: Emitter, node: Node, activation: Node | None = None) -> None:
+    """A sum or product of two coded values; a clip after it becomes bounds, a unary function a table."""
     out = activation.outputs[0] if activation is not None else node.outputs[0]
     is_clip = activation is not None and activation.op == "clip"
     scale_y, zero_y = emit.quant(out if is_clip else node.outputs[0])
-    attrs: dict[str, Attribute] = {"zero_point_y": zero_y}
-    for letter, name in zip("ab", node.inputs, strict=True):
-        scale, zero_point = emit.quant(name)
-        attrs |= {f"zero_point_{letter}": zero_point, f"multiplier_{letter}": float(np.float32(scale / scale_y))}
+    (scale_a, zero_a), (scale_b, zero_b) = (emit.quant(name) for name in node.inputs)
+    attrs: dict[str, Attribute] = {"zero_point_a": zero_a, "zero_point_b": zero_b, "zero_point_y": zero_y}
+    if node.op == "mul":
+        attrs["multiplier"] = float(np.float32(scale_a * scale_b / scale_y))
+    else:
+        attrs["multiplier_a"] = float(np.float32(scale_a / scale_y))
+        attrs["multiplier_b"] = float(np.float32(scale_b / scale_y))
     inputs = [emit.codes(name) for name in node.inputs]
     if activation is not None and is_clip:
         attrs |= _code_bounds((activation.attrs.get("min"), activation.attrs.get("max")), scale_y, zero_y)
     elif activation is not None:
-        table = code_table(function_of(activation), (scale_y, zero_y), emit.quant(out))
+        table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
         inputs.append(emit.constant(f"{activation.name}.table", table))
-    emit.put_codes(replace(node, op="add_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs), out)
+    emit.put_codes(replace(node, op=f"{node.op}_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs), out)
 
 
 def put_average(emit: Emitter, node: Node) -> None:
@@ -210,9 +215,10 @@ def put_average(emit: Emitter, node: Node) -> None:
 
 
 def put_function(emit: Emitter, node: Node) -> None:
-    """A unary function or clip from codes to codes: a table of 256."""
-    table = code_table(function_of(node), emit.quant(node.inputs[0]), emit.quant(node.outputs[0]))
-    inputs = (emit.codes(node.inputs[0]), emit.constant(f"{node.name}.table", table))
+    """A function of one value from codes to codes: a table of 256."""
+    (x,) = operands(emit.graph, node)
+    table = code_table(function_of(emit.graph, node), emit.quant(x), emit.quant(node.outputs[0]))
+    inputs = (emit.codes(x), emit.constant(f"{node.name}.table", table))
     emit.put_codes(replace(node, op="lookup", inputs=inputs, attrs={}), node.outputs[0])
 
 
@@ -255,14 +261,6 @@ def _code_bounds(bounds: Sequence[Attribute | None], scale: float, zero_point: i
 
 def _float_bounds(bounds: Sequence[Attribute | None]) -> dict[str, Attribute]:
     return {name: bound for name, bound in zip(("min", "max"), bounds, strict=True) if bound is not None}
-
-
-def function_of(node: Node) -> Callable[[Array], Array]:
-    """What a unary or clip node computes, on float64."""
-    if node.op == "unary":
-        return lambda x: np.asarray(unary(str(node.attrs["kind"]), x, node.attrs), np.float64)
-    low, high = (node.attrs.get(name, bound) for name, bound in (("min", -np.inf), ("max", np.inf)))
-    return lambda x: np.asarray(np.clip(x, low, high))
 
 
 def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tuple[float, int]) -> Array:

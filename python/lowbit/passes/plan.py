@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,13 +12,13 @@ from .. import schemes
 from ..ir import Graph, Node
 from ..ops.segment import operations
 from .cost import Cost, Costs
-from .fuse_requantize import AVERAGES, CARRIERS
+from .functions import is_function, operands
+from .fuse_requantize import AVERAGES, CARRIERS, PAIRS
 from .layers import LAYERS
 from .round_weights import round_nearest
 
-FUNCTIONS = ("clip", "unary")
-FOLLOWERS = (*CARRIERS, *AVERAGES, *FUNCTIONS, "add")
-"""Ops that work on codes where both sides of them do."""
+SMALL = 8
+"""An operand so many times smaller than the result may be quantized for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def decide(
     }
     layers = set(priced)
     while True:
-        int8 = layers | _followers(graph, layers - set(by_row), floats)
+        int8 = layers | _followers(graph, costs, layers - set(by_row), floats)
         # Fewer int8 layers make more borders, so what loses among many also loses among few: the order does not matter.
         totals = {name: _with_borders(graph, name, cost, int8, by_row) for name, cost in priced.items()}
         slower = {name for name in layers if totals[name] > priced[name].float32}
@@ -140,8 +141,8 @@ def _with_borders(graph: Graph, name: str, cost: Cost, int8: set[str], dynamic: 
     return total
 
 
-def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[str]:
-    """The nodes, layers and `floats` aside, whose inputs all come as codes and whose output somebody wants as codes.
+def _followers(graph: Graph, costs: Costs, layers: set[str], floats: Container[str]) -> set[str]:
+    """The nodes, layers and `floats` aside, whose inputs come as codes and whose output somebody wants as codes.
 
     layers: those that work on codes with static ranges.
     """
@@ -150,7 +151,7 @@ def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[st
     for node in graph:
         if node.name in layers:
             available.update(node.outputs)
-        elif node.name not in floats and can_follow(graph, node) and all(name in available for name in node.inputs):
+        elif node.name not in floats and can_follow(graph, node) and _has_codes(graph, costs, node, available):
             available.update(node.outputs)
             candidates.append(node)
     wanted = {name for node in graph if node.name in layers for name in (node.inputs[0], *node.inputs[3:4])}
@@ -162,23 +163,40 @@ def _followers(graph: Graph, layers: set[str], floats: Container[str]) -> set[st
     return chosen
 
 
+def _has_codes(graph: Graph, costs: Costs, node: Node, available: set[str]) -> bool:
+    """Whether all inputs come as codes; of a sum or product, a small one (a gate) may be float."""
+    missing = [name for name in operands(graph, node) if name not in available]
+    if node.op not in PAIRS or len(missing) != 1 or is_function(graph, node):
+        return not missing
+    return math.prod(costs.shape(missing[0])) * SMALL <= math.prod(costs.shape(node.outputs[0]))
+
+
 def can_follow(graph: Graph, node: Node) -> bool:
     """Whether a node that is no layer can work on codes."""
-    if node.op not in FOLLOWERS or any(graph.values[name].dtype != "f32" for name in node.inputs):
+    inputs = operands(graph, node)
+    if not inputs or any(graph.values[name].dtype != "f32" for name in (*inputs, *node.outputs)):
         return False
-    if node.op == "pad":
-        return node.attrs.get("value", 0.0) == 0.0
-    if node.op == "add":
-        return graph.values[node.inputs[0]].shape == graph.values[node.inputs[1]].shape
-    return True
+    if is_function(graph, node):
+        return True
+    if node.op == "pad" and (node.attrs.get("value", 0.0) != 0.0 and node.attrs.get("mode", "constant") == "constant"):
+        return False
+    return node.op in (*CARRIERS, *AVERAGES, *PAIRS) and len(inputs) == len(node.inputs)
+
+
+def _is_pair(graph: Graph, node: Node) -> bool:
+    return node.op in PAIRS and not is_function(graph, node)
 
 
 def _activations(graph: Graph, int8: set[str]) -> dict[str, Node]:
     """The clip or unary node that each int8 layer or add can take with it."""
     uses, found = graph.uses(), {}
     for node in graph:
-        before = graph.producer(node.inputs[0]) if node.op in FUNCTIONS and node.name in int8 else None
-        if before is not None and before.name in int8 and before.op in (*LAYERS, "add") and uses[node.inputs[0]] == 1:
+        if node.name not in int8 or not is_function(graph, node):
+            continue
+        (value,) = operands(graph, node)
+        before = graph.producer(value)
+        takes = before is not None and before.name in int8 and (before.op in LAYERS or _is_pair(graph, before))
+        if before is not None and takes and uses[value] == 1 and value not in graph.outputs:
             found[before.name] = node
     return found
 
@@ -207,6 +225,6 @@ def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool
         reason = f"part of {taken}" if taken is not None else "between int8 nodes, works on their codes"
         return Decision(node=node.name, op=node.op, scheme="int8", reason=reason)
     reason = problem
-    if not reason and node.op in FOLLOWERS:
+    if not reason and can_follow(plan.graph, node):
         reason = "not between int8 nodes" if static else "between layers, values are float32 without calibration"
     return Decision(node=node.name, op=node.op, scheme="float32", reason=reason or "has no int8 form")

@@ -24,12 +24,13 @@ from .calibrate import Feeds, Histogram, Progress, batches, observe
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .equalize import equalize
-from .fuse_requantize import AVERAGES, Emitter, Layer
+from .functions import is_function
+from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .fuse_residual import fuse_residual
 from .known_weights import Coded, KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
-from .plan import FUNCTIONS, Decision, Plan, all_float, decide
+from .plan import Decision, Plan, all_float, decide
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest
 from .row_ranges import RowRange, candidates, survey
 from .sites import Sites
@@ -264,13 +265,13 @@ def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer
 
 
 def put_follower(emit: Emitter, node: Node, activation: Node | None = None) -> None:
-    """A node that is no layer, on codes; an addition with the function or clip after it."""
-    if node.op == "add":
-        emit_.put_add(emit, node, activation)
+    """A node that is no layer, on codes; a sum or product with the function or clip after it."""
+    if is_function(emit.graph, node):
+        emit_.put_function(emit, node)
+    elif node.op in PAIRS:
+        emit_.put_pair(emit, node, activation)
     elif node.op in AVERAGES:
         emit_.put_average(emit, node)
-    elif node.op in FUNCTIONS:
-        emit_.put_function(emit, node)
     else:
         emit_.put_carrier(emit, node)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from .. import schemes
 from ..ir import Node, Quant
 from .calibrate import Histogram, choose
-from .fuse_requantize import CARRIERS, function_of
+from .functions import function_of, operands
+from .fuse_requantize import CARRIERS, PAIRS
 from .layers import LAYERS
 from .plan import Plan
 
@@ -24,7 +25,7 @@ class Sites:
         for node in graph:
             if node.name not in plan.int8 - plan.dynamic:
                 continue
-            inputs = (node.inputs[0], *node.inputs[3:4]) if node.op in LAYERS else node.inputs
+            inputs = (node.inputs[0], *node.inputs[3:4]) if node.op in LAYERS else operands(graph, node)
             stored.update(dict.fromkeys(name for name in inputs if name))
             if node.op not in LAYERS or plan.wants_codes(plan.output(node)):
                 stored.update(dict.fromkeys(node.outputs))
@@ -34,7 +35,7 @@ class Sites:
                         self._join(name, node.outputs[0])
         for name, activation in plan.activations.items():
             before = next(node for node in graph if node.name == name)
-            if activation.op == "clip" and before.op == "add":
+            if activation.op == "clip" and before.op in PAIRS:
                 stored.pop(before.outputs[0])
             else:
                 self._functions[before.outputs[0]] = activation
@@ -58,7 +59,9 @@ class Sites:
                 seen = Histogram()
                 for name in read:
                     seen.merge(histograms[name])
-                known[key] = choose(seen, scheme, None if activation is None else function_of(activation))
+                known[key] = choose(
+                    seen, scheme, None if activation is None else function_of(self._plan.graph, activation)
+                )
             found.update(dict.fromkeys(names, known[key]))
         return found
 
