@@ -24,9 +24,10 @@ import numpy as np
 from ..ir import Array, Graph, Node, Quant
 from ..schemes import Scheme
 from .calibrate import Feeds, Progress, quantized, watch
+from .functions import is_function, operands
 from .fuse_requantize import CARRIERS
 from .layer_inputs import ROWS, coded_rows, spread_rows
-from .plan import FUNCTIONS, Plan
+from .plan import Plan
 from .round_weights import LIMIT
 
 STRENGTHS = tuple(i / 8 for i in range(8))
@@ -82,9 +83,13 @@ def candidates(plan: Plan) -> dict[str, list[Node]]:
 
 def _is_open(plan: Plan, value: str) -> bool:
     producer = plan.graph.producer(value)
-    while producer is not None and producer.name in plan.int8 and producer.op in (*CARRIERS, *FUNCTIONS):
-        producer = plan.graph.producer(producer.inputs[0])
+    while producer is not None and producer.name in plan.int8 and _passes_on(plan.graph, producer):
+        producer = plan.graph.producer(operands(plan.graph, producer)[0])
     return producer is None or producer.name not in plan.int8 or producer.op == "linear"
+
+
+def _passes_on(graph: Graph, node: Node) -> bool:
+    return node.op in CARRIERS or is_function(graph, node)
 
 
 def survey(
