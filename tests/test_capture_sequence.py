@@ -366,3 +366,40 @@ def test_transformer(causal: bool) -> None:
     mask = nn.Transformer.generate_square_subsequent_mask(4) if causal else None
     check(lambda a, b: net(a, b, tgt_mask=mask, tgt_is_causal=causal), torch.randn(5, 2, 8), torch.randn(4, 2, 8),
           dynamic=None)  # fmt: skip
+
+
+def test_layers_of_a_program_that_torch_functionalizes() -> None:
+    """A write seen through a view makes capture ask torch for its decomposed form."""
+    torch.manual_seed(0)
+    norm, group, rnn = nn.LayerNorm(8), nn.GroupNorm(2, 4), nn.GRU(8, 8, batch_first=True)
+    rms, attention = nn.RMSNorm(8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y = norm(x)
+        y[:, 0].mul_(2)
+        return attention(rnn(group(rms(y)))[0])
+
+    check(forward, torch.randn(2, 4, 8))
+
+
+def test_recurrent_functions_of_aten() -> None:
+    """As other exporters leave them."""
+    torch.manual_seed(0)
+    x, h = torch.randn(3, 2, 5), torch.randn(4, 2, 6)
+    for name, net in (("lstm", nn.LSTM), ("gru", nn.GRU), ("rnn_tanh", nn.RNN)):
+        weights = [w.detach() for w in net(5, 6, num_layers=2, bidirectional=True)._flat_weights]
+        function = getattr(torch._VF, name)
+
+        def run(x: torch.Tensor, h: torch.Tensor, weights: Any = weights, f: Any = function, n: str = name) -> Any:
+            return f(x, (h, h) if n == "lstm" else h, weights, True, 2, 0.0, False, True, False)
+
+        check(run, x, h, dynamic=None)
+
+
+def test_weights_that_are_computed_from_parameters() -> None:
+    torch.manual_seed(0)
+    net = nn.LSTM(5, 6)
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        nn.utils.parametrizations.weight_norm(net, name)
+    check(net, torch.randn(3, 2, 5), dynamic=None)
+    assert ops(capture(net, torch.randn(3, 2, 5)))["lstm"] == 1
