@@ -279,13 +279,11 @@ def test_calibration_that_fails_by_itself_fails_as_itself(net: Net, images: torc
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"evaluate": lambda model: 1.0}, UnsupportedError, "evaluate="),
-        ({"max_drop": 0.01}, UnsupportedError, "max_drop="),
-        ({"fallback": "torch"}, UnsupportedError, "fallback="),
         ({"scheme": {"haed": "float32"}}, InputError, "did you mean 'head'"),
         ({"scheme": {}}, InputError, "empty"),
         ({"scheme": {"head": "int9"}}, InputError, "int9"),
         ({"scheme": {1: "int8"}}, InputError, "pattern"),
+        ({"fallback": "onnx"}, InputError, "fallback"),
         ({"scheme": "int4"}, UnsupportedError, "int4"),
         ({"scheme": "int9"}, InputError, "int9"),
         ({"dynamic": "everything"}, InputError, "dynamic must be"),

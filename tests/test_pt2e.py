@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import lowbit
+from lowbit import Session, _core
 from lowbit.capture import capture
 from lowbit.errors import AccuracyError, UnsupportedError
 from lowbit.ir import Weight
@@ -207,8 +208,14 @@ def test_scales_and_codes_are_unchanged(quantizer: str) -> None:
 
 
 def test_between_layers_all_is_integer() -> None:
+    """And the same on every instruction set, although torch's weights hold -128."""
     reference = quantized(make("resnet"), NETS["resnet"][1], x86())
-    model = lowbit.convert(reference, (torch.randn(2, *NETS["resnet"][1]),), progress=False)
+    x = torch.randn(5, *NETS["resnet"][1])
+    model = lowbit.convert(reference, (x,), progress=False)
+    assert any(w.codes.min() == -128 for w in model.graph.constants.values() if isinstance(w, Weight))
+    for isa in _core.cpu()["isas"]:
+        (found,) = Session(model.graph, isa=isa).run(x.numpy())
+        np.testing.assert_array_equal(found, model(x).numpy())
     ops = [node.op for node in model.graph]
     assert ops.count("conv2d_i8") == 6
     assert not {"conv2d", "linear", "clip", "add"} & set(ops)

@@ -127,8 +127,15 @@ def _accuracy(facts: Facts) -> str:
     )
     how = f"Against lowbit's float32 graph, on {facts.measured_on}. SQNR is signal to noise: 6 dB are one bit."
     return _section(
-        "Error against float32", f'<table class="plain">{head}{rows}</table><p class="how">{escape(how)}</p>'
+        "Error against float32",
+        _scroll(f'<table class="plain">{head}{rows}</table>'),
+        f'<p class="how">{escape(how)}</p>',
     )
+
+
+def _scroll(table: str) -> str:
+    """On a narrow screen a table moves sideways in its own frame."""
+    return f'<div class="scroll">{table}</div>'
 
 
 def _row(cell: str, *texts: str) -> str:
@@ -155,7 +162,9 @@ def _budget(facts: Facts) -> str:
     text = (
         f"<p>Scores are those of the function given as evaluate; higher is better.{asked} The ring is this model.</p>"
     )
-    return _section("Evaluations", text, charts.history(scores, limit), f'<table class="plain">{"".join(rows)}</table>')
+    return _section(
+        "Evaluations", text, charts.history(scores, limit), _scroll(f'<table class="plain">{"".join(rows)}</table>')
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
@@ -165,7 +174,8 @@ def _layers(facts: Facts) -> str:
     if not facts.steps:
         return ""
     total = sum(step.seconds for step in facts.steps)
-    slowest = sorted(facts.steps, key=lambda step: -step.seconds)[:SHOWN]
+    count = SHOWN if len(facts.steps) > SHOWN + 10 else len(facts.steps)  # a few more are not worth folding away
+    slowest = sorted(facts.steps, key=lambda step: -step.seconds)[:count]
     chosen = {id(step) for step in slowest}
     most = max(max(step.seconds, step.float_seconds or 0.0) for step in facts.steps) or 1.0
     shown = [step for step in facts.steps if id(step) in chosen]
@@ -191,9 +201,8 @@ def _steps(steps: Sequence[Step], most: float, total: float) -> str:
     head = '<tr><th>node</th><th class="wide">time</th><th class="number"></th><th class="number">share</th>'
     head += '<th class="narrow">SQNR</th><th class="number">dB</th>' if has_error else ""
     rows = "".join(_step(step, most, total, has_error) for step in steps)
-    return (
-        f'<table class="layers"><thead>{head}<th class="number">weights</th></tr></thead><tbody>{rows}</tbody></table>'
-    )
+    head += '<th class="number">weights</th></tr>'
+    return _scroll(f'<table class="layers"><thead>{head}</thead><tbody>{rows}</tbody></table>')
 
 
 def _step(step: Step, most: float, total: float, has_error: bool) -> str:
