@@ -44,7 +44,7 @@ def train(items: list[tuple[list[int], int]], epochs: int = 4) -> nn.Module:
         vocab_size=VOCABULARY, max_position_embeddings=64, dim=64, n_layers=2, n_heads=4, hidden_dim=128,
         num_labels=len(SUBJECTS),
     )  # fmt: skip
-    net = DistilBertForSequenceClassification(config)
+    net: nn.Module = DistilBertForSequenceClassification(config)
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     for _ in range(epochs):
         for order in torch.randperm(len(items)).split(32):
