@@ -109,53 +109,21 @@ def with_lowbit_dynamic(net: nn.Module, calibration: Array, cache: Path) -> Run:
 
 def with_onnxruntime(net: nn.Module, calibration: Array, cache: Path, method: str) -> Run:
     """ONNX Runtime's static quantization: QDQ, u8 activations, s8 weights per channel."""
+    path = cache / f"{method}.onnx"
     with peers.needs("ONNX Runtime", "onnx", "onnxruntime", "onnxscript"):
-        import onnxruntime as ort
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    exported, prepared, path = (cache / f"{name}.onnx" for name in ("float", "prepared", method))
-    with peers.quiet():
-        if not prepared.exists():
-            example = (torch.from_numpy(calibration[:1]),)
-            torch.onnx.export(net, example, str(exported), input_names=["input"], dynamo=True, external_data=False)
-            quant_pre_process(str(exported), str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(path),
-            _Reader(calibration),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[method],
-        )
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        prepared = peers.export_onnx(net, {"input": calibration[:1]}, cache / "prepared.onnx")
+    peers.quantize_onnx(prepared, path, ({"input": sample} for sample in _samples(calibration)), method)
+    session = peers.onnx_session(path, threads=0)
     return _one_by_one(lambda image: session.run(None, {"input": image})[0])
-
-
-class _Reader:
-    """ONNX Runtime's calibration protocol: one sample at a time, then None."""
-
-    def __init__(self, calibration: Array) -> None:
-        self.samples = _samples(calibration)
-
-    def get_next(self) -> dict[str, Array] | None:
-        sample = next(self.samples, None)
-        return None if sample is None else {"input": sample}
 
 
 def with_openvino(net: nn.Module, calibration: Array, cache: Path, fast_bias_correction: bool) -> Run:
     """OpenVINO on NNCF's post-training quantization."""
+    samples, path = list(_samples(calibration)), cache / f"openvino-{fast_bias_correction}.xml"
+    fixed = {"input": list(samples[0].shape)}
     with peers.needs("OpenVINO with NNCF", "openvino", "nncf"):
-        import nncf
-        import openvino as ov
-    samples = list(_samples(calibration))
-    with peers.quiet():
-        model = ov.convert_model(net, example_input=torch.from_numpy(samples[0]), input=list(samples[0].shape))
-        quantized = nncf.quantize(
-            model, nncf.Dataset(samples), subset_size=len(samples), fast_bias_correction=fast_bias_correction
-        )
-    request = ov.Core().compile_model(quantized, "CPU").create_infer_request()
+        peers.quantize_openvino(net, samples, path, fixed, fast_bias_correction=fast_bias_correction)
+    request = peers.openvino_request(path, threads=0)
     return _one_by_one(lambda image: request.infer([image])[0])
 
 

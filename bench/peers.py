@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 import lowbit
 
 Array = npt.NDArray[np.float32]
+Feeds = dict[str, npt.NDArray[Any]]
 Run = Callable[[Array], Array]
 
 
@@ -76,18 +78,13 @@ def lowbit_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, c
 def onnxruntime_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
     """ONNX Runtime on a statically quantized QDQ model."""
     with needs("ONNX Runtime", "onnx", "onnxruntime", "onnxscript"):
-        import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or they spin into others' turns
-    path = cached(cache / "onnxruntime-qdq.onnx", lambda path: _quantize_onnx(net, calibration, path))
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+        prepared = export_onnx(net, {"input": calibration[0][:1]}, cache / "prepared.onnx")
+    samples = ({"input": sample} for sample in _samples(calibration))
+    path = cached(cache / "onnxruntime-qdq.onnx", lambda path: quantize_onnx(prepared, path, samples))
+    session = onnx_session(path, threads)
 
     def run(image: Array) -> Array:
-        result: Array = session.run(None, {name: image})[0]
+        result: Array = session.run(None, {"input": image})[0]
         return result
 
     return run
@@ -95,13 +92,11 @@ def onnxruntime_int8(net: nn.Module, calibration: Sequence[Array], *, threads: i
 
 def openvino_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
     """OpenVINO on a model quantized by NNCF."""
+    samples = list(_samples(calibration))
+    fixed = {"input": list(samples[0].shape)}
     with needs("OpenVINO with NNCF", "openvino", "nncf"):
-        import openvino as ov
-
-    path = cached(cache / "openvino.xml", lambda path: _quantize_openvino(net, calibration, path))
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = ov.Core().compile_model(str(path), "CPU", settings)
-    request = compiled.create_infer_request()
+        path = cached(cache / "openvino.xml", lambda path: quantize_openvino(net, samples, path, fixed))
+    request = openvino_request(path, threads)
 
     def run(image: Array) -> Array:
         result: Array = request.infer([image], share_inputs=True)[0]
@@ -132,46 +127,84 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _quantize_onnx(net: nn.Module, calibration: Sequence[Array], path: Path) -> None:
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+# ----------------------------------------------------------------------------------- ONNX Runtime and OpenVINO, any net
+
+
+class Reader:
+    """ONNX Runtime's calibration protocol: one sample's inputs at a time, then None."""
+
+    def __init__(self, samples: Iterable[Feeds]) -> None:
+        self.samples = iter(samples)
+
+    def get_next(self) -> Feeds | None:
+        return next(self.samples, None)
+
+
+def export_onnx(net: nn.Module, feeds: Feeds, path: Path, **options: Any) -> Path:
+    """The network as ONNX, optimized as ONNX Runtime asks for before quantization; its inputs bear the feeds' names."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    exported, prepared = path.with_suffix(".float.onnx"), path.with_suffix(".prepared.onnx")
+    def make(path: Path) -> None:
+        exported = path.with_suffix(".float.onnx")
+        inputs = tuple(torch.from_numpy(array) for array in feeds.values())
+        with quiet():
+            torch.onnx.export(
+                net, inputs, str(exported), input_names=list(feeds), dynamo=True, external_data=False, **options
+            )
+            quant_pre_process(str(exported), str(path), skip_symbolic_shape=True)
+
+    return cached(path, make)
+
+
+def quantize_onnx(prepared: Path, path: Path, samples: Iterable[Feeds], method: str = "MinMax") -> None:
+    """ONNX Runtime's static quantization: QDQ, u8 activations, s8 weights per channel."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
     with quiet():
-        example = (torch.from_numpy(calibration[0][:1]),)
-        torch.onnx.export(net, example, str(exported), input_names=["input"], dynamo=True, external_data=False)
-        quant_pre_process(str(exported), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(path),
-            _Reader(calibration),
+            Reader(samples),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[method],
         )
 
 
-class _Reader:
-    """ONNX Runtime's calibration protocol: one sample at a time, then None."""
+def onnx_session(path: Path, threads: int) -> Any:
+    """An ONNX Runtime session whose threads do not spin into others' turns."""
+    import onnxruntime as ort
 
-    def __init__(self, calibration: Sequence[Array]) -> None:
-        self.samples = _samples(calibration)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def get_next(self) -> dict[str, Array] | None:
-        sample = next(self.samples, None)
-        return None if sample is None else {"input": sample}
 
+def quantize_openvino(net: nn.Module, samples: Sequence[Any], path: Path, convert: Any = None, **options: Any) -> None:
+    """OpenVINO's model after NNCF's post-training quantization; samples as the network takes them, NumPy arrays.
 
-def _quantize_openvino(net: nn.Module, calibration: Sequence[Array], path: Path) -> None:
+    convert: options of `openvino.convert_model`; options: of `nncf.quantize`.
+    """
     import nncf
     import openvino as ov
 
-    samples = list(_samples(calibration))
+    first = samples[0]
+    example = {k: torch.from_numpy(v) for k, v in first.items()} if isinstance(first, dict) else torch.from_numpy(first)
     with quiet():
-        model = ov.convert_model(net, example_input=torch.from_numpy(samples[0]), input=list(samples[0].shape))
-        quantized = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
-        ov.save_model(quantized, str(path))
+        model = ov.convert_model(net, example_input=example, **(convert or {}))
+        ov.save_model(nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), **options), str(path))
+
+
+def openvino_request(path: Path, threads: int) -> Any:
+    """An inference request on a saved model, in OpenVINO's settings for latency."""
+    import openvino as ov
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    return ov.Core().compile_model(str(path), "CPU", settings).create_infer_request()
 
 
 def _samples(calibration: Sequence[Array]) -> Iterator[Array]:
@@ -184,7 +217,7 @@ def quiet() -> Iterator[Any]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.disable(before)
