@@ -11,10 +11,12 @@ from .fold_pad import fold_pad
 from .fold_transpose import fold_transpose
 from .fuse_activation import fuse_activation
 from .fuse_attention import fuse_attention, share_heads
+from .fuse_batchnorm import fuse_batchnorm
 from .fuse_rms_norm import fuse_rms_norm
 from .merge_views import merge_views, remove_identities
 from .remove_dead import remove_dead
 from .share_constants import share_constants
+from .sink_reshapes import sink_reshapes
 
 __all__ = ["FLOAT_PASSES", "optimize"]
 
@@ -27,8 +29,12 @@ FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fuse_attention,  # knows products by rows only, as fold_transpose leaves them
     share_heads,
     fuse_rms_norm,
+    sink_reshapes,
+    merge_views,
+    remove_identities,
     fold_pad,
     fold_batchnorm,
+    fuse_batchnorm,  # what fold_batchnorm has left
     fuse_activation,
     remove_identities,
     share_constants,
