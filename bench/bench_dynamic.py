@@ -3,7 +3,8 @@
     python bench/bench_dynamic.py [--lengths 1,2,8,64,512] [--threads 1] [--scheme int8] [--rounds 9]
 
 The network is a small BERT (transformers, random weights; torch's own encoder without transformers). Both conversions
-must give the same numbers. A ratio of 1.10 means: the length costs 10 % more in the conversion for all lengths.
+must give the same numbers (in int8, but for roundings that fall the other way). A ratio of 1.10 means: the length costs
+10 % more in the conversion for all lengths.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def measure(
     for length in lengths:
         given, fixed = inputs(batch, length), convert(length, None)
         difference = largest_difference(free, fixed, given)
-        if difference > 1e-4:
+        if difference > (1e-4 if scheme == "float32" else 1e-2):
             raise AssertionError(f"length {length}: the conversions differ by {difference:.2g}")
         calls = {"free": runner(free, given), "fixed": runner(fixed, given)}
         found = interleave(calls, rounds=rounds, seconds=seconds)

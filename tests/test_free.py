@@ -11,7 +11,7 @@ from torch import nn
 
 from lowbit.capture.export import Program, export
 from lowbit.capture.sizes import dim_of, user_inputs
-from lowbit.errors import UnsupportedError
+from lowbit.errors import InputError, UnsupportedError
 from lowbit.ir import Dim
 
 
@@ -126,6 +126,19 @@ def test_control_flow_by_values_is_refused_at_once() -> None:
         warnings.simplefilter("error")
         with pytest.raises(UnsupportedError, match=r"(?s)test_free\.py.*in forward"):
             export(Branch().eval(), ids(2, 6))
+
+
+def test_sizes_freed_by_name() -> None:
+    net = nn.Conv2d(3, 4, 3, padding=1).eval()
+    program = export(net, torch.randn(1, 3, 8, 9), {"input": {0: "images", 3: "width"}})
+    assert shapes(program) == {"input": ("images", 3, 8, "width")}
+    program = export(Pair().eval(), (ids(4, 5), torch.randn(4, 3, 8, 8), ids(2, 5)), ({0: "n"}, {0: "n"}, None))
+    assert shapes(program) == {"input_ids": ("n", 5), "image": ("n", 3, 8, 8), "decoder_input_ids": (2, 5)}
+    with pytest.raises(UnsupportedError, match=r"rows cannot be free: .*test_free\.py:\d+"):
+        export(Fixed(0).eval(), ids(2, 6), {"x": {0: "rows"}})
+    for wrong in ({"y": {0: "rows"}}, {"input": {7: "rows"}}, {"input": {0: "not a name"}}):
+        with pytest.raises(InputError, match=r"names (inputs|no axis)"):
+            export(net, torch.randn(1, 3, 8, 9), wrong)
 
 
 # ------------------------------------------------------------------------------------------------------ transformers
