@@ -52,10 +52,11 @@ def convert(
     of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
     sample by sample. An iterator that can be read once only is held in memory.
     scheme: "int8" or "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path
-    decides about it and all in it; what none matches is int8. dynamic: "auto" frees the batch, and the
-    sequence of token inputs; None fixes all sizes; else torch.export's `dynamic_shapes`. fallback: "torch" lets torch
-    run what lowbit has no operator for; such a file loads with `allow_torch=True` only. tune: measure layers instead of
-    estimating which are worth quantizing.
+    decides about it and all in it; what none matches is int8. tune: measure layers instead of estimating which are
+    worth quantizing.
+    dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; {input: {axis: name}} frees
+    these, or torch.export's `dynamic_shapes`. fallback: "torch" lets torch run what lowbit has no operator for; such a
+    file loads with `allow_torch=True` only.
     evaluate: fn(model) -> score, higher is better; called with the float32 and the int8 model, which are called as
     `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return to float32
     until it holds (`model.meta["evaluations"]` has every trial).

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import inspect
 import operator
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -26,52 +24,20 @@ import torch
 from torch.fx import GraphModule
 from torch.fx import Node as TorchNode
 
-from ..errors import GraphError, LowbitError, UnsupportedError
-from ..ir import Array, Attribute, Dim, Graph, Node, Value, Weight
-from ..ops import OPS, infer
-from .export import FLOAT_NAMES, RESULTS, Program
+from ..errors import LowbitError, UnsupportedError
+from ..ir import Dim, Graph, Node, Value, Weight
+from .builder import REMEDY, Builder, Ref, Unlowerable, ir_dtype
+from .export import RESULTS, Program
 from .fallback import Unit, Writer, units
+from .places import Problem, describe, node_name, source_of
 from .sizes import dim_of, user_inputs
 from .stored_codes import Coded
+from .writes import has_hidden_writes, has_writes, live_nodes, writes
+
+__all__ = ["FOLD_LIMIT", "LOWERINGS", "Lowered", "Lowering", "Made", "Ref", "Unlowerable", "lower", "lowers"]
 
 FOLD_LIMIT = 2**24
 """Elements: a constant larger than this, and larger than what it is computed from, is not computed at capture."""
-
-TORCH = str(Path(torch.__file__).parent)
-REMEDY = "rewrite this part of forward() with supported operations, or keep it outside of the converted module"
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of the graph that is being made."""
-
-    name: str
-    dtype: str
-    shape: tuple[Dim, ...]
-
-    @property
-    def rank(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-
-class Unlowerable(Exception):
-    """Raised by a lowering for what it cannot express."""
-
-    def __init__(self, reason: str, remedy: str = REMEDY) -> None:
-        super().__init__(reason)
-        self.reason, self.remedy = reason, remedy
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One operation that could not be lowered."""
-
-    target: str
-    reason: str
-    remedy: str
-    source: str
-
 
 Lowered = Ref | tuple[Ref | None, ...]
 LowerFunction = Callable[..., Lowered]
@@ -115,7 +81,7 @@ def lower(program: Program, *, fallback: bool = False) -> Made:
     from . import operators  # noqa: F401  (fills the registry)
 
     exported = program.exported
-    if _has_hidden_writes(exported.graph_module):
+    if has_hidden_writes(exported.graph_module):
         exported = _functional(exported)
     in_torch: dict[TorchNode, Problem] = {}
     while True:
@@ -126,7 +92,7 @@ def lower(program: Program, *, fallback: bool = False) -> Made:
             found = {node: problem for node, problem in lowering.refused.items() if node not in in_torch}
             if not fallback or not found:
                 raise
-        if _has_writes(exported.graph_module):
+        if has_writes(exported.graph_module):
             exported, in_torch = _functional(exported), {}
         else:
             in_torch |= found
@@ -139,7 +105,7 @@ def _functional(exported: torch.export.ExportedProgram) -> torch.export.Exported
         return cast(torch.export.ExportedProgram, exported.run_decompositions({}))
 
 
-class Lowering:
+class Lowering(Builder):
     """The graph that is being made, and the exported node that is being lowered."""
 
     def __init__(
@@ -148,102 +114,14 @@ class Lowering:
         exported: torch.export.ExportedProgram,
         in_torch: Mapping[TorchNode, Problem],
     ) -> None:
+        super().__init__(program.symbols, program.names, next(iter(exported.graph.nodes)))
         self.program, self.exported, self.in_torch = program, exported, in_torch
-        self.symbols = program.symbols
-        self.values: dict[str, Value] = {}
-        self.constants: dict[str, Array] = {}
-        self.nodes: list[Node] = []
-        self.node_names: set[str] = set()
-        self.typed = Graph(
-            inputs=(), outputs=(), values=self.values, nodes=(), constants=self.constants, symbols=self.symbols
-        )
         self.env: dict[TorchNode, Any] = {}
         self.same: dict[TorchNode, TorchNode] = {}
         self.problems: list[Problem] = []
         self.refused: dict[TorchNode, Problem] = {}
         self.notes: list[str] = []
         self.codes: list[Coded] = []
-        self.node: TorchNode = next(iter(exported.graph.nodes))
-
-    # ------------------------------------------------------------------------------------------- for the lowerings
-
-    def emit(self, op: str, *inputs: Ref | None, **attrs: Attribute | None) -> Ref:
-        """Append a node with one output; attributes that are None are left out."""
-        return self.emit_all(op, *inputs, **attrs)[0]
-
-    def emit_all(self, op: str, *inputs: Ref | None, **attrs: Attribute | None) -> tuple[Ref, ...]:
-        """Append a node with all the outputs that its operator has."""
-        names = [item.name if item else "" for item in inputs]
-        while names and not names[-1]:
-            names.pop()
-        name = _node_name(self.node, op)
-        name = self.unique(f"{name}.{op}" if self.is_taken(name) else name)
-        self.node_names.add(name)
-        count = OPS[op].outputs
-        outputs = (name,) if count == 1 else tuple(self.unique(f"{name}.{place}") for place in range(count))
-        given = {key: value for key, value in attrs.items() if value is not None}
-        node = Node(op=op, name=name, inputs=tuple(names), outputs=outputs, attrs=given, source=_source(self.node))
-        try:
-            values = infer(node, self.typed)
-        except GraphError as error:
-            raise Unlowerable(str(error)) from None
-        self.values.update(zip(outputs, values, strict=True))
-        self.nodes.append(node)
-        return tuple(Ref(item, value.dtype, value.shape) for item, value in zip(outputs, values, strict=True))
-
-    def constant(self, data: Array | torch.Tensor | float, name: str = "") -> Ref:
-        """A constant; any float becomes float32, and a Python number a float32 scalar."""
-        if isinstance(data, torch.Tensor):
-            data = data.detach().cpu()
-            data = (data.float() if data.dtype in FLOAT_NAMES else data).resolve_conj().contiguous().numpy()
-        array = np.asarray(data, dtype=np.float32 if isinstance(data, int | float) else None)
-        dtype = _DTYPES.get(array.dtype)
-        if dtype is None:
-            raise Unlowerable(f"a constant of dtype {array.dtype} is not supported")
-        name = self.unique(name or f"{_node_name(self.node, 'value')}.constant")
-        shape = tuple(int(size) for size in array.shape)
-        self.constants[name], self.values[name] = array, Value(dtype=dtype, shape=shape)
-        return Ref(name, dtype, shape)
-
-    def array(self, ref: Ref, what: str) -> Array:
-        """The content of a constant; `what` says what it is if it is none."""
-        if ref.name not in self.constants:
-            raise Unlowerable(f"{what} must be a constant (a parameter or buffer), here it is computed from the inputs")
-        return self.constants[ref.name]
-
-    def out_shape(self, position: int | None = None) -> tuple[Dim, ...]:
-        """The shape torch gives the result (of several: that at `position`)."""
-        value = self.node.meta["val"]
-        return self.shape_of(value if position is None else value[position])
-
-    def shape_of(self, tensor: torch.Tensor) -> tuple[Dim, ...]:
-        """The shape of one of torch's tensors."""
-        return tuple(dim_of(size, self.program.names) for size in tensor.shape)
-
-    def out_dtype(self) -> str:
-        """The dtype of the result in the graph."""
-        return _ir_dtype(self.node.meta["val"].dtype)
-
-    def reshape(self, x: Ref, shape: tuple[Dim, ...] | None = None) -> Ref:
-        """`x` in another shape; without `shape`, that of torch's result."""
-        shape = self.out_shape() if shape is None else shape
-        return x if shape == x.shape else self.emit("reshape", x, shape=shape)
-
-    def cast(self, x: Ref, dtype: str) -> Ref:
-        """`x` as another dtype."""
-        return x if x.dtype == dtype else self.emit("cast", x, dtype=dtype)
-
-    def operand(self, x: Ref | Dim | float, dtype: str) -> Ref:
-        """A tensor, a Python number or a size as an operand of that dtype."""
-        if isinstance(x, Ref):
-            return self.cast(x, dtype)
-        if isinstance(x, str):
-            return self.cast(self.emit("dim_value", value=x), dtype)
-        return self.constant(np.asarray(x, dtype=_NUMPY[dtype]))
-
-    def axis(self, x: Ref, axis: int) -> int:
-        """The axis counted from the front."""
-        return axis % max(x.rank, 1)
 
     # ------------------------------------------------------------------------------------------------ the program
 
@@ -256,7 +134,7 @@ class Lowering:
             reason = "forward() writes to this buffer, and a converted model keeps no state"
             self.problems.append(Problem(f"buffer {name!r}", reason, "return the new value as an output", ""))
         if self.problems:
-            raise UnsupportedError(_describe(self.problems))
+            raise UnsupportedError(describe(self.problems))
         outputs, positions = self.declare_outputs(results)
         used = {name for node in self.nodes for name in node.inputs} | set(outputs)
         # Copies: training goes on in the module's own tensors, the graph does not change with them.
@@ -291,7 +169,7 @@ class Lowering:
                 target = specs[node.name].target or node.name
                 self.env[node] = self.constant(tensors[target], target) if node.users else None
             elif isinstance(value, torch.Tensor):
-                declared = Value(dtype=_ir_dtype(value.dtype), shape=self.shape_of(value))
+                declared = Value(dtype=ir_dtype(value.dtype), shape=self.shape_of(value))
                 self.values[node.name] = declared
                 self.env[node] = Ref(node.name, declared.dtype, declared.shape)
                 inputs.append(node.name)
@@ -330,7 +208,7 @@ class Lowering:
 
     def lower_graph(self, module: GraphModule) -> list[Any]:
         """Lower one graph whose placeholders are in `env`; what it returns."""
-        live = _live(module)
+        live = live_nodes(module)
         for unit in units(list(module.graph.nodes), self.in_torch.keys() & live):
             node = unit[0]
             if node.op == "output":
@@ -359,7 +237,8 @@ class Lowering:
         except (Unlowerable, LowbitError) as error:
             self.env.update({node: self.refuse(str(error), REMEDY, node) for node in unit})
             return
-        name = self.unique(_node_name(unit[0], "torch") + (f"+{len(unit) - 1}" if len(unit) > 1 else ""))
+        name = self.unique(node_name(unit[0], "torch") + (f"+{len(unit) - 1}" if len(unit) > 1 else ""))
+        self.node_names.add(name)
         outputs = [name] if len(shown) == 1 else [self.unique(f"{name}.{place}") for place in range(len(shown))]
         program = self.constant(np.frombuffer(writer.finish(shown), np.uint8), f"{name}.program")
         sizes = [size for value in values for size in value.shape]
@@ -375,21 +254,14 @@ class Lowering:
                     "ranks": tuple(len(value.shape) for value in values),
                     "dims": tuple(sizes),
                 },
-                source=_source(unit[0]),
+                source=source_of(unit[0]),
             )
         )
         self.values.update(zip(outputs, values, strict=True))
         refs = [Ref(item, value.dtype, value.shape) for item, value in zip(outputs, values, strict=True)]
         self.env.update(zip(shown, refs, strict=True))
         reasons = dict.fromkeys(f"{p.target}: {p.reason}" for node in unit if (p := self.in_torch.get(node)))
-        self.notes.append(f"{name} ({_source(unit[0])}) runs in torch ({'; '.join(reasons)})")
-
-    def declared(self, value: Any) -> Value:
-        """The type of one of torch's results. Raises Unlowerable or UnsupportedError for what a graph cannot hold."""
-        if not isinstance(value, torch.Tensor):
-            raise Unlowerable(f"it gives a {type(value).__name__} that depends on the inputs' values")
-        self.check_size(value)
-        return Value(dtype=_ir_dtype(value.dtype), shape=self.shape_of(value))
+        self.notes.append(f"{name} ({source_of(unit[0])}) runs in torch ({'; '.join(reasons)})")
 
     def lower_node(self, node: TorchNode) -> Any:
         """What one operation yields: a Ref, a tuple of them, or a size."""
@@ -415,7 +287,7 @@ class Lowering:
             result = folded if folded is not None else self.dispatch(node)
         except (Unlowerable, LowbitError) as error:
             return self.refuse(str(error), getattr(error, "remedy", REMEDY))
-        if _writes(node) and isinstance(result, Ref):
+        if writes(node) and isinstance(result, Ref):
             self.rebind(node, result)
         return result
 
@@ -423,7 +295,7 @@ class Lowering:
         """A size; None (and a problem) where it is not arithmetic of the input's sizes."""
         try:
             self.check_size(value)
-            return dim_of(value, self.program.names)
+            return dim_of(value, self.names)
         except (Unlowerable, LowbitError) as error:
             self.refuse(str(error), getattr(error, "remedy", REMEDY))
             return None
@@ -442,16 +314,6 @@ class Lowering:
             return self.emit("unary", *operands, kind=op) if op in ("neg", "sqrt") else self.emit(op, *operands)
         except (Unlowerable, LowbitError) as error:
             return self.refuse(str(error), getattr(error, "remedy", REMEDY))
-
-    def check_size(self, value: Any) -> None:
-        """Raises Unlowerable for a result whose size depends on values."""
-        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-        for size in sizes:
-            if isinstance(size, torch.SymInt) and not size.node.expr.free_symbols <= self.program.names.keys():
-                raise Unlowerable(
-                    "the size of its result depends on the inputs' values",
-                    "keep the full size and mask with torch.where, or keep this part outside of the converted module",
-                )
 
     def reads_what_it_cannot(self, node: TorchNode) -> bool:
         """Whether an input has a size that depends on values: then the operation that made it is the problem."""
@@ -570,25 +432,13 @@ class Lowering:
             return type(argument)(self.resolve(item) for item in argument)
         return argument
 
-    def unique(self, wish: str) -> str:
-        """`wish`, or with a number after it if that name is taken."""
-        name, count = wish, 1
-        while self.is_taken(name):
-            count += 1
-            name = f"{wish}_{count}"
-        return name
-
-    def is_taken(self, name: str) -> bool:
-        """Whether a value or a node has that name."""
-        return name in self.values or name in self.node_names
-
     def refuse(self, reason: str, remedy: str, node: TorchNode | None = None, follows: bool = False) -> Any:
         """Note a problem; what stands in for the result, so that the rest can be looked at too.
 
         follows: the problem is a consequence of one noted before.
         """
         at = node or self.node
-        self.refused[at] = Problem(str(at.target), reason, remedy, _source(self.node))
+        self.refused[at] = Problem(str(at.target), reason, remedy, source_of(self.node))
         if not follows:
             self.problems.append(self.refused[at])
         value = self.node.meta.get("val")
@@ -609,16 +459,6 @@ class Lowering:
         return Ref(name, declared.dtype, declared.shape)
 
 
-_NUMPY = {"f32": np.float32, "i64": np.int64, "i32": np.int32, "bool": np.bool_, "u8": np.uint8, "s8": np.int8}
-_DTYPES = {np.dtype(item): name for name, item in _NUMPY.items()}
-_TORCH_DTYPES = {
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.bool: "bool",
-    torch.uint8: "u8",
-    torch.int8: "s8",
-    **dict.fromkeys(FLOAT_NAMES, "f32"),
-}
 _REALS = {
     "sym_float": "",
     "mul": "mul",
@@ -646,13 +486,6 @@ def _takes_number(node: TorchNode) -> bool:
     return str(node.target) in ("aten.item.default", "aten._local_scalar_dense.default")
 
 
-def _ir_dtype(dtype: torch.dtype) -> str:
-    """All floats are computed as float32."""
-    if dtype not in _TORCH_DTYPES:
-        raise Unlowerable(f"dtype {dtype} is not supported")
-    return _TORCH_DTYPES[dtype]
-
-
 def _lowering(name: str) -> tuple[LowerFunction, int] | None:
     plain, _, overload = name.partition(".")
     stem = plain.removesuffix("_")
@@ -660,100 +493,3 @@ def _lowering(name: str) -> tuple[LowerFunction, int] | None:
         if key in LOWERINGS:
             return LOWERINGS[key]
     return None
-
-
-# ------------------------------------------------------------------------------------------------------ in-place writes
-
-
-def _writes(node: TorchNode) -> bool:
-    """Whether an operation writes to its first argument."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable and isinstance(next(iter(node.args), None), TorchNode)
-
-
-def _live(module: GraphModule) -> set[TorchNode]:
-    """The nodes whose results or writes count."""
-    live: set[TorchNode] = set()
-    for node in reversed(module.graph.nodes):
-        if node.op == "output" or _writes(node) or not live.isdisjoint(node.users):
-            live.add(node)
-    return live
-
-
-def _storage(node: TorchNode) -> int | None:
-    value = node.meta.get("val")
-    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
-
-
-def _has_writes(module: GraphModule) -> bool:
-    graphs = [item.graph for item in module.modules() if isinstance(item, GraphModule)]
-    return any(_writes(node) for graph in graphs for node in graph.nodes)
-
-
-def _has_hidden_writes(module: GraphModule) -> bool:
-    """Whether an in-place write is seen through another view of the tensor, so that renaming would not show it."""
-    graphs = [item.graph for item in module.modules() if isinstance(item, GraphModule)]
-    return any(_is_hidden(node, graph.nodes) for graph in graphs for node in graph.nodes if _writes(node))
-
-
-def _is_hidden(write: TorchNode, nodes: Any) -> bool:
-    order = {node: position for position, node in enumerate(nodes)}
-    same = {write.args[0], write}
-    grown = True
-    while grown:  # results of writes to the same tensor are the same tensor
-        more = {node for node in order if _writes(node) and (node in same or node.args[0] in same)}
-        more |= {node.args[0] for node in more}
-        grown, same = not more <= same, same | more
-    return any(
-        _storage(node) == _storage(write)
-        and node not in same
-        and any(order[user] > order[write] for user in node.users)
-        for node in order
-        if order[node] < order[write]
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- names and places
-
-
-def _node_name(node: TorchNode, op: str) -> str:
-    """The module's path for a layer of torch.nn; with the operation's name after it for what a forward() computes."""
-    path, kind = _module(node)
-    if kind.startswith("torch.nn.modules.") and ".container." not in kind and path:
-        return path
-    function = re.sub(r"\.\w+$", "", str(node.target).removeprefix("aten.")).strip("_")
-    function = function if re.fullmatch(r"\w+", function) else op
-    return f"{path}.{function}" if path else function
-
-
-def _module(node: TorchNode) -> tuple[str, str]:
-    """Path and class of the innermost module."""
-    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    entries = [entry for key, entry in stack.items() if isinstance(entry, tuple) and not key.startswith("_empty")]
-    if not entries:
-        return "", ""
-    path, kind = entries[-1]
-    return str(path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _source(node: TorchNode) -> str:
-    """The module's path and the line of the model's code: `layer1.conv (net.py:12)`."""
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if not frame[0].startswith((TORCH, "torch/"))] or frames
-    path, _ = _module(node)
-    line = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else ""
-    return f"{path} ({line})" if path and line else path or line
-
-
-def _describe(problems: list[Problem]) -> str:
-    """All problems, alike ones together."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for item in problems:
-        groups.setdefault((item.target, item.reason, item.remedy), []).append(item.source)
-    count = len(problems)
-    lines = [f"{count} operation{'s are' if count > 1 else ' is'} not supported:"]
-    for (target, reason, remedy), sources in groups.items():
-        lines.append(f"  {target} ({len(sources)} time{'s' if len(sources) > 1 else ''}): {reason}")
-        lines += [f"      at {source}" for source in dict.fromkeys(sources) if source]
-        lines.append(f"      remedy: {remedy}")
-    return "\n".join(lines)
