@@ -37,6 +37,9 @@ EXACT = {
     "conv_transpose3d_i8", "linear_i8", "add_i8", "mul_i8", "avg_pool2d_i8",
     "adaptive_avg_pool2d_i8", "max_pool2d", "reshape", "transpose", "pad", "concat", "slice", "clip", "add", "sub",
     "mul", "resize",
+    "minimum", "maximum", "floor_div", "trunc_div", "remainder", "fmod", "compare", "logical", "logical_not", "where",
+    "expand", "triangle", "take", "gather", "index", "scatter", "index_put", "argmax", "sort", "topk",
+    "arange", "dim_value",
 }  # fmt: skip
 """Operators whose float outputs are the interpreter's bit for bit."""
 

@@ -191,7 +191,6 @@ class Where final : public ElementwiseOp {
     return {{inputs[1].dtype, broadcast_shape(inputs[0].shape, broadcast_shape(inputs[1].shape, inputs[2].shape))}};
   }
   int in_place() const override { return 2; }
-  std::string kernel() const override { return "scalar"; }
   void run(const RunArgs& args) const override {
     const Tensor &c = args.inputs[0], &a = args.inputs[1], &b = args.inputs[2], &y = args.outputs[0];
     const kernels::WhereArgs where{y.shape,
@@ -200,7 +199,7 @@ class Where final : public ElementwiseOp {
                                    {a.data, broadcast_strides(a, y.shape)},
                                    {b.data, broadcast_strides(b, y.shape)},
                                    {y.data, y.strides}};
-    split(args, [&](int64_t task, int64_t tasks) { kernels::where(where, task, tasks); });
+    split(args, [&](int64_t task, int64_t tasks) { kernels::where(kernel_, where, task, tasks); });
   }
 };
 

@@ -34,6 +34,28 @@ class IndexOp : public Op {
   int64_t axis_;
 };
 
+// y's block i = x's block place(i), for blocks of so many bytes.
+template <class F>
+void copy_blocks(const std::byte* x, std::byte* y, int64_t bytes, int64_t begin, int64_t end, F place) {
+  const auto each = [&](auto element) {
+    using T = decltype(element);
+    for (int64_t i = begin; i < end; ++i) reinterpret_cast<T*>(y)[i] = reinterpret_cast<const T*>(x)[place(i)];
+  };
+  switch (bytes) {
+    case 1:
+      return each(uint8_t{});
+    case 2:
+      return each(uint16_t{});
+    case 4:
+      return each(uint32_t{});
+    case 8:
+      return each(uint64_t{});
+    default:
+      for (int64_t i = begin; i < end; ++i)
+        std::memcpy(y + i * bytes, x + place(i) * bytes, static_cast<size_t>(bytes));
+  }
+}
+
 // y[.., i.., ..] = x[.., indices[i..], ..]: rows of an embedding table.
 class Take final : public IndexOp {
  public:
@@ -55,10 +77,8 @@ class Take final : public IndexOp {
     check_indices(indices, 0, at.size);
     const int64_t count = indices.shape.elements(), block = at.inner * static_cast<int64_t>(size_of(x.dtype));
     run_shares(at.outer * count, 2 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        std::memcpy(y.as<std::byte>() + row * block,
-                    x.as<const std::byte>() + (row / count * at.size + index_at(indices, row % count)) * block,
-                    static_cast<size_t>(block));
+      copy_blocks(x.as<const std::byte>(), y.as<std::byte>(), block, begin, end,
+                  [&](int64_t row) { return row / count * at.size + index_at(indices, row % count); });
     });
   }
 };
@@ -66,6 +86,14 @@ class Take final : public IndexOp {
 template <class T, class I>
 void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y, const AxisSplit& at, int64_t size,
                  int64_t begin, int64_t end) {
+  if (at.inner == 1) {
+    for (int64_t row = begin; row < end;) {
+      const T* from = x.as<const T>() + row / size * at.size;
+      for (const int64_t stop = std::min(end, (row / size + 1) * size); row < stop; ++row)
+        y.as<T>()[row] = from[indices.as<const I>()[row]];
+    }
+    return;
+  }
   for (int64_t row = begin; row < end; ++row) {  // of [outer][y's size]
     const T* from = x.as<const T>() + row / size * at.size * at.inner;
     const I* index = indices.as<const I>() + row * at.inner;
@@ -163,22 +191,37 @@ class Places {
       const Tensor& indices = inputs[first_ + i];
       const int64_t size = x[axis + static_cast<int>(i)];
       check_indices(indices, -size, size);
-      const Shape strides = broadcast_strides(indices, all);
-      std::array<int64_t, kMaxRank> at{};
-      for (int64_t element = 0, offset = 0; element < elements; ++element) {
-        const int64_t index = index_at(indices, offset);
-        places[element] = places[element] * size + (index < 0 ? index + size : index);
-        for (int d = all.rank() - 1; d >= 0; --d) {
-          offset += strides[d];
-          if (++at[static_cast<size_t>(d)] < all[d]) break;
-          offset -= strides[d] * all[d];
-          at[static_cast<size_t>(d)] = 0;
-        }
-      }
+      if (indices.dtype == DType::i64)
+        add_places<int64_t>(indices, all, size, places);
+      else
+        add_places<int32_t>(indices, all, size, places);
     }
   }
 
  private:
+  // places = places * size + index, line by line of the last axis.
+  template <class I>
+  static void add_places(const Tensor& indices, const Shape& all, int64_t size, int64_t* places) {
+    const Shape strides = broadcast_strides(indices, all);
+    const int rank = all.rank();
+    const int64_t line = rank == 0 ? 1 : all[rank - 1], step = rank == 0 ? 0 : strides[rank - 1];
+    std::array<int64_t, kMaxRank> at{};
+    int64_t offset = 0;
+    for (int64_t *to = places, *end = places + all.elements(); to < end; to += line) {
+      const I* from = indices.as<const I>() + offset;
+      for (int64_t i = 0; i < line; ++i) {
+        const auto index = static_cast<int64_t>(from[i * step]);
+        to[i] = to[i] * size + (index < 0 ? index + size : index);
+      }
+      for (int d = rank - 2; d >= 0; --d) {
+        offset += strides[d];
+        if (++at[static_cast<size_t>(d)] < all[d]) break;
+        offset -= strides[d] * all[d];
+        at[static_cast<size_t>(d)] = 0;
+      }
+    }
+  }
+
   size_t first_, count_;
 };
 
@@ -202,10 +245,8 @@ class Index final : public IndexOp {
     const int64_t count = places_.shape(args.inputs).elements(), element = static_cast<int64_t>(size_of(x.dtype));
     const int64_t block = at.inner * element;
     run_shares(at.outer * count, 2 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        std::memcpy(y.as<std::byte>() + row * block,
-                    x.as<const std::byte>() + (row / count * at.size + places[row % count]) * block,
-                    static_cast<size_t>(block));
+      copy_blocks(x.as<const std::byte>(), y.as<std::byte>(), block, begin, end,
+                  [&](int64_t row) { return row / count * at.size + places[row % count]; });
     });
   }
 

@@ -9,6 +9,9 @@
 namespace lowbit::graph {
 namespace {
 
+constexpr int64_t kColumns = 64;  // whose best values are held at once
+constexpr int64_t kLanes = 8;     // parts of a row that are compared side by side
+
 template <class T>
 bool less(T a, T b) {
   return a < b || (a == a && b != b);
@@ -70,16 +73,43 @@ class ArgExtreme final : public OrderingOp {
   }
 
  private:
+  // Some columns at a time, their best values at hand. A NaN wins either way, the first of them.
   template <class T>
   void find(const T* x, const AxisSplit& at, int64_t* y) const {
-    std::fill_n(y, at.inner, 0);
-    for (int64_t i = 1; i < at.size; ++i)
-      for (int64_t j = 0; j < at.inner; ++j) {
-        const T best = x[y[j] * at.inner + j], next = x[i * at.inner + j];
-        // NaN wins either way, the first of them.
-        const bool better = best == best && (next != next || (max_ ? next > best : next < best));
-        if (better) y[j] = i;
+    if (at.inner == 1) return find_in_row(x, at.size, y);
+    T best[kColumns];
+    for (int64_t first = 0; first < at.inner; first += kColumns) {
+      const int64_t n = std::min(kColumns, at.inner - first);
+      std::copy_n(x + first, n, best);
+      std::fill_n(y + first, n, 0);
+      for (int64_t i = 1; i < at.size; ++i) {
+        const T* line = x + i * at.inner + first;
+        for (int64_t j = 0; j < n; ++j) {
+          const bool better = is_better(line[j], best[j]);
+          best[j] = better ? line[j] : best[j];
+          y[first + j] = better ? i : y[first + j];
+        }
       }
+    }
+  }
+
+  // The best value first, then its place: both loops are simple.
+  template <class T>
+  void find_in_row(const T* x, int64_t n, int64_t* y) const {
+    T best[kLanes];
+    std::fill_n(best, kLanes, x[0]);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+      for (int64_t j = 0; j < kLanes; ++j) best[j] = is_better(x[i + j], best[j]) ? x[i + j] : best[j];
+    for (; i < n; ++i) best[0] = is_better(x[i], best[0]) ? x[i] : best[0];
+    for (const T value : best) best[0] = is_better(value, best[0]) ? value : best[0];
+    const T found = best[0];
+    *y = std::find_if(x, x + n, [&](T value) { return value == found || (value != value && found != found); }) - x;
+  }
+
+  template <class T>
+  bool is_better(T next, T best) const {
+    return best == best && (next != next || (max_ ? next > best : next < best));
   }
 
   bool keep_, max_;

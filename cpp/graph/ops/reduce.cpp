@@ -251,6 +251,14 @@ template <template <class> class Kind, class T>
 void accumulate(const AxisSplit& at, const void* x, void* y, int64_t begin, int64_t end) {
   const int64_t blocks = (at.inner + kColumns - 1) / kColumns;
   for (int64_t unit = begin; unit < end; ++unit) {
+    if (at.inner == 1) {
+      auto total = Kind<T>::start();
+      for (int64_t i = unit * at.size; i < (unit + 1) * at.size; ++i) {
+        total = Kind<T>::join(total, static_cast<typename Kind<T>::Accumulator>(static_cast<const T*>(x)[i]));
+        static_cast<T*>(y)[i] = static_cast<T>(total);
+      }
+      continue;
+    }
     const int64_t first = unit % blocks * kColumns, n = std::min(kColumns, at.inner - first);
     const int64_t offset = unit / blocks * at.size * at.inner + first;
     typename Kind<T>::Accumulator totals[kColumns];

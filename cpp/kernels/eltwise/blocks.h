@@ -113,6 +113,18 @@ void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* 
   }
 }
 
+// Lanes are chosen bit for bit, whatever they hold.
+void where_block(const uint8_t* condition, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,
+                 int64_t n) {
+  if (n <= 0) return;
+  const Lanes first_a = splat(a[0]), first_b = splat(b[0]);
+  for_lanes(n, [&](int64_t i, auto count) {
+    const Mask chosen = load_flags(condition + i, count);
+    const Lanes yes = a_step != 0 ? load(a + i, count) : first_a, no = b_step != 0 ? load(b + i, count) : first_b;
+    store(y + i, select(chosen, yes, no), count);
+  });
+}
+
 void softmax_block(const float* x, float* y, int64_t n) { exp_and_divide(x, y, n, highest_of(x, n)); }
 
 }  // namespace

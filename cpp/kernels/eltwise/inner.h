@@ -23,6 +23,9 @@ struct EltwiseKernel {
   void (*pair_i8)(const PairI8Args&, const PairI8Rows&);
   void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,
                  int64_t n);  // steps 0 or 1
+  // y = condition ? a : b, whatever the bits mean; steps 0 or 1
+  void (*where)(const uint8_t* condition, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,
+                int64_t n);
   void (*unary)(const UnaryArgs&);
   void (*softmax)(const float* x, float* y, int64_t n);
   // y[r * y_stride + c] = x[c * x_stride + r] for r < rows, c < cols.

@@ -86,6 +86,16 @@ inline Lanes load_codes(const uint8_t* p, int32_t offset, int64_t n) {
   return codes_to_lanes(_mm_maskz_loadu_epi8(first_lanes(n), p), offset);
 }
 
+// Which of the bytes are not 0.
+inline Mask load_flags(const uint8_t* p) {
+  const __m128i flags = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm_test_epi8_mask(flags, flags)};
+}
+inline Mask load_flags(const uint8_t* p, int64_t n) {
+  const __m128i flags = _mm_maskz_loadu_epi8(first_lanes(n), p);
+  return {_mm_test_epi8_mask(flags, flags)};
+}
+
 #elif defined(__AVX2__)
 
 struct Lanes {
@@ -193,6 +203,18 @@ inline Lanes load_codes(const uint8_t* p, int32_t offset, int64_t n) {
   return load_codes(codes, offset);
 }
 
+inline Mask load_flags(const uint8_t* p) {
+  const __m128i flags = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m256i zero = _mm256_setzero_si256();
+  return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(flags), zero)),
+          _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(_mm_srli_si128(flags, 8)), zero))};
+}
+inline Mask load_flags(const uint8_t* p, int64_t n) {
+  alignas(kLanes) uint8_t flags[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) flags[i] = p[i];
+  return load_flags(flags);
+}
+
 #else
 
 struct Lanes {
@@ -284,6 +306,12 @@ inline bool any(const Mask& m) {
   return found;
 }
 
+inline Mask load_flags(const uint8_t* p, int64_t n = kLanes) {
+  Mask m;
+  for (int64_t i = 0; i < kLanes; ++i) m.v[i] = i < n && p[i] != 0;
+  return m;
+}
+
 // A lane whose integer conversion would be undefined is NaN or about to be discarded: any number will do.
 inline int32_t integer_of(float value) {
   return __builtin_fabsf(value) < 1e9f ? static_cast<int32_t>(__builtin_nearbyintf(value)) : 0;
@@ -349,6 +377,7 @@ struct Full {
 };
 inline Lanes load(const float* p, Full) { return load(p); }
 inline void store(float* p, const Lanes& a, Full) { store(p, a); }
+inline Mask load_flags(const uint8_t* p, Full) { return load_flags(p); }
 inline Lanes load_codes(const uint8_t* p, int32_t offset, Full) { return load_codes(p, offset); }
 inline void store_codes(uint8_t* p, const Lanes& a, int32_t offset, Full) { store_codes(p, a, offset); }
 

@@ -25,6 +25,7 @@ const EltwiseKernel kEltwiseScalar = {
     lookup_block,
     pair_i8_block,
     binary_block,
+    where_block,
     unary_block,
     softmax_block,
     transpose_block<uint8_t>,

@@ -6,6 +6,7 @@
 #include <functional>
 #include <type_traits>
 
+#include "kernels/eltwise/inner.h"
 #include "kernels/eltwise/nest.h"
 
 namespace lowbit::kernels {
@@ -196,30 +197,26 @@ TypedLine comparison(DType dtype) {
 }
 
 template <class T>
-void where_line(const uint8_t* condition, int64_t step, const T* a, int64_t a_step, const T* b, int64_t b_step, T* y,
-                int64_t y_step, int64_t n) {
-  if (step == 1 && y_step == 1 && a_step == 1 && b_step == 1) {
-    for (int64_t i = 0; i < n; ++i) y[i] = condition[i] != 0 ? a[i] : b[i];
-  } else if (step == 1 && y_step == 1 && a_step == 0 && b_step == 1) {
-    const T first = *a;
-    for (int64_t i = 0; i < n; ++i) y[i] = condition[i] != 0 ? first : b[i];
-  } else if (step == 1 && y_step == 1 && a_step == 1 && b_step == 0) {
-    const T second = *b;
-    for (int64_t i = 0; i < n; ++i) y[i] = condition[i] != 0 ? a[i] : second;
-  } else if (step == 1 && y_step == 1 && a_step == 0 && b_step == 0) {
-    const T first = *a, second = *b;
-    for (int64_t i = 0; i < n; ++i) y[i] = condition[i] != 0 ? first : second;
+void where_line(const EltwiseKernel& kernel, const uint8_t* condition, int64_t step, const T* a, int64_t a_step,
+                const T* b, int64_t b_step, T* y, int64_t y_step, int64_t n) {
+  if (step == 0 && y_step == 1) {  // one choice for the whole line
+    const T* from = *condition != 0 ? a : b;
+    const int64_t from_step = *condition != 0 ? a_step : b_step;
+    for (int64_t i = 0; i < n; ++i) y[i] = from[i * from_step];
+  } else if (sizeof(T) == 4 && step == 1 && y_step == 1 && a_step <= 1 && b_step <= 1) {
+    kernel.where(condition, reinterpret_cast<const float*>(a), a_step, reinterpret_cast<const float*>(b), b_step,
+                 reinterpret_cast<float*>(y), n);
   } else {
     for (int64_t i = 0; i < n; ++i) y[i * y_step] = condition[i * step] != 0 ? a[i * a_step] : b[i * b_step];
   }
 }
 
 template <class T>
-void where_nest(const WhereArgs& args, const Nest& nest) {
+void where_nest(const EltwiseKernel& kernel, const WhereArgs& args, const Nest& nest) {
   const auto last = static_cast<size_t>(nest.rank - 1);
   const auto step = nest.stride[last];
   for_outer(nest, 1, [&](const auto& at) {
-    where_line(args.condition.data + at[1], step[1], static_cast<const T*>(args.a.data) + at[2], step[2],
+    where_line(kernel, args.condition.data + at[1], step[1], static_cast<const T*>(args.a.data) + at[2], step[2],
                static_cast<const T*>(args.b.data) + at[3], step[3], static_cast<T*>(args.y.data) + at[0], step[0],
                nest.size[last]);
   });
@@ -235,15 +232,21 @@ double log2_of(double x) {
     e += 1.0;
   }
   const double s = (m - 1.0) / (m + 1.0), square = s * s;
+  constexpr double kTerms[] = {1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13, 1.0 / 11,
+                               1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
   double sum = 0.0;
-  for (int k = 19; k >= 1; k -= 2) sum = sum * square + 1.0 / k;
+  for (const double term : kTerms) sum = sum * square + term;
   return e + 2.0 * s * sum * 1.4426950408889634;
 }
 
 double exp2_of(double t) {
-  const double n = std::nearbyint(t), r = (t - n) * 0.6931471805599453;
-  double sum = 1.0;
-  for (int k = 13; k >= 1; --k) sum = sum * r / k + 1.0;
+  constexpr double kWhole = 6755399441055744.0;  // added and taken away, it leaves what nearbyint() gives
+  const double n = (t + kWhole) - kWhole, r = (t - n) * 0.6931471805599453;
+  constexpr double kTerms[] = {
+      1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+      1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
+  double sum = 0.0;
+  for (const double term : kTerms) sum = sum * r + term;
   return sum * std::bit_cast<double>(static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52);
 }
 
@@ -306,26 +309,27 @@ void typed(const TypedArgs& args, int64_t task, int64_t tasks) {
   });
 }
 
-void where(const WhereArgs& args, int64_t task, int64_t tasks) {
+void where(const EltwiseKernel& kernel, const WhereArgs& args, int64_t task, int64_t tasks) {
   Nest nest = nest_of(args.shape, {&args.y.strides, &args.condition.strides, &args.a.strides, &args.b.strides});
   take_share(nest, task, tasks);
   switch (args.element_bytes) {
     case 1:
-      return where_nest<uint8_t>(args, nest);
+      return where_nest<uint8_t>(kernel, args, nest);
     case 2:
-      return where_nest<uint16_t>(args, nest);
+      return where_nest<uint16_t>(kernel, args, nest);
     case 4:
-      return where_nest<uint32_t>(args, nest);
+      return where_nest<float>(kernel, args, nest);
     default:
-      return where_nest<uint64_t>(args, nest);
+      return where_nest<uint64_t>(kernel, args, nest);
   }
 }
 
 float power(float x, float y) {
   if (y == 0.0f || x == 1.0f) return 1.0f;
   if (x != x || y != y) return x + y;
-  const bool whole = std::floor(y) == y;
-  const bool odd = whole && std::fabs(y) < 16777216.0f && std::fmod(y, 2.0f) != 0.0f;
+  const bool small = std::fabs(y) < 16777216.0f;  // beyond, all floats are even
+  const int32_t near = small ? static_cast<int32_t>(y) : 0;
+  const bool whole = !small || static_cast<float>(near) == y, odd = small && whole && near % 2 != 0;
   const float magnitude = std::fabs(x);
   if (x < 0.0f && !whole && magnitude != INFINITY) return NAN;
   float result;

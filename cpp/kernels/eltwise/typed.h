@@ -56,7 +56,7 @@ struct WhereArgs {
   View<const void> a, b;
   View<void> y;
 };
-void where(const WhereArgs&, int64_t task = 0, int64_t tasks = 1);
+void where(const EltwiseKernel&, const WhereArgs&, int64_t task = 0, int64_t tasks = 1);
 
 // x to the power y; computed in float64 by the same operations everywhere.
 float power(float x, float y);

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir import Array, Value
 from .spec import FLAG, SIZE, Call, Input, Op, choice, integer, integers, reduced_axes
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
+KINDS: dict[str, Callable[..., Any]] = {
     "sum": np.sum,
     "prod": np.prod,
     "max": np.max,
@@ -41,7 +41,7 @@ def _reduce(call: Call) -> Sequence[Array]:
     x, kind = call.array(0), call.attrs["kind"]
     dtype = _wide(call) if kind in ("sum", "prod") else {}
     axes = reduced_axes(call, x.ndim)
-    y = _FUNCTIONS[kind](x, axis=axes, keepdims=bool(call.attrs["keepdim"]), **dtype)
+    y = KINDS[kind](x, axis=axes, keepdims=bool(call.attrs["keepdim"]), **dtype)
     return [np.asarray(y, dtype=x.dtype)]
 
 
@@ -59,7 +59,7 @@ OPS = (
     Op(
         name="reduce",
         inputs=(Input(name="x", dtypes=("f32", "i64", "i32", "bool")),),
-        attrs={"kind": choice(*_FUNCTIONS), "axes": integers(None, -SIZE), "keepdim": FLAG},
+        attrs={"kind": choice(*KINDS), "axes": integers(None, -SIZE), "keepdim": FLAG},
         infer_rule=_infer_reduce,
         reference_rule=_reduce,
     ),
