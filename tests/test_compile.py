@@ -237,12 +237,26 @@ def test_unknown_options_are_refused() -> None:
         compiled(nn.Linear(8, 4).eval(), schema="int8")(rows(2))
 
 
-@pytest.mark.parametrize("imports", ["import lowbit, torch", "import torch._dynamo.backends.registry, torch, lowbit"])
-def test_importing_lowbit_makes_the_backend_known(imports: str) -> None:
+ENTRY = (
+    "import torch, torch._dynamo.backends.registry as registry\n"
+    "from importlib.metadata import EntryPoint\n"
+    "registry._lazy_import()\n"
+    "registry._BACKENDS['lowbit'] = EntryPoint('lowbit', 'lowbit.backend:entry', 'torch_dynamo_backends')"
+)
+
+
+@pytest.mark.parametrize(
+    "imports",
+    ["import lowbit, torch", "import torch._dynamo.backends.registry, torch, lowbit", ENTRY],
+    ids=["lowbit first", "torch first", "entry point"],
+)
+def test_the_backend_is_known_and_recurrent_layers_are_captured(imports: str) -> None:
     code = (
         f"{imports}\n"
-        "net = torch.nn.Linear(4, 3).eval()\n"
-        "with torch.no_grad(): assert torch.compile(net, backend='lowbit')(torch.ones(2, 4)).shape == (2, 3)\n"
-        "import lowbit.compile; assert len(lowbit.compile._models) == 1\n"
+        "net = torch.nn.LSTM(4, 3).eval()\n"
+        "with torch.no_grad(): y, _ = torch.compile(net, backend='lowbit')(torch.ones(5, 2, 4))\n"
+        "import lowbit.compile\n"
+        "(model,) = lowbit.compile._models.values()\n"
+        "assert y.shape == (5, 2, 3) and 'lstm' in [node.op for node in model.graph]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

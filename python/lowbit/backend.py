@@ -1,7 +1,7 @@
 """`torch.compile(net, backend="lowbit")`: makes the name known to torch, at no cost until it is used.
 
-An installed lowbit is found through its entry point; a source tree has none, so whichever of the two is imported first,
-the name is registered when both are.
+torch finds an installed lowbit through its entry point, `entry`. A source tree has none: there, whichever of the two is
+imported first, the name is registered when both are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,34 @@ REGISTRY = "torch._dynamo.backends.registry"
 def backend(module: Any, inputs: Any, **options: Any) -> Any:
     """Compiles one of dynamo's graphs; see `compile.py`."""
     return import_module(f"{__package__}.compile").compile_graph(module, inputs, **options)
+
+
+def __getattr__(name: str) -> Any:
+    """`entry` is the backend, for torch, which asks for it when it is about to be used."""
+    if name != "entry":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _prepare()
+    return backend
+
+
+def _prepare() -> None:
+    """Before anything is traced for lowbit: else dynamo leaves LSTM, GRU and RNN layers outside of every graph."""
+    config: Any = import_module("torch._dynamo.config")
+    config.allow_rnn = True
+
+
+def _register(registry: Any) -> None:
+    """Add the backend, where no entry point does, and see when it is asked for."""
+    if registry._BACKENDS.get("lowbit") is None and "lowbit" not in registry._COMPILER_FNS:
+        registry.register_backend(backend, name="lowbit")
+    find = registry.lookup_backend
+
+    def lookup_backend(compiler_fn: Any) -> Any:
+        if isinstance(compiler_fn, str) and compiler_fn == "lowbit":
+            _prepare()
+        return find(compiler_fn)
+
+    registry.lookup_backend = lookup_backend
 
 
 class _Watch:
@@ -39,11 +67,6 @@ class _Watch:
 
             spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
-
-
-def _register(registry: Any) -> None:
-    if "lowbit" not in registry._COMPILER_FNS:
-        registry.register_backend(backend, name="lowbit")
 
 
 def announce() -> None:

@@ -30,8 +30,6 @@ Compiled = Callable[..., Any]
 OPTIONS = {"scheme": "int8", "threads": None, "tune": False, "fallback": "torch"}
 """What torch.compile's `options` may hold, with the defaults: `lowbit.convert`'s arguments of these names."""
 
-torch._dynamo.config.allow_rnn = True  # else dynamo leaves LSTM, GRU and RNN layers outside of every graph
-
 _models: weakref.WeakValueDictionary[Any, Model] = weakref.WeakValueDictionary()
 """Converted graphs: dynamo also compiles again what is the same but for guards, such as torch's own on batches."""
 
