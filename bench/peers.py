@@ -192,8 +192,7 @@ def quantize_openvino(net: nn.Module, samples: Sequence[Any], path: Path, conver
     import nncf
     import openvino as ov
 
-    first = samples[0]
-    example = {k: torch.from_numpy(v) for k, v in first.items()} if isinstance(first, dict) else torch.from_numpy(first)
+    example = torch.utils._pytree.tree_map(torch.from_numpy, samples[0])
     with quiet():
         model = ov.convert_model(net, example_input=example, **(convert or {}))
         ov.save_model(nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), **options), str(path))
