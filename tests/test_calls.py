@@ -189,7 +189,8 @@ def test_sessions_do_what_the_interpreter_says(name: str, isa: str | None) -> No
             if name in ("integer_net", "dynamic_net"):
                 assert (got == expected[key]).all()
             else:
-                np.testing.assert_allclose(got, expected[key], rtol=1e-4, atol=1e-5)
+                scale = max(1.0, float(np.abs(expected[key], dtype=np.float64).max(initial=0)))  # sums may cancel
+                np.testing.assert_allclose(got, expected[key], rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_session_face() -> None:
