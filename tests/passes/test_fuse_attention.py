@@ -24,8 +24,10 @@ def written_out(scale: str = "", mask: str = "", rank: int = 4, **changes: Any) 
         scores = m.node(scale, half, scores) if scale == "mul" else m.node(scale, scores, half)
     keep = m.constant(np.arange(35).reshape(5, 7) % 3 > 0)
     lowest = m.constant(np.full(1, changes.get("fill", -np.inf), np.float32))
-    if mask == "add":
+    if mask.startswith("add"):
         scores = m.node("add", scores, m.floats(5, 7))
+        if mask == "add twice":
+            scores = m.node("add", m.input("bias", "batch", *(1,) * (rank - 3), 5, 7), scores)
     elif mask:
         scores = m.node("where", keep, *((scores, lowest) if mask == "keep" else (lowest, scores)))
     p = m.node("softmax", scores, axis=changes.get("axis", -1))
@@ -34,11 +36,11 @@ def written_out(scale: str = "", mask: str = "", rank: int = 4, **changes: Any) 
 
 
 @pytest.mark.parametrize("scale", ["", "mul", "div"])
-@pytest.mark.parametrize("mask", ["", "add", "keep", "drop"])
+@pytest.mark.parametrize("mask", ["", "add", "add twice", "keep", "drop"])
 @pytest.mark.parametrize("rank", [3, 4])
 def test_attention_written_out_becomes_one_node(scale: str, mask: str, rank: int) -> None:
     after = apply(written_out(scale, mask, rank), fuse_attention)
-    assert ops(after) == {"attention": 1} | ({"logical_not": 1} if mask == "drop" else {})
+    assert ops(after) == {"attention": 1} | {"drop": {"logical_not": 1}, "add twice": {"add": 1}}.get(mask, {})
     assert after.nodes[-1].attrs["scale"] == {"": 1.0, "mul": 0.5, "div": 2.0}[scale]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from .. import dims
@@ -16,9 +17,23 @@ def fuse_attention(graph: Graph) -> Graph:
     before: matmul(q, k; transpose_b) -> mul(scale) -> add(mask) -> softmax -> matmul(v)
     after:  attention(q, k, v, mask; scale)
 
-    Scale and mask may be missing; a mask may also be a where() between the scores and -inf.
+    Scale and mask may be missing; several may be added; a mask may also be a where() between the scores and -inf.
     """
     return rewrite(graph, _fuse)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """What goes into softmax, taken apart: the product, its factor, what is added, or the condition of a where()."""
+
+    product: Node
+    scale: float
+    added: tuple[str, ...] = ()
+    condition: str = ""
+    drops: bool = False
+    """Whether the condition says what to drop, instead of what to keep."""
+    others: tuple[Node, ...] = ()
+    """The nodes between the product and softmax."""
 
 
 def _fuse(r: Rewriter, node: Node) -> Node:
@@ -28,22 +43,21 @@ def _fuse(r: Rewriter, node: Node) -> Node:
         return node
     axis: Any = softmax.attrs["axis"]
     rank = len(r.values[softmax.outputs[0]].shape)
-    if axis % rank != rank - 1:
+    scores = _scores(r, softmax.inputs[0]) if axis % rank == rank - 1 else None
+    if scores is None:
         return node
-    taken = [softmax]
-    scores, mask, drops = _unmasked(r, softmax.inputs[0], taken)
-    scores, scale = _unscaled(r, scores, taken)
-    product = _private(r, scores, "matmul")
-    if product is None or not product.attrs.get("transpose_b"):
+    inputs = (*scores.product.inputs, node.inputs[1])
+    if not _fits(r, inputs, (*scores.added, *filter(None, (scores.condition,)))):
         return node
-    inputs = (*product.inputs, node.inputs[1], *((mask,) if mask else ()))
-    if not _fits(r, inputs):
-        return node
-    for item in (*taken, product):
+    for item in (softmax, *scores.others, scores.product):
         r.take(item)
-    if drops:
-        inputs = (*inputs[:3], r.insert("logical_not", mask, like=node))
-    return replace(node, op="attention", inputs=inputs, attrs={"scale": scale, "nan_if_empty": 1})
+    mask = scores.condition
+    if scores.drops:
+        mask = r.insert("logical_not", mask, like=node)
+    for name in scores.added:
+        mask = r.insert("add", mask, name, like=node) if mask else name
+    attrs = {"scale": scores.scale, "nan_if_empty": 1}
+    return replace(node, op="attention", inputs=(*inputs, mask) if mask else inputs, attrs=attrs)
 
 
 def _private(r: Rewriter, value: str, *ops: str) -> Node | None:
@@ -52,24 +66,30 @@ def _private(r: Rewriter, value: str, *ops: str) -> Node | None:
     return node if node is not None and node.op in ops and r.is_private(value) else None
 
 
-def _unmasked(r: Rewriter, value: str, taken: list[Node]) -> tuple[str, str, bool]:
-    """The scores before a mask; the mask, or ""; and whether it says what to drop, instead of what to keep."""
+def _scores(r: Rewriter, value: str) -> _Scores | None:
     node = _private(r, value, "add", "where")
-    for position in () if node is None else (1, 2) if node.op == "where" else (0, 1):
-        assert node is not None
-        scores = node.inputs[position]
-        if r.values[scores].shape != r.values[value].shape or not _leads_to_product(r, scores):
+    if node is None:
+        return _scaled_product(r, value)
+    for position in (1, 2) if node.op == "where" else (0, 1):
+        inner = node.inputs[position]
+        same = r.values[inner].shape == r.values[value].shape
+        found = _scores(r, inner) if same else None
+        if found is None or found.condition:
             continue
-        if node.op == "where" and r.scalar(node.inputs[3 - position]) != -math.inf:
-            continue
-        taken.append(node)
-        mask = node.inputs[0] if node.op == "where" else node.inputs[1 - position]
-        return scores, mask, node.op == "where" and position == 2
-    return value, "", False
+        if node.op == "add":
+            return replace(found, added=(*found.added, node.inputs[1 - position]), others=(*found.others, node))
+        if r.scalar(node.inputs[3 - position]) == -math.inf and not found.added:
+            return replace(found, condition=node.inputs[0], drops=position == 2, others=(*found.others, node))
+    return None
 
 
-def _leads_to_product(r: Rewriter, value: str) -> bool:
-    return _private(r, _unscaled(r, value, [])[0], "matmul") is not None
+def _scaled_product(r: Rewriter, value: str) -> _Scores | None:
+    taken: list[Node] = []
+    inner, scale = _unscaled(r, value, taken)
+    product = _private(r, inner, "matmul")
+    if product is None or not product.attrs.get("transpose_b"):
+        return None
+    return _Scores(product=product, scale=scale, others=tuple(taken))
 
 
 def _unscaled(r: Rewriter, value: str, taken: list[Node]) -> tuple[str, float]:
@@ -87,21 +107,21 @@ def _unscaled(r: Rewriter, value: str, taken: list[Node]) -> tuple[str, float]:
     return value, 1.0
 
 
-def _fits(r: Rewriter, inputs: tuple[str, ...]) -> bool:
-    """Whether the attention operator takes them: q, k and v alike but for lengths and features, a mask that spreads."""
-    shapes = [r.values[name].shape for name in inputs]
-    q, k, v = shapes[:3]
+def _fits(r: Rewriter, inputs: tuple[str, ...], masks: tuple[str, ...]) -> bool:
+    """Whether the attention operator takes them: q, k and v alike but for lengths and features, masks that spread."""
+    q, k, v = (r.values[name].shape for name in inputs)
     if len(q) not in (3, 4) or not len(q) == len(k) == len(v):
         return False
     if not (_same(r, q[:-2], k[:-2]) and _same(r, q[:-2], v[:-2])):
         return False
-    if len(inputs) == 3:
-        return True
-    mask, full = shapes[3], (*q[:-1], k[-2])
-    if r.values[inputs[3]].dtype not in ("f32", "bool") or len(mask) > len(full):
-        return False
-    return all(
-        size == 1 or dims.equal(size, of, r.graph.symbols) for size, of in zip(mask[::-1], full[::-1], strict=False)
+    full = (*q[:-1], k[-2])
+    return all(r.values[name].dtype in ("f32", "bool") and _spreads(r, r.values[name].shape, full) for name in masks)
+
+
+def _spreads(r: Rewriter, mask: tuple[Dim, ...], full: tuple[Dim, ...]) -> bool:
+    pairs = zip(mask[::-1], full[::-1], strict=False)
+    return len(mask) <= len(full) and all(
+        size == 1 or dims.equal(size, whole, r.graph.symbols) for size, whole in pairs
     )
 
 
