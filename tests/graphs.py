@@ -124,7 +124,7 @@ def integer_net() -> Graph:
     d = m.node(
         "add_i8",
         c,
-        m.node("lookup", a, m.table()),
+        m.node("lookup", a, m.constant(m.rng.integers(0, 256, (8, 256)).astype(np.uint8))),
         zero_point_a=7,
         multiplier_a=0.6,
         zero_point_b=3,
@@ -182,7 +182,7 @@ def elementwise_net() -> Graph:
     m = Maker(4, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
     x, y = m.input("x", "batch", "rows", 6), m.input("y", 6)
     a = m.node("mul", m.node("add", x, y), m.node("sub", x, m.floats(1, 1, 6)))
-    a = m.node("div", a, m.constant(np.float32([2.0])))
+    a = m.node("prelu", m.node("div", a, m.constant(np.float32([2.0]))), m.floats(6))
     for kind in ("sigmoid", "tanh", "hardswish", "silu", "gelu", "elu", "leaky_relu"):
         a = m.node("unary", a, kind=kind)
     b = m.node("pad", a, padding=(0, 0, 1, 2, 0, 0), value=-1.5)

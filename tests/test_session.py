@@ -140,7 +140,9 @@ def test_pools_reductions_and_moves(data: st.DataObject, seed: int) -> None:
     ]
     pairs = {"zero_point_a": 90, "zero_point_b": 80, "zero_point_y": 110}
     pair = {**pairs, "multiplier_a": 0.7, "multiplier_b": -0.4}
+    tables = m.constant(m.rng.integers(0, 256, (channels, 256)).astype(np.uint8))
     exact = [
+        m.node("lookup", q, tables),
         m.node("max_pool2d", q, **window),
         m.node("avg_pool2d_i8", q, output="u8", count_include_pad=1, **integer, **window),
         m.node("adaptive_avg_pool2d_i8", q, output="u8", output_size=size, **integer),

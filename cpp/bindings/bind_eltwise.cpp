@@ -393,9 +393,9 @@ py::tuple run_add_i8(const std::string& name, const Array<uint8_t>& a, const Arr
 double run_binary(const std::string& name, const std::string& kind, const py::array& a, const py::array& b,
                   py::array& y, int64_t tasks, int64_t repeats) {
   const EltwiseKernel& kernel = eltwise_row(name);
-  constexpr std::array<const char*, 6> kKinds = {"add", "sub", "mul", "div", "minimum", "maximum"};
+  constexpr std::array<const char*, 7> kKinds = {"add", "sub", "mul", "div", "minimum", "maximum", "prelu"};
   const auto found = std::find(kKinds.begin(), kKinds.end(), kind);
-  require(found != kKinds.end(), "kind must be add, sub, mul, div, minimum or maximum");
+  require(found != kKinds.end(), "kind must be add, sub, mul, div, minimum, maximum or prelu");
   const BinaryArgs args = {static_cast<BinaryKind>(found - kKinds.begin()), shape_of(y), view<float>(a), view<float>(b),
                            mutable_view<float>(y)};
   require(shape_of(a) == args.shape && shape_of(b) == args.shape,
@@ -505,7 +505,7 @@ void bind_eltwise(py::module_& m) {
         py::arg("zero_point_b") = 0, py::arg("multiplier_b") = 1.0f, py::arg("zero_point") = 0, py::arg("lo") = 0,
         py::arg("hi") = 255, py::arg("table").noconvert() = none, tasks, repeats);
   m.def("binary", run_binary,
-        "y[...] = a (add, sub, mul, div, minimum, maximum) b, all of one shape; returns seconds a call.",
+        "y[...] = a (add, sub, mul, div, minimum, maximum, prelu) b, all of one shape; returns seconds a call.",
         py::arg("kernel"), py::arg("kind"), py::arg("a"), py::arg("b"), py::arg("y"), py::kw_only(), tasks, repeats);
   m.def("unary", run_unary, "(f(x), seconds a call).", py::arg("kernel"), py::arg("kind"), py::arg("x").noconvert(),
         py::kw_only(), py::arg("alpha") = 1.0f, py::arg("min") = -kInfinity, py::arg("max") = kInfinity, tasks,

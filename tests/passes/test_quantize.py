@@ -396,3 +396,33 @@ def test_schemes_by_pattern_reach_ranges_and_weights() -> None:
 
     assert scales(mixed)["x.codes"] == scales(minmax)["x.codes"] != scales(plain)["x.codes"]
     assert scales(mixed)["v3"] == scales(plain)["v3"] != scales(minmax)["v3"]
+
+
+def test_what_lies_between_layers_works_on_codes() -> None:
+    """Gates, sums that broadcast, functions one a channel, resizes and shuffles: no float is left between layers."""
+    m = Maker(4, BATCH)
+
+    def conv(x: str, filters: int, depth: int, **attrs: Any) -> str:
+        return m.node("conv2d", x, m.floats(filters, depth, 3, 3, scale=0.1), padding=PAD1, **attrs)
+
+    x = conv(m.input("x", "batch", 16, 24, 24), 16, 16)
+    y = m.node("prelu", x, m.constant(m.rng.uniform(0, 0.4, (16, 1, 1)).astype(np.float32)))
+    gate = m.node("adaptive_avg_pool2d", y, output_size=(1, 1))
+    gate = m.node("unary", m.node("conv2d", gate, m.floats(16, 16, 1, 1)), kind="sigmoid")
+    y = m.node("mul", y, gate)
+    y = m.node("div", m.node("add", y, m.constant(np.float32([3.0]))), m.constant(np.float32([6.0])))
+    y = m.node(
+        "add", y, m.node("conv2d", m.node("adaptive_max_pool2d", y, output_size=(1, 24)), m.floats(16, 16, 1, 1))
+    )
+    y = m.node("reshape", y, shape=("batch", 2, 8, 24, 24))
+    y = m.node("reshape", m.node("transpose", y, perm=(0, 2, 1, 3, 4)), shape=("batch", 16, 24, 24))
+    y = m.node(
+        "pad", m.node("resize", y, size=(48, 48), mode="linear"), padding=(0, 0, 0, 0, 1, 1, 1, 1), mode="reflect"
+    )
+    y = m.node("conv_transpose2d", y, m.floats(8, 16, 2, 2, scale=0.1), stride=(2, 2), activation_min=0.0)
+    graph = m.graph(m.node("conv2d", y, m.floats(4, 8, 1, 1)))
+    made = static(graph)
+    float_ops = {node.op for node in made.graph if made.graph.values[node.outputs[0]].dtype == "f32"}
+    assert float_ops == {"conv2d_i8"}, "the last layer's"
+    assert {"mul_i8", "add_i8", "lookup", "resize", "conv_transpose2d_i8"} <= set(ops(made.graph))
+    assert sqnr(graph, made) > 25

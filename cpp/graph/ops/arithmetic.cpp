@@ -20,7 +20,8 @@ struct Named {
 
 constexpr Named<BinaryKind> kFloat[] = {{"add", BinaryKind::add},         {"sub", BinaryKind::sub},
                                         {"mul", BinaryKind::mul},         {"div", BinaryKind::div},
-                                        {"minimum", BinaryKind::minimum}, {"maximum", BinaryKind::maximum}};
+                                        {"minimum", BinaryKind::minimum}, {"maximum", BinaryKind::maximum},
+                                        {"prelu", BinaryKind::prelu}};
 constexpr Named<TypedKind> kArithmetic[] = {{"add", TypedKind::add},
                                             {"sub", TypedKind::sub},
                                             {"mul", TypedKind::mul},

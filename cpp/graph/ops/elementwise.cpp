@@ -55,30 +55,56 @@ kernels::UnaryArgs unary_args(const NodeInfo& node) {
   return args;
 }
 
+// One table for all codes, or one for each channel (axis 1).
 class Lookup final : public ElementwiseOp {
  public:
   explicit Lookup(const NodeInfo& node) : ElementwiseOp(node) {
     node.expect_inputs(2, 2);
     node.expect_outputs(1);
-    table_ = table_of(node, 1);
+    const Constant& table = node.constant(1, DType::u8, -1);
+    const Shape& shape = table.type.shape;
+    if ((shape.rank() != 1 && shape.rank() != 2) || shape[shape.rank() - 1] != 256 || shape[0] == 0)
+      node.fail("a table must have shape [256] or [channels, 256], has " + to_string(shape));
+    channels_ = shape.rank() == 2 ? shape[0] : 0;
+    table_ = copy_of<uint8_t>(table);
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::u8);
+    const Shape& x = inputs[0].shape;
+    require(channels_ == 0 || (x.rank() >= 2 && x[1] == channels_),
+            "there are " + std::to_string(channels_) + " tables for the channels of " + to_string(x));
     return {inputs[0]};
   }
   bool reads(size_t input) const override { return input == 0; }
   int in_place() const override { return 0; }
   size_t bytes() const override { return table_.bytes(); }
+  std::string kernel() const override { return channels_ == 0 ? ElementwiseOp::kernel() : "scalar"; }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const auto *from = x.as<const uint8_t>(), *table = table_.as<const uint8_t>();
+    auto* to = y.as<uint8_t>();
+    const int64_t elements = x.shape.elements();
+    if (channels_ == 0) {
+      return split(
+          args, [&](int64_t task, int64_t tasks) { kernels::lookup(kernel_, from, table, to, elements, task, tasks); });
+    }
+    if (has_layouts(x.shape) && x.strides[1] == 1) {
+      const int64_t pixels = elements / channels_;
+      return split(args, [&](int64_t task, int64_t tasks) {
+        for (int64_t i = pixels * task / tasks * channels_; i < pixels * (task + 1) / tasks * channels_; i += channels_)
+          for (int64_t c = 0; c < channels_; ++c) to[i + c] = table[c * 256 + from[i + c]];
+      });
+    }
+    const int64_t planes = x.shape[0] * channels_, size = elements / planes;
     split(args, [&](int64_t task, int64_t tasks) {
-      kernels::lookup(kernel_, x.as<const uint8_t>(), table_.as<const uint8_t>(), y.as<uint8_t>(), x.shape.elements(),
-                      task, tasks);
+      for (int64_t i = planes * task / tasks; i < planes * (task + 1) / tasks; ++i)
+        kernels::lookup(kernel_, from + i * size, table + i % channels_ * 256, to + i * size, size);
     });
   }
 
  private:
   Buffer table_;
+  int64_t channels_;  // 0: one table
 };
 
 // add_i8 and mul_i8.

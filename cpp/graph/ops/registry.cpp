@@ -64,6 +64,7 @@ constexpr Row kOps[] = {
     {"mul_i8", make_pair_i8},
     {"pad", make_pad},
     {"pow", make_arithmetic},
+    {"prelu", make_arithmetic},
     {"quantize", make_quantize},
     {"reduce", make_reduce},
     {"remainder", make_arithmetic},

@@ -110,6 +110,9 @@ void binary_block(BinaryKind kind, const float* a, int64_t a_step, const float* 
     case BinaryKind::maximum:
       return map_pairs(a, a_step, b, b_step, y, n,
                        [](const Lanes& p, const Lanes& q) { return select(is_nan(p), p, greater(p, q)); });
+    case BinaryKind::prelu:
+      return map_pairs(a, a_step, b, b_step, y, n,
+                       [](const Lanes& p, const Lanes& q) { return select(p > splat(0.0f), p, p * q); });
   }
 }
 

@@ -120,7 +120,7 @@ struct PairI8Args {
 void pair_i8(const EltwiseKernel&, const PairI8Args&, int64_t task = 0, int64_t tasks = 1);
 
 // y[i] = a[i] (+ - * / min max) b[i], any broadcasting through strides of 0; a minimum or maximum with NaN is NaN.
-enum class BinaryKind { add, sub, mul, div, minimum, maximum };
+enum class BinaryKind { add, sub, mul, div, minimum, maximum, prelu };  // prelu: a > 0 ? a : a * b
 struct BinaryArgs {
   BinaryKind kind = BinaryKind::add;
   Shape shape;

@@ -87,6 +87,7 @@ OPS = (
     _arithmetic("div", np.divide, ("f32",)),
     _arithmetic("minimum", np.minimum),
     _arithmetic("maximum", np.maximum),
+    _arithmetic("prelu", lambda a, b: np.where(a > 0, a, a * b), ("f32",)),
     _arithmetic("pow", _pow),
     _arithmetic("floor_div", np.floor_divide),
     _arithmetic("trunc_div", _trunc_div),

@@ -113,8 +113,20 @@ def _infer_dynamic(call: Call) -> Sequence[Value]:
 
 
 def _infer_lookup(call: Call) -> Sequence[Value]:
-    call.match(1, (256,))
+    table = call.fixed_shape(1)
+    call.need(len(table) in (1, 2) and table[-1] == 256, f"a table has shape {list(table)}, must be [256] or [C, 256]")
+    if len(table) == 2:
+        call.need(len(call.shape(0)) >= 2, "a table for each channel needs channels")
+        call.same(call.shape(0)[1], table[0], "channels and tables do not fit")
     return [Value(dtype="u8", shape=call.shape(0))]
+
+
+def _lookup(call: Call) -> Sequence[Array]:
+    x, table = call.array(0), call.array(1)
+    if table.ndim == 1:
+        return [table[x]]
+    channels = np.arange(x.shape[1]).reshape(-1, *(1,) * (x.ndim - 2))
+    return [table[channels, x]]
 
 
 # ------------------------------------------------------------------------------------------------- convolution, linear
@@ -295,7 +307,7 @@ OPS = (
         name="lookup",
         inputs=(_X, Input(name="table", dtypes=U8, constant=True)),
         infer_rule=_infer_lookup,
-        reference_rule=lambda call: [call.array(1)[call.array(0)]],
+        reference_rule=_lookup,
     ),
     _convolution("conv2d_i8", 2),
     _convolution("conv3d_i8", 3),

@@ -1,4 +1,4 @@
-"""Nodes that compute a function of one value, element by element: on codes they are tables."""
+"""Nodes that compute a function of one value, element by element, the same or one a channel: on codes, tables."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "div": np.divide,
     "minimum": np.minimum,
     "maximum": np.maximum,
+    "prelu": lambda x, slope: np.where(x > 0, x, x * slope),
 }
 
 
@@ -28,24 +29,38 @@ def is_function(graph: Graph, node: Node) -> bool:
     """Whether the node is clip, unary, or arithmetic with a number."""
     if node.op in ("clip", "unary"):
         return True
-    if node.op not in _ARITHMETIC or len(operands(graph, node)) != 1:
+    number = _number(graph, node)
+    return number is not None and number.size == 1
+
+
+def is_channel_function(graph: Graph, node: Node) -> bool:
+    """Whether the node is arithmetic with one number for each channel (axis 1)."""
+    number, rank = _number(graph, node), len(graph.values[node.outputs[0]].shape)
+    if number is None or number.size == 1 or rank < 2:
         return False
-    numbers = [graph.constants[name] for name in node.inputs if name in graph.constants]
-    plain = all(isinstance(number, np.ndarray) and number.size == 1 for number in numbers)
-    return plain and graph.values[operands(graph, node)[0]].shape == graph.values[node.outputs[0]].shape
+    return (1,) * (rank - number.ndim) + number.shape == (1, number.size, *(1,) * (rank - 2))
+
+
+def _number(graph: Graph, node: Node) -> Array | None:
+    """The constant of arithmetic between a value and a constant, whose result has the value's shape."""
+    if node.op not in _ARITHMETIC or len(operands(graph, node)) != 1:
+        return None
+    constant = next((graph.constants[name] for name in node.inputs if name in graph.constants), None)
+    same = graph.values[operands(graph, node)[0]].shape == graph.values[node.outputs[0]].shape
+    return constant if same and isinstance(constant, np.ndarray) else None
 
 
 def function_of(graph: Graph, node: Node) -> Callable[[Array], Array]:
-    """What such a node computes, on float64."""
+    """What such a node computes, on float64; with numbers for channels from [256] to [C, 256]."""
     if node.op == "unary":
         return lambda x: np.asarray(unary(str(node.attrs["kind"]), x, node.attrs), np.float64)
     if node.op == "clip":
         low, high = (node.attrs.get(name, bound) for name, bound in (("min", -np.inf), ("max", np.inf)))
         return lambda x: np.asarray(np.clip(x, low, high))
     compute = _ARITHMETIC[node.op]
-    number = next(
-        float(np.asarray(graph.constants[name]).reshape(())) for name in node.inputs if name in graph.constants
-    )
+    constant = _number(graph, node)
+    assert constant is not None
+    number = constant.astype(np.float64).reshape(() if constant.size == 1 else (-1, 1))
     if node.inputs[0] in graph.constants:
-        return lambda x: compute(np.float64(number), x)
-    return lambda x: compute(x, np.float64(number))
+        return lambda x: compute(number, x)
+    return lambda x: compute(x, number)

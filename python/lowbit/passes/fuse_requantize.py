@@ -215,7 +215,7 @@ def put_average(emit: Emitter, node: Node) -> None:
 
 
 def put_function(emit: Emitter, node: Node) -> None:
-    """A function of one value from codes to codes: a table of 256."""
+    """A function of one value from codes to codes: a table of 256, or one for each channel."""
     (x,) = operands(emit.graph, node)
     table = code_table(function_of(emit.graph, node), emit.quant(x), emit.quant(node.outputs[0]))
     inputs = (emit.codes(x), emit.constant(f"{node.name}.table", table))
@@ -264,7 +264,7 @@ def _float_bounds(bounds: Sequence[Attribute | None]) -> dict[str, Attribute]:
 
 
 def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tuple[float, int]) -> Array:
-    """For each code of x (scale, zero point) the nearest code of f(x): u8 [256]. NaN becomes 0, infinity an end."""
+    """For each code of x (scale, zero point) the nearest code of f(x): u8. NaN becomes 0, infinity an end."""
     real = (np.arange(256) - x[1]) * x[0]
     with np.errstate(all="ignore"):
         codes = np.rint(np.nan_to_num(function(real.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf) / y[0])

@@ -12,7 +12,7 @@ from .. import schemes
 from ..ir import Graph, Node
 from ..ops.segment import operations
 from .cost import Cost, Costs
-from .functions import is_function, operands
+from .functions import is_channel_function, is_function, operands
 from .fuse_requantize import AVERAGES, CARRIERS, PAIRS
 from .layers import LAYERS
 from .round_weights import round_nearest
@@ -166,7 +166,7 @@ def _followers(graph: Graph, costs: Costs, layers: set[str], floats: Container[s
 def _has_codes(graph: Graph, costs: Costs, node: Node, available: set[str]) -> bool:
     """Whether all inputs come as codes; of a sum or product, a small one (a gate) may be float."""
     missing = [name for name in operands(graph, node) if name not in available]
-    if node.op not in PAIRS or len(missing) != 1 or is_function(graph, node):
+    if not _is_pair(graph, node) or len(missing) != 1:
         return not missing
     return math.prod(costs.shape(missing[0])) * SMALL <= math.prod(costs.shape(node.outputs[0]))
 
@@ -176,7 +176,7 @@ def can_follow(graph: Graph, node: Node) -> bool:
     inputs = operands(graph, node)
     if not inputs or any(graph.values[name].dtype != "f32" for name in (*inputs, *node.outputs)):
         return False
-    if is_function(graph, node):
+    if is_function(graph, node) or is_channel_function(graph, node):
         return True
     if node.op == "pad" and (node.attrs.get("value", 0.0) != 0.0 and node.attrs.get("mode", "constant") == "constant"):
         return False
@@ -184,7 +184,7 @@ def can_follow(graph: Graph, node: Node) -> bool:
 
 
 def _is_pair(graph: Graph, node: Node) -> bool:
-    return node.op in PAIRS and not is_function(graph, node)
+    return node.op in PAIRS and len(operands(graph, node)) == 2
 
 
 def _activations(graph: Graph, int8: set[str]) -> dict[str, Node]:

@@ -24,7 +24,7 @@ from .calibrate import Feeds, Histogram, Progress, batches, observe
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .equalize import equalize
-from .functions import is_function
+from .functions import is_channel_function, is_function
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .fuse_residual import fuse_residual
 from .known_weights import Coded, KnownWeights
@@ -266,7 +266,7 @@ def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer
 
 def put_follower(emit: Emitter, node: Node, activation: Node | None = None) -> None:
     """A node that is no layer, on codes; a sum or product with the function or clip after it."""
-    if is_function(emit.graph, node):
+    if is_function(emit.graph, node) or is_channel_function(emit.graph, node):
         emit_.put_function(emit, node)
     elif node.op in PAIRS:
         emit_.put_pair(emit, node, activation)

@@ -83,12 +83,12 @@ def rrelu(c: Lowering, x: Ref, lower: Number, upper: Number, training: bool) -> 
 
 @lowers("prelu", "_prelu_kernel")
 def prelu(c: Lowering, x: Ref, weight: Ref) -> Ref:
-    """max(x, 0) + weight * min(x, 0)."""
+    """x where it is positive, else weight * x."""
     slopes = c.array(weight, "the weight").reshape(-1)
     if slopes.size == 1:
         return leaky_relu(c, x, float(slopes[0]))
     slope = c.constant(slopes.reshape((-1,) + (1,) * (x.rank - 2)), f"{weight.name}.slope")
-    return c.emit("add", clip(c, x, 0, None), c.emit("mul", clip(c, x, None, 0), slope))
+    return c.emit("prelu", x, slope)
 
 
 @lowers("softplus")
