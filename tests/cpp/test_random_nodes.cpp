@@ -79,6 +79,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"mul_i8", {DType::u8, -1, "like", "zero_point_a zero_point_b multiplier zero_point_y lo"}},
       {"pad", {DType::f32, 4, "", "padding value fill"}},
       {"pow", {DType::f32, -1, "like"}},
+      {"prelu", {DType::f32, -1, "like"}},
       {"quantize", {DType::f32, -1, "", "scale zero_point"}},
       {"reduce", {DType::f32, -1, "", "axes keepdim reduction"}},
       {"remainder", {DType::i64, -1, "like"}},
