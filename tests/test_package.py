@@ -36,7 +36,7 @@ def test_contents(installed: dict[str, Path]) -> None:
     inside = {name for name in installed if name.startswith("lowbit/")}
     assert {"lowbit/__init__.py", "lowbit/py.typed", "lowbit/_core.pyi", "lowbit/data/digits.npz"} <= inside
     assert len([name for name in inside if name.endswith(".so")]) == 1
-    assert {Path(name).suffix for name in inside} <= {".py", ".pyi", ".so", ".npz", ".md", ".typed"}
+    assert {Path(name).suffix for name in inside} <= {".py", ".pyi", ".so", ".npz", ".md", ".typed", ".css"}
     assert any(name.endswith("LICENSE") for name in installed)
     assert {name.split("/")[0] for name in installed} <= {"lowbit", f"lowbit-{lowbit.__version__}.dist-info"}
 
