@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..ir import Graph
+from .drop_expands import drop_expands
 from .fold_batchnorm import fold_batchnorm
 from .fold_constants import fold_constants
 from .fold_pad import fold_pad
@@ -16,6 +17,7 @@ from .fuse_rms_norm import fuse_rms_norm
 from .merge_views import merge_views, remove_identities
 from .remove_dead import remove_dead
 from .share_constants import share_constants
+from .simplify_masks import simplify_masks
 from .sink_reshapes import sink_reshapes
 
 __all__ = ["FLOAT_PASSES", "optimize"]
@@ -25,13 +27,15 @@ FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fold_constants,
     remove_identities,
     merge_views,
+    simplify_masks,
     fold_transpose,
     fuse_attention,  # knows products by rows only, as fold_transpose leaves them
     share_heads,
     fuse_rms_norm,
     sink_reshapes,
     merge_views,
-    remove_identities,
+    remove_identities,  # an expand to the same shape hides the next one
+    drop_expands,
     fold_pad,
     fold_batchnorm,
     fuse_batchnorm,  # what fold_batchnorm has left
