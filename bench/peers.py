@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 import lowbit
 
@@ -192,9 +193,8 @@ def quantize_openvino(net: nn.Module, samples: Sequence[Any], path: Path, conver
     import nncf
     import openvino as ov
 
-    example = torch.utils._pytree.tree_map(torch.from_numpy, samples[0])
     with quiet():
-        model = ov.convert_model(net, example_input=example, **(convert or {}))
+        model = ov.convert_model(net, example_input=tree_map(torch.from_numpy, samples[0]), **(convert or {}))
         ov.save_model(nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), **options), str(path))
 
 

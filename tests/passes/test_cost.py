@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from graphs import BATCH, PAD1, Maker
-from lowbit.ir import Graph
-from lowbit.passes.cost import Costs, MeasuredCosts, fastest
+from lowbit.ir import Graph, Symbol
+from lowbit.passes.cost import NOMINAL, Costs, MeasuredCosts, fastest, nominal_sizes
 
 
 def layer(channels: int, size: int, groups: int = 1) -> Graph:
@@ -27,6 +27,15 @@ def test_costs_grow_with_the_batch_and_int8_is_cheaper(groups: int, dynamic: boo
     assert one.int8 < one.float32
     static = Costs(graph).layer(graph.nodes[0], dynamic=False)
     assert Costs(graph).layer(graph.nodes[0], dynamic=True).to_codes > static.to_codes
+
+
+def test_free_sizes_are_priced_at_one_sample_of_a_usual_length() -> None:
+    symbols = {**BATCH, "length": Symbol(minimum=1, maximum=512), "short": Symbol(minimum=1, maximum=9)}
+    m = Maker(0, symbols)
+    m.input("x", "batch", "length", 8)
+    m.input("y", "batch", "short")
+    assert nominal_sizes(m.graph()) == {"batch": 1, "length": NOMINAL, "short": 9}
+    assert Costs(m.graph(), {"length": 7}).sizes == {"batch": 1, "length": 7, "short": 9}
 
 
 def test_a_conversion_costs_more_than_a_tiny_layer_gains() -> None:

@@ -32,7 +32,7 @@ from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
 from .plan import Decision, Plan, all_float, decide
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest
-from .row_ranges import RowRange, candidates, survey
+from .row_ranges import RowRange, adds_floats, candidates, survey
 from .sites import Sites
 
 
@@ -129,24 +129,32 @@ class Quantizer:
             return {}
         if self._rows is None:
             self._rows = self._survey()
-        readers = [(node, self._rows.get(node.inputs[0])) for node in self.graph if node.op == "linear"]
-        return {node.name: rows.reason for node, rows in readers if rows is not None}
+        return self._readers(self._rows)
+
+    def _readers(self, rows: Mapping[str, RowRange]) -> dict[str, str]:
+        """The linear layers that read these values, and why each row of their inputs has a range of its own."""
+        readers = [(node, rows.get(node.inputs[0])) for node in self.graph if node.op == "linear"]
+        return {node.name: found.reason for node, found in readers if found is not None}
 
     def _survey(self) -> dict[str, RowRange]:
         """The values of which each row has a range of its own, and how their rows are quantized."""
         assert self._calibration is not None
         floats = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
-        plan = decide(self.graph, self._costs, static=True, floats=floats)
-        readers = {name: nodes for name, nodes in candidates(plan).items() if self._policy(nodes) != "static"}
-        if not readers:
-            return {}
-        quants, schemes_of = self._quants(plan), {name: self._row_scheme(nodes) for name, nodes in readers.items()}
-        found = survey(self.graph, self._calibration, readers, quants, schemes_of, **self._options)
-        return {
-            name: rows
-            for name, rows in found.items()
-            if self._policy(readers[name]) == "dynamic" or rows.is_better(len(found))
-        }
+        known: dict[str, RowRange] = {}
+        chosen: dict[str, RowRange] = {}
+        while True:  # what reads such a layer's floats has a choice, too, even if all between was on codes before
+            plan = decide(self.graph, self._costs, static=True, floats=floats, dynamic=self._readers(chosen))
+            readers = {name: nodes for name, nodes in candidates(plan).items() if name not in known}
+            readers = {name: nodes for name, nodes in readers.items() if self._policy(nodes) != "static"}
+            if not readers:
+                return chosen
+            settings = {name: self._row_scheme(nodes) for name, nodes in readers.items()}
+            quants = self._quants(plan)
+            known |= survey(self.graph, self._calibration, readers, quants, settings, **self._options)
+            for name, nodes in readers.items():
+                is_needed = self._policy(nodes) == "dynamic" or any(adds_floats(plan, node) for node in nodes)
+                if is_needed or known[name].is_better(len(known)):
+                    chosen[name] = known[name]
 
     def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
         """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""

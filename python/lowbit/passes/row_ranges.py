@@ -24,9 +24,9 @@ import numpy as np
 from ..ir import Array, Graph, Node, Quant
 from ..schemes import Scheme
 from .calibrate import Feeds, Progress, quantized, watch
-from .functions import is_function, operands
-from .fuse_requantize import CARRIERS
+from .functions import operands
 from .layer_inputs import ROWS, coded_rows, spread_rows
+from .layers import CONVOLUTIONS
 from .plan import Plan
 from .round_weights import LIMIT
 
@@ -72,7 +72,7 @@ class RowRange:
 def candidates(plan: Plan) -> dict[str, list[Node]]:
     """The values whose int8 readers are linear layers with a choice, and these readers.
 
-    What comes as codes from a convolution, a pool or an addition has none: a static range is needed there already.
+    What comes as codes from a convolution has none: a static range is needed on the way already.
     """
     found: dict[str, list[Node]] = {}
     for node in plan.graph:
@@ -83,13 +83,17 @@ def candidates(plan: Plan) -> dict[str, list[Node]]:
 
 def _is_open(plan: Plan, value: str) -> bool:
     producer = plan.graph.producer(value)
-    while producer is not None and producer.name in plan.int8 and _passes_on(plan.graph, producer):
-        producer = plan.graph.producer(operands(plan.graph, producer)[0])
-    return producer is None or producer.name not in plan.int8 or producer.op == "linear"
+    if producer is None or producer.name not in plan.int8 or producer.op == "linear":
+        return True
+    return producer.op not in CONVOLUTIONS and all(_is_open(plan, name) for name in operands(plan.graph, producer))
 
 
-def _passes_on(graph: Graph, node: Node) -> bool:
-    return node.op in CARRIERS or is_function(graph, node)
+def adds_floats(plan: Plan, layer: Node) -> bool:
+    """Whether a layer's residual comes as floats: a static layer would round it to codes, which nobody else needs."""
+    if len(layer.inputs) < 4 or not layer.inputs[3]:
+        return False
+    producer = plan.graph.producer(layer.inputs[3])
+    return producer is None or producer.name not in plan.int8
 
 
 def survey(
