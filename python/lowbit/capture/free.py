@@ -18,15 +18,16 @@ from pathlib import Path
 from traceback import FrameSummary, StackSummary, extract_stack, extract_tb
 from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree as pytree
 
 from .. import dims
 from ..errors import InputError, UnsupportedError
 from .sizes import Axes, named_sizes, symbol_of, user_inputs
 
-LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, logging.__file__, __file__))
+LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, __file__))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,11 +274,11 @@ def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str]) -> N
 
 
 def _why_stuck(net: torch.nn.Module, call: Example, wishes: Wishes) -> str:
-    """The line of code that fixes sizes, found by another look at the conditions under which torch's trace holds."""
+    """The line of code that fixes sizes, found by watching torch trace it once more."""
     if not any(free.expected for wish in wishes for free in wish.values()):
         return "its code depends on it"
     example = _repeated(call, wishes)
-    with _conditions() as places, suppress(UnsupportedError):
+    with _specializations() as places, suppress(UnsupportedError):
         run_export(net, example, _shapes(net, call, wishes, torch.export.Dim.AUTO))
     leaves = pytree.tree_leaves((example.args, example.kwargs))
     sizes = [leaf.shape[axis] for leaf, wish in zip(leaves, wishes, strict=True) for axis in wish]
@@ -285,28 +286,27 @@ def _why_stuck(net: torch.nn.Module, call: Example, wishes: Wishes) -> str:
     return f"its code specialized it to be a constant{place}"
 
 
+_SPECIALIZES = "_set_replacement"
+"""The method by which torch notes what a size must be; it logs that, too, but loggers may be disabled for all."""
+
+
 @contextmanager
-def _conditions() -> Iterator[dict[int, str]]:
+def _specializations() -> Iterator[dict[int, str]]:
     """Where the model's code is when torch finds that a size must be some number, by that number."""
     places: dict[int, str] = {}
+    original = getattr(ShapeEnv, _SPECIALIZES)
 
-    def emit(record: logging.LogRecord) -> None:
-        found = re.match(r"eval Eq\(\w+, (\d+)\) \[guard added\]", record.getMessage())
-        frame = _own(extract_stack()) if found else None
-        if found and frame is not None:
-            places.setdefault(int(found[1]), f" at {Path(frame.filename).name}:{frame.lineno}: {frame.line}")
+    def noted(env: ShapeEnv, size: sympy.Symbol, found: sympy.Expr, *reason: str) -> None:
+        frame = _own(extract_stack()) if isinstance(found, sympy.Integer) else None
+        if frame is not None:
+            places.setdefault(int(found), f" at {Path(frame.filename).name}:{frame.lineno}: {frame.line}")
+        original(env, size, found, *reason)
 
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    handler = logging.Handler(logging.INFO)
-    handler.emit = emit  # type: ignore[method-assign]
-    before = logger.level, logger.propagate, logger.handlers
-    logger.propagate, logger.handlers = False, [handler]
-    logger.setLevel(logging.INFO)
+    setattr(ShapeEnv, _SPECIALIZES, noted)
     try:
         yield places
     finally:
-        level, logger.propagate, logger.handlers = before
-        logger.setLevel(level)
+        setattr(ShapeEnv, _SPECIALIZES, original)
 
 
 def _reason(error: UnsupportedError) -> str:
