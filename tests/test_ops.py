@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lowbit.errors import GraphError
 from lowbit.ir import DTYPES, Array, Graph, Node, Symbol, Value
 from lowbit.ops import OPS
 from lowbit.ops.float import UNARY, unary
-from lowbit.ops.integer import dynamic_quantize, quantize
+from lowbit.ops.integer import dynamic_quantize, fma, quantize
 
 F = np.float32
 SEEDS = st.integers(0, 2**31)
@@ -43,18 +44,52 @@ def naive_code(t: Any, zero_point: int, lo: int = 0, hi: int = 255) -> int:
     return round(value) + zero_point  # Python's round is half to even
 
 
+def naive_fma(a: Any, b: Any, c: Any) -> Any:
+    """F(a) * F(b) + F(c), the exact value rounded once: to the nearest of its neighbours in float32, ties to even."""
+    exact = Fraction(float(F(a))) * Fraction(float(F(b))) + Fraction(float(F(c)))
+    near = F(float(exact))
+    around = [np.nextafter(near, F(-np.inf)), near, np.nextafter(near, F(np.inf))]
+    return min(around, key=lambda y: (abs(Fraction(float(y)) - exact), int(y.view(np.int32)) & 1))
+
+
 def naive_epilogue(acc: int, c: int, call: dict[str, Any], row: int, residual: int | None) -> Any:
-    t = F(F(acc) * call["multiplier"][c])
-    if call["x_scale"] is not None:
-        t = F(t * call["x_scale"][row])
-    t = F(t + call["bias"][c])
+    factor, bias = call["multiplier"][c], call["bias"][c]
     if residual is not None:
-        t = F(t + F(F(residual - call["residual_zero_point"]) * F(call["residual_multiplier"])))
+        bias = naive_fma(-call["residual_zero_point"], call["residual_multiplier"], bias)
+    if call["x_scale"] is None:
+        t = naive_fma(acc, factor, bias)
+    else:
+        t = naive_fma(F(F(acc) * factor), call["x_scale"][row], bias)
+    if residual is not None:
+        t = naive_fma(residual, call["residual_multiplier"], t)
     if call["output"] == "f32":
         low, high = F(call.get("min", -np.inf)), F(call.get("max", np.inf))
         return min(max(t, low), high)
     code = naive_code(t, call["zero_point_y"], call["lo"], call["hi"])
     return code if call["table"] is None else call["table"][code]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    a=st.integers(-(2**24), 2**24).map(float),
+    b=st.floats(width=32, min_value=2.0**-60, max_value=2.0**30) | st.integers(1, 2**24).map(lambda i: i * 2.0**-12),
+    near=st.integers(-2, 2),
+    shift=st.integers(0, 60),
+    free=st.floats(width=32, min_value=-(2.0**40), max_value=2.0**40),
+)
+def test_fma_rounds_once(a: float, b: float, near: int, shift: int, free: float) -> None:
+    """Also where the exact sum lies next to the middle of two floats, which two roundings get wrong."""
+    product = Fraction(float(F(a))) * Fraction(float(F(b)))
+    tie = F(float(product)) * F(1 + 2**-23)
+    for c in (free, float(F(near * 2.0**-shift)), float(tie - F(float(product))), -float(tie)):
+        assert fma(F(a), F(b), F(c)) == naive_fma(a, b, c)
+
+
+def test_two_roundings_differ_from_one() -> None:
+    """2^24 + 3 - 2^-40: float64 makes it the middle of two floats, of which float32 then takes the even one."""
+    a, b, c = F(1 + 2**-20), F(1 - 2**-20), F(2**24 + 2)
+    assert F(np.float64(a) * np.float64(b) + np.float64(c)) == 2**24 + 4
+    assert fma(a, b, c) == naive_fma(a, b, c) == 2**24 + 2
 
 
 @st.composite

@@ -1,5 +1,5 @@
 // The only requantize arithmetic of the project, in scalar form. Vector kernels repeat these operations in this order;
-// the build turns contraction off, so every ISA gives the same bits.
+// the build contracts nothing by itself, so every ISA gives the same bits.
 #pragma once
 
 #include <cmath>
@@ -18,15 +18,15 @@ static inline uint8_t code_from_float(float value, int32_t zero_point, int32_t l
   return static_cast<uint8_t>(static_cast<int32_t>(std::nearbyintf(value)) + zero_point);
 }
 
-// acc * multiplier * row_scale + bias, left to right, each rounded.
-static inline float rescale(int32_t acc, float multiplier, float row_scale, float bias) {
-  const float scaled = static_cast<float>(acc) * multiplier;
-  return scaled * row_scale + bias;
+// acc * multiplier + bias, or (acc * multiplier) * *row_scale + bias: the last product and the sum are rounded once.
+static inline float rescale(int32_t acc, float multiplier, const float* row_scale, float bias) {
+  const float sum = static_cast<float>(acc);
+  return row_scale == nullptr ? std::fma(sum, multiplier, bias) : std::fma(sum * multiplier, *row_scale, bias);
 }
 
-// value + (residual - zero_point) * multiplier, both rounded.
-static inline float add_residual(float value, uint8_t residual, int32_t zero_point, float multiplier) {
-  return value + static_cast<float>(int32_t{residual} - zero_point) * multiplier;
+// value + residual * multiplier, rounded once.
+static inline float add_residual(float value, uint8_t residual, float multiplier) {
+  return std::fma(static_cast<float>(residual), multiplier, value);
 }
 
 // min .. max in this order; NaN stays NaN, and of equal zeros the value wins. As maxps(min, value), minps(max, value).

@@ -138,9 +138,9 @@ Dwconv dwconv_of(const py::array& x, const py::array& w, Pair stride, Pair dilat
 py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const Array<int8_t>& w,
                         const Array<float>& multiplier, const Array<float>& bias, Pair stride, Pair dilation,
                         int32_t x_zero_point, const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
-                        const Optional<uint8_t>& residual, float residual_multiplier, int32_t residual_zero_point,
-                        int32_t zero_point, int32_t lo, int32_t hi, const Optional<uint8_t>& table, float min,
-                        float max, const std::string& output_type, int64_t gap, int64_t tasks, int64_t repeats) {
+                        const Optional<uint8_t>& residual, float residual_multiplier, int32_t zero_point, int32_t lo,
+                        int32_t hi, const Optional<uint8_t>& table, float min, float max,
+                        const std::string& output_type, bool bounded, int64_t gap, int64_t tasks, int64_t repeats) {
   const DwconvI8Kernel& kernel = find(dwconv_i8_kernels(), name);
   const Dwconv d = dwconv_of(x, w, stride, dilation);
   const int64_t channels = d.shape.channels, pitch = channels + gap;
@@ -166,7 +166,6 @@ py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
     e.residual = image(pointer(residual, d.grid.rows() * channels, "the residual must have the output's shape"),
                        d.grid.h, d.grid.w, channels);
   e.residual_multiplier = residual_multiplier;
-  e.residual_zero_point = residual_zero_point;
   e.zero_point = zero_point;
   e.lo = lo;
   e.hi = hi;
@@ -174,6 +173,7 @@ py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
   e.min = min;
   e.max = max;
   e.output = output_type == "u8" ? DType::u8 : DType::f32;
+  e.bounded = bounded;
   py::array y = output(e.output == DType::u8, d.grid, pitch);
   args.y = image(y.mutable_data(), d.grid.h, d.grid.w, pitch);
   const double seconds = execute(tasks, repeats, [&](int64_t task) { kernel.run(args, task, tasks); });
@@ -448,9 +448,9 @@ void bind_images(py::module_& m) {
         py::arg("bias").noconvert(), py::kw_only(), py::arg("stride") = ones, py::arg("dilation") = ones,
         py::arg("x_zero_point") = 0, py::arg("x_zero_points").noconvert() = none,
         py::arg("row_scale").noconvert() = none, py::arg("residual").noconvert() = none,
-        py::arg("residual_multiplier") = 0.0f, py::arg("residual_zero_point") = 0, py::arg("zero_point") = 0,
-        py::arg("lo") = 0, py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity,
-        py::arg("max") = kInfinity, py::arg("output") = "u8", py::arg("gap") = 0, tasks, repeats);
+        py::arg("residual_multiplier") = 0.0f, py::arg("zero_point") = 0, py::arg("lo") = 0, py::arg("hi") = 255,
+        py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,
+        py::arg("output") = "u8", py::arg("bounded") = false, py::arg("gap") = 0, tasks, repeats);
   m.def("dwconv_f32", run_dwconv_f32,
         "Runs one row on a padded image x [n][h][w][c] and w [c][kh][kw]; returns (y [n][oh][ow][c + gap], seconds a "
         "call).",

@@ -25,13 +25,12 @@ struct Rows {
 
 // The one integer epilogue. For output channel c of a row in sample n, with acc = sum (x - x_zero_point) * w exact in
 // int32:
-//   t = float(acc) * multiplier[c]
-//   t = t * row_scale[n]                                          (only if row_scale)
-//   t = t + bias[c]
-//   t = t + float(r - residual_zero_point) * residual_multiplier  (only if residual.data)
+//   t = fma(float(acc), multiplier[c], bias[c])
+//   t = fma(float(acc) * multiplier[c], row_scale[n], bias[c])    (instead, if row_scale)
+//   t = fma(float(r), residual_multiplier, t)                     (only if residual.data; its zero point is in bias)
 // output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, then y = table[y] (only if
-// table) output f32: y = clampf(t, min, max)                              NaN stays NaN Each operation is rounded
-// separately, in this order (no contraction). t is never NaN on the way to u8: prepare checks that multiplier, bias and
+// table) output f32: y = clampf(t, min, max)                              NaN stays NaN
+// Each operation is rounded once. t is never NaN on the way to u8: prepare checks that multiplier, bias and
 // residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
 struct Epilogue {
   const float* multiplier = nullptr;  // [channels]
@@ -39,12 +38,12 @@ struct Epilogue {
   const float* row_scale = nullptr;   // [grid.n], or null: static quantization
   Rows<const uint8_t> residual;       // same grid and channels as the output; data null: none
   float residual_multiplier = 0.0f;
-  int32_t residual_zero_point = 0;
   int32_t zero_point = 0, lo = 0,
           hi = 255;                // of the u8 output; 0 <= lo <= hi <= 255, lo <= zero_point <= hi is not required
   const uint8_t* table = nullptr;  // [256]
   float min = -3.4e38f, max = 3.4e38f;  // of the f32 output; set them to -inf and +inf when there is no activation
   DType output = DType::u8;             // u8 or f32
+  bool bounded = false;                 // |t| < 2^30 for all inputs: clamping may wait until codes are bytes
 };
 
 }  // namespace lowbit::kernels

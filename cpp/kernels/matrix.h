@@ -16,6 +16,7 @@ static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // task. Tile heights differ by at most one row, because a last tile of one row would cost almost as much as a full one.
 struct Cut {
   static constexpr int64_t kBlockBytes = 384 * 1024;  // of x, beside one panel and the output in 1 MB of L2
+  static constexpr int64_t kBlockRows = 512;          // whose addresses are listed
   static constexpr int64_t kTaskWork = 1 << 20;       // multiply-adds that are worth waking a thread for
 
   int64_t panels, tiles, block;  // block: tiles in a block
@@ -24,7 +25,8 @@ struct Cut {
   Cut(int64_t rows, int64_t n, int mr, int nr, int64_t row_bytes)
       : panels(ceil_div(n, nr)),
         tiles(ceil_div(rows, mr)),
-        block(std::clamp<int64_t>(kBlockBytes / std::max<int64_t>(1, row_bytes) / mr, 1, std::max<int64_t>(1, tiles))),
+        block(std::clamp<int64_t>(std::min(kBlockBytes / std::max<int64_t>(1, row_bytes), kBlockRows) / mr, 1,
+                                  std::max<int64_t>(1, tiles))),
         height(rows / std::max<int64_t>(1, tiles)),
         taller(rows % std::max<int64_t>(1, tiles)) {}
 
@@ -117,6 +119,29 @@ struct RowWalk {
     for (const Strides& s : strides)
       if (s.*outer_stride != inner * s.*inner_stride) return false;
     return true;
+  }
+};
+
+// The addresses of a block's rows, found once for all panels: the K loop of a small layer takes no longer than that.
+template <class X, class Y, class Residual>
+struct RowList {
+  static constexpr int kRows = Cut::kBlockRows;
+  const X* x[kRows];
+  Y* y[kRows];
+  const Residual* residual[kRows];
+  int64_t first = 0, end = 0;
+
+  // Rows [from, to); calls also(sample, i) for each that was not there.
+  template <class Also>
+  void hold(const RowWalk& walk, int64_t from, int64_t to, Also&& also) {
+    if (from >= first && to <= end) return;
+    first = from, end = to;
+    walk.each(from, static_cast<int>(to - from), [&](const char* const* at, int64_t sample, int i) {
+      x[i] = reinterpret_cast<const X*>(at[0]);
+      y[i] = reinterpret_cast<Y*>(const_cast<char*>(at[1]));
+      residual[i] = reinterpret_cast<const Residual*>(at[2]);
+      also(sample, i);
+    });
   }
 };
 

@@ -11,9 +11,9 @@ namespace {
 class ConvI8 final : public ConvOp {
  public:
   explicit ConvI8(const NodeInfo& node)
-      : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs), epilogue_(node, filters_) {
+      : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs),
+        epilogue_(node, node.constant(graph::kWeight, DType::s8, -1)) {
     const Constant& weight = node.constant(graph::kWeight, DType::s8, -1);
-    check_weight(node, weight);
     for (const Phase& phase : phases_) is_depthwise() ? pack_depthwise(node, weight, phase) : pack(node, weight, phase);
   }
 

@@ -22,17 +22,20 @@ Buffer channel_floats(const NodeInfo& node, size_t input, int64_t channels, doub
 
 }  // namespace
 
-void check_weight(const NodeInfo& node, const Constant& weight) {
+int64_t checked_sum(const NodeInfo& node, const Constant& weight) {
   const int64_t channels = weight.type.shape[0], depth = channels == 0 ? 0 : weight.type.shape.elements() / channels;
   if (channels == 0 || depth == 0) node.fail("the weight is empty");
   const int8_t* w = weight.buffer->as<int8_t>();
+  int64_t largest = 0;
   for (int64_t c = 0; c < channels; ++c) {
     int64_t sum = 0;
     for (int64_t k = 0; k < depth; ++k) {
       sum += std::abs(int{w[c * depth + k]});
     }
     if (255 * sum >= int64_t{1} << 31) node.fail("output channel " + std::to_string(c) + ": sums could leave int32");
+    largest = std::max(largest, 255 * sum);
   }
+  return largest;
 }
 
 CodeRange::CodeRange(const NodeInfo& node)
@@ -55,9 +58,9 @@ Buffer table_of(const NodeInfo& node, size_t input) {
   return copy_of<uint8_t>(table);
 }
 
-IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels)
-    : multiplier_(channel_floats(node, kMultiplier, channels, kMaxMultiplier)),
-      bias_(channel_floats(node, kBias, channels, kMaxBias)),
+IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, const Constant& weight)
+    : multiplier_(channel_floats(node, kMultiplier, weight.type.shape[0], kMaxMultiplier)),
+      bias_(channel_floats(node, kBias, weight.type.shape[0], kMaxBias)),
       table_(table_of(node, kTable)),
       range_(node),
       bounds_(bounds_of(node, "min", "max")),
@@ -67,12 +70,21 @@ IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels)
   if (output != "u8" && output != "f32") node.fail("attribute 'output' must be u8 or f32");
   output_ = output == "u8" ? DType::u8 : DType::f32;
   x_zero_point_ = static_cast<int32_t>(node.integer("zero_point_x", 0, 255, 0));
-  residual_zero_point_ = static_cast<int32_t>(node.integer("residual_zero_point", 0, 255, 0));
+  const auto residual_zero_point = static_cast<float>(node.integer("residual_zero_point", 0, 255, 0));
   if (node.has("residual_multiplier")) residual_multiplier_ = small_number(node, "residual_multiplier", kMaxMultiplier);
   if (residual_ && !node.has("residual_multiplier")) node.fail("a residual needs the attribute 'residual_multiplier'");
   if (dynamic_ != node.has(kZeroPoint)) node.fail("x_scale and x_zero_point go together");
   if (dynamic_ && output_ != DType::f32) node.fail("dynamic quantization needs output f32");
   if (node.has(kTable) && output_ != DType::u8) node.fail("a table needs output u8");
+  const double largest = static_cast<double>(checked_sum(node, weight));
+  bounded_ = !dynamic_;
+  for (int64_t c = 0; c < weight.type.shape[0]; ++c) {
+    float& bias = bias_.as<float>()[c];
+    if (residual_) bias = std::fma(-residual_zero_point, residual_multiplier_, bias);
+    const double most =
+        largest * std::fabs(multiplier_.as<float>()[c]) + std::fabs(bias) + 255.0 * std::fabs(residual_multiplier_);
+    bounded_ = bounded_ && most < 1 << 30;
+  }
 }
 
 void IntegerEpilogue::check(Op::Types inputs, const Shape& output, int64_t rows) const {
@@ -93,7 +105,6 @@ kernels::Epilogue IntegerEpilogue::at(int64_t first) const {
   epilogue.multiplier = multiplier_.as<float>() + first;
   epilogue.bias = bias_.as<float>() + first;
   epilogue.residual_multiplier = residual_multiplier_;
-  epilogue.residual_zero_point = residual_zero_point_;
   epilogue.zero_point = range_.zero_point;
   epilogue.lo = range_.lo;
   epilogue.hi = range_.hi;
@@ -101,6 +112,7 @@ kernels::Epilogue IntegerEpilogue::at(int64_t first) const {
   epilogue.min = bounds_.min;
   epilogue.max = bounds_.max;
   epilogue.output = output_;
+  epilogue.bounded = bounded_;
   return epilogue;
 }
 

@@ -8,8 +8,8 @@ namespace lowbit::graph {
 // Input positions of conv2d_i8 and linear_i8.
 enum IntegerInput : size_t { kX, kWeight, kMultiplier, kBias, kResidual, kTable, kScale, kZeroPoint, kIntegerInputs };
 
-// Codes whose products with any u8 input sum within int32. `channels` is the size of axis 0.
-void check_weight(const NodeInfo& node, const Constant& weight);
+// Codes whose products with any u8 input sum within int32; returns the largest such sum.
+int64_t checked_sum(const NodeInfo& node, const Constant& weight);
 
 // The u8 output's zero point and bounds: attributes zero_point_y, lo, hi.
 struct CodeRange {
@@ -23,7 +23,7 @@ Buffer table_of(const NodeInfo& node, size_t input);  // u8 [256], or empty if a
 
 class IntegerEpilogue {
  public:
-  IntegerEpilogue(const NodeInfo& node, int64_t channels);
+  IntegerEpilogue(const NodeInfo& node, const Constant& weight);
 
   bool is_dynamic() const { return dynamic_; }
   int32_t x_zero_point() const { return x_zero_point_; }
@@ -39,9 +39,9 @@ class IntegerEpilogue {
   CodeRange range_;
   Bounds bounds_;
   DType output_;
-  bool dynamic_, residual_;
+  bool dynamic_, residual_, bounded_;
   float residual_multiplier_ = 0;
-  int32_t residual_zero_point_ = 0, x_zero_point_ = 0;
+  int32_t x_zero_point_ = 0;
 };
 
 }  // namespace lowbit::graph

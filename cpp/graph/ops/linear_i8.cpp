@@ -10,7 +10,11 @@ constexpr int64_t kTap = 0;
 
 class LinearI8 final : public Op {
  public:
-  explicit LinearI8(const NodeInfo& node) : epilogue_(node, prepare(node)) {}
+  explicit LinearI8(const NodeInfo& node) : epilogue_(node, weight(node)) {
+    const Shape& shape = weight(node).type.shape;
+    const kernels::GemmI8Kernel& kernel = kernels::select_gemm_i8(node.isa, shape[0], 1, shape[1], typical_rows(node));
+    kernel.pack(kernel, weight(node).buffer->as<int8_t>(), shape[0], 1, shape[1], weights_);
+  }
 
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, kX, DType::u8);
@@ -57,16 +61,10 @@ class LinearI8 final : public Op {
   }
 
  private:
-  // Packs the weight; returns its output channels.
-  int64_t prepare(const NodeInfo& node) {
+  static const Constant& weight(const NodeInfo& node) {
     node.expect_inputs(kBias + 1, kIntegerInputs);
     node.expect_outputs(1);
-    const Constant& weight = node.constant(kWeight, DType::s8, 2);
-    check_weight(node, weight);
-    const int64_t n = weight.type.shape[0], k = weight.type.shape[1];
-    const kernels::GemmI8Kernel& kernel = kernels::select_gemm_i8(node.isa, n, 1, k, typical_rows(node));
-    kernel.pack(kernel, weight.buffer->as<int8_t>(), n, 1, k, weights_);
-    return n;
+    return node.constant(kWeight, DType::s8, 2);
   }
 
   kernels::GemmI8Weights weights_;

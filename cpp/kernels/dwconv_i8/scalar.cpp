@@ -19,13 +19,8 @@ int32_t accumulate(const DwconvI8Args& args, const uint8_t* x, int64_t c, int32_
 
 void finish(const DwconvI8Args& args, int32_t acc, int64_t n, int64_t h, int64_t w, int64_t c) {
   const Epilogue& e = args.epilogue;
-  float t = static_cast<float>(acc) * e.multiplier[c];
-  if (e.row_scale) t = t * e.row_scale[n];
-  t = t + e.bias[c];
-  if (e.residual.data) {
-    const int32_t r = e.residual.data[e.residual.offset(n, h, w) + c];
-    t = t + static_cast<float>(r - e.residual_zero_point) * e.residual_multiplier;
-  }
+  float t = rescale(acc, e.multiplier[c], e.row_scale ? e.row_scale + n : nullptr, e.bias[c]);
+  if (e.residual.data) t = add_residual(t, e.residual.data[e.residual.offset(n, h, w) + c], e.residual_multiplier);
   const int64_t at = args.y.offset(n, h, w) + c;
   if (e.output == DType::f32) {
     t = t < e.min ? e.min : t;

@@ -324,18 +324,9 @@ struct BlockConstants {
     floats = static_cast<float*>(args.y.data);
     pixel = args.y.stride_w;
     residual_pixel = epilogue->residual.stride_w;
-    const bool plain = epilogue->output == DType::u8 && !epilogue->row_scale && !epilogue->residual.data &&
-                       !epilogue->table && converts_safely(args.weights->shape);
+    const bool plain = epilogue->output == DType::u8 && epilogue->bounded && !epilogue->row_scale &&
+                       !epilogue->residual.data && !epilogue->table;
     mode = !plain ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
-  }
-
-  // No result leaves the range of int32, so clamping may wait until after the conversion: bounds are whole numbers.
-  bool converts_safely(const DwconvShape& shape) const {
-    const float largest = 255.0f * 128.0f * static_cast<float>(shape.kernel_h * shape.kernel_w);
-    bool safe = true;
-    for (int i = 0; i < kBlock; ++i)
-      safe &= __builtin_fabsf(multiplier[i]) * largest + __builtin_fabsf(bias[i]) < 1073741824.0f;
-    return safe;
   }
 };
 

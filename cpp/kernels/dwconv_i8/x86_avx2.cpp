@@ -40,17 +40,13 @@ struct Finish : BlockConstants<32> {
     if (epilogue->table) table.set(epilogue->table);
   }
 
-  inline __attribute__((always_inline)) __m256 scaled(__m256i acc, int q) const {
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_load_ps(multiplier + 8 * q));
-  }
-
   // Rounds kCount results of quarter q to whole numbers, still without zero point and bounds.
   template <int kCount>
   inline __attribute__((always_inline)) void convert(const __m256i* acc, int q, __m256i* out, int out_step) const {
     const __m256 m = keep(_mm256_load_ps(multiplier + 8 * q)), b = keep(_mm256_load_ps(bias + 8 * q));
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i)
-      out[i * out_step] = _mm256_cvtps_epi32(_mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[i]), m), b));
+      out[i * out_step] = _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[i]), m, b));
   }
 
   // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
@@ -113,13 +109,12 @@ struct Finish : BlockConstants<32> {
     const bool add = epilogue->residual.data != nullptr;
     const __m256i r = add ? residual_codes(residual, there) : _mm256_setzero_si256();
     for (int q = 0; q < 4; ++q) {
-      t[q] = scaled(acc[q], q);
-      if (epilogue->row_scale) t[q] = _mm256_mul_ps(t[q], _mm256_set1_ps(row_scale));
-      t[q] = _mm256_add_ps(t[q], _mm256_load_ps(bias + 8 * q));
+      const __m256 sum = _mm256_cvtepi32_ps(acc[q]);
+      const __m256 m = _mm256_load_ps(multiplier + 8 * q), b = _mm256_load_ps(bias + 8 * q);
+      t[q] = epilogue->row_scale ? _mm256_fmadd_ps(_mm256_mul_ps(sum, m), _mm256_set1_ps(row_scale), b)
+                                 : _mm256_fmadd_ps(sum, m, b);
       if (!add) continue;
-      const __m256i code = _mm256_sub_epi32(quarter_of(r, q), _mm256_set1_epi32(epilogue->residual_zero_point));
-      t[q] =
-          _mm256_add_ps(t[q], _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(epilogue->residual_multiplier)));
+      t[q] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(quarter_of(r, q)), _mm256_set1_ps(epilogue->residual_multiplier), t[q]);
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.

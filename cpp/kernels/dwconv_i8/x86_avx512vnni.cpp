@@ -57,17 +57,13 @@ struct Finish : BlockConstants<64> {
     if (epilogue->table) table.set(epilogue->table);
   }
 
-  inline __attribute__((always_inline)) __m512 scaled(__m512i acc, int q) const {
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_load_ps(multiplier + 16 * q));
-  }
-
   // Rounds kCount results of quarter q to whole numbers, still without zero point and bounds.
   template <int kCount>
   inline __attribute__((always_inline)) void convert(const __m512i* acc, int q, __m512i* out, int out_step) const {
     const __m512 m = keep(_mm512_load_ps(multiplier + 16 * q)), b = keep(_mm512_load_ps(bias + 16 * q));
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i)
-      out[i * out_step] = _mm512_cvtps_epi32(_mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[i]), m), b));
+      out[i * out_step] = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i]), m, b));
   }
 
   // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
@@ -133,13 +129,12 @@ struct Finish : BlockConstants<64> {
     const bool add = epilogue->residual.data != nullptr;
     const __m512i r = add ? residual_codes(residual, there) : _mm512_setzero_si512();
     for (int q = 0; q < 4; ++q) {
-      t[q] = scaled(acc[q], q);
-      if (epilogue->row_scale) t[q] = _mm512_mul_ps(t[q], _mm512_set1_ps(row_scale));
-      t[q] = _mm512_add_ps(t[q], _mm512_load_ps(bias + 16 * q));
+      const __m512 sum = _mm512_cvtepi32_ps(acc[q]);
+      const __m512 m = _mm512_load_ps(multiplier + 16 * q), b = _mm512_load_ps(bias + 16 * q);
+      t[q] = epilogue->row_scale ? _mm512_fmadd_ps(_mm512_mul_ps(sum, m), _mm512_set1_ps(row_scale), b)
+                                 : _mm512_fmadd_ps(sum, m, b);
       if (!add) continue;
-      const __m512i code = _mm512_sub_epi32(quarter_of(r, q), _mm512_set1_epi32(epilogue->residual_zero_point));
-      t[q] =
-          _mm512_add_ps(t[q], _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(epilogue->residual_multiplier)));
+      t[q] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(quarter_of(r, q)), _mm512_set1_ps(epilogue->residual_multiplier), t[q]);
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.

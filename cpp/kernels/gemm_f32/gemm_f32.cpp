@@ -56,26 +56,20 @@ class Run {
 
  private:
   void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
+    rows_.hold(walk_, cut_.first_row(first_tile), cut_.first_row(first_tile + count), [](int64_t, int) {});
     const int nr = weights_.kernel->nr;
     const int64_t channel = panel * nr;
+    tile_.channel = channel;
     tile_.panel = weights_.data + channel * weights_.taps * weights_.run;
     tile_.columns = static_cast<int>(std::min<int64_t>(nr, weights_.n - channel));
     tile_.bias = args_.bias != nullptr ? args_.bias + channel : nullptr;
     for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
-      const int rows = fill_rows(cut_.first_row(tile), cut_.first_row(tile + 1), channel);
+      const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
+      tile_.x = rows_.x + at;
+      tile_.y = rows_.y + at;
+      tile_.residual = args_.residual.data != nullptr ? rows_.residual + at : nullptr;
       weights_.kernel->tiles->of_rows[rows - 1](tile_);
     }
-  }
-
-  int fill_rows(int64_t first, int64_t end, int64_t channel) {
-    const bool residual = args_.residual.data != nullptr;
-    const int rows = static_cast<int>(end - first);
-    walk_.each(first, rows, [&](const char* const* at, int64_t, int i) {
-      tile_.x[i] = reinterpret_cast<const float*>(at[0]);
-      tile_.y[i] = const_cast<float*>(reinterpret_cast<const float*>(at[1])) + channel;
-      tile_.residual[i] = residual ? reinterpret_cast<const float*>(at[2]) + channel : nullptr;
-    });
-    return rows;
   }
 
   const GemmF32Args& args_;
@@ -83,6 +77,7 @@ class Run {
   const Cut cut_;
   RowWalk walk_;
   GemmF32Tile tile_;
+  RowList<float, float, float> rows_;
 };
 
 void run(const GemmF32Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }

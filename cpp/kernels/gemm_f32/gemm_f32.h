@@ -40,19 +40,20 @@ struct GemmF32Args {
   Rows<float> y;
 };
 
-// What a micro-kernel sees: up to mr rows times one panel, the channel pointers already moved to the panel's first
-// channel.
+// What a micro-kernel sees: up to mr rows times one panel. Rows come as pointers into lists that serve all panels; the
+// bias is already moved to the panel's first channel.
 struct GemmF32Tile {
   static constexpr int kMaxRows = 16;
-  const float* x[kMaxRows];
-  const float* panel;  // [taps][run][nr]
+  const float* const* x;
+  float* const* y;               // at channel 0
+  const float* const* residual;  // at channel 0; null: none
+  int64_t channel;               // the panel's first
+  const float* panel;            // [taps][run][nr]
   const int64_t* taps;
   int64_t tap_count, run;
-  int columns;                      // channels to store, <= nr
-  const float* bias;                // [columns] or null
-  const float* residual[kMaxRows];  // [0] null: none
+  int columns;        // channels to store, <= nr
+  const float* bias;  // [columns] or null
   float min, max;
-  float* y[kMaxRows];
 };
 
 // A micro-kernel: one function for each height.

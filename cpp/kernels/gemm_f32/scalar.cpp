@@ -24,8 +24,8 @@ void tile(const GemmF32Tile& t) {
   for (int row = 0; row < kRows; ++row) {
     for (int channel = 0; channel < t.columns; ++channel) {
       float value = dot(t, row, channel) + (t.bias != nullptr ? t.bias[channel] : 0.0f);
-      if (t.residual[0] != nullptr) value += t.residual[row][channel];
-      t.y[row][channel] = clamp_float(value, t.min, t.max);
+      if (t.residual != nullptr) value += t.residual[row][t.channel + channel];
+      t.y[row][t.channel + channel] = clamp_float(value, t.min, t.max);
     }
   }
 }

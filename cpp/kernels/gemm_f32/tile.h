@@ -21,7 +21,7 @@ struct Tile {
   static void run(const GemmF32Tile& t) {
     Float acc[kRows][kVectors];
     multiply(t, acc);
-    if (t.residual[0] != nullptr) {
+    if (t.residual != nullptr) {
       store<true>(t, acc);
     } else {
       store<false>(t, acc);
@@ -66,8 +66,8 @@ struct Tile {
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         Float value = V::add(acc[r][v], bias);
-        if constexpr (kResidual) value = V::add(value, V::load(t.residual[r] + first, count));
-        V::store(t.y[r] + first, V::clamp(value, min, max), count);
+        if constexpr (kResidual) value = V::add(value, V::load(t.residual[r] + t.channel + first, count));
+        V::store(t.y[r] + t.channel + first, V::clamp(value, min, max), count);
       }
     }
   }

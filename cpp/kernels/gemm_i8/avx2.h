@@ -18,8 +18,7 @@ struct Avx2 {
   static LOWBIT_INLINE Float broadcast(float value) { return _mm256_set1_ps(value); }
   static LOWBIT_INLINE Int multiply(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
   static LOWBIT_INLINE Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
-  static LOWBIT_INLINE Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
-  static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm256_sub_epi32(a, b); }
+  static LOWBIT_INLINE Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
   static LOWBIT_INLINE Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
   static LOWBIT_INLINE Float clamp(Float a, Float min, Float max) { return _mm256_min_ps(max, _mm256_max_ps(min, a)); }
   static LOWBIT_INLINE void store(int32_t* p, Int a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
@@ -54,22 +53,20 @@ struct Avx2 {
   }
 
   struct Codes {
-    Float highest;  // hi - zero_point
-    Int zero_point, lo;
+    Int zero_point, lo, hi;
   };
   static LOWBIT_INLINE Codes codes(int32_t zero_point, int32_t lo, int32_t hi) {
-    return {broadcast(static_cast<float>(hi - zero_point)), _mm256_set1_epi16(static_cast<int16_t>(zero_point)),
-            _mm256_set1_epi8(static_cast<char>(lo))};
+    return {_mm256_set1_epi16(static_cast<int16_t>(zero_point)), _mm256_set1_epi8(static_cast<char>(lo)),
+            _mm256_set1_epi8(static_cast<char>(hi))};
   }
-  // Two vectors of channels. Only the upper bound is needed as a float: a value too low converts to a negative number,
-  // which the packs saturate and the final max lifts to lo.
+  // Two vectors of channels.
   template <int kVectors>
   static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
     static_assert(kVectors == 2);
-    const Int low = _mm256_cvtps_epi32(_mm256_min_ps(value[0], c.highest));
-    const Int high = _mm256_cvtps_epi32(_mm256_min_ps(value[1], c.highest));
-    const Int words = _mm256_permute4x64_epi64(_mm256_adds_epi16(_mm256_packs_epi32(low, high), c.zero_point), 0xd8);
-    const Int bytes = _mm256_max_epu8(_mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0xd8), c.lo);
+    const Int pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[1]));
+    const Int words = _mm256_permute4x64_epi64(_mm256_adds_epi16(pairs, c.zero_point), 0xd8);
+    const Int packed_words = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0xd8);
+    const Int bytes = _mm256_max_epu8(_mm256_min_epu8(packed_words, c.hi), c.lo);
     const __m128i packed = _mm256_castsi256_si128(bytes);
     if (count >= 2 * kLanes) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(y), packed);

@@ -33,8 +33,6 @@ class Run {
     tile_.tap_count = weights_.taps;
     tile_.quads = ceil_div(weights_.run, 4);
     tile_.x_zero_point = args.x_zero_point;
-    tile_.dynamic = args.x_zero_points != nullptr;
-    tile_.scaled = epilogue.row_scale != nullptr;
     tile_.epilogue = &epilogue;
   }
 
@@ -45,31 +43,27 @@ class Run {
 
  private:
   void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
+    rows_.hold(walk_, cut_.first_row(first_tile), cut_.first_row(first_tile + count), [this](int64_t sample, int i) {
+      if (args_.x_zero_points != nullptr) zero_points_[i] = args_.x_zero_points[sample];
+      if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
+    });
     const int nr = weights_.kernel->nr;
     const int64_t channel = panel * nr;
     tile_.panel = weights_.panels.as<int8_t>() + channel * weights_.taps * tile_.quads * 4;
     tile_.column_sums = weights_.column_sums.as<int32_t>() + channel;
+    tile_.channel = channel;
     tile_.columns = static_cast<int>(std::min<int64_t>(nr, weights_.n - channel));
     tile_.multiplier = args_.epilogue.multiplier + channel;
     tile_.bias = args_.epilogue.bias + channel;
     for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
-      const int rows = fill_rows(cut_.first_row(tile), cut_.first_row(tile + 1), channel);
+      const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
+      tile_.x = rows_.x + at;
+      tile_.y = rows_.y + at;
+      tile_.residual = args_.epilogue.residual.data != nullptr ? rows_.residual + at : nullptr;
+      tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + at : nullptr;
+      tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + at : nullptr;
       weights_.kernel->tiles->of_rows[rows - 1](tile_);
     }
-  }
-
-  int fill_rows(int64_t first, int64_t end, int64_t channel) {
-    const int64_t element = args_.epilogue.output == DType::u8 ? 1 : 4;
-    const bool residual = args_.epilogue.residual.data != nullptr;
-    const int rows = static_cast<int>(end - first);
-    walk_.each(first, rows, [&](const char* const* at, int64_t sample, int i) {
-      tile_.x[i] = reinterpret_cast<const uint8_t*>(at[0]);
-      tile_.y[i] = const_cast<char*>(at[1]) + channel * element;
-      tile_.residual[i] = residual ? reinterpret_cast<const uint8_t*>(at[2]) + channel : nullptr;
-      if (tile_.dynamic) tile_.row_zero_points[i] = args_.x_zero_points[sample];
-      if (tile_.scaled) tile_.row_scales[i] = args_.epilogue.row_scale[sample];
-    });
-    return rows;
   }
 
   const GemmI8Args& args_;
@@ -77,6 +71,9 @@ class Run {
   const Cut cut_;
   RowWalk walk_;
   GemmI8Tile tile_;
+  RowList<uint8_t, void, uint8_t> rows_;
+  int32_t zero_points_[Cut::kBlockRows];
+  float scales_[Cut::kBlockRows];
 };
 
 void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }

@@ -38,26 +38,25 @@ struct GemmI8Args {
   Rows<void> y;  // u8 or f32 by epilogue.output; strides in elements of that type; channels adjacent
 };
 
-// What a micro-kernel sees: up to mr rows times one panel, the epilogue's pointers already moved to the panel's first
-// channel.
+// What a micro-kernel sees: up to mr rows times one panel. Rows come as pointers into lists that serve all panels; the
+// epilogue's pointers are already moved to the panel's first channel.
 struct GemmI8Tile {
   static constexpr int kMaxRows = 16;
-  const uint8_t* x[kMaxRows];
-  const int8_t* panel;         // [taps][quads][nr][4]
-  const int32_t* column_sums;  // [nr]
+  const uint8_t* const* x;
+  void* const* y;                  // at channel 0
+  const uint8_t* const* residual;  // at channel 0; null: none
+  const int32_t* row_zero_points;  // null: x_zero_point for all
+  const float* row_scales;         // null: none
+  int64_t channel;                 // the panel's first
+  const int8_t* panel;             // [taps][quads][nr][4]
+  const int32_t* column_sums;      // [nr]
   const int64_t* taps;
   int64_t tap_count, quads;  // quads = ceil(run / 4)
   int columns;               // channels to store, <= nr
   int32_t x_zero_point;
-  bool dynamic;  // row_zero_points instead of x_zero_point
-  bool scaled;   // row_scales are given
-  int32_t row_zero_points[kMaxRows];
-  float row_scales[kMaxRows];
-  const float* multiplier;            // [columns]
-  const float* bias;                  // [columns]
-  const Epilogue* epilogue;           // all but its per-channel and per-row pointers
-  const uint8_t* residual[kMaxRows];  // [0] null: none
-  void* y[kMaxRows];
+  const float* multiplier;   // [columns]
+  const float* bias;         // [columns]
+  const Epilogue* epilogue;  // all but its per-channel and per-row pointers
 };
 
 // A micro-kernel: one function for each height.

@@ -15,19 +15,19 @@ int32_t dot(const GemmI8Tile& t, int row, int channel) {
     for (int64_t quad = 0; quad < t.quads; ++quad, x += 4, w += kNr * 4)
       for (int k = 0; k < 4; ++k) acc += int32_t{x[k]} * int32_t{w[k]};
   }
-  return acc - (t.dynamic ? t.row_zero_points[row] : t.x_zero_point) * t.column_sums[channel];
+  return acc - (t.row_zero_points != nullptr ? t.row_zero_points[row] : t.x_zero_point) * t.column_sums[channel];
 }
 
 void store(const GemmI8Tile& t, int row, int channel, int32_t acc) {
   const Epilogue& e = *t.epilogue;
-  float value = rescale(acc, t.multiplier[channel], t.scaled ? t.row_scales[row] : 1.0f, t.bias[channel]);
-  if (t.residual[0] != nullptr)
-    value = add_residual(value, t.residual[row][channel], e.residual_zero_point, e.residual_multiplier);
+  const float* row_scale = t.row_scales == nullptr ? nullptr : t.row_scales + row;
+  float value = rescale(acc, t.multiplier[channel], row_scale, t.bias[channel]);
+  if (t.residual != nullptr) value = add_residual(value, t.residual[row][t.channel + channel], e.residual_multiplier);
   if (e.output == DType::f32) {
-    static_cast<float*>(t.y[row])[channel] = clamp_float(value, e.min, e.max);
+    row_of<float>(t, row)[channel] = clamp_float(value, e.min, e.max);
   } else {
     const uint8_t code = code_from_float(value, e.zero_point, e.lo, e.hi);
-    static_cast<uint8_t*>(t.y[row])[channel] = e.table != nullptr ? e.table[code] : code;
+    row_of<uint8_t>(t, row)[channel] = e.table != nullptr ? e.table[code] : code;
   }
 }
 

@@ -5,11 +5,13 @@
 //   V::Operand              four activations as dot() wants them, the same in every lane
 //   V::kXOffset             what operand() subtracts from x: dot() computes sum (x - kXOffset) * w
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
-//   V::store_codes<n>(...)  min, round to nearest even, add the zero point, max, narrow to u8, store
+//   V::fma(a, b, c)         a * b + c, rounded once
+//   V::store_codes<n>(...)  round to nearest even, add the zero point, narrow to u8, clamp, store; for |value| < 2^30
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
 
+#include "base/numerics.h"
 #include "kernels/gemm_i8/tiles.h"
 #include "kernels/unroll.h"
 
@@ -22,28 +24,36 @@ constexpr int64_t kPrefetchBytes =
 __attribute__((noinline)) void look_up(const GemmI8Tile& t, int rows) {
   const uint8_t* table = t.epilogue->table;
   for (int r = 0; r < rows; ++r) {
-    uint8_t* codes = static_cast<uint8_t*>(t.y[r]);
+    uint8_t* codes = row_of<uint8_t>(t, r);
     for (int c = 0; c < t.columns; ++c) codes[c] = table[codes[c]];
   }
 }
 
-// The f32 epilogue over accumulators in memory: out of line and in a loop, for it is the rarer output, and unrolled it
-// would double the code of every tile height.
+// The epilogue to floats, or to codes that must be clamped as floats, over accumulators in memory: out of line and in a
+// loop, for it is the rarer one, and unrolled it would double the code of every tile height.
 template <class V>
-__attribute__((noinline)) void store_floats(const GemmI8Tile& t, const int32_t* sums, int rows, int stride) {
+__attribute__((noinline)) void store_any(const GemmI8Tile& t, const int32_t* sums, int rows, int stride) {
   const Epilogue& e = *t.epilogue;
   for (int c = 0; c < t.columns; c += V::kLanes) {
     const int count = t.columns - c;
     const typename V::Float multiplier = V::load(t.multiplier + c, count), bias = V::load(t.bias + c, count);
     for (int r = 0; r < rows; ++r) {
-      typename V::Float value = V::multiply(V::to_float(V::load(sums + r * stride + c)), multiplier);
-      if (t.scaled) value = V::multiply(value, V::broadcast(t.row_scales[r]));
-      value = V::add(value, bias);
-      if (t.residual[0] != nullptr) {
-        const auto residual = V::subtract(V::load_codes(t.residual[r] + c, count), V::broadcast(e.residual_zero_point));
-        value = V::add(value, V::multiply(V::to_float(residual), V::broadcast(e.residual_multiplier)));
+      const typename V::Float sum = V::to_float(V::load(sums + r * stride + c));
+      typename V::Float value = t.row_scales == nullptr
+                                    ? V::fma(sum, multiplier, bias)
+                                    : V::fma(V::multiply(sum, multiplier), V::broadcast(t.row_scales[r]), bias);
+      if (t.residual != nullptr) {
+        const auto residual = V::to_float(V::load_codes(t.residual[r] + t.channel + c, count));
+        value = V::fma(residual, V::broadcast(e.residual_multiplier), value);
       }
-      V::store(static_cast<float*>(t.y[r]) + c, V::clamp(value, V::broadcast(e.min), V::broadcast(e.max)), count);
+      if (e.output == DType::f32) {
+        V::store(row_of<float>(t, r) + c, V::clamp(value, V::broadcast(e.min), V::broadcast(e.max)), count);
+      } else {
+        float values[V::kLanes];
+        V::store(values, value, V::kLanes);
+        for (int i = 0; i < V::kLanes && i < count; ++i)
+          row_of<uint8_t>(t, r)[c + i] = code_from_float(values[i], e.zero_point, e.lo, e.hi);
+      }
     }
   }
 }
@@ -58,13 +68,14 @@ struct Tile {
     Int acc[kRows][kVectors];
     start(t, acc);
     multiply(t, acc);
-    if (t.epilogue->output == DType::f32) {
+    if (t.epilogue->output == DType::f32 || !t.epilogue->bounded) {
       spill(t, acc);
-    } else if (t.residual[0] != nullptr) {
+    } else if (t.residual != nullptr) {
       store_codes<true>(t, acc);
     } else {
       store_codes<false>(t, acc);
     }
+    if (t.epilogue->table != nullptr) look_up(t, kRows);
   }
 
   // acc = (kXOffset - x_zero_point) * column_sum, so that the sums come out as sum (x - x_zero_point) * w.
@@ -75,7 +86,7 @@ struct Tile {
       const Int common = V::multiply(sums, V::broadcast(V::kXOffset - t.x_zero_point));
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) acc[r][v] = common;
-      if (t.dynamic) {
+      if (t.row_zero_points != nullptr) {
         LOWBIT_UNROLL
         for (int r = 0; r < kRows; ++r) acc[r][v] = V::multiply(sums, V::broadcast(V::kXOffset - t.row_zero_points[r]));
       }
@@ -116,22 +127,19 @@ struct Tile {
     }
     const typename V::Codes codes = V::codes(e.zero_point, e.lo, e.hi);
     const Float residual_multiplier = V::broadcast(e.residual_multiplier);
-    const Int residual_zero_point = V::broadcast(e.residual_zero_point);
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       Float value[kVectors];
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) {
-        value[v] = V::add(V::multiply(V::to_float(acc[r][v]), multiplier[v]), bias[v]);
+        value[v] = V::fma(V::to_float(acc[r][v]), multiplier[v], bias[v]);
         if constexpr (kResidual) {
-          const Int residual = V::load_codes(t.residual[r] + v * V::kLanes, t.columns - v * V::kLanes);
-          value[v] = V::add(value[v],
-                            V::multiply(V::to_float(V::subtract(residual, residual_zero_point)), residual_multiplier));
+          const Int residual = V::load_codes(t.residual[r] + t.channel + v * V::kLanes, t.columns - v * V::kLanes);
+          value[v] = V::fma(V::to_float(residual), residual_multiplier, value[v]);
         }
       }
-      V::template store_codes<kVectors>(static_cast<uint8_t*>(t.y[r]), value, codes, t.columns);
+      V::template store_codes<kVectors>(row_of<uint8_t>(t, r), value, codes, t.columns);
     }
-    if (e.table != nullptr) look_up(t, kRows);
   }
 
   static LOWBIT_INLINE void spill(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
@@ -141,7 +149,7 @@ struct Tile {
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) V::store(sums + r * kColumns + v * V::kLanes, acc[r][v]);
     }
-    store_floats<V>(t, sums, kRows, kColumns);
+    store_any<V>(t, sums, kRows, kColumns);
   }
 };
 

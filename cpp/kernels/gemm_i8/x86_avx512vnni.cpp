@@ -21,8 +21,7 @@ struct Vnni512 {
   static LOWBIT_INLINE Float broadcast(float value) { return _mm512_set1_ps(value); }
   static LOWBIT_INLINE Int multiply(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
   static LOWBIT_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
-  static LOWBIT_INLINE Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
-  static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm512_sub_epi32(a, b); }
+  static LOWBIT_INLINE Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   static LOWBIT_INLINE Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
   static LOWBIT_INLINE Float clamp(Float a, Float min, Float max) { return _mm512_min_ps(max, _mm512_max_ps(min, a)); }
   static LOWBIT_INLINE void store(int32_t* p, Int a) { _mm512_storeu_si512(p, a); }
@@ -51,27 +50,25 @@ struct Vnni512 {
   }
 
   struct Codes {
-    Float highest;  // hi - zero_point
-    __m512i zero_point, lo, order;
+    __m512i zero_point, lo, hi, order;
   };
   static LOWBIT_INLINE Codes codes(int32_t zero_point, int32_t lo, int32_t hi) {
-    return {broadcast(static_cast<float>(hi - zero_point)), _mm512_set1_epi16(static_cast<int16_t>(zero_point)),
-            _mm512_set1_epi8(static_cast<char>(lo)),
+    return {_mm512_set1_epi16(static_cast<int16_t>(zero_point)), _mm512_set1_epi8(static_cast<char>(lo)),
+            _mm512_set1_epi8(static_cast<char>(hi)),
             _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)};
   }
-  // Only the upper bound is needed as a float: a value too low converts to a negative number, which the packs saturate
-  // and the final max lifts to lo. The packs interleave 128-bit lanes; `order` undoes that.
+  // The packs saturate, and interleave 128-bit lanes; `order` undoes that.
   template <int kVectors>
   static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
     Int rounded[4];
     LOWBIT_UNROLL
     for (int v = 0; v < 4; ++v)
-      rounded[v] =
-          v < kVectors ? _mm512_cvtps_epi32(_mm512_min_ps(value[v < kVectors ? v : 0], c.highest)) : rounded[0];
+      rounded[v] = v < kVectors ? _mm512_cvtps_epi32(value[v < kVectors ? v : 0]) : rounded[0];
     const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(rounded[0], rounded[1]), c.zero_point);
     const __m512i high =
         kVectors > 2 ? _mm512_adds_epi16(_mm512_packs_epi32(rounded[2], rounded[3]), c.zero_point) : low;
-    const __m512i packed = _mm512_max_epu8(_mm512_permutexvar_epi32(c.order, _mm512_packus_epi16(low, high)), c.lo);
+    const __m512i bytes = _mm512_permutexvar_epi32(c.order, _mm512_packus_epi16(low, high));
+    const __m512i packed = _mm512_max_epu8(_mm512_min_epu8(bytes, c.hi), c.lo);
     if (count < kVectors * kLanes) {
       _mm512_mask_storeu_epi8(y, ~0ull >> (64 - count), packed);
     } else if constexpr (kVectors == 4) {

@@ -69,6 +69,24 @@ def codes_from_floats(t: Array, zero_point: Any, lo: int = 0, hi: int = 255) -> 
     return (np.rint(t).astype(np.int32) + zero).astype(np.uint8)
 
 
+def fma(a: Any, b: Any, c: Any) -> Array:
+    """float32 a * b + c, rounded once; where the result is finite.
+
+    The product is exact in float64. The sum is rounded to odd there, by the error of Knuth's TwoSum, after which
+    rounding to float32 is as if there had been one (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums:
+    proved algorithms using rounding to odd", 2008).
+    """
+    product = np.multiply(a, b, dtype=np.float64)
+    c = np.asarray(c, np.float64)
+    total = product + c
+    shifted = total - product
+    error = (product - (total - shifted)) + (c - shifted)
+    even = total.view(np.int64) & 1 == 0
+    odd = np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
+    rounded: Array = odd.astype(F32)
+    return rounded
+
+
 # ------------------------------------------------------------------------------------------- between numbers and codes
 
 
@@ -175,15 +193,15 @@ def _centred(call: Call, per_row: tuple[int, ...]) -> Array:
 
 
 def _epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
-    """kernels/kernel.h, Epilogue: every operation rounded to float32, in this order."""
+    """kernels/kernel.h, Epilogue: every operation rounded to float32 once, in this order."""
     attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
-    t = acc.astype(F32) * call.array(2).reshape(channel)
-    if row_scale is not None:
-        t = t * row_scale.reshape(row)
-    t = t + call.array(3).reshape(channel)
+    factor, bias, t = call.array(2).reshape(channel), call.array(3).reshape(channel), acc.astype(F32)
+    residual_multiplier = F32(attrs["residual_multiplier"])
     if residual is not None:
-        difference = (residual.astype(np.int32) - attrs["residual_zero_point"]).astype(F32)
-        t = t + difference.reshape(t.shape) * F32(attrs["residual_multiplier"])
+        bias = fma(F32(-attrs["residual_zero_point"]), residual_multiplier, bias)
+    t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale.reshape(row), bias)
+    if residual is not None:
+        t = fma(residual.astype(F32).reshape(t.shape), residual_multiplier, t)
     if attrs["output"] == "u8":
         y = codes_from_floats(t, attrs["zero_point_y"], attrs["lo"], attrs["hi"])
         return y if table is None else table[y]
