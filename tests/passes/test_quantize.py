@@ -16,9 +16,11 @@ from lowbit.errors import CalibrationError
 from lowbit.interpreter import run, validate
 from lowbit.ir import Array, Graph, Weight
 from lowbit.passes import cost
+from lowbit.passes.fuse_residual import fuse_residual
 from lowbit.passes.quantize import Quantized, Quantizer, quantize
 from lowbit.schemes import Rules, Scheme, rules
 from passes.same import ops
+from passes.textbook import simulate
 
 INT8 = Scheme(name="int8")
 PLAIN = Scheme(name="plain", equalize=False, correct_bias=False, compensate=False)
@@ -47,12 +49,16 @@ def static(graph: Graph, scheme: Scheme | Rules = INT8, **options: Any) -> Quant
 def sqnr(graph: Graph, made: Quantized, seed: int = 99) -> float:
     """The worst output's, on data that calibration has not seen."""
     feeds = data(graph, 1, 6, seed)[0]
-    expected, found = run(graph, feeds), run(made.graph, feeds)
+    return decibels(run(graph, feeds), run(made.graph, feeds))
+
+
+def decibels(expected: dict[str, Array], found: dict[str, Array]) -> float:
+    """The worst output's ratio of signal to noise."""
     ratios = []
-    for name in graph.outputs:
-        assert found[name].dtype == expected[name].dtype == np.float32
-        noise = float(np.square(found[name].astype(np.float64) - expected[name]).sum())
-        ratios.append(10 * np.log10(float(np.square(expected[name].astype(np.float64)).sum()) / max(noise, 1e-30)))
+    for name, signal in expected.items():
+        assert found[name].dtype == signal.dtype == np.float32
+        noise = float(np.square(found[name].astype(np.float64) - signal).sum())
+        ratios.append(10 * np.log10(float(np.square(signal.astype(np.float64)).sum()) / max(noise, 1e-30)))
     return min(ratios)
 
 
@@ -353,12 +359,14 @@ def conv_nets(draw: Callable[..., Any]) -> Graph:
 
 @settings(max_examples=40, deadline=None)
 @given(conv_nets())
-def test_random_nets_keep_their_answers(graph: Graph) -> None:
-    """Five layers of one channel can lose 30 dB by chance; a wrong scale, zero point or table leaves less than 6."""
-    made = static(graph)
-    assert "conv2d_i8" in ops(made.graph)
-    assert sqnr(graph, made) > 12
-    assert sqnr(graph, quantize(graph)) > 15
+def test_random_nets_keep_as_much_as_a_textbook_quantization(graph: Graph) -> None:
+    """A layer whose zero point is off by one loses 5 dB to it. What narrow nets lose by chance, both lose."""
+    feeds, fused = data(graph, 1, 6, seed=99)[0], fuse_residual(graph)
+    expected = run(graph, feeds)
+    for made, calibration in ((static(graph), data(graph)), (quantize(graph), None)):
+        assert calibration is None or "conv2d_i8" in ops(made.graph)
+        least = decibels(expected, simulate(fused, feeds, calibration))
+        assert decibels(expected, run(made.graph, feeds)) > min(least, 45) - 4
 
 
 def test_a_quantizer_learns_once_and_makes_many(monkeypatch: pytest.MonkeyPatch) -> None:
