@@ -83,8 +83,9 @@ void check_conv2d_i8(const Conv& conv, bool dynamic, bool residual, Isa isa, int
     conv.window(n, c, oh, ow, [&](int64_t xi, int64_t wi) {
       if (xi >= 0) acc += (x.as<uint8_t>()[xi] - zero_point) * w.as<int8_t>()[wi];
     });
-    float t = rescale(acc, multiplier.as<float>()[c], dynamic ? scale.as<float>()[n] : 1.0f, bias.as<float>()[c]);
-    if (residual) t = add_residual(t, r.as<uint8_t>()[at], 9, 0.25f);
+    const float shifted = residual ? std::fma(-9.0f, 0.25f, bias.as<float>()[c]) : bias.as<float>()[c];
+    float t = rescale(acc, multiplier.as<float>()[c], dynamic ? scale.as<float>() + n : nullptr, shifted);
+    if (residual) t = add_residual(t, r.as<uint8_t>()[at], 0.25f);
     if (dynamic) {
       CHECK(got.as<float>()[at] == t);
     } else {
@@ -138,7 +139,7 @@ TEST(linear_i8_is_naive_product) {
         for (int64_t c = 0; c < n; ++c) {
           int32_t acc = 0;
           for (int64_t i = 0; i < k; ++i) acc += (x.as<uint8_t>()[row * k + i] - 50) * w.as<int8_t>()[c * k + i];
-          const float t = rescale(acc, multiplier.as<float>()[c], 1.0f, bias.as<float>()[c]);
+          const float t = rescale(acc, multiplier.as<float>()[c], nullptr, bias.as<float>()[c]);
           CHECK(got.as<float>()[row * n + c] == std::min(t, 40.0f));
         }
     }
