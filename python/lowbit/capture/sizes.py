@@ -88,8 +88,8 @@ def _table_rows(exported: torch.export.ExportedProgram) -> list[tuple[sympy.Symb
         if node.op != "call_function" or _stem(node) != "embedding":
             continue
         table, indices, offset = node.args[0], node.args[1], 0
-        while isinstance(indices, Node) and (_stem(indices) in _MOVES or _is_shift(indices)):
-            offset += int(indices.args[1]) if _is_shift(indices) else 0  # type: ignore[arg-type]
+        while isinstance(indices, Node) and (_stem(indices) in _MOVES or _shift(indices) is not None):
+            offset += _shift(indices) or 0
             indices = indices.args[0]
         if not isinstance(indices, Node) or _stem(indices) != "arange" or not isinstance(table, Node):
             continue
@@ -104,8 +104,10 @@ def _stem(node: Node) -> str:
     return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
-def _is_shift(node: Node) -> bool:
-    return _stem(node) == "add" and len(node.args) == 2 and isinstance(node.args[1], int)
+def _shift(node: Node) -> int | None:
+    """The whole number that a node adds, if it does no more."""
+    number = node.args[1] if _stem(node) == "add" and len(node.args) == 2 else None
+    return number if isinstance(number, int) else None
 
 
 def dim_of(size: Any, names: Mapping[sympy.Symbol, str]) -> Dim:

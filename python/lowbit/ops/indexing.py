@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..ir import DTYPES, Array, Dim, Value
 from .spec import FLAG, SIZE, Call, Input, Op, broadcast, choice, describe, integer
 
 ANY = tuple(DTYPES)
-UPDATES: dict[str, Callable[[Array, Array], Array] | None] = {
+UPDATES: dict[str, np.ufunc | None] = {
     "none": None,
     "add": np.add,
     "mul": np.multiply,
@@ -79,7 +79,7 @@ def _put(call: Call, y: Array, places: Any, updates: Array) -> Sequence[Array]:
     if function is None:
         y[places] = updates
     else:
-        function.at(y, places, updates)  # type: ignore[attr-defined]
+        function.at(y, places, updates)
     return [y]
 
 
