@@ -68,7 +68,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"linear_i8", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
       {"logical", {DType::boolean, -1, "like", "logic"}},
       {"logical_not", {DType::boolean, -1}},
-      {"lookup", {DType::u8, -1, "table"}},
+      {"lookup", {DType::u8, -1, "table|tables"}},
       {"lstm", {DType::f32, 3, "lstm", "reverse", 3}},
       {"matmul", {DType::f32, -1, "matrix", "transpose_b"}},
       {"max_pool2d", {DType::f32, 4, "", "kernel stride padding dilation ceil_mode"}},
@@ -181,6 +181,8 @@ class RandomNode {
     if (word == "channels") inputs.push_back(m_.floats({channels}));
     if (word == "last") inputs.push_back(m_.floats({last}));
     if (word == "table") inputs.push_back(m_.codes(DType::u8, {256}));
+    if (word == "tables")
+      inputs.push_back(m_.codes(DType::u8, {random_.whole(0, 7) == 0 ? random_.whole(0, 20) : channels, 256}));
     if (word == "scores") inputs.push_back(m_.floats({size(rank() - 2), size(rank() - 2)}));
     if (word == "matrix") inputs.push_back(maybe() ? x_ : m_.floats({last, random_.whole(1, 40)}));
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
