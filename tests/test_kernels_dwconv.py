@@ -47,14 +47,25 @@ def epilogue(acc: Array, p: dict[str, Any]) -> Array:
 
 
 def check_i8(
-    x: Array, w: Array, p: dict[str, Any], stride: tuple[int, int], dilation: tuple[int, int], tasks: int, gap: int
+    x: Array,
+    w: Array,
+    p: dict[str, Any],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    tasks: int,
+    gap: int,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> None:
-    """Every row against NumPy; beyond the channels nothing is written."""
+    """Every row against NumPy; beyond the channels nothing is written. padding: what the kernel must add to x."""
     zero = p["x_zero_points"][:, None, None, None].astype(np.int64) if "x_zero_points" in p else p["x_zero_point"]
-    fields = windows(x.astype(np.int64) - zero, (w.shape[1], w.shape[2]), stride, dilation)
+    top, left, bottom, right = padding
+    image = np.pad(x.astype(np.int64) - zero, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    fields = windows(image, (w.shape[1], w.shape[2]), stride, dilation)
     expected = epilogue(np.einsum("nhwcij,cij->nhwc", fields, w.astype(np.int64)), p)
     for kernel in I8:
-        y, _ = _core.dwconv_i8(kernel, x, w, stride=stride, dilation=dilation, tasks=tasks, gap=gap, **p)
+        y, _ = _core.dwconv_i8(
+            kernel, x, w, stride=stride, dilation=dilation, padding=padding, tasks=tasks, gap=gap, **p
+        )
         np.testing.assert_array_equal(y[..., : w.shape[0]], expected, err_msg=kernel, strict=True)
         assert np.all(np.ascontiguousarray(y[..., w.shape[0] :]).view(np.uint8) == 0xA5), f"{kernel} wrote beyond"
 
@@ -110,6 +121,7 @@ def image_of(
     flags=st.integers(0, 63),
     tasks=st.integers(1, 5),
     gap=st.sampled_from([0, 0, 5]),
+    padding=st.tuples(*[st.integers(0, 9)] * 4) | st.just((0, 0, 0, 0)),
 )
 def test_int8_equals_numpy(
     seed: int,
@@ -121,12 +133,16 @@ def test_int8_equals_numpy(
     flags: int,
     tasks: int,
     gap: int,
+    padding: tuple[int, int, int, int],
 ) -> None:
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, image_of(grid, kernel, stride, dilation, channels), dtype=np.uint8)
+    whole = image_of(grid, kernel, stride, dilation, channels)
+    top, left = min(padding[0], whole[1] - 1), min(padding[1], whole[2] - 1)
+    bottom, right = min(padding[2], whole[1] - 1 - top), min(padding[3], whole[2] - 1 - left)
+    x = rng.integers(0, 256, (whole[0], whole[1] - top - bottom, whole[2] - left - right, channels), dtype=np.uint8)
     w = rng.integers(-128, 128, (channels, *kernel), dtype=np.int8)
     p = random_epilogue(rng, (*grid, channels), kernel[0] * kernel[1], flags)
-    check_i8(x, w, p, stride, dilation, tasks, gap)
+    check_i8(x, w, p, stride, dilation, tasks, gap, (top, left, bottom, right))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -141,6 +157,8 @@ def test_int8_fast_shapes_with_every_tail(channels: int, size: int, stride: int)
         w = rng.integers(-128, 128, (channels, size, size), dtype=np.int8)
         p = random_epilogue(rng, (1, height, width, channels), size * size, 0)
         check_i8(x, w, p, (stride, stride), (1, 1), 2, 0)
+        if height > 2 and width > 2:
+            check_i8(np.ascontiguousarray(x[:, 1:-1, 1:-1]), w, p, (stride, stride), (1, 1), 2, 0, (1, 1, 1, 1))
 
 
 def test_int8_extremes_do_not_saturate() -> None:

@@ -121,28 +121,31 @@ struct Dwconv {
   Grid grid;
 };
 
-Dwconv dwconv_of(const py::array& x, const py::array& w, Pair stride, Pair dilation) {
+Dwconv dwconv_of(const py::array& x, const py::array& w, Pair stride, Pair dilation,
+                 const std::array<int64_t, 4>& padding = {}) {
   require(x.ndim() == 4 && w.ndim() == 3 && x.shape(3) == w.shape(0), "x must be [n][h][w][c] and w [c][kh][kw]");
   require(std::min({stride[0], stride[1], dilation[0], dilation[1]}) > 0 && w.shape(1) > 0 && w.shape(2) > 0,
           "kernel, stride and dilation must be positive");
   Dwconv d;
   d.shape = {w.shape(0), w.shape(1), w.shape(2), stride[0], stride[1], dilation[0], dilation[1]};
+  require(std::ranges::min(padding) >= 0, "padding must not be negative");
   const auto outputs = [](int64_t size, int64_t kernel, int64_t step, int64_t spread) {
     return std::max<int64_t>(0, (size - (kernel - 1) * spread - 1 + step) / step);
   };
-  d.grid = {x.shape(0), outputs(x.shape(1), w.shape(1), stride[0], dilation[0]),
-            outputs(x.shape(2), w.shape(2), stride[1], dilation[1])};
+  d.grid = {x.shape(0), outputs(x.shape(1) + padding[0] + padding[2], w.shape(1), stride[0], dilation[0]),
+            outputs(x.shape(2) + padding[1] + padding[3], w.shape(2), stride[1], dilation[1])};
   return d;
 }
 
 py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const Array<int8_t>& w,
                         const Array<float>& multiplier, const Array<float>& bias, Pair stride, Pair dilation,
-                        int32_t x_zero_point, const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
+                        const std::array<int64_t, 4>& padding, int32_t x_zero_point,
+                        const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
                         const Optional<uint8_t>& residual, float residual_multiplier, int32_t zero_point, int32_t lo,
                         int32_t hi, const Optional<uint8_t>& table, float min, float max,
                         const std::string& output_type, bool bounded, int64_t gap, int64_t tasks, int64_t repeats) {
   const DwconvI8Kernel& kernel = find(dwconv_i8_kernels(), name);
-  const Dwconv d = dwconv_of(x, w, stride, dilation);
+  const Dwconv d = dwconv_of(x, w, stride, dilation, padding);
   const int64_t channels = d.shape.channels, pitch = channels + gap;
   require(multiplier.size() == channels && bias.size() == channels, "multiplier and bias must be [c]");
   require(0 <= lo && lo <= hi && hi <= 255 && gap >= 0, "need 0 <= lo <= hi <= 255 and gap >= 0");
@@ -158,6 +161,13 @@ py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
   args.x = image<const uint8_t>(codes.as<const uint8_t>(), x.shape(1), x.shape(2), channels);
   args.x_zero_point = x_zero_point;
   args.x_zero_points = pointer(x_zero_points, d.grid.n, "x_zero_points must be one a sample");
+  args.height = x.shape(1), args.width = x.shape(2), args.top = padding[0], args.left = padding[1];
+  args.border_stride_n = args.width * channels;
+  Buffer border(static_cast<size_t>(d.grid.n * args.border_stride_n));
+  for (int64_t n = 0; n < d.grid.n; ++n)
+    std::fill_n(border.as<uint8_t>() + n * args.border_stride_n, args.border_stride_n,
+                args.x_zero_points != nullptr ? args.x_zero_points[n] : static_cast<uint8_t>(x_zero_point));
+  args.border = border.as<uint8_t>();
   Epilogue& e = args.epilogue;
   e.multiplier = multiplier.data();
   e.bias = bias.data();
@@ -442,15 +452,16 @@ void bind_images(py::module_& m) {
   m.def(
       "pool_kernels", [] { return describe(pool_kernels()); }, "The rows of the pooling kernel: name, isa, available.");
   m.def("dwconv_i8", run_dwconv_i8,
-        "Runs one row on a padded image x [n][h][w][c] and w [c][kh][kw]; returns (y [n][oh][ow][c + gap], seconds a "
-        "call).",
+        "Runs one row on an image x [n][h][w][c] and w [c][kh][kw]; padding is top, left, bottom, right; returns (y "
+        "[n][oh][ow][c + gap], seconds a call).",
         py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("multiplier").noconvert(),
         py::arg("bias").noconvert(), py::kw_only(), py::arg("stride") = ones, py::arg("dilation") = ones,
-        py::arg("x_zero_point") = 0, py::arg("x_zero_points").noconvert() = none,
-        py::arg("row_scale").noconvert() = none, py::arg("residual").noconvert() = none,
-        py::arg("residual_multiplier") = 0.0f, py::arg("zero_point") = 0, py::arg("lo") = 0, py::arg("hi") = 255,
-        py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,
-        py::arg("output") = "u8", py::arg("bounded") = false, py::arg("gap") = 0, tasks, repeats);
+        py::arg("padding") = std::array<int64_t, 4>{}, py::arg("x_zero_point") = 0,
+        py::arg("x_zero_points").noconvert() = none, py::arg("row_scale").noconvert() = none,
+        py::arg("residual").noconvert() = none, py::arg("residual_multiplier") = 0.0f, py::arg("zero_point") = 0,
+        py::arg("lo") = 0, py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity,
+        py::arg("max") = kInfinity, py::arg("output") = "u8", py::arg("bounded") = false, py::arg("gap") = 0, tasks,
+        repeats);
   m.def("dwconv_f32", run_dwconv_f32,
         "Runs one row on a padded image x [n][h][w][c] and w [c][kh][kw]; returns (y [n][oh][ow][c + gap], seconds a "
         "call).",

@@ -177,6 +177,7 @@ def dwconv_i8(
     *,
     stride: _Pair = (1, 1),
     dilation: _Pair = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     x_zero_point: int = 0,
     x_zero_points: _U8 | None = None,
     row_scale: _F32 | None = None,

@@ -18,7 +18,7 @@ int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
 
 }  // namespace
 
-ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs)
+ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs, Borders borders)
     : axes_(node.op.find("3d") != std::string::npos ? 3 : 2),
       transposed_(node.op.find("transpose") != std::string::npos),
       x_type_(x),
@@ -53,6 +53,8 @@ ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size
     node.fail(std::to_string(filters_) + " output channels do not divide into " + std::to_string(groups_) + " groups");
   add_phases(node);
   padded_ = std::any_of(border_.begin(), border_.end(), [](int64_t side) { return side > 0; });
+  bordered_ = borders == Borders::in_depthwise_kernel && is_depthwise();
+  if (bordered_) padded_ = border_[2 * kDepth] + border_[2 * kDepth + 1] > 0;
   whole_rows_ = groups_ == 1 && tap_step_[kWidth] == 1;
 }
 
@@ -179,6 +181,11 @@ int64_t ConvOp::samples_at_once(const Shape& x) const {
                              std::max<int64_t>(x[0], 1));
 }
 
+// Elements; at least a pixel's, for those beside an image of no width.
+int64_t ConvOp::border_row(const Shape& x) const {
+  return x[1] * std::max<int64_t>(padded(kWidth, spatial(x)[kWidth]), 1);
+}
+
 int64_t ConvOp::most_taps() const {
   int64_t most = 0;
   for (const Phase& phase : phases_) most = std::max(most, is_depthwise() ? 0 : taps(phase));
@@ -186,9 +193,10 @@ int64_t ConvOp::most_taps() const {
 }
 
 size_t ConvOp::scratch_bytes(Types inputs, Types, int) const {
-  if (!padded_) return taps_bytes(most_taps());
   const Shape& x = inputs[kX].shape;
-  return taps_bytes(most_taps()) + static_cast<size_t>(samples_at_once(x) * padded_sample(x)) * size_of(x_type_);
+  const int64_t elements =
+      (padded_ ? samples_at_once(x) * padded_sample(x) : 0) + (bordered_ ? x[0] * border_row(x) : 0);
+  return taps_bytes(most_taps()) + static_cast<size_t>(elements) * size_of(x_type_);
 }
 
 void ConvOp::run(const RunArgs& args) const {
@@ -197,8 +205,14 @@ void ConvOp::run(const RunArgs& args) const {
   const std::span<int64_t> taps{reinterpret_cast<int64_t*>(args.scratch), static_cast<size_t>(most_taps())};
   std::byte* const copy = args.scratch + taps_bytes(most_taps());
   const int64_t samples = x.shape[0], step = padded_ ? samples_at_once(x.shape) : samples;
+  std::byte* const border =
+      copy + (padded_ ? step * padded_sample(x.shape) : 0) * static_cast<int64_t>(size_of(x_type_));
+  for (int64_t sample = 0; bordered_ && sample < samples; ++sample)
+    std::memset(border + sample * border_row(x.shape), fill(args, sample), static_cast<size_t>(border_row(x.shape)));
   for (int64_t first = 0; first < samples; first += step) {
     Plane plane{};
+    plane.border = reinterpret_cast<const uint8_t*>(border + first * border_row(x.shape));
+    plane.border_stride = border_row(x.shape);
     plane.first = first;
     plane.grid.n = std::min(step, samples - first);
     plane.x = x.data;
@@ -237,7 +251,16 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
   const auto element = static_cast<int64_t>(size_of(x_type_));
   const int64_t corner = phase.first_x[kDepth] * stride_d + phase.first_x[kHeight] * plane.stride_h +
                          phase.first_x[kWidth] * plane.stride_w;
-  const auto* image = static_cast<const std::byte*>(plane.x) + corner * element;
+  const bool missing = bordered_ && !padded_;
+  const auto* image = static_cast<const std::byte*>(plane.x) + (missing ? 0 : corner) * element;
+  const Sizes sizes = spatial(args.inputs[kX].shape);
+  if (missing) {
+    plane.height = sizes[kHeight], plane.width = sizes[kWidth];
+    plane.top = border_[2 * kHeight] - phase.first_x[kHeight], plane.left = border_[2 * kWidth] - phase.first_x[kWidth];
+  } else {
+    plane.height = padded(kHeight, sizes[kHeight]) - phase.first_x[kHeight];
+    plane.width = padded(kWidth, sizes[kWidth]) - phase.first_x[kWidth];
+  }
   for (int64_t d = 0; d < count(kDepth); ++d, plane.y[kDepth] += y_step_[kDepth]) {
     plane.x = image + d * x_step_[kDepth] * stride_d * element;
     convolve(args, plane);

@@ -45,9 +45,14 @@ class ConvOp : public Op {
     int64_t first;
     Sizes y;  // the first output
     std::span<const int64_t> taps;
+    int64_t height, width, top, left;  // of the image from `x` on, and what is missing above and before it
+    const uint8_t* border;             // depthwise: for each sample a row of fill()
+    int64_t border_stride;             // from sample to sample
   };
 
-  ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs);
+  // Whether the depthwise kernel does without a padded copy of planes.
+  enum class Borders { copied, in_depthwise_kernel };
+  ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs, Borders borders);
 
   // The type of the output, after checking the other inputs against its shape.
   virtual DType check(Types inputs, const Shape& output) const = 0;
@@ -104,7 +109,8 @@ class ConvOp : public Op {
   int64_t filters_, depth_, groups_;  // output channels, input channels of a group, groups
   Sizes kernel_{1, 1, 1};
   Sizes tap_step_{1, 1, 1}, x_step_{1, 1, 1}, y_step_{1, 1, 1};  // pixels from tap to tap, output to output
-  bool padded_ = false;
+  bool padded_ = false;                                          // the kernels see a padded copy
+  bool bordered_ = false;                                        // the kernel takes what is missing from a border row
   bool whole_rows_;  // a kernel row is one run: adjacent pixels are adjacent in memory
 
  private:
@@ -119,6 +125,7 @@ class ConvOp : public Op {
     const int at = tensor.shape.rank() - kAxes + axis;
     return at < 2 ? 0 : tensor.strides[at];
   }
+  int64_t border_row(const Shape& x) const;
   int64_t padded_sample(const Shape& x) const;
   int64_t samples_at_once(const Shape& x) const;
   int64_t most_taps() const;

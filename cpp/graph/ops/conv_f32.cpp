@@ -12,7 +12,7 @@ class Conv final : public ConvOp {
   enum Input : size_t { kX, kWeight, kBias, kResidual, kInputs };
 
   explicit Conv(const NodeInfo& node)
-      : ConvOp(node, DType::f32, DType::f32, kWeight + 1, kInputs),
+      : ConvOp(node, DType::f32, DType::f32, kWeight + 1, kInputs, Borders::copied),
         bounds_(bounds_of(node, "activation_min", "activation_max")),
         residual_(node.has(kResidual)) {
     const Constant& weight = node.constant(kWeight, DType::f32, -1);

@@ -11,7 +11,7 @@ namespace {
 class ConvI8 final : public ConvOp {
  public:
   explicit ConvI8(const NodeInfo& node)
-      : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs),
+      : ConvOp(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs, Borders::in_depthwise_kernel),
         epilogue_(node, node.constant(graph::kWeight, DType::s8, -1)) {
     const Constant& weight = node.constant(graph::kWeight, DType::s8, -1);
     for (const Phase& phase : phases_) is_depthwise() ? pack_depthwise(node, weight, phase) : pack(node, weight, phase);
@@ -46,6 +46,10 @@ class ConvI8 final : public ConvOp {
       kernels::DwconvI8Args dwconv;
       dwconv.weights = &depthwise_[plane.phase];
       dwconv.x = {static_cast<const uint8_t*>(plane.x), plane.stride_n, plane.stride_h, plane.stride_w};
+      dwconv.height = plane.height, dwconv.width = plane.width;
+      dwconv.top = plane.top, dwconv.left = plane.left;
+      dwconv.border = plane.border;
+      dwconv.border_stride_n = plane.border_stride;
       set(dwconv, args, plane, 0);
       return run_kernel(*dwconv.weights->kernel, dwconv, args.threads);
     }

@@ -1,14 +1,13 @@
-// Depthwise u8 x s8 convolution over a zero-point-padded NHWC image: any kernel size, stride and dilation, one filter a
+// Depthwise u8 x s8 convolution over an NHWC image: any kernel size, stride, dilation and padding, one filter a
 // channel.
 //
-//   acc[n, oh, ow, c] = sum_{i < kernel_h} sum_{j < kernel_w} (x[n, oh * stride_h + i * dilation_h, ow * stride_w + j *
-//   dilation_w, c]
-//                                                              - x_zero_point) * w[c, i, j]                  exact in
-//                                                              int32
-//   y = epilogue(acc)                                                                                        (kernel.h)
+//   acc[n, oh, ow, c] = sum_{i < kernel_h} sum_{j < kernel_w} (x[n, h(oh, i), w(ow, j), c] - x_zero_point) * w[c, i, j]
+//   h(oh, i) = oh * stride_h + i * dilation_h - top, w alike; pixels outside of the image are x_zero_point
+//   y = epilogue(acc)                                                                                       (kernel.h)
 //
-// x.stride_* are those of the input image itself (one pixel), not of the output grid. Reads stay inside the image, its
-// last pixel's channels rounded up to 64 included: buffers carry that slack.
+// Sums are exact in int32. x.stride_* are those of the input image itself (one pixel), not of the output grid. Reads
+// stay inside the image and the border row, the channels of the last pixel rounded up to 64 included: buffers carry
+// that slack.
 #pragma once
 
 #include <span>
@@ -37,6 +36,9 @@ struct DwconvI8Args {
   const DwconvI8Weights* weights = nullptr;
   Grid grid;  // of the output
   Rows<const uint8_t> x;
+  int64_t height = 0, width = 0, top = 0, left = 0;  // of the image, and what is missing above and before it
+  const uint8_t* border = nullptr;                   // a row of zero points
+  int64_t border_stride_n = 0;                       // from sample to sample, where their zero points differ
   int32_t x_zero_point = 0;
   const uint8_t* x_zero_points = nullptr;  // [grid.n]: dynamic
   Epilogue epilogue;

@@ -5,14 +5,17 @@
 namespace lowbit::kernels {
 namespace {
 
-int32_t accumulate(const DwconvI8Args& args, const uint8_t* x, int64_t c, int32_t x_zero_point) {
+// The window whose first tap meets row h, column w of the image, which may lie outside.
+int32_t accumulate(const DwconvI8Args& args, int64_t n, int64_t h, int64_t w, int64_t c, int32_t x_zero_point) {
   const DwconvShape& shape = args.weights->shape;
-  const int8_t* w = args.weights->packed.as<int8_t>() + c * shape.kernel_h * shape.kernel_w;
+  const int8_t* weights = args.weights->packed.as<int8_t>() + c * shape.kernel_h * shape.kernel_w;
   int32_t acc = 0;
   for (int64_t i = 0; i < shape.kernel_h; ++i)
     for (int64_t j = 0; j < shape.kernel_w; ++j) {
-      const int32_t code = x[i * shape.dilation_h * args.x.stride_h + j * shape.dilation_w * args.x.stride_w + c];
-      acc += (code - x_zero_point) * w[i * shape.kernel_w + j];
+      const int64_t row = h + i * shape.dilation_h, column = w + j * shape.dilation_w;
+      if (row < 0 || row >= args.height || column < 0 || column >= args.width) continue;
+      const int32_t code = args.x.data[args.x.offset(n, row, column) + c];
+      acc += (code - x_zero_point) * weights[i * shape.kernel_w + j];
     }
   return acc;
 }
@@ -41,8 +44,9 @@ void dwconv_i8_run_scalar(const DwconvI8Args& args, int64_t task, int64_t tasks)
     const int64_t n = line / grid.h, h = line % grid.h;
     const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
     for (int64_t w = 0; w < grid.w; ++w) {
-      const uint8_t* x = args.x.data + args.x.offset(n, h * shape.stride_h, w * shape.stride_w);
-      for (int64_t c = 0; c < shape.channels; ++c) finish(args, accumulate(args, x, c, x_zero_point), n, h, w, c);
+      const int64_t top = h * shape.stride_h - args.top, left = w * shape.stride_w - args.left;
+      for (int64_t c = 0; c < shape.channels; ++c)
+        finish(args, accumulate(args, n, top, left, c, x_zero_point), n, h, w, c);
     }
   }
 }

@@ -6,8 +6,8 @@
 // every kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
 //
 // V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot,
-// keep (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, bytes to the next part, parts
-// that exist, channels, out).
+// keep (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, bytes to the next part,
+// channels, out).
 #pragma once
 
 #include "kernels/dwconv_i8/layout.h"
@@ -134,37 +134,61 @@ StripTiles<V> choose_tiles(const Strip& strip, Mode mode) {
 
 // The image seen from one block of channels and one group of output rows.
 struct Source {
-  const uint8_t* x;    // first byte read
-  int64_t row, pixel;  // bytes to the next image row that a kernel reads, to the next pixel
-  int64_t rows;        // image rows that exist for this group
-  int64_t last;        // last pixel read
-  int64_t part;        // pixels from one part of a vector to the next
+  const uint8_t *x, *border;  // the sample's first pixel, and a row of zero points
+  int64_t row, pixel;         // bytes to the next row, to the next pixel
+  int64_t height, width;      // of the image
+  int64_t top, left;          // of the first window, in the image or outside
+  int64_t dilation, rows;     // from one row that is read to the next, and how many there are for this group
+  int64_t part;               // pixels from one part of a vector to the next
   int64_t channels;
+
+  // The row that tap i meets. One beyond the kernel meets zero weights: any other serves.
+  inline const uint8_t* at(int64_t i) const {
+    const int64_t h = top + least(i, rows - 1) * dilation;
+    return h >= 0 && h < height ? x + h * row : border;
+  }
 };
+
+// A column some of whose pixels lie outside of the image.
+template <class V, int kParts>
+__attribute__((noinline)) void interleave_edge(const Source& source, const uint8_t* const rows[], int64_t pixel,
+                                               uint8_t* out) {
+  constexpr int64_t kWidth = V::kBlock / kParts;
+  alignas(64) uint8_t edge[V::kGroup][V::kBlock] = {};
+  const uint8_t* edges[V::kGroup];
+  for (int64_t k = 0; k < V::kGroup; ++k) {
+    edges[k] = edge[k];
+    for (int64_t part = 0; part < kParts; ++part) {
+      const int64_t w = pixel + part * source.part;
+      const uint8_t* from = w >= 0 && w < source.width ? rows[k] + w * source.pixel : source.border;
+      __builtin_memcpy(edge[k] + part * kWidth, from, static_cast<size_t>(source.channels));
+    }
+  }
+  V::template interleave<kParts, true>(edges, kWidth, source.channels, out);
+}
 
 // Interleaves columns first .. first + count - 1 of one row group; those of no use to any output pixel are left out.
 template <class V, int kParts, bool kFull>
 void interleave_group(const Strip& strip, const Source& source, int64_t group, int64_t first, int64_t count,
                       uint8_t* out) {
   constexpr int64_t kVector = sizeof(typename V::Vector);
-  const uint8_t* rows[V::kGroup];
+  const uint8_t *rows[V::kGroup], *at[V::kGroup];
 #pragma GCC unroll 4
-  for (int64_t k = 0; k < V::kGroup; ++k)  // a row that is not there meets zero weights: any other serves
-    rows[k] = source.x + least(group * V::kGroup + k, source.rows - 1) * source.row + first * source.pixel;
+  for (int64_t k = 0; k < V::kGroup; ++k) rows[k] = source.at(group * V::kGroup + k);
   const int64_t reach = (strip.kernel_w - 1) * strip.dilation_w;
   const int64_t step_bytes = source.part * source.pixel;
-  for (int64_t column = 0, phase = 0; column < count; ++column, phase = phase + 1 == strip.step ? 0 : phase + 1) {
+  int64_t pixel = source.left + first;
+  for (int64_t column = 0, phase = 0; column < count; ++column, ++pixel) {
     if (phase <= reach) {
-      int64_t there = kParts;
-      for (; kParts > 1 && first + column + (there - 1) * source.part > source.last; --there) continue;
-      if (kFull && there == kParts) {
-        V::template interleave<kParts, true>(rows, step_bytes, kParts, source.channels, out);
+      if (pixel >= 0 && pixel + (kParts - 1) * source.part < source.width) {
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < V::kGroup; ++k) at[k] = rows[k] + pixel * source.pixel;
+        V::template interleave<kParts, kFull>(at, step_bytes, source.channels, out);
       } else {
-        V::template interleave<kParts, false>(rows, step_bytes, there, source.channels, out);
+        interleave_edge<V, kParts>(source, rows, pixel, out);
       }
     }
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < V::kGroup; ++k) rows[k] += source.pixel;
+    phase = phase + 1 == strip.step ? 0 : phase + 1;
     out += strip.groups * 4 * kVector;
   }
 }
@@ -266,11 +290,16 @@ void run_dwconv(const DwconvI8Args& args, int64_t task, int64_t tasks) {
                          finish.parts * shape.stride_w,
                          args.weights->packed.as<int8_t>() + unit.block * layout.block_bytes,
                          layout.block_bytes / layout.lines};
-    const Source source = {args.x.data + args.x.offset(unit.n, unit.h * shape.stride_h, 0) + c,
-                           args.x.stride_h * shape.dilation_h,
+    const Source source = {args.x.data + args.x.offset(unit.n, 0, 0) + c,
+                           args.border + unit.n * args.border_stride_n,
+                           args.x.stride_h,
                            args.x.stride_w,
+                           args.height,
+                           args.width,
+                           unit.h * shape.stride_h - args.top,
+                           -args.left,
+                           shape.dilation_h,
                            shape.kernel_h + (lines - 1) * shape.stride_h,
-                           (grid.w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w,
                            shape.stride_w,
                            channels};
     const auto& residual = args.epilogue.residual;

@@ -153,10 +153,10 @@ struct Avx2 {
   static __m256i keep(__m256i value) { return kernels::keep(value); }
 
   template <int kParts, bool>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], int64_t step,
-                                                               int64_t there, int64_t, uint8_t* out) {
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], int64_t step, int64_t,
+                                                               uint8_t* out) {
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i a = load_parts<kParts>(rows[0], step, there), b = load_parts<kParts>(rows[1], step, there);
+    const __m256i a = load_parts<kParts>(rows[0], step, kParts), b = load_parts<kParts>(rows[1], step, kParts);
     const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
     __m256i* to = reinterpret_cast<__m256i*>(out);
     _mm256_store_si256(to, _mm256_unpacklo_epi8(low, zero));

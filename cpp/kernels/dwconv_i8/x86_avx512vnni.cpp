@@ -172,10 +172,10 @@ struct Avx512 {
 
   template <int kParts, bool kFull>
   static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], int64_t step,
-                                                               int64_t there, int64_t channels, uint8_t* out) {
+                                                               int64_t channels, uint8_t* out) {
     __m512i r[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts, kFull>(rows[i], step, there, channels);
+    for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts, kFull>(rows[i], step, kParts, channels);
     const __m512i top_low = _mm512_unpacklo_epi8(r[0], r[1]), top_high = _mm512_unpackhi_epi8(r[0], r[1]);
     const __m512i bottom_low = _mm512_unpacklo_epi8(r[2], r[3]), bottom_high = _mm512_unpackhi_epi8(r[2], r[3]);
     _mm512_store_si512(out, _mm512_unpacklo_epi16(top_low, bottom_low));
