@@ -29,10 +29,30 @@ class IndexOp : public Op {
     return static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
   }
   int axis(const Shape& shape) const { return normalized_axis(axis_, shape.rank()); }
+  // Input 1 holds indices, of input 0's shape but for the axis.
+  void require_fit(Types inputs) const {
+    require_indices(inputs, 1);
+    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
+    const int at = axis(x);
+    Shape expected = x;
+    expected[at] = indices.rank() == x.rank() ? indices[at] : 0;
+    require(indices == expected, "indices " + to_string(indices) + " do not fit the input " + to_string(x) +
+                                     " but for axis " + std::to_string(at));
+  }
 
  private:
   int64_t axis_;
 };
+
+// x's shape with some axes, from `axis` on, replaced by the indices'.
+Shape indexed(const Shape& x, int axis, int count, const Shape& indices) {
+  require(x.rank() - count + indices.rank() <= kMaxRank, "the output has more than 8 axes");
+  Shape result;
+  for (int i = 0; i < axis; ++i) result.push_back(x[i]);
+  for (int64_t size : indices) result.push_back(size);
+  for (int i = axis + count; i < x.rank(); ++i) result.push_back(x[i]);
+  return result;
+}
 
 // y's block i = x's block place(i), for blocks of so many bytes.
 template <class F>
@@ -62,14 +82,8 @@ class Take final : public IndexOp {
   explicit Take(const NodeInfo& node) : IndexOp(node) { node.expect_inputs(2, 2); }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_indices(inputs, 1);
-    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
-    const int at = axis(x);
-    require(x.rank() - 1 + indices.rank() <= kMaxRank, "the output has more than 8 axes");
-    TensorType type{inputs[0].dtype, {}};
-    for (int i = 0; i < at; ++i) type.shape.push_back(x[i]);
-    for (int64_t size : indices) type.shape.push_back(size);
-    for (int i = at + 1; i < x.rank(); ++i) type.shape.push_back(x[i]);
-    return {type};
+    const Shape& x = inputs[0].shape;
+    return {{inputs[0].dtype, indexed(x, axis(x), 1, inputs[1].shape)}};
   }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &indices = args.inputs[1], &y = args.outputs[0];
@@ -107,14 +121,8 @@ class Gather final : public IndexOp {
  public:
   explicit Gather(const NodeInfo& node) : IndexOp(node) { node.expect_inputs(2, 2); }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
-    require_indices(inputs, 1);
-    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
-    const int at = axis(x);
-    Shape expected = x;
-    expected[at] = indices.rank() == x.rank() ? indices[at] : 0;
-    require(indices == expected, "indices " + to_string(indices) + " do not fit the input " + to_string(x) +
-                                     " but for axis " + std::to_string(at));
-    return {{inputs[0].dtype, indices}};
+    require_fit(inputs);
+    return {{inputs[0].dtype, inputs[1].shape}};
   }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &indices = args.inputs[1], &y = args.outputs[0];
@@ -162,15 +170,8 @@ class Places {
     for (size_t i = 0; i < count_; ++i) shape = broadcast_shape(shape, inputs[first_ + i].shape);
     return shape;
   }
-  // x's shape with the indexed axes replaced by the indices'.
   Shape result(Op::Types inputs, const Shape& x, int axis) const {
-    const Shape indices = shape(inputs);
-    require(x.rank() - static_cast<int>(count_) + indices.rank() <= kMaxRank, "the output has more than 8 axes");
-    Shape result;
-    for (int i = 0; i < axis; ++i) result.push_back(x[i]);
-    for (int64_t size : indices) result.push_back(size);
-    for (int i = axis + static_cast<int>(count_); i < x.rank(); ++i) result.push_back(x[i]);
-    return result;
+    return indexed(x, axis, static_cast<int>(count_), shape(inputs));
   }
   // x as [outer][indexed axes][inner]
   AxisSplit split(const Shape& x, int axis) const {
@@ -304,16 +305,10 @@ class Scatter final : public IndexOp {
  public:
   explicit Scatter(const NodeInfo& node) : IndexOp(node), update_(update_of(node)) { node.expect_inputs(3, 3); }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
-    require_indices(inputs, 1);
+    require_fit(inputs);
     require_type(inputs, 2, inputs[0].dtype);
     require_update(update_, inputs[0].dtype);
-    const Shape &x = inputs[0].shape, &indices = inputs[1].shape;
-    const int at = axis(x);
-    Shape expected = x;
-    expected[at] = indices.rank() == x.rank() ? indices[at] : 0;
-    require(indices == expected, "indices " + to_string(indices) + " do not fit the input " + to_string(x) +
-                                     " but for axis " + std::to_string(at));
-    require_shape(inputs, 2, indices);
+    require_shape(inputs, 2, inputs[1].shape);
     return {inputs[0]};
   }
   int in_place() const override { return 0; }
