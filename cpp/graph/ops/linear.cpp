@@ -43,7 +43,7 @@ class Linear final : public Op {
   }
   bool reads(size_t input) const override { return input == kX || input == kResidual; }
   std::string kernel() const override { return weights_.kernel->name; }
-  size_t bytes() const override { return weights_.panels.bytes() + bias_.bytes(); }
+  size_t bytes() const override { return weights_.bytes() + bias_.bytes(); }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work({}, outputs);
     work.operations *= 2.0 * static_cast<double>(weights_.run);

@@ -32,7 +32,7 @@ class LinearI8 final : public Op {
   }
   bool reads_slack(size_t input) const override { return input == kX; }
   std::string kernel() const override { return weights_.kernel->name; }
-  size_t bytes() const override { return weights_.panels.bytes() + weights_.column_sums.bytes() + epilogue_.bytes(); }
+  size_t bytes() const override { return weights_.bytes() + epilogue_.bytes(); }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work({}, outputs);
     work.operations *= 2.0 * static_cast<double>(weights_.run);

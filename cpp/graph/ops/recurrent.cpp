@@ -45,7 +45,7 @@ class Recurrent : public Op {
   }
   bool reads(size_t input) const override { return input == 0 || input == h0_ || (has_cell_ && input == h0_ + 1); }
   std::string kernel() const override { return weights_.kernel->name; }
-  size_t bytes() const override { return weights_.panels.bytes() + projection_.panels.bytes() + bias_.bytes(); }
+  size_t bytes() const override { return weights_.bytes() + projection_.bytes() + bias_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int) const override {
     return static_cast<size_t>(inputs[0].shape[1] * (gates_ + 1) * hidden_) * sizeof(float);
   }

@@ -25,6 +25,7 @@ struct DwconvF32Weights {
   const DwconvF32Kernel* kernel = nullptr;
   DwconvShape shape;
   Buffer packed;
+  size_t bytes() const { return packed.bytes(); }
 };
 
 struct DwconvF32Args {

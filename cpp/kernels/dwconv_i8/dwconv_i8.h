@@ -30,6 +30,7 @@ struct DwconvI8Weights {
   DwconvShape shape;
   Buffer packed;
   Buffer column_sums;  // int32_t [channels rounded up to 64]
+  size_t bytes() const { return packed.bytes() + column_sums.bytes(); }
 };
 
 struct DwconvI8Args {

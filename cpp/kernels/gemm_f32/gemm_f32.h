@@ -27,6 +27,7 @@ struct GemmF32Panels {
 };
 struct GemmF32Weights : GemmF32Panels {
   Buffer panels;
+  size_t bytes() const { return panels.bytes(); }
 };
 
 struct GemmF32Args {

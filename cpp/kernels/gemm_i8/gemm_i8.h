@@ -25,6 +25,7 @@ struct GemmI8Weights {
   int64_t n = 0, taps = 0, run = 0;
   Buffer panels;       // int8_t
   Buffer column_sums;  // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
+  size_t bytes() const { return panels.bytes() + column_sums.bytes(); }
 };
 
 struct GemmI8Args {
