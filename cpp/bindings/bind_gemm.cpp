@@ -172,8 +172,14 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   args.x_zero_point = x_zero_point;
   args.x_zero_points = pointer(x_zero_points, g.grid.n, "x_zero_points must be one a sample");
   kernels::Epilogue& e = args.epilogue;
-  e.multiplier = multiplier.data();
-  e.bias = bias.data();
+  const auto padded = [&](const Array<float>& values) {
+    Buffer buffer(static_cast<size_t>(g.n + kernels::Epilogue::kSlack) * sizeof(float));
+    std::copy_n(values.data(), g.n, buffer.as<float>());
+    return buffer;
+  };
+  const Buffer multipliers = padded(multiplier), biases = padded(bias);
+  e.multiplier = multipliers.as<float>();
+  e.bias = biases.as<float>();
   e.row_scale = pointer(row_scale, g.grid.n, "row_scale must be one a sample");
   const uint8_t* shortcut = pointer(residual, g.grid.rows() * g.pitch, "the residual must be [rows][pitch]");
   if (shortcut != nullptr) e.residual = g.rows(shortcut);

@@ -33,10 +33,11 @@ struct Rows {
 // Each operation is rounded once. t is never NaN on the way to u8: prepare checks that multiplier, bias and
 // residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
 struct Epilogue {
-  const float* multiplier = nullptr;  // [channels]
-  const float* bias = nullptr;        // [channels]
-  const float* row_scale = nullptr;   // [grid.n], or null: static quantization
-  Rows<const uint8_t> residual;       // same grid and channels as the output; data null: none
+  static constexpr int64_t kSlack = 64;  // floats that can be read behind the channels' multipliers and biases
+  const float* multiplier = nullptr;     // [channels]
+  const float* bias = nullptr;           // [channels]
+  const float* row_scale = nullptr;      // [grid.n], or null: static quantization
+  Rows<const uint8_t> residual;          // same grid and channels as the output; data null: none
   float residual_multiplier = 0.0f;
   int32_t zero_point = 0, lo = 0,
           hi = 255;                // of the u8 output; 0 <= lo <= hi <= 255, lo <= zero_point <= hi is not required

@@ -54,14 +54,13 @@ struct Cut {
 };
 
 // Estimated cycles of a call with tiles of mr rows x `vectors` vectors of channels, to choose among them. A step of k
-// costs its products, or the loads and prefetches that feed them, or the latency of a sum; a tile costs 40 + 6.5 a row
-// (addresses, stores) + 4 a vector (epilogue), as measured on Zen 4.
+// costs its products, or the loads and prefetches that feed them, or the latency of a sum; a tile costs 40 + 4 a row
+// (addresses, stores) + 2 a vector (epilogue), as measured on Zen 4.
 static inline int64_t cost_of_tiles(int64_t rows, int64_t n, int mr, int nr, int vectors, int64_t steps) {
   constexpr int64_t kLatency = 4;
   const int64_t tiles = ceil_div(rows, mr), height = ceil_div(rows, tiles);
   const int64_t products = height * vectors, loads = height + 2 * vectors;
-  return ceil_div(n, nr) * tiles *
-         (steps * std::max({products, loads, kLatency}) + 40 + 13 * height / 2 + 4 * products);
+  return ceil_div(n, nr) * tiles * (steps * std::max({products, loads, kLatency}) + 40 + 4 * height + 2 * products);
 }
 
 // The rows [0, grid.rows()) in order, with up to three operands moving along; the grid is folded to as few dimensions

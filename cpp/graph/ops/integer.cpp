@@ -1,5 +1,6 @@
 #include "graph/ops/integer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 
@@ -17,7 +18,9 @@ Buffer channel_floats(const NodeInfo& node, size_t input, int64_t channels, doub
   for (float value : constant.values<float>())
     if (!(std::fabs(static_cast<double>(value)) <= limit))
       node.fail("input " + std::to_string(input) + " holds a value that is not finite or too large");
-  return copy_of<float>(constant);
+  Buffer padded(static_cast<size_t>(channels + kernels::Epilogue::kSlack) * sizeof(float));
+  std::ranges::copy(constant.values<float>(), padded.as<float>());
+  return padded;
 }
 
 }  // namespace

@@ -32,9 +32,7 @@ struct Avx2 {
   static LOWBIT_INLINE Int mask(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
-  static LOWBIT_INLINE Float load(const float* p, int count) {
-    return count >= kLanes ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, mask(count));
-  }
+  static LOWBIT_INLINE Float load_floats(const float* p) { return _mm256_loadu_ps(p); }
   static LOWBIT_INLINE Int load_codes(const uint8_t* p, int count) {
     uint64_t bytes = 0;
     if (count >= kLanes) {

@@ -55,8 +55,8 @@ struct GemmI8Tile {
   int64_t tap_count, quads;  // quads = ceil(run / 4)
   int columns;               // channels to store, <= nr
   int32_t x_zero_point;
-  const float* multiplier;   // [columns]
-  const float* bias;         // [columns]
+  const float* multiplier;   // [columns], readable to nr
+  const float* bias;         // the same
   const Epilogue* epilogue;  // all but its per-channel and per-row pointers
 };
 

@@ -36,7 +36,7 @@ __attribute__((noinline)) void store_any(const GemmI8Tile& t, const int32_t* sum
   const Epilogue& e = *t.epilogue;
   for (int c = 0; c < t.columns; c += V::kLanes) {
     const int count = t.columns - c;
-    const typename V::Float multiplier = V::load(t.multiplier + c, count), bias = V::load(t.bias + c, count);
+    const typename V::Float multiplier = V::load_floats(t.multiplier + c), bias = V::load_floats(t.bias + c);
     for (int r = 0; r < rows; ++r) {
       const typename V::Float sum = V::to_float(V::load(sums + r * stride + c));
       typename V::Float value = t.row_scales == nullptr
@@ -93,25 +93,30 @@ struct Tile {
     }
   }
 
+  // A single tap is told apart, for the loop over taps costs more registers than there are.
   static LOWBIT_INLINE void multiply(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
+    if (t.tap_count == 1) return multiply_run(t, t.taps[0], t.panel, acc);
     const int8_t* w = t.panel;
-    for (int64_t tap = 0; tap < t.tap_count; ++tap) {
-      const uint8_t* x[kRows];
+    for (int64_t tap = 0; tap < t.tap_count; ++tap, w += t.quads * kColumns * 4) multiply_run(t, t.taps[tap], w, acc);
+  }
+
+  static LOWBIT_INLINE void multiply_run(const GemmI8Tile& t, int64_t tap, const int8_t* w,
+                                         Int (&acc)[kRows][kVectors]) {
+    const uint8_t* x[kRows];
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + tap;
+    for (int64_t k = 0; k < t.quads * 4; k += 4, w += kColumns * 4) {
+      Int weights[kVectors];
       LOWBIT_UNROLL
-      for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + t.taps[tap];
-      for (int64_t k = 0; k < t.quads * 4; k += 4, w += kColumns * 4) {
-        Int weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        weights[v] = V::load(w + v * V::kLanes * 4);
+        if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(w + v * V::kLanes * 4 + kPrefetchBytes);
+      }
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const typename V::Operand operand = V::operand(x[r] + k);
         LOWBIT_UNROLL
-        for (int v = 0; v < kVectors; ++v) {
-          weights[v] = V::load(w + v * V::kLanes * 4);
-          if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(w + v * V::kLanes * 4 + kPrefetchBytes);
-        }
-        LOWBIT_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-          const typename V::Operand operand = V::operand(x[r] + k);
-          LOWBIT_UNROLL
-          for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(acc[r][v], operand, weights[v]);
-        }
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(acc[r][v], operand, weights[v]);
       }
     }
   }
@@ -122,8 +127,8 @@ struct Tile {
     Float multiplier[kVectors], bias[kVectors];
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      multiplier[v] = V::load(t.multiplier + v * V::kLanes, t.columns - v * V::kLanes);
-      bias[v] = V::load(t.bias + v * V::kLanes, t.columns - v * V::kLanes);
+      multiplier[v] = V::load_floats(t.multiplier + v * V::kLanes);
+      bias[v] = V::load_floats(t.bias + v * V::kLanes);
     }
     const typename V::Codes codes = V::codes(e.zero_point, e.lo, e.hi);
     const Float residual_multiplier = V::broadcast(e.residual_multiplier);

@@ -37,7 +37,7 @@ struct Vnni512 {
   static LOWBIT_INLINE __mmask16 mask(int count) {
     return count >= kLanes ? __mmask16{0xffff} : count <= 0 ? __mmask16{0} : static_cast<__mmask16>((1u << count) - 1);
   }
-  static LOWBIT_INLINE Float load(const float* p, int count) { return _mm512_maskz_loadu_ps(mask(count), p); }
+  static LOWBIT_INLINE Float load_floats(const float* p) { return _mm512_loadu_ps(p); }
   static LOWBIT_INLINE Int load_codes(const uint8_t* p, int count) {
     return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask(count), p));
   }
