@@ -294,7 +294,10 @@ _SPECIALIZES = "_set_replacement"
 def _specializations() -> Iterator[dict[int, str]]:
     """Where the model's code is when torch finds that a size must be some number, by that number."""
     places: dict[int, str] = {}
-    original = getattr(ShapeEnv, _SPECIALIZES)
+    original = getattr(ShapeEnv, _SPECIALIZES, None)
+    if original is None:  # torch's own business: without it, the message lacks the line
+        yield places
+        return
 
     def noted(env: ShapeEnv, size: sympy.Symbol, found: sympy.Expr, *reason: str) -> None:
         frame = _own(extract_stack()) if isinstance(found, sympy.Integer) else None
