@@ -6,8 +6,7 @@
 // every kernel column that meets it; nothing is recomputed along x but the few columns where two strips join.
 //
 // V gives: kBlock, kGroup, kPixels (output pixels x rows a tile), Vector, Finish (the epilogue of a block), load, dot,
-// keep (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, bytes to the next part,
-// channels, out).
+// keep (hold a value in a register) and interleave<parts, full>(pointers to kGroup rows, columns, out).
 #pragma once
 
 #include "kernels/dwconv_i8/layout.h"
@@ -149,6 +148,13 @@ struct Source {
   }
 };
 
+// Neighbouring columns to interleave.
+struct Columns {
+  int64_t count, pixel, part;  // bytes to the next pixel, to the next part of a vector
+  int64_t channels;
+  int64_t out;  // bytes to the next column's place
+};
+
 // A column some of whose pixels lie outside of the image.
 template <class V, int kParts>
 __attribute__((noinline)) void interleave_edge(const Source& source, const uint8_t* const rows[], int64_t pixel,
@@ -164,7 +170,7 @@ __attribute__((noinline)) void interleave_edge(const Source& source, const uint8
       __builtin_memcpy(edge[k] + part * kWidth, from, static_cast<size_t>(source.channels));
     }
   }
-  V::template interleave<kParts, true>(edges, kWidth, source.channels, out);
+  V::template interleave<kParts, true>(edges, {1, 0, kWidth, source.channels, 0}, out);
 }
 
 // Interleaves columns first .. first + count - 1 of one row group; those of no use to any output pixel are left out.
@@ -172,24 +178,28 @@ template <class V, int kParts, bool kFull>
 void interleave_group(const Strip& strip, const Source& source, int64_t group, int64_t first, int64_t count,
                       uint8_t* out) {
   constexpr int64_t kVector = sizeof(typename V::Vector);
+  const int64_t reach = (strip.kernel_w - 1) * strip.dilation_w, column_bytes = strip.groups * 4 * kVector;
   const uint8_t *rows[V::kGroup], *at[V::kGroup];
 #pragma GCC unroll 4
   for (int64_t k = 0; k < V::kGroup; ++k) rows[k] = source.at(group * V::kGroup + k);
-  const int64_t reach = (strip.kernel_w - 1) * strip.dilation_w;
-  const int64_t step_bytes = source.part * source.pixel;
-  int64_t pixel = source.left + first;
-  for (int64_t column = 0, phase = 0; column < count; ++column, ++pixel) {
-    if (phase <= reach) {
-      if (pixel >= 0 && pixel + (kParts - 1) * source.part < source.width) {
+  const int64_t inside = source.width - (kParts - 1) * source.part;  // pixels from which no part leaves the image
+  for (int64_t column = 0; column < count;) {
+    const int64_t phase = column % strip.step, pixel = source.left + first + column;
+    if (phase > reach) {
+      column += strip.step - phase;
+    } else if (pixel < 0 || pixel >= inside) {
+      interleave_edge<V, kParts>(source, rows, pixel, out + column++ * column_bytes);
+    } else {
+      // All to the image's end, or to the next gap.
+      int64_t end = least(count, column + inside - pixel);
+      if (reach + 1 < strip.step) end = least(end, column + reach + 1 - phase);
 #pragma GCC unroll 4
-        for (int64_t k = 0; k < V::kGroup; ++k) at[k] = rows[k] + pixel * source.pixel;
-        V::template interleave<kParts, kFull>(at, step_bytes, source.channels, out);
-      } else {
-        interleave_edge<V, kParts>(source, rows, pixel, out);
-      }
+      for (int64_t k = 0; k < V::kGroup; ++k) at[k] = rows[k] + pixel * source.pixel;
+      V::template interleave<kParts, kFull>(
+          at, {end - column, source.pixel, source.part * source.pixel, source.channels, column_bytes},
+          out + column * column_bytes);
+      column = end;
     }
-    phase = phase + 1 == strip.step ? 0 : phase + 1;
-    out += strip.groups * 4 * kVector;
   }
 }
 

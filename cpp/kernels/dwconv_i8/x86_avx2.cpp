@@ -153,16 +153,20 @@ struct Avx2 {
   static __m256i keep(__m256i value) { return kernels::keep(value); }
 
   template <int kParts, bool>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], int64_t step, int64_t,
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], const Columns& columns,
                                                                uint8_t* out) {
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i a = load_parts<kParts>(rows[0], step, kParts), b = load_parts<kParts>(rows[1], step, kParts);
-    const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
-    __m256i* to = reinterpret_cast<__m256i*>(out);
-    _mm256_store_si256(to, _mm256_unpacklo_epi8(low, zero));
-    _mm256_store_si256(to + 1, _mm256_unpackhi_epi8(low, zero));
-    _mm256_store_si256(to + 2, _mm256_unpacklo_epi8(high, zero));
-    _mm256_store_si256(to + 3, _mm256_unpackhi_epi8(high, zero));
+    const uint8_t *upper = rows[0], *lower = rows[1];
+    for (int64_t i = 0; i < columns.count; ++i, upper += columns.pixel, lower += columns.pixel, out += columns.out) {
+      const __m256i a = load_parts<kParts>(upper, columns.part, kParts);
+      const __m256i b = load_parts<kParts>(lower, columns.part, kParts);
+      const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+      __m256i* to = reinterpret_cast<__m256i*>(out);
+      _mm256_store_si256(to, _mm256_unpacklo_epi8(low, zero));
+      _mm256_store_si256(to + 1, _mm256_unpackhi_epi8(low, zero));
+      _mm256_store_si256(to + 2, _mm256_unpacklo_epi8(high, zero));
+      _mm256_store_si256(to + 3, _mm256_unpackhi_epi8(high, zero));
+    }
   }
 };
 

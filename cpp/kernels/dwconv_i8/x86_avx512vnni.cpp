@@ -171,17 +171,22 @@ struct Avx512 {
   static __m512i keep(__m512i value) { return kernels::keep(value); }
 
   template <int kParts, bool kFull>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], int64_t step,
-                                                               int64_t channels, uint8_t* out) {
-    __m512i r[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) r[i] = load_parts<kParts, kFull>(rows[i], step, kParts, channels);
-    const __m512i top_low = _mm512_unpacklo_epi8(r[0], r[1]), top_high = _mm512_unpackhi_epi8(r[0], r[1]);
-    const __m512i bottom_low = _mm512_unpacklo_epi8(r[2], r[3]), bottom_high = _mm512_unpackhi_epi8(r[2], r[3]);
-    _mm512_store_si512(out, _mm512_unpacklo_epi16(top_low, bottom_low));
-    _mm512_store_si512(out + 64, _mm512_unpackhi_epi16(top_low, bottom_low));
-    _mm512_store_si512(out + 128, _mm512_unpacklo_epi16(top_high, bottom_high));
-    _mm512_store_si512(out + 192, _mm512_unpackhi_epi16(top_high, bottom_high));
+  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], const Columns& columns,
+                                                               uint8_t* out) {
+    const uint8_t *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
+    const int64_t pixel = columns.pixel, part = columns.part, channels = columns.channels, step = columns.out;
+    for (int64_t i = columns.count; i > 0; --i, a += pixel, b += pixel, c += pixel, d += pixel, out += step) {
+      const __m512i va = kernels::keep(load_parts<kParts, kFull>(a, part, kParts, channels));
+      const __m512i vb = kernels::keep(load_parts<kParts, kFull>(b, part, kParts, channels));
+      const __m512i vc = kernels::keep(load_parts<kParts, kFull>(c, part, kParts, channels));
+      const __m512i vd = kernels::keep(load_parts<kParts, kFull>(d, part, kParts, channels));
+      const __m512i top_low = _mm512_unpacklo_epi8(va, vb), top_high = _mm512_unpackhi_epi8(va, vb);
+      const __m512i bottom_low = _mm512_unpacklo_epi8(vc, vd), bottom_high = _mm512_unpackhi_epi8(vc, vd);
+      _mm512_store_si512(out, _mm512_unpacklo_epi16(top_low, bottom_low));
+      _mm512_store_si512(out + 64, _mm512_unpackhi_epi16(top_low, bottom_low));
+      _mm512_store_si512(out + 128, _mm512_unpacklo_epi16(top_high, bottom_high));
+      _mm512_store_si512(out + 192, _mm512_unpackhi_epi16(top_high, bottom_high));
+    }
   }
 };
 
