@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "base/buffer.h"
-#include "base/error.h"
 #include "base/threads.h"
 #include "bindings/bindings.h"
+#include "bindings/rows.h"
 #include "kernels/dwconv_f32/dwconv_f32.h"
 #include "kernels/dwconv_i8/dwconv_i8.h"
 #include "kernels/eltwise/eltwise.h"
@@ -38,46 +38,6 @@ using Pair = std::array<int64_t, 2>;
 
 constexpr int kUntouched = 0xa5;  // fills the gaps between pixels, so that a test sees a stray write
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-void require(bool condition, const char* message) {
-  if (!condition) throw Error(ErrorKind::input, message);
-}
-
-// Rows are tables of kernels, or of pointers to them.
-const char* row_name(const EltwiseKernel* kernel) { return name_of(*kernel); }
-Isa row_isa(const EltwiseKernel* kernel) { return isa_of(*kernel); }
-template <class Kernel>
-const char* row_name(const Kernel& kernel) {
-  return kernel.name;
-}
-template <class Kernel>
-Isa row_isa(const Kernel& kernel) {
-  return kernel.isa;
-}
-
-template <class Row>
-const Row& find(std::span<const Row> table, const std::string& name) {
-  for (const Row& row : table) {
-    if (name != row_name(row)) continue;
-    if (!runs_on(row_isa(row), Isa::avx512vnni))
-      throw Error(ErrorKind::environment, "this CPU cannot run kernel " + name);
-    return row;
-  }
-  throw Error(ErrorKind::input, "no kernel is called '" + name + "'");
-}
-
-template <class Row>
-py::list describe(std::span<const Row> table) {
-  py::list rows;
-  for (const Row& kernel : table) {
-    py::dict row;
-    row["name"] = row_name(kernel);
-    row["isa"] = std::string(name_of(row_isa(kernel)));
-    row["available"] = runs_on(row_isa(kernel), Isa::avx512vnni);
-    rows.append(row);
-  }
-  return rows;
-}
 
 template <class T>
 const T* pointer(const Optional<T>& array, int64_t size, const char* message) {

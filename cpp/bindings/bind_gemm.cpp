@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "base/buffer.h"
-#include "base/error.h"
 #include "base/threads.h"
 #include "bindings/bindings.h"
+#include "bindings/rows.h"
 #include "kernels/gemm_f32/gemm_f32.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 
@@ -33,36 +33,6 @@ using Optional = std::optional<Array<T>>;
 using Three = std::array<int64_t, 3>;
 
 constexpr int kUntouched = 0xa5;  // fills the gaps between output rows, so that a test sees a stray write
-
-void require(bool condition, const char* message) {
-  if (!condition) throw Error(ErrorKind::input, message);
-}
-
-template <class Kernel>
-const Kernel& find(std::span<const Kernel> table, const std::string& name) {
-  for (const Kernel& kernel : table) {
-    if (kernel.name != name) continue;
-    if (!runs_on(kernel.isa, Isa::avx512vnni))
-      throw Error(ErrorKind::environment, "this CPU cannot run kernel " + name);
-    return kernel;
-  }
-  throw Error(ErrorKind::input, "no kernel is called '" + name + "'");
-}
-
-template <class Kernel>
-py::list describe(std::span<const Kernel> table) {
-  py::list rows;
-  for (const Kernel& kernel : table) {
-    py::dict row;
-    row["name"] = kernel.name;
-    row["isa"] = std::string(name_of(kernel.isa));
-    row["mr"] = kernel.mr;
-    row["nr"] = kernel.nr;
-    row["available"] = runs_on(kernel.isa, Isa::avx512vnni);
-    rows.append(row);
-  }
-  return rows;
-}
 
 template <class T>
 Buffer copy(const Array<T>& array) {

@@ -62,4 +62,5 @@ PYBIND11_MODULE(_core, m) {
   lowbit::bind_graph(m);
   lowbit::bind_gemm(m);
   lowbit::bind_eltwise(m);
+  lowbit::bind_peak(m);
 }
