@@ -223,7 +223,7 @@ def test_profile_prints_as_a_table() -> None:
     graph = integer_net()
     profile = lowbit.Session(graph, threads=1).profile(feeds(graph)["x"], repeats=2)
     lines = str(profile).splitlines()
-    assert lines[0].split() == ["node", "op", "kernel", "ms", "GOP/s", "share"]
+    assert lines[0].split() == ["node", "op", "kernel", "ms", "GOP/s", "of", "limit", "share"]
     assert len(lines) == len(profile) + 3
     assert {row.op for row in profile} >= {"conv2d_i8", "add_i8"}
     assert sum(row.seconds for row in profile) == profile.seconds > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +44,13 @@ def test_inspect(small_file: Path) -> None:
 
 
 def test_bench(small_file: Path) -> None:
-    """The profile and the latency, at any batch size."""
+    """The profile, the latency and how near they are to the machine's limits, at any batch size."""
     printed = invoke("bench", str(small_file), "--batch", "3", "--threads", "1", "--rounds", "2")
     assert "batch 3" in printed
     assert "conv2d_i8" in printed
+    assert "of limit" in printed
+    assert re.search(r"limits of its steps add up to [\d.]+ ms: \d+ % \w+\n", printed)
+    assert re.search(r"threads: 1: int8 [\d.]+ GOP/s, float32 [\d.]+ GFLOP/s; GB/s read: .*DRAM [\d.]+\n", printed)
 
 
 def test_a_foreign_file_is_one_line(tmp_path: Path) -> None:

@@ -103,11 +103,15 @@ def bench(
     model = lowbit.load(file, threads=threads, allow_torch=allow_torch)
     inputs = model.session.made_up(dict.fromkeys(model.session.graph.symbols, batch))
     time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
-    console.print(profile_table(model.profile(*inputs)))
+    profile = model.profile(*inputs)
+    console.print(profile_table(profile))
     console.print(
         f"{file.name}, batch {batch}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
         f"{time.lowest * 1e3:.3f} ms), {batch / time.median:,.0f} samples/s"
     )
+    limit = profile.limit
+    console.print(f"The limits of its steps add up to {limit.seconds * 1e3:.3f} ms: {limit.of(time.median)}")
+    console.print(f"{profile.roofline}", highlight=False)
     if report is not None:
         model.report(report, *inputs)
         console.print(f"Wrote {report}")

@@ -15,6 +15,7 @@ from .errors import InputError, UnsupportedError
 from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
 from .ops import OPS, attributes
+from .roofline import Limit, Roofline, measure, total
 
 if TYPE_CHECKING:
     from . import _core
@@ -43,10 +44,14 @@ class Row:
         """Billions of operations a second."""
         return self.operations / self.seconds / 1e9 if self.seconds > 0 else 0.0
 
+    def limit(self, roof: Roofline) -> Limit:
+        """The least time it can take on a machine, and what binds it."""
+        return roof.limit(self.operations, self.bytes, "int8" if self.op.endswith("_i8") else "float32")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Where the time of a call goes, step by step; prints as a table."""
+    """Where the time of a call goes, step by step; prints as a table, with each step's share of what limits it."""
 
     rows: tuple[Row, ...]
     isa: str
@@ -57,6 +62,17 @@ class Profile:
         """The sum over all steps."""
         return sum(row.seconds for row in self.rows)
 
+    @property
+    def roofline(self) -> Roofline:
+        """The machine's limits for these threads and instructions; the first use in a process measures for 0.3 s."""
+        return measure(threads=self.threads, isa=self.isa if self.isa != "torch" else None)
+
+    @property
+    def limit(self) -> Limit:
+        """The sum of the steps' limits, named after what binds most of it."""
+        roof = self.roofline
+        return total([row.limit(roof) for row in self.rows])
+
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
@@ -64,14 +80,16 @@ class Profile:
         return len(self.rows)
 
     def __str__(self) -> str:
-        total = self.seconds or 1.0
-        lines = [("node", "op", "kernel", "ms", "GOP/s", "share")]
+        seconds, roof = self.seconds or 1.0, self.roofline
+        lines = [("node", "op", "kernel", "ms", "GOP/s", "of limit", "share")]
         for row in self.rows:
             rate = f"{row.gops:.1f}" if row.operations else ""
-            share = f"{100 * row.seconds / total:.1f} %"
-            lines.append((row.node, row.op, row.kernel, f"{row.seconds * 1e3:.4f}", rate, share))
-        lines.append(("total", "", f"{self.isa}, threads: {self.threads}", f"{self.seconds * 1e3:.4f}", "", "100.0 %"))
-        return table(lines, right=(3, 4, 5))
+            share = f"{100 * row.seconds / seconds:.1f} %"
+            near = row.limit(roof).of(row.seconds)
+            lines.append((row.node, row.op, row.kernel, f"{row.seconds * 1e3:.4f}", rate, near, share))
+        machine, near = f"{self.isa}, threads: {self.threads}", self.limit.of(self.seconds)
+        lines.append(("total", "", machine, f"{self.seconds * 1e3:.4f}", "", near, "100.0 %"))
+        return table(lines, right=(3, 4, 5, 6))
 
     def __rich__(self) -> str:
         return str(self)

@@ -21,14 +21,15 @@ def heading(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table
 
 
 def profile_table(profile: Profile, sqnr: Mapping[str, float] | None = None) -> Table:
-    """A line a step: kernel, time, rate, share; with `sqnr` (dB, by node) also the error against float."""
-    numbers = ("ms", "GOP/s", "share", *(("SQNR dB",) if sqnr is not None else ()))
+    """A line a step: kernel, time, rate, nearness to its limit, share; with `sqnr` (dB, by node) also the error."""
+    numbers = ("ms", "GOP/s", "of limit", "share", *(("SQNR dB",) if sqnr is not None else ()))
     table = heading(f"Layer by layer ({profile.isa}, threads: {profile.threads})", ("node", "op", "kernel"), numbers)
-    total = profile.seconds or 1.0
+    total, roof = profile.seconds or 1.0, profile.roofline
     for row in profile:
         rate = f"{row.gops:.0f}" if row.operations else ""
         error = () if sqnr is None else (f"{sqnr[row.node]:.1f}" if row.node in sqnr else "",)
-        cells = (f"{row.seconds * 1e3:.3f}", rate, f"{row.seconds / total:.0%}", *error)
+        near = row.limit(roof).of(row.seconds)
+        cells = (f"{row.seconds * 1e3:.3f}", rate, near, f"{row.seconds / total:.0%}", *error)
         kernel = row.kernel.removeprefix(f"{profile.isa}_")  # the title names the ISA
         table.add_row(*(escape(text) for text in (row.node, row.op, kernel)), *cells)
     return table
