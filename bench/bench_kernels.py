@@ -1,8 +1,9 @@
 """Single operators, on every instruction set of this CPU and in torch: `pytest bench/bench_kernels.py --threads 1`.
 
 Each is a session of one integer node; what counts is that node's own time in a warm session's profile, without the
-change of memory layout at its ends. Before it is timed, its result must equal the NumPy interpreter's bit for bit. The
-peers compute the same layer in float32 (convolutions on channels-last images), products also in int8.
+change of memory layout at its ends. Before it is timed, its result must equal the NumPy interpreter's bit for bit. How
+near each comes to what binds it stands behind its time, measured in the same run (`lowbit.roofline`). The peers compute
+the same layer in float32 (convolutions on channels-last images), products also in int8.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from conftest import Ratios
-from lowbit import _core, interpreter
+from conftest import Limits, Ratios
+from lowbit import _core, interpreter, roofline
 from lowbit.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
-from lowbit.session import Session
+from lowbit.session import Row, Session
 from lowbit.timing import take_turns, timer
 
 Call = Callable[[], object]
@@ -100,7 +101,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_operator(name: str, benchmark: BenchmarkFixture, threads: int, rounds: int, ratios: Ratios) -> None:
+def test_operator(
+    name: str, benchmark: BenchmarkFixture, threads: int, rounds: int, ratios: Ratios, limits: Limits
+) -> None:
     """Every instruction set computes the interpreter's bits; the best one's time is the benchmark's."""
     case = CASES[name]
     graph = case.graph()
@@ -112,19 +115,27 @@ def test_operator(name: str, benchmark: BenchmarkFixture, threads: int, rounds: 
         session.run_into([x], [y])
         np.testing.assert_array_equal(y, expected)
         slices[isa] = partial(node_seconds, session, case.op, x)
+        roof = roofline.measure(threads=threads, isa=isa, seconds=1.0)
+        limits[name, isa] = step(session, case.op, x, repeats=1).limit(roof)
     torch.set_num_threads(threads)
     with torch.inference_mode():
         slices |= {name: timer(call, seconds=0.02) for name, call in case.torch_calls().items()}
         times = take_turns(slices, rounds=rounds)
     ratios[name] = {contestant: timing.lowest for contestant, timing in times.items()}
     benchmark.group = case.op
-    benchmark.extra_info.update(ratios[name], threads=threads)
+    shares = {isa: limit.of(times[isa].lowest) for (case_name, isa), limit in limits.items() if case_name == name}
+    benchmark.extra_info.update(ratios[name], threads=threads, of_limit=shares)
     best = Session(graph, threads=threads)
     benchmark(best.run_into, [x], [np.empty_like(expected)])
 
 
+def step(session: Session, op: str, x: Array, repeats: int) -> Row:
+    """The node's row of a profile."""
+    return next(row for row in session.profile(x, repeats=repeats) if row.op == op)
+
+
 def node_seconds(session: Session, op: str, x: Array) -> float:
     """The median time of the node in a profile of about 20 ms."""
-    once = next(row for row in session.profile(x, repeats=3) if row.op == op)
+    once = step(session, op, x, repeats=3)
     repeats = max(3, min(1000, round(0.02 / max(once.seconds, 1e-7))))
-    return next(row for row in session.profile(x, repeats=repeats) if row.op == op).seconds
+    return step(session, op, x, repeats=repeats).seconds

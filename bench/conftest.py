@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, the machine in the record, and the table of ratios at the end."""
+"""What the benchmarks share: options, the machine in the record, and the ratios and shares at the end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 
 from lowbit import _core
+from lowbit.roofline import Limit
 
 Ratios = dict[str, dict[str, float]]
 """Per benchmark, per contestant: seconds, lowest of the rounds' medians."""
 
+Limits = dict[tuple[str, str], Limit]
+"""Per benchmark and contestant: what binds it, where that is known."""
+
 RATIOS = pytest.StashKey[Ratios]()
+LIMITS = pytest.StashKey[Limits]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,8 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start with no ratios."""
+    """Start with no ratios and no limits."""
     config.stash[RATIOS] = {}
+    config.stash[LIMITS] = {}
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -32,11 +38,15 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print how long the others take relative to lowbit."""
+    """Print how long the others take relative to lowbit, and how near to their limits those with known ones come."""
+    limits = config.stash[LIMITS]
     for name, times in config.stash[RATIOS].items():
-        own = next(iter(times.values()))
-        others = ", ".join(f"{other} {seconds / own:.2f}" for other, seconds in list(times.items())[1:])
-        terminalreporter.write_line(f"{name}: {next(iter(times))} {own * 1e3:.4f} ms; times as long: {others}")
+        near = {who: f" ({limits[name, who].of(times[who])})" if (name, who) in limits else "" for who in times}
+        first, *rest = times
+        others = ", ".join(f"{other} {times[other] / times[first]:.2f}{near[other]}" for other in rest)
+        terminalreporter.write_line(
+            f"{name}: {first} {times[first] * 1e3:.4f} ms{near[first]}; times as long: {others}"
+        )
 
 
 @pytest.fixture
@@ -55,3 +65,9 @@ def rounds(pytestconfig: pytest.Config) -> int:
 def ratios(pytestconfig: pytest.Config) -> Ratios:
     """Where a benchmark puts its contestants' times, lowbit's first."""
     return pytestconfig.stash[RATIOS]
+
+
+@pytest.fixture
+def limits(pytestconfig: pytest.Config) -> Limits:
+    """Where a benchmark puts what binds its contestants."""
+    return pytestconfig.stash[LIMITS]

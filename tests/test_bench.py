@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import bench_peers
+from lowbit import _core
 from lowbit.timing import interleave, take_turns
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -71,8 +73,17 @@ def test_kernels() -> None:
         [*command, "--benchmark-max-time=0.1"], capture_output=True, text=True, check=False, cwd=BENCH.parent
     )
     assert done.returncode == 0, done.stdout
-    assert "scalar" in done.stdout
+    assert re.search(r"product 16 1024 1024: \S+ [\d.]+ ms \(\d+ % \w+\);.* scalar [\d.]+ \(\d+ % \w+\)", done.stdout)
     assert "torch float32" in done.stdout
+
+
+def test_roofline() -> None:
+    """A line for each instruction set and number of threads."""
+    command = [sys.executable, str(BENCH / "bench_roofline.py"), "--threads", "1,2", "--seconds", "0.02"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()[4:]]
+    assert [line[:2] for line in lines] == [[isa, n] for isa in reversed(_core.cpu()["isas"]) for n in ("1", "2")]
+    assert all(float(rate) > 0 for line in lines for rate in line[2:])
 
 
 def test_dynamic() -> None:
