@@ -92,7 +92,7 @@ def random_epilogue(
 def random_operands(rng: np.random.Generator, x_size: int, w_shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Codes of the whole range, the extreme ones often."""
     x = rng.integers(0, 256, x_size, dtype=np.uint8)
-    lowest = rng.choice([-128, -127])  # AVX2 has a kernel for each
+    lowest = rng.choice([-128, -127])
     w = rng.integers(lowest, 128, w_shape).astype(np.int8)
     x[rng.random(x_size) < 0.2] = rng.choice([0, 255])
     w[rng.random(w_shape) < 0.2] = rng.choice([lowest, 127])

@@ -130,10 +130,10 @@ struct RowList {
   const Residual* residual[kRows];
   int64_t first = 0, end = 0;
 
-  // Rows [from, to); calls also(sample, i) for each that was not there.
+  // Rows [from, to), unless they are there; calls also(sample, i) for each. Whether they were not.
   template <class Also>
-  void hold(const RowWalk& walk, int64_t from, int64_t to, Also&& also) {
-    if (from >= first && to <= end) return;
+  bool hold(const RowWalk& walk, int64_t from, int64_t to, Also&& also) {
+    if (from >= first && to <= end) return false;
     first = from, end = to;
     walk.each(from, static_cast<int>(to - from), [&](const char* const* at, int64_t sample, int i) {
       x[i] = reinterpret_cast<const X*>(at[0]);
@@ -141,6 +141,7 @@ struct RowList {
       residual[i] = reinterpret_cast<const Residual*>(at[2]);
       also(sample, i);
     });
+    return true;
   }
 };
 

@@ -16,6 +16,7 @@ struct Avx2 {
   static LOWBIT_INLINE Int load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static LOWBIT_INLINE Int broadcast(int32_t value) { return _mm256_set1_epi32(value); }
   static LOWBIT_INLINE Float broadcast(float value) { return _mm256_set1_ps(value); }
+  static LOWBIT_INLINE Int add(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static LOWBIT_INLINE Int multiply(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
   static LOWBIT_INLINE Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static LOWBIT_INLINE Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }

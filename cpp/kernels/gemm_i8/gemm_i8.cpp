@@ -43,10 +43,7 @@ class Run {
 
  private:
   void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
-    rows_.hold(walk_, cut_.first_row(first_tile), cut_.first_row(first_tile + count), [this](int64_t sample, int i) {
-      if (args_.x_zero_points != nullptr) zero_points_[i] = args_.x_zero_points[sample];
-      if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
-    });
+    hold_rows(cut_.first_row(first_tile), cut_.first_row(first_tile + count));
     const int nr = weights_.kernel->nr;
     const int64_t channel = panel * nr;
     tile_.panel = weights_.panels.as<int8_t>() + channel * weights_.taps * tile_.quads * 4;
@@ -61,9 +58,19 @@ class Run {
       tile_.y = rows_.y + at;
       tile_.residual = args_.epilogue.residual.data != nullptr ? rows_.residual + at : nullptr;
       tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + at : nullptr;
+      tile_.row_sums = row_sums_ + at;
       tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + at : nullptr;
       weights_.kernel->tiles->of_rows[rows - 1](tile_);
     }
+  }
+
+  void hold_rows(int64_t first, int64_t end) {
+    const bool listed = rows_.hold(walk_, first, end, [this](int64_t sample, int i) {
+      if (args_.x_zero_points != nullptr) zero_points_[i] = args_.x_zero_points[sample];
+      if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
+    });
+    if (listed && weights_.kernel->row_sums != nullptr)
+      weights_.kernel->row_sums(rows_.x, end - first, tile_.taps, tile_.tap_count, tile_.quads * 4, row_sums_);
   }
 
   const GemmI8Args& args_;
@@ -72,22 +79,15 @@ class Run {
   RowWalk walk_;
   GemmI8Tile tile_;
   RowList<uint8_t, void, uint8_t> rows_;
-  int32_t zero_points_[Cut::kBlockRows];
+  int32_t zero_points_[Cut::kBlockRows], row_sums_[Cut::kBlockRows];
   float scales_[Cut::kBlockRows];
 };
 
 void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
 
-// A row that is exact for codes in [-127, 127]; weights with a -128 go to the row after it, which has the same layout.
-void pack_without_128(const GemmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run,
-                      GemmI8Weights& out) {
-  const int8_t* end = w + n * taps * run;
-  pack_gemm_i8(std::find(w, end, int8_t{-128}) == end ? kernel : (&kernel)[1], w, n, taps, run, out);
-}
-
 constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI8Tiles& tiles,
-                           decltype(GemmI8Kernel::pack) pack = pack_gemm_i8) {
-  return {name, isa, mr, nr, &tiles, pack, tasks, run};
+                           decltype(GemmI8Kernel::row_sums) row_sums = nullptr) {
+  return {name, isa, mr, nr, &tiles, row_sums, pack_gemm_i8, tasks, run};
 }
 
 constexpr GemmI8Kernel kTable[] = {
@@ -101,9 +101,9 @@ constexpr GemmI8Kernel kTable[] = {
     row("avx512vnni_14x16", Isa::avx512vnni, 14, 16, gemm_i8_avx512vnni_14x16),  // few channels: bound by loads of x
     // 12 accumulators of 16 registers.
     row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
-    // The sign trick needs five temporaries beside two weight registers and eight accumulators.
-    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_4x16, pack_without_128),
-    row("avx2_full_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_full_4x16),
+    // Three temporaries a row beside two weight registers and eight accumulators. Signs go to the weights by xor, which
+    // is 15 % faster than by vpsignb, and exact for a weight of -128, too.
+    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_4x16, gemm_i8_row_sums_avx2),
 #endif
     row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
 };

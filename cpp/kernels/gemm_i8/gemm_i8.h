@@ -47,6 +47,7 @@ struct GemmI8Tile {
   void* const* y;                  // at channel 0
   const uint8_t* const* residual;  // at channel 0; null: none
   const int32_t* row_zero_points;  // null: x_zero_point for all
+  const int32_t* row_sums;         // what the kernel's row_sums gave
   const float* row_scales;         // null: none
   int64_t channel;                 // the panel's first
   const int8_t* panel;             // [taps][quads][nr][4]
@@ -70,6 +71,9 @@ struct GemmI8Kernel {
   Isa isa;
   int mr, nr;  // tile: rows x output channels
   const GemmI8Tiles* tiles;
+  // Of each row alone, what the tiles add to all its sums; null: nothing. `bytes` are read at each tap.
+  void (*row_sums)(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
+                   int32_t* sums);
   void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run,
                GemmI8Weights& out);                             // w row-major [n][taps][run]; out says which row runs
   int64_t (*tasks)(const GemmI8Args&, int threads);             // into how many independent tasks this call splits well

@@ -4,6 +4,7 @@
 //   V::Int, V::Float        int32 and float lanes             V::kLanes   how many
 //   V::Operand              four activations as dot() wants them, the same in every lane
 //   V::kXOffset             what operand() subtracts from x: dot() computes sum (x - kXOffset) * w
+//   V::kRowSums             to which the row's row_sums must be added
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
 //   V::fma(a, b, c)         a * b + c, rounded once
 //   V::store_codes<n>(...)  round to nearest even, add the zero point, narrow to u8, clamp, store; for |value| < 2^30
@@ -78,7 +79,7 @@ struct Tile {
     if (t.epilogue->table != nullptr) look_up(t, kRows);
   }
 
-  // acc = (kXOffset - x_zero_point) * column_sum, so that the sums come out as sum (x - x_zero_point) * w.
+  // acc = (kXOffset - x_zero_point) * column_sum [+ row_sum], so that the sums come out as sum (x - x_zero_point) * w.
   static LOWBIT_INLINE void start(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
@@ -89,6 +90,10 @@ struct Tile {
       if (t.row_zero_points != nullptr) {
         LOWBIT_UNROLL
         for (int r = 0; r < kRows; ++r) acc[r][v] = V::multiply(sums, V::broadcast(V::kXOffset - t.row_zero_points[r]));
+      }
+      if constexpr (V::kRowSums) {
+        LOWBIT_UNROLL
+        for (int r = 0; r < kRows; ++r) acc[r][v] = V::add(acc[r][v], V::broadcast(t.row_sums[r]));
       }
     }
   }

@@ -15,6 +15,7 @@ struct Vnni512 {
   using Operand = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int32_t kXOffset = 0;
+  static constexpr bool kRowSums = false;
 
   static LOWBIT_INLINE Int load(const void* p) { return _mm512_loadu_si512(p); }
   static LOWBIT_INLINE Int broadcast(int32_t value) { return _mm512_set1_epi32(value); }

@@ -10,6 +10,7 @@ namespace {
 struct Vnni256 : Avx2 {
   using Operand = Int;
   static constexpr int32_t kXOffset = 0;
+  static constexpr bool kRowSums = false;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) { return broadcast_quad(x); }
   static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
