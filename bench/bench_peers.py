@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 import lowbit
+from lowbit.roofline import Limit
 from lowbit.timing import Timing, interleave
-from peers import ENGINES, Array, Missing, Run, version
+from peers import ENGINES, Array, Converted, Missing, Run, version
 from zoo import MODELS, Subject
 
 CACHE = Path(__file__).parent.parent / "build" / "bench"
@@ -29,11 +30,12 @@ FLOOR = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One engine on one model. `sqnr`: of the logits against float32, dB."""
+    """One engine on one model. sqnr: of the logits against float32, dB. limit: what the machine allows, if known."""
 
     engine: str
     timing: Timing
     sqnr: float
+    limit: Limit | None
 
 
 def prepare(subject: Subject, *, threads: int, engines: Mapping[str, Callable[..., Run]] = ENGINES) -> dict[str, Run]:
@@ -74,7 +76,8 @@ def compare(subject: Subject, runs: Mapping[str, Run], *, rounds: int, seconds: 
     times = interleave(
         {name: partial(run, subject.image) for name, run in runs.items()}, rounds=rounds, seconds=seconds
     )
-    return [Result(engine=name, timing=times[name], sqnr=quality[name]) for name in runs]
+    limits = {name: run.limit(subject.image) for name, run in runs.items() if isinstance(run, Converted)}
+    return [Result(engine=name, timing=times[name], sqnr=quality[name], limit=limits.get(name)) for name in runs]
 
 
 def machine(threads: int) -> str:
@@ -91,12 +94,16 @@ def table(model: str, results: list[Result]) -> list[str]:
     own = next(result for result in results if result.engine == "lowbit int8").timing.lowest
     return [
         f"| {model} | {result.engine} | {result.timing.lowest * 1e3:.3f} | {result.timing.median * 1e3:.3f} "
-        f"| {result.timing.lowest / own:.2f} | {'' if result.sqnr >= 200 else f'{result.sqnr:.1f}'} |"
+        f"| {result.timing.lowest / own:.2f} | {'' if result.sqnr >= 200 else f'{result.sqnr:.1f}'} "
+        f"| {'' if result.limit is None else result.limit.of(result.timing.lowest)} |"
         for result in results
     ]
 
 
-HEADING = ["| model | engine | lowest ms | median ms | time / lowbit's | SQNR dB |", "|---|---|---:|---:|---:|---:|"]
+HEADING = [
+    "| model | engine | lowest ms | median ms | time / lowbit's | SQNR dB | of limit |",
+    "|---|---|---:|---:|---:|---:|---:|",
+]
 
 
 def _installed(engine: str) -> bool:

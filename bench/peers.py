@@ -12,6 +12,7 @@ import importlib
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 import lowbit
+from lowbit.roofline import Limit
 
 Array = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]
@@ -61,19 +63,28 @@ def torch_float32(net: nn.Module, calibration: Sequence[Array], *, threads: int,
     return run
 
 
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A network that lowbit runs."""
+
+    model: lowbit.Model
+
+    def __call__(self, image: Array) -> Array:
+        result: Array = self.model(image)
+        return result
+
+    def limit(self, image: Array) -> Limit:
+        """What the machine allows its steps, all in all."""
+        return self.model.profile(image, repeats=1).limit
+
+
 def lowbit_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
     """lowbit: converted with calibration, saved, loaded."""
     path = cache / "model.lowbit"
     examples = (torch.from_numpy(calibration[0][:1]),)
     batches = [torch.from_numpy(batch) for batch in calibration]
     lowbit.convert(net, examples, calibration=batches, threads=threads, progress=False).save(path)
-    model = lowbit.load(path, threads=threads)
-
-    def run(image: Array) -> Array:
-        result: Array = model(image)
-        return result
-
-    return run
+    return Converted(model=lowbit.load(path, threads=threads))
 
 
 def onnxruntime_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
