@@ -7,23 +7,23 @@
 namespace lowbit::kernels {
 namespace {
 
-struct Sign256 : Avx2 {
+struct Flip256 : Avx2 {
   struct Operand {
-    Int value, magnitude;
+    Int negative, magnitude;
   };
 
   static LOWBIT_INLINE Operand operand(int8_t code) {
     const Int value = _mm256_set1_epi8(code);
-    return {value, _mm256_abs_epi8(value)};
+    return {_mm256_cmpgt_epi8(_mm256_setzero_si256(), value), _mm256_abs_epi8(value)};
   }
   static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) {
-    const Int pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value));
+    const Int pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_xor_si256(w, x.negative));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
 };
 
 }  // namespace
 
-constinit const PeakKernel kPeakAvx2 = peak_row<Sign256>("avx2", Isa::avx2);
+constinit const PeakKernel kPeakAvx2 = peak_row<Flip256>("avx2", Isa::avx2);
 
 }  // namespace lowbit::kernels
