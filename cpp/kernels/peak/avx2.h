@@ -11,7 +11,7 @@ namespace {
 struct Avx2 {
   using Int = __m256i;
   using Float = __m256;
-  static constexpr int kBytes = 32, kAccumulators = 10, kProducts = 32;
+  static constexpr int kBytes = 32, kFmas = 10, kProducts = 32;
 
   static LOWBIT_INLINE Int weights(int8_t code) { return _mm256_set1_epi8(code); }
   static LOWBIT_INLINE Float floats(float value) { return _mm256_set1_ps(value); }

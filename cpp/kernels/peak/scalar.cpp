@@ -10,7 +10,7 @@ struct Scalar {
   using Int = uint32_t;  // codes are sign-extended; sums may wrap
   using Float = float;
   using Operand = Int;
-  static constexpr int kBytes = 4, kAccumulators = 8, kProducts = 1;
+  static constexpr int kBytes = 4, kDots = 8, kFmas = 8, kProducts = 1;
 
   static LOWBIT_INLINE Int operand(int8_t code) { return weights(code); }
   static LOWBIT_INLINE Int weights(int8_t code) { return static_cast<uint32_t>(int32_t{code}); }

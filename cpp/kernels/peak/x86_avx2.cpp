@@ -11,6 +11,7 @@ struct Flip256 : Avx2 {
   struct Operand {
     Int negative, magnitude;
   };
+  static constexpr int kDots = 6;  // sums have a latency of 1; with more, units are shared out worse
 
   static LOWBIT_INLINE Operand operand(int8_t code) {
     const Int value = _mm256_set1_epi8(code);

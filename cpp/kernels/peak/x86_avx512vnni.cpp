@@ -13,7 +13,7 @@ struct Vnni512 {
   using Int = __m512i;
   using Float = __m512;
   using Operand = Int;
-  static constexpr int kBytes = 64, kAccumulators = 16, kProducts = 64;
+  static constexpr int kBytes = 64, kDots = 16, kFmas = 16, kProducts = 64;
 
   static LOWBIT_INLINE Operand operand(int8_t code) { return _mm512_set1_epi8(code); }
   static LOWBIT_INLINE Int weights(int8_t code) { return _mm512_set1_epi8(code); }

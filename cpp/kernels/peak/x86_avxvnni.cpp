@@ -9,6 +9,7 @@ namespace {
 
 struct Vnni256 : Avx2 {
   using Operand = Int;
+  static constexpr int kDots = 10;
 
   static LOWBIT_INLINE Operand operand(int8_t code) { return _mm256_set1_epi8(code); }
   static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
