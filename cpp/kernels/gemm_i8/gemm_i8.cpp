@@ -93,7 +93,7 @@ constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const Gemm
 constexpr GemmI8Kernel kTable[] = {
 #ifdef LOWBIT_HAVE_X86
     // 24 accumulators of 32 registers in each, as many as leave room for weights and a row. 12x32 reads least per
-    // product.
+    // product. No faster on Zen 4: to prefetch the outputs or the next panel, or one list of offsets for all taps.
     row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_i8_avx512vnni_12x32),
     // N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
     row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i8_avx512vnni_6x64),
