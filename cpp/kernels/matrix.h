@@ -53,14 +53,19 @@ struct Cut {
   }
 };
 
-// Estimated cycles of a call with tiles of mr rows x `vectors` vectors of channels, to choose among them. A step of k
-// costs its products, or the loads and prefetches that feed them, or the latency of a sum; a tile costs 40 + 4 a row
-// (addresses, stores) + 2 a vector (epilogue), as measured on Zen 4.
-static inline int64_t cost_of_tiles(int64_t rows, int64_t n, int mr, int nr, int vectors, int64_t steps) {
-  constexpr int64_t kLatency = 4;
-  const int64_t tiles = ceil_div(rows, mr), height = ceil_div(rows, tiles);
-  const int64_t products = height * vectors, loads = height + 2 * vectors;
-  return ceil_div(n, nr) * tiles * (steps * std::max({products, loads, kLatency}) + 40 + 4 * height + 2 * products);
+// Estimated cycles of a call with tiles of mr rows x `vectors` vectors of channels, to choose among them, as measured
+// on Zen 4. A step of k costs its products, or the loads that feed them, or the latency of a sum, and an eighth more
+// for more than `free_rows` rows. Once a panel, its weights come from afar. A tile's end costs less than it seems where
+// the next tile is small enough to begin beside it.
+static inline double cost_of_tiles(int64_t rows, int64_t n, int mr, int nr, int vectors, int64_t steps, int free_rows) {
+  constexpr double kLatency = 4, kBytesACycle = 6;
+  const int64_t tiles = ceil_div(rows, mr);
+  const auto height = static_cast<double>(ceil_div(rows, tiles)), count = static_cast<double>(steps);
+  const double products = height * vectors, loads = height / 2 + vectors;
+  const double step = std::max({products, loads, kLatency}) * (height > free_rows ? 1.125 : 1);
+  const double end = std::max(20.0, 5 * height + 4.5 * products - 20);
+  const double afar = count * std::max(0.0, nr * 4 / kBytesACycle - step);
+  return static_cast<double>(ceil_div(n, nr)) * (static_cast<double>(tiles) * (count * step + end) + afar);
 }
 
 // The rows [0, grid.rows()) in order, with up to three operands moving along; the grid is folded to as few dimensions

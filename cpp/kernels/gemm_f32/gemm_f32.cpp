@@ -99,9 +99,9 @@ constexpr GemmF32Kernel kTable[] = {
     row("scalar_4x8", Isa::scalar, 4, 8, gemm_f32_scalar_4x8),
 };
 
-int64_t cost(const GemmF32Kernel& kernel, int64_t n, int64_t k, int64_t rows) {
+double cost(const GemmF32Kernel& kernel, int64_t n, int64_t k, int64_t rows) {
   const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
-  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, k);
+  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, k, GemmF32Tile::kMaxRows);
 }
 
 }  // namespace

@@ -92,13 +92,16 @@ constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const Gemm
 
 constexpr GemmI8Kernel kTable[] = {
 #ifdef LOWBIT_HAVE_X86
-    // 24 accumulators of 32 registers in each, as many as leave room for weights and a row. 12x32 reads least per
-    // product. No faster on Zen 4: to prefetch the outputs or the next panel, or one list of offsets for all taps.
+    // 24 accumulators of 32 registers, as many as leave room for weights and a row. 12x32 reads least per product: for
+    // few rows and many weights. No faster on Zen 4: to prefetch the outputs or the next panel, or one list of offsets
+    // for all taps.
     row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_i8_avx512vnni_12x32),
+    // With 12 rows, addresses spill; and the end of a small tile overlaps with the next one's begin.
+    row("avx512vnni_8x32", Isa::avx512vnni, 8, 32, gemm_i8_avx512vnni_12x32),
     // N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
     row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i8_avx512vnni_6x64),
-    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),     // 48, 96, 144 channels without waste
-    row("avx512vnni_14x16", Isa::avx512vnni, 14, 16, gemm_i8_avx512vnni_14x16),  // few channels: bound by loads of x
+    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),  // 48, 96, 144 channels without waste
+    row("avx512vnni_8x16", Isa::avx512vnni, 8, 16, gemm_i8_avx512vnni_8x16),  // few channels
     // 12 accumulators of 16 registers.
     row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
     // Three temporaries a row beside two weight registers and eight accumulators. Signs go to the weights by xor, which
@@ -108,9 +111,10 @@ constexpr GemmI8Kernel kTable[] = {
     row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
 };
 
-int64_t cost(const GemmI8Kernel& kernel, int64_t n, int64_t quads, int64_t rows) {
+double cost(const GemmI8Kernel& kernel, int64_t n, int64_t quads, int64_t rows) {
   const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
-  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, quads);
+  constexpr int kFreeRows = 10;  // with more, their addresses spill
+  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, quads, kFreeRows);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ extern const GemmI8Tiles gemm_i8_avxvnni_6x16;
 extern const GemmI8Tiles gemm_i8_avx512vnni_12x32;
 extern const GemmI8Tiles gemm_i8_avx512vnni_6x64;
 extern const GemmI8Tiles gemm_i8_avx512vnni_8x48;
-extern const GemmI8Tiles gemm_i8_avx512vnni_14x16;
+extern const GemmI8Tiles gemm_i8_avx512vnni_8x16;
 
 void gemm_i8_row_sums_avx2(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
                            int32_t* sums);

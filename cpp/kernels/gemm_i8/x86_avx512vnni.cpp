@@ -88,6 +88,6 @@ struct Vnni512 {
 constinit const GemmI8Tiles gemm_i8_avx512vnni_12x32 = tiles<Vnni512, 12, 2>();
 constinit const GemmI8Tiles gemm_i8_avx512vnni_6x64 = tiles<Vnni512, 6, 4>();
 constinit const GemmI8Tiles gemm_i8_avx512vnni_8x48 = tiles<Vnni512, 8, 3>();
-constinit const GemmI8Tiles gemm_i8_avx512vnni_14x16 = tiles<Vnni512, 14, 1>();
+constinit const GemmI8Tiles gemm_i8_avx512vnni_8x16 = tiles<Vnni512, 8, 1>();
 
 }  // namespace lowbit::kernels
