@@ -4,11 +4,30 @@
 #include <cstring>
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace lowbit {
+namespace {
+
+// Where a buffer has pages of this size in it, asks for them: weights that are streamed meet fewer page faults and miss
+// fewer translations. No promise, and not the buffer's ends, which share their pages with others.
+void ask_for_large_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kLarge = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kLarge - 1) / kLarge * kLarge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kLarge * kLarge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace
 
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes > SIZE_MAX - kSlack) throw std::bad_alloc();
   data_ = ::operator new(bytes + kSlack, std::align_val_t{kAlignment});
+  ask_for_large_pages(data_, bytes);
   std::memset(data_, 0, bytes + kSlack);
 }
 

@@ -1,9 +1,11 @@
 // What a core can do at most: loops that do one thing and nothing else, whose rates are the roofs of the roofline model
 // (Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009).
 //
-//   dot(turns) = sum of 3 * -2 over turns * int8_operations / 2 products, modulo 2^32     u8 x s8, as gemm_i8
-//   multiplies fma(turns) = sum of 1 * 1 over turns * f32_operations / 2 products                    exact for turns <
-//   2^24 read(data, blocks, turns) = xor of the words of `turns` blocks, starting again after `blocks`
+//   dot(turns) = sum of 3 * -2 over turns * int8_operations / 2 products, modulo 2^32; u8 x s8, as gemm_i8 multiplies
+//
+//   fma(turns) = sum of 1 * 1 over turns * f32_operations / 2 products; exact for turns < 2^24
+//
+//   read(data, blocks, turns) = xor of the words of `turns` blocks, starting again after `blocks`
 //
 // dot and fma touch no memory. The results are defined so that a test can tell that no loop does less than it says.
 #pragma once
