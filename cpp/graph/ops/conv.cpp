@@ -249,18 +249,17 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
   plane.taps = taps.first(tap);
   plane.y = phase.first_y;
   const auto element = static_cast<int64_t>(size_of(x_type_));
-  const int64_t corner = phase.first_x[kDepth] * stride_d + phase.first_x[kHeight] * plane.stride_h +
-                         phase.first_x[kWidth] * plane.stride_w;
-  const bool missing = bordered_ && !padded_;
-  const auto* image = static_cast<const std::byte*>(plane.x) + (missing ? 0 : corner) * element;
   const Sizes sizes = spatial(args.inputs[kX].shape);
-  if (missing) {
+  int64_t corner = phase.first_x[kDepth] * stride_d;
+  if (bordered_ && !padded_) {
     plane.height = sizes[kHeight], plane.width = sizes[kWidth];
     plane.top = border_[2 * kHeight] - phase.first_x[kHeight], plane.left = border_[2 * kWidth] - phase.first_x[kWidth];
   } else {
+    corner += phase.first_x[kHeight] * plane.stride_h + phase.first_x[kWidth] * plane.stride_w;
     plane.height = padded(kHeight, sizes[kHeight]) - phase.first_x[kHeight];
     plane.width = padded(kWidth, sizes[kWidth]) - phase.first_x[kWidth];
   }
+  const auto* image = static_cast<const std::byte*>(plane.x) + corner * element;
   for (int64_t d = 0; d < count(kDepth); ++d, plane.y[kDepth] += y_step_[kDepth]) {
     plane.x = image + d * x_step_[kDepth] * stride_d * element;
     convolve(args, plane);
