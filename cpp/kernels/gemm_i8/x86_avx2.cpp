@@ -6,26 +6,21 @@
 #if !defined(__AVX2__) || defined(__AVX512F__)
 #error "compile with the flags of avx2 in cpp/isa.cmake"
 #endif
+#include "kernels/flip.h"
 #include "kernels/gemm_i8/avx2.h"
 
 namespace lowbit::kernels {
 namespace {
 
 struct Flip256 : Avx2 {
-  struct Operand {
-    Int negative, magnitude;
-  };
+  using Operand = Flipped;
   static constexpr int32_t kXOffset = 128;
   static constexpr bool kRowSums = true;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) {
-    const Int value = _mm256_xor_si256(broadcast_quad(x), _mm256_set1_epi8(-128));
-    return {_mm256_cmpgt_epi8(_mm256_setzero_si256(), value), _mm256_abs_epi8(value)};
+    return Flipped::of(_mm256_xor_si256(broadcast_quad(x), _mm256_set1_epi8(-128)));
   }
-  static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) {
-    const Int pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_xor_si256(w, x.negative));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-  }
+  static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) { return x.dot(acc, w); }
 };
 
 // Four sums of max(128 - x, 0) in 64-bit lanes, of 32 bytes or the first `count` of them.
