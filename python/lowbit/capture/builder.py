@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy  # type: ignore[import-untyped]
+import sympy
 import torch
 from torch.fx import Node as TorchNode
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-import sympy  # type: ignore[import-untyped]
+import sympy
 import torch
 from torch.utils import _pytree as pytree
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from traceback import FrameSummary, StackSummary, extract_stack, extract_tb
 from typing import Any
 
-import sympy  # type: ignore[import-untyped]
+import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree as pytree
