@@ -139,6 +139,16 @@ def test_i8_every_height_of_a_tile(kernel: str) -> None:
         check_i8(kernel, x, w, random_epilogue(rng, 70, 1, rows, 70, 9, rows % 4))
 
 
+@pytest.mark.parametrize("kernel", I8)
+@pytest.mark.parametrize(("rows", "k"), [(700, 9), (70, 1000), (27, 3001), (9, 8192), (9, 8193), (2, 40000)])
+def test_i8_blocks_of_rows(kernel: str, rows: int, k: int) -> None:
+    """Rows beyond one block, and rows too long to be packed."""
+    rng = np.random.default_rng(k)
+    x, w = random_operands(rng, rows * k, (35, k))
+    for tasks in (1, 3):
+        check_i8(kernel, x, w, random_epilogue(rng, 35, 1, rows, 35, k, 3), tasks)
+
+
 @st.composite
 def convolutions(draw: st.DrawFn) -> dict[str, Any]:
     shape = {name: draw(st.integers(1, high)) for name, high in (("batch", 3), ("h", 9), ("w", 9), ("channels", 13))}

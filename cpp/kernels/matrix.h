@@ -22,10 +22,10 @@ struct Cut {
   int64_t panels, tiles, block;  // block: tiles in a block
   int64_t height, taller;        // rows of a tile; the first `taller` tiles have one more
 
-  Cut(int64_t rows, int64_t n, int mr, int nr, int64_t row_bytes)
+  Cut(int64_t rows, int64_t n, int mr, int nr, int64_t row_bytes, int64_t block_bytes = kBlockBytes)
       : panels(ceil_div(n, nr)),
         tiles(ceil_div(rows, mr)),
-        block(std::clamp<int64_t>(std::min(kBlockBytes / std::max<int64_t>(1, row_bytes), kBlockRows) / mr, 1,
+        block(std::clamp<int64_t>(std::min(block_bytes / std::max<int64_t>(1, row_bytes), kBlockRows) / mr, 1,
                                   std::max<int64_t>(1, tiles))),
         height(rows / std::max<int64_t>(1, tiles)),
         taller(rows % std::max<int64_t>(1, tiles)) {}

@@ -66,14 +66,22 @@ struct GemmI8Tiles {
   void (*of_rows[GemmI8Tile::kMaxRows])(const GemmI8Tile&);  // [rows - 1], to mr
 };
 
+// What is found of a block of rows once, for all panels.
+struct GemmI8RowPacking {
+  // sums: what the tiles add to all sums of a row. packed: each row's operands, tap after tap, as packed_tiles take
+  // them for x with a single tap; null: they are not wanted. `bytes`, a multiple of 4, are read at each tap.
+  void (*pack)(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
+               int32_t* sums, uint8_t* packed);
+  int operand_bytes;  // for each four bytes of x
+  const GemmI8Tiles* packed_tiles;
+};
+
 struct GemmI8Kernel {
   const char* name;
   Isa isa;
   int mr, nr;  // tile: rows x output channels
   const GemmI8Tiles* tiles;
-  // Of each row alone, what the tiles add to all its sums; null: nothing. `bytes` are read at each tap.
-  void (*row_sums)(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
-                   int32_t* sums);
+  const GemmI8RowPacking* rows;  // null: the tiles need nothing of that kind
   void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run,
                GemmI8Weights& out);                             // w row-major [n][taps][run]; out says which row runs
   int64_t (*tasks)(const GemmI8Args&, int threads);             // into how many independent tasks this call splits well

@@ -3,6 +3,7 @@
 //
 //   V::Int, V::Float        int32 and float lanes             V::kLanes   how many
 //   V::Operand              four activations as dot() wants them, the same in every lane
+//   V::kOperandBytes        of memory from one operand() to the next
 //   V::kXOffset             what operand() subtracts from x: dot() computes sum (x - kXOffset) * w
 //   V::kRowSums             to which the row's row_sums must be added
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
@@ -20,7 +21,7 @@ namespace lowbit::kernels {
 namespace {
 
 // How far ahead in the weights to prefetch, in bytes: few rows stream them from L3 or memory as fast as it goes.
-constexpr int64_t prefetch_bytes(int rows) { return rows <= 4 ? 12288 : 1536; }
+constexpr int64_t prefetch_bytes(int rows, int lanes) { return 4 * rows <= lanes ? 12288 : 1536; }
 
 __attribute__((noinline)) void look_up(const GemmI8Tile& t, int rows) {
   const uint8_t* table = t.epilogue->table;
@@ -110,16 +111,16 @@ struct Tile {
     const uint8_t* x[kRows];
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + tap;
-    for (int64_t k = 0; k < t.quads * 4; k += 4, w += kColumns * 4) {
+    for (int64_t quad = 0; quad < t.quads; ++quad, w += kColumns * 4) {
       Int weights[kVectors];
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) {
         weights[v] = V::load(w + v * V::kLanes * 4);
-        if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(w + v * V::kLanes * 4 + prefetch_bytes(kRows));
+        if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(w + v * V::kLanes * 4 + prefetch_bytes(kRows, V::kLanes));
       }
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const typename V::Operand operand = V::operand(x[r] + k);
+        const typename V::Operand operand = V::operand(x[r] + quad * V::kOperandBytes);
         LOWBIT_UNROLL
         for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(acc[r][v], operand, weights[v]);
       }

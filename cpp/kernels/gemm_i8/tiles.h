@@ -19,8 +19,8 @@ extern const GemmI8Tiles gemm_i8_avx512vnni_6x64;
 extern const GemmI8Tiles gemm_i8_avx512vnni_8x48;
 extern const GemmI8Tiles gemm_i8_avx512vnni_8x16;
 
-void gemm_i8_row_sums_avx2(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
-                           int32_t* sums);
+extern const GemmI8RowPacking gemm_i8_rows_avx2;
+
 void pack_gemm_i8(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out);
 
 }  // namespace lowbit::kernels

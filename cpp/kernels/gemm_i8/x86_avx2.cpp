@@ -14,45 +14,70 @@ namespace {
 
 struct Flip256 : Avx2 {
   using Operand = Flipped;
+  static constexpr int kOperandBytes = 4;
   static constexpr int32_t kXOffset = 128;
   static constexpr bool kRowSums = true;
 
-  static LOWBIT_INLINE Operand operand(const uint8_t* x) {
-    return Flipped::of(_mm256_xor_si256(broadcast_quad(x), _mm256_set1_epi8(-128)));
-  }
+  static LOWBIT_INLINE Operand operand(const uint8_t* x) { return flipped(broadcast_quad(x)); }
+  static LOWBIT_INLINE Operand flipped(Int x) { return Flipped::of(_mm256_xor_si256(x, _mm256_set1_epi8(-128))); }
   static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) { return x.dot(acc, w); }
 };
 
-// Four sums of max(128 - x, 0) in 64-bit lanes, of 32 bytes or the first `count` of them.
-LOWBIT_INLINE __m256i below_middle(const uint8_t* x) {
-  const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return _mm256_sad_epu8(_mm256_subs_epu8(_mm256_set1_epi8(-128), codes), _mm256_setzero_si256());
+// Operands from packed rows: four magnitudes, then four bytes that are ~0 where x is negative.
+struct PackedFlip256 : Flip256 {
+  static constexpr int kOperandBytes = 8;
+  static LOWBIT_INLINE Operand operand(const uint8_t* x) { return {broadcast_quad(x + 4), broadcast_quad(x)}; }
+};
+
+// The operands of 32 bytes, if they are wanted; four sums of |x| over negative x in 64-bit lanes.
+LOWBIT_INLINE __m256i pack(const uint8_t* x, uint8_t* packed) {
+  const Flipped f = Flip256::flipped(Avx2::load(x));
+  if (packed != nullptr) {
+    const __m256i low = _mm256_unpacklo_epi32(f.magnitude, f.negative);  // quads 0, 1, 4, 5
+    const __m256i high = _mm256_unpackhi_epi32(f.magnitude, f.negative);
+    auto* to = reinterpret_cast<__m256i*>(packed);
+    _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
+  }
+  return _mm256_sad_epu8(_mm256_and_si256(f.magnitude, f.negative), _mm256_setzero_si256());
 }
-LOWBIT_INLINE __m256i below_middle(const uint8_t* x, int64_t count) {
-  alignas(32) uint8_t part[32];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(part), _mm256_set1_epi8(-128));  // counts as zero
-  for (int64_t i = 0; i < count; ++i) part[i] = x[i];
-  return below_middle(part);
+
+// The same of four bytes.
+LOWBIT_INLINE __m256i pack_quad(const uint8_t* x, uint8_t* packed) {
+  const Flipped f = Flip256::operand(x);
+  if (packed != nullptr) {
+    const __m256i operand = _mm256_unpacklo_epi32(f.magnitude, f.negative);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(packed), _mm256_castsi256_si128(operand));
+  }
+  const __m256i one =
+      _mm256_and_si256(_mm256_and_si256(f.magnitude, f.negative), _mm256_setr_epi32(-1, 0, 0, 0, 0, 0, 0, 0));
+  return _mm256_sad_epu8(one, _mm256_setzero_si256());
 }
 
-}  // namespace
-
-constinit const GemmI8Tiles gemm_i8_avx2_4x16 = tiles<Flip256, 4, 2>();
-
-void gemm_i8_row_sums_avx2(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
-                           int32_t* sums) {
+void pack_rows(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
+               int32_t* sums, uint8_t* packed) {
   for (int64_t row = 0; row < rows; ++row) {
     __m256i sum = _mm256_setzero_si256();
     for (int64_t tap = 0; tap < tap_count; ++tap) {
       const uint8_t* at = x[row] + taps[tap];
       int64_t i = 0;
-      for (; i + 32 <= bytes; i += 32) sum = _mm256_add_epi64(sum, below_middle(at + i));
-      if (i < bytes) sum = _mm256_add_epi64(sum, below_middle(at + i, bytes - i));
+      for (; i + 32 <= bytes; i += 32)
+        sum = _mm256_add_epi64(sum, pack(at + i, packed == nullptr ? nullptr : packed + 2 * i));
+      for (; i < bytes; i += 4)
+        sum = _mm256_add_epi64(sum, pack_quad(at + i, packed == nullptr ? nullptr : packed + 2 * i));
+      if (packed != nullptr) packed += 2 * bytes;
     }
     alignas(32) int64_t lanes[4];
     _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
     sums[row] = static_cast<int32_t>(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
   }
 }
+
+constexpr GemmI8Tiles kPackedTiles = tiles<PackedFlip256, 4, 2>();
+
+}  // namespace
+
+constinit const GemmI8Tiles gemm_i8_avx2_4x16 = tiles<Flip256, 4, 2>();
+constinit const GemmI8RowPacking gemm_i8_rows_avx2 = {pack_rows, PackedFlip256::kOperandBytes, &kPackedTiles};
 
 }  // namespace lowbit::kernels

@@ -14,6 +14,7 @@ struct Vnni512 {
   using Float = __m512;
   using Operand = __m512i;
   static constexpr int kLanes = 16;
+  static constexpr int kOperandBytes = 4;
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
 

@@ -9,6 +9,7 @@ namespace {
 
 struct Vnni256 : Avx2 {
   using Operand = Int;
+  static constexpr int kOperandBytes = 4;
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
 
