@@ -1,8 +1,9 @@
 """The engines that are compared: each makes a NumPy function of a torch network, all with the same number of threads.
 
-Exported and quantized models are kept in `cache`, so that a second run starts at once. int8 is each engine's own
-recommended static quantization, per-channel weights and u8 activations: ONNX Runtime's QDQ, OpenVINO's by NNCF.
-An engine that is not installed raises `Missing`, with its name.
+Exported and quantized models are kept in `cache`, so that a second run starts at once; they are made for one size of
+batch, so each needs a `cache` of its own. int8 is each engine's own recommended static quantization, with weights per
+channel and u8 activations: ONNX Runtime's QDQ, OpenVINO's by NNCF, torch's PT2E compiled by Inductor. An engine that is
+not installed, or that cannot compile a network, raises `Missing` with its name and the reason.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Run = Callable[[Array], Array]
 
 
 class Missing(Exception):
-    """A peer that is not installed."""
+    """A peer that is not installed, or that cannot run the network."""
 
 
 @contextlib.contextmanager
@@ -51,7 +52,7 @@ def version(engine: str) -> str:
     return ", ".join(f"{package} {metadata.version(package)}" for package in PACKAGES[engine])
 
 
-def torch_float32(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
+def torch_float32(net: nn.Module, calibration: Sequence[Array], *, threads: int, batch: int, cache: Path) -> Run:
     """torch, eager, float32."""
     torch.set_num_threads(threads)
 
@@ -61,6 +62,49 @@ def torch_float32(net: nn.Module, calibration: Sequence[Array], *, threads: int,
         return result
 
     return run
+
+
+def torch_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, batch: int, cache: Path) -> Run:
+    """torch's PT2E quantization for x86, compiled by Inductor with frozen weights and a C++ wrapper."""
+    samples = list(_samples(calibration, batch))
+    torch.set_num_threads(threads)
+    with quiet(), needs("torch int8 with PT2E", "torchao.quantization.pt2e"):
+        try:
+            compiled = compile_pt2e(quantize_pt2e(net, samples), samples[0])
+        except Exception as error:  # a compiler that is missing or that fails: whatever it raises, this peer is out
+            reason = str(error).strip().splitlines()[0]
+            raise Missing(f"torch int8 with PT2E does not compile it ({reason})") from error
+
+    def run(image: Array) -> Array:
+        with torch.no_grad():
+            result: Array = compiled(torch.from_numpy(image)).numpy()
+        return result
+
+    return run
+
+
+def compile_pt2e(quantized: nn.Module, sample: Array) -> Callable[[torch.Tensor], torch.Tensor]:
+    """By Inductor, for inputs like `sample`."""
+    from torch._inductor import config
+
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(quantized, dynamic=False)
+    with torch.no_grad(), config.patch(freezing=True, cpp_wrapper=True):
+        compiled(torch.from_numpy(sample))
+    return compiled
+
+
+def quantize_pt2e(net: nn.Module, samples: Sequence[Array]) -> nn.Module:
+    """The network as torchao quantizes it for Inductor on x86: static, u8 activations, s8 weights per channel."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare_pt2e(torch.export.export(net, (torch.from_numpy(samples[0]),)).module(), quantizer)
+    with torch.no_grad():
+        for sample in samples:
+            prepared(torch.from_numpy(sample))
+    quantized: nn.Module = convert_pt2e(prepared)
+    return quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +122,7 @@ class Converted:
         return self.model.profile(image, repeats=1).limit
 
 
-def lowbit_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
+def lowbit_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, batch: int, cache: Path) -> Run:
     """lowbit: converted with calibration, saved, loaded."""
     path = cache / "model.lowbit"
     examples = (torch.from_numpy(calibration[0][:1]),)
@@ -87,11 +131,11 @@ def lowbit_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, c
     return Converted(model=lowbit.load(path, threads=threads))
 
 
-def onnxruntime_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
+def onnxruntime_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, batch: int, cache: Path) -> Run:
     """ONNX Runtime on a statically quantized QDQ model."""
     with needs("ONNX Runtime", "onnx", "onnxruntime", "onnxscript"):
-        prepared = export_onnx(net, {"input": calibration[0][:1]}, cache / "prepared.onnx")
-    samples = ({"input": sample} for sample in _samples(calibration))
+        prepared = export_onnx(net, {"input": next(_samples(calibration, batch))}, cache / "prepared.onnx")
+    samples = ({"input": sample} for sample in _samples(calibration, batch))
     path = cached(cache / "onnxruntime-qdq.onnx", lambda path: quantize_onnx(prepared, path, samples))
     session = onnx_session(path, threads)
 
@@ -102,9 +146,9 @@ def onnxruntime_int8(net: nn.Module, calibration: Sequence[Array], *, threads: i
     return run
 
 
-def openvino_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, cache: Path) -> Run:
+def openvino_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, batch: int, cache: Path) -> Run:
     """OpenVINO on a model quantized by NNCF."""
-    samples = list(_samples(calibration))
+    samples = list(_samples(calibration, batch))
     fixed = {"input": list(samples[0].shape)}
     with needs("OpenVINO with NNCF", "openvino", "nncf"):
         path = cached(cache / "openvino.xml", lambda path: quantize_openvino(net, samples, path, fixed))
@@ -121,12 +165,14 @@ Engine = Callable[..., Run]
 ENGINES: dict[str, Engine] = {
     "lowbit int8": lowbit_int8,
     "torch float32": torch_float32,
+    "torch int8": torch_int8,
     "ONNX Runtime int8": onnxruntime_int8,
     "OpenVINO int8": openvino_int8,
 }
 PACKAGES = {
     "lowbit int8": ("lowbit",),
     "torch float32": ("torch",),
+    "torch int8": ("torchao",),
     "ONNX Runtime int8": ("onnxruntime", "onnx"),
     "OpenVINO int8": ("openvino", "nncf"),
 }
@@ -217,8 +263,10 @@ def openvino_request(path: Path, threads: int) -> Any:
     return ov.Core().compile_model(str(path), "CPU", settings).create_infer_request()
 
 
-def _samples(calibration: Sequence[Array]) -> Iterator[Array]:
-    return (batch[i : i + 1] for batch in calibration for i in range(len(batch)))
+def _samples(calibration: Sequence[Array], batch: int) -> Iterator[Array]:
+    """The calibration data in batches of `batch`; what is left over is left out."""
+    images = np.concatenate(calibration)
+    return (images[i : i + batch] for i in range(0, len(images) - batch + 1, batch))
 
 
 @contextlib.contextmanager

@@ -25,6 +25,10 @@ class Subject:
     image: Array
     calibration: tuple[Array, ...]
 
+    def images(self, batch: int) -> Array:
+        """`batch` different images to time and check the engines on, `image` the first."""
+        return np.concatenate([self.image, *self.calibration])[:batch]
+
 
 class Logits(nn.Module):
     """A transformers classifier as a plain function of the image: exporters want a tensor, not an output object."""

@@ -53,17 +53,19 @@ def test_sqnr() -> None:
 
 def test_peers() -> None:
     """The table has a row for each engine that is installed; the others are named."""
-    command = [sys.executable, str(BENCH / "bench_peers.py"), "--models", "mnist", "--rounds", "1"]
+    command = [sys.executable, str(BENCH / "bench_peers.py"), "--models", "mnist", "--rounds", "1", "--batch", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for engine, modules in {
         "ONNX Runtime": ("onnx", "onnxruntime", "onnxscript"),
         "OpenVINO": ("openvino", "nncf"),
+        "torch int8": ("torchao",),
     }.items():
         installed = all(find_spec(module) for module in modules)
         assert (f"| mnist | {engine} int8 |" in done.stdout) == installed
-        assert (f"skipped: {engine}" in done.stderr) == (not installed)
+        assert (f"skipped for mnist: {engine}" in done.stderr) == (not installed)
     assert re.search(r"\| mnist \| lowbit int8 \|.*\| \d+ % \w+ \|", done.stdout)
     assert "| mnist | torch float32 |" in done.stdout
+    assert ", batch 2;" in done.stdout
 
 
 def test_kernels() -> None:
