@@ -58,7 +58,7 @@ def test_peers() -> None:
     for engine, modules in {
         "ONNX Runtime": ("onnx", "onnxruntime", "onnxscript"),
         "OpenVINO": ("openvino", "nncf"),
-        "torch int8": ("torchao",),
+        "torch": ("torchao",),
     }.items():
         installed = all(find_spec(module) for module in modules)
         assert (f"| mnist | {engine} int8 |" in done.stdout) == installed
