@@ -9,7 +9,6 @@ the same layer in float32 (convolutions on channels-last images), products also 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,71 +17,24 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from conftest import Limits, Ratios
+from layers import SLICE, Case, conv, node_timer, product, steps
 from lowbit import _core, interpreter, roofline
-from lowbit.ir import Array, Graph, Node, Value, Weight
-from lowbit.ops import constant_value
-from lowbit.session import Row, Session
+from lowbit.session import Session
 from lowbit.timing import take_turns, timer
 
 Call = Callable[[], object]
+LAST = torch.channels_last
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A layer: codes u8 `x`, weights s8 `w`, the integer operator, torch's contestants."""
-
-    op: str
-    x: tuple[int, ...]
-    w: tuple[int, ...]
-    y: tuple[int, ...]
-    attrs: dict[str, int | tuple[int, ...]]
-
-    def graph(self) -> Graph:
-        """One node, zero points in the middle of the codes, output u8."""
-        random = np.random.default_rng(0)
-        channels = self.w[0]
-        constants: dict[str, Array | Weight] = {
-            "w": Weight(codes=random.integers(-127, 128, self.w, np.int8), scales=np.ones(channels, np.float32)),
-            "multiplier": np.full(channels, 1 / 4096, np.float32),
-            "bias": random.standard_normal(channels).astype(np.float32),
-        }
-        attrs = {**self.attrs, "zero_point_x": 128, "zero_point_y": 128, "lo": 0, "hi": 255, "output": "u8"}
-        values = {"x": Value(dtype="u8", shape=self.x), "y": Value(dtype="u8", shape=self.y)}
-        values |= {name: constant_value(constant) for name, constant in constants.items()}
-        node = Node(op=self.op, name=self.op, inputs=("x", *constants), outputs=("y",), attrs=attrs)
-        return Graph(inputs=("x",), outputs=("y",), values=values, nodes=(node,), constants=constants)
-
-    def torch_calls(self) -> dict[str, Call]:
-        """The same layer in torch."""
-        x, w = torch.randn(self.x), torch.randn(self.w)
-        if self.op == "conv2d_i8":
-            pad = self.attrs["padding"]
-            assert isinstance(pad, tuple)
-            conv = partial(torch.conv2d, stride=self.attrs["stride"], padding=pad[0], groups=self.attrs["groups"])
-            channels_last = torch.channels_last
-            return {
-                "torch float32": partial(conv, x.to(memory_format=channels_last), w.to(memory_format=channels_last))
-            }
-        a, b = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in (self.x, self.w))
-        return {"torch float32": partial(torch.mm, x, w.T), "torch _int_mm": partial(torch._int_mm, a, b.T)}
-
-
-def product(m: int, n: int, k: int) -> Case:
-    """[m, k] x [n, k]."""
-    return Case(op="linear_i8", x=(m, k), w=(n, k), y=(m, n), attrs={})
-
-
-def conv(channels: int, outputs: int, size: int, kernel: int, *, stride: int = 1, groups: int = 1) -> Case:
-    """A `kernel` x `kernel` convolution on [1, channels, size, size], padded to keep size / stride."""
-    pad, out = kernel // 2, (size + stride - 1) // stride
-    attrs: dict[str, int | tuple[int, ...]] = {
-        "stride": (stride,) * 2,
-        "padding": (pad,) * 4,
-        "dilation": (1, 1),
-        "groups": groups,
-    }
-    w = (outputs, channels // groups, kernel, kernel)
-    return Case(op="conv2d_i8", x=(1, channels, size, size), w=w, y=(1, outputs, out, out), attrs=attrs)
+def torch_calls(case: Case) -> dict[str, Call]:
+    """The same layer in torch."""
+    x, w = torch.randn(case.x), torch.randn(case.w)
+    if case.op == "conv2d_i8":
+        window = {"stride": case.pair("stride"), "padding": case.pair("padding"), "groups": case.attrs["groups"]}
+        conv = partial(torch.conv2d, x.to(memory_format=LAST), w.to(memory_format=LAST), **window)
+        return {"torch float32": conv}
+    a, b = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in (case.x, case.w))
+    return {"torch float32": partial(torch.mm, x, w.T), "torch _int_mm": partial(torch._int_mm, a, b.T)}
 
 
 CASES = {
@@ -106,20 +58,19 @@ def test_operator(
 ) -> None:
     """Every instruction set computes the interpreter's bits; the best one's time is the benchmark's."""
     case = CASES[name]
-    graph = case.graph()
-    x = np.random.default_rng(1).integers(0, 256, case.x, np.uint8)
-    expected = interpreter.run(graph, {"x": x})["y"]
+    graph, x = case.graph(), case.codes
+    expected = interpreter.run(graph, {"x": x})["y0"]
     slices: dict[str, Callable[[], float]] = {}
     for isa in reversed(_core.cpu()["isas"]):
         session, y = Session(graph, threads=threads, isa=isa), np.empty_like(expected)
         session.run_into([x], [y])
         np.testing.assert_array_equal(y, expected)
-        slices[isa] = partial(node_seconds, session, case.op, x)
+        slices[isa] = node_timer(session, case)
         roof = roofline.measure(threads=threads, isa=isa, seconds=1.0)
-        limits[name, isa] = step(session, case.op, x, repeats=1).limit(roof)
+        limits[name, isa] = steps(session, case, repeats=1)[0].limit(roof)
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        slices |= {name: timer(call, seconds=0.02) for name, call in case.torch_calls().items()}
+        slices |= {name: timer(call, SLICE) for name, call in torch_calls(case).items()}
         times = take_turns(slices, rounds=rounds)
     ratios[name] = {contestant: timing.lowest for contestant, timing in times.items()}
     benchmark.group = case.op
@@ -127,15 +78,3 @@ def test_operator(
     benchmark.extra_info.update(ratios[name], threads=threads, of_limit=shares)
     best = Session(graph, threads=threads)
     benchmark(best.run_into, [x], [np.empty_like(expected)])
-
-
-def step(session: Session, op: str, x: Array, repeats: int) -> Row:
-    """The node's row of a profile."""
-    return next(row for row in session.profile(x, repeats=repeats) if row.op == op)
-
-
-def node_seconds(session: Session, op: str, x: Array) -> float:
-    """The median time of the node in a profile of about 20 ms."""
-    once = step(session, op, x, repeats=3)
-    repeats = max(3, min(1000, round(0.02 / max(once.seconds, 1e-7))))
-    return step(session, op, x, repeats=repeats).seconds

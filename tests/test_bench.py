@@ -79,6 +79,14 @@ def test_kernels() -> None:
     assert "torch float32" in done.stdout
 
 
+def test_layers() -> None:
+    """A layer is checked, then timed against the peers; what all take on average stands below."""
+    command = [sys.executable, str(BENCH / "bench_layers.py"), "--sections", "depthwise", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"\| 7 x 7 x 960 \| [\d.]+ \| \d+ % \w+ \| [\d.]+ \| [\d.]+ \([\d.]+\) \| \S+ % \|", done.stdout)
+    assert re.search(r"geometric mean of the times / lowbit's: oneDNN [\d.]+ \([\d.]+\)", done.stdout)
+
+
 def test_roofline() -> None:
     """A line for each instruction set and number of threads."""
     command = [sys.executable, str(BENCH / "bench_roofline.py"), "--threads", "1,2", "--seconds", "0.02"]

@@ -1,0 +1,124 @@
+"""Single integer layers to measure: lowbit's graph of one, and lowbit's own time for it in a session.
+
+Codes and weights are drawn from normal distributions, as trained ones nearly are, and scaled so that the outputs use
+their range. A layer may come in copies that share its input, each with weights in a place of its own, so that running
+all of them in turn reads the weights from farther away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import numpy.typing as npt
+
+from lowbit.ir import Array, Graph, Node, Value, Weight
+from lowbit.ops import constant_value
+from lowbit.session import Row, Session
+
+ZERO = 128
+"""The zero point of inputs and outputs: the middle of the codes."""
+SLICE = 0.02
+"""Seconds of a contestant's turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An int8 layer: codes u8 `x` and `y`, weights s8 `w`, by their shapes; the integer operator and its attributes."""
+
+    op: str
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    y: tuple[int, ...]
+    attrs: dict[str, int | tuple[int, ...]]
+    copies: int = 1
+
+    @cached_property
+    def codes(self) -> npt.NDArray[np.uint8]:
+        """The input."""
+        normal = np.random.default_rng(1).standard_normal(self.x, np.float32)
+        codes: npt.NDArray[np.uint8] = np.clip(np.rint(normal * 42) + ZERO, 0, 255).astype(np.uint8)
+        return codes
+
+    @cached_property
+    def weights(self) -> npt.NDArray[np.int8]:
+        """Each output's largest is 127 or -127."""
+        normal = np.random.default_rng(0).standard_normal(self.w, np.float32)
+        largest = np.abs(normal).max(axis=tuple(range(1, len(self.w))), keepdims=True)
+        codes: npt.NDArray[np.int8] = np.rint(normal * (127 / largest)).astype(np.int8)
+        return codes
+
+    @cached_property
+    def multiplier(self) -> npt.NDArray[np.float32]:
+        """From sums to output codes, for each output: their standard deviation becomes 40 codes."""
+        rows = self.weights.reshape(self.w[0], -1).astype(np.float32)
+        multiplier: npt.NDArray[np.float32] = np.float32(40 / 42) / np.sqrt(np.square(rows).sum(axis=1))
+        return multiplier
+
+    @cached_property
+    def bias(self) -> npt.NDArray[np.float32]:
+        """In output codes, for each output."""
+        return np.random.default_rng(2).standard_normal(self.w[0], np.float32)
+
+    def pair(self, name: str) -> tuple[int, int]:
+        """A convolution's attribute of two axes; its padding before both."""
+        values = self.attrs[name]
+        assert isinstance(values, tuple)
+        return values[0], values[1]
+
+    def graph(self) -> Graph:
+        """A node for each copy, zero points in the middle of the codes, output u8."""
+        attrs = {**self.attrs, "zero_point_x": ZERO, "zero_point_y": ZERO, "lo": 0, "hi": 255, "output": "u8"}
+        values = {"x": Value(dtype="u8", shape=self.x)}
+        constants: dict[str, Array | Weight] = {"multiplier": self.multiplier, "bias": self.bias}
+        nodes = []
+        for copy in range(self.copies):
+            constants[f"w{copy}"] = Weight(codes=self.weights.copy(), scales=np.ones(self.w[0], np.float32))
+            values[f"y{copy}"] = Value(dtype="u8", shape=self.y)
+            inputs = ("x", f"w{copy}", "multiplier", "bias")
+            name = f"{self.op} {copy}"
+            nodes.append(Node(op=self.op, name=name, inputs=inputs, outputs=(f"y{copy}",), attrs=attrs))
+        values |= {name: constant_value(constant) for name, constant in constants.items()}
+        outputs = tuple(f"y{copy}" for copy in range(self.copies))
+        return Graph(inputs=("x",), outputs=outputs, values=values, nodes=tuple(nodes), constants=constants)
+
+
+def product(m: int, n: int, k: int, *, copies: int = 1) -> Case:
+    """[m, k] x [n, k]."""
+    return Case(op="linear_i8", x=(m, k), w=(n, k), y=(m, n), attrs={}, copies=copies)
+
+
+def conv(channels: int, outputs: int, size: int, kernel: int, *, stride: int = 1, groups: int = 1) -> Case:
+    """A `kernel` x `kernel` convolution on [1, channels, size, size], padded to keep size / stride."""
+    pad, out = kernel // 2, (size + stride - 1) // stride
+    attrs: dict[str, int | tuple[int, ...]] = {
+        "stride": (stride,) * 2,
+        "padding": (pad,) * 4,
+        "dilation": (1, 1),
+        "groups": groups,
+    }
+    w = (outputs, channels // groups, kernel, kernel)
+    return Case(op="conv2d_i8", x=(1, channels, size, size), w=w, y=(1, outputs, out, out), attrs=attrs)
+
+
+def steps(session: Session, case: Case, repeats: int) -> list[Row]:
+    """The copies' rows of a profile."""
+    return [row for row in session.profile(case.codes, repeats=repeats) if row.op == case.op]
+
+
+def node_timer(session: Session, case: Case) -> Callable[[], float]:
+    """A turn: the median time of a node in a profile of about `SLICE`; the mean of it over the copies."""
+    warm = steps(session, case, repeats=3)
+    return partial(_node_seconds, session, case, repetitions(sum(row.seconds for row in warm)))
+
+
+def repetitions(seconds: float) -> int:
+    """How many calls, of so many seconds each, a turn takes."""
+    return max(3, min(1000, round(SLICE / max(seconds, 1e-7))))
+
+
+def _node_seconds(session: Session, case: Case, repeats: int) -> float:
+    rows = steps(session, case, repeats)
+    return sum(row.seconds for row in rows) / len(rows)
