@@ -41,8 +41,7 @@ def epilogue(acc: Array, p: dict[str, Any]) -> Array:
     assert t.dtype == np.float32
     if p["output"] == "f32":
         return np.asarray(np.minimum(np.maximum(t, np.float32(p["min"])), np.float32(p["max"])))
-    zero_point = p["zero_point"]
-    codes = np.rint(np.clip(t, p["lo"] - zero_point, p["hi"] - zero_point)).astype(np.int64) + zero_point
+    codes = np.rint(np.clip(t, p["lo"], p["hi"])).astype(np.int64)
     return np.asarray(codes.astype(np.uint8) if p.get("table") is None else p["table"][codes])
 
 
@@ -73,14 +72,13 @@ def check_i8(
 def random_epilogue(rng: np.random.Generator, output: tuple[int, ...], taps: int, flags: int) -> dict[str, Any]:
     """Parameters of a call whose outputs spread over the codes; the bits of `flags` say what is in it."""
     n, channels = output[0], output[3]
-    lo = int(rng.integers(0, 256))
+    lo, hi = (0, 255) if rng.integers(2) else sorted(int(bound) for bound in rng.integers(0, 256, 2))
     p: dict[str, Any] = {
         "multiplier": (rng.uniform(0.2, 2.0, channels) * 40 / (np.sqrt(taps) * 128 * 64)).astype(np.float32),
-        "bias": rng.uniform(-40, 40, channels).astype(np.float32),
+        "bias": (rng.integers(0, 256) + rng.uniform(-40, 40, channels)).astype(np.float32),
         "x_zero_point": int(rng.integers(0, 256)),
-        "zero_point": int(rng.integers(0, 256)),
         "lo": lo,
-        "hi": int(rng.integers(lo, 256)),
+        "hi": hi,
         "min": float(np.float32(rng.choice([-np.inf, 0.0, -7.5]))),
         "max": float(np.float32(rng.choice([np.inf, 6.0, 31.25]))),
         "output": "f32" if flags & 1 else "u8",

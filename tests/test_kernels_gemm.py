@@ -37,8 +37,7 @@ def epilogue(acc: Array, p: dict[str, Any], samples: Array) -> Array:
     assert t.dtype == np.float32
     if p["output"] == "f32":
         return np.asarray(np.minimum(np.maximum(t, np.float32(p["min"])), np.float32(p["max"])))
-    zero_point = p["zero_point"]
-    codes = np.rint(np.clip(t, p["lo"] - zero_point, p["hi"] - zero_point)).astype(np.int64) + zero_point
+    codes = np.rint(np.clip(t, p["lo"], p["hi"])).astype(np.int64)
     return np.asarray(codes.astype(np.uint8) if p.get("table") is None else p["table"][codes])
 
 
@@ -64,14 +63,13 @@ def random_epilogue(
     rng: np.random.Generator, n: int, samples: int, rows: int, pitch: int, k: int, flags: int
 ) -> dict[str, Any]:
     """Parameters of a call whose outputs spread over the codes; the bits of `flags` say what is in it."""
-    lo = int(rng.integers(0, 256))
+    lo, hi = (0, 255) if rng.integers(2) else sorted(int(bound) for bound in rng.integers(0, 256, 2))
     p: dict[str, Any] = {
         "multiplier": (rng.uniform(0.2, 2.0, n) * 40 / (np.sqrt(k) * 128 * 64)).astype(np.float32),
-        "bias": rng.uniform(-40, 40, n).astype(np.float32),
+        "bias": (rng.integers(0, 256) + rng.uniform(-40, 40, n)).astype(np.float32),
         "x_zero_point": int(rng.integers(0, 256)),
-        "zero_point": int(rng.integers(0, 256)),
         "lo": lo,
-        "hi": int(rng.integers(lo, 256)),
+        "hi": hi,
         "min": float(np.float32(rng.choice([-np.inf, 0.0, -7.5]))),
         "max": float(np.float32(rng.choice([np.inf, 6.0, 31.25]))),
         "output": "f32" if flags & 1 else "u8",
@@ -206,17 +204,17 @@ def test_i8_overflow_of_the_conversion_clamps(kernel: str, value: float) -> None
     """cvtps2dq turns what does not fit into INT_MIN: the clamp must come before."""
     x, w = np.ones((3, 4), np.uint8), np.ones((50, 4), np.int8)
     multiplier, bias = np.zeros(50, np.float32), np.full(50, value, np.float32)
-    y, _ = _core.gemm_i8(kernel, x, w, multiplier, bias, zero_point=100, lo=3, hi=250)
+    y, _ = _core.gemm_i8(kernel, x, w, multiplier, bias, lo=3, hi=250)
     assert np.all(y == (250 if value > 0 else 3))
 
 
 @pytest.mark.parametrize("kernel", I8)
 def test_i8_rounds_half_to_even(kernel: str) -> None:
-    bias = (np.arange(100, dtype=np.float32) - 50) + np.float32(0.5)
-    y, _ = _core.gemm_i8(
-        kernel, np.ones((1, 4), np.uint8), np.zeros((100, 4), np.int8), np.ones(100, np.float32), bias, zero_point=128
-    )
-    np.testing.assert_array_equal(y[0], np.rint(bias) + 128)
+    bias = np.arange(100, dtype=np.float32) + np.float32(0.5)
+    zeros = np.zeros((100, 4), np.int8)
+    for bounded in (False, True):
+        y, _ = _core.gemm_i8(kernel, np.ones((1, 4), np.uint8), zeros, np.ones(100, np.float32), bias, bounded=bounded)
+        np.testing.assert_array_equal(y[0], np.rint(bias))
 
 
 @pytest.mark.parametrize("kernel", F32)

@@ -101,9 +101,9 @@ py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
                         const Array<float>& multiplier, const Array<float>& bias, Pair stride, Pair dilation,
                         const std::array<int64_t, 4>& padding, int32_t x_zero_point,
                         const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
-                        const Optional<uint8_t>& residual, float residual_multiplier, int32_t zero_point, int32_t lo,
-                        int32_t hi, const Optional<uint8_t>& table, float min, float max,
-                        const std::string& output_type, bool bounded, int64_t gap, int64_t tasks, int64_t repeats) {
+                        const Optional<uint8_t>& residual, float residual_multiplier, int32_t lo, int32_t hi,
+                        const Optional<uint8_t>& table, float min, float max, const std::string& output_type,
+                        bool bounded, int64_t gap, int64_t tasks, int64_t repeats) {
   const DwconvI8Kernel& kernel = find(dwconv_i8_kernels(), name);
   const Dwconv d = dwconv_of(x, w, stride, dilation, padding);
   const int64_t channels = d.shape.channels, pitch = channels + gap;
@@ -136,7 +136,6 @@ py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
     e.residual = image(pointer(residual, d.grid.rows() * channels, "the residual must have the output's shape"),
                        d.grid.h, d.grid.w, channels);
   e.residual_multiplier = residual_multiplier;
-  e.zero_point = zero_point;
   e.lo = lo;
   e.hi = hi;
   e.table = pointer(table, 256, "the table must have 256 entries");
@@ -418,8 +417,8 @@ void bind_images(py::module_& m) {
         py::arg("bias").noconvert(), py::kw_only(), py::arg("stride") = ones, py::arg("dilation") = ones,
         py::arg("padding") = std::array<int64_t, 4>{}, py::arg("x_zero_point") = 0,
         py::arg("x_zero_points").noconvert() = none, py::arg("row_scale").noconvert() = none,
-        py::arg("residual").noconvert() = none, py::arg("residual_multiplier") = 0.0f, py::arg("zero_point") = 0,
-        py::arg("lo") = 0, py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity,
+        py::arg("residual").noconvert() = none, py::arg("residual_multiplier") = 0.0f, py::arg("lo") = 0,
+        py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity,
         py::arg("max") = kInfinity, py::arg("output") = "u8", py::arg("bounded") = false, py::arg("gap") = 0, tasks,
         repeats);
   m.def("dwconv_f32", run_dwconv_f32,

@@ -121,9 +121,9 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
                  const Array<float>& multiplier, const Array<float>& bias, std::optional<Three> grid,
                  std::optional<Three> strides, std::optional<std::vector<int64_t>> taps, int32_t x_zero_point,
                  const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
-                 const Optional<uint8_t>& residual, float residual_multiplier, int32_t zero_point, int32_t lo,
-                 int32_t hi, const Optional<uint8_t>& table, float min, float max, const std::string& output_type,
-                 bool bounded, int64_t pitch, int64_t tasks, int threads, int64_t repeats) {
+                 const Optional<uint8_t>& residual, float residual_multiplier, int32_t lo, int32_t hi,
+                 const Optional<uint8_t>& table, float min, float max, const std::string& output_type, bool bounded,
+                 int64_t pitch, int64_t tasks, int threads, int64_t repeats) {
   const kernels::GemmI8Kernel& kernel = find(kernels::gemm_i8_kernels(), name);
   const Geometry g = geometry(x.size(), w, grid, strides, std::move(taps), pitch);
   require(multiplier.size() == g.n && bias.size() == g.n, "multiplier and bias must be [n]");
@@ -154,7 +154,6 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   const uint8_t* shortcut = pointer(residual, g.grid.rows() * g.pitch, "the residual must be [rows][pitch]");
   if (shortcut != nullptr) e.residual = g.rows(shortcut);
   e.residual_multiplier = residual_multiplier;
-  e.zero_point = zero_point;
   e.lo = lo;
   e.hi = hi;
   e.table = pointer(table, 256, "the table must have 256 entries");
@@ -229,7 +228,7 @@ void bind_gemm(py::module_& m) {
         py::arg("bias").noconvert(), py::kw_only(), py::arg("grid") = none, py::arg("strides") = none,
         py::arg("taps") = none, py::arg("x_zero_point") = 0, py::arg("x_zero_points").noconvert() = none,
         py::arg("row_scale").noconvert() = none, py::arg("residual").noconvert() = none,
-        py::arg("residual_multiplier") = 0.0f, py::arg("zero_point") = 0, py::arg("lo") = 0, py::arg("hi") = 255,
+        py::arg("residual_multiplier") = 0.0f, py::arg("lo") = 0, py::arg("hi") = 255,
         py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,
         py::arg("output") = "u8", py::arg("bounded") = false, py::arg("pitch") = 0, py::arg("tasks") = 1,
         py::arg("threads") = 1, py::arg("repeats") = 0);

@@ -28,8 +28,8 @@ struct Rows {
 //   t = fma(float(acc), multiplier[c], bias[c])
 //   t = fma(float(acc) * multiplier[c], row_scale[n], bias[c])    (instead, if row_scale)
 //   t = fma(float(r), residual_multiplier, t)                     (only if residual.data; its zero point is in bias)
-// output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, then y = table[y] (only if
-// table) output f32: y = clampf(t, min, max)                              NaN stays NaN
+// output u8:  y = rne(clampf(t, lo, hi)), then y = table[y] (only if table); the output's zero point is in bias, too
+// output f32: y = clampf(t, min, max)                              NaN stays NaN
 // Each operation is rounded once. t is never NaN on the way to u8: prepare checks that multiplier, bias and
 // residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
 struct Epilogue {
@@ -39,12 +39,13 @@ struct Epilogue {
   const float* row_scale = nullptr;      // [grid.n], or null: static quantization
   Rows<const uint8_t> residual;          // same grid and channels as the output; data null: none
   float residual_multiplier = 0.0f;
-  int32_t zero_point = 0, lo = 0,
-          hi = 255;                // of the u8 output; 0 <= lo <= hi <= 255, lo <= zero_point <= hi is not required
-  const uint8_t* table = nullptr;  // [256]
+  int32_t lo = 0, hi = 255;             // of the u8 output; 0 <= lo <= hi <= 255
+  const uint8_t* table = nullptr;       // [256]
   float min = -3.4e38f, max = 3.4e38f;  // of the f32 output; set them to -inf and +inf when there is no activation
   DType output = DType::u8;             // u8 or f32
   bool bounded = false;                 // |t| < 2^30 for all inputs: clamping may wait until codes are bytes
+  // Whether u8 output takes more than saturation.
+  bool changes_codes() const { return output == DType::u8 && (table != nullptr || lo > 0 || hi < 255); }
 };
 
 }  // namespace lowbit::kernels

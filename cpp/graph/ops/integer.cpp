@@ -84,6 +84,7 @@ IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, const Constant& weight)
   for (int64_t c = 0; c < weight.type.shape[0]; ++c) {
     float& bias = bias_.as<float>()[c];
     if (residual_) bias = std::fma(-residual_zero_point, residual_multiplier_, bias);
+    if (output_ == DType::u8) bias += static_cast<float>(range_.zero_point);
     const double most =
         largest * std::fabs(multiplier_.as<float>()[c]) + std::fabs(bias) + 255.0 * std::fabs(residual_multiplier_);
     bounded_ = bounded_ && most < 1 << 30;
@@ -108,7 +109,6 @@ kernels::Epilogue IntegerEpilogue::at(int64_t first) const {
   epilogue.multiplier = multiplier_.as<float>() + first;
   epilogue.bias = bias_.as<float>() + first;
   epilogue.residual_multiplier = residual_multiplier_;
-  epilogue.zero_point = range_.zero_point;
   epilogue.lo = range_.lo;
   epilogue.hi = range_.hi;
   epilogue.table = table_.as<uint8_t>();

@@ -29,7 +29,7 @@ void finish(const DwconvI8Args& args, int32_t acc, int64_t n, int64_t h, int64_t
     t = t < e.min ? e.min : t;
     static_cast<float*>(args.y.data)[at] = t > e.max ? e.max : t;
   } else {
-    const uint8_t code = code_from_float(t, e.zero_point, e.lo, e.hi);
+    const uint8_t code = code_from_float(t, 0, e.lo, e.hi);
     static_cast<uint8_t*>(args.y.data)[at] = e.table ? e.table[code] : code;
   }
 }

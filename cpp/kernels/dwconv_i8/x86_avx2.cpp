@@ -40,7 +40,7 @@ struct Finish : BlockConstants<32> {
     if (epilogue->table) table.set(epilogue->table);
   }
 
-  // Rounds kCount results of quarter q to whole numbers, still without zero point and bounds.
+  // Rounds kCount results of quarter q to whole numbers, still without bounds.
   template <int kCount>
   inline __attribute__((always_inline)) void convert(const __m256i* acc, int q, __m256i* out, int out_step) const {
     const __m256 m = keep(_mm256_load_ps(multiplier + 8 * q)), b = keep(_mm256_load_ps(bias + 8 * q));
@@ -51,9 +51,8 @@ struct Finish : BlockConstants<32> {
 
   // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
   inline __attribute__((always_inline)) __m256i pack(const __m256i v[4]) const {
-    const __m256i zero_point = _mm256_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
-    const __m256i lower = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero_point);
-    const __m256i upper = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero_point);
+    const __m256i lower = _mm256_packs_epi32(v[0], v[1]);
+    const __m256i upper = _mm256_packs_epi32(v[2], v[3]);
     const __m256i hi = _mm256_set1_epi8(static_cast<char>(epilogue->hi)),
                   lo = _mm256_set1_epi8(static_cast<char>(epilogue->lo));
     return _mm256_max_epu8(_mm256_min_epu8(_mm256_packus_epi16(lower, upper), hi), lo);
@@ -118,7 +117,7 @@ struct Finish : BlockConstants<32> {
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.
-    const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
+    const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi));
     __m256i v[4];
     for (int q = 0; q < 4; ++q) v[q] = _mm256_cvtps_epi32(_mm256_min_ps(t[q], highest));
     const __m256i bytes = pack(v);

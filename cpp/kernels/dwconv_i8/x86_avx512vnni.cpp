@@ -57,7 +57,7 @@ struct Finish : BlockConstants<64> {
     if (epilogue->table) table.set(epilogue->table);
   }
 
-  // Rounds kCount results of quarter q to whole numbers, still without zero point and bounds.
+  // Rounds kCount results of quarter q to whole numbers, still without bounds.
   template <int kCount>
   inline __attribute__((always_inline)) void convert(const __m512i* acc, int q, __m512i* out, int out_step) const {
     const __m512 m = keep(_mm512_load_ps(multiplier + 16 * q)), b = keep(_mm512_load_ps(bias + 16 * q));
@@ -68,9 +68,8 @@ struct Finish : BlockConstants<64> {
 
   // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
   inline __attribute__((always_inline)) __m512i pack(const __m512i v[4]) const {
-    const __m512i zero_point = _mm512_set1_epi16(static_cast<int16_t>(epilogue->zero_point));
-    const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero_point);
-    const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero_point);
+    const __m512i lower = _mm512_packs_epi32(v[0], v[1]);
+    const __m512i upper = _mm512_packs_epi32(v[2], v[3]);
     const __m512i hi = _mm512_set1_epi8(static_cast<char>(epilogue->hi)),
                   lo = _mm512_set1_epi8(static_cast<char>(epilogue->lo));
     return _mm512_max_epu8(_mm512_min_epu8(_mm512_packus_epi16(lower, upper), hi), lo);
@@ -138,7 +137,7 @@ struct Finish : BlockConstants<64> {
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.
-    const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi - epilogue->zero_point));
+    const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi));
     __m512i v[4];
     for (int q = 0; q < 4; ++q) v[q] = _mm512_cvtps_epi32(_mm512_min_ps(t[q], highest));
     const __m512i bytes = pack(v);

@@ -51,21 +51,13 @@ struct Avx2 {
     }
   }
 
-  struct Codes {
-    Int zero_point, lo, hi;
-  };
-  static LOWBIT_INLINE Codes codes(int32_t zero_point, int32_t lo, int32_t hi) {
-    return {_mm256_set1_epi16(static_cast<int16_t>(zero_point)), _mm256_set1_epi8(static_cast<char>(lo)),
-            _mm256_set1_epi8(static_cast<char>(hi))};
-  }
   // Two vectors of channels.
   template <int kVectors>
-  static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
+  static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], int count) {
     static_assert(kVectors == 2);
     const Int pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[1]));
-    const Int words = _mm256_permute4x64_epi64(_mm256_adds_epi16(pairs, c.zero_point), 0xd8);
-    const Int packed_words = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0xd8);
-    const Int bytes = _mm256_max_epu8(_mm256_min_epu8(packed_words, c.hi), c.lo);
+    const Int order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);  // the packs interleave 128-bit lanes
+    const Int bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(pairs, pairs), order);
     const __m128i packed = _mm256_castsi256_si128(bytes);
     if (count >= 2 * kLanes) {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(y), packed);

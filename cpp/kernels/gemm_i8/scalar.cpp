@@ -26,7 +26,7 @@ void store(const GemmI8Tile& t, int row, int channel, int32_t acc) {
   if (e.output == DType::f32) {
     row_of<float>(t, row)[channel] = clamp_float(value, e.min, e.max);
   } else {
-    const uint8_t code = code_from_float(value, e.zero_point, e.lo, e.hi);
+    const uint8_t code = code_from_float(value, 0, e.lo, e.hi);
     row_of<uint8_t>(t, row)[channel] = e.table != nullptr ? e.table[code] : code;
   }
 }

@@ -8,7 +8,7 @@
 //   V::kRowSums             to which the row's row_sums must be added
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
 //   V::fma(a, b, c)         a * b + c, rounded once
-//   V::store_codes<n>(...)  round to nearest even, add the zero point, narrow to u8, clamp, store; for |value| < 2^30
+//   V::store_codes<n>(...)  round to nearest even, narrow to u8 by saturation, store; for |value| < 2^30
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
@@ -23,11 +23,14 @@ namespace {
 // How far ahead in the weights to prefetch, in bytes: few rows stream them from L3 or memory as fast as it goes.
 constexpr int64_t prefetch_bytes(int rows, int lanes) { return 4 * rows <= lanes ? 12288 : 1536; }
 
-__attribute__((noinline)) void look_up(const GemmI8Tile& t, int rows) {
-  const uint8_t* table = t.epilogue->table;
+// What few layers need: bounds within the codes, and the table.
+__attribute__((noinline)) void change_codes(const GemmI8Tile& t, int rows) {
+  const Epilogue& e = *t.epilogue;
+  const auto lo = static_cast<uint8_t>(e.lo), hi = static_cast<uint8_t>(e.hi);
   for (int r = 0; r < rows; ++r) {
     uint8_t* codes = row_of<uint8_t>(t, r);
-    for (int c = 0; c < t.columns; ++c) codes[c] = table[codes[c]];
+    for (int c = 0; c < t.columns; ++c) codes[c] = codes[c] < lo ? lo : codes[c] > hi ? hi : codes[c];
+    for (int c = 0; c < t.columns && e.table != nullptr; ++c) codes[c] = e.table[codes[c]];
   }
 }
 
@@ -54,7 +57,7 @@ __attribute__((noinline)) void store_any(const GemmI8Tile& t, const int32_t* sum
         float values[V::kLanes];
         V::store(values, value, V::kLanes);
         for (int i = 0; i < V::kLanes && i < count; ++i)
-          row_of<uint8_t>(t, r)[c + i] = code_from_float(values[i], e.zero_point, e.lo, e.hi);
+          row_of<uint8_t>(t, r)[c + i] = code_from_float(values[i], 0, e.lo, e.hi);
       }
     }
   }
@@ -77,7 +80,7 @@ struct Tile {
     } else {
       store_codes<false>(t, acc);
     }
-    if (t.epilogue->table != nullptr) look_up(t, kRows);
+    if (t.epilogue->changes_codes()) change_codes(t, kRows);
   }
 
   // acc = (kXOffset - x_zero_point) * column_sum [+ row_sum], so that the sums come out as sum (x - x_zero_point) * w.
@@ -136,7 +139,6 @@ struct Tile {
       multiplier[v] = V::load_floats(t.multiplier + v * V::kLanes);
       bias[v] = V::load_floats(t.bias + v * V::kLanes);
     }
-    const typename V::Codes codes = V::codes(e.zero_point, e.lo, e.hi);
     const Float residual_multiplier = V::broadcast(e.residual_multiplier);
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -149,7 +151,7 @@ struct Tile {
           value[v] = V::fma(V::to_float(residual), residual_multiplier, value[v]);
         }
       }
-      V::template store_codes<kVectors>(row_of<uint8_t>(t, r), value, codes, t.columns);
+      V::template store_codes<kVectors>(row_of<uint8_t>(t, r), value, t.columns);
     }
   }
 

@@ -51,26 +51,17 @@ struct Vnni512 {
     }
   }
 
-  struct Codes {
-    __m512i zero_point, lo, hi, order;
-  };
-  static LOWBIT_INLINE Codes codes(int32_t zero_point, int32_t lo, int32_t hi) {
-    return {_mm512_set1_epi16(static_cast<int16_t>(zero_point)), _mm512_set1_epi8(static_cast<char>(lo)),
-            _mm512_set1_epi8(static_cast<char>(hi)),
-            _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)};
-  }
   // The packs saturate, and interleave 128-bit lanes; `order` undoes that.
   template <int kVectors>
-  static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], const Codes& c, int count) {
+  static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], int count) {
     Int rounded[4];
     LOWBIT_UNROLL
     for (int v = 0; v < 4; ++v)
       rounded[v] = v < kVectors ? _mm512_cvtps_epi32(value[v < kVectors ? v : 0]) : rounded[0];
-    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(rounded[0], rounded[1]), c.zero_point);
-    const __m512i high =
-        kVectors > 2 ? _mm512_adds_epi16(_mm512_packs_epi32(rounded[2], rounded[3]), c.zero_point) : low;
-    const __m512i bytes = _mm512_permutexvar_epi32(c.order, _mm512_packus_epi16(low, high));
-    const __m512i packed = _mm512_max_epu8(_mm512_min_epu8(bytes, c.hi), c.lo);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i low = _mm512_packs_epi32(rounded[0], rounded[1]);
+    const __m512i high = kVectors > 2 ? _mm512_packs_epi32(rounded[2], rounded[3]) : low;
+    const __m512i packed = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
     if (count < kVectors * kLanes) {
       _mm512_mask_storeu_epi8(y, ~0ull >> (64 - count), packed);
     } else if constexpr (kVectors == 4) {

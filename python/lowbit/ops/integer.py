@@ -199,11 +199,13 @@ def _epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, 
     residual_multiplier = F32(attrs["residual_multiplier"])
     if residual is not None:
         bias = fma(F32(-attrs["residual_zero_point"]), residual_multiplier, bias)
+    if attrs["output"] == "u8":
+        bias = bias + F32(attrs["zero_point_y"])
     t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale.reshape(row), bias)
     if residual is not None:
         t = fma(residual.astype(F32).reshape(t.shape), residual_multiplier, t)
     if attrs["output"] == "u8":
-        y = codes_from_floats(t, attrs["zero_point_y"], attrs["lo"], attrs["hi"])
+        y = codes_from_floats(t, 0, attrs["lo"], attrs["hi"])
         return y if table is None else table[y]
     t = np.maximum(t, F32(attrs["min"])) if "min" in attrs else t
     return np.minimum(t, F32(attrs["max"])) if "max" in attrs else t
