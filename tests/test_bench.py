@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bench_never_slower
 import bench_peers
 from lowbit import _core
 from lowbit.timing import interleave, take_turns
@@ -85,6 +86,22 @@ def test_layers() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.search(r"\| 7 x 7 x 960 \| [\d.]+ \| \d+ % \w+ \| [\d.]+ \| [\d.]+ \([\d.]+\) \| \S+ % \|", done.stdout)
     assert re.search(r"geometric mean of the times / lowbit's: oneDNN [\d.]+ \([\d.]+\)", done.stdout)
+
+
+def test_order() -> None:
+    """The intervals of tables for the sign test: from the first of 6 values to the last, from the fourth of 15."""
+    assert [bench_never_slower.order(count) for count in (6, 8, 9, 15, 21)] == [0, 0, 1, 3, 5]
+    with pytest.raises(ValueError, match="5 rounds"):
+        bench_never_slower.order(5)
+
+
+def test_never_slower() -> None:
+    """Every network has a line for the whole, and for the layers nearest to float32's time."""
+    command = [sys.executable, str(BENCH / "bench_never_slower.py"), "--models", "mnist", "--rounds", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "| mnist | the whole network |" in done.stdout, done.stderr
+    assert done.stdout.count("| mnist | ") >= 4
+    assert re.search(r"\d of 6 are slower in int8", done.stdout)
 
 
 def test_roofline() -> None:
