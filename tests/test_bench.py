@@ -88,6 +88,14 @@ def test_layers() -> None:
     assert re.search(r"geometric mean of the times / lowbit's: oneDNN [\d.]+ \([\d.]+\)", done.stdout)
 
 
+def test_load() -> None:
+    """Every installed engine answers in a process of its own; lowbit's figures are held against the bounds."""
+    command = [sys.executable, str(BENCH / "bench_load.py"), "--model", "mnist", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert re.search(r"\| lowbit int8 \|( \d+\.\d+ \|){4}( \d+ \|){2}", done.stdout), done.stderr
+    assert re.search(r"session.run [\d.]+ us, session.run_into [\d.]+ us", done.stdout)
+
+
 def test_order() -> None:
     """The intervals of tables for the sign test: from the first of 6 values to the last, from the fourth of 15."""
     assert [bench_never_slower.order(count) for count in (6, 8, 9, 15, 21)] == [0, 0, 1, 3, 5]
