@@ -143,18 +143,58 @@ def test_int8_equals_numpy(
     check_i8(x, w, p, stride, dilation, tasks, gap, (top, left, bottom, right))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    channels=st.one_of(st.sampled_from(CHANNELS), st.integers(1, 300)),
+    image=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 40)),
+    size=st.sampled_from([3, 5]),
+    stride=st.sampled_from([1, 2]),
+    padding=st.tuples(*[st.integers(0, 4)] * 4),
+    dynamic=st.booleans(),
+    tasks=st.integers(1, 5),
+    gap=st.sampled_from([0, 0, 5]),
+)
+def test_int8_fast_shapes_equal_numpy(
+    seed: int,
+    channels: int,
+    image: tuple[int, int, int],
+    size: int,
+    stride: int,
+    padding: tuple[int, int, int, int],
+    dynamic: bool,
+    tasks: int,
+    gap: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    height = max(image[1], size - padding[0] - padding[2])
+    width = max(image[2], size - padding[1] - padding[3])
+    grid = (
+        image[0],
+        (height + padding[0] + padding[2] - size) // stride + 1,
+        (width + padding[1] + padding[3] - size) // stride + 1,
+    )
+    x = rng.integers(0, 256, (image[0], height, width, channels), dtype=np.uint8)
+    w = rng.integers(-128, 128, (channels, size, size), dtype=np.int8)
+    p = random_epilogue(rng, (*grid, channels), size * size, 32)
+    if dynamic:
+        p["x_zero_points"] = rng.integers(0, 256, image[0], dtype=np.uint8)
+    check_i8(x, w, p, (stride, stride), (1, 1), tasks, gap, padding)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_int8_fast_shapes_with_every_tail(channels: int, size: int, stride: int) -> None:
     """Kernels 3x3 and 5x5, odd and even heights, row widths around the tile and the strip."""
     rng = np.random.default_rng(channels)
-    for height, width in [(1, 1), (2, 3), (3, 4), (4, 7), (2, 130)]:
+    for height, width in [(1, 1), (2, 3), (3, 4), (4, 7), (2, 130), (9, 5), (7, 33)]:
         image = image_of((1, height, width), (size, size), (stride, stride), (1, 1), channels)
         x = rng.integers(0, 256, image, dtype=np.uint8)
         w = rng.integers(-128, 128, (channels, size, size), dtype=np.int8)
-        p = random_epilogue(rng, (1, height, width, channels), size * size, 0)
-        check_i8(x, w, p, (stride, stride), (1, 1), 2, 0)
+        for flags in (0, 32):
+            p = random_epilogue(rng, (1, height, width, channels), size * size, flags)
+            check_i8(x, w, p, (stride, stride), (1, 1), 2, 0)
         if height > 2 and width > 2:
             check_i8(np.ascontiguousarray(x[:, 1:-1, 1:-1]), w, p, (stride, stride), (1, 1), 2, 0, (1, 1, 1, 1))
 

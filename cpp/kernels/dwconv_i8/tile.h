@@ -23,6 +23,11 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 // for some channels or several pixels a vector; any: whatever the epilogue asks.
 enum class Mode { full, parts, any };
 
+inline bool is_plain(const Epilogue& epilogue) {
+  return epilogue.output == DType::u8 && epilogue.bounded && !epilogue.row_scale && !epilogue.residual.data &&
+         !epilogue.table;
+}
+
 // One block of channels over one or two output rows: what the tiles need to know. Columns are counted in image pixels.
 struct Strip {
   int64_t kernel_w, dilation_w, groups, step;  // step: columns from one tile pixel to the next
@@ -363,9 +368,7 @@ struct BlockConstants {
     floats = static_cast<float*>(args.y.data);
     pixel = args.y.stride_w;
     residual_pixel = epilogue->residual.stride_w;
-    const bool plain = epilogue->output == DType::u8 && epilogue->bounded && !epilogue->row_scale &&
-                       !epilogue->residual.data && !epilogue->table;
-    mode = !plain ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
+    mode = !is_plain(*epilogue) ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
   }
 };
 
