@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -126,7 +127,7 @@ class Op {
   // Whether run() looks at this input, if it is a constant: one that was packed or copied at prepare is not needed any
   // more.
   virtual bool reads(size_t input) const { return (void)input, true; }
-  // Whether run() may read up to Buffer::kSlack bytes past this input's last element.
+  // Whether run() may read up to Buffer::kSlack bytes past this input's last element, or past a pixel's last channel.
   virtual bool reads_slack(size_t input) const { return (void)input, false; }
   virtual size_t scratch_bytes(Types inputs, Types outputs, int threads) const {
     return (void)inputs, (void)outputs, (void)threads, 0;
@@ -141,6 +142,20 @@ class Op {
   virtual int in_place() const { return -1; }
   // A view op (reshape): output 0 is input 0's memory under another shape; run is never called.
   virtual bool is_view() const { return false; }
+  // Whether run() reads this input, or writes this output, through its strides, so that it may be a part of a larger
+  // value: elements along the innermost axis of its layout are adjacent, all other axes may step over something.
+  virtual bool reads_parts(size_t input) const { return (void)input, false; }
+  virtual bool writes_parts(size_t output) const { return (void)output, false; }
+  // A join (concat): along this axis of the output, the inputs lie one behind the other, as they are.
+  virtual std::optional<int> join_axis(const Shape& output) const { return (void)output, std::nullopt; }
+  // A part (slice): output 0 is the elements start, start + step, ... of input 0 along an axis.
+  struct Part {
+    int axis;
+    int64_t start, step;
+  };
+  virtual std::optional<Part> part(const Shape& input, std::span<const int64_t> symbols) const {
+    return (void)input, (void)symbols, std::nullopt;
+  }
 };
 
 using Factory = std::unique_ptr<Op> (*)(const NodeInfo&);

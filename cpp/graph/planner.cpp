@@ -8,18 +8,31 @@
 #include <map>
 
 #include "base/float_environment.h"
+#include "graph/joins.h"
 
 namespace lowbit::graph {
 namespace {
-
-size_t bytes_of(const TensorType& type) { return static_cast<size_t>(type.shape.elements()) * size_of(type.dtype); }
-constexpr size_t kMaxKeptBytes = size_t{1} << 26;  // of what depends on no input; what goes beyond is computed anew
 
 size_t aligned(size_t bytes) { return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment; }
 
 // Both layouts are the same memory.
 bool is_indifferent(const Shape& shape) {
   return has_layouts(shape) && (shape[1] == 1 || shape.elements() == shape[0] * shape[1] || shape.elements() == 0);
+}
+
+// How far apart the elements of an axis lie in a value of that layout; axes of one element lie anywhere.
+bool is_dense(const Shape& shape, const Shape& strides, Layout layout) {
+  const Shape dense = strides_of(shape, layout);
+  for (int axis = 0; axis < shape.rank(); ++axis)
+    if (shape[axis] > 1 && strides[axis] != dense[axis]) return false;
+  return true;
+}
+
+// Whether elements along the innermost axis are neighbours.
+bool is_adjacent(const Shape& shape, const Shape& strides, Layout layout) {
+  if (shape.rank() == 0) return true;
+  const int axis = layout == Layout::channels_last && has_layouts(shape) ? 1 : shape.rank() - 1;
+  return shape[axis] <= 1 || strides[axis] == 1;
 }
 
 // Memory that one or several values share: a stretch of the arena, a constant, or the caller's.
@@ -35,21 +48,23 @@ struct Storage {
   size_t offset = 0;
 };
 
-// Which nodes a plan runs, for which values.
-struct Job {
-  std::vector<int> nodes;
-  std::vector<int> outputs;
-};
-
 class Planner {
  public:
   // `kept`: values that are there already, row-major.
   Planner(const Program& program, std::span<const TensorType> types, const Job& job, const std::map<int, Buffer>& kept,
-          int threads)
-      : program_(program), types_(types), job_(job), kept_(kept), threads_(threads), plan_(std::make_unique<Plan>()) {
-    places_.assign(types_.size(), {-1, -1});
-    last_use_.assign(types_.size(), -1);
-  }
+          std::span<const int64_t> symbols, int threads)
+      : program_(program),
+        types_(types),
+        job_(job),
+        kept_(kept),
+        symbols_(symbols),
+        threads_(threads),
+        plan_(std::make_unique<Plan>()),
+        last_use_(types.size(), -1),
+        places_(types.size()),
+        homes_(find_homes(program, types, job)),
+        wholes_(types.size()),
+        is_home_(types.size(), 0) {}
 
   std::unique_ptr<Plan> run() {
     find_last_uses();
@@ -63,20 +78,39 @@ class Planner {
 
  private:
   enum { kContiguous, kChannelsLast };
-  using Places = std::array<int, 2>;  // storage by layout; -1: not there in that layout
+
+  struct Spot {
+    int storage = -1;
+    int64_t offset = 0;  // bytes
+    Shape strides;
+    bool exists() const { return storage >= 0; }
+  };
+
+  // By layout. A part is not dense: only operators that say so read it or write it.
+  struct Places {
+    Spot whole[2], part[2];
+  };
 
   struct Operand {
     int value;
     int layout;
-    int storage;
+    Spot spot;
+  };
+
+  // The memory of a join, once some value was written into it.
+  struct Whole {
+    int storage = -1;
+    int layout = kContiguous;
   };
 
   const Program::Node& node(int index) const {
     return program_.nodes[static_cast<size_t>(job_.nodes[static_cast<size_t>(index)])];
   }
   const TensorType& type(int value) const { return types_[static_cast<size_t>(value)]; }
+  const std::string& name(int value) const { return program_.values[static_cast<size_t>(value)].name; }
   Places& places(int value) { return places_[static_cast<size_t>(value)]; }
   Storage& storage(int index) { return storages_[static_cast<size_t>(index)]; }
+  static Layout layout_of(int layout) { return layout == kChannelsLast ? Layout::channels_last : Layout::contiguous; }
 
   void find_last_uses() {
     for (size_t i = 0; i < job_.nodes.size(); ++i)
@@ -88,20 +122,21 @@ class Planner {
   void place_inputs_and_constants() {
     for (size_t i = 0; i < program_.inputs.size(); ++i) {
       const int value = program_.inputs[i].value;
-      place(value, kContiguous,
-            add_storage({.kind = Storage::Kind::input, .index = i, .bytes = bytes_of(type(value))}));
+      place_whole(value, kContiguous,
+                  add_storage({.kind = Storage::Kind::input, .index = i, .bytes = bytes_of(type(value))}));
     }
     for (size_t value = 0; value < program_.values.size(); ++value) {
       const Constant& constant = program_.values[value].constant;
       if (constant.buffer == nullptr) continue;
-      place(static_cast<int>(value), kContiguous,
-            add_storage({.kind = Storage::Kind::constant,
-                         .data = constant.buffer->as<void>(),
-                         .bytes = bytes_of(constant.type)}));
+      place_whole(static_cast<int>(value), kContiguous,
+                  add_storage({.kind = Storage::Kind::constant,
+                               .data = constant.buffer->as<void>(),
+                               .bytes = bytes_of(constant.type)}));
     }
     for (const auto& [value, buffer] : kept_)
-      place(value, kContiguous,
-            add_storage({.kind = Storage::Kind::constant, .data = buffer.as<void>(), .bytes = bytes_of(type(value))}));
+      place_whole(
+          value, kContiguous,
+          add_storage({.kind = Storage::Kind::constant, .data = buffer.as<void>(), .bytes = bytes_of(type(value))}));
   }
 
   int add_storage(Storage storage) {
@@ -109,32 +144,62 @@ class Planner {
     return static_cast<int>(storages_.size()) - 1;
   }
 
-  void place(int value, int layout, int index) {
-    places(value)[static_cast<size_t>(layout)] = index;
-    if (is_indifferent(type(value).shape)) places(value)[static_cast<size_t>(1 - layout)] = index;
-    storage(index).needed = std::max(storage(index).needed, last_use_[static_cast<size_t>(value)]);
+  // Notes that the value lies there; also for the other layout, where that is the same memory.
+  void place(int value, int layout, const Spot& spot) {
+    const Shape& shape = type(value).shape;
+    for (int each : {layout, 1 - layout}) {
+      if (each != layout && !is_indifferent(shape)) continue;
+      if (shape.elements() == 0 || is_dense(shape, spot.strides, layout_of(each))) {
+        places(value).whole[each] = {spot.storage, spot.offset, strides_of(shape, layout_of(each))};
+      } else if (is_adjacent(shape, spot.strides, layout_of(each))) {
+        places(value).part[each] = spot;
+      }
+    }
+    Storage& s = storage(spot.storage);
+    s.needed = std::max(s.needed, last_use_[static_cast<size_t>(value)]);
   }
 
-  // Where the value lies in that layout, converted if it does not yet.
-  int get(int value, int layout) {
-    const int there = places(value)[static_cast<size_t>(layout)];
-    return there >= 0 ? there : copy(value, 1 - layout, layout, add_storage({.bytes = bytes_of(type(value))}));
+  Spot place_whole(int value, int layout, int storage) {
+    const Spot spot{storage, 0, strides_of(type(value).shape, layout_of(layout))};
+    place(value, layout, spot);
+    return spot;
   }
 
-  int copy(int value, int from, int to, int target) {
-    const Operand x{value, from, places(value)[static_cast<size_t>(from)]}, y{value, to, target};
-    place(value, to, target);
-    emit(*program_.copy, "layout", program_.values[static_cast<size_t>(value)].name, {&x, 1}, {&y, 1});
-    return target;
+  // Where the value lies in that layout already.
+  Spot find(int value, int layout, bool parts) {
+    const Places& at = places(value);
+    return at.whole[layout].exists() || !parts ? at.whole[layout] : at.part[layout];
+  }
+
+  // Where the value lies in that layout, copied if it does not yet.
+  Spot get(int value, int layout, bool parts) {
+    const Spot there = find(value, layout, parts);
+    return there.exists() ? there : copy_whole(value, layout);
+  }
+
+  Spot copy_whole(int value, int layout) {
+    const Operand x = any_place(value, layout);
+    const Spot to = place_whole(value, layout, add_storage({.bytes = bytes_of(type(value))}));
+    copy(x, {value, layout, to}, "layout", name(value));
+    return to;
+  }
+
+  // Where the value lies, best in that layout.
+  Operand any_place(int value, int layout) {
+    const Spot spot = find(value, layout, true);
+    return spot.exists() ? Operand{value, layout, spot} : Operand{value, 1 - layout, find(value, 1 - layout, true)};
+  }
+
+  void copy(const Operand& x, const Operand& y, std::string_view op_name, std::string_view name) {
+    emit(*program_.copy, op_name, name, {&x, 1}, {&y, 1});
   }
 
   // The caller's buffers have nothing readable behind them.
-  int get_with_slack(int value, int layout) {
-    int index = get(value, layout);
-    if (storage(index).kind == Storage::Kind::input)
-      index = copy(value, layout, layout, add_storage({.bytes = bytes_of(type(value))}));
-    storage(index).slack = true;
-    return index;
+  Spot get_with_slack(int value, int layout, bool parts) {
+    Spot spot = get(value, layout, parts);
+    if (storage(spot.storage).kind == Storage::Kind::input) spot = copy_whole(value, layout);
+    storage(spot.storage).slack = true;
+    return spot;
   }
 
   size_t emit(const Op& op, std::string_view op_name, std::string_view name, std::span<const Operand> inputs,
@@ -143,15 +208,14 @@ class Planner {
     plan_->steps.push_back({&op, op_name, name, plan_->tensors.size(), inputs.size(), outputs.size()});
     for (const auto operands : {inputs, outputs}) {
       for (const Operand& operand : operands) {
-        operands_.push_back(operand.storage);
-        if (operand.storage < 0) {
+        spots_.push_back({operand.spot.storage, operand.spot.offset});
+        if (!operand.spot.exists()) {
           plan_->tensors.emplace_back();
           continue;
         }
         const TensorType& t = type(operand.value);
-        const Layout layout = operand.layout == kChannelsLast ? Layout::channels_last : Layout::contiguous;
-        plan_->tensors.push_back({t.dtype, t.shape, strides_of(t.shape, layout), nullptr});
-        Storage& s = storage(operand.storage);
+        plan_->tensors.push_back({t.dtype, t.shape, operand.spot.strides, nullptr});
+        Storage& s = storage(operand.spot.storage);
         s.first = std::min(s.first, step);
         s.last = std::max(s.last, step);
       }
@@ -163,10 +227,11 @@ class Planner {
     const Program::Node& node = this->node(index);
     if (std::all_of(node.outputs.begin(), node.outputs.end(),
                     [&](int value) { return type(value).shape.elements() == 0; })) {
-      for (int value : node.outputs) place(value, kContiguous, add_storage({.bytes = 0}));
+      for (int value : node.outputs) place_whole(value, kContiguous, add_storage({.bytes = 0}));
       return;
     }
     if (node.impl->is_view()) return add_view(node);
+    if (add_part(node) || add_join(node)) return;
     const Op& op = *node.impl;
     const int same = shared_layout(node);
     std::vector<Operand> inputs, outputs;
@@ -185,7 +250,62 @@ class Planner {
 
   void add_view(const Program::Node& node) {
     const int from = node.inputs[0], to = node.outputs[0];
-    place(to, kContiguous, get(from, kContiguous));
+    const Spot spot = get(from, kContiguous, false);
+    place(to, kContiguous, {spot.storage, spot.offset, strides_of(type(to).shape, Layout::contiguous)});
+  }
+
+  // Takes a slice for a part of what it is cut from, where elements stay neighbours.
+  bool add_part(const Program::Node& node) {
+    if (node.inputs.empty() || node.inputs[0] < 0) return false;
+    const int from = node.inputs[0], to = node.outputs[0];
+    const std::optional<Op::Part> part = node.impl->part(type(from).shape, symbols_);
+    if (!part) return false;
+    bool found = false;
+    for (int layout : {kContiguous, kChannelsLast}) {
+      Spot spot = find(from, layout, true);
+      if (!spot.exists()) continue;
+      int64_t& stride = spot.strides[part->axis];
+      spot.offset += part->start * stride * static_cast<int64_t>(size_of(type(from).dtype));
+      stride *= part->step;
+      if (!is_adjacent(type(to).shape, spot.strides, layout_of(layout))) continue;
+      place(to, layout, spot);
+      found = true;
+    }
+    return found;
+  }
+
+  // Of a join some inputs of which lie where they belong, only the others are copied.
+  bool add_join(const Program::Node& node) {
+    const int joined = node.outputs[0];
+    const std::optional<int> axis = node.impl->join_axis(type(joined).shape);
+    if (!axis) return false;
+    const Home& home = homes_[static_cast<size_t>(joined)];
+    if (std::none_of(node.inputs.begin(), node.inputs.end(), [&](int value) {
+          return is_home_[static_cast<size_t>(value)] && homes_[static_cast<size_t>(value)].whole == home.whole;
+        }))
+      return false;
+    const int layout = wholes_[static_cast<size_t>(home.whole)].layout;
+    Home place = home;
+    for (int value : node.inputs) {
+      const Home& own = homes_[static_cast<size_t>(value)];
+      const bool belongs = own.whole == place.whole && own.position == place.position;
+      if (type(value).shape.elements() > 0 && !(belongs && is_home_[static_cast<size_t>(value)]))
+        copy(any_place(value, layout), {value, layout, spot_at(place, type(value))}, node.op, node.name);
+      if (belongs) is_home_[static_cast<size_t>(value)] = 1;
+      place.position[*axis] += type(value).shape[*axis];
+    }
+    this->place(joined, layout, spot_at(home, type(joined)));
+    is_home_[static_cast<size_t>(joined)] = 1;
+    return true;
+  }
+
+  // What lies at that position in a whole that has its memory.
+  Spot spot_at(const Home& home, const TensorType& type) {
+    const Whole& whole = wholes_[static_cast<size_t>(home.whole)];
+    Spot spot{whole.storage, 0, strides_of(this->type(home.whole).shape, layout_of(whole.layout))};
+    for (int axis = 0; axis < type.shape.rank(); ++axis)
+      spot.offset += home.position[axis] * spot.strides[axis] * static_cast<int64_t>(size_of(type.dtype));
+    return spot;
   }
 
   // The layout of the node's `same` operands that has the fewest bytes converted.
@@ -194,8 +314,8 @@ class Planner {
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const int value = node.inputs[i];
       if (value < 0 || node.impl->input_layout(i) != Layout::same || !has_layouts(type(value).shape)) continue;
-      for (size_t layout : {kContiguous, kChannelsLast})
-        if (places(value)[layout] < 0) missing[layout] += bytes_of(type(value));
+      for (int layout : {kContiguous, kChannelsLast})
+        if (!find(value, layout, node.impl->reads_parts(i)).exists()) missing[layout] += bytes_of(type(value));
     }
     return missing[kChannelsLast] < missing[kContiguous] ? kChannelsLast : kContiguous;
   }
@@ -207,11 +327,14 @@ class Planner {
 
   Operand input_operand(const Program::Node& node, size_t i, int same) {
     const int value = node.inputs[i];
-    if (value < 0 || is_packed(node, i)) return {value, kContiguous, -1};
+    if (value < 0 || is_packed(node, i)) return {value, kContiguous, {}};
     const Layout wish = node.impl->input_layout(i);
+    const bool parts = node.impl->reads_parts(i);
     int layout = resolve(wish, type(value).shape, same);
-    if (wish == Layout::any && places(value)[kContiguous] < 0) layout = kChannelsLast;
-    return {value, layout, node.impl->reads_slack(i) ? get_with_slack(value, layout) : get(value, layout)};
+    if (wish == Layout::any && !find(value, kContiguous, parts).exists() && has_layouts(type(value).shape))
+      layout = kChannelsLast;
+    return {value, layout,
+            node.impl->reads_slack(i) ? get_with_slack(value, layout, parts) : get(value, layout, parts)};
   }
 
   // A constant that the operator took at prepare.
@@ -222,40 +345,66 @@ class Planner {
   Operand output_operand(const Program::Node& node, size_t i, int same, const std::vector<Operand>& inputs, int index) {
     const int value = node.outputs[i];
     const int layout = resolve(node.impl->output_layout(i), type(value).shape, same);
-    int target = i == 0 ? reusable_input(node, layout, inputs, index) : -1;
-    if (target < 0) target = add_storage({.bytes = bytes_of(type(value))});
+    Spot target = can_share(node, inputs, value) ? home_of(value, layout, node.impl->writes_parts(i)) : Spot{};
+    if (!target.exists() && i == 0) target = reusable_input(node, layout, inputs, index);
+    if (!target.exists())
+      return {value, layout, place_whole(value, layout, add_storage({.bytes = bytes_of(type(value))}))};
     place(value, layout, target);
     return {value, layout, target};
   }
 
-  // The storage of the input whose memory output 0 may take, or -1.
-  int reusable_input(const Program::Node& node, int layout, const std::vector<Operand>& inputs, int index) {
-    const int position = node.impl->in_place();
-    if (position < 0) return -1;
-    const Operand& operand = inputs[static_cast<size_t>(position)];
-    if (operand.storage < 0 || operand.layout != layout) return -1;
-    const TensorType &from = type(operand.value), &to = type(node.outputs[0]);
-    const Storage& s = storage(operand.storage);
-    if (!(from.shape == to.shape) || size_of(from.dtype) != size_of(to.dtype)) return -1;
-    if (s.kind != Storage::Kind::arena || s.needed > index) return -1;
+  // Whether the value may go home: what is read beside an input must not change under the operator.
+  bool can_share(const Program::Node& node, const std::vector<Operand>& inputs, int value) const {
+    const int whole = homes_[static_cast<size_t>(value)].whole;
+    const int taken = whole < 0 ? -1 : wholes_[static_cast<size_t>(whole)].storage;
     for (size_t i = 0; i < inputs.size(); ++i)
-      if (i != static_cast<size_t>(position) && inputs[i].storage == operand.storage) return -1;
-    return operand.storage;
+      if (taken >= 0 && inputs[i].spot.storage == taken && node.impl->reads_slack(i)) return false;
+    return true;
+  }
+
+  // The value's place in the join that it belongs to, if it can be written there.
+  Spot home_of(int value, int layout, bool parts) {
+    const Home& home = homes_[static_cast<size_t>(value)];
+    if (home.whole < 0 || home.whole == value) return {};
+    const TensorType& type = this->type(home.whole);
+    Whole& whole = wholes_[static_cast<size_t>(home.whole)];
+    if (whole.storage >= 0 && whole.layout != layout) return {};
+    if (!parts && !is_dense(this->type(value).shape, strides_of(type.shape, layout_of(layout)), layout_of(layout)))
+      return {};
+    if (whole.storage < 0)
+      whole = {add_storage({.bytes = bytes_of(type), .needed = last_use_[static_cast<size_t>(home.whole)]}), layout};
+    is_home_[static_cast<size_t>(value)] = 1;
+    return spot_at(home, this->type(value));
+  }
+
+  // The memory of the input that output 0 may take.
+  Spot reusable_input(const Program::Node& node, int layout, const std::vector<Operand>& inputs, int index) {
+    const int position = node.impl->in_place();
+    if (position < 0) return {};
+    const Operand& operand = inputs[static_cast<size_t>(position)];
+    if (!operand.spot.exists() || operand.layout != layout) return {};
+    const TensorType &from = type(operand.value), &to = type(node.outputs[0]);
+    const Storage& s = storage(operand.spot.storage);
+    if (!(from.shape == to.shape) || size_of(from.dtype) != size_of(to.dtype)) return {};
+    if (!is_dense(from.shape, operand.spot.strides, layout_of(layout))) return {};
+    if (s.kind != Storage::Kind::arena || s.needed > index) return {};
+    for (size_t i = 0; i < inputs.size(); ++i)
+      if (i != static_cast<size_t>(position) && inputs[i].spot.storage == operand.spot.storage) return {};
+    return operand.spot;
   }
 
   void add_output(size_t i) {
     const int value = job_.outputs[i];
     plan_->outputs.push_back(type(value));
     if (type(value).shape.elements() == 0) return;
-    const int index = get(value, kContiguous);
-    Storage& s = storage(index);
-    if (s.kind == Storage::Kind::arena && !s.slack) {
+    const Spot spot = get(value, kContiguous, false);
+    Storage& s = storage(spot.storage);
+    if (s.kind == Storage::Kind::arena && !s.slack && s.bytes == bytes_of(type(value))) {
       s.kind = Storage::Kind::output;
       s.index = i;
     } else {
       const int target = add_storage({.kind = Storage::Kind::output, .index = i, .bytes = bytes_of(type(value))});
-      const Operand x{value, kContiguous, index}, y{value, kContiguous, target};
-      emit(*program_.copy, "layout", program_.values[static_cast<size_t>(value)].name, {&x, 1}, {&y, 1});
+      copy({value, kContiguous, spot}, {value, kContiguous, {target, 0, spot.strides}}, "layout", name(value));
     }
   }
 
@@ -288,21 +437,22 @@ class Planner {
   }
 
   void bind() {
-    for (size_t i = 0; i < operands_.size(); ++i) {
-      if (operands_[i] < 0) continue;
-      const Storage& s = storage(operands_[i]);
+    for (size_t i = 0; i < spots_.size(); ++i) {
+      if (spots_[i].storage < 0) continue;
+      const Storage& s = storage(spots_[i].storage);
+      const auto offset = static_cast<size_t>(spots_[i].offset);
       switch (s.kind) {
         case Storage::Kind::constant:
-          plan_->tensors[i].data = s.data;
+          plan_->tensors[i].data = static_cast<std::byte*>(s.data) + offset;
           break;
         case Storage::Kind::arena:
-          plan_->arena_bindings.push_back({i, Plan::Source::arena, s.offset});
+          plan_->arena_bindings.push_back({i, Plan::Source::arena, 0, s.offset + offset});
           break;
         case Storage::Kind::input:
-          plan_->call_bindings.push_back({i, Plan::Source::input, s.index});
+          plan_->call_bindings.push_back({i, Plan::Source::input, s.index, offset});
           break;
         case Storage::Kind::output:
-          plan_->call_bindings.push_back({i, Plan::Source::output, s.index});
+          plan_->call_bindings.push_back({i, Plan::Source::output, s.index, offset});
           break;
       }
     }
@@ -310,17 +460,26 @@ class Planner {
       if (scratch_[i] >= 0) plan_->steps[scratch_steps_[i]].scratch = storage(scratch_[i]).offset;
   }
 
+  struct Bound {
+    int storage;
+    int64_t offset;
+  };
+
   const Program& program_;
   std::span<const TensorType> types_;
   const Job& job_;
   const std::map<int, Buffer>& kept_;
+  std::span<const int64_t> symbols_;
   int threads_;
   std::unique_ptr<Plan> plan_;
   std::vector<int> last_use_;  // by value: node
   std::vector<Places> places_;
+  std::vector<Home> homes_;
+  std::vector<Whole> wholes_;  // by joined value
+  std::vector<char> is_home_;  // values that lie in their homes
   std::vector<Storage> storages_;
-  std::vector<int> operands_;  // storage of each of the plan's tensors
-  std::vector<int> scratch_;   // storages
+  std::vector<Bound> spots_;  // of each of the plan's tensors
+  std::vector<int> scratch_;  // storages
   std::vector<size_t> scratch_steps_;
 };
 
@@ -345,75 +504,18 @@ Shape strides_of(const Shape& shape, Layout layout) {
 
 namespace {
 
-// Two jobs: what depends on no input, once now; the rest, in every call. Views of what is known cost nothing and stay
-// in the second.
-struct Jobs {
-  Job once, always;
-};
-
-Jobs divide(const Program& program, std::span<const TensorType> types) {
-  const size_t count = program.nodes.size();
-  std::vector<char> known(types.size(), 0), wanted(types.size(), 0), kept(types.size(), 0), needed(types.size(), 0);
-  std::vector<char> is_known(count, 0), runs_always(count, 0), runs_once(count, 0);
-  for (size_t value = 0; value < types.size(); ++value) known[value] = program.values[value].is_constant;
-  size_t bytes = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const Program::Node& node = program.nodes[i];
-    size_t made = 0;
-    for (int value : node.outputs) made += bytes_of(types[static_cast<size_t>(value)]);
-    is_known[i] = bytes + made <= kMaxKeptBytes && std::all_of(node.inputs.begin(), node.inputs.end(), [&](int value) {
-                    return value < 0 || known[static_cast<size_t>(value)];
-                  });
-    if (is_known[i]) bytes += made;
-    for (int value : node.outputs) known[static_cast<size_t>(value)] = is_known[i];
-  }
-  const auto any = [](const std::vector<int>& values, const std::vector<char>& flags) {
-    return std::any_of(values.begin(), values.end(), [&](int value) { return flags[static_cast<size_t>(value)]; });
-  };
-  const auto mark = [](const std::vector<int>& values, std::vector<char>& flags) {
-    for (int value : values)
-      if (value >= 0) flags[static_cast<size_t>(value)] = 1;
-  };
-  Jobs jobs;
-  for (const Program::Output& output : program.outputs) {
-    jobs.always.outputs.push_back(output.value);
-    wanted[static_cast<size_t>(output.value)] = 1;
-  }
-  for (size_t i = count; i-- > 0;) {
-    const Program::Node& node = program.nodes[i];
-    if (is_known[i] && !any(node.outputs, wanted)) continue;
-    runs_always[i] = !is_known[i] || node.impl->is_view();
-    if (runs_always[i])
-      mark(node.inputs, wanted);
-    else
-      for (int value : node.outputs) kept[static_cast<size_t>(value)] = wanted[static_cast<size_t>(value)];
-  }
-  needed = kept;
-  for (size_t i = count; i-- > 0;) {
-    runs_once[i] = is_known[i] && any(program.nodes[i].outputs, needed);
-    if (runs_once[i]) mark(program.nodes[i].inputs, needed);
-  }
-  for (size_t i = 0; i < count; ++i) {
-    if (runs_once[i]) jobs.once.nodes.push_back(static_cast<int>(i));
-    if (runs_always[i]) jobs.always.nodes.push_back(static_cast<int>(i));
-  }
-  for (size_t value = 0; value < types.size(); ++value)
-    if (kept[value]) jobs.once.outputs.push_back(static_cast<int>(value));
-  return jobs;
-}
-
 // The values that the job makes, computed now.
 std::map<int, Buffer> compute(const Program& program, std::span<const TensorType> types, const Job& job, int threads,
                               std::span<const int64_t> symbols) {
   std::map<int, Buffer> values;
   if (job.outputs.empty()) return values;
-  const std::unique_ptr<Plan> plan = Planner(program, types, job, {}, threads).run();
+  const std::unique_ptr<Plan> plan = Planner(program, types, job, {}, symbols, threads).run();
   const Buffer arena(plan->arena_bytes);
   for (const Plan::Binding& binding : plan->arena_bindings)
-    plan->tensors[binding.tensor].data = arena.as<std::byte>() + binding.index;
+    plan->tensors[binding.tensor].data = arena.as<std::byte>() + binding.offset;
   for (int value : job.outputs) values.emplace(value, Buffer(bytes_of(types[static_cast<size_t>(value)])));
   for (const Plan::Binding& binding : plan->call_bindings)
-    plan->tensors[binding.tensor].data = values.at(job.outputs[binding.index]).as<void>();
+    plan->tensors[binding.tensor].data = values.at(job.outputs[binding.index]).as<std::byte>() + binding.offset;
   const DefaultFloatEnvironment environment;
   for (const Plan::Step& step : plan->steps) run_step(*plan, step, arena.as<std::byte>(), threads, symbols);
   return values;
@@ -440,7 +542,7 @@ std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorTy
   const std::vector<TensorType> types = infer_types(program, inputs, symbols);
   const Jobs jobs = divide(program, types);
   std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols);
-  std::unique_ptr<Plan> plan = Planner(program, types, jobs.always, kept, threads).run();
+  std::unique_ptr<Plan> plan = Planner(program, types, jobs.always, kept, symbols, threads).run();
   plan->inputs.assign(inputs.begin(), inputs.end());
   plan->symbols = symbols;
   for (auto& [value, buffer] : kept) {

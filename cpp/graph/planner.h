@@ -6,6 +6,9 @@
 // input's memory where the operator allows it and nobody needs the input any more, and into the caller's buffers where
 // a value is an output of the graph. Steps with empty outputs are left out. What depends on no input (only on the
 // symbols, as masks and positions do) is computed when the plan is made, and kept with it.
+//
+// Joined values (concat) are written where the whole lies, and parts (slice) are read where it lies, by operators that
+// take strides; the others get a dense copy. joins.h says which value belongs into which.
 #pragma once
 
 #include "graph/program.h"
@@ -17,7 +20,8 @@ struct Plan {
   struct Binding {
     size_t tensor;  // in `tensors`
     Source source;
-    size_t index;  // byte offset in the arena, or position among inputs or outputs
+    size_t index;   // position among inputs or outputs
+    size_t offset;  // bytes, in the arena or from there
   };
   struct Step {
     const Op* op;

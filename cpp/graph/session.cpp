@@ -131,12 +131,12 @@ void Session::Call::bind(std::span<const Tensor> outputs) {
   std::byte* arena = context_->arena.as<std::byte>();
   if (plan_->bound_arena != arena) {
     for (const Plan::Binding& binding : plan_->arena_bindings)
-      plan_->tensors[binding.tensor].data = arena + binding.index;
+      plan_->tensors[binding.tensor].data = arena + binding.offset;
     plan_->bound_arena = arena;
   }
   for (const Plan::Binding& binding : plan_->call_bindings)
     plan_->tensors[binding.tensor].data =
-        (binding.source == Plan::Source::input ? inputs_ : outputs)[binding.index].data;
+        (binding.source == Plan::Source::input ? inputs_ : outputs)[binding.index].as<std::byte>() + binding.offset;
 }
 
 void Session::Call::step(const Plan::Step& step) const {

@@ -100,6 +100,8 @@ class Arithmetic final : public TwoOperands {
     return {{dtype, shape_of(inputs)}};
   }
   int in_place() const override { return 0; }
+  bool reads_parts(size_t) const override { return typed_ == nullptr || !divides(*typed_); }
+  bool writes_parts(size_t) const override { return true; }
   std::string kernel() const override { return float_ != nullptr ? kernels::name_of(kernel_) : "scalar"; }
   void run(const RunArgs& args) const override {
     const Tensor &a = args.inputs[0], &b = args.inputs[1], &y = args.outputs[0];
@@ -192,6 +194,8 @@ class Where final : public ElementwiseOp {
     return {{inputs[1].dtype, broadcast_shape(inputs[0].shape, broadcast_shape(inputs[1].shape, inputs[2].shape))}};
   }
   int in_place() const override { return 2; }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   void run(const RunArgs& args) const override {
     const Tensor &c = args.inputs[0], &a = args.inputs[1], &b = args.inputs[2], &y = args.outputs[0];
     const kernels::WhereArgs where{y.shape,

@@ -145,6 +145,13 @@ std::vector<TensorType> ConvOp::infer(Types inputs, std::span<const int64_t>) co
   return {{check(inputs, shape), shape}};
 }
 
+// Not where neighbouring pixels make one run, nor where a border's row stands for one of the image: it is dense.
+bool ConvOp::reads_parts(size_t input) const {
+  if (input != kX || padded_) return true;
+  if (bordered_) return border_[2 * kHeight] + border_[2 * kHeight + 1] == 0;
+  return !whole_rows_ || kernel_[kWidth] == 1;
+}
+
 int64_t ConvOp::typical_rows(const NodeInfo& node) const {
   if (node.types.empty() || node.types[kX].shape.rank() != 2 + axes_) return 0;
   const Shape& x = node.types[kX].shape;

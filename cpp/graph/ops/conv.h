@@ -20,6 +20,8 @@ class ConvOp : public Op {
     return input == kX && padded_ ? Layout::any : Layout::channels_last;
   }
   Layout output_layout(size_t) const override { return Layout::channels_last; }
+  bool reads_parts(size_t input) const override;
+  bool writes_parts(size_t) const override { return true; }
   size_t scratch_bytes(Types inputs, Types outputs, int threads) const override;
   Work work(Types inputs, Types outputs) const override;
   void run(const RunArgs& args) const override;

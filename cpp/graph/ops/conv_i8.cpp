@@ -29,7 +29,7 @@ class ConvI8 final : public ConvKernels<IntegerKernels, ConvI8> {
   bool reads(size_t input) const override {
     return input == graph::kX || input == kResidual || input == kScale || input == kZeroPoint;
   }
-  bool reads_slack(size_t input) const override { return input == graph::kX && !padded_; }
+  bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && !reads_whole_quads(); }
   size_t bytes() const override { return packed_bytes() + epilogue_.bytes(); }
 
   template <class Args>
@@ -62,6 +62,12 @@ class ConvI8 final : public ConvKernels<IntegerKernels, ConvI8> {
   }
 
  private:
+  // Whether the matrix kernels, which read fours, end where each run does.
+  bool reads_whole_quads() const {
+    return !is_depthwise() &&
+           std::all_of(phases_.begin(), phases_.end(), [&](const Phase& phase) { return run_length(phase) % 4 == 0; });
+  }
+
   IntegerEpilogue epilogue_;
 };
 

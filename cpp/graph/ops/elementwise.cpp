@@ -19,12 +19,16 @@ class Unary final : public ElementwiseOp {
     return {inputs[0]};
   }
   int in_place() const override { return 0; }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
     kernels::UnaryArgs unary = args_;
-    unary.count = args.inputs[0].shape.elements();
-    unary.x = args.inputs[0].as<const float>();
-    unary.y = args.outputs[0].as<float>();
-    split(args, [&](int64_t task, int64_t tasks) { kernels::unary(kernel_, unary, task, tasks); });
+    unary.x = x.as<const float>();
+    unary.y = y.as<float>();
+    split(args, [&](int64_t task, int64_t tasks) {
+      kernels::unary(kernel_, unary, y.shape, x.strides, y.strides, task, tasks);
+    });
   }
 
  private:
@@ -129,6 +133,8 @@ class PairI8 final : public ElementwiseOp {
     return {{DType::u8, broadcast_shape(inputs[0].shape, inputs[1].shape)}};
   }
   bool reads(size_t input) const override { return input < 2; }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   int in_place() const override { return 0; }
   size_t bytes() const override { return table_.bytes(); }
   void run(const RunArgs& args) const override {

@@ -40,6 +40,8 @@ class Pool : public Op {
  public:
   Layout input_layout(size_t) const override { return Layout::channels_last; }
   Layout output_layout(size_t) const override { return Layout::channels_last; }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   std::string kernel() const override { return kernel_.name; }
 
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {

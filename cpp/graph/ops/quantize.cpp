@@ -23,6 +23,8 @@ class Quantize final : public ElementwiseOp {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
   }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::f32);
     return {{DType::u8, inputs[0].shape}};
@@ -48,6 +50,8 @@ class Dequantize final : public ElementwiseOp {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
   }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::u8);
     return {{DType::f32, inputs[0].shape}};

@@ -55,6 +55,8 @@ class Resize final : public Op {
   }
   Layout input_layout(size_t) const override { return Layout::channels_last; }
   Layout output_layout(size_t) const override { return Layout::channels_last; }
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   std::string kernel() const override { return kernel_.name; }
   size_t scratch_bytes(Types, Types outputs, int) const override {
     size_t bytes = 0;
@@ -163,18 +165,17 @@ class Resize final : public Op {
             x.as<const std::byte>() + (n * x.strides[0] + at_d * stride_d + at_h * stride_h) * element;
         blend.row_weights[i * high.taps + j] = weight * high.weight[h * high.taps + j];
       }
-    const int64_t row_bytes = width * channels * element;
-    std::byte* to = y.as<std::byte>() + row * row_bytes;
-    blend.y = to, blend.y_stride = channels;
+    const int64_t y_d = rank == 5 ? y.strides[2] : 0, y_h = y.strides[rank - 2], pixel = y.strides[rank - 1];
+    std::byte* to = y.as<std::byte>() + (n * y.strides[0] + d * y_d + h * y_h) * element;
+    blend.y = to, blend.y_stride = pixel;
     if (!is_nearest()) return x.dtype == DType::u8 ? kernel_.u8(blend) : kernel_.f32(blend);
-    const bool repeats = again && h > 0 && high.index[h] == high.index[h - 1];
+    const bool repeats = again && h > 0 && high.index[h] == high.index[h - 1] && pixel == channels;
     if (repeats) {
-      std::memcpy(to, to - row_bytes, static_cast<size_t>(row_bytes));
+      std::memcpy(to, to - y_h * element, static_cast<size_t>(width * channels * element));
     } else {
       const auto* from = static_cast<const std::byte*>(blend.row[0]);
       for (int64_t w = 0; w < width; ++w)
-        std::memcpy(to + w * channels * element, from + wide.index[w] * element,
-                    static_cast<size_t>(channels * element));
+        std::memcpy(to + w * pixel * element, from + wide.index[w] * element, static_cast<size_t>(channels * element));
     }
   }
 

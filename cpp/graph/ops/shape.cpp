@@ -32,6 +32,8 @@ class Reshape final : public Op {
 class MoveOp : public ElementwiseOp {
  public:
   using ElementwiseOp::ElementwiseOp;
+  bool reads_parts(size_t) const override { return true; }
+  bool writes_parts(size_t) const override { return true; }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
     work.operations = 0;
@@ -236,6 +238,7 @@ class Concat final : public MoveOp {
     }
     return {type};
   }
+  std::optional<int> join_axis(const Shape& output) const override { return normalized_axis(axis_, output.rank()); }
   void run(const RunArgs& args) const override {
     const Tensor& y = args.outputs[0];
     const int axis = normalized_axis(axis_, y.shape.rank());
@@ -271,6 +274,9 @@ class Slice final : public MoveOp {
     size = end <= begin ? 0 : (end - begin + step_ - 1) / step_;
     return {type};
   }
+  std::optional<Part> part(const Shape& input, std::span<const int64_t> symbols) const override {
+    return Part{normalized_axis(axis_, input.rank()), evaluate(start_, symbols), step_};
+  }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     const int axis = normalized_axis(axis_, x.shape.rank());
@@ -299,6 +305,8 @@ class Triangle final : public MoveOp {
   }
   Layout input_layout(size_t) const override { return Layout::contiguous; }
   Layout output_layout(size_t) const override { return Layout::contiguous; }
+  bool reads_parts(size_t) const override { return false; }
+  bool writes_parts(size_t) const override { return false; }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     const int rank = y.shape.rank();

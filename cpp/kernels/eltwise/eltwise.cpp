@@ -145,6 +145,21 @@ void for_scales(const Args& args, int64_t task, int64_t tasks, F f) {
   }
 }
 
+// Calls f(offset in x, offset in y, count) for the stretches in which both are adjacent, in one task's share.
+template <class F>
+void each_stretch(const Shape& shape, const Shape& x_strides, const Shape& y_strides, int64_t task, int64_t tasks,
+                  F f) {
+  Nest nest = nest_of(shape, {&y_strides, &x_strides, nullptr});
+  take_share(nest, task, tasks);
+  const auto last = static_cast<size_t>(nest.rank - 1);
+  const auto step = nest.stride[last];
+  const int64_t n = nest.size[last];
+  for_outer(nest, 1, [&](const auto& at) {
+    if (n == 1 || (step[0] == 1 && step[1] == 1)) return f(at[1], at[0], n);
+    for (int64_t i = 0; i < n; ++i) f(at[1] + i * step[1], at[0] + i * step[0], 1);
+  });
+}
+
 constexpr std::array<const char*, kUnaryKinds> kUnaryNames = {
     "clip", "relu",       "abs",      "neg",   "square", "sqrt",  "rsqrt",     "reciprocal",  "exp",
     "log",  "sigmoid",    "tanh",     "erf",   "silu",   "gelu",  "gelu_tanh", "hardsigmoid", "hardswish",
@@ -321,6 +336,17 @@ void unary(const EltwiseKernel& kernel, const UnaryArgs& args, int64_t task, int
   part.x += share.begin;
   part.y += share.begin;
   kernel.unary(part);
+}
+
+void unary(const EltwiseKernel& kernel, const UnaryArgs& args, const Shape& shape, const Shape& x_strides,
+           const Shape& y_strides, int64_t task, int64_t tasks) {
+  each_stretch(shape, x_strides, y_strides, task, tasks, [&](int64_t x, int64_t y, int64_t count) {
+    UnaryArgs part = args;
+    part.count = count;
+    part.x += x;
+    part.y += y;
+    kernel.unary(part);
+  });
 }
 
 void softmax(const EltwiseKernel& kernel, const SoftmaxArgs& args, int64_t task, int64_t tasks) {

@@ -186,6 +186,9 @@ struct UnaryArgs {
   float min = -__builtin_inff(), max = __builtin_inff();
 };
 void unary(const EltwiseKernel&, const UnaryArgs&, int64_t task = 0, int64_t tasks = 1);
+// The same over a view whose first elements are args.x and args.y; args.count is ignored.
+void unary(const EltwiseKernel&, const UnaryArgs&, const Shape& shape, const Shape& x_strides, const Shape& y_strides,
+           int64_t task = 0, int64_t tasks = 1);
 
 // y[r, i] = e / sum(e), e = exp(x[r, i] - max(x[r])), over rows of adjacent elements; a row with a NaN is all NaN.
 // The sum has 16 lanes: lane l adds e[l], e[l + 16], ... ascending; then lanes l and l + 8, l + 4, l + 2, l + 1.
