@@ -34,6 +34,26 @@ void pack_plain(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShape
   std::copy_n(w, bytes, out.packed.as<int8_t>());
 }
 
+// Where byte k of an extra dword (layout.h) comes from: image row and kernel column.
+struct Tap {
+  int64_t row, column;
+};
+Tap extra_tap(int64_t stride, int64_t extra, int64_t k) {
+  if (stride == 2) return {4, extra == 0 ? k : k == 2 ? 4 : -1};
+  return {4 + k % 2, extra < 2 ? 2 * extra + k / 2 : k / 2 == 1 ? 4 : -1};
+}
+
+// The vectors of one kernel column and row group, or one extra: byte k of a channel's dword is value(channel, k).
+// Returns where the next ones begin.
+template <class T, class F>
+T* pack_vectors(const DwconvLayout& layout, int64_t width, int64_t channels, T* packed, F value) {
+  for (int64_t v = 0; v < layout.block; ++v) {
+    T* dword = packed + (v % 16 / 4 * (layout.block / 4) + v / 16 * 4 + v % 4) * layout.group;
+    for (int64_t k = 0; k < layout.group && v % width < channels; ++k) dword[k] = value(v % width, k);
+  }
+  return packed + layout.block * layout.group;
+}
+
 // T: the type in which a kernel multiplies, so that `group` weights fill a dword.
 template <class T>
 void pack_blocks(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShape& shape, DwconvI8Weights& out) {
@@ -41,23 +61,32 @@ void pack_blocks(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShap
   out.kernel = &kernel;
   out.shape = shape;
   out.column_sums = column_sums_of(w, shape);
-  out.packed = Buffer(static_cast<size_t>(layout.blocks * layout.block_bytes));
+  out.packed = Buffer(static_cast<size_t>(layout.bytes()));
   T* packed = out.packed.as<T>();
+  const auto weight_at = [&](int64_t c, int64_t i, int64_t j) {
+    const bool exists = i >= 0 && i < shape.kernel_h && j >= 0;
+    return exists ? w[(c * shape.kernel_h + i) * shape.kernel_w + j] : int8_t{0};
+  };
   for (int64_t b = 0; b < layout.blocks; ++b) {
     const int64_t channels = std::min(layout.block, shape.channels - b * layout.block);
     const int64_t width = layout.block / dwconv_parts(layout.block, channels);
     for (int64_t line = 0; line < layout.lines; ++line)
       for (int64_t j = 0; j < shape.kernel_w; ++j)
         for (int64_t g = 0; g < layout.groups; ++g)
-          for (int64_t v = 0; v < layout.block; ++v) {
-            T* dword = packed + (v % 16 / 4 * (layout.block / 4) + v / 16 * 4 + v % 4) * layout.group;
-            const int64_t c = b * layout.block + v % width;
-            for (int64_t k = 0; k < layout.group && v % width < channels; ++k) {
-              const int64_t i = g * layout.group + k - line * shape.stride_h;
-              if (i >= 0 && i < shape.kernel_h) dword[k] = w[(c * shape.kernel_h + i) * shape.kernel_w + j];
-            }
-            if (v + 1 == layout.block) packed += layout.block * layout.group;
-          }
+          packed = pack_vectors(layout, width, channels, packed, [&](int64_t channel, int64_t k) {
+            const int64_t i = g * layout.group + k - line * shape.stride_h;
+            return weight_at(b * layout.block + channel, i, j);
+          });
+  }
+  for (int64_t b = 0; b < layout.blocks; ++b) {
+    const int64_t channels = std::min(layout.block, shape.channels - b * layout.block);
+    const int64_t width = layout.block / dwconv_parts(layout.block, channels);
+    for (int64_t line = 0; line < layout.extra_lines; ++line)
+      for (int64_t extra = 0; extra < layout.extras; ++extra)
+        packed = pack_vectors(layout, width, channels, packed, [&](int64_t channel, int64_t k) {
+          const Tap tap = extra_tap(shape.stride_h, extra, k);
+          return weight_at(b * layout.block + channel, tap.row - line, tap.column);
+        });
   }
 }
 

@@ -8,6 +8,11 @@
 // Line 0 serves the upper of two output rows, line 1 the lower: the same weights stride_h image rows later, so that
 // both use the same interleaved bytes. A last block of few channels repeats them: its vectors hold `parts` neighbouring
 // output pixels side by side.
+//
+// Four rows leave one or two of a 5x5 kernel's image rows over, whose dwords would be mostly empty. So that walks
+// (walk.h) fill them, these rows' weights lie behind all blocks once more, [block][line r][extra][4 * block bytes]: a
+// dword holds, at stride 1, rows 4 and 5 of columns {0, 1}, {2, 3} and {none, 4}; at stride 2 row 4 of columns {0, 1,
+// 2, 3} and {none, none, 4, none}.
 #pragma once
 
 #include "kernels/dwconv_i8/dwconv_i8.h"
@@ -21,6 +26,7 @@ struct DwconvLayout {
   int64_t lines;   // output rows at once
   int64_t blocks;
   int64_t block_bytes;
+  int64_t extras = 0, extra_bytes = 0, extra_lines = 0;  // extra vectors of 4 * block bytes a line, their lines
 
   DwconvLayout(const DwconvShape& shape, int block_channels, int group_rows)
       : block(block_channels), group(group_rows) {
@@ -28,6 +34,19 @@ struct DwconvLayout {
     lines = shape.dilation_h == 1 && shape.kernel_h + shape.stride_h <= groups * group ? 2 : 1;
     blocks = (shape.channels + block - 1) / block;
     block_bytes = lines * shape.kernel_w * groups * 4 * block;
+    if (group != 4 || shape.kernel_h != 5 || shape.kernel_w != 5 || shape.dilation_h != 1 || shape.dilation_w != 1)
+      return;
+    if (shape.stride_h != shape.stride_w || shape.stride_h > 2) return;
+    extras = shape.stride_h == 1 ? 3 : 2;
+    extra_lines = shape.stride_h == 1 ? 2 : 1;
+    extra_bytes = extras * 4 * block;
+  }
+
+  int64_t bytes() const { return blocks * (block_bytes + extra_lines * extra_bytes); }
+
+  template <class T>
+  T* extra(T* packed, int64_t b) const {
+    return packed + blocks * block_bytes + b * extra_lines * extra_bytes;
   }
 };
 
