@@ -1,7 +1,7 @@
 # The only list of instruction sets. A kernel file x86_<isa>.cpp is compiled with LOWBIT_FLAGS_<isa>; everything else with the
 # architecture's baseline. To add an ISA: one line here, one enumerator in base/cpu.h, one row in each kernel table.
-set(LOWBIT_FLAGS_avx2 -mavx2 -mfma)
-set(LOWBIT_FLAGS_avxvnni -mavx2 -mfma -mavxvnni)
+set(LOWBIT_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(LOWBIT_FLAGS_avxvnni -mavx2 -mfma -mf16c -mavxvnni)
 set(LOWBIT_FLAGS_avx512vnni -mavx2 -mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND LOWBIT_FLAGS_avx512vnni -Wno-uninitialized -Wno-maybe-uninitialized)  # GCC's own <avx512fintrin.h> warns (GCC bug 105593)

@@ -20,7 +20,7 @@ constexpr std::array kIsas = {Isa::scalar, Isa::avx2, Isa::avxvnni, Isa::avx512v
 
 // __builtin_cpu_supports also asks the operating system (XGETBV), which the plain CPUID bits do not.
 bool detect(Isa isa) {
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   switch (isa) {
     case Isa::scalar:
       return true;

@@ -18,6 +18,7 @@
 #include "bindings/bindings.h"
 #include "bindings/rows.h"
 #include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 
 namespace py = pybind11;
@@ -41,11 +42,29 @@ Buffer copy(const Array<T>& array) {
   return buffer;
 }
 
+// With the slack that an epilogue's constants have.
+Buffer padded(const Array<float>& values) {
+  Buffer buffer(static_cast<size_t>(values.size() + kernels::Epilogue::kSlack) * sizeof(float));
+  std::copy_n(values.data(), values.size(), buffer.as<float>());
+  return buffer;
+}
+
 template <class T>
 const T* pointer(const Optional<T>& array, int64_t size, const char* message) {
   if (!array) return nullptr;
   require(array->size() == size, message);
   return array->data();
+}
+
+void end_epilogue(kernels::Epilogue& e, float residual_multiplier, int32_t lo, int32_t hi,
+                  const Optional<uint8_t>& table, float min, float max, const std::string& output_type) {
+  require(output_type == "u8" || output_type == "f32", "output must be u8 or f32");
+  require(0 <= lo && lo <= hi && hi <= 255, "need 0 <= lo <= hi <= 255");
+  e.residual_multiplier = residual_multiplier;
+  e.lo = lo, e.hi = hi;
+  e.table = pointer(table, 256, "the table must have 256 entries");
+  e.min = min, e.max = max;
+  e.output = output_type == "u8" ? DType::u8 : DType::f32;
 }
 
 // The grid of a call and where its operands lie; y and the residual are [rows][pitch].
@@ -90,10 +109,11 @@ Geometry geometry(int64_t x_size, const py::array& w, std::optional<Three> grid,
 }
 
 // Runs `tasks` tasks in this thread, or as many as the kernel wants on `threads` threads; then again `repeats` times
-// under the clock. Returns seconds a call.
-template <class Kernel, class Args>
-double execute(const Kernel& kernel, const Args& args, int64_t tasks, int threads, int64_t repeats) {
+// under the clock, after `prepare`. Returns seconds a call.
+template <class Kernel, class Args, class Prepare>
+double execute(const Kernel& kernel, const Args& args, int64_t tasks, int threads, int64_t repeats, Prepare&& prepare) {
   const auto once = [&] {
+    prepare();
     if (threads <= 1) {
       for (int64_t task = 0; task < tasks; ++task) kernel.run(args, task, tasks);
       return;
@@ -127,9 +147,7 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   const kernels::GemmI8Kernel& kernel = find(kernels::gemm_i8_kernels(), name);
   const Geometry g = geometry(x.size(), w, grid, strides, std::move(taps), pitch);
   require(multiplier.size() == g.n && bias.size() == g.n, "multiplier and bias must be [n]");
-  require(output_type == "u8" || output_type == "f32", "output must be u8 or f32");
-  require(0 <= lo && lo <= hi && hi <= 255 && tasks > 0 && repeats >= 0,
-          "need 0 <= lo <= hi <= 255, tasks > 0, repeats >= 0");
+  require(tasks > 0 && repeats >= 0, "need tasks > 0, repeats >= 0");
   const Buffer codes = copy(x);
 
   kernels::GemmI8Weights weights;
@@ -142,28 +160,68 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   args.x_zero_point = x_zero_point;
   args.x_zero_points = pointer(x_zero_points, g.grid.n, "x_zero_points must be one a sample");
   kernels::Epilogue& e = args.epilogue;
-  const auto padded = [&](const Array<float>& values) {
-    Buffer buffer(static_cast<size_t>(g.n + kernels::Epilogue::kSlack) * sizeof(float));
-    std::copy_n(values.data(), g.n, buffer.as<float>());
-    return buffer;
-  };
   const Buffer multipliers = padded(multiplier), biases = padded(bias);
   e.multiplier = multipliers.as<float>();
   e.bias = biases.as<float>();
   e.row_scale = pointer(row_scale, g.grid.n, "row_scale must be one a sample");
   const uint8_t* shortcut = pointer(residual, g.grid.rows() * g.pitch, "the residual must be [rows][pitch]");
   if (shortcut != nullptr) e.residual = g.rows(shortcut);
-  e.residual_multiplier = residual_multiplier;
-  e.lo = lo;
-  e.hi = hi;
-  e.table = pointer(table, 256, "the table must have 256 entries");
-  e.min = min;
-  e.max = max;
-  e.output = output_type == "u8" ? DType::u8 : DType::f32;
+  end_epilogue(e, residual_multiplier, lo, hi, table, min, max, output_type);
   e.bounded = bounded;
   py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
   args.y = g.rows(y.mutable_data());
-  const double seconds = execute(kernel, args, tasks, threads, repeats);
+  const double seconds = execute(kernel, args, tasks, threads, repeats, [] {});
+  return py::make_tuple(y, seconds);
+}
+
+py::tuple run_i4(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& codes,
+                 const Array<uint16_t>& scales, int64_t group_size, const Array<float>& multiplier,
+                 const Array<float>& bias, const Optional<uint8_t>& zero_points, int32_t x_zero_point,
+                 const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
+                 const Optional<uint8_t>& residual, float residual_multiplier, int32_t lo, int32_t hi,
+                 const Optional<uint8_t>& table, float min, float max, const std::string& output_type, int64_t pitch,
+                 int64_t tasks, int threads, int64_t repeats, int64_t copies) {
+  const kernels::GemmI4Kernel& kernel = find(kernels::gemm_i4_kernels(), name);
+  require(x.ndim() == 2 && codes.ndim() == 2 && scales.ndim() == 2, "x, codes and scales must be matrices");
+  const int64_t rows = x.shape(0), k = x.shape(1), n = codes.shape(0);
+  require(n > 0 && k > 0 && codes.shape(1) == (k + 1) / 2, "codes must be [n][ceil(k / 2)]");
+  require(group_size > 0 && (group_size % 8 == 0 || group_size == k), "group_size must be a multiple of 8, or k");
+  const kernels::GemmI4Source source{codes.data(),
+                                     scales.data(),
+                                     pointer(zero_points, scales.size(), "zero_points must have the shape of scales"),
+                                     n,
+                                     k,
+                                     group_size};
+  require(scales.shape(0) == n && scales.shape(1) == source.groups(), "scales must be [n][groups]");
+  require(source.groups() <= kernels::GemmI4Args::kMaxGroups, "too many groups");
+  require(multiplier.size() == n && bias.size() == n, "multiplier and bias must be [n]");
+  require(tasks > 0 && repeats >= 0 && copies > 0, "need tasks > 0, repeats >= 0, copies > 0");
+  const Buffer values = copy(x);
+  std::vector<kernels::GemmI4Weights> weights(static_cast<size_t>(copies));
+  for (kernels::GemmI4Weights& w : weights) kernel.pack(kernel, source, w);
+  kernels::GemmI4Args args;
+  args.weights = weights.data();
+  args.grid = {rows, 1, 1};
+  args.x = {values.as<const uint8_t>(), k, k, k};
+  args.x_zero_point = x_zero_point;
+  args.x_zero_points = pointer(x_zero_points, rows, "x_zero_points must be one a row");
+  kernels::Epilogue& e = args.epilogue;
+  const Buffer multipliers = padded(multiplier), biases = padded(bias);
+  e.multiplier = multipliers.as<float>();
+  e.bias = biases.as<float>();
+  e.row_scale = pointer(row_scale, rows, "row_scale must be one a row");
+  pitch = pitch > 0 ? pitch : n;
+  require(pitch >= n, "the pitch must be at least n");
+  const uint8_t* shortcut = pointer(residual, rows * pitch, "the residual must be [rows][pitch]");
+  if (shortcut != nullptr) e.residual = {shortcut, pitch, pitch, pitch};
+  end_epilogue(e, residual_multiplier, lo, hi, table, min, max, output_type);
+  Geometry g;
+  g.grid = args.grid, g.pitch = pitch;
+  py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
+  args.y = {y.mutable_data(), pitch, pitch, pitch};
+  size_t turn = 0;
+  const double seconds =
+      execute(kernel, args, tasks, threads, repeats, [&] { args.weights = &weights[turn++ % weights.size()]; });
   return py::make_tuple(y, seconds);
 }
 
@@ -190,7 +248,7 @@ py::tuple run_f32(const std::string& name, const Array<float>& x, const Array<fl
   args.max = max;
   Array<float> y = output<float>(g);
   args.y = g.rows(y.mutable_data());
-  const double seconds = execute(kernel, args, tasks, threads, repeats);
+  const double seconds = execute(kernel, args, tasks, threads, repeats, [] {});
   return py::make_tuple(y, seconds);
 }
 
@@ -203,6 +261,9 @@ void bind_gemm(py::module_& m) {
   m.def(
       "gemm_i8_kernels", [] { return describe(kernels::gemm_i8_kernels()); },
       "The rows of the int8 matrix kernel: name, isa, mr, nr, available.");
+  m.def(
+      "gemm_i4_kernels", [] { return describe(kernels::gemm_i4_kernels()); },
+      "The rows of the int4 matrix kernel: name, isa, mr, nr, available.");
   m.def(
       "gemm_f32_kernels", [] { return describe(kernels::gemm_f32_kernels()); },
       "The rows of the float32 matrix kernel: name, isa, mr, nr, available.");
@@ -232,6 +293,18 @@ void bind_gemm(py::module_& m) {
         py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,
         py::arg("output") = "u8", py::arg("bounded") = false, py::arg("pitch") = 0, py::arg("tasks") = 1,
         py::arg("threads") = 1, py::arg("repeats") = 0);
+  m.def(
+      "gemm_i4", run_i4,
+      "Runs one row of the int4 kernel: x [rows][k], codes [n][ceil(k / 2)], scales as half floats' bits [n][groups]. "
+      "copies: of the weights, used in turn. Returns ([rows][pitch], seconds a call).",
+      py::arg("kernel"), py::arg("x").noconvert(), py::arg("codes").noconvert(), py::arg("scales").noconvert(),
+      py::arg("group_size"), py::arg("multiplier").noconvert(), py::arg("bias").noconvert(), py::kw_only(),
+      py::arg("zero_points").noconvert() = none, py::arg("x_zero_point") = 0,
+      py::arg("x_zero_points").noconvert() = none, py::arg("row_scale").noconvert() = none,
+      py::arg("residual").noconvert() = none, py::arg("residual_multiplier") = 0.0f, py::arg("lo") = 0,
+      py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,
+      py::arg("output") = "u8", py::arg("pitch") = 0, py::arg("tasks") = 1, py::arg("threads") = 1,
+      py::arg("repeats") = 0, py::arg("copies") = 1);
   m.def("gemm_f32", run_f32,
         "Runs one row of the float32 kernel; returns ([rows][pitch], seconds a call). Defaults: a matrix product x "
         "[rows][k], "

@@ -48,4 +48,22 @@ struct Epilogue {
   bool changes_codes() const { return output == DType::u8 && (table != nullptr || lo > 0 || hi < 255); }
 };
 
+// Where the results of a matrix kernel's tile go: some rows, and a panel of channels.
+struct OutputTile {
+  void* const* y;                  // rows, at channel 0
+  const uint8_t* const* residual;  // the same; null: none
+  const float* row_scales;         // of the rows; null: none
+  int64_t channel;                 // the panel's first
+  int columns;                     // channels to store
+  const float* multiplier;         // [columns], readable to the end of the panel
+  const float* bias;               // the same
+  const Epilogue* epilogue;        // all but its per-channel and per-row pointers
+};
+
+// A row's results, from the panel's first channel on.
+template <class T>
+static inline T* row_of(const OutputTile& tile, int row) {
+  return static_cast<T*>(tile.y[row]) + tile.channel;
+}
+
 }  // namespace lowbit::kernels

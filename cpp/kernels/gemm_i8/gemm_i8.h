@@ -41,24 +41,16 @@ struct GemmI8Args {
 
 // What a micro-kernel sees: up to mr rows times one panel. Rows come as pointers into lists that serve all panels; the
 // epilogue's pointers are already moved to the panel's first channel.
-struct GemmI8Tile {
+struct GemmI8Tile : OutputTile {
   static constexpr int kMaxRows = 16;
   const uint8_t* const* x;
-  void* const* y;                  // at channel 0
-  const uint8_t* const* residual;  // at channel 0; null: none
   const int32_t* row_zero_points;  // null: x_zero_point for all
   const int32_t* row_sums;         // what the kernel's row_sums gave
-  const float* row_scales;         // null: none
-  int64_t channel;                 // the panel's first
   const int8_t* panel;             // [taps][quads][nr][4]
   const int32_t* column_sums;      // [nr]
   const int64_t* taps;
   int64_t tap_count, quads;  // quads = ceil(run / 4)
-  int columns;               // channels to store, <= nr
   int32_t x_zero_point;
-  const float* multiplier;   // [columns], readable to nr
-  const float* bias;         // the same
-  const Epilogue* epilogue;  // all but its per-channel and per-row pointers
 };
 
 // A micro-kernel: one function for each height.

@@ -13,8 +13,8 @@
 // Included by ISA files only: everything has internal linkage.
 #pragma once
 
-#include "base/numerics.h"
 #include "kernels/gemm_i8/tiles.h"
+#include "kernels/store.h"
 #include "kernels/unroll.h"
 
 namespace lowbit::kernels {
@@ -22,46 +22,6 @@ namespace {
 
 // How far ahead in the weights to prefetch, in bytes: few rows stream them from L3 or memory as fast as it goes.
 constexpr int64_t prefetch_bytes(int rows, int lanes) { return 4 * rows <= lanes ? 12288 : 1536; }
-
-// What few layers need: bounds within the codes, and the table.
-__attribute__((noinline)) void change_codes(const GemmI8Tile& t, int rows) {
-  const Epilogue& e = *t.epilogue;
-  const auto lo = static_cast<uint8_t>(e.lo), hi = static_cast<uint8_t>(e.hi);
-  for (int r = 0; r < rows; ++r) {
-    uint8_t* codes = row_of<uint8_t>(t, r);
-    for (int c = 0; c < t.columns; ++c) codes[c] = codes[c] < lo ? lo : codes[c] > hi ? hi : codes[c];
-    for (int c = 0; c < t.columns && e.table != nullptr; ++c) codes[c] = e.table[codes[c]];
-  }
-}
-
-// The epilogue to floats, or to codes that must be clamped as floats, over accumulators in memory: out of line and in a
-// loop, for it is the rarer one, and unrolled it would double the code of every tile height.
-template <class V>
-__attribute__((noinline)) void store_any(const GemmI8Tile& t, const int32_t* sums, int rows, int stride) {
-  const Epilogue& e = *t.epilogue;
-  for (int c = 0; c < t.columns; c += V::kLanes) {
-    const int count = t.columns - c;
-    const typename V::Float multiplier = V::load_floats(t.multiplier + c), bias = V::load_floats(t.bias + c);
-    for (int r = 0; r < rows; ++r) {
-      const typename V::Float sum = V::to_float(V::load(sums + r * stride + c));
-      typename V::Float value = t.row_scales == nullptr
-                                    ? V::fma(sum, multiplier, bias)
-                                    : V::fma(V::multiply(sum, multiplier), V::broadcast(t.row_scales[r]), bias);
-      if (t.residual != nullptr) {
-        const auto residual = V::to_float(V::load_codes(t.residual[r] + t.channel + c, count));
-        value = V::fma(residual, V::broadcast(e.residual_multiplier), value);
-      }
-      if (e.output == DType::f32) {
-        V::store(row_of<float>(t, r) + c, V::clamp(value, V::broadcast(e.min), V::broadcast(e.max)), count);
-      } else {
-        float values[V::kLanes];
-        V::store(values, value, V::kLanes);
-        for (int i = 0; i < V::kLanes && i < count; ++i)
-          row_of<uint8_t>(t, r)[c + i] = code_from_float(values[i], 0, e.lo, e.hi);
-      }
-    }
-  }
-}
 
 template <class V, int kRows, int kVectors>
 struct Tile {
@@ -156,11 +116,12 @@ struct Tile {
   }
 
   static LOWBIT_INLINE void spill(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
-    alignas(64) int32_t sums[kRows * kColumns];
+    alignas(64) float sums[kRows * kColumns];
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       LOWBIT_UNROLL
-      for (int v = 0; v < kVectors; ++v) V::store(sums + r * kColumns + v * V::kLanes, acc[r][v]);
+      for (int v = 0; v < kVectors; ++v)
+        V::store(sums + r * kColumns + v * V::kLanes, V::to_float(acc[r][v]), V::kLanes);
     }
     store_any<V>(t, sums, kRows, kColumns);
   }

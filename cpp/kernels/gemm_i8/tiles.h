@@ -5,12 +5,6 @@
 
 namespace lowbit::kernels {
 
-// Where a row's results go, from the panel's first channel on.
-template <class T>
-static inline T* row_of(const GemmI8Tile& tile, int row) {
-  return static_cast<T*>(tile.y[row]) + tile.channel;
-}
-
 extern const GemmI8Tiles gemm_i8_scalar_4x8;
 extern const GemmI8Tiles gemm_i8_avx2_4x16;
 extern const GemmI8Tiles gemm_i8_avxvnni_6x16;

@@ -6,8 +6,9 @@
 #if !defined(__AVX2__) || defined(__AVX512F__)
 #error "compile with the flags of avx2 in cpp/isa.cmake"
 #endif
+#include "kernels/avx2.h"
 #include "kernels/flip.h"
-#include "kernels/gemm_i8/avx2.h"
+#include "kernels/gemm_i8/tile.h"
 
 namespace lowbit::kernels {
 namespace {

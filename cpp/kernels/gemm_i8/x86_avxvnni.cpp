@@ -2,7 +2,8 @@
 #if !defined(__AVXVNNI__) || defined(__AVX512F__)
 #error "compile with the flags of avxvnni in cpp/isa.cmake"
 #endif
-#include "kernels/gemm_i8/avx2.h"
+#include "kernels/avx2.h"
+#include "kernels/gemm_i8/tile.h"
 
 namespace lowbit::kernels {
 namespace {

@@ -1,9 +1,12 @@
-// What the two 256-bit policies of tile.h share: everything but the dot product.
+// 256-bit vectors for the tiles of the integer matrix kernels: everything but the dot product. For ISA files only:
+// everything has internal linkage.
 #pragma once
 
 #include <immintrin.h>
 
-#include "kernels/gemm_i8/tile.h"
+#include <cstdint>
+
+#include "kernels/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -22,7 +25,6 @@ struct Avx2 {
   static LOWBIT_INLINE Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
   static LOWBIT_INLINE Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
   static LOWBIT_INLINE Float clamp(Float a, Float min, Float max) { return _mm256_min_ps(max, _mm256_max_ps(min, a)); }
-  static LOWBIT_INLINE void store(int32_t* p, Int a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
   static LOWBIT_INLINE Int broadcast_quad(const uint8_t* x) {
     int32_t quad;
     __builtin_memcpy(&quad, x, 4);

@@ -1,0 +1,88 @@
+// u8 x u4 matrix product with a scale for each group of weights.
+//
+//   acc[r, c, g] = sum_{k in group g} x[r, k] * (q[c, k] - z[c, g])                        exact in int32
+//   t[r, c]      = -x_zero_point(r) * offset[c], then for ascending g: t = fma(float(acc[r, c, g]), scale[c, g], t)
+//   offset[c]    = the sum over g of scale[c, g] * sum_{k in group g} (q[c, k] - z[c, g]), in float64, g ascending
+//   y[r, c]      = epilogue(t[r, c]), as in kernel.h with t in place of float(acc)
+//
+// Codes q are 0 .. 15, zero points z the same (8 for all where weights are symmetric), scales half floats. A group is
+// group_size adjacent k; the last one may be shorter. The zero points are taken out with the sums of x over a group,
+// which are found once for all channels.
+// Limits: group_size a multiple of 8 unless it is k; at most kMaxGroups groups; 255 * 15 * group_size < 2^31.
+// x is read up to 7 bytes past a row (those bytes meet codes of zero): buffers carry that slack.
+#pragma once
+
+#include <span>
+
+#include "base/buffer.h"
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct GemmI4Kernel;
+
+// Weights as a model holds them.
+struct GemmI4Source {
+  const uint8_t* codes;        // [n][ceil(k / 2)]: two a byte, the low nibble first
+  const uint16_t* scales;      // half floats [n][groups], finite
+  const uint8_t* zero_points;  // [n][groups]; null: 8
+  int64_t n, k, group_size;
+  int64_t groups() const { return (k + group_size - 1) / group_size; }
+};
+
+// Weights in the layout of one kernel: panels of nr channels, in which each group is one run of memory:
+//   half floats [nr]; zero points [nr], in whole 64 bytes (only if affine); codes [ceil(length / 8)][nr][4]
+// with byte j of a step of 8 k holding k = j in its low nibble and k = 4 + j in the high one; zero where padded.
+struct GemmI4Weights {
+  const GemmI4Kernel* kernel = nullptr;
+  int64_t n = 0, k = 0, group_size = 0;
+  bool affine = false;
+  Buffer panels;
+  Buffer offsets;  // float [n rounded up to nr]
+  int64_t groups() const { return (k + group_size - 1) / group_size; }
+  size_t bytes() const { return panels.bytes() + offsets.bytes(); }
+};
+
+struct GemmI4Args {
+  static constexpr int64_t kMaxGroups = 2048;
+  const GemmI4Weights* weights = nullptr;
+  Grid grid;
+  Rows<const uint8_t> x;
+  int32_t x_zero_point = 0;                // static
+  const uint8_t* x_zero_points = nullptr;  // [grid.n]: dynamic, one a sample; overrides x_zero_point
+  Epilogue epilogue;
+  Rows<void> y;  // as in GemmI8Args
+};
+
+// What a micro-kernel sees: up to mr rows times one panel.
+struct GemmI4Tile : OutputTile {
+  static constexpr int kMaxRows = 8;
+  const uint8_t* const* x;
+  const int32_t* const* group_sums;  // of each row, [groups]: sum of x
+  const int32_t* zero_points;        // of the rows' x
+  const uint8_t* panel;
+  const float* offsets;  // [nr]
+  int64_t k, group_size;
+  bool affine;
+};
+
+// A micro-kernel: one function for each height.
+struct GemmI4Tiles {
+  void (*of_rows[GemmI4Tile::kMaxRows])(const GemmI4Tile&);  // [rows - 1], to mr
+};
+
+struct GemmI4Kernel {
+  const char* name;
+  Isa isa;
+  int mr, nr;  // tile: rows x output channels
+  const GemmI4Tiles* tiles;
+  void (*group_sums)(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums);  // of a row
+  void (*pack)(const GemmI4Kernel&, const GemmI4Source&, GemmI4Weights& out);
+  int64_t (*tasks)(const GemmI4Args&, int threads);
+  void (*run)(const GemmI4Args&, int64_t task, int64_t tasks);
+};
+
+std::span<const GemmI4Kernel> gemm_i4_kernels();  // the table, best first
+const GemmI4Kernel& select_gemm_i4(Isa cap);
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,40 @@
+// What the two 256-bit policies of tile.h share: everything but the dot product. Derived gives
+// dot(acc, x, w, x', w') = acc + the eight products of a lane.
+#pragma once
+
+#include "kernels/avx2.h"
+#include "kernels/gemm_i4/tile.h"
+
+namespace lowbit::kernels {
+namespace {
+
+template <class Derived>
+struct Nibbles256 : Avx2 {
+  static LOWBIT_INLINE Float half(const uint8_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static LOWBIT_INLINE Int bytes(const uint8_t* p) { return load_codes(p, kLanes); }
+
+  template <int kRows, int kVectors>
+  static LOWBIT_INLINE void step(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
+                                 Int (&acc)[kRows][kVectors]) {
+    const Int mask = _mm256_set1_epi8(15);
+    Int low[kVectors], high[kVectors];
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const Int pairs = load(w + v * 32);
+      if (v % 2 == 0) __builtin_prefetch(w + v * 32 + (kRows <= 2 ? 8192 : 1024));
+      low[v] = _mm256_and_si256(pairs, mask);
+      high[v] = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), mask);
+    }
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Int x_low = broadcast_quad(x[r] + k), x_high = broadcast_quad(x[r] + k + 4);
+      LOWBIT_UNROLL
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = Derived::dot(acc[r][v], x_low, low[v], x_high, high[v]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace lowbit::kernels

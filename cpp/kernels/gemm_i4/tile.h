@@ -1,0 +1,105 @@
+// The micro-kernel, once for all ISAs: kRows rows x kVectors vectors of output channels, accumulators in registers for
+// one group, floats in memory (a tile of them stays in L1). A policy V gives the vectors (avx2.h, avx512.h) and
+//
+//   V::step(x, k, w, acc)   acc += the products of eight k, which start at x[r] + k and at w
+//   V::half(p), V::bytes(p) a vector of half floats as floats, of bytes as int32
+//
+// Included by ISA files only: everything has internal linkage.
+#pragma once
+
+#include "kernels/gemm_i4/tiles.h"
+#include "kernels/store.h"
+#include "kernels/unroll.h"
+
+namespace lowbit::kernels {
+namespace {
+
+template <class V, int kRows, int kVectors>
+struct Tile {
+  using Int = typename V::Int;
+  using Float = typename V::Float;
+  static constexpr int kColumns = kVectors * V::kLanes;
+
+  static void run(const GemmI4Tile& t) {
+    alignas(64) float sums[kRows * kColumns];
+    const uint8_t* x[kRows];
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      x[r] = t.x[r];
+      const Float zero_point = V::broadcast(-static_cast<float>(t.zero_points[r]));
+      LOWBIT_UNROLL
+      for (int v = 0; v < kVectors; ++v)
+        V::store(at(sums, r, v), V::multiply(zero_point, V::load_floats(t.offsets + v * V::kLanes)), V::kLanes);
+    }
+    const uint8_t* w = t.panel;
+    int64_t group = 0;
+    for (int64_t k = 0; k < t.k; ++group) {
+      const int64_t end = k + t.group_size < t.k ? k + t.group_size : t.k;
+      const uint8_t* scales = w;
+      Int acc[kRows][kVectors];
+      start(t, group, w, acc);
+      w += gemm_i4_head(kColumns, t.affine);
+      for (; k < end; k += 8, w += kColumns * 4) V::step(x, k, w, acc);
+      k = end;
+      add(acc, scales, sums);
+    }
+    store_any<V>(t, sums, kRows, kColumns);
+    if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr) change_codes(t, kRows);
+  }
+
+  static LOWBIT_INLINE float* at(float* sums, int r, int v) { return sums + r * kColumns + v * V::kLanes; }
+
+  // acc = -zero_point * the group's sum of x.
+  static LOWBIT_INLINE void start(const GemmI4Tile& t, int64_t group, const uint8_t* head,
+                                  Int (&acc)[kRows][kVectors]) {
+    if (!t.affine) {
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const Int sum = V::broadcast(-8 * t.group_sums[r][group]);
+        LOWBIT_UNROLL
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = sum;
+      }
+      return;
+    }
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const Int zero_points = V::bytes(head + 2 * kColumns + v * V::kLanes);
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) acc[r][v] = V::multiply(zero_points, V::broadcast(-t.group_sums[r][group]));
+    }
+  }
+
+  static LOWBIT_INLINE void add(Int (&acc)[kRows][kVectors], const uint8_t* scales, float* sums) {
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const Float scale = V::half(scales + v * V::kLanes * 2);
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        float* sum = at(sums, r, v);
+        V::store(sum, V::fma(V::to_float(acc[r][v]), scale, V::load_floats(sum)), V::kLanes);
+      }
+    }
+  }
+};
+
+// The tiles of 1 .. kRows rows.
+template <class V, int kRows, int kVectors>
+consteval GemmI4Tiles tiles() {
+  GemmI4Tiles result{};
+  if constexpr (kRows > 1) result = tiles<V, kRows - 1, kVectors>();
+  result.of_rows[kRows - 1] = Tile<V, kRows, kVectors>::run;
+  return result;
+}
+
+// The sums of x over each group; the compiler vectorizes the inner loop.
+inline void sum_groups(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums) {
+  for (int64_t first = 0; first < k; first += group_size) {
+    const int64_t end = first + group_size < k ? first + group_size : k;
+    int32_t sum = 0;
+    for (int64_t i = first; i < end; ++i) sum += x[i];
+    *sums++ = sum;
+  }
+}
+
+}  // namespace
+}  // namespace lowbit::kernels

@@ -1,0 +1,62 @@
+// vpdpbusd on 512 bits: u8 times a nibble, which is a non-negative s8.
+#if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#error "compile with the flags of avx512vnni in cpp/isa.cmake"
+#endif
+#include "kernels/avx512.h"
+#include "kernels/gemm_i4/tile.h"
+
+namespace lowbit::kernels {
+namespace {
+
+struct Nibbles512 : Avx512 {
+  static LOWBIT_INLINE Float half(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static LOWBIT_INLINE Int bytes(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+
+  template <int kRows, int kVectors>
+  static LOWBIT_INLINE void step(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
+                                 Int (&acc)[kRows][kVectors]) {
+    half_step<false>(x, k, w, acc);
+    half_step<true>(x, k + 4, w, acc);
+  }
+
+ private:
+  // Few rows stream the weights from L3 or memory.
+  static constexpr int64_t prefetch_bytes(int rows) { return rows <= 4 ? 8192 : 2048; }
+
+  // The low or the high nibbles. Four vectors of weights at a time are all that fit beside 24 accumulators. As an
+  // intrinsic, GCC 12 would copy accumulators that change twice in a loop through memory, three times slower.
+  template <bool kHigh, int kRows, int kVectors>
+  static LOWBIT_INLINE void half_step(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
+                                      Int (&acc)[kRows][kVectors]) {
+    Int weights[kVectors];
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      Int pairs = load(w + v * 64);
+      if constexpr (kHigh) pairs = _mm512_srli_epi16(pairs, 4);
+      if constexpr (!kHigh) __builtin_prefetch(w + v * 64 + prefetch_bytes(kRows));
+      weights[v] = _mm512_and_si512(pairs, _mm512_set1_epi8(15));
+    }
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      int32_t quad;
+      __builtin_memcpy(&quad, x[r] + k, 4);
+      const Int operand = broadcast(quad);
+      LOWBIT_UNROLL
+      for (int v = 0; v < kVectors; ++v) asm("vpdpbusd %2, %1, %0" : "+v"(acc[r][v]) : "v"(operand), "v"(weights[v]));
+    }
+  }
+};
+
+}  // namespace
+
+constinit const GemmI4Tiles gemm_i4_avx512vnni_6x64 = tiles<Nibbles512, 6, 4>();
+
+void gemm_i4_group_sums_avx512vnni(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums) {
+  sum_groups(x, k, group_size, sums);
+}
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,134 @@
+"""Every row of the four-bit matrix kernel equals gemm_i4.h's equations bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowbit import _core
+from lowbit.ops.integer import fma
+
+Array = npt.NDArray[Any]
+ROWS = [row["name"] for row in _core.gemm_i4_kernels() if row["available"]]
+
+
+def packed(codes: Array) -> Array:
+    """Two a byte, the low nibble first."""
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
+
+
+def expected(x: Array, codes: Array, scales: Array, group_size: int, p: dict[str, Any]) -> Array:
+    """gemm_i4.h and kernel.h, each operation rounded to float32 once."""
+    rows, k = x.shape
+    zero_x = p["x_zero_points"] if p.get("x_zero_points") is not None else np.full(rows, p.get("x_zero_point", 0))
+    zero_w = p["zero_points"] if p.get("zero_points") is not None else np.full(scales.shape, 8)
+    factors = scales.view(np.float16).astype(np.float32)
+    centred = codes.astype(np.int64) - np.repeat(zero_w.astype(np.int64), group_size, axis=1)[:, :k]
+    parts = [slice(first, first + group_size) for first in range(0, k, group_size)]
+    offset = np.zeros(codes.shape[0])
+    for g, part in enumerate(parts):
+        offset += factors[:, g].astype(np.float64) * centred[:, part].sum(axis=1)
+    t = -zero_x.astype(np.float32)[:, None] * offset.astype(np.float32)
+    for g, part in enumerate(parts):
+        t = fma((x[:, part].astype(np.int64) @ centred[:, part].T).astype(np.float32), factors[:, g], t)
+    row_scale = p.get("row_scale")
+    factor, bias = p["multiplier"], p["bias"]
+    t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale[:, None], bias)
+    if p.get("residual") is not None:
+        t = fma(p["residual"][:, : t.shape[1]].astype(np.float32), np.float32(p["residual_multiplier"]), t)
+    if p["output"] == "f32":
+        return np.asarray(np.minimum(np.maximum(t, np.float32(p["min"])), np.float32(p["max"])))
+    y = np.rint(np.clip(t, p["lo"], p["hi"])).astype(np.int64)
+    return np.asarray(y.astype(np.uint8) if p.get("table") is None else p["table"][y])
+
+
+def check(kernel: str, x: Array, codes: Array, scales: Array, group: int, p: dict[str, Any], tasks: int = 1) -> None:
+    n = codes.shape[0]
+    residual = p.get("residual")
+    pitch = n if residual is None else residual.shape[1]
+    y, _ = _core.gemm_i4(kernel, x, packed(codes), scales, group, tasks=tasks, pitch=pitch, **p)
+    np.testing.assert_array_equal(y[:, :n], expected(x, codes, scales, group, p), err_msg=kernel, strict=True)
+    assert np.all(np.ascontiguousarray(y[:, n:]).view(np.uint8) == 0xA5), f"{kernel} wrote beyond its channels"
+
+
+def operands(rng: np.random.Generator, rows: int, n: int, k: int, group: int, flags: int) -> tuple[Any, ...]:
+    """Codes of the whole range, extreme ones often, and an epilogue; the bits of `flags` say what is in it."""
+    groups = -(-k // group)
+    x = rng.choice([0, 255, 1], (rows, k)) if rng.random() < 0.2 else rng.integers(0, 256, (rows, k))
+    codes = rng.choice([0, 15], (n, k)) if rng.random() < 0.2 else rng.integers(0, 16, (n, k))
+    scales = rng.uniform(-0.02, 0.02, (n, groups)).astype(np.float16).view(np.uint16)
+    lo, hi = (0, 255) if rng.integers(2) else sorted(int(bound) for bound in rng.integers(0, 256, 2))
+    p: dict[str, Any] = {
+        "multiplier": (rng.uniform(0.5, 2.0, n) / np.sqrt(k)).astype(np.float32),
+        "bias": (rng.integers(0, 256) + rng.uniform(-40, 40, n)).astype(np.float32),
+        "x_zero_point": int(rng.integers(0, 256)),
+        "lo": lo,
+        "hi": hi,
+        "min": float(np.float32(rng.choice([-np.inf, 0.0]))),
+        "max": float(np.float32(rng.choice([np.inf, 200.0]))),
+        "output": "f32" if flags & 1 else "u8",
+    }
+    if flags & 2:
+        p["residual"] = rng.integers(0, 256, (rows, n + int(rng.integers(0, 9))), dtype=np.uint8)
+        p["residual_multiplier"] = float(np.float32(rng.uniform(0.01, 1.5)))
+    if flags & 4 and not flags & 1:
+        p["table"] = rng.integers(0, 256, 256, dtype=np.uint8)
+    if flags & 8:
+        p["x_zero_points"] = rng.integers(0, 256, rows, dtype=np.uint8)
+    if flags & 16 and flags & 1:
+        p["row_scale"] = rng.uniform(0.5, 2.0, rows).astype(np.float32)
+    if flags & 32:
+        p["zero_points"] = rng.integers(0, 16, (n, groups), dtype=np.uint8)
+    return x.astype(np.uint8), codes.astype(np.uint8), scales, group, p
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@settings(max_examples=120, deadline=None)
+@given(
+    rows=st.integers(0, 40),
+    n=st.integers(1, 150),
+    k=st.integers(1, 150),
+    group=st.sampled_from([0, 8, 16, 24, 32, 64, 128]),
+    flags=st.integers(0, 63),
+    tasks=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_product(kernel: str, rows: int, n: int, k: int, group: int, flags: int, tasks: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check(kernel, *operands(rng, rows, n, k, group or k, flags), tasks)
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(("rows", "n", "k", "group"), [(600, 9, 64, 8), (40, 70, 4096, 8), (7, 65, 3000, 3000)])
+def test_blocks_of_rows(kernel: str, rows: int, n: int, k: int, group: int) -> None:
+    """More rows, or more sums of groups, than are held at once."""
+    rng = np.random.default_rng(k)
+    for tasks in (1, 3):
+        check(kernel, *operands(rng, rows, n, k, group, 41), tasks)
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+def test_extreme_codes_are_exact(kernel: str) -> None:
+    """Sums of 16 bits would saturate beyond two pairs; int32 sums of 32,768 products stay exact."""
+    k = 32768
+    x, codes = np.full((2, k), 255, np.uint8), np.full((3, k), 15, np.uint8)
+    scales, one = np.full((3, 1), np.float16(1)).view(np.uint16), np.ones(3, np.float32)
+    p = {"multiplier": one, "bias": 0 * one, "zero_points": np.zeros((3, 1), np.uint8), "output": "f32"}
+    y, _ = _core.gemm_i4(kernel, x, packed(codes), scales, k, **p)
+    assert np.all(y == np.float32(255 * 15 * k))
+
+
+def test_arguments_out_of_bounds_are_refused() -> None:
+    x, codes, scales = np.zeros((1, 64), np.uint8), np.zeros((2, 32), np.uint8), np.zeros((2, 2), np.uint16)
+    one = np.ones(2, np.float32)
+    for group, what in ((0, "group_size"), (12, "group_size"), (64, "scales must be"), (16, "scales must be")):
+        with pytest.raises(ValueError, match=what):
+            _core.gemm_i4("scalar_4x8", x, codes, scales, group, one, one)
+    with pytest.raises(ValueError, match="codes must be"):
+        _core.gemm_i4("scalar_4x8", x, codes[:, 1:].copy(), scales, 32, one, one)
