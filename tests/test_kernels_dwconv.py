@@ -152,6 +152,7 @@ def test_int8_equals_numpy(
     stride=st.sampled_from([1, 2]),
     padding=st.tuples(*[st.integers(0, 4)] * 4),
     dynamic=st.booleans(),
+    table=st.booleans(),
     tasks=st.integers(1, 5),
     gap=st.sampled_from([0, 0, 5]),
 )
@@ -163,6 +164,7 @@ def test_int8_fast_shapes_equal_numpy(
     stride: int,
     padding: tuple[int, int, int, int],
     dynamic: bool,
+    table: bool,
     tasks: int,
     gap: int,
 ) -> None:
@@ -176,7 +178,7 @@ def test_int8_fast_shapes_equal_numpy(
     )
     x = rng.integers(0, 256, (image[0], height, width, channels), dtype=np.uint8)
     w = rng.integers(-128, 128, (channels, size, size), dtype=np.int8)
-    p = random_epilogue(rng, (*grid, channels), size * size, 32)
+    p = random_epilogue(rng, (*grid, channels), size * size, 32 | 4 * table)
     if dynamic:
         p["x_zero_points"] = rng.integers(0, 256, image[0], dtype=np.uint8)
     check_i8(x, w, p, (stride, stride), (1, 1), tasks, gap, padding)
@@ -192,7 +194,7 @@ def test_int8_fast_shapes_with_every_tail(channels: int, size: int, stride: int)
         image = image_of((1, height, width), (size, size), (stride, stride), (1, 1), channels)
         x = rng.integers(0, 256, image, dtype=np.uint8)
         w = rng.integers(-128, 128, (channels, size, size), dtype=np.int8)
-        for flags in (0, 32):
+        for flags in (0, 32, 36):
             p = random_epilogue(rng, (1, height, width, channels), size * size, flags)
             check_i8(x, w, p, (stride, stride), (1, 1), 2, 0)
         if height > 2 and width > 2:

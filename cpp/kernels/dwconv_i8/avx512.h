@@ -148,8 +148,9 @@ struct Finish : BlockConstants<64> {
   }
 
   // Codes of a block's channels; part p goes to y + p * step, if it is there.
-  template <int kParts>
+  template <bool kBare, int kParts>
   inline __attribute__((always_inline)) void leave_rows(__m512i v, int64_t y, int64_t step, int64_t there) const {
+    if (!kBare && epilogue->table) v = table(v);
     uint8_t* to = codes + y;
     if (channels == 64 / kParts) {
       if constexpr (kParts == 1) {

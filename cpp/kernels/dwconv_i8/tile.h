@@ -23,9 +23,9 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 // for some channels or several pixels a vector; any: whatever the epilogue asks.
 enum class Mode { full, parts, any };
 
-inline bool is_plain(const Epilogue& epilogue) {
-  return epilogue.output == DType::u8 && epilogue.bounded && !epilogue.row_scale && !epilogue.residual.data &&
-         !epilogue.table;
+// Whether results become codes by multiply, add and clamp, then perhaps a table.
+inline bool makes_codes(const Epilogue& epilogue) {
+  return epilogue.output == DType::u8 && epilogue.bounded && !epilogue.row_scale && !epilogue.residual.data;
 }
 
 // One block of channels over one or two output rows: what the tiles need to know. Columns are counted in image pixels.
@@ -368,7 +368,7 @@ struct BlockConstants {
     floats = static_cast<float*>(args.y.data);
     pixel = args.y.stride_w;
     residual_pixel = epilogue->residual.stride_w;
-    mode = !is_plain(*epilogue) ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
+    mode = !makes_codes(*epilogue) || epilogue->table ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
   }
 };
 

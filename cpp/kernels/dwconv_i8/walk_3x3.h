@@ -69,9 +69,10 @@ inline __attribute__((always_inline)) void walk_half(const Walk& walk, const Fin
         *lower++ = codes;
       } else {
         const __m512i other = *lower++;
-        finish.template leave_rows<kParts>(_mm512_unpacklo_epi64(other, codes), y, 2 * y_row, (outputs + 1) / 2);
+        finish.template leave_rows<kBare, kParts>(_mm512_unpacklo_epi64(other, codes), y, 2 * y_row, (outputs + 1) / 2);
         if (kParts > 1 && outputs == 1) continue;
-        finish.template leave_rows<kParts>(_mm512_unpackhi_epi64(other, codes), y + y_row, 2 * y_row, outputs / 2);
+        finish.template leave_rows<kBare, kParts>(_mm512_unpackhi_epi64(other, codes), y + y_row, 2 * y_row,
+                                                  outputs / 2);
       }
     }
   }
@@ -145,8 +146,8 @@ __attribute__((noinline)) void walk_rows(const Walk& walk, const Finish& finish,
         if constexpr (kStride == 1) last[q] = dot(start(q), d[q], w[0][q]);
         finish.template convert<1>(&sum[q], q, &sum[q], 1);
       }
-      finish.template leave_rows<kParts>(finish.template pack<kBare>(words(sum), words(sum + 2)), y, y_row,
-                                         walk.outputs_h - h);
+      finish.template leave_rows<kBare, kParts>(finish.template pack<kBare>(words(sum), words(sum + 2)), y, y_row,
+                                                walk.outputs_h - h);
     }
   }
 }

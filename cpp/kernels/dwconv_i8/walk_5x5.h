@@ -84,9 +84,9 @@ inline __attribute__((always_inline)) void walk_quarter(const Walk& walk, const 
           const __m512 low = _mm512_castsi512_ps(waiting.codes[at++]), high = _mm512_castsi512_ps(codes);
           const __m512i upper = _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0x88));
           const __m512i lower = _mm512_castps_si512(_mm512_shuffle_ps(low, high, 0xdd));
-          finish.template leave_rows<kParts>(upper, y, 2 * y_row, (outputs + 1) / 2);
+          finish.template leave_rows<kBare, kParts>(upper, y, 2 * y_row, (outputs + 1) / 2);
           if (kLines == 2 && (kParts == 1 || outputs > 1))
-            finish.template leave_rows<kParts>(lower, y + y_row, 2 * y_row, outputs / 2);
+            finish.template leave_rows<kBare, kParts>(lower, y + y_row, 2 * y_row, outputs / 2);
           y += y_pixel;
         }
       }
@@ -188,7 +188,7 @@ inline __attribute__((always_inline)) void walk_5x5_half(const Walk& walk, const
         *waiting++ = words(sum);
       } else {
         const __m512i codes = finish.template pack<kBare>(*waiting++, words(sum));
-        finish.template leave_rows<kParts>(codes, y, y_row, walk.outputs_h - h);
+        finish.template leave_rows<kBare, kParts>(codes, y, y_row, walk.outputs_h - h);
         y += y_pixel;
       }
     }

@@ -43,8 +43,9 @@ void walk_block(const Walk& walk, const Finish& finish, const DwconvShape& shape
 
 inline bool walks(const DwconvI8Args& args) {
   const DwconvShape& shape = args.weights->shape;
-  return is_plain(args.epilogue) && shape.kernel_h == shape.kernel_w && (shape.kernel_h == 3 || shape.kernel_h == 5) &&
-         shape.dilation_h == 1 && shape.dilation_w == 1 && shape.stride_h == shape.stride_w && shape.stride_h <= 2;
+  return makes_codes(args.epilogue) && shape.kernel_h == shape.kernel_w &&
+         (shape.kernel_h == 3 || shape.kernel_h == 5) && shape.dilation_h == 1 && shape.dilation_w == 1 &&
+         shape.stride_h == shape.stride_w && shape.stride_h <= 2;
 }
 
 // A unit of work is one group of output rows (one or two) in one block. Blocks take turns band by band.
