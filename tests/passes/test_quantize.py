@@ -205,6 +205,22 @@ def test_pools_adds_concats_and_lookups_stay_in_codes() -> None:
     assert sqnr(graph, made) > 25
 
 
+@pytest.mark.parametrize(("scale", "translations"), [(1.0, 0), (40.0, 1)])
+def test_concats_share_a_scale_where_no_range_becomes_much_wider(scale: float, translations: int) -> None:
+    m = Maker(6, BATCH)
+    x = m.input("x", "batch", 4, 8, 8)
+    a = m.node("conv2d", x, m.floats(8, 4, 1, 1), m.floats(8), activation_min=0.0)
+    b = m.node("conv2d", a, m.floats(8, 8, 1, 1, scale=0.25 * scale), m.floats(8), activation_min=0.0)
+    joined = m.node("concat", a, b, axis=1)  # a is read by b, too
+    c = m.node("conv2d", joined, m.floats(8, 16, 1, 1, scale=0.15), m.floats(8), activation_min=0.0)
+    again = m.node("concat", a, b, c, axis=1)
+    graph = m.graph(m.node("conv2d", again, m.floats(6, 24, 1, 1), m.floats(6)))
+    made = static(graph)
+    assert ops(made.graph).get("lookup", 0) <= 3 * translations
+    assert (ops(made.graph).get("lookup", 0) > 0) == (translations > 0)
+    assert sqnr(graph, made) > 25
+
+
 def test_what_is_float_by_nature_stays_float_with_a_reason() -> None:
     m = Maker(5, BATCH)
     x = m.input("x", "batch", 32)

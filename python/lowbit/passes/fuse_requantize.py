@@ -51,6 +51,8 @@ class Emitter:
         self._values = {name: graph.values[name] for name in graph.inputs}
         self._constants: dict[str, Array | Weight] = {}
         self._codes: dict[str, str] = {}
+        self.translated: dict[tuple[str, float, int], str] = {}
+        """Codes of a value in another scale and zero point than its own."""
         self._floats: dict[str, str] = {name: name for name in graph.inputs}
 
     def quant(self, value: str) -> tuple[float, int]:
@@ -237,10 +239,14 @@ def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
     codes = emit.codes(value)
     if here == there:
         return codes
+    key = (value, *there)
+    if key in emit.translated:
+        return emit.translated[key]
     name = f"{node.name}.input{place}"
     table = emit.constant(f"{name}.table", code_table(lambda x: x, here, there))
     emit.put(Node(op="lookup", name=name, inputs=(codes, table), outputs=(name,), source=node.source))
     emit.annotate(name, Quant(scale=there[0], zero_point=there[1]))
+    emit.translated[key] = name
     return name
 
 

@@ -12,6 +12,9 @@ from .fuse_requantize import CARRIERS, PAIRS
 from .layers import LAYERS
 from .plan import Plan
 
+WIDEST = 1.5
+"""How many times wider than its own a value's range may be, so that a concat need not translate its codes."""
+
 
 class Sites:
     """Sets of values that share a scale, because ops between them only move codes."""
@@ -20,6 +23,7 @@ class Sites:
         self._plan = plan
         self._parent: dict[str, str] = {}
         self._functions: dict[str, Node] = {}
+        self._joins: list[tuple[str, str]] = []
         graph, uses = plan.graph, plan.graph.uses()
         stored: dict[str, None] = {}
         for node in graph:
@@ -33,6 +37,8 @@ class Sites:
                 for name in node.inputs:
                     if node.op != "concat" or uses[name] == 1:
                         self._join(name, node.outputs[0])
+                    else:
+                        self._joins.append((name, node.outputs[0]))
         for name, activation in plan.activations.items():
             before = next(node for node in graph if node.name == name)
             if activation.op == "clip" and before.op in PAIRS:
@@ -47,6 +53,7 @@ class Sites:
         self, histograms: Mapping[str, Histogram], rules: schemes.Rules, known: dict[object, Quant]
     ) -> dict[str, Quant]:
         """Scale and zero point of each value that is stored as codes; `known` keeps them by what they depend on."""
+        self._join_alike(histograms)
         groups: dict[str, list[str]] = {}
         for name in self._stored:
             groups.setdefault(self._root(name), []).append(name)
@@ -64,6 +71,24 @@ class Sites:
                 )
             found.update(dict.fromkeys(names, known[key]))
         return found
+
+    def _join_alike(self, histograms: Mapping[str, Histogram]) -> None:
+        """Let what a concat and others read share the concat's scale where no reader's range becomes much wider."""
+        ranges: dict[str, tuple[float, float]] = {}
+        for name in self._stored:
+            if self._joins and self._is_read(name):
+                seen, (low, high) = histograms[name], ranges.get(self._root(name), (0.0, 0.0))
+                ranges[self._root(name)] = (min(low, seen.minimum), max(high, seen.maximum))
+        fixed = {self._root(name) for name in self._functions}
+        for value, joined in reversed(self._joins):
+            roots = self._root(value), self._root(joined)
+            if roots[0] == roots[1] or not fixed.isdisjoint(roots):
+                continue
+            pair = [ranges[root] for root in roots if root in ranges]
+            low, high = min((x[0] for x in pair), default=0.0), max((x[1] for x in pair), default=0.0)
+            if all(high - low <= WIDEST * (x[1] - x[0]) for x in pair):
+                self._join(value, joined)
+                ranges[self._root(value)] = (low, high)
 
     def _scheme(self, names: Sequence[str], rules: schemes.Rules) -> schemes.Scheme:
         """That of the first node that reads one of the values as codes, else of the first that makes one."""
