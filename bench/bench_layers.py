@@ -1,6 +1,6 @@
 """Single int8 layers, kernel against kernel: lowbit, oneDNN (through torch), ONNX Runtime and OpenVINO.
 
-    python bench/bench_layers.py [--sections products,3x3] [--threads 1] [--rounds 15]
+    python bench/bench_layers.py [--sections products,3x3] [--threads 1] [--rounds 30]
 
 All take u8 codes and give u8 codes, with s8 weights per output, bias and zero points; images are channels-last. What
 counts is the kernel's own time, not the call's: a node's in lowbit's profile, oneDNN's verbose mode; from ONNX
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--sections", default="", help="parts of names, separated by commas; all by default")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     peers = [peer for peer in options.peers.split(",") if peer]
     if unknown := sorted(set(peers) - set(PEERS)):

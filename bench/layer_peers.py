@@ -54,22 +54,21 @@ def onednn(case: Case, threads: int) -> Contestant:
     x = torch.from_numpy(case.codes)
     x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
     make = _onednn_linear if case.op == "linear_i8" else _onednn_conv
-    calls = [make(case, x) for _ in range(case.copies)]
+    calls = [make(case, x, torch.from_numpy(case.copy(number))) for number in range(case.copies)]
     output = calls[0]().contiguous().numpy()
     return Contestant(output=output, turn=partial(_onednn_seconds, calls, _onednn_repeats(calls)))
 
 
-def _onednn_linear(case: Case, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-    packed = torch.ops.onednn.qlinear_prepack(torch.from_numpy(case.weights.copy()), list(case.x))
+def _onednn_linear(case: Case, x: torch.Tensor, weights: torch.Tensor) -> Callable[[], torch.Tensor]:
+    packed = torch.ops.onednn.qlinear_prepack(weights, list(case.x))
     scales, zeros, bias = _parameters(case)
     activation: tuple[Any, ...] = (1.0, ZERO, torch.uint8, "none", [], "")
     return partial(torch.ops.onednn.qlinear_pointwise, x, 1.0, ZERO, packed, scales, zeros, bias, *activation)
 
 
-def _onednn_conv(case: Case, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+def _onednn_conv(case: Case, x: torch.Tensor, weights: torch.Tensor) -> Callable[[], torch.Tensor]:
     scales, zeros, bias = _parameters(case)
     window = (list(case.pair("stride")), list(case.pair("padding")), list(case.pair("dilation")), case.attrs["groups"])
-    weights = torch.from_numpy(case.weights)
     packed = torch.ops.onednn.qconv_prepack(weights, scales, 1.0, ZERO, *window, list(case.x))
     activation: tuple[Any, ...] = (1.0, ZERO, torch.uint8, "none", [], "")
     return partial(torch.ops.onednn.qconv2d_pointwise, x, 1.0, ZERO, packed, scales, zeros, bias, *window, *activation)
@@ -157,7 +156,7 @@ def _onnx_model(case: Case) -> bytes:
     one, zero, zeros = np.float32(1), np.uint8(ZERO), np.zeros(case.w[0], np.int8)
     shared = {"one": one, "zero": zero, "scales": case.multiplier, "zeros": zeros}
     shared["bias"] = np.rint(case.bias / case.multiplier).astype(np.int32)
-    shared |= {f"w{copy}": np.ascontiguousarray(case.weights.T) for copy in range(case.copies)}
+    shared |= {f"w{copy}": np.ascontiguousarray(case.copy(copy).T) for copy in range(case.copies)}
     names = [("x", "one", "zero", f"w{copy}", "scales", "zeros", "bias", "one", "zero") for copy in range(case.copies)]
     nodes = [helper.make_node("QGemm", name, [f"y{i}"], domain="com.microsoft") for i, name in enumerate(names)]
     graph = helper.make_graph(
@@ -202,8 +201,8 @@ def _openvino_model(case: Case) -> Any:
     real = op.multiply(op.subtract(op.convert(x, np.float32), constant(ZERO)), constant(step))
     scales = constant(case.multiplier[:, None] / step)
     outputs = []
-    for _ in range(case.copies):
-        weights = op.multiply(op.convert(op.constant(case.weights), np.float32), scales)
+    for number in range(case.copies):
+        weights = op.multiply(op.convert(op.constant(case.copy(number)), np.float32), scales)
         sums = op.add(op.matmul(real, weights, False, True), constant(case.bias[None]))
         ends = (constant(-ZERO), constant(255 - ZERO), constant(0), constant(255))
         outputs.append(op.convert(op.fake_quantize(sums, *ends, 256), np.uint8))

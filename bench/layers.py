@@ -20,8 +20,8 @@ from lowbit.session import Row, Session
 
 ZERO = 128
 """The zero point of inputs and outputs: the middle of the codes."""
-SLICE = 0.02
-"""Seconds of a contestant's turn."""
+SLICE = 0.005
+"""Seconds of a contestant's turn: short, so that on a busy machine some turns are left alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,10 @@ class Case:
         codes: npt.NDArray[np.int8] = np.rint(normal * (127 / largest)).astype(np.int8)
         return codes
 
+    def copy(self, number: int) -> npt.NDArray[np.int8]:
+        """The weights of a copy: its own memory and, after the first, its own numbers, so that nobody shares them."""
+        return np.roll(self.weights, number, axis=0)
+
     @cached_property
     def multiplier(self) -> npt.NDArray[np.float32]:
         """From sums to output codes, for each output: their standard deviation becomes 40 codes."""
@@ -75,7 +79,7 @@ class Case:
         constants: dict[str, Array | Weight] = {"multiplier": self.multiplier, "bias": self.bias}
         nodes = []
         for copy in range(self.copies):
-            constants[f"w{copy}"] = Weight(codes=self.weights.copy(), scales=np.ones(self.w[0], np.float32))
+            constants[f"w{copy}"] = Weight(codes=self.copy(copy), scales=np.ones(self.w[0], np.float32))
             values[f"y{copy}"] = Value(dtype="u8", shape=self.y)
             inputs = ("x", f"w{copy}", "multiplier", "bias")
             name = f"{self.op} {copy}"
