@@ -104,6 +104,7 @@ def test_a_converted_models_report(small_net: nn.Module, tmp_path: Path) -> None
         assert node.name in reader.text
     assert re.search(r"times as fast as (lowbit|torch) float32|times as long as", reader.text)
     assert "faster by the cost model" in reader.text
+    assert re.search(r"\d+ % (int8|L1|L2)", reader.text)
 
 
 def test_without_inputs_the_example_of_the_conversion_serves(small_net: nn.Module, tmp_path: Path) -> None:

@@ -442,6 +442,17 @@ def test_profile_nodes_and_types() -> None:
     assert [shape for _, _, shape in session._core.outputs] == [[-1, 5], [-1, 6], [-1, 8, 2, 2]]
 
 
+def test_a_residual_counts_among_the_bytes() -> None:
+    m = Maker(0, BATCH)
+    x = m.input("x", "batch", 8, 5, 5)
+    m.node("conv2d", x, m.floats(8, 8, 1, 1), "", x)
+    y = m.node("linear", m.input("z", "batch", 16), m.floats(4, 16), "", m.input("r", "batch", 4))
+    graph = m.graph("v0", y)
+    rows = {row.op: row for row in Session(graph, threads=1).profile(**feeds(graph, {"batch": 2}), repeats=1)}
+    assert rows["conv2d"].bytes == 4 * (3 * 2 * 8 * 25 + 64)
+    assert rows["linear"].bytes == 4 * (2 * 16 + 2 * 4 + 2 * 4 + 64)
+
+
 def test_the_builder_tells_all_problems_at_once() -> None:
     builder = _core.GraphBuilder()
     builder.input("x", "f32", [2, 3])

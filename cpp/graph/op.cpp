@@ -222,7 +222,8 @@ const Constant& NodeInfo::constant(size_t input, DType dtype, int rank) const {
 Work Op::work(Types inputs, Types outputs) const {
   Work work;
   for (const TensorType& type : inputs)
-    work.bytes += static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
+    if (type.shape.rank() > 0)
+      work.bytes += static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
   for (const TensorType& type : outputs) {
     work.bytes += static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
     work.operations += static_cast<double>(type.shape.elements());

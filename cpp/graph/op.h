@@ -136,8 +136,10 @@ class Op {
   // for elements that are out of range, such as an index.
   virtual void run(const RunArgs&) const = 0;
   virtual std::string kernel() const { return "scalar"; }  // the table row chosen, for profile
-  virtual Work work(Types inputs, Types outputs) const;  // default: one operation an output element, every operand once
-  virtual size_t bytes() const { return 0; }             // held for run: packed weights, tables
+  // Inputs that are absent or were packed at prepare have rank 0. Default: one operation an output element, every
+  // operand once.
+  virtual Work work(Types inputs, Types outputs) const;
+  virtual size_t bytes() const { return 0; }  // held for run: packed weights, tables
   // Output 0 may use the memory of input `i` (same shape and layout, element of the same size): -1 for none.
   virtual int in_place() const { return -1; }
   // A view op (reshape): output 0 is input 0's memory under another shape; run is never called.

@@ -200,6 +200,7 @@ class Model(session.Model):
                 self.session.profile_list(arrays, session.REPEATS),
                 {row.node: row.seconds for row in reference.profile_list(arrays, session.REPEATS)},
                 {row.node: row.sqnr for row in compared},
+                self._near(),
             ),
             times=times,
             float_bytes=sum(size for _, size in constants_of(made.reference).values()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -336,9 +336,14 @@ class Model:
         return self._known(
             "the given inputs" if given else "made-up inputs",
             arrays,
-            steps=steps_of(self.session.graph, self.session.profile_list(arrays, REPEATS)),
+            steps=steps_of(self.session.graph, self.session.profile_list(arrays, REPEATS), near=self._near()),
             times=timed({"this model": lambda: self.session.run_list(arrays)}),
         )
+
+    def _near(self) -> Callable[[Row], str]:
+        """Says of a step how near it comes to the machine's limit: `84 % int8`."""
+        roof = measure(threads=self.session.threads, isa=self.session.isa if self.session.isa != "torch" else None)
+        return lambda row: row.limit(roof).of(row.seconds)
 
     def _known(self, what: str, arrays: list[Array], **measured: Any) -> Facts:
         """What a report shows, but for what was measured on `arrays`."""

@@ -166,7 +166,7 @@ int64_t ConvOp::typical_rows(const NodeInfo& node) const {
 }
 
 Work ConvOp::work(Types inputs, Types outputs) const {
-  Work work = Op::work(inputs.subspan(0, 1), outputs);
+  Work work = Op::work(inputs, outputs);
   const double area = static_cast<double>(kernel_[kDepth] * kernel_[kHeight] * kernel_[kWidth]);
   const double pixels = static_cast<double>((transposed_ ? inputs[kX] : outputs[0]).shape.elements()) /
                         static_cast<double>(transposed_ ? depth_ * groups_ : filters_);

@@ -45,9 +45,9 @@ class Linear final : public Op {
   std::string kernel() const override { return weights_.kernel->name; }
   size_t bytes() const override { return weights_.bytes() + bias_.bytes(); }
   Work work(Types inputs, Types outputs) const override {
-    Work work = Op::work({}, outputs);
+    Work work = Op::work(inputs, outputs);
     work.operations *= 2.0 * static_cast<double>(weights_.run);
-    work.bytes += 4.0 * static_cast<double>(inputs[kX].shape.elements() + weights_.n * weights_.run);
+    work.bytes += 4.0 * static_cast<double>(weights_.n * weights_.run);
     return work;
   }
 

@@ -34,9 +34,9 @@ class LinearI8 final : public Op {
   std::string kernel() const override { return weights_.kernel->name; }
   size_t bytes() const override { return weights_.bytes() + epilogue_.bytes(); }
   Work work(Types inputs, Types outputs) const override {
-    Work work = Op::work({}, outputs);
+    Work work = Op::work(inputs, outputs);
     work.operations *= 2.0 * static_cast<double>(weights_.run);
-    work.bytes += static_cast<double>(inputs[kX].shape.elements()) + static_cast<double>(weights_.n * weights_.run);
+    work.bytes += static_cast<double>(weights_.n * weights_.run);
     return work;
   }
 

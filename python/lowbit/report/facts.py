@@ -17,7 +17,10 @@ CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of a call. kind: see `kind_of`. seconds: median. sqnr: dB against float32. bytes: of its constants."""
+    """One step of a call. kind: see `kind_of`. seconds: median. sqnr: dB against float32. bytes: of its constants.
+
+    near: how near it comes to the machine's limit, and to which.
+    """
 
     node: str
     op: str
@@ -28,6 +31,7 @@ class Step:
     bytes: int
     float_seconds: float | None = None
     sqnr: float | None = None
+    near: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +99,12 @@ def steps_of(
     rows: Iterable[Any],
     floats: Mapping[str, float] | None = None,
     sqnr: Mapping[str, float] | None = None,
+    near: Callable[[Any], str] | None = None,
 ) -> tuple[Step, ...]:
-    """The steps of a profile's rows. floats, sqnr: by node, seconds in the float graph and dB against it."""
+    """The steps of a profile's rows. floats, sqnr: by node, seconds in the float graph and dB against it.
+
+    near: says of a row how near it comes to the machine's limit.
+    """
     nodes = {node.name: node for node in graph}
     sizes = constants_of(graph)
     steps = []
@@ -112,6 +120,7 @@ def steps_of(
             bytes=sum(sizes[name][0] for name in set(node.inputs) if name in sizes) if node is not None else 0,
             float_seconds=(floats or {}).get(row.node),
             sqnr=(sqnr or {}).get(row.node),
+            near=near(row) if near is not None else "",
         )
         steps.append(step)
     return tuple(steps)

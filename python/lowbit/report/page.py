@@ -188,6 +188,8 @@ def _layers(facts: Facts) -> str:
     if any(step.float_seconds is not None for step in facts.steps):
         legend += '<span><i class="under"></i>the same node in float32</span>'
     what = f"In the order in which they run; {milliseconds(total)} in all, step by step."
+    if any(step.near for step in facts.steps):
+        what += " Of limit: how near a step comes to this machine's arithmetic or memory, whichever binds it."
     if rest:
         what += f" The {len(shown)} slowest steps take {sum(step.seconds for step in slowest) / total:.0%} of it."
     parts = [f'<p>{escape(what)}</p><p class="legend">{legend}</p>', _steps(shown, most, total)]
@@ -197,15 +199,16 @@ def _layers(facts: Facts) -> str:
 
 
 def _steps(steps: Sequence[Step], most: float, total: float) -> str:
-    has_error = any(step.sqnr is not None for step in steps)
+    has_error, has_limit = any(step.sqnr is not None for step in steps), any(step.near for step in steps)
     head = '<tr><th>node</th><th class="wide">time</th><th class="number"></th><th class="number">share</th>'
+    head += '<th class="number">of limit</th>' if has_limit else ""
     head += '<th class="narrow">SQNR</th><th class="number">dB</th>' if has_error else ""
-    rows = "".join(_step(step, most, total, has_error) for step in steps)
+    rows = "".join(_step(step, most, total, has_error, has_limit) for step in steps)
     head += '<th class="number">weights</th></tr>'
     return _scroll(f'<table class="layers"><thead>{head}</thead><tbody>{rows}</tbody></table>')
 
 
-def _step(step: Step, most: float, total: float, has_error: bool) -> str:
+def _step(step: Step, most: float, total: float, has_error: bool, has_limit: bool) -> str:
     under = None if step.float_seconds is None or step.kind != "int8" else step.float_seconds / most
     time = charts.bar(step.seconds / most, kind=step.kind, under=under, label=milliseconds(step.seconds))
     detail = " ".join(filter(None, (step.op, step.kernel)))
@@ -214,6 +217,8 @@ def _step(step: Step, most: float, total: float, has_error: bool) -> str:
         f'<td class="number">{milliseconds(step.seconds)}</td>',
         f'<td class="number">{step.seconds / (total or 1):.1%}</td>',
     ]
+    if has_limit:
+        cells.append(f'<td class="number">{escape(step.near)}</td>')
     if has_error and step.sqnr is not None:
         error = charts.bar(step.sqnr / 60, kind="error", label=decibels(step.sqnr)) if math.isfinite(step.sqnr) else ""
         text = f"{step.sqnr:.1f}" if math.isfinite(step.sqnr) else "exact" if step.sqnr > 0 else "-"
