@@ -36,6 +36,19 @@ class Maker:
         codes = self.rng.integers(-127, 128, shape).astype(np.int8)
         return self.constant(Weight(codes=codes, scales=self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)))
 
+    def nibbles(self, channels: int, depth: int, group_size: int, *, affine: bool = False) -> str:
+        shape = (channels, depth // group_size)
+        low = 0 if affine else -8
+        weight = Weight(
+            codes=self.rng.integers(low, low + 16, (channels, depth)).astype(np.int8),
+            scales=self.rng.uniform(0.01, 0.1, shape).astype(np.float16),
+            zero_points=self.rng.integers(0, 16, shape).astype(np.uint8) if affine else None,
+            bits=4,
+            group_size=group_size,
+            packing="nibbles",
+        )
+        return self.constant(weight)
+
     def table(self) -> str:
         return self.constant(self.rng.integers(0, 256, 256).astype(np.uint8))
 
@@ -177,6 +190,26 @@ def dynamic_net() -> Graph:
     )
 
 
+def four_bit_net() -> Graph:
+    """Linear layers with four-bit weights: static and by row, symmetric and affine, with a residual and a table."""
+    m = Maker(17, BATCH)
+    x = m.input("x", "batch", 5, 32)
+    scaled = [m.constant(m.rng.uniform(0.2, 0.5, n).astype(np.float32)) for n in (40, 40, 9, 7)]
+    codes = m.node("quantize", x, scale=0.05, zero_point=120)
+    a = m.node(
+        "linear_i4", codes, m.nibbles(40, 32, 8), scaled[0], m.floats(40), zero_point_x=120, output="u8",
+        zero_point_y=128, lo=3,
+    )  # fmt: skip
+    b = m.node(
+        "linear_i4", a, m.nibbles(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), zero_point_x=128,
+        output="u8", zero_point_y=100, residual_multiplier=0.5, residual_zero_point=128,
+    )  # fmt: skip
+    c = m.node("linear_i4", b, m.nibbles(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
+    rows, scale, zero = m.node("dynamic_quantize", c, outputs=3, granularity="row")
+    d = m.node("linear_i4", rows, m.nibbles(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
+    return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100))
+
+
 def elementwise_net() -> Graph:
     """Arithmetic, unary functions, and what only moves elements; two inputs, two free sizes."""
     m = Maker(4, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
@@ -299,6 +332,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "volume_net": volume_net,
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
+    "four_bit_net": four_bit_net,
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
     "sequence_net": sequence_net,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lowbit
 from architectures import ARCHITECTURES, Architecture, Inputs
-from lowbit.ir import Graph, Weight, replace
+from lowbit.ir import Graph, replace
 from lowbit.ops import OPS
 
 FLOAT_BOUND = 1e-4
@@ -47,14 +47,16 @@ def sqnr(result: list[Tensor], expected: list[Tensor]) -> float:
 
 def assert_integer_nodes_exact(graph: Graph, inputs: dict[str, np.ndarray]) -> int:
     """Each integer node gives, on the session's own values, the bits of its NumPy reference; how many there were."""
-    nodes = [node for node in graph if node.op.endswith("_i8") or node.op in ("quantize", "dynamic_quantize", "lookup")]
+    nodes = [
+        node
+        for node in graph
+        if node.op.endswith(("_i8", "_i4")) or node.op in ("quantize", "dynamic_quantize", "lookup")
+    ]
     names = dict.fromkeys(name for node in nodes for name in (*node.inputs, *node.outputs))
     made = {name for node in graph for name in node.outputs}
     shown = [name for name in names if name in made]
     values = dict(zip(shown, lowbit.Session(replace(graph, outputs=tuple(shown))).run(**inputs), strict=True))
-    values.update(inputs)
-    for name, constant in graph.constants.items():
-        values[name] = constant.codes if isinstance(constant, Weight) else constant
+    values |= {**inputs, **graph.constants}
     for node in nodes:
         arrays = [values.get(name) if name else None for name in node.inputs]
         for name, expected in zip(node.outputs, OPS[node.op].reference(node, arrays), strict=True):

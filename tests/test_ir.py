@@ -90,7 +90,7 @@ BROKEN: list[tuple[Callable[[], Graph], str]] = [
     (lambda: with_weight(integer_net(), scales=np.ones(7, np.float32)), "scales are"),
     (lambda: with_weight(integer_net(), bits=4), "bits 4"),
     (lambda: with_weight(integer_net(), group_size=32), "group_size 32"),
-    (lambda: with_weight(integer_net(), zero_points=np.zeros(8, np.int8)), "not available yet"),
+    (lambda: with_weight(integer_net(), zero_points=np.zeros(8, np.int8)), "no zero points"),
     (lambda: with_attrs(integer_net(), "add_i8", lo=9, hi=8), "lo 9 is above hi 8"),
     (lambda: with_attrs(integer_net(), "conv2d_i8", output="f16"), "one of u8, f32"),
 ]
@@ -118,6 +118,46 @@ def test_operands_that_must_be_constants_or_weights() -> None:
     x, w, bad = m.input("x", 2, 4, dtype="u8"), m.weight(3, 4), m.constant(np.float32([1, np.nan, 1]))
     with pytest.raises(GraphError, match="not finite"):
         validate(m.graph(m.node("linear_i8", x, w, bad, bad, output="f32")))
+
+
+def four_bit(**changes: Any) -> Graph:
+    """One linear_i4 layer [2, 32] -> [2, 3] with groups of 8; `changes` of its weight."""
+    m = Maker()
+    x, ones = m.input("x", 2, 32, dtype="u8"), m.constant(np.ones(3, np.float32))
+    sound: dict[str, Any] = {"bits": 4, "packing": "nibbles", "group_size": 8, "scales": np.ones((3, 4), np.float16)}
+    w = m.constant(Weight(**({"codes": np.zeros((3, 32), np.int8)} | sound | changes)))
+    return m.graph(m.node("linear_i4", x, w, ones, ones, output="f32"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group_size": 0}, "group_size 0 must divide 32"),
+        ({"group_size": 12}, "group_size 12 must divide 32"),
+        ({"group_size": 4}, "multiple of 8"),
+        ({"group_size": 16}, "scales are float16"),
+        ({"scales": np.ones((3, 4), np.float32)}, "scales are float32"),
+        ({"scales": np.full((3, 4), np.inf, np.float16)}, "not finite"),
+        ({"codes": np.full((3, 32), 8, np.int8)}, "not in -8 .. 7"),
+        ({"codes": np.full((3, 32), -1, np.int8), "zero_points": np.zeros((3, 4), np.uint8)}, "not in 0 .. 15"),
+        ({"zero_points": np.full((3, 4), 16, np.uint8)}, "above 15"),
+        ({"zero_points": np.zeros((3, 3), np.uint8)}, "zero_points are"),
+        ({"packing": "plain"}, "packing 'plain'"),
+        ({"axis": 1}, "axis 1"),
+        ({"g_idx": np.zeros(32, np.int32)}, "not available yet"),
+    ],
+)
+def test_four_bit_weights_that_are_wrong(changes: dict[str, Any], message: str) -> None:
+    validate(four_bit())
+    with pytest.raises(GraphError, match=message):
+        validate(four_bit(**changes))
+
+
+def test_weights_have_the_bits_that_their_operator_takes() -> None:
+    graph = four_bit()
+    (node,) = graph.nodes
+    with pytest.raises(GraphError, match=r"must have 8 bits, 'c1' has 4"):
+        validate(replace(graph, nodes=(replace(node, op="linear_i8"),)))
 
 
 def test_sums_that_could_leave_32_bits() -> None:

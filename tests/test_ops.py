@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from graphs import GRAPHS, Maker, feeds
 from lowbit import dims, interpreter
 from lowbit.errors import GraphError
-from lowbit.ir import DTYPES, Array, Graph, Node, Symbol, Value
+from lowbit.ir import DTYPES, Array, Graph, Node, Symbol, Value, Weight
 from lowbit.ops import OPS
 from lowbit.ops.float import UNARY, unary
 from lowbit.ops.integer import dynamic_quantize, fma, quantize
@@ -24,13 +24,20 @@ F = np.float32
 SEEDS = st.integers(0, 2**31)
 
 
+def as_weight(op: str, place: int, array: Array | None) -> Array | Weight | None:
+    """Codes as a weight, where the operator wants one."""
+    if array is None or not OPS[op].input(place).weight:
+        return array
+    return Weight(codes=array, scales=np.ones(array.shape[0], np.float32))
+
+
 def run(op: str, *arrays: Array | None, **attrs: Any) -> list[Array]:
     """One node, by its reference, after its shape rule has accepted it and foretold the outputs' types."""
     names = tuple("" if array is None else f"i{place}" for place, array in enumerate(arrays))
     node = Node(op=op, name="node", inputs=names, outputs=tuple(f"o{i}" for i in range(OPS[op].outputs)), attrs=attrs)
     types = [None if a is None else Value(dtype=NAMES[a.dtype], shape=a.shape) for a in arrays]
     inferred = OPS[op].infer(node, types)
-    outputs = OPS[op].reference(node, list(arrays))
+    outputs = OPS[op].reference(node, [as_weight(op, place, array) for place, array in enumerate(arrays)])
     assert [(v.dtype, v.shape) for v in inferred] == [(NAMES[o.dtype], o.shape) for o in outputs]
     return list(outputs)
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from . import dims
+from . import dims, nibbles
 from .errors import FormatError, GraphError
 from .interpreter import validate
 from .ir import Array, Attribute, Dim, Graph, Node, Quant, Symbol, Value, Weight
@@ -104,6 +104,8 @@ def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
     for name, constant in graph.constants.items():
         if isinstance(constant, Weight):
             parts = {part: getattr(constant, part) for part in _PARTS}
+            if constant.packing == "nibbles":
+                parts["codes"] = nibbles.pack(constant)
             entry: dict[str, Any] = {
                 part: store(f"{name}/{part}", array) for part, array in parts.items() if array is not None
             }
@@ -357,7 +359,9 @@ def _node(entry: Any, what: str) -> Node:
     )
 
 
-def _constant(name: str, entry: Any, tensors: Mapping[str, Array], used: set[str]) -> Array | Weight:
+def _constant(
+    name: str, entry: Any, tensors: Mapping[str, Array], used: set[str], values: Mapping[str, Value]
+) -> Array | Weight:
     what = f"constant {name!r}"
 
     def tensor(key: Any) -> Array:
@@ -375,7 +379,14 @@ def _constant(name: str, entry: Any, tensors: Mapping[str, Array], used: set[str
     parts = _object(fields["weight"], what, ("codes", "scales", *plain, "packing"), ("zero_points", "g_idx"))
     numbers = {key: _integer(parts[key], what) for key in plain}
     arrays = {key: tensor(parts[key]) for key in _PARTS if key in parts}
-    return Weight(packing=_text(parts["packing"], what), **numbers, **arrays)  # type: ignore[arg-type]
+    packing = _text(parts["packing"], what)
+    if packing == "nibbles":
+        shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
+        try:
+            arrays["codes"] = nibbles.unpack(arrays["codes"], shape, symmetric="zero_points" not in arrays)
+        except GraphError as error:
+            raise FormatError(f"{what}: {error}") from None
+    return Weight(packing=packing, **numbers, **arrays)  # type: ignore[arg-type]
 
 
 def _symbol(entry: Any, what: str) -> Symbol:
@@ -397,13 +408,15 @@ def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
     fields = _object(document, "the graph", keys)
     used: set[str] = set()
     try:
+        values = {name: _value(entry, f"value {name!r}") for name, entry in _named(fields["values"], "values")}
         graph = Graph(
             inputs=_list(fields["inputs"], "inputs", _text),
             outputs=_list(fields["outputs"], "outputs", _text),
-            values={name: _value(entry, f"value {name!r}") for name, entry in _named(fields["values"], "values")},
+            values=values,
             nodes=_list(fields["nodes"], "nodes", _node),
             constants={
-                name: _constant(name, entry, tensors, used) for name, entry in _named(fields["constants"], "constants")
+                name: _constant(name, entry, tensors, used, values)
+                for name, entry in _named(fields["constants"], "constants")
             },
             symbols={name: _symbol(entry, f"symbol {name!r}") for name, entry in _named(fields["symbols"], "symbols")},
             states=_list(fields["states"], "states", _state),

@@ -72,8 +72,7 @@ def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> d
     sizes = bind(graph, feeds)
     keep = (*graph.outputs, *keep)
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
-    known: dict[str, Array] = dict(feeds)
-    known |= {name: c.codes if isinstance(c, Weight) else c for name, c in graph.constants.items()}
+    known: dict[str, Any] = {**feeds, **graph.constants}
     for index, node in enumerate(graph.nodes):
         arrays = [known[name] if name else None for name in node.inputs]
         known |= zip(node.outputs, OPS[node.op].reference(with_sizes(node, sizes), arrays), strict=True)
@@ -114,6 +113,8 @@ def _problems(graph: Graph) -> Iterator[str]:
     for name in graph.outputs:
         if name not in defined or name not in graph.values:
             yield f"output {name!r} is not defined"
+        elif isinstance(graph.constants.get(name), Weight):
+            yield f"output {name!r} is a quantized weight"
     if len(set(graph.inputs)) != len(graph.inputs):
         yield f"input names repeat: {list(graph.inputs)}"
     for pair in graph.states:
@@ -188,25 +189,67 @@ def _constant_problems(graph: Graph) -> Iterator[str]:
 
 
 def weight_problems(weight: Weight) -> Iterator[str]:
-    """What is wrong with a quantized weight: version 1 knows plain symmetric int8 codes, one scale a channel."""
-    if (weight.bits, weight.packing, weight.group_size) != (8, "plain", 0) or weight.axis != 0:
-        stated = f"bits {weight.bits}, packing {weight.packing!r}, group_size {weight.group_size}, axis {weight.axis}"
-        yield f"{stated}: only plain 8-bit codes with a scale per output channel (axis 0) are available"
-    if weight.zero_points is not None or weight.g_idx is not None or weight.sparsity is not None:
-        yield "zero_points, g_idx and sparsity are not available yet"
-    if weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
+    """What is wrong with a quantized weight."""
+    known = {(8, "plain"): _int8_problems, (4, "nibbles"): _int4_problems}
+    if (weight.bits, weight.packing) not in known or weight.axis != 0:
+        stated = f"bits {weight.bits}, packing {weight.packing!r}, axis {weight.axis}"
+        yield f"{stated}: only plain 8-bit codes and 4-bit codes in nibbles are available, with channels along axis 0"
+    elif weight.g_idx is not None or weight.sparsity is not None:
+        yield "g_idx and sparsity are not available yet"
+    elif weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
         yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
-        return
-    if weight.scales.dtype != np.float32 or weight.scales.shape != weight.codes.shape[:1]:
-        yield f"scales are {weight.scales.dtype} {list(weight.scales.shape)}, must be float32 [{weight.codes.shape[0]}]"
-    elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
-        yield "a scale is not finite and positive"
+    else:
+        yield from known[weight.bits, weight.packing](weight)
+
+
+def _int8_problems(weight: Weight) -> Iterator[str]:
+    if weight.group_size != 0 or weight.zero_points is not None:
+        yield f"group_size {weight.group_size}: 8-bit codes have one scale a channel, and no zero points"
+    yield from _scale_problems(weight, np.float32, weight.codes.shape[:1])
     depth = int(np.prod(weight.codes.shape[1:], dtype=np.int64))
     if depth * 128 * 255 >= 2**31:
         rows = weight.codes.reshape(weight.codes.shape[0], -1)
         largest = max((int(np.abs(row.astype(np.int16)).sum(dtype=np.int64)) for row in rows), default=0)
         if 255 * largest >= 2**31:
             yield "a channel's codes could overflow a 32-bit sum"
+
+
+MAX_GROUPS = 2048
+"""Of a channel's weights (cpp/kernels/gemm_i4/gemm_i4.h)."""
+
+
+def _int4_problems(weight: Weight) -> Iterator[str]:
+    """Codes of a matrix, -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
+    if weight.codes.ndim != 2 or 0 in weight.codes.shape:
+        yield f"4-bit codes have shape {list(weight.codes.shape)}, must be [channels, depth], neither of them 0"
+        return
+    channels, depth = weight.codes.shape
+    size = weight.group_size
+    if size < 1 or depth % size != 0 or (size % 8 != 0 and size != depth):
+        yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
+        return
+    if depth // size > MAX_GROUPS:
+        yield f"{depth // size} groups are more than {MAX_GROUPS}"
+    if size >= 2**31 // (255 * 15):
+        yield "a group's codes could overflow a 32-bit sum"
+    groups = (channels, depth // size)
+    yield from _scale_problems(weight, np.float16, groups)
+    zero_points = weight.zero_points
+    low, high = (-8, 7) if zero_points is None else (0, 15)
+    if weight.codes.min() < low or weight.codes.max() > high:
+        yield f"a code is not in {low} .. {high}"
+    if zero_points is not None and (zero_points.dtype != np.uint8 or zero_points.shape != groups):
+        yield f"zero_points are {zero_points.dtype} {list(zero_points.shape)}, must be uint8 {list(groups)}"
+    elif zero_points is not None and zero_points.max() > 15:
+        yield "a zero point is above 15"
+
+
+def _scale_problems(weight: Weight, dtype: Any, shape: tuple[int, ...]) -> Iterator[str]:
+    if weight.scales.dtype != dtype or weight.scales.shape != shape:
+        stated = f"{weight.scales.dtype} {list(weight.scales.shape)}"
+        yield f"scales are {stated}, must be {np.dtype(dtype).name} {list(shape)}"
+    elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
+        yield "a scale is not finite and positive"
 
 
 def _node_problems(graph: Graph, sound: set[str]) -> Iterator[str]:
@@ -272,5 +315,7 @@ def _operand_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
             yield f"{where}: input {position} ({spec.name}) must be a constant, {name!r} is not"
         elif spec.weight != isinstance(constant, Weight):
             yield f"{where}: input {position} ({spec.name}) {'must' if spec.weight else 'cannot'} be a quantized weight"
+        elif isinstance(constant, Weight) and constant.bits != spec.bits:
+            yield f"{where}: input {position} ({spec.name}) must have {spec.bits} bits, {name!r} has {constant.bits}"
         elif spec.name in LIMITS and not (np.abs(np.asarray(constant)) <= LIMITS[spec.name]).all():
             yield f"{where}: input {position} ({spec.name}) has a value that is not finite or too large"

@@ -53,9 +53,10 @@ class Value:
 class Weight:
     """A quantized constant: real = (codes - zero_points) * scales, per channel of `axis` or per group of the last axis.
 
-    codes: int8, row-major, the logical shape of the float weight. scales: float32 [channels] (`group_size` 0), or
-    [channels, groups]. zero_points: None (symmetric) or the shape of scales. g_idx and sparsity are reserved for
-    formats that come later; the file carries them from version 1.
+    codes: int8, row-major, the logical shape of the float weight. 8 bits: scales float32 [channels], symmetric. 4 bits:
+    codes -8 .. 7, or 0 .. 15 with zero_points; scales float16 [channels, groups] of `group_size` weights each, and
+    zero_points uint8 of that shape. packing: of the codes in a file, "plain", or "nibbles" (two a byte). g_idx and
+    sparsity are reserved for formats that come later; the file carries them from version 1.
     """
 
     codes: Array

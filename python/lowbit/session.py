@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import calls, dims, format, segments
+from . import calls, dims, format, nibbles, segments
 from .errors import InputError, UnsupportedError
 from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
@@ -241,14 +241,47 @@ def _fill(graph: Graph) -> _core.GraphBuilder:
         value = graph.values[name]
         builder.input(name, value.dtype, [_dim(dim, index) for dim in value.shape])
     read = {name for node in graph.nodes for name in node.inputs} | set(graph.outputs)
+    parts: dict[str, list[str]] = {}
     for name, constant in graph.constants.items():
-        if name in read:
+        if name not in read:
+            continue
+        if isinstance(constant, Weight) and constant.bits == 4:
+            parts[name] = _put_parts(builder, graph, name, constant)
+        else:
             builder.constant(name, constant.codes if isinstance(constant, Weight) else constant)
     for node in graph.nodes:
-        builder.node(node.op, node.name, list(node.inputs), list(node.outputs), _attributes(node, index))
+        inputs, more = _with_parts(graph, node, parts)
+        builder.node(node.op, node.name, inputs, list(node.outputs), {**_attributes(node, index), **more})
     for name in graph.outputs:
         builder.output(name)
     return builder
+
+
+def _put_parts(builder: _core.GraphBuilder, graph: Graph, name: str, weight: Weight) -> list[str]:
+    """A four-bit weight: its codes in nibbles under its own name; the names of its scales and zero points."""
+    builder.constant(name, nibbles.pack(weight))
+    names = []
+    for part, array in (("scales", weight.scales), ("zero_points", weight.zero_points)):
+        names.append(_unused(graph, f"{name}/{part}") if array is not None else "")
+        if array is not None:
+            builder.constant(names[-1], array)
+    return names
+
+
+def _unused(graph: Graph, name: str) -> str:
+    while name in graph.values:
+        name += "_"
+    return name
+
+
+def _with_parts(graph: Graph, node: Node, parts: Mapping[str, list[str]]) -> tuple[list[str], dict[str, Any]]:
+    """A node's inputs and, of one with a four-bit weight, the weight's parts behind them and its sizes."""
+    inputs = list(node.inputs)
+    weight = graph.constants.get(inputs[1]) if len(inputs) > 1 and inputs[1] in parts else None
+    if not isinstance(weight, Weight):
+        return inputs, {}
+    inputs += [""] * (len(OPS[node.op].inputs) - len(inputs)) + parts[node.inputs[1]]
+    return inputs, {"depth": weight.shape[1], "group_size": weight.group_size}
 
 
 def _type(value: Value) -> str:

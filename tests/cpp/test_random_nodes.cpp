@@ -1,8 +1,10 @@
 // Nodes of every operator, mostly sensible and sometimes hostile: an Error or a clean run, and the sanitizers have the
 // last word.
+#include <cmath>
 #include <limits>
 #include <map>
 
+#include "base/half.h"
 #include "check.h"
 #include "make.h"
 
@@ -65,6 +67,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"index_put", {DType::f32, 3, "rows three", "axis reduce"}},
       {"layer_norm", {DType::f32, -1, "last|? last|?", "count factor_eps"}},
       {"linear", {DType::f32, -1, "linear", ""}},
+      {"linear_i4", {DType::u8, -1, "nibbles", "zero_point_x output zero_point_y lo min max depth group_size"}},
       {"linear_i8", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
       {"logical", {DType::boolean, -1, "like", "logic"}},
       {"logical_not", {DType::boolean, -1}},
@@ -188,6 +191,7 @@ class RandomNode {
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
     if (word == "alike") inputs.push_back(places(type_.shape));
+    if (word == "nibbles") nibbles(inputs);
     if (word == "conv" || word == "linear") layer(word == "conv", inputs);
     for (const auto& [name, gates] : {std::pair{"lstm", 4}, {"gru", 3}, {"rnn", 1}})
       if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
@@ -203,6 +207,23 @@ class RandomNode {
     if (integer) inputs.push_back(m_.floats({filters}, 0.01f));
     if (integer || maybe()) inputs.push_back(m_.floats({filters}));
     groups_ = groups;
+  }
+  // Of four bits; the scales and zero points come after all that any integer layer has.
+  void nibbles(std::vector<std::string>& inputs) {
+    const int64_t depth = std::max<int64_t>(size(rank() - 1), 1), filters = random_.whole(1, 70);
+    group_size_ = depth % 8 == 0 && maybe() ? 8 : depth;
+    const Shape groups{filters, depth / group_size_};
+    Array scales(DType::f16, groups);
+    for (int64_t i = 0; i < groups.elements(); ++i)
+      scales.as<uint16_t>()[i] = half_from_float(random_.whole(0, 200) == 0 ? HUGE_VALF : random_.real(-1, 1));
+    for (const std::string& operand : std::initializer_list<std::string>{
+             m_.codes(DType::u8, {filters, (depth + 1) / 2}), m_.floats({filters}, 0.01f), m_.floats({filters}),
+             std::string(), std::string(), std::string(), std::string(), m_.constant(scales)})
+      inputs.push_back(operand);
+    Array zero_points(DType::u8, groups);
+    for (int64_t i = 0; i < groups.elements(); ++i)
+      zero_points.as<uint8_t>()[i] = static_cast<uint8_t>(random_.whole(0, random_.whole(0, 200) == 0 ? 255 : 15));
+    if (maybe()) inputs.push_back(m_.constant(zero_points));
   }
   size_t spatial() const { return op_.find("3d") == std::string::npos ? 2 : 3; }
 
@@ -246,6 +267,8 @@ class RandomNode {
     for (const char* flag : {"ceil_mode", "count_include_pad", "keepdim", "causal", "nan_if_empty", "transpose_b",
                              "reverse", "descending", "largest", "upper", "align_corners", "last"})
       if (key == flag) return random_.whole(0, 1);
+    if (key == "depth") return size(rank() - 1);
+    if (key == "group_size") return group_size_;
     if (key == "groups") return kind_.dtype == DType::f32 && op_ == "group_norm" ? random_.whole(1, 3) : groups_;
     if (key == "axis") return random_.whole(-rank(), rank());
     if (key == "axes") return sizes(static_cast<size_t>(random_.whole(0, rank())), -rank(), rank());
@@ -311,7 +334,7 @@ class RandomNode {
   const Kind& kind_;
   std::string x_;
   TensorType type_;
-  int64_t groups_ = 1;
+  int64_t groups_ = 1, group_size_ = 1;
   Attributes attributes_;
 };
 

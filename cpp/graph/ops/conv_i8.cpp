@@ -22,7 +22,8 @@ class ConvI8 final : public ConvKernels<IntegerKernels, ConvI8> {
  public:
   explicit ConvI8(const NodeInfo& node)
       : ConvKernels(node, DType::u8, DType::s8, graph::kBias + 1, graph::kIntegerInputs, Borders::in_depthwise_kernel),
-        epilogue_(node, node.constant(graph::kWeight, DType::s8, -1)) {
+        epilogue_(node, filters_,
+                  static_cast<double>(checked_sum(node, node.constant(graph::kWeight, DType::s8, -1)))) {
     pack(node, node.constant(graph::kWeight, DType::s8, -1));
   }
 

@@ -61,9 +61,9 @@ Buffer table_of(const NodeInfo& node, size_t input) {
   return copy_of<uint8_t>(table);
 }
 
-IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, const Constant& weight)
-    : multiplier_(channel_floats(node, kMultiplier, weight.type.shape[0], kMaxMultiplier)),
-      bias_(channel_floats(node, kBias, weight.type.shape[0], kMaxBias)),
+IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest)
+    : multiplier_(channel_floats(node, kMultiplier, channels, kMaxMultiplier)),
+      bias_(channel_floats(node, kBias, channels, kMaxBias)),
       table_(table_of(node, kTable)),
       range_(node),
       bounds_(bounds_of(node, "min", "max")),
@@ -79,9 +79,8 @@ IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, const Constant& weight)
   if (dynamic_ != node.has(kZeroPoint)) node.fail("x_scale and x_zero_point go together");
   if (dynamic_ && output_ != DType::f32) node.fail("dynamic quantization needs output f32");
   if (node.has(kTable) && output_ != DType::u8) node.fail("a table needs output u8");
-  const double largest = static_cast<double>(checked_sum(node, weight));
   bounded_ = !dynamic_;
-  for (int64_t c = 0; c < weight.type.shape[0]; ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     float& bias = bias_.as<float>()[c];
     if (residual_) bias = std::fma(-residual_zero_point, residual_multiplier_, bias);
     if (output_ == DType::u8) bias += static_cast<float>(range_.zero_point);

@@ -5,7 +5,7 @@
 
 namespace lowbit::graph {
 
-// Input positions of conv2d_i8 and linear_i8.
+// Input positions of the layers on codes.
 enum IntegerInput : size_t { kX, kWeight, kMultiplier, kBias, kResidual, kTable, kScale, kZeroPoint, kIntegerInputs };
 
 // Codes whose products with any u8 input sum within int32; returns the largest such sum.
@@ -23,7 +23,8 @@ Buffer table_of(const NodeInfo& node, size_t input);  // u8 [256], or empty if a
 
 class IntegerEpilogue {
  public:
-  IntegerEpilogue(const NodeInfo& node, const Constant& weight);
+  // largest: what the magnitude of a sum cannot pass.
+  IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest);
 
   bool is_dynamic() const { return dynamic_; }
   int32_t x_zero_point() const { return x_zero_point_; }

@@ -33,6 +33,7 @@ std::unique_ptr<Op> make_index(const NodeInfo&);
 std::unique_ptr<Op> make_index_put(const NodeInfo&);
 std::unique_ptr<Op> make_layer_norm(const NodeInfo&);
 std::unique_ptr<Op> make_linear(const NodeInfo&);
+std::unique_ptr<Op> make_linear_i4(const NodeInfo&);
 std::unique_ptr<Op> make_linear_i8(const NodeInfo&);
 std::unique_ptr<Op> make_logical(const NodeInfo&);
 std::unique_ptr<Op> make_logical_not(const NodeInfo&);

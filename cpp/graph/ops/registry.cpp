@@ -50,6 +50,7 @@ constexpr Row kOps[] = {
     {"index_put", make_index_put},
     {"layer_norm", make_layer_norm},
     {"linear", make_linear},
+    {"linear_i4", make_linear_i4},
     {"linear_i8", make_linear_i8},
     {"logical", make_logical},
     {"logical_not", make_logical_not},

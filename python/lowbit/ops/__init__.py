@@ -9,6 +9,7 @@ from ..errors import GraphError
 from ..ir import Graph, Node, Value
 from . import arithmetic, indexing, ordering, reduction, sizes
 from . import float as float_ops
+from . import four_bit as four_bit_ops
 from . import integer as integer_ops
 from . import recurrent as recurrent_ops
 from . import resize as resize_ops
@@ -19,7 +20,17 @@ from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
-_COMPUTING = (float_ops, sequence_ops, recurrent_ops, resize_ops, arithmetic, reduction, ordering, integer_ops)
+_COMPUTING = (
+    float_ops,
+    sequence_ops,
+    recurrent_ops,
+    resize_ops,
+    arithmetic,
+    reduction,
+    ordering,
+    integer_ops,
+    four_bit_ops,
+)
 _MOVING = (shape_ops, indexing, sizes, segment_ops)
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in (*_COMPUTING, *_MOVING) for op in family.OPS})
 

@@ -174,7 +174,8 @@ def _infer_conv_i8(call: Call) -> Sequence[Value]:
     return _infer_epilogue(call, shape, shape[0], 1)
 
 
-def _infer_linear_i8(call: Call) -> Sequence[Value]:
+def infer_linear_i8(call: Call) -> Sequence[Value]:
+    """The output of a linear layer on codes."""
     shape = linear_shape(call)
     return _infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
 
@@ -192,8 +193,8 @@ def _centred(call: Call, per_row: tuple[int, ...]) -> Array:
     return call.array(0).astype(np.int16) - np.asarray(zero, np.int16)
 
 
-def _epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
-    """kernels/kernel.h, Epilogue: every operation rounded to float32 once, in this order."""
+def epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
+    """kernels/kernel.h, Epilogue, of sums `acc`: every operation rounded to float32 once, in this order."""
     attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
     factor, bias, t = call.array(2).reshape(channel), call.array(3).reshape(channel), acc.astype(F32)
     residual_multiplier = F32(attrs["residual_multiplier"])
@@ -212,20 +213,20 @@ def _epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, 
 
 
 def _conv_i8(call: Call) -> Sequence[Array]:
-    w = call.array(1)
+    w = call.weight(1).codes
     ones = (1,) * (w.ndim - 2)
     acc = correlate(_centred(call, (-1, 1, *ones)), w, call.attrs, _exact_type(w))
-    return [_epilogue(call, acc, (-1, *ones), (-1, 1, *ones))]
+    return [epilogue(call, acc, (-1, *ones), (-1, 1, *ones))]
 
 
 def _linear_i8(call: Call) -> Sequence[Array]:
-    w, x = call.array(1), call.array(0)
+    w, x = call.weight(1).codes, call.array(0)
     dtype = _exact_type(w)
     zero_points = call.optional(7)
     rows = x.reshape(-1, x.shape[-1]).astype(np.int16)
     zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points.astype(np.int16)[:, None]
     acc = (rows - np.asarray(zero, np.int16)).astype(dtype) @ w.T.astype(dtype)
-    return [_epilogue(call, acc, (-1,), (-1, 1)).reshape(*x.shape[:-1], w.shape[0])]
+    return [epilogue(call, acc, (-1,), (-1, 1)).reshape(*x.shape[:-1], w.shape[0])]
 
 
 # ------------------------------------------------------------------------------------------------------ add and pools
@@ -281,7 +282,7 @@ def _adaptive_avg_pool2d_i8(call: Call) -> Sequence[Array]:
 
 _X = Input(name="x", dtypes=U8)
 _TABLE = Input(name="table", dtypes=U8, optional=True, constant=True)
-_GEMM_INPUTS = (
+GEMM_INPUTS = (
     _X,
     Input(name="w", dtypes=("s8",), constant=True, weight=True),
     Input(name="multiplier", constant=True),
@@ -297,7 +298,7 @@ _POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice
 
 def _convolution(name: str, axes: int, *, transposed: bool = False) -> Op:
     attrs = {**conv_attrs(axes, transposed=transposed), **EPILOGUE_ATTRS}
-    return Op(name=name, inputs=_GEMM_INPUTS, attrs=attrs, infer_rule=_infer_conv_i8, reference_rule=_conv_i8)
+    return Op(name=name, inputs=GEMM_INPUTS, attrs=attrs, infer_rule=_infer_conv_i8, reference_rule=_conv_i8)
 
 
 OPS = (
@@ -335,9 +336,9 @@ OPS = (
     _convolution("conv_transpose3d_i8", 3, transposed=True),
     Op(
         name="linear_i8",
-        inputs=_GEMM_INPUTS,
+        inputs=GEMM_INPUTS,
         attrs=EPILOGUE_ATTRS,
-        infer_rule=_infer_linear_i8,
+        infer_rule=infer_linear_i8,
         reference_rule=_linear_i8,
     ),
     Op(

@@ -107,13 +107,14 @@ OPTIONAL_NUMBER = number(optional=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One input: which dtypes, whether it may be absent (""), must be a constant, or must be a quantized `Weight`."""
+    """One input: which dtypes, whether it may be absent (""), must be a constant, or a quantized `Weight` of `bits`."""
 
     name: str
     dtypes: tuple[str, ...] = ("f32",)
     optional: bool = False
     constant: bool = False
     weight: bool = False
+    bits: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,7 @@ class Op:
             raise GraphError(f"the output would have shape {list(shape)}")
         return replace(value, shape=shape)
 
-    def reference(self, node: Node, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+    def reference(self, node: Node, inputs: Sequence[Array | Weight | None]) -> tuple[Array, ...]:
         """The outputs for these arrays. Sizes in the node's attributes must be numbers by now."""
         with np.errstate(all="ignore"):
             outputs = self.reference_rule(Call(node=node, attrs=attributes(self, node), arrays=tuple(inputs)))
@@ -170,7 +171,7 @@ class Call:
     node: Node
     attrs: Mapping[str, Any]
     values: tuple[Value | None, ...] = ()
-    arrays: tuple[Array | None, ...] = ()
+    arrays: tuple[Array | Weight | None, ...] = ()
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
 
     def value(self, position: int) -> Value:
@@ -183,13 +184,20 @@ class Call:
     def array(self, position: int) -> Array:
         """A required input."""
         array = self.arrays[position]
-        if array is None:
-            raise GraphError(f"input {position} is required")
+        if array is None or isinstance(array, Weight):
+            raise GraphError(f"input {position} must be an array")
         return array
+
+    def weight(self, position: int) -> Weight:
+        """A quantized weight."""
+        weight = self.arrays[position]
+        if not isinstance(weight, Weight):
+            raise GraphError(f"input {position} must be a quantized weight")
+        return weight
 
     def optional(self, position: int) -> Array | None:
         """An input that may be absent."""
-        return self.arrays[position] if position < len(self.arrays) else None
+        return self.array(position) if position < len(self.arrays) and self.arrays[position] is not None else None
 
     def is_present(self, position: int) -> bool:
         """Whether an optional input is given."""
