@@ -46,7 +46,7 @@ class Row:
 
     def limit(self, roof: Roofline) -> Limit:
         """The least time it can take on a machine, and what binds it."""
-        return roof.limit(self.operations, self.bytes, "int8" if self.op.endswith("_i8") else "float32")
+        return roof.limit(self.operations, self.bytes, "int8" if self.op.endswith(("_i8", "_i4")) else "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
