@@ -45,6 +45,7 @@ struct Avx2 {
     }
     return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(bytes)));
   }
+  static LOWBIT_INLINE void store(int32_t* p, Int a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
   static LOWBIT_INLINE void store(float* p, Float a, int count) {
     if (count >= kLanes) {
       _mm256_storeu_ps(p, a);

@@ -33,6 +33,7 @@ struct Avx512 {
   static LOWBIT_INLINE Int load_codes(const uint8_t* p, int count) {
     return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask(count), p));
   }
+  static LOWBIT_INLINE void store(int32_t* p, Int a) { _mm512_storeu_si512(p, a); }
   static LOWBIT_INLINE void store(float* p, Float a, int count) {
     if (count >= kLanes) {
       _mm512_storeu_ps(p, a);

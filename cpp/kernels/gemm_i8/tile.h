@@ -23,6 +23,14 @@ namespace {
 // How far ahead in the weights to prefetch, in bytes: few rows stream them from L3 or memory as fast as it goes.
 constexpr int64_t prefetch_bytes(int rows, int lanes) { return 4 * rows <= lanes ? 12288 : 1536; }
 
+// Converted here, for the compiler would hoist what all ends of a tile have in common, and lack registers in its loop.
+template <class V>
+__attribute__((noinline)) void store_sums(const GemmI8Tile& t, const int32_t* sums, int rows, int stride) {
+  alignas(64) float floats[GemmI8Tile::kMaxRows * 64];
+  for (int i = 0; i < rows * stride; i += V::kLanes) V::store(floats + i, V::to_float(V::load(sums + i)), V::kLanes);
+  store_any<V>(t, floats, rows, stride);
+}
+
 template <class V, int kRows, int kVectors>
 struct Tile {
   using Int = typename V::Int;
@@ -116,14 +124,13 @@ struct Tile {
   }
 
   static LOWBIT_INLINE void spill(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
-    alignas(64) float sums[kRows * kColumns];
+    alignas(64) int32_t sums[kRows * kColumns];
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       LOWBIT_UNROLL
-      for (int v = 0; v < kVectors; ++v)
-        V::store(sums + r * kColumns + v * V::kLanes, V::to_float(acc[r][v]), V::kLanes);
+      for (int v = 0; v < kVectors; ++v) V::store(sums + r * kColumns + v * V::kLanes, acc[r][v]);
     }
-    store_any<V>(t, sums, kRows, kColumns);
+    store_sums<V>(t, sums, kRows, kColumns);
   }
 };
 
