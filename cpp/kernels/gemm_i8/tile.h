@@ -82,7 +82,7 @@ struct Tile {
     const uint8_t* x[kRows];
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + tap;
-    for (int64_t quad = 0; quad < t.quads; ++quad, w += kColumns * 4) {
+    for (int64_t at = 0; at < t.quads * V::kOperandBytes; at += V::kOperandBytes, w += kColumns * 4) {
       Int weights[kVectors];
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) {
@@ -91,7 +91,7 @@ struct Tile {
       }
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const typename V::Operand operand = V::operand(x[r] + quad * V::kOperandBytes);
+        const typename V::Operand operand = V::operand(x[r] + at);
         LOWBIT_UNROLL
         for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(acc[r][v], operand, weights[v]);
       }
