@@ -69,10 +69,11 @@ def torch_int8(net: nn.Module, calibration: Sequence[Array], *, threads: int, ba
     samples = list(_samples(calibration, batch))
     torch.set_num_threads(threads)
     with quiet(), needs("torch int8 with PT2E", "torchao.quantization.pt2e"):
+        quantized = quantize_pt2e(net, samples)
         try:
-            compiled = compile_pt2e(quantize_pt2e(net, samples), samples[0])
-        except Exception as error:  # a compiler that is missing or that fails: whatever it raises, this peer is out
-            reason = str(error).strip().splitlines()[0]
+            compiled = compile_pt2e(quantized, samples[0])
+        except RuntimeError as error:  # all of dynamo's and Inductor's are: no C++ compiler, or one that fails
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise Missing(f"torch int8 with PT2E does not compile it ({reason})") from error
 
     def run(image: Array) -> Array:
