@@ -375,18 +375,25 @@ def _constant(
         return tensor(fields["tensor"])
     if set(fields) != {"weight"}:
         raise FormatError(f"{what} is neither a tensor nor a weight")
-    plain = ("bits", "axis", "group_size")
-    parts = _object(fields["weight"], what, ("codes", "scales", *plain, "packing"), ("zero_points", "g_idx"))
-    numbers = {key: _integer(parts[key], what) for key in plain}
-    arrays = {key: tensor(parts[key]) for key in _PARTS if key in parts}
-    packing = _text(parts["packing"], what)
+    keys = ("codes", "scales", "bits", "axis", "group_size", "packing")
+    parts = _object(fields["weight"], what, keys, ("zero_points", "g_idx"))
+    codes, packing = tensor(parts["codes"]), _text(parts["packing"], what)
     if packing == "nibbles":
         shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
         try:
-            arrays["codes"] = nibbles.unpack(arrays["codes"], shape, symmetric="zero_points" not in arrays)
+            codes = nibbles.unpack(codes, shape, symmetric="zero_points" not in parts)
         except GraphError as error:
             raise FormatError(f"{what}: {error}") from None
-    return Weight(packing=packing, **numbers, **arrays)  # type: ignore[arg-type]
+    return Weight(
+        codes=codes,
+        scales=tensor(parts["scales"]),
+        bits=_integer(parts["bits"], what),
+        axis=_integer(parts["axis"], what),
+        group_size=_integer(parts["group_size"], what),
+        zero_points=tensor(parts["zero_points"]) if "zero_points" in parts else None,
+        packing=packing,
+        g_idx=tensor(parts["g_idx"]) if "g_idx" in parts else None,
+    )
 
 
 def _symbol(entry: Any, what: str) -> Symbol:
