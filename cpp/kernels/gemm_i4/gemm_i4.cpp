@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kernels/gemm_i4/tiles.h"
-#include "kernels/matrix.h"
+#include "kernels/product_run.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -23,70 +23,39 @@ int64_t tasks(const GemmI4Args& args, int threads) {
   return cut(args).tasks(threads, args.grid.rows() * args.weights->n * args.weights->k);
 }
 
-// One call's tile arguments that do not change, and the walk over its rows.
-class Run {
+class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile, GemmI4Tiles> {
  public:
-  explicit Run(const GemmI4Args& args) : args_(args), weights_(*args.weights), cut_(cut(args)) {
-    const Epilogue& epilogue = args.epilogue;
-    walk_.grid = args.grid;
-    walk_.bind(0, args.x, 1);
-    walk_.bind(1, args.y, epilogue.output == DType::u8 ? 1 : 4);
-    walk_.bind(2, epilogue.residual, 1);
-    walk_.fold(args.x_zero_points != nullptr || epilogue.row_scale != nullptr);
-    tile_.epilogue = &epilogue;
+  explicit Run(const GemmI4Args& args)
+      : ProductRun(args, cut(args), *args.weights->kernel->tiles),
+        weights_(*args.weights),
+        panel_bytes_(static_cast<int64_t>(weights_.panels.bytes()) / cut_.panels) {
     tile_.k = weights_.k;
     tile_.group_size = weights_.group_size;
     tile_.affine = weights_.affine;
   }
 
-  void task(int64_t task, int64_t tasks) {
-    cut_.each(task, tasks,
-              [this](int64_t panel, int64_t first_tile, int64_t count) { run_panel(panel, first_tile, count); });
-  }
-
- private:
-  void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
-    hold_rows(cut_.first_row(first_tile), cut_.first_row(first_tile + count));
-    const int64_t channel = panel * weights_.kernel->nr;
-    tile_.panel = weights_.panels.as<uint8_t>() + panel * (static_cast<int64_t>(weights_.panels.bytes()) / cut_.panels);
-    tile_.offsets = weights_.offsets.as<float>() + channel;
-    tile_.channel = channel;
-    tile_.columns = static_cast<int>(std::min<int64_t>(weights_.kernel->nr, weights_.n - channel));
-    tile_.multiplier = args_.epilogue.multiplier + channel;
-    tile_.bias = args_.epilogue.bias + channel;
-    for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
-      const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
-      tile_.x = rows_.x + at;
-      tile_.y = rows_.y + at;
-      tile_.group_sums = row_sums_ + at;
-      tile_.zero_points = zero_points_ + at;
-      tile_.residual = args_.epilogue.residual.data != nullptr ? rows_.residual + at : nullptr;
-      tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + at : nullptr;
-      weights_.kernel->tiles->of_rows[rows - 1](tile_);
-    }
-  }
-
-  void hold_rows(int64_t first, int64_t end) {
-    const bool listed = rows_.hold(walk_, first, end, [this](int64_t sample, int i) {
-      zero_points_[i] = args_.x_zero_points != nullptr ? args_.x_zero_points[sample] : args_.x_zero_point;
-      if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
-    });
-    for (int64_t row = 0; listed && row < end - first; ++row) {
+  void begin_rows(int64_t count) {
+    for (int64_t row = 0; row < count; ++row) {
       int32_t* sums = sums_ + row * weights_.groups();
       weights_.kernel->group_sums(rows_.x[row], weights_.k, weights_.group_size, sums);
       row_sums_[row] = sums;
     }
   }
 
-  const GemmI4Args& args_;
+  void begin_panel(int64_t panel) {
+    tile_.panel = weights_.panels.as<uint8_t>() + panel * panel_bytes_;
+    tile_.offsets = weights_.offsets.as<float>() + tile_.channel;
+  }
+
+  void begin_tile(int64_t at) {
+    tile_.group_sums = row_sums_ + at;
+    tile_.zero_points = zero_points_ + at;
+  }
+
+ private:
   const GemmI4Weights& weights_;
-  const Cut cut_;
-  RowWalk walk_;
-  GemmI4Tile tile_;
-  RowList<uint8_t, void, uint8_t> rows_;
-  int32_t zero_points_[Cut::kBlockRows];
+  const int64_t panel_bytes_;
   const int32_t* row_sums_[Cut::kBlockRows];
-  float scales_[Cut::kBlockRows];
   int32_t sums_[kSums];
 };
 

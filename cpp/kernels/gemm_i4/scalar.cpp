@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "base/half.h"
-#include "base/numerics.h"
+#include "kernels/finish.h"
 #include "kernels/gemm_i4/tiles.h"
 
 namespace lowbit::kernels {
@@ -33,23 +33,10 @@ float dot(const GemmI4Tile& t, int row, int channel) {
   return sum;
 }
 
-void store(const GemmI4Tile& t, int row, int c, float sum) {
-  const Epilogue& e = *t.epilogue;
-  float value = t.row_scales == nullptr ? std::fma(sum, t.multiplier[c], t.bias[c])
-                                        : std::fma(sum * t.multiplier[c], t.row_scales[row], t.bias[c]);
-  if (t.residual != nullptr) value = add_residual(value, t.residual[row][t.channel + c], e.residual_multiplier);
-  if (e.output == DType::f32) {
-    row_of<float>(t, row)[c] = clamp_float(value, e.min, e.max);
-  } else {
-    const uint8_t code = code_from_float(value, 0, e.lo, e.hi);
-    row_of<uint8_t>(t, row)[c] = e.table != nullptr ? e.table[code] : code;
-  }
-}
-
 template <int kRows>
 void tile(const GemmI4Tile& t) {
   for (int row = 0; row < kRows; ++row)
-    for (int channel = 0; channel < t.columns; ++channel) store(t, row, channel, dot(t, row, channel));
+    for (int channel = 0; channel < t.columns; ++channel) finish(t, row, channel, dot(t, row, channel));
 }
 
 }  // namespace

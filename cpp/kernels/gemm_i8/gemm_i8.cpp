@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kernels/gemm_i8/tiles.h"
-#include "kernels/matrix.h"
+#include "kernels/product_run.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -37,85 +37,44 @@ int64_t tasks(const GemmI8Args& args, int threads) {
   return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
 }
 
-// One call's tile arguments that do not change, and the walk over its rows.
-class Run {
+class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile, GemmI8Tiles> {
  public:
   // packed: kPackedBytes where rows are packed, else null.
   Run(const GemmI8Args& args, uint8_t* packed)
-      : args_(args), weights_(*args.weights), cut_(cut(args)), tiles_(*weights_.kernel->tiles), packed_(packed) {
-    const Epilogue& epilogue = args.epilogue;
-    walk_.grid = args.grid;
-    walk_.bind(0, args.x, 1);
-    walk_.bind(1, args.y, epilogue.output == DType::u8 ? 1 : 4);
-    walk_.bind(2, epilogue.residual, 1);
-    walk_.fold(args.x_zero_points != nullptr || epilogue.row_scale != nullptr);
-    tile_.taps = args.taps.data();
-    tile_.tap_count = weights_.taps;
-    tile_.quads = ceil_div(weights_.run, 4);
+      : ProductRun(args, cut(args),
+                   packed != nullptr ? *args.weights->kernel->rows->packed_tiles : *args.weights->kernel->tiles),
+        weights_(*args.weights),
+        packed_(packed) {
+    tile_.taps = packed != nullptr ? &kFirst : args.taps.data();
+    tile_.tap_count = packed != nullptr ? 1 : weights_.taps;
+    tile_.quads = ceil_div(weights_.run, 4) * (packed != nullptr ? weights_.taps : 1);
     tile_.x_zero_point = args.x_zero_point;
-    tile_.epilogue = &epilogue;
-    if (packed != nullptr) {
-      tiles_ = *weights_.kernel->rows->packed_tiles;
-      tile_.taps = &kFirst;
-      tile_.tap_count = 1;
-      tile_.quads *= weights_.taps;
-    }
   }
 
-  void task(int64_t task, int64_t tasks) {
-    cut_.each(task, tasks,
-              [this](int64_t panel, int64_t first_tile, int64_t count) { run_panel(panel, first_tile, count); });
-  }
-
- private:
-  void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
-    hold_rows(cut_.first_row(first_tile), cut_.first_row(first_tile + count));
-    const int nr = weights_.kernel->nr;
-    const int64_t channel = panel * nr;
-    tile_.panel = weights_.panels.as<int8_t>() + channel * tile_.tap_count * tile_.quads * 4;
-    tile_.column_sums = weights_.column_sums.as<int32_t>() + channel;
-    tile_.channel = channel;
-    tile_.columns = static_cast<int>(std::min<int64_t>(nr, weights_.n - channel));
-    tile_.multiplier = args_.epilogue.multiplier + channel;
-    tile_.bias = args_.epilogue.bias + channel;
-    for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
-      const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
-      tile_.x = rows_.x + at;
-      tile_.y = rows_.y + at;
-      tile_.residual = args_.epilogue.residual.data != nullptr ? rows_.residual + at : nullptr;
-      tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + at : nullptr;
-      tile_.row_sums = row_sums_ + at;
-      tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + at : nullptr;
-      tiles_.of_rows[rows - 1](tile_);
-    }
-  }
-
-  void hold_rows(int64_t first, int64_t end) {
-    const bool listed = rows_.hold(walk_, first, end, [this](int64_t sample, int i) {
-      if (args_.x_zero_points != nullptr) zero_points_[i] = args_.x_zero_points[sample];
-      if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
-    });
-    if (listed && weights_.kernel->rows != nullptr) prepare(*weights_.kernel->rows, end - first);
-  }
-
-  void prepare(const GemmI8RowPacking& packing, int64_t rows) {
-    packing.pack(rows_.x, rows, args_.taps.data(), weights_.taps, ceil_div(weights_.run, 4) * 4, row_sums_, packed_);
-    for (int64_t row = 0; packed_ != nullptr && row < rows; ++row)
+  void begin_rows(int64_t count) {
+    const GemmI8RowPacking* packing = weights_.kernel->rows;
+    if (packing == nullptr) return;
+    packing->pack(rows_.x, count, args_.taps.data(), weights_.taps, ceil_div(weights_.run, 4) * 4, row_sums_, packed_);
+    for (int64_t row = 0; packed_ != nullptr && row < count; ++row)
       rows_.x[row] = packed_ + row * packed_row_bytes(weights_);
   }
 
+  void begin_panel(int64_t) {
+    tile_.panel = weights_.panels.as<int8_t>() + tile_.channel * tile_.tap_count * tile_.quads * 4;
+    tile_.column_sums = weights_.column_sums.as<int32_t>() + tile_.channel;
+  }
+
+  void begin_tile(int64_t at) {
+    tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + at : nullptr;
+    tile_.row_sums = row_sums_ + at;
+  }
+
+ private:
   static constexpr int64_t kFirst = 0;
 
-  const GemmI8Args& args_;
   const GemmI8Weights& weights_;
-  const Cut cut_;
-  GemmI8Tiles tiles_;
   uint8_t* packed_;
-  RowWalk walk_;
-  GemmI8Tile tile_;
-  RowList<uint8_t, void, uint8_t> rows_;
-  int32_t zero_points_[Cut::kBlockRows], row_sums_[Cut::kBlockRows];
-  float scales_[Cut::kBlockRows];
+  int32_t row_sums_[Cut::kBlockRows];
 };
 
 void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args, nullptr).task(task, tasks); }

@@ -1,5 +1,5 @@
 // The plain truth: gemm_i8.h and kernel.h as loops.
-#include "base/numerics.h"
+#include "kernels/finish.h"
 #include "kernels/gemm_i8/tiles.h"
 
 namespace lowbit::kernels {
@@ -18,23 +18,11 @@ int32_t dot(const GemmI8Tile& t, int row, int channel) {
   return acc - (t.row_zero_points != nullptr ? t.row_zero_points[row] : t.x_zero_point) * t.column_sums[channel];
 }
 
-void store(const GemmI8Tile& t, int row, int channel, int32_t acc) {
-  const Epilogue& e = *t.epilogue;
-  const float* row_scale = t.row_scales == nullptr ? nullptr : t.row_scales + row;
-  float value = rescale(acc, t.multiplier[channel], row_scale, t.bias[channel]);
-  if (t.residual != nullptr) value = add_residual(value, t.residual[row][t.channel + channel], e.residual_multiplier);
-  if (e.output == DType::f32) {
-    row_of<float>(t, row)[channel] = clamp_float(value, e.min, e.max);
-  } else {
-    const uint8_t code = code_from_float(value, 0, e.lo, e.hi);
-    row_of<uint8_t>(t, row)[channel] = e.table != nullptr ? e.table[code] : code;
-  }
-}
-
 template <int kRows>
 void tile(const GemmI8Tile& t) {
   for (int row = 0; row < kRows; ++row)
-    for (int channel = 0; channel < t.columns; ++channel) store(t, row, channel, dot(t, row, channel));
+    for (int channel = 0; channel < t.columns; ++channel)
+      finish(t, row, channel, static_cast<float>(dot(t, row, channel)));
 }
 
 }  // namespace
