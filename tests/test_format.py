@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
-from lowbit import format, interpreter, nibbles
+from lowbit import blocks, format, interpreter, nibbles
 from lowbit.errors import FormatError, GraphError, LowbitError
 from lowbit.ir import Graph, Weight, replace
 from lowbit.ops import OPS
@@ -28,7 +28,9 @@ def same(a: Graph, b: Graph) -> bool:
     """Equal in everything, constants bit for bit."""
 
     def parts(constant: Any) -> list[Any]:
-        return [constant.codes, constant.scales] if isinstance(constant, Weight) else [constant]
+        if isinstance(constant, Weight):
+            return [constant.codes, constant.scales, np.array(constant.sparsity or "")]
+        return [constant]
 
     plain = replace(a, constants={}), replace(b, constants={})
     fields = ("inputs", "outputs", "values", "nodes", "symbols", "states")
@@ -368,3 +370,102 @@ def test_codes_of_odd_depth_are_packed_row_by_row() -> None:
         nibbles.unpack(packed, shape, symmetric=True)
     with pytest.raises(GraphError, match="packed codes are"):
         nibbles.unpack(packed[:, :2], shape, symmetric=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- sparse
+
+
+def sparse_graph(shape: tuple[int, ...], pattern: str, density: float, seed: int = 0) -> Graph:
+    """One sparse weight, `w`, that no node reads."""
+    rng, (rows, columns) = np.random.default_rng(seed), blocks.PATTERNS[pattern]
+    kept = rng.random((shape[0] // rows, int(np.prod(shape[1:])) // columns)) < density
+    kept.flat[0] = True
+    matrix = rng.integers(1, 128, (shape[0], kept.shape[1] * columns)) * kept.repeat(rows, 0).repeat(columns, 1)
+    codes = np.moveaxis(matrix.astype(np.int8).reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    m = Maker()
+    m.constant(Weight(codes=codes, scales=np.ones(shape[0], np.float32), sparsity=pattern), "w")
+    return m.graph(m.node("clip", m.input("x", 3)))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pattern=st.sampled_from(list(blocks.PATTERNS)),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 5),
+    kernel=st.sampled_from([(), (1, 1), (3, 3), (2, 1, 3)]),
+    density=st.sampled_from([0.05, 0.3, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_sparse_weights_come_back(
+    path: Path, pattern: str, rows: int, columns: int, kernel: tuple[int, ...], density: float, seed: int
+) -> None:
+    """Bit for bit, at a bit a block and a byte for each weight that is kept."""
+    size = blocks.PATTERNS[pattern]
+    graph = sparse_graph((size[0] * rows, size[1] * columns, *kernel), pattern, density, seed)
+    weight = graph.constants["w"]
+    assert isinstance(weight, Weight)
+    format.save(path, graph)
+    loaded = format.load(path)[0]
+    assert same(loaded, graph)
+    kept = safetensors.numpy.load_file(path)["w/codes"]
+    assert kept.shape[0] == int(blocks.blocks_of(weight.codes, pattern).any(axis=(2, 3)).sum())
+
+
+@pytest.mark.parametrize("pattern", ["4x4", "1x4", "unstructured"])
+def test_a_layer_with_a_tenth_of_its_weights_takes_a_quarter_of_its_bytes(path: Path, pattern: str) -> None:
+    graph = sparse_graph((256, 64, 3, 3), pattern, 0.1)
+    format.save(path, graph)
+    assert path.stat().st_size <= 0.26 * 256 * 64 * 9
+
+
+SPARSE_EDITS: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = [
+    (lambda zeros, tensors: zeros.update(pattern="2x4"), "none of 32x4"),
+    (lambda zeros, tensors: zeros.update(pattern="x" * 5000), "text"),
+    (lambda zeros, tensors: zeros.update(pattern="16x4"), "does not consist of"),
+    (lambda zeros, tensors: zeros.update(pattern="1x4"), "the mask is"),
+    (lambda zeros, tensors: zeros.pop("pattern"), "lacks"),
+    (lambda zeros, tensors: zeros.update(mask="none"), "not in the file"),
+    (lambda zeros, tensors: zeros.update(mask="w/codes"), "shares the packed"),
+    (lambda zeros, tensors: zeros.update(mask=["w/mask"]), "not in the file"),
+    (lambda zeros, tensors: tensors["w/mask"].__setitem__(-1, 0x80), "beyond its 60 blocks"),
+    (lambda zeros, tensors: tensors["w/mask"].__setitem__(0, 0), "the mask keeps int8"),
+    (lambda zeros, tensors: tensors.update({"w/mask": tensors["w/mask"][:-1]}), "the mask is"),
+    (lambda zeros, tensors: tensors.update({"w/mask": tensors["w/mask"].view(np.int8)}), "the mask is"),
+    (lambda zeros, tensors: tensors.update({"w/codes": tensors["w/codes"][:-1]}), "the mask keeps int8"),
+    (lambda zeros, tensors: tensors.update({"w/codes": tensors["w/codes"].view(np.uint8)}), "the mask keeps int8"),
+    (lambda zeros, tensors: tensors["w/codes"].__setitem__(0, 0), "values are all zero"),
+]
+
+
+@pytest.mark.parametrize("index", range(len(SPARSE_EDITS)))
+def test_hostile_sparse_weights(path: Path, index: int) -> None:
+    format.save(path, sparse_graph((24, 40), "4x4", 0.5))
+    tensors = {name: array.copy() for name, array in safetensors.numpy.load_file(path).items()}
+    document = format.read_document(path)
+    change, message = SPARSE_EDITS[index]
+    change(document["constants"]["w"]["weight"]["sparsity"], tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={"lowbit": json.dumps(document)})
+    with pytest.raises(LowbitError, match=message):
+        format.load(path)
+
+
+def test_a_small_file_cannot_ask_for_a_large_memory(path: Path) -> None:
+    """Blocks of 32 x 4 without values: 1024 codes a byte of mask; and one mask for many weights."""
+    format.save(path, sparse_graph((4096, 1024), "32x4", 0.9))
+    tensors, document = safetensors.numpy.load_file(path), format.read_document(path)
+    tensors |= {"w/mask": np.zeros_like(tensors["w/mask"]), "w/codes": np.zeros((0, 128), np.int8)}
+    safetensors.numpy.save_file(tensors, path, metadata={"lowbit": json.dumps(document)})
+    with pytest.raises(FormatError, match="stand for more than 128 codes"):
+        format.load(path)
+    format.save(path, sparse_graph((64, 64), "4x4", 0.1))
+    header, document, raw = parts_of(path.read_bytes())
+    document["constants"]["again"] = document["constants"]["w"]
+    document["values"]["again"] = document["values"]["w"]
+    refuse(path, assemble(header, document, raw), "shares the packed")
+
+
+def test_every_truncation_of_a_sparse_file_is_refused(path: Path) -> None:
+    format.save(path, sparse_graph((32, 32), "4x4", 0.3))
+    data = path.read_bytes()
+    for length in range(0, len(data), 31):
+        refuse(path, data[:length])

@@ -154,11 +154,19 @@ def test_names_are_text() -> None:
             times=(Timed(name=evil, lowest=1.0, median=1.0),),
             errors=(OutputError(name=evil, sqnr=20.0, largest=1.0, scale=1.0),),
             decisions=({"node": evil, "scheme": evil, "reason": evil},),
+            sparsity=({"node": evil, "pattern": evil, "density": 0.1},),
             evaluations=({"model": evil, "score": 1.0, "drop": 0.0, "int8_layers": 1, "float_layers": [evil]},),
             notes=(evil,),
         )
     )
     assert read(page).text.count(evil) >= 12
+
+
+def test_sparse_layers_say_what_is_kept() -> None:
+    assert "kept" not in read(render(facts())).text
+    text = read(render(facts(sparsity=({"node": "layer.1", "pattern": "4x4", "density": 0.1},)))).text
+    assert "kept" in text
+    assert "10.0% in 4x4" in text
 
 
 def test_a_budgets_evaluations_are_drawn() -> None:

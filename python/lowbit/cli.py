@@ -16,6 +16,7 @@ from rich.table import Table
 import lowbit
 from lowbit import format as lowbit_format
 from lowbit.ir import Graph, Value, Weight
+from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.tables import heading, profile_table
 from lowbit.timing import interleave
 
@@ -133,13 +134,16 @@ def _summary(file: Path, graph: Graph) -> Table:
 
 
 def _nodes(graph: Graph) -> Table:
-    table = heading("Nodes", ("node", "operator", "output", "scale", "zero point", "from"))
+    sparse = {str(row["node"]): f"{row['density']:.1%} in {row['pattern']}" for row in sparse_layers(graph)}
+    kept = ("weights kept",) if sparse else ()
+    table = heading("Nodes", ("node", "operator", "output", "scale", "zero point", *kept, "from"))
     for node in graph:
         value = graph.values[node.outputs[0]]
         quant = value.quant
         scale = "" if quant is None else f"{quant.scale:.4g}" if isinstance(quant.scale, float) else str(quant.scale)
         zero_point = "" if quant is None else str(quant.zero_point)
-        table.add_row(*map(escape, (node.name, node.op, _type(value), scale, zero_point, node.source)))
+        cells = (node.name, node.op, _type(value), scale, zero_point, *(sparse.get(node.name, "") for _ in kept))
+        table.add_row(*map(escape, (*cells, node.source)))
     return table
 
 

@@ -24,6 +24,7 @@ from .model import Conversion, Model, array_of
 from .passes import optimize
 from .passes.adopt_quantization import adopt_quantization, is_quantized
 from .passes.calibrate import Progress
+from .passes.note_sparsity import note_sparsity, sparse_layers
 from .passes.plan import all_float
 from .passes.quantize import Quantized, Quantizer
 from .passes.share_constants import share_constants
@@ -133,10 +134,12 @@ def _convert(
     given = example(net, inputs)
 
     def conversion(made: Quantized, **more: Any) -> Conversion:
+        noted = note_sparsity(made.graph)
+        decisions = [asdict(decision) for decision in made.decisions]
         return Conversion(
-            graph=share_constants(made.graph),  # a layer that is called twice has its codes once
+            graph=share_constants(noted),  # a layer that is called twice has its codes once
             reference=made.reference,
-            meta={**meta, "decisions": [asdict(decision) for decision in made.decisions], **more},
+            meta={**meta, "decisions": decisions, "sparsity": sparse_layers(noted), **more},
             classes=captured.classes,
             threads=threads,
             example=given,

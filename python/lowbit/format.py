@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from . import dims, nibbles
+from . import blocks, dims, nibbles
 from .errors import FormatError, GraphError
 from .interpreter import validate
 from .ir import Array, Attribute, Dim, Graph, Node, Quant, Symbol, Value, Weight
@@ -106,10 +106,14 @@ def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
             parts = {part: getattr(constant, part) for part in _PARTS}
             if constant.packing == "nibbles":
                 parts["codes"] = nibbles.pack(constant)
+            elif constant.sparsity is not None:
+                parts["mask"], parts["codes"] = blocks.pack(constant.codes, constant.sparsity)
             entry: dict[str, Any] = {
                 part: store(f"{name}/{part}", array) for part, array in parts.items() if array is not None
             }
             entry |= {key: getattr(constant, key) for key in ("bits", "axis", "group_size", "packing")}
+            if constant.sparsity is not None:
+                entry["sparsity"] = {"pattern": constant.sparsity, "mask": entry.pop("mask")}
             table[name] = {"weight": entry}
         else:
             table[name] = {"tensor": store(name, constant)}
@@ -370,20 +374,32 @@ def _constant(
         used.add(key)
         return tensors[key]
 
+    def own(key: Any) -> Array:
+        """What is unpacked into more bytes may not be named again and again."""
+        if isinstance(key, str) and key in used:
+            raise FormatError(f"{what} shares the packed codes {str(key)[:100]!r}")
+        return tensor(key)
+
     fields = _object(entry, what)
     if set(fields) == {"tensor"}:
         return tensor(fields["tensor"])
     if set(fields) != {"weight"}:
         raise FormatError(f"{what} is neither a tensor nor a weight")
     keys = ("codes", "scales", "bits", "axis", "group_size", "packing")
-    parts = _object(fields["weight"], what, keys, ("zero_points", "g_idx"))
-    codes, packing = tensor(parts["codes"]), _text(parts["packing"], what)
-    if packing == "nibbles":
-        shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
-        try:
-            codes = nibbles.unpack(codes, shape, symmetric="zero_points" not in parts)
-        except GraphError as error:
-            raise FormatError(f"{what}: {error}") from None
+    parts = _object(fields["weight"], what, keys, ("zero_points", "g_idx", "sparsity"))
+    packing, pattern = _text(parts["packing"], what), None
+    shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
+    try:
+        if "sparsity" in parts:
+            zeros = _object(parts["sparsity"], f"the sparsity of {what}", ("pattern", "mask"))
+            pattern = _text(zeros["pattern"], what)
+            codes = blocks.unpack(own(zeros["mask"]), own(parts["codes"]), shape, pattern)
+        elif packing == "nibbles":
+            codes = nibbles.unpack(own(parts["codes"]), shape, symmetric="zero_points" not in parts)
+        else:
+            codes = tensor(parts["codes"])
+    except GraphError as error:
+        raise FormatError(f"{what}: {error}") from None
     return Weight(
         codes=codes,
         scales=tensor(parts["scales"]),
@@ -393,6 +409,7 @@ def _constant(
         zero_points=tensor(parts["zero_points"]) if "zero_points" in parts else None,
         packing=packing,
         g_idx=tensor(parts["g_idx"]) if "g_idx" in parts else None,
+        sparsity=pattern,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dims
+from . import blocks, dims
 from .errors import GraphError, InputError
 from .ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
 from .ops import OPS, constant_value, describe
@@ -194,12 +194,25 @@ def weight_problems(weight: Weight) -> Iterator[str]:
     if (weight.bits, weight.packing) not in known or weight.axis != 0:
         stated = f"bits {weight.bits}, packing {weight.packing!r}, axis {weight.axis}"
         yield f"{stated}: only plain 8-bit codes and 4-bit codes in nibbles are available, with channels along axis 0"
-    elif weight.g_idx is not None or weight.sparsity is not None:
-        yield "g_idx and sparsity are not available yet"
+    elif weight.g_idx is not None:
+        yield "g_idx is not available yet"
     elif weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
         yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
     else:
         yield from known[weight.bits, weight.packing](weight)
+        yield from _sparsity_problems(weight)
+
+
+def _sparsity_problems(weight: Weight) -> Iterator[str]:
+    if weight.sparsity is None:
+        return
+    if weight.bits != 8:
+        yield f"sparsity {weight.sparsity!r}: only 8-bit codes are kept in blocks"
+        return
+    try:
+        blocks.check(weight.codes, weight.sparsity)
+    except GraphError as error:
+        yield f"sparsity {weight.sparsity!r}: {error}"
 
 
 def _int8_problems(weight: Weight) -> Iterator[str]:

@@ -55,8 +55,9 @@ class Weight:
 
     codes: int8, row-major, the logical shape of the float weight. 8 bits: scales float32 [channels], symmetric. 4 bits:
     codes -8 .. 7, or 0 .. 15 with zero_points; scales float16 [channels, groups] of `group_size` weights each, and
-    zero_points uint8 of that shape. packing: of the codes in a file, "plain", or "nibbles" (two a byte). g_idx and
-    sparsity are reserved for formats that come later; the file carries them from version 1.
+    zero_points uint8 of that shape. packing: of the codes in a file, "plain", or "nibbles" (two a byte). sparsity: the
+    pattern of blocks (`blocks.PATTERNS`) in which the codes' zeros lie, None for a dense weight; a note for files and
+    people, which changes no result. g_idx is reserved.
     """
 
     codes: Array
@@ -67,7 +68,7 @@ class Weight:
     zero_points: Array | None = None
     packing: str = "plain"
     g_idx: Array | None = None
-    sparsity: Mapping[str, Any] | None = None
+    sparsity: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -398,6 +398,7 @@ class Model:
             "weight_bytes": sum(size for size, _ in sizes),
             "float_bytes": sum(size for _, size in sizes),
             "decisions": rows_of(meta.get("decisions"), node=str, scheme=str, reason=str),
+            "sparsity": rows_of(meta.get("sparsity"), node=str, pattern=str, density=float),
             "evaluations": rows_of(
                 meta.get("evaluations"),
                 model=str,

@@ -95,3 +95,14 @@ def test_flat_rounding_keeps_the_sum_of_each_window(seed: int, filters: int, dep
     off = np.abs((made.weight - clipped).sum(axis=(2, 3))) / made.scales[:, None]
     # The last weight of a window makes up for the others, unless it is at an end of the codes.
     assert (off <= 0.6 + 2 * (np.abs(made.codes).reshape(filters, depth, -1).max(axis=2) == 127)).all()
+
+
+def test_pruned_weights_stay_zero() -> None:
+    """Whatever errors are passed on to them; what they cannot take is made up for by those after them."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 96, 3, 3)).astype(np.float32) * (rng.random((8, 96, 1, 1)) < 0.3)
+    x = rng.standard_normal((1, 2000, 96 * 9)) + rng.standard_normal((1, 2000, 1))
+    made, h = round_compensated(weight, moments_of(x)), moments_of(x)
+    for codes in (made.codes, round_flat(weight).codes):
+        assert not codes[np.broadcast_to(weight == 0, weight.shape)].any()
+    assert output_error(weight, made.weight, h) < 0.7 * output_error(weight, round_nearest(weight).weight, h)

@@ -3,9 +3,10 @@
 Nearest rounding makes each weight's error e small; what matters is the error of the layer's output, E[(e . x)^2] =
 e^T H e with H = E[x x^T] over the calibration data. Weights are rounded one by one, and what one rounding changes is
 made up for by those that are still to be rounded. Smooth images make H of a depthwise filter nearly singular: there
-nearest rounding loses most.
+nearest rounding loses most. A weight that is zero was pruned and stays zero; what that costs is made up for, too.
 
-Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), with one scale per output channel.
+Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), with one scale per output channel; of the zeros, Frantar and
+Alistarh 2023, "SparseGPT" (arXiv:2301.00774).
 """
 
 from __future__ import annotations
@@ -96,13 +97,13 @@ def round_flat(weight: Array) -> Codes:
 
 def _round_columns(w: Array, upper: Array, scales: Array) -> Array:
     """w [G, N, K] is used up; upper [G, K, K] with upper^T upper = H^-1."""
-    codes = np.empty(w.shape, np.int8)
+    codes, kept = np.empty(w.shape, np.int8), w != 0
     depth = w.shape[2]
     for begin in range(0, depth, BLOCK):
         end = min(begin + BLOCK, depth)
         errors = np.empty((*w.shape[:2], end - begin))
         for k in range(begin, end):
-            code = np.clip(np.rint(w[:, :, k] / scales), -LIMIT, LIMIT)
+            code = np.clip(np.rint(w[:, :, k] / scales), -LIMIT, LIMIT) * kept[:, :, k]
             codes[:, :, k] = code
             error = (w[:, :, k] - code * scales) / upper[:, None, k, k]
             w[:, :, k + 1 : end] -= error[:, :, None] * upper[:, None, k, k + 1 : end]

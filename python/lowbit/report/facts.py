@@ -78,6 +78,8 @@ class Facts:
     float_bytes: int
     errors: tuple[OutputError, ...] = ()
     decisions: tuple[Mapping[str, Any], ...] = ()
+    sparsity: tuple[Mapping[str, Any], ...] = ()
+    """{"node", "pattern", "density"} of layers with sparse weights."""
     evaluations: tuple[Mapping[str, Any], ...] = ()
     max_drop: float | None = None
     notes: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ SHOWN = 60
 """Steps in the table of layers; of a larger model the slowest, and the others folded away."""
 NAMED = 40
 """Nodes named in a group of decisions."""
+KEPT = '<th class="number">kept</th>'
 KINDS = {
     "int8": "8-bit codes",
     "float32": "float32",
@@ -192,23 +193,27 @@ def _layers(facts: Facts) -> str:
         what += " Of limit: how near a step comes to this machine's arithmetic or memory, whichever binds it."
     if rest:
         what += f" The {len(shown)} slowest steps take {sum(step.seconds for step in slowest) / total:.0%} of it."
-    parts = [f'<p>{escape(what)}</p><p class="legend">{legend}</p>', _steps(shown, most, total)]
+    kept = {str(row["node"]): f"{row['density']:.1%} in {row['pattern']}" for row in facts.sparsity}
+    if kept:
+        what += " Kept: the share of a layer's weights in blocks that are not all zero."
+    parts = [f'<p>{escape(what)}</p><p class="legend">{legend}</p>', _steps(shown, most, total, kept)]
     if rest:
-        parts.append(f"<details><summary>The other {len(rest)} steps</summary>{_steps(rest, most, total)}</details>")
+        table = _steps(rest, most, total, kept)
+        parts.append(f"<details><summary>The other {len(rest)} steps</summary>{table}</details>")
     return _section("Layer by layer", *parts)
 
 
-def _steps(steps: Sequence[Step], most: float, total: float) -> str:
+def _steps(steps: Sequence[Step], most: float, total: float, kept: Mapping[str, str]) -> str:
     has_error, has_limit = any(step.sqnr is not None for step in steps), any(step.near for step in steps)
     head = '<tr><th>node</th><th class="wide">time</th><th class="number"></th><th class="number">share</th>'
     head += '<th class="number">of limit</th>' if has_limit else ""
     head += '<th class="narrow">SQNR</th><th class="number">dB</th>' if has_error else ""
-    rows = "".join(_step(step, most, total, has_error, has_limit) for step in steps)
-    head += '<th class="number">weights</th></tr>'
+    rows = "".join(_step(step, most, total, has_error, has_limit, kept) for step in steps)
+    head += f'<th class="number">weights</th>{KEPT if kept else ""}</tr>'
     return _scroll(f'<table class="layers"><thead>{head}</thead><tbody>{rows}</tbody></table>')
 
 
-def _step(step: Step, most: float, total: float, has_error: bool, has_limit: bool) -> str:
+def _step(step: Step, most: float, total: float, has_error: bool, has_limit: bool, kept: Mapping[str, str]) -> str:
     under = None if step.float_seconds is None or step.kind != "int8" else step.float_seconds / most
     time = charts.bar(step.seconds / most, kind=step.kind, under=under, label=milliseconds(step.seconds))
     detail = " ".join(filter(None, (step.op, step.kernel)))
@@ -226,6 +231,8 @@ def _step(step: Step, most: float, total: float, has_error: bool, has_limit: boo
     elif has_error:
         cells.append("<td></td><td></td>")
     cells.append(f'<td class="number">{size(step.bytes) if step.bytes else ""}</td>')
+    if kept:
+        cells.append(f'<td class="number">{escape(kept.get(step.node, ""))}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
