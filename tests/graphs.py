@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lowbit import blocks
 from lowbit.ir import Array, Dim, Graph, Node, Quant, Symbol, Value, Weight, replace
 from lowbit.ops import constant_value, infer
 
@@ -48,6 +49,16 @@ class Maker:
             packing="nibbles",
         )
         return self.constant(weight)
+
+    def sparse(self, pattern: str, density: float, *shape: int) -> str:
+        """Random codes of which all but some blocks, the first among them, are zero."""
+        rows, columns = blocks.PATTERNS[pattern]
+        kept = self.rng.random((shape[0] // rows, int(np.prod(shape[1:])) // columns)) < density
+        kept[0, 0] = True
+        matrix = self.rng.integers(1, 128, (shape[0], kept.shape[1] * columns), dtype=np.int8)
+        matrix = matrix * kept.repeat(rows, 0).repeat(columns, 1)
+        codes = np.moveaxis(matrix.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+        return self.constant(Weight(codes=codes, scales=np.ones(shape[0], np.float32), sparsity=pattern))
 
     def table(self) -> str:
         return self.constant(self.rng.integers(0, 256, 256).astype(np.uint8))
@@ -210,6 +221,23 @@ def four_bit_net() -> Graph:
     return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100))
 
 
+def sparse_net() -> Graph:
+    """Convolutions and linear layers, most of whose weights are zero, in blocks of every kind."""
+    m = Maker(19, BATCH)
+    codes = m.node("quantize", m.input("x", "batch", 8, 5, 6), scale=0.03, zero_point=120)
+    scaled = [m.constant(np.full(n, 0.004, np.float32)) for n in (16, 12, 10, 32)]
+    geometry = {"zero_point_x": 120, "padding": (1, 1, 1, 1)}
+    a = m.node(
+        "conv2d_i8", codes, m.sparse("4x4", 0.2, 16, 8, 3, 3), scaled[0], m.floats(16), output="u8", zero_point_y=9,
+        **geometry,
+    )  # fmt: skip
+    b = m.node("conv2d_i8", a, m.sparse("1x4", 0.3, 12, 16, 1, 1), scaled[1], m.floats(12), output="u8", zero_point_x=9)
+    flat = m.node("reshape", b, shape=("batch", 360))
+    c = m.node("linear_i8", flat, m.sparse("unstructured", 0.1, 10, 360), scaled[2], m.floats(10), output="f32")
+    d = m.node("linear_i8", flat, m.sparse("16x4", 0.1, 32, 360), scaled[3], m.floats(32), output="f32", zero_point_x=4)
+    return m.graph(c, d)
+
+
 def elementwise_net() -> Graph:
     """Arithmetic, unary functions, and what only moves elements; two inputs, two free sizes."""
     m = Maker(4, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
@@ -333,6 +361,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
     "four_bit_net": four_bit_net,
+    "sparse_net": sparse_net,
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
     "sequence_net": sequence_net,

@@ -377,14 +377,10 @@ def test_codes_of_odd_depth_are_packed_row_by_row() -> None:
 
 def sparse_graph(shape: tuple[int, ...], pattern: str, density: float, seed: int = 0) -> Graph:
     """One sparse weight, `w`, that no node reads."""
-    rng, (rows, columns) = np.random.default_rng(seed), blocks.PATTERNS[pattern]
-    kept = rng.random((shape[0] // rows, int(np.prod(shape[1:])) // columns)) < density
-    kept.flat[0] = True
-    matrix = rng.integers(1, 128, (shape[0], kept.shape[1] * columns)) * kept.repeat(rows, 0).repeat(columns, 1)
-    codes = np.moveaxis(matrix.astype(np.int8).reshape(shape[0], *shape[2:], shape[1]), -1, 1)
-    m = Maker()
-    m.constant(Weight(codes=codes, scales=np.ones(shape[0], np.float32), sparsity=pattern), "w")
-    return m.graph(m.node("clip", m.input("x", 3)))
+    m = Maker(seed)
+    w = m.sparse(pattern, density, *shape)
+    graph = m.graph(m.node("clip", m.input("x", 3)))
+    return replace(graph, constants={"w": graph.constants[w]}, values=graph.values | {"w": graph.values[w]})
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
