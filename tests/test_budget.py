@@ -128,7 +128,7 @@ def test_without_max_drop_scores_are_recorded(net: Fragile, images: torch.Tensor
 def test_a_budget_that_cannot_be_held_comes_with_the_best_model(
     net: Fragile, images: torch.Tensor, closeness: Score
 ) -> None:
-    with pytest.raises(AccuracyError, match="no model with int8 layers holds max_drop=0") as caught:
+    with pytest.raises(AccuracyError, match="no model with low-bit layers holds max_drop=0") as caught:
         lowbit.convert(net, images[:2], calibration=[images[:64]], evaluate=closeness, max_drop=0, progress=False)
     error = caught.value
     assert isinstance(error.model, Model)
@@ -162,3 +162,46 @@ def test_an_error_in_evaluate_is_the_callers(net: Fragile, images: torch.Tensor)
 
     with pytest.raises(KeyError, match="validation set"):
         lowbit.convert(net, images[:2], evaluate=score, progress=False)
+
+
+class Wide(nn.Module):
+    """Linear layers, in one of which few weights far from the rest leave the others of their groups without codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(128, 128) for _ in range(6))
+        with torch.no_grad():
+            self.layers[2].weight[:, ::32] *= 30
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+def test_four_bit_layers_return_to_eight_first() -> None:
+    torch.manual_seed(0)
+    net, x = Wide().eval(), torch.randn(64, 128)
+    with torch.no_grad():
+        expected = net(x)
+
+    def score(model: Any) -> float:
+        return 1 - float((model(x).detach() - expected).norm() / expected.norm())
+
+    def made(max_drop: float) -> Model:
+        return lowbit.convert(net, x[:2], scheme="int4-g32", evaluate=score, max_drop=max_drop, progress=False)
+
+    plain = made(1.0)
+    whole = plain.meta["evaluations"][-1]
+    assert (whole["model"], whole["int4_layers"], whole["int8_layers"]) == ("int4", 4, 2)
+    model = made(whole["drop"] / 2)
+    schemes = {row["node"]: (row["scheme"], row["reason"]) for row in model.decisions if row["op"] == "linear"}
+    assert schemes["layers.2"][0] == "int8"
+    assert schemes["layers.2"][1].startswith("paid for the accuracy budget: alone in int4 it makes")
+    assert [scheme for scheme, _ in schemes.values()].count("int4") >= 2
+    assert {entry["model"] for entry in model.meta["evaluations"][2:]} == {"int4, some layers back in int8"}
+    assert all(entry["float_layers"] == [] for entry in model.meta["evaluations"])
+    eight = lowbit.convert(net, x[:2], evaluate=score, progress=False).meta["evaluations"][-1]
+    best = made(eight["drop"] * 0.9)
+    assert {row["scheme"] for row in best.decisions if row["op"] == "linear"} == {"int8", "float32"}
+    assert best.meta["evaluations"][-1]["model"] in ("int8", "int8, some layers float32")

@@ -187,6 +187,28 @@ def test_a_budgets_evaluations_are_drawn() -> None:
     assert "2 nodes" in reader.text
 
 
+def test_four_bit_weights_are_weighed_and_named(tmp_path: Path) -> None:
+    net = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(3))).eval()
+    model = lowbit.convert(
+        net, torch.randn(2, 256), scheme="int4", evaluate=lambda m: 1.0, max_drop=0.1, progress=False
+    )
+    model.save(tmp_path / "net.lowbit")
+    codes = {"0.codes": 256 * 260, "1.codes": 256 * 128 + 256 * 2 * 2, "2.codes": 256 * 260}
+    for made in (model, lowbit.load(tmp_path / "net.lowbit")):
+        assert made.session.weight_bytes == codes
+        made.report(tmp_path / "report.html")
+        text = read((tmp_path / "report.html").read_text()).text
+        for expected in (
+            "of operations in int4 and int8",
+            "4-bit weights",
+            "int4: 4-bit weights in groups of 128",
+            "in int4",
+        ):
+            assert expected in text
+    printed = CliRunner().invoke(app, ["inspect", str(tmp_path / "net.lowbit")]).output
+    assert "65,536 in int4, 4.125 bits each, 131,072 in int8" in " ".join(printed.split())
+
+
 def test_large_models_fold_what_is_fast_away() -> None:
     steps = tuple(
         Step(node=f"n{i}", op="linear", kind="float32", kernel="", seconds=1e-6 * (i + 1), operations=1.0, bytes=0)

@@ -2,8 +2,9 @@
 
 Layers are ranked by their noise (`passes.sensitivity`) for each microsecond that int8 saves; the shortest front part of
 that list that holds the budget is found by bisection (by the geometric mean of the bounds, since it is mostly short);
-then those of its layers that save most are tried in int8 again. Every trial is evaluated by the person's function,
-nothing is assumed to hold.
+then those of its layers that save most are tried in int8 again. Layers with weights of four bits go back to eight
+first, ranked by their noise for each weight; only where even that does not do, some go on to float32. Every trial is
+evaluated by the person's function, nothing is assumed to hold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
+from .ir import Graph
 from .passes.calibrate import Feeds, Progress
 from .passes.layers import LAYERS
 from .passes.plan import Decision
@@ -21,39 +23,39 @@ from .passes.quantize import Quantized, Quantizer
 from .passes.sensitivity import sensitivity
 
 PUT_BACK = 4
-"""Evaluations spent on putting layers back to int8."""
+"""Evaluations spent on putting layers back to fewer bits."""
 SLACK = 1e-9
 """Of a budget, for what subtracting two scores rounds: 1 - 0.98 is more than 0.02."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trial:
-    """An evaluated model. drop: how far its score is below float32's. floats: the layers returned to float32."""
+    """An evaluated model. drop: how far its score is below float32's. returned: the layers that pay for the budget."""
 
     made: Quantized
     score: float
     drop: float
-    floats: tuple[str, ...]
+    returned: tuple[str, ...]
 
     @property
-    def int8(self) -> int:
-        """How many layers are in int8."""
-        return len(int8_layers(self.made.decisions))
+    def coded(self) -> int:
+        """How many layers work on codes."""
+        return sum(len(layers_in(scheme, self.made.decisions)) for scheme in ("int4", "int8"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """The model to take; where none with int8 layers holds the budget (`holds` is False), that with the best score."""
+    """The model to take; where none with layers on codes holds the budget (`holds` is False), the best of them."""
 
     best: Trial
     holds: bool
     history: tuple[Mapping[str, Any], ...]
-    """Every evaluation: model, score, drop, int8_layers, float_layers."""
+    """Every evaluation: model, score, drop, int4_layers and int8_layers (counts), float_layers (names)."""
 
 
-def int8_layers(decisions: Iterable[Decision]) -> list[str]:
-    """The layers that work on codes."""
-    return [row.node for row in decisions if row.scheme == "int8" and row.op in LAYERS]
+def layers_in(scheme: str, decisions: Iterable[Decision]) -> list[str]:
+    """The layers that became "int4", "int8" or "float32"."""
+    return [row.node for row in decisions if row.scheme == scheme and row.op in LAYERS]
 
 
 class Search:
@@ -71,46 +73,68 @@ class Search:
     def reference(self, made: Quantized) -> float:
         """Evaluate the float32 model, which the others are compared with; its score."""
         self._reference = self._score(made)
-        self._note("float32", self._reference, 0, ())
+        self._note("float32", self._reference, (), ())
         return self._reference
 
-    def trial(self, made: Quantized, floats: Sequence[str] = ()) -> Trial:
-        """Evaluate one model."""
+    def trial(self, made: Quantized, returned: Sequence[str] = ()) -> Trial:
+        """Evaluate one model, in which those layers went back to what loses less."""
         score = self._score(made)
-        found = Trial(made=made, score=score, drop=self._reference - score, floats=tuple(floats))
+        found = Trial(made=made, score=score, drop=self._reference - score, returned=tuple(returned))
         self.trials.append(found)
-        self._note("int8, some layers float32" if floats else "int8", score, found.int8, floats)
+        fours, floats = layers_in("int4", made.decisions), layers_in("float32", made.decisions)
+        floats = [name for name in floats if name in returned]
+        tail = ", some layers float32" if floats else ", some layers back in int8" if returned and fours else ""
+        self._note(f"{'int4' if fours else 'int8'}{tail}", score, made.decisions, floats)
         return found
 
     def hold(
         self, quantizer: Quantizer, max_drop: float, data: Iterable[Feeds], *, threads: int | None = None
     ) -> Outcome:
-        """The fastest model found that loses `max_drop` at most. data: samples to rank the layers on."""
+        """The smallest and fastest model found that loses `max_drop` at most. data: samples to rank the layers on."""
         first = self.check(quantizer.make(), max_drop)
-        layers = int8_layers(first.best.made.decisions)
-        if first.holds or not layers:
-            return first
         plain, limit = first.best, self._limit(max_drop)
-        noise = sensitivity(quantizer, layers, data, threads=threads, progress=self._progress)
-        total = sum(noise.values()) or 1.0
-        reasons = {name: _reason(noise[name] / total) for name in layers}
+        if first.holds or not plain.coded:
+            return first
 
+        def noise(layers: Sequence[str], eights: Mapping[str, str]) -> dict[str, float]:
+            return sensitivity(quantizer, layers, data, eights=eights, threads=threads, progress=self._progress)
+
+        eights: dict[str, str] = {}
+        fours = layers_in("int4", plain.made.decisions)
+        if fours:
+            ranked = Ranked(noise=noise(fours, {}), saved=_weights(quantizer.graph), what="int4")
+            found = self._pay(ranked, lambda back: quantizer.make({}, back), limit, len(fours))
+            if found is not None:
+                return Outcome(best=found, holds=True, history=tuple(self.history))
+            eights = ranked.reasons(fours)
+            plain = self.trials[-1]
+        costs = {row.node: (row.cost_float_us or 0.0) - (row.cost_int8_us or 0.0) for row in plain.made.decisions}
+        layers = layers_in("int8", plain.made.decisions)
+        ranked = Ranked(
+            noise=noise(layers, eights), saved={name: max(costs[name], 1e-3) for name in layers}, what="int8"
+        )
+        found = self._pay(ranked, lambda floats: quantizer.make(floats, eights), limit, len(layers) - 1)
+        if found is not None:
+            return Outcome(best=found, holds=True, history=tuple(self.history))
+        best = max((trial for trial in self.trials if trial.coded), key=lambda trial: trial.score)
+        return Outcome(best=best, holds=False, history=tuple(self.history))
+
+    def _pay(
+        self, ranked: Ranked, make: Callable[[dict[str, str]], Quantized], limit: float, most: int
+    ) -> Trial | None:
+        """The trial that holds with few layers returned, `most` at most; make: from the layers and why they pay."""
         known: dict[frozenset[str], Trial] = {}
 
-        def attempt(floats: Sequence[str]) -> Trial:
-            key = frozenset(floats)
+        def attempt(returned: Sequence[str]) -> Trial:
+            key = frozenset(returned)
             if key not in known:
-                known[key] = self.trial(quantizer.make({name: reasons[name] for name in floats}), floats)
+                known[key] = self.trial(make(ranked.reasons(returned)), returned)
             return known[key]
 
-        costs = {row.node: (row.cost_float_us or 0.0) - (row.cost_int8_us or 0.0) for row in plain.made.decisions}
-        saved = {name: max(costs[name], 1e-3) for name in layers}
-        found = _bisect(sorted(layers, key=lambda name: -noise[name] / saved[name]), attempt, limit)
+        found = _bisect(ranked.order(), attempt, limit, most)
         if found is None:
-            best = max((trial for trial in self.trials if trial.int8), key=lambda trial: trial.score)
-            return Outcome(best=best, holds=False, history=tuple(self.history))
-        found = _put_back(found, sorted(found.floats, key=lambda name: -saved[name]), attempt, limit)
-        return Outcome(best=found, holds=True, history=tuple(self.history))
+            return None
+        return _put_back(found, sorted(found.returned, key=lambda name: -ranked.saved[name]), attempt, limit)
 
     def check(self, made: Quantized, max_drop: float) -> Outcome:
         """Evaluate a model that is to stay as it is."""
@@ -132,23 +156,47 @@ class Search:
             raise InputError(f"evaluate returned {number}: a score must be a finite number")
         return number
 
-    def _note(self, model: str, score: float, int8: int, floats: Sequence[str]) -> None:
+    def _note(self, model: str, score: float, decisions: Iterable[Decision], floats: Sequence[str]) -> None:
+        rows = tuple(decisions)
+        counts = {f"{kind}_layers": len(layers_in(kind, rows)) for kind in ("int4", "int8")}
         drop = self._reference - score
-        entry = {"model": model, "score": score, "drop": drop, "int8_layers": int8, "float_layers": list(floats)}
-        self.history.append(entry)
+        self.history.append({"model": model, "score": score, "drop": drop, **counts, "float_layers": list(floats)})
 
 
-def _reason(share: float) -> str:
-    part = f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
-    return f"paid for the accuracy budget: alone in int8 it makes {part} % of the layers' error"
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranked:
+    """Layers that may pay. noise: of each alone. saved: what having it in `what` saves."""
+
+    noise: Mapping[str, float]
+    saved: Mapping[str, float]
+    what: str
+
+    def order(self) -> list[str]:
+        """Who should pay first comes first."""
+        return sorted(self.noise, key=lambda name: -self.noise[name] / self.saved[name])
+
+    def reasons(self, layers: Iterable[str]) -> dict[str, str]:
+        """Why these pay."""
+        total = sum(self.noise.values()) or 1.0
+        return {name: self._reason(self.noise[name] / total) for name in layers}
+
+    def _reason(self, share: float) -> str:
+        part = f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
+        return f"paid for the accuracy budget: alone in {self.what} it makes {part} % of the layers' error"
+
+
+def _weights(graph: Graph) -> dict[str, float]:
+    """How many each layer has."""
+    shapes = {node.name: graph.constants[node.inputs[1]].shape for node in graph if node.op in LAYERS}
+    return {name: float(math.prod(shape)) for name, shape in shapes.items()}
 
 
 Attempt = Callable[[Sequence[str]], Trial]
 
 
-def _bisect(ranked: Sequence[str], attempt: Attempt, limit: float) -> Trial | None:
-    """The trial with the fewest layers from the front of `ranked` in float32 that holds; None: not short of all."""
-    low, high, found = 0, len(ranked), None
+def _bisect(ranked: Sequence[str], attempt: Attempt, limit: float, most: int) -> Trial | None:
+    """The trial with the fewest layers, `most` at most, from the front of `ranked` returned that holds; or None."""
+    low, high, found = 0, most + 1, None
     while high - low > 1:
         middle = min(max(round(math.sqrt(max(low, 1) * high)), low + 1), high - 1)
         trial = attempt(ranked[:middle])
@@ -160,16 +208,16 @@ def _bisect(ranked: Sequence[str], attempt: Attempt, limit: float) -> Trial | No
 
 
 def _put_back(found: Trial, candidates: list[str], attempt: Attempt, limit: float) -> Trial:
-    """The trial with as many of `candidates`, the best first, in int8 as a few evaluations show to hold."""
+    """The trial with as many of `candidates`, the best first, put back as a few evaluations show to hold."""
     size = len(candidates) // 2
     for _ in range(PUT_BACK):
         if size < 1:
             break
         part = candidates[:size]
-        floats = [name for name in found.floats if name not in part]
-        if not floats:
+        returned = [name for name in found.returned if name not in part]
+        if not returned:
             break
-        trial = attempt(floats)
+        trial = attempt(returned)
         if trial.drop <= limit:
             found, candidates = trial, candidates[size:]
             size = len(candidates) // 2

@@ -69,6 +69,7 @@ def _kernels(usable: Sequence[str]) -> Table:
     table = heading("Kernels, best first", ("family", "kernels"))
     families = {
         "int8 matrix product, convolution": _core.gemm_i8_kernels(),
+        "four-bit matrix product": _core.gemm_i4_kernels(),
         "int8 depthwise convolution": _core.dwconv_i8_kernels(),
         "float32 matrix product, convolution": _core.gemm_f32_kernels(),
         "float32 depthwise convolution": _core.dwconv_f32_kernels(),
@@ -126,11 +127,21 @@ def _summary(file: Path, graph: Graph) -> Table:
             table.add_row(kind, escape(f"{name}: {_type(graph.values[name])}"))
     for name, symbol in graph.symbols.items():
         table.add_row("free", f"{escape(name)} in {symbol.minimum} .. {symbol.maximum}")
-    weights = [constant for constant in graph.constants.values() if isinstance(constant, Weight)]
-    table.add_row("weights", f"{sum(math.prod(weight.shape) for weight in weights):,} in int8")
+    table.add_row("weights", _weights(graph))
     counts = Counter(node.op for node in graph)
     table.add_row("nodes", ", ".join(f"{count} {op}" for op, count in counts.most_common()))
     return table
+
+
+def _weights(graph: Graph) -> str:
+    """How many there are, by their bits, and what they take each, scales included."""
+    weights = [constant for constant in graph.constants.values() if isinstance(constant, Weight)]
+    lines = []
+    for bits in sorted({weight.bits for weight in weights}):
+        same = [weight for weight in weights if weight.bits == bits]
+        count, size = sum(math.prod(weight.shape) for weight in same), sum(map(lowbit_format.stored_bytes, same))
+        lines.append(f"{count:,} in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
+    return ", ".join(lines) or "0 in int8"
 
 
 def _nodes(graph: Graph) -> Table:

@@ -52,20 +52,20 @@ def convert(
     example_inputs may be. Of the tuples of a DataLoader the first items are taken, as many as the model has inputs: `y`
     of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
     sample by sample. An iterator that can be read once only is held in memory.
-    scheme: "int8" or "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path
-    decides about it and all in it; what none matches is int8. tune: measure layers instead of estimating which are
-    worth quantizing.
+    scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
+    "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path decides about it and
+    all in it; what none matches is int8. tune: measure layers instead of estimating which are worth quantizing.
     dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; {input: {axis: name}} frees
     these, or torch.export's `dynamic_shapes`. fallback: "torch" lets torch run what lowbit has no operator for; such a
     file loads with `allow_torch=True` only.
-    evaluate: fn(model) -> score, higher is better; called with the float32 and the int8 model, which are called as
-    `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return to float32
-    until it holds (`model.meta["evaluations"]` has every trial).
+    evaluate: fn(model) -> score, higher is better; called with the float32 and the low-bit model, which are called as
+    `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return from four
+    bits to eight, or to float32, until it holds (`model.meta["evaluations"]` has every trial).
     threads: of one call, at most. progress: show a progress bar on a terminal.
 
     Raises InputError for inputs that do not fit, UnsupportedError that lists every operation lowbit lacks,
     CalibrationError for calibration data that are empty, not finite or of the wrong shape, AccuracyError (with the best
-    model found) where no int8 layer can stay within `max_drop`.
+    model found) where no low-bit layer can stay within `max_drop`.
     """
     if not isinstance(net, torch.nn.Module):
         raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
@@ -174,8 +174,8 @@ def _convert(
 def _missed(outcome: Outcome, max_drop: float, model: Model) -> AccuracyError:
     best = outcome.best
     return AccuracyError(
-        f"no model with int8 layers holds max_drop={max_drop:g}: of {len(outcome.history) - 1} evaluated, the best "
-        f"scores {best.score:g}, {best.drop:g} below float32, with {best.int8} layers in int8. Allow that drop, "
+        f"no model with low-bit layers holds max_drop={max_drop:g}: of {len(outcome.history) - 1} evaluated, the best "
+        f"scores {best.score:g}, {best.drop:g} below float32, with {best.coded} low-bit layers. Allow that drop, "
         "calibrate with more representative data, or convert with scheme='float32'; the best model is this error's "
         "`model`.",
         model=model,

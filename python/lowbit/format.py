@@ -90,6 +90,18 @@ def _umask() -> int:
     return mask
 
 
+def stored_bytes(weight: Weight) -> int:
+    """What a quantized weight takes in a file."""
+    codes, parts = weight.codes, (weight.scales, weight.zero_points)
+    size = codes.size
+    if weight.packing == "nibbles":
+        size = len(codes) * ((codes[:1].size + 1) // 2)
+    elif weight.sparsity is not None:
+        kept = blocks.blocks_of(codes, weight.sparsity).any(axis=(2, 3)).sum()
+        size = blocks.stored_bytes(codes.shape, weight.sparsity, int(kept))
+    return size + sum(part.nbytes for part in parts if part is not None)
+
+
 def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
     """The constants' descriptions, and the tensors they refer to by name."""
     table: dict[str, Any] = {}

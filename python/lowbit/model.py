@@ -198,12 +198,13 @@ class Model(session.Model):
             steps=steps_of(
                 self.session.graph,
                 self.session.profile_list(arrays, session.REPEATS),
+                self.session.weight_bytes,
                 {row.node: row.seconds for row in reference.profile_list(arrays, session.REPEATS)},
                 {row.node: row.sqnr for row in compared},
                 self._near(),
             ),
             times=times,
-            float_bytes=sum(size for _, size in constants_of(made.reference).values()),
+            float_bytes=sum(size for _, size in constants_of(made.reference, {}).values()),
             errors=tuple(
                 OutputError(
                     name=row.value,

@@ -22,14 +22,18 @@ ACTIVATIONS = ("auto", "static", "dynamic")
 class Scheme:
     """How to quantize. Raises InputError or UnsupportedError for values outside their ranges.
 
-    weight_bits, activation_bits: 8, or 32 for float32. granularity: of weight scales, "channel" (one per output
-    channel). group_size: weights that share a scale (0: all). range_method: of static activations, "minmax",
-    "percentile" (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the
-    channel ranges of successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's
-    output out of its bias (ibid., section 4.2). compensate: round weights so that their errors cancel on calibration
-    data (Frantar et al. 2022). activations: of linear layers, "static" (one range from calibration data), "dynamic" (a
-    range for each row, found at run time) or "auto" (what measures better); smooth: let dynamic rows be multiplied by
-    factors that even out their channels (Xiao et al. 2023).
+    weight_bits, activation_bits: 8 and 8, 4 and 8, or 32 and 32 for float32. granularity: of weight scales, "channel"
+    (one per output channel) or, with four bits, "group". group_size: of adjacent weights of a channel that share a
+    scale, a multiple of 8 from 16 on: a layer takes the largest such divisor of its depth that is not above it, and
+    keeps 8 bits where there is none. symmetric: whether four-bit groups do without a zero point. keep_ends: in a
+    network of more than two layers, those that no layer or embedding comes before, and those that none comes after,
+    keep 8 bits, for they lose most and weigh little. range_method: of static activations, "minmax", "percentile"
+    (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the channel ranges of
+    successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's output out of its
+    bias (ibid., section 4.2). compensate: round weights so that their errors cancel on calibration data (Frantar et al.
+    2022, "GPTQ"); without data each goes to its nearest code. activations: of linear layers, "static" (one range from
+    calibration data), "dynamic" (a range for each row, found at run time) or "auto" (what measures better); smooth: let
+    dynamic rows be multiplied by factors that even out their channels (Xiao et al. 2023).
     """
 
     name: str
@@ -42,6 +46,8 @@ class Scheme:
     equalize: bool = True
     correct_bias: bool = True
     compensate: bool = True
+    symmetric: bool = True
+    keep_ends: bool = True
     activations: str = "auto"
     smooth: bool = True
 
@@ -53,11 +59,15 @@ class Scheme:
         if not 50 < self.percentile <= 100:
             raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
         bits = (self.weight_bits, self.activation_bits)
-        if bits not in ((8, 8), (32, 32)) or self.granularity != "channel" or self.group_size != 0:
+        grouped = self.granularity == "group" and self.group_size >= 16 and self.group_size % 8 == 0
+        by_channel = self.granularity == "channel" and self.group_size == 0
+        known = {(8, 8): by_channel, (32, 32): by_channel, (4, 8): by_channel or grouped}
+        if not known.get(bits, False):
             raise UnsupportedError(
                 f"scheme {self.name!r} asks for {self.weight_bits}-bit weights, {self.activation_bits}-bit "
                 f"activations, granularity {self.granularity!r}, group_size {self.group_size}; available are 8 and 8 "
-                "bits, or 32 and 32 (float32), with a scale per channel"
+                "bits, or 32 and 32 (float32), with a scale per channel, and 4 and 8 bits with a scale per channel or "
+                "per group of 16, 24, 32, ..."
             )
 
     @property
@@ -69,8 +79,12 @@ class Scheme:
 SCHEMES = {
     "int8": Scheme(name="int8"),
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
+    "int4": Scheme(name="int4", weight_bits=4, granularity="group", group_size=128),
+    "int4-g64": Scheme(name="int4-g64", weight_bits=4, granularity="group", group_size=64),
+    "int4-g32": Scheme(name="int4-g32", weight_bits=4, granularity="group", group_size=32),
+    "int4-channel": Scheme(name="int4-channel", weight_bits=4),
 }
-PLANNED = ("int4", "int4-g32", "ternary", "binary")
+PLANNED = ("ternary", "binary")
 
 
 def resolve(scheme: str | Scheme) -> Scheme:

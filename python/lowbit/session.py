@@ -117,18 +117,20 @@ class Session:
     """
 
     def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
-        self._start(replace(graph, constants={}), _compile(validate(graph), threads, isa))
+        self._start(replace(graph, constants={}), _compile(validate(graph), threads, isa), _weight_bytes(graph))
 
     @classmethod
-    def _finished(cls, graph: Graph, core: _core.Session | segments.Chain) -> Session:
+    def _finished(cls, graph: Graph, core: _core.Session | segments.Chain, weight_bytes: Mapping[str, int]) -> Session:
         """From what is compiled already, so that the caller can let go of the constants before they are packed."""
         session = cls.__new__(cls)
-        session._start(graph, core)
+        session._start(graph, core, weight_bytes)
         return session
 
-    def _start(self, graph: Graph, core: _core.Session | segments.Chain) -> None:
+    def _start(self, graph: Graph, core: _core.Session | segments.Chain, weight_bytes: Mapping[str, int]) -> None:
         self.graph = graph
         """The graph without its constants."""
+        self.weight_bytes = weight_bytes
+        """What each quantized weight takes in a file, by name."""
         self._core = core
         self._dtypes = {name: graph.values[name].dtype for name in graph.inputs}
 
@@ -214,6 +216,10 @@ class Session:
     def nodes(self) -> list[dict[str, Any]]:
         """node, op and kernel of each step."""
         return self._core.nodes()
+
+
+def _weight_bytes(graph: Graph) -> dict[str, int]:
+    return {name: format.stored_bytes(it) for name, it in graph.constants.items() if isinstance(it, Weight)}
 
 
 def _compile(graph: Graph, threads: int | None, isa: str | None) -> _core.Session | segments.Chain:
@@ -369,7 +375,12 @@ class Model:
         return self._known(
             "the given inputs" if given else "made-up inputs",
             arrays,
-            steps=steps_of(self.session.graph, self.session.profile_list(arrays, REPEATS), near=self._near()),
+            steps=steps_of(
+                self.session.graph,
+                self.session.profile_list(arrays, REPEATS),
+                self.session.weight_bytes,
+                near=self._near(),
+            ),
             times=timed({"this model": lambda: self.session.run_list(arrays)}),
         )
 
@@ -383,7 +394,7 @@ class Model:
         from . import _core
         from .report import Facts, constants_of, rows_of
 
-        meta, sizes = self.meta, list(constants_of(self.session.graph).values())
+        meta, sizes = self.meta, list(constants_of(self.session.graph, self.session.weight_bytes).values())
         shapes = ", ".join(" x ".join(map(str, array.shape)) or "a scalar" for array in arrays)
         known: dict[str, Any] = {
             "name": str(meta.get("name") or "A lowbit model"),
@@ -441,6 +452,6 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
                 "with allow_torch=True; torch must then be installed"
             )
         return Model(Session(graph, threads=threads), meta)
-    builder = _fill(graph)
+    builder, sizes = _fill(graph), _weight_bytes(graph)
     graph = replace(graph, constants={})
-    return Model(Session._finished(graph, _finish(builder, threads, None)), meta)
+    return Model(Session._finished(graph, _finish(builder, threads, None), sizes), meta)

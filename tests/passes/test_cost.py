@@ -29,6 +29,20 @@ def test_costs_grow_with_the_batch_and_int8_is_cheaper(groups: int, dynamic: boo
     assert Costs(graph).layer(graph.nodes[0], dynamic=True).to_codes > static.to_codes
 
 
+@pytest.mark.parametrize("kind", [Costs, MeasuredCosts])
+def test_a_four_bit_row_reads_half_as_much(kind: type[Costs], monkeypatch: pytest.MonkeyPatch) -> None:
+    m = Maker(0, BATCH)
+    graph = m.graph(m.node("linear", m.input("x", "batch", 1024), m.floats(1024, 1024), m.floats(1024)))
+    ops: list[str] = []
+    monkeypatch.setattr(MeasuredCosts, "_run", lambda self, op, *rest: ops.append(op) or 1.0)
+    eight, four = (kind(graph).layer(graph.nodes[0], dynamic=True, group_size=size) for size in (0, 128))
+    if kind is Costs:
+        assert 0.5 < four.int8 / eight.int8 < 0.6
+        assert (four.float32, four.to_codes) == (eight.float32, eight.to_codes)
+    else:
+        assert [op for op in ops if op.startswith("linear_")] == ["linear_i8", "linear_i4"]
+
+
 def test_free_sizes_are_priced_at_one_sample_of_a_usual_length() -> None:
     symbols = {**BATCH, "length": Symbol(minimum=1, maximum=512), "short": Symbol(minimum=1, maximum=9)}
     m = Maker(0, symbols)

@@ -58,8 +58,11 @@ class Costs:
         """The numbers behind a value's shape."""
         return tuple(dims.evaluate(dim, self.sizes) for dim in self.graph.values[value].shape)
 
-    def layer(self, node: Node, *, dynamic: bool) -> Cost:
-        """The costs of a layer; `dynamic`: its input's range is found at run time, its output is float."""
+    def layer(self, node: Node, *, dynamic: bool, group_size: int = 0) -> Cost:
+        """The costs of a layer; `dynamic`: its input's range is found at run time, its output is float.
+
+        group_size: of weights that have four bits as codes, a half-float scale a group; 0: eight bits.
+        """
         x, weight, y = (math.prod(self.shape(name)) for name in (*node.inputs[:2], node.outputs[0]))
         residual = y if len(node.inputs) > 3 and node.inputs[3] else 0
         # Every weight is met once by each output pixel, or input pixel of a transposed convolution.
@@ -68,10 +71,12 @@ class Costs:
         work = weight * pixels
         rates = DEPTHWISE_RATES if self._is_depthwise(node) else RATES
 
+        coded = weight * (0.5 + 2 / group_size if group_size else 1.0)
+
         def total(kind: str, width: int, width_y: int) -> float:
             # To floats whose range is found at run time, the residual is added in a pass of its own.
             added = residual * (12 if dynamic and kind == "int8" else width)
-            moved = (x + weight) * width + added + y * width_y
+            moved = x * width + (coded if kind == "int8" else 4 * weight) + added + y * width_y
             return OVERHEAD + max(work / rates[kind], moved / BANDWIDTH)
 
         return Cost(
@@ -108,30 +113,35 @@ class MeasuredCosts(Costs):
         self._threads = threads
         self._known: dict[object, Cost] = {}
 
-    def layer(self, node: Node, *, dynamic: bool) -> Cost:
+    def layer(self, node: Node, *, dynamic: bool, group_size: int = 0) -> Cost:
         """The costs of a layer, in microseconds of the fastest of several runs."""
         given = attributes(OPS[node.op], node)
         geometry = {key: given[key] for key in GEOMETRY if key in given}
         shapes = tuple(self.shape(name) for name in (*node.inputs[:2], node.outputs[0]))
-        key = (node.op, shapes, tuple(geometry.items()), dynamic)
+        key = (node.op, shapes, tuple(geometry.items()), dynamic, group_size)
         if key not in self._known:
-            self._known[key] = self._time(node.op, shapes, geometry, dynamic)
+            self._known[key] = self._time(node.op, shapes, geometry, dynamic, group_size)
         return self._known[key]
 
     def _time(
-        self, op: str, shapes: tuple[tuple[int, ...], ...], geometry: Mapping[str, Attribute], dynamic: bool
+        self,
+        op: str,
+        shapes: tuple[tuple[int, ...], ...],
+        geometry: Mapping[str, Attribute],
+        dynamic: bool,
+        group_size: int,
     ) -> Cost:
         shape_x, shape_w, shape_y = shapes
         rng = np.random.default_rng(0)
         floats, codes = rng.standard_normal(shape_x).astype(np.float32), rng.integers(0, 256, shape_x).astype(np.uint8)
-        weight = Weight(codes=rng.integers(-127, 128, shape_w).astype(np.int8), scales=np.ones(shape_w[0], np.float32))
+        weight = _made_up(rng, shape_w, group_size)
         channels = np.full(shape_w[0], 1e-3, np.float32)
         affine: dict[str, Attribute] = {"scale": 0.1, "zero_point": 9}
         granularity = "row" if op == "linear" else "sample"
         output = "f32" if dynamic else "u8"
         return Cost(
             int8=self._run(
-                f"{op}_i8",
+                f"{op}_{'i4' if group_size else 'i8'}",
                 {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": output},
                 codes,
                 weight,
@@ -154,6 +164,20 @@ class MeasuredCosts(Costs):
         graph = replace(graph, values={**values, **dict(zip(outputs, infer(node, graph), strict=True))})
         session = Session(graph, threads=self._threads)
         return fastest(lambda: session.run(x))
+
+
+def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int) -> Weight:
+    """A weight of random codes, four-bit ones in groups."""
+    if not group_size:
+        return Weight(codes=rng.integers(-127, 128, shape).astype(np.int8), scales=np.ones(shape[0], np.float32))
+    groups = math.prod(shape[1:]) // group_size
+    return Weight(
+        codes=rng.integers(-8, 8, shape).astype(np.int8),
+        scales=np.ones((shape[0], groups), np.float16),
+        bits=4,
+        group_size=group_size,
+        packing="nibbles",
+    )
 
 
 def fastest(call: Callable[[], object], budget: float = 0.02) -> float:

@@ -16,6 +16,7 @@ from ..ir import Array, Attribute, Graph, Node, Quant, Weight, replace
 from ..ops import constant_value, infer
 from .cost import GEOMETRY
 from .functions import function_of, operands
+from .round_groups import GroupCodes
 from .round_weights import Codes
 
 CARRIERS = ("max_pool2d", "adaptive_max_pool2d", "reshape", "transpose", "slice", "pad", "concat", "resize")
@@ -31,7 +32,7 @@ class Layer:
     factors: what its input's rows are multiplied by before they are quantized; the codes are of weight / factors.
     """
 
-    codes: Codes
+    codes: Codes | GroupCodes
     bias: Array
     factors: Array | None = None
 
@@ -178,7 +179,7 @@ def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activa
         table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
         inputs += [""] * (5 - len(inputs))
         inputs.append(emit.constant(f"{activation.name}.table", table))
-    made = replace(node, op=f"{node.op}_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs)
+    made = replace(node, op=_op(node, layer), inputs=tuple(inputs), outputs=(out,), attrs=attrs)
     if as_codes:
         emit.put_codes(made, out)
     else:
@@ -250,11 +251,19 @@ def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
     return name
 
 
+def _op(node: Node, layer: Layer) -> str:
+    return f"{node.op}_{'i4' if isinstance(layer.codes, GroupCodes) else 'i8'}"
+
+
 def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float, bias: float) -> list[str]:
-    weight = Weight(codes=layer.codes.codes, scales=layer.codes.scales.astype(np.float32))
+    codes = layer.codes
+    if isinstance(codes, GroupCodes):  # its scales are its own
+        weight, scales = codes.as_weight(), np.ones(len(codes.codes))
+    else:
+        weight, scales = Weight(codes=codes.codes, scales=codes.scales.astype(np.float32)), codes.scales
     return [
         emit.constant(f"{node.name}.codes", weight),
-        emit.constant(f"{node.name}.multiplier", (layer.codes.scales * multiplier).astype(np.float32)),
+        emit.constant(f"{node.name}.multiplier", (scales * multiplier).astype(np.float32)),
         emit.constant(f"{node.name}.bias", (layer.bias * bias).astype(np.float32)),
     ]
 
@@ -292,7 +301,7 @@ def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
     bounds = _float_bounds((node.attrs.get("activation_min"), node.attrs.get("activation_max")))
     inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", scale, zero_point)
-    made = replace(node, op=f"{node.op}_i8", inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
+    made = replace(node, op=_op(node, layer), inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
     if len(node.inputs) < 4 or not node.inputs[3]:
         return emit.put_floats(made)
     product, total = f"{node.name}.product", f"{node.name}.sum"

@@ -12,6 +12,7 @@ from .. import schemes
 from ..ir import Graph, Node
 from ..ops.segment import operations
 from .cost import Cost, Costs
+from .four_bits import Width
 from .functions import is_channel_function, is_function, operands
 from .fuse_requantize import AVERAGES, CARRIERS, PAIRS
 from .layers import LAYERS
@@ -23,7 +24,11 @@ SMALL = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What became of one node, and why; costs in microseconds are known for layers."""
+    """What became of one node, and why; costs in microseconds are known for layers.
+
+    scheme: "int8" (codes of 8 bits), "int4" (weights of 4 bits, activations of 8), "float32" or "torch". cost_int8_us:
+    on codes, of either width.
+    """
 
     node: str
     op: str
@@ -59,6 +64,8 @@ class Plan:
     """The int8 layers that find their inputs' ranges at run time; they read floats and make floats."""
     activations: Mapping[str, Node] = field(default_factory=dict)
     """By the name of the layer or add before it."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """The group size of layers with four-bit weights, by name; 0, or none: eight bits."""
     decisions: tuple[Decision, ...] = ()
 
     def output(self, node: Node) -> str:
@@ -71,17 +78,27 @@ class Plan:
 
 
 def decide(
-    graph: Graph, costs: Costs, *, static: bool, floats: Mapping[str, str], dynamic: Mapping[str, str] | None = None
+    graph: Graph,
+    costs: Costs,
+    *,
+    static: bool,
+    floats: Mapping[str, str],
+    dynamic: Mapping[str, str] | None = None,
+    widths: Mapping[str, Width] | None = None,
 ) -> Plan:
-    """Int8 for each layer that is faster so, conversions at its borders included; then for what lies between such.
+    """Codes for each layer that is faster so, conversions at its borders included; then for what lies between such.
 
     floats: nodes that stay float32 in any case, and why. dynamic: layers whose input's range is found at run time, and
-    why; without calibration data (not `static`) all are.
+    why; without calibration data (not `static`) all are. widths: of the layers whose scheme has four-bit weights.
     """
+    groups = {name: width.group_size for name, width in (widths or {}).items()}
+    wide = {name: width.note for name, width in (widths or {}).items()}
     by_row = dict(dynamic or {}) if static else {node.name: "" for node in graph if node.op in LAYERS}
     problems = {node.name: _problem(graph, node) for node in graph if node.op in LAYERS} | dict(floats)
     priced = {
-        node.name: costs.layer(node, dynamic=node.name in by_row) for node in graph if problems.get(node.name) == ""
+        node.name: costs.layer(node, dynamic=node.name in by_row, group_size=groups.get(node.name, 0))
+        for node in graph
+        if problems.get(node.name) == ""
     }
     layers = set(priced)
     while True:
@@ -93,13 +110,15 @@ def decide(
             break
         layers -= slower
     activations = _activations(graph, int8 - set(by_row))
-    plan = Plan(graph=graph, int8=frozenset(int8), dynamic=frozenset(layers & set(by_row)), activations=activations)
+    by_row_coded = frozenset(layers & set(by_row))
+    plan = Plan(graph=graph, int8=frozenset(int8), dynamic=by_row_coded, activations=activations, groups=groups)
     decisions = []
     for node in graph:
         if node.name in priced:
-            made = _priced(node, priced[node.name], totals[node.name], node.name in int8, costs.verb)
-            note = by_row.get(node.name, "") if node.name in int8 else ""
-            decisions.append(replace(made, reason=f"{made.reason}; {note}") if note else made)
+            made = _priced(node, priced[node.name], totals[node.name], plan, costs.verb)
+            notes = (wide.get(node.name, ""), made.reason, by_row.get(node.name, ""))
+            reason = "; ".join(filter(None, notes)) if node.name in int8 else made.reason
+            decisions.append(replace(made, reason=reason))
         else:
             decisions.append(_unpriced(node, problems.get(node.name, ""), int8, plan, static))
     return replace(plan, decisions=tuple(decisions))
@@ -201,16 +220,17 @@ def _activations(graph: Graph, int8: set[str]) -> dict[str, Node]:
     return found
 
 
-def _priced(node: Node, cost: Cost, total: float, is_int8: bool, verb: str) -> Decision:
+def _priced(node: Node, cost: Cost, total: float, plan: Plan, verb: str) -> Decision:
+    scheme, is_coded = "int4" if plan.groups.get(node.name) else "int8", node.name in plan.int8
     faster, slower = sorted((total, cost.float32))
     borders = "" if total == cost.int8 else ", conversions included"
-    times = f"{total:.1f} us in int8{borders}, {cost.float32:.1f} us in float32"
-    verdict = f"{slower / faster:.1f} times faster" if is_int8 else "int8 would be slower"
+    times = f"{total:.1f} us in {scheme}{borders}, {cost.float32:.1f} us in float32"
+    verdict = f"{slower / faster:.1f} times faster" if is_coded else f"{scheme} would be slower"
     reason = f"{verdict} {verb}: {times}"
     return Decision(
         node=node.name,
         op=node.op,
-        scheme="int8" if is_int8 else "float32",
+        scheme=scheme if is_coded else "float32",
         reason=reason,
         cost_int8_us=total,
         cost_float_us=cost.float32,

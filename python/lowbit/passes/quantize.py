@@ -24,6 +24,7 @@ from .calibrate import Feeds, Histogram, Progress, batches, observe
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .equalize import equalize
+from .four_bits import Width, widths
 from .functions import is_channel_function, is_function
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .fuse_residual import fuse_residual
@@ -31,6 +32,7 @@ from .known_weights import Coded, KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
 from .plan import Decision, Plan, all_float, decide
+from .round_groups import GroupCodes, round_groups
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest
 from .row_ranges import RowRange, adds_floats, candidates, survey
 from .sites import Sites
@@ -101,27 +103,49 @@ class Quantizer:
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[object, Quant] = {}
         self._rows: dict[str, RowRange] | None = None
-        self._rounded: dict[tuple[str, bool], Codes] = {}
-        self._layers: dict[tuple[str, Quant | None], Layer] = {}
+        self._widths = widths(graph, rules, self._known)
+        self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
+        self._layers: dict[tuple[str, Quant | None, int], Layer] = {}
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
         scheme = self.rules.of(node)
         return (scheme.equalize or scheme.is_float) and self._known.of(graph.constants.get(node.inputs[1])) is None
 
-    def make(self, floats: Mapping[str, str] | None = None) -> Quantized:
-        """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there."""
+    def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
+        """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
+
+        eights: layers that have weights of eight bits instead of four, and why.
+        """
         static = self._calibration is not None
         kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
+        wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
         plan = decide(
-            self.graph, self._costs, static=static, floats={**kept, **(floats or {})}, dynamic=self._dynamic_layers()
+            self.graph,
+            self._costs,
+            static=static,
+            floats={**kept, **(floats or {})},
+            dynamic=self._dynamic_layers(),
+            widths={**self._widths, **wider},
         )
         return Quantized(graph=validate(self._integer(plan)), reference=self.graph, decisions=plan.decisions)
 
-    def alone(self, layer: str) -> Graph:
-        """The graph in which one layer works on codes and all else in float32; it may be slower than any other."""
+    def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
+        """The graph in which one layer works on codes and all else in float32; it may be slower than any other.
+
+        eights: layers that have weights of eight bits instead of four.
+        """
         is_dynamic = self._calibration is None or layer in self._dynamic_layers()
-        int8 = frozenset({layer})
-        return validate(self._integer(Plan(graph=self.graph, int8=int8, dynamic=int8 if is_dynamic else frozenset())))
+        coded = frozenset({layer})
+        return validate(
+            self._integer(
+                Plan(
+                    graph=self.graph,
+                    int8=coded,
+                    dynamic=coded if is_dynamic else frozenset(),
+                    groups={name: width.group_size for name, width in self._widths.items() if name not in eights},
+                )
+            )
+        )
 
     def _dynamic_layers(self) -> dict[str, str]:
         """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
@@ -150,7 +174,8 @@ class Quantizer:
                 return chosen
             settings = {name: self._row_scheme(nodes) for name, nodes in readers.items()}
             quants = self._quants(plan)
-            known |= survey(self.graph, self._calibration, readers, quants, settings, **self._options)
+            groups = {name: width.group_size for name, width in self._widths.items()}
+            known |= survey(self.graph, self._calibration, readers, quants, settings, groups=groups, **self._options)
             for name, nodes in readers.items():
                 is_needed = self._policy(nodes) == "dynamic" or any(adds_floats(plan, node) for node in nodes)
                 if is_needed or known[name].is_better(len(known)):
@@ -168,9 +193,16 @@ class Quantizer:
     def _integer(self, plan: Plan) -> Graph:
         quants = self._quants(plan) if self._calibration is not None else {}
         nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
-        keys = {node.name: (node.name, None if node.name in plan.dynamic else quants[node.inputs[0]]) for node in nodes}
+        keys = {
+            node.name: (
+                node.name,
+                None if node.name in plan.dynamic else quants[node.inputs[0]],
+                plan.groups.get(node.name, 0),
+            )
+            for node in nodes
+        }
         missing = [node for node in nodes if keys[node.name] not in self._layers]
-        self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan.dynamic, quants)}
+        self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan, quants)}
         return _emit(plan, quants, {name: self._layers[key] for name, key in keys.items()})
 
     def _quants(self, plan: Plan) -> dict[str, Quant]:
@@ -182,40 +214,46 @@ class Quantizer:
             self._histograms |= observe(plan.graph, self._calibration, missing, **self._options)
         return sites.quants(self._histograms, self.rules, self._ranges)
 
-    def _learn(
-        self, nodes: Sequence[Node], dynamic: Container[str], quants: Mapping[str, Quant]
-    ) -> Iterator[tuple[Node, Layer]]:
+    def _learn(self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]) -> Iterator[tuple[Node, Layer]]:
         """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
         known = self._rows or {}
         rows = {
-            n.name: known[n.inputs[0]].factors if n.inputs[0] in known else None for n in nodes if n.name in dynamic
+            n.name: known[n.inputs[0]].factors if n.inputs[0] in known else None
+            for n in nodes
+            if n.name in plan.dynamic
         }
         if self._calibration is None:
-            yield from ((node, self._layer(node, rows, None)) for node in nodes)
+            yield from ((node, self._layer(node, plan, rows, None)) for node in nodes)
             return
         schemes_of = {node.name: self.rules.of(node) for node in nodes}
-        unrounded = {node.name for node in nodes if (node.name, node.name in rows) not in self._rounded}
+        unrounded = {node.name for node in nodes if self._key(node, plan) not in self._rounded}
         heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name in unrounded]
         light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
         for part, moments in ((heavy, True), (light, False)):
             if part:
                 options = {"rows": rows, "moments": moments, **self._options}
                 for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
-                    yield node, self._layer(node, rows, seen)
+                    yield node, self._layer(node, plan, rows, seen)
         for node in nodes:
             if node not in heavy and node not in light:
-                yield node, self._layer(node, rows, None)
+                yield node, self._layer(node, plan, rows, None)
 
-    def _layer(self, node: Node, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
+    @staticmethod
+    def _key(node: Node, plan: Plan) -> tuple[str, bool, int]:
+        """What a layer's codes depend on."""
+        return node.name, node.name in plan.dynamic, plan.groups.get(node.name, 0)
+
+    def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
         """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
         scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
         has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
         bias = _array(self.graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
-        key = (node.name, node.name in rows)
+        key = self._key(node, plan)
         if key not in self._rounded:
             moments = seen.factored if seen is not None and scheme.compensate else None
             even = weight if factors is None else weight / factors
-            self._rounded[key] = self._known.of(weight) or _rounded(node, scheme, even, moments)
+            size = plan.groups.get(node.name, 0)
+            self._rounded[key] = self._known.of(weight) or _rounded(node, scheme, even, moments, size)
         codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
@@ -233,8 +271,12 @@ def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
 # ----------------------------------------------------------------------------------------------------------------- emit
 
 
-def _rounded(node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None) -> Codes:
+def _rounded(
+    node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None, group_size: int
+) -> Codes | GroupCodes:
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
+    if group_size:
+        return round_groups(weight, group_size, symmetric=scheme.symmetric, moments=moments)
     if moments is not None:
         return round_compensated(weight, moments)
     is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1

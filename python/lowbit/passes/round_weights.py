@@ -73,7 +73,7 @@ def round_compensated(weight: Array, moments: Array | Factored) -> Codes:
     rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
     scales = best_scales(rows)
     w = np.take_along_axis(rows.reshape(groups, -1, depth), h.order[:, None, :], 2)
-    codes = _round_columns(w, h.upper, scales.reshape(groups, -1))
+    codes = round_columns(w, h.upper, scales.reshape(groups, -1, 1))
     unsorted = np.empty_like(codes)
     np.put_along_axis(unsorted, h.order[:, None, :], codes, 2)
     return Codes(codes=unsorted.reshape(weight.shape), scales=scales)
@@ -91,21 +91,28 @@ def round_flat(weight: Array) -> Codes:
     scales = best_scales(rows)
     upper = np.linalg.cholesky(np.linalg.inv(np.eye(window) + FLATNESS)).T
     columns = rows.reshape(1, filters * channels, window)
-    codes = _round_columns(columns, upper[None], np.repeat(scales, channels)[None])
+    codes = round_columns(columns, upper[None], np.repeat(scales, channels)[None, :, None])
     return Codes(codes=codes.reshape(weight.shape), scales=scales)
 
 
-def _round_columns(w: Array, upper: Array, scales: Array) -> Array:
-    """w [G, N, K] is used up; upper [G, K, K] with upper^T upper = H^-1."""
+def round_columns(
+    w: Array, upper: Array, scales: Array, zero_points: Array | float = 0.0, bounds: tuple[int, int] = (-LIMIT, LIMIT)
+) -> Array:
+    """Codes of w [G, N, K], which is used up; upper [G, K, K] with upper^T upper = H^-1.
+
+    scales, zero_points: of each weight, broadcast.
+    """
     codes, kept = np.empty(w.shape, np.int8), w != 0
+    scales, zeros = np.broadcast_to(scales, w.shape), np.broadcast_to(np.asarray(zero_points, np.float64), w.shape)
     depth = w.shape[2]
     for begin in range(0, depth, BLOCK):
         end = min(begin + BLOCK, depth)
         errors = np.empty((*w.shape[:2], end - begin))
         for k in range(begin, end):
-            code = np.clip(np.rint(w[:, :, k] / scales), -LIMIT, LIMIT) * kept[:, :, k]
+            scale, zero = scales[:, :, k], zeros[:, :, k]
+            code = np.where(kept[:, :, k], np.clip(np.rint(w[:, :, k] / scale) + zero, *bounds), zero)
             codes[:, :, k] = code
-            error = (w[:, :, k] - code * scales) / upper[:, None, k, k]
+            error = (w[:, :, k] - (code - zero) * scale) / upper[:, None, k, k]
             w[:, :, k + 1 : end] -= error[:, :, None] * upper[:, None, k, k + 1 : end]
             errors[:, :, k - begin] = error
         w[:, :, end:] -= errors @ upper[:, begin:end, end:]

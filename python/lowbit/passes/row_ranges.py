@@ -16,8 +16,9 @@ the maximum, as rows have ranges of their own; Yao et al. 2022, "ZeroQuant" (arX
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from .functions import operands
 from .layer_inputs import ROWS, coded_rows, spread_rows
 from .layers import CONVOLUTIONS
 from .plan import Plan
+from .round_groups import round_groups
 from .round_weights import LIMIT
 
 STRENGTHS = tuple(i / 8 for i in range(8))
@@ -105,10 +107,11 @@ def survey(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
+    groups: Mapping[str, int],
 ) -> dict[str, RowRange]:
     """How the rows of each value in `readers` are best quantized, and how much better than by its range in `quants`.
 
-    schemes: of each value's readers.
+    schemes: of each value's readers. groups: the group sizes of four-bit weights, by reader.
     """
     samples: dict[str, _Sample] = {name: _Sample() for name in readers}
     for _, found in watch(graph, calibration, list(readers), stage="sample rows", threads=threads, progress=progress):
@@ -118,7 +121,9 @@ def survey(
     for name, nodes in readers.items():
         x, weights, scheme = samples.pop(name).rows(), _stack(graph, nodes), schemes[name]
         strengths, share = STRENGTHS if scheme.smooth else (0.0,), COMPENSATED if scheme.compensate else 1.0
-        made[name] = _measure(x, weights, quants[name], strengths, share)
+        size = max(groups.get(node.name, 0) for node in nodes)
+        rounded = partial(_nearest_of_groups, size=size, symmetric=scheme.symmetric) if size else _nearest
+        made[name] = _measure(x, weights, quants[name], strengths, share, rounded)
     return made
 
 
@@ -154,7 +159,14 @@ def _stack(graph: Graph, nodes: Sequence[Node]) -> Array:
     return spread_rows(whole, OUTPUTS)
 
 
-def _measure(x: Array, weights: Array, quant: Quant, strengths: Sequence[float], share: float) -> RowRange:
+def _measure(
+    x: Array,
+    weights: Array,
+    quant: Quant,
+    strengths: Sequence[float],
+    share: float,
+    rounded: Callable[[Array], Array],
+) -> RowRange:
     signal = np.square(x @ weights.T, dtype=np.float64).sum(axis=1)
     signal = np.maximum(signal, FAINT * float(np.median(signal)) + 1e-30)
 
@@ -169,7 +181,7 @@ def _measure(x: Array, weights: Array, quant: Quant, strengths: Sequence[float],
         factors = factors_of(rms, strength)
         from_rows = noise(coded_rows(x, factors))
         scaled = weights if factors is None else weights / factors
-        error = ((_nearest(scaled) - scaled) * (1.0 if factors is None else factors)).astype(np.float32)
+        error = ((rounded(scaled) - scaled) * (1.0 if factors is None else factors)).astype(np.float32)
         from_weights = share_of(x @ error.T)
         if from_rows + share * from_weights < least:
             least, best = from_rows + share * from_weights, RowRange(factors=factors, noise=from_rows)
@@ -180,6 +192,10 @@ def _nearest(weights: Array) -> Array:
     scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / LIMIT
     rounded: Array = np.rint(weights / scales) * scales
     return rounded
+
+
+def _nearest_of_groups(weights: Array, size: int, symmetric: bool) -> Array:
+    return round_groups(weights, size, symmetric=symmetric).weight
 
 
 def factors_of(rms: Array, strength: float) -> Array | None:

@@ -1,4 +1,4 @@
-"""How much of the output's error each int8 layer alone is to blame for.
+"""How much of the output's error each layer on codes alone is to blame for.
 
 For each layer a graph is made in which it alone works on codes, its neighbours in float32, and run on a few samples of
 the calibration data. What it adds to the output is its noise:
@@ -12,7 +12,7 @@ numbers: on EfficientNet-Lite0 the layers it names must be returned twice as man
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -30,10 +30,14 @@ def sensitivity(
     layers: Sequence[str],
     data: Iterable[Feeds],
     *,
+    eights: Container[str] = (),
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """The noise of each of `layers` when it alone works on codes; `data`: where samples are taken from."""
+    """The noise of each of `layers` when it alone works on codes; `data`: where samples are taken from.
+
+    eights: layers that have weights of eight bits though their scheme has four.
+    """
     graph = quantizer.graph
     names = [name for name in graph.outputs if graph.values[name].dtype == "f32"]
     pieces = list(islice(_pieces(graph, data), PIECES))
@@ -43,7 +47,7 @@ def sensitivity(
     for done, layer in enumerate(layers):
         if progress is not None:
             progress("rank layers", done, len(layers))
-        alone = runner(quantizer.alone(layer), names, threads)
+        alone = runner(quantizer.alone(layer, eights), names, threads)
         found[layer] = _noise([alone(piece) for piece in pieces], expected, names)
     return found
 

@@ -32,7 +32,7 @@ def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
     return f'<table class="bars">{lines}</table>'
 
 
-def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None) -> str:
+def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None, caption: str) -> str:
     """Scores in the order of their evaluation, a line at the limit: (what stands below, score, holds, is chosen)."""
     width, height, left, bottom = 760.0, 250.0, 66.0, 46.0
     values = [score for _, score, _, _ in scores] + ([] if limit is None else [limit])
@@ -62,6 +62,6 @@ def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None
         )
         parts.append(f'<text class="tick" x="{px:.1f}" y="{height - 26}" text-anchor="middle">{escape(below)}</text>')
     middle = (left + width) / 2
-    parts.append(f'<text class="tick" x="{middle}" y="{height - 6}" text-anchor="middle">layers in float32</text>')
+    parts.append(f'<text class="tick" x="{middle}" y="{height - 6}" text-anchor="middle">{caption}</text>')
     head = f'<svg class="history" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="scores">'
     return f"{head}{''.join(parts)}</svg>"

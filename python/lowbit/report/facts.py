@@ -12,6 +12,8 @@ from ..timing import interleave
 
 ROUNDS, SECONDS = 9, 0.05
 """Of timing: how many rounds, and how long each contestant runs in one."""
+CODED = ("int4", "int8")
+"""What layers on codes are, by the bits of their weights."""
 CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
 
 
@@ -85,10 +87,11 @@ class Facts:
     notes: tuple[str, ...] = ()
 
     @property
-    def int8_share(self) -> float | None:
-        """The part of all operations that runs on codes; None where nothing counts any."""
+    def shares(self) -> dict[str, float]:
+        """The part of all operations that runs on codes, by their kind: "int4", "int8"; {} where nothing counts any."""
         total = sum(step.operations for step in self.steps)
-        return sum(step.operations for step in self.steps if step.kind == "int8") / total if total else None
+        counts = {kind: sum(step.operations for step in self.steps if step.kind == kind) for kind in CODED}
+        return {kind: count / total for kind, count in counts.items() if count or kind == "int8"} if total else {}
 
     @property
     def segments(self) -> tuple[Step, ...]:
@@ -99,16 +102,17 @@ class Facts:
 def steps_of(
     graph: Graph,
     rows: Iterable[Any],
+    weight_bytes: Mapping[str, int],
     floats: Mapping[str, float] | None = None,
     sqnr: Mapping[str, float] | None = None,
     near: Callable[[Any], str] | None = None,
 ) -> tuple[Step, ...]:
     """The steps of a profile's rows. floats, sqnr: by node, seconds in the float graph and dB against it.
 
-    near: says of a row how near it comes to the machine's limit.
+    weight_bytes: of quantized weights, by name. near: says of a row how near it comes to the machine's limit.
     """
     nodes = {node.name: node for node in graph}
-    sizes = constants_of(graph)
+    sizes = constants_of(graph, weight_bytes)
     steps = []
     for row in rows:
         node = nodes.get(row.node)
@@ -139,19 +143,24 @@ def rows_of(value: Any, **kinds: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def kind_of(node: Node | None, graph: Graph) -> str:
-    """What a step computes on: "int8", "float32", "conversion" between the two, or "torch" for a fallback segment."""
+    """What a step computes on: "int8" codes or with "int4" weights, "float32", "conversion", "torch" for a segment."""
     if node is None:
         return "float32"
     if node.op == "torch":
         return "torch"
     if node.op in CONVERSIONS:
         return "conversion"
+    if node.op.endswith("_i4"):
+        return "int4"
     names = [name for name in (*node.inputs[:1], *node.outputs) if name]
     return "int8" if any(graph.values[name].dtype == "u8" for name in names) else "float32"
 
 
-def constants_of(graph: Graph) -> dict[str, tuple[int, int]]:
-    """Bytes of each constant as it is, and as float32 (codes count four bytes each); known without its content."""
+def constants_of(graph: Graph, weight_bytes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Bytes of each constant as it is, and as float32 (codes count four bytes each); known without its content.
+
+    weight_bytes: of quantized weights, by name.
+    """
     made = {name for node in graph for name in node.outputs} | set(graph.inputs)
     read = {name for node in graph for name in node.inputs if name}
     found: dict[str, tuple[int, int]] = {}
@@ -160,5 +169,5 @@ def constants_of(graph: Graph) -> dict[str, tuple[int, int]]:
         if value.dtype in DTYPES and all(isinstance(dim, int) for dim in value.shape):
             count = math.prod(int(dim) for dim in value.shape)
             width = DTYPES[value.dtype].itemsize
-            found[name] = (count * width, count * (4 if value.dtype == "s8" else width))
+            found[name] = (weight_bytes.get(name, count * width), count * (4 if value.dtype == "s8" else width))
     return found

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from . import charts
-from .facts import Facts, Step, Timed
+from .facts import CODED, Facts, Step, Timed
 
 SHOWN = 60
 """Steps in the table of layers; of a larger model the slowest, and the others folded away."""
@@ -18,6 +18,7 @@ NAMED = 40
 """Nodes named in a group of decisions."""
 KEPT = '<th class="number">kept</th>'
 KINDS = {
+    "int4": "4-bit weights",
     "int8": "8-bit codes",
     "float32": "float32",
     "conversion": "between codes and floats",
@@ -77,9 +78,10 @@ def _tiles(facts: Facts) -> Iterable[tuple[str, str, str]]:
             "output SQNR",
             "against float32" + (", the worst output" if len(facts.errors) > 1 else ""),
         )
-    share = facts.int8_share
-    if share is not None:
-        yield f"{share:.0%}", "of operations in int8", f"{len(facts.steps)} steps"
+    shares = facts.shares
+    if shares:
+        kinds = " and ".join(shares)
+        yield f"{sum(shares.values()):.0%}", f"of operations in {kinds}", f"{len(facts.steps)} steps"
     if facts.evaluations:
         last = _final(facts)
         drop = float(last["drop"])
@@ -96,9 +98,17 @@ def _ratio(seconds: float, other: Timed) -> str:
 
 def _final(facts: Facts) -> Mapping[str, Any]:
     """The evaluation of the model that the report is about: the last one that its decisions agree with."""
-    floats = {row["node"] for row in facts.decisions if str(row.get("reason", "")).startswith("paid for")}
-    same = [row for row in facts.evaluations if set(row["float_layers"]) == floats]
+    paid = [row for row in facts.decisions if str(row.get("reason", "")).startswith("paid for")]
+    floats = {row["node"] for row in paid if row["scheme"] == "float32"}
+    fours = sum(row["scheme"] == "int4" for row in facts.decisions)
+    same = [row for row in facts.evaluations if set(row["float_layers"]) == floats and _fours(row) == fours]
     return same[-1] if same else facts.evaluations[-1]
+
+
+def _fours(evaluation: Mapping[str, Any]) -> int:
+    """Layers with four-bit weights; files may know of none."""
+    count = evaluation.get("int4_layers", 0)
+    return count if isinstance(count, int) else 0
 
 
 def _speed(facts: Facts) -> str:
@@ -152,19 +162,28 @@ def _budget(facts: Facts) -> str:
     limit = None if facts.max_drop is None else first - facts.max_drop
     tolerance = 1e-9 * max(abs(first), 1.0)
     scores, final = [], _final(facts)
-    rows = [_row("th", "model", "layers in int8", "returned to float32", "score", "drop", "holds")]
+    mixed = any(_fours(row) for row in facts.evaluations)
+    kinds = ("in int4", "in int8") if mixed else ("layers in int8",)
+    rows = [_row("th", "model", *kinds, "returned to float32", "score", "drop", "holds")]
     for row in facts.evaluations:
         holds = limit is None or row["score"] >= limit - tolerance
         count = len(row["float_layers"])
-        scores.append(("all" if row["model"] == "float32" else str(count), float(row["score"]), holds, row is final))
-        texts = (str(row["int8_layers"]), str(count), f"{row['score']:.6g}", f"{row['drop']:.4g}")
+        below = "all" if row["model"] == "float32" else str(count)
+        if mixed:
+            below = f"{_fours(row)} / {below}"
+        scores.append((below, float(row["score"]), holds, row is final))
+        counts = (str(_fours(row)), str(row["int8_layers"])) if mixed else (str(row["int8_layers"]),)
+        texts = (*counts, str(count), f"{row['score']:.6g}", f"{row['drop']:.4g}")
         rows.append(_row("td", str(row["model"]), *texts, "" if limit is None else "yes" if holds else "no"))
     asked = "" if facts.max_drop is None else f" A drop of {facts.max_drop:g} below float32 was allowed."
     text = (
         f"<p>Scores are those of the function given as evaluate; higher is better.{asked} The ring is this model.</p>"
     )
     return _section(
-        "Evaluations", text, charts.history(scores, limit), _scroll(f'<table class="plain">{"".join(rows)}</table>')
+        "Evaluations",
+        text,
+        charts.history(scores, limit, "layers in int4 / in float32" if mixed else "layers in float32"),
+        _scroll(f'<table class="plain">{"".join(rows)}</table>'),
     )
 
 
@@ -214,7 +233,7 @@ def _steps(steps: Sequence[Step], most: float, total: float, kept: Mapping[str, 
 
 
 def _step(step: Step, most: float, total: float, has_error: bool, has_limit: bool, kept: Mapping[str, str]) -> str:
-    under = None if step.float_seconds is None or step.kind != "int8" else step.float_seconds / most
+    under = None if step.float_seconds is None or step.kind not in CODED else step.float_seconds / most
     time = charts.bar(step.seconds / most, kind=step.kind, under=under, label=milliseconds(step.seconds))
     detail = " ".join(filter(None, (step.op, step.kernel)))
     cells = [

@@ -1,0 +1,96 @@
+"""Decides which layers get four-bit weights, and how many of these share a scale.
+
+The first and the last layers of a network lose most by four bits and weigh little: they keep eight (`keep_ends`). An
+operator's groups lie along the products that it sums, and must divide them evenly: a layer whose depth has no fit
+divisor keeps eight bits, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..interpreter import MAX_GROUPS
+from ..ir import Graph, Node
+from ..schemes import Rules, Scheme
+from .known_weights import KnownWeights
+from .layers import LAYERS
+
+SUPPORTED = ("linear",)
+"""The layers that have an operator for four-bit weights."""
+STEP, SMALLEST = 8, 16
+"""A group is a multiple of STEP weights, SMALLEST of them at least."""
+FEW = 2
+"""Networks of so many layers or fewer have no ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """Of a layer's weights. group_size: of four-bit weights; 0: the layer keeps eight bits. note: why, for people."""
+
+    group_size: int
+    note: str
+
+
+def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
+    """For each layer whose scheme has four-bit weights what it gets; the other layers are not in it."""
+    ends = _ends(graph)
+    return {
+        node.name: _width(graph, node, rules.of(node), known, ends)
+        for node in graph
+        if node.op in LAYERS and rules.of(node).weight_bits == 4
+    }
+
+
+def group_size(depth: int, wanted: int) -> int:
+    """The largest divisor of `depth` that a group may have and that is not above `wanted`; 0: there is none.
+
+    wanted 0: one group a channel, of whatever depth.
+    """
+    if wanted == 0:
+        return depth
+    for size in range(min(wanted, depth) // STEP * STEP, SMALLEST - 1, -STEP):
+        if depth % size == 0:
+            return size if depth // size <= MAX_GROUPS else 0
+    return 0
+
+
+def _width(graph: Graph, node: Node, scheme: Scheme, known: KnownWeights, ends: Mapping[str, str]) -> Width:
+    if known.of(graph.constants.get(node.inputs[1])) is not None:
+        return Width(group_size=0, note="its weights came with 8-bit codes")
+    if scheme.keep_ends and node.name in ends:
+        return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
+    if node.op not in SUPPORTED:
+        return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with four")
+    depth = int(graph.values[node.inputs[1]].shape[1])
+    size = group_size(depth, scheme.group_size)
+    if size == 0:
+        return Width(
+            group_size=0, note=f"8-bit weights, for no groups of {SMALLEST} to {scheme.group_size} divide {depth}"
+        )
+    return Width(group_size=size, note=f"4-bit weights in groups of {size}")
+
+
+def _ends(graph: Graph) -> dict[str, str]:
+    """The layers that no layer (nor embedding) comes before, and those that none comes after; not of small networks."""
+    if sum(node.op in LAYERS for node in graph) <= FEW:
+        return {}
+    last = dict.fromkeys(_foremost(graph, backward=True), "it is a last layer")
+    return last | dict.fromkeys(_foremost(graph, backward=False), "it is a first layer")
+
+
+def _foremost(graph: Graph, *, backward: bool) -> Iterator[str]:
+    """The layers that the walk meets before any other on their way."""
+    behind: set[str] = set()
+    for node in reversed(graph.nodes) if backward else graph.nodes:
+        met, next_ = (node.outputs, node.inputs) if backward else (node.inputs, node.outputs)
+        is_behind = not behind.isdisjoint(met)
+        if node.op in LAYERS and not is_behind:
+            yield node.name
+        if is_behind or node.op in LAYERS or _is_embedding(graph, node):
+            behind.update(name for name in next_ if name)
+
+
+def _is_embedding(graph: Graph, node: Node) -> bool:
+    """Whether rows of a table stand for indices."""
+    return node.op in ("embedding_bag", "take") and node.inputs[0] in graph.constants

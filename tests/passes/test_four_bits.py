@@ -1,0 +1,123 @@
+"""Which layers get four-bit weights, in what groups, and what an integer graph makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphs import BATCH, Maker
+from lowbit import format as lowbit_format
+from lowbit.errors import UnsupportedError
+from lowbit.interpreter import run, validate
+from lowbit.ir import Array, Graph, Weight
+from lowbit.passes.four_bits import Width, group_size, widths
+from lowbit.passes.known_weights import KnownWeights
+from lowbit.passes.quantize import quantize
+from lowbit.schemes import SCHEMES, Scheme, rules
+
+INT4 = SCHEMES["int4-g32"]
+EVERYWHERE = dataclasses.replace(INT4, keep_ends=False)
+
+
+def mlp(*sizes: int) -> Graph:
+    m = Maker(3, BATCH)
+    x = m.input("x", "batch", sizes[0])
+    for inputs, outputs in itertools.pairwise(sizes):
+        weight = m.floats(outputs, inputs, scale=inputs**-0.5)
+        x = m.node("linear", x, weight, m.floats(outputs), activation_min=0.0)
+    return m.graph(x)
+
+
+def found(graph: Graph, scheme: Scheme | dict[str, Scheme | str]) -> list[Width | None]:
+    made = widths(graph, rules(scheme), KnownWeights(()))
+    return [made.get(node.name) for node in graph]
+
+
+def sizes(graph: Graph, scheme: Scheme | dict[str, Scheme | str]) -> list[int | None]:
+    return [None if width is None else width.group_size for width in found(graph, scheme)]
+
+
+def batches(count: int, width: int, seed: int = 0) -> list[dict[str, Array]]:
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((width, width)) / width**0.5
+    return [{"x": (rng.standard_normal((32, width)) @ mix).astype(np.float32)} for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("depth", "wanted", "size"),
+    [(512, 128, 128), (384, 128, 128), (520, 128, 104), (96, 128, 96), (48, 32, 24), (8, 128, 0), (20, 128, 0),
+     (520, 32, 0), (16, 16, 16), (37, 0, 37), (2**17, 32, 0)],
+)  # fmt: skip
+def test_groups_divide_the_depth(depth: int, wanted: int, size: int) -> None:
+    assert group_size(depth, wanted) == size
+
+
+def test_ends_and_odd_depths_keep_eight_bits() -> None:
+    graph = mlp(64, 96, 40, 20, 64, 10)
+    assert sizes(graph, INT4) == [0, 32, 0, 0, 0]
+    assert sizes(graph, EVERYWHERE) == [32, 32, 0, 0, 32]
+    notes = [width.note for width in found(graph, INT4) if width is not None]
+    assert "first layer" in notes[0]
+    assert notes[1] == "4-bit weights in groups of 32"
+    assert "no groups of 16 to 32 divide 40" in notes[2]
+    assert "last layer" in notes[4]
+    assert sizes(mlp(64, 64, 64), INT4) == [32, 32], "two layers have no ends"
+
+
+def test_a_scheme_for_each_layer() -> None:
+    graph = mlp(64, 64, 64, 64, 64)
+    names = [node.name for node in graph]
+    mixed: dict[str, Scheme | str] = {names[0]: EVERYWHERE, names[1]: "float32", names[2]: "int4-channel"}
+    assert sizes(graph, mixed) == [32, None, 64, None]
+
+
+def test_what_an_embedding_feeds_is_no_first_layer() -> None:
+    m = Maker(0, BATCH)
+    rows = m.node("take", m.floats(9, 64), m.input("ids", "batch", dtype="i64"), axis=0)
+    q, k = (m.node("linear", rows, m.floats(64, 64)) for _ in range(2))
+    graph = m.graph(m.node("linear", m.node("add", q, k), m.floats(8, 64)))
+    assert sizes(graph, INT4)[1:3] == [32, 32]
+    assert sizes(graph, INT4)[-1] == 0
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_layers_become_linear_i4(symmetric: bool, calibrated: bool, tmp_path: Path) -> None:
+    session = pytest.importorskip("lowbit.session")
+    graph = validate(mlp(128, 256, 256, 64))
+    scheme = dataclasses.replace(INT4, symmetric=symmetric)
+    made = quantize(graph, scheme=scheme, calibration=batches(8, 128) if calibrated else None)
+    ops = [node.op for node in made.graph if node.op.startswith("linear")]
+    assert ops == ["linear_i8", "linear_i4", "linear_i8"]
+    assert [row.scheme for row in made.decisions] == ["int8", "int4", "int8"]
+    assert made.decisions[1].reason.startswith("4-bit weights in groups of 32; ")
+    (weight,) = [it for it in made.graph.constants.values() if isinstance(it, Weight) and it.bits == 4]
+    assert (weight.group_size, weight.zero_points is None) == (32, symmetric)
+    feeds = batches(1, 128)[0]
+    expected, exact = run(made.graph, feeds), run(graph, feeds)
+    (y,) = graph.outputs
+    noise = np.square(expected[y] - exact[y]).sum() / np.square(exact[y]).sum()
+    assert noise < (0.003 if calibrated else 0.01)
+    lowbit_format.save(tmp_path / "net.lowbit", made.graph, {})
+    loaded, _ = lowbit_format.load(tmp_path / "net.lowbit")
+    np.testing.assert_array_equal(session.Session(loaded).run(feeds["x"])[0], expected[y])
+
+
+@pytest.mark.parametrize(("symmetric", "most"), [(True, 4.16), (False, 4.29)])
+def test_bits_a_weight_in_a_file(symmetric: bool, most: float, tmp_path: Path) -> None:
+    scheme = dataclasses.replace(SCHEMES["int4"], symmetric=symmetric)
+    made = quantize(mlp(4096, 256), scheme=scheme)
+    lowbit_format.save(tmp_path / "net.lowbit", made.graph, {})
+    assert 8 * (tmp_path / "net.lowbit").stat().st_size / (4096 * 256) <= most
+
+
+def test_known_schemes_are_what_their_names_say() -> None:
+    assert [SCHEMES[name].group_size for name in ("int4", "int4-g64", "int4-g32", "int4-channel")] == [128, 64, 32, 0]
+    for wrong in ({"group_size": 128}, {"granularity": "group", "group_size": 12}, {"granularity": "group"},
+                  {"activation_bits": 4}):  # fmt: skip
+        with pytest.raises(UnsupportedError, match="available are"):
+            Scheme(name="wrong", weight_bits=4, **wrong)
