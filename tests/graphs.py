@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,11 +38,14 @@ class Maker:
         codes = self.rng.integers(-127, 128, shape).astype(np.int8)
         return self.constant(Weight(codes=codes, scales=self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)))
 
-    def nibbles(self, channels: int, depth: int, group_size: int, *, affine: bool = False) -> str:
+    def nibbles(
+        self, channels: int, depth: int, group_size: int, *, kernel: tuple[int, ...] = (), affine: bool = False
+    ) -> str:
+        """depth: of a channel's weights in all, kernel included."""
         shape = (channels, depth // group_size)
         low = 0 if affine else -8
         weight = Weight(
-            codes=self.rng.integers(low, low + 16, (channels, depth)).astype(np.int8),
+            codes=self.rng.integers(low, low + 16, (channels, *kernel, depth // math.prod(kernel))).astype(np.int8),
             scales=self.rng.uniform(0.01, 0.1, shape).astype(np.float16),
             zero_points=self.rng.integers(0, 16, shape).astype(np.uint8) if affine else None,
             bits=4,
@@ -238,6 +242,34 @@ def sparse_net() -> Graph:
     return m.graph(c, d)
 
 
+def four_bit_image_net() -> Graph:
+    """Convolutions with four-bit weights: groups that straddle taps, affine ones, one pixel, and ranges by sample."""
+    m = Maker(18, BATCH)
+    x = m.input("x", "batch", 3, 9, 7)
+    scaled = [m.constant(m.rng.uniform(0.01, 0.05, n).astype(np.float32)) for n in (24, 70, 24, 6)]
+    a = m.node(
+        "conv2d_i4", m.node("quantize", x, scale=0.03, zero_point=120), m.nibbles(24, 27, 27, kernel=(3, 3)),
+        scaled[0], m.floats(24, scale=20.0), padding=(1, 0, 2, 1), stride=(2, 1), zero_point_x=120, output="u8",
+        zero_point_y=9, lo=9,
+    )  # fmt: skip
+    b = m.node(
+        "conv2d_i4", a, m.nibbles(70, 24, 8, kernel=(1, 1), affine=True), scaled[1], m.floats(70, scale=20.0), "",
+        m.table(), zero_point_x=9, output="u8", zero_point_y=100,
+    )  # fmt: skip
+    c = m.node(
+        "conv2d_i4", b, m.nibbles(24, 70 * 6, 70 * 6, kernel=(3, 2), affine=True), scaled[2], m.floats(24, scale=20.0),
+        a, padding=(2, 2, 1, 1), dilation=(2, 2), zero_point_x=128, output="u8", residual_multiplier=0.5,
+        residual_zero_point=9,
+    )  # fmt: skip
+    codes, scale, zero = m.node("dynamic_quantize", m.node("dequantize", c, scale=0.1, zero_point=0), outputs=3,
+                                granularity="sample")  # fmt: skip
+    d = m.node(
+        "conv2d_i4", codes, m.nibbles(6, 96, 16, kernel=(2, 2)), scaled[3], m.floats(6), "", "", scale, zero,
+        padding=(0, 1, 1, 0), output="f32", min=0.0,
+    )  # fmt: skip
+    return m.graph(d)
+
+
 def elementwise_net() -> Graph:
     """Arithmetic, unary functions, and what only moves elements; two inputs, two free sizes."""
     m = Maker(4, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
@@ -362,6 +394,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "dynamic_net": dynamic_net,
     "four_bit_net": four_bit_net,
     "sparse_net": sparse_net,
+    "four_bit_image_net": four_bit_image_net,
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
     "sequence_net": sequence_net,

@@ -105,6 +105,28 @@ def test_product(kernel: str, rows: int, n: int, k: int, group: int, flags: int,
 
 
 @pytest.mark.parametrize("kernel", ROWS)
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 30),
+    taps=st.lists(st.integers(0, 50), min_size=1, max_size=6),
+    run=st.integers(1, 40),
+    group=st.sampled_from([0, 8, 24, 32]),
+    flags=st.sampled_from([0, 1, 32, 33]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_taps(kernel: str, rows: int, taps: list[int], run: int, group: int, flags: int, seed: int) -> None:
+    """Pixels that lie apart: as the product of a matrix of what each row meets; groups straddle taps."""
+    rng = np.random.default_rng(seed)
+    k, step = run * len(taps), int(rng.integers(0, 9))
+    _, codes, scales, group, p = operands(rng, rows, int(rng.integers(1, 80)), k, group or k, flags)
+    image = rng.integers(0, 256, max(taps) + run + (rows - 1) * step, dtype=np.uint8)
+    met = np.stack([np.concatenate([image[r * step + tap :][:run] for tap in taps]) for r in range(rows)])
+    walk = {"run": run, "taps": taps, "grid": (1, 1, rows), "strides": (0, 0, step)}
+    y, _ = _core.gemm_i4(kernel, image, packed(codes), scales, group, tasks=3, **walk, **p)
+    np.testing.assert_array_equal(y, expected(met, codes, scales, group, p), err_msg=kernel, strict=True)
+
+
+@pytest.mark.parametrize("kernel", ROWS)
 @pytest.mark.parametrize(("rows", "n", "k", "group"), [(600, 9, 64, 8), (40, 70, 4096, 8), (7, 65, 3000, 3000)])
 def test_blocks_of_rows(kernel: str, rows: int, n: int, k: int, group: int) -> None:
     """More rows, or more sums of groups, than are held at once."""

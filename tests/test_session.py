@@ -101,7 +101,17 @@ def test_convolutions(window: dict[str, Any], seed: int, batch: int) -> None:
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
     c = m.node("conv2d_i8", codes, m.weight(*weight), *scales(), "", "", scale, zero, output="f32", **conv)
     d = m.node("conv2d", x, m.floats(*weight), "", b, activation_min=-1.0, **conv)
-    check(m.graph(q, a, b, c, d, codes, scale, zero), {"batch": batch}, seed)
+    four = []
+    if conv["groups"] == 1:
+        channels, depth, *kernel = weight
+        whole = depth * kernel[0] * kernel[1]
+        size = int(m.rng.choice([s for s in range(1, whole + 1) if whole % s == 0 and (s % 8 == 0 or s == whole)]))
+        w = [m.nibbles(channels, whole, size, kernel=tuple(kernel), affine=affine) for affine in (False, True)]
+        four = [
+            m.node("conv2d_i4", q, w[0], *scales(), "", m.table(), **conv, **static),
+            m.node("conv2d_i4", codes, w[1], *scales(), "", "", scale, zero, output="f32", **conv),
+        ]
+    check(m.graph(q, a, b, c, d, codes, scale, zero, *four), {"batch": batch}, seed)
 
 
 @settings(max_examples=30, deadline=None)

@@ -80,13 +80,12 @@ struct Geometry {
   }
 };
 
-Geometry geometry(int64_t x_size, const py::array& w, std::optional<Three> grid, std::optional<Three> strides,
-                  std::optional<std::vector<int64_t>> taps, int64_t pitch) {
-  require(w.ndim() == 3 || w.ndim() == 2, "weights must be [n][taps][run] or [n][k]");
+// Of weights [n][tap_count][run].
+Geometry geometry(int64_t x_size, int64_t n, int64_t tap_count, int64_t run, std::optional<Three> grid,
+                  std::optional<Three> strides, std::optional<std::vector<int64_t>> taps, int64_t pitch) {
   Geometry g;
-  g.n = w.shape(0);
-  g.run = w.shape(w.ndim() - 1);
-  const int64_t tap_count = w.ndim() == 3 ? w.shape(1) : 1;
+  g.n = n;
+  g.run = run;
   g.taps = taps.value_or(std::vector<int64_t>(static_cast<size_t>(tap_count), 0));
   require(std::ssize(g.taps) == tap_count, "one tap offset for each tap of the weights");
   const Three extents = grid.value_or(Three{1, 1, g.run > 0 ? x_size / g.run : 0});
@@ -106,6 +105,13 @@ Geometry geometry(int64_t x_size, const py::array& w, std::optional<Three> grid,
     require(g.grid.rows() == 0 || last + tap + g.run <= x_size, "a tap reaches beyond x");
   }
   return g;
+}
+
+Geometry geometry(int64_t x_size, const py::array& w, std::optional<Three> grid, std::optional<Three> strides,
+                  std::optional<std::vector<int64_t>> taps, int64_t pitch) {
+  require(w.ndim() == 3 || w.ndim() == 2, "weights must be [n][taps][run] or [n][k]");
+  return geometry(x_size, w.shape(0), w.ndim() == 3 ? w.shape(1) : 1, w.shape(w.ndim() - 1), grid, strides,
+                  std::move(taps), pitch);
 }
 
 // Runs `tasks` tasks in this thread, or as many as the kernel wants on `threads` threads; then again `repeats` times
@@ -137,6 +143,24 @@ Array<T> output(const Geometry& g) {
   return y;
 }
 
+// The arguments that the integer families share, but for weights and y; multipliers and biases are padded.
+template <class Args>
+void set_operands(Args& args, const Geometry& g, const Buffer& x, const Buffer& multipliers, const Buffer& biases,
+                  int32_t x_zero_point, const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
+                  const Optional<uint8_t>& residual) {
+  args.grid = g.grid;
+  args.x = {x.as<const uint8_t>(), g.strides[0], g.strides[1], g.strides[2]};
+  args.taps = g.taps;
+  args.x_zero_point = x_zero_point;
+  args.x_zero_points = pointer(x_zero_points, g.grid.n, "x_zero_points must be one a sample");
+  kernels::Epilogue& e = args.epilogue;
+  e.multiplier = multipliers.as<float>();
+  e.bias = biases.as<float>();
+  e.row_scale = pointer(row_scale, g.grid.n, "row_scale must be one a sample");
+  const uint8_t* shortcut = pointer(residual, g.grid.rows() * g.pitch, "the residual must be [rows][pitch]");
+  if (shortcut != nullptr) e.residual = g.rows(shortcut);
+}
+
 py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<int8_t>& w,
                  const Array<float>& multiplier, const Array<float>& bias, std::optional<Three> grid,
                  std::optional<Three> strides, std::optional<std::vector<int64_t>> taps, int32_t x_zero_point,
@@ -148,24 +172,14 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   const Geometry g = geometry(x.size(), w, grid, strides, std::move(taps), pitch);
   require(multiplier.size() == g.n && bias.size() == g.n, "multiplier and bias must be [n]");
   require(tasks > 0 && repeats >= 0, "need tasks > 0, repeats >= 0");
-  const Buffer codes = copy(x);
+  const Buffer codes = copy(x), multipliers = padded(multiplier), biases = padded(bias);
 
   kernels::GemmI8Weights weights;
   kernel.pack(kernel, w.data(), g.n, std::ssize(g.taps), g.run, weights);
   kernels::GemmI8Args args;
   args.weights = &weights;
-  args.grid = g.grid;
-  args.x = {codes.as<const uint8_t>(), g.strides[0], g.strides[1], g.strides[2]};
-  args.taps = g.taps;
-  args.x_zero_point = x_zero_point;
-  args.x_zero_points = pointer(x_zero_points, g.grid.n, "x_zero_points must be one a sample");
+  set_operands(args, g, codes, multipliers, biases, x_zero_point, x_zero_points, row_scale, residual);
   kernels::Epilogue& e = args.epilogue;
-  const Buffer multipliers = padded(multiplier), biases = padded(bias);
-  e.multiplier = multipliers.as<float>();
-  e.bias = biases.as<float>();
-  e.row_scale = pointer(row_scale, g.grid.n, "row_scale must be one a sample");
-  const uint8_t* shortcut = pointer(residual, g.grid.rows() * g.pitch, "the residual must be [rows][pitch]");
-  if (shortcut != nullptr) e.residual = g.rows(shortcut);
   end_epilogue(e, residual_multiplier, lo, hi, table, min, max, output_type);
   e.bounded = bounded;
   py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
@@ -176,49 +190,42 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
 
 py::tuple run_i4(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& codes,
                  const Array<uint16_t>& scales, int64_t group_size, const Array<float>& multiplier,
-                 const Array<float>& bias, const Optional<uint8_t>& zero_points, int32_t x_zero_point,
-                 const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
+                 const Array<float>& bias, const Optional<uint8_t>& zero_points, std::optional<int64_t> run,
+                 std::optional<Three> grid, std::optional<Three> strides, std::optional<std::vector<int64_t>> taps,
+                 int32_t x_zero_point, const Optional<uint8_t>& x_zero_points, const Optional<float>& row_scale,
                  const Optional<uint8_t>& residual, float residual_multiplier, int32_t lo, int32_t hi,
                  const Optional<uint8_t>& table, float min, float max, const std::string& output_type, int64_t pitch,
                  int64_t tasks, int threads, int64_t repeats, int64_t copies) {
   const kernels::GemmI4Kernel& kernel = find(kernels::gemm_i4_kernels(), name);
-  require(x.ndim() == 2 && codes.ndim() == 2 && scales.ndim() == 2, "x, codes and scales must be matrices");
-  const int64_t rows = x.shape(0), k = x.shape(1), n = codes.shape(0);
-  require(n > 0 && k > 0 && codes.shape(1) == (k + 1) / 2, "codes must be [n][ceil(k / 2)]");
+  require(codes.ndim() == 2 && scales.ndim() == 2, "codes and scales must be matrices");
+  require(run.has_value() || x.ndim() == 2, "x must be [rows][k]");
+  const int64_t each = run.value_or(x.ndim() == 2 ? x.shape(1) : 0), n = codes.shape(0);
+  const int64_t rows = x.ndim() == 2 ? x.shape(0) : 0;
+  const Geometry g = geometry(x.size(), n, taps.has_value() ? std::ssize(*taps) : 1, each,
+                              grid.value_or(Three{rows, 1, 1}), strides.value_or(Three{each, 0, 0}), taps, pitch);
+  const int64_t k = each * std::ssize(g.taps);
+  require(codes.shape(1) == (k + 1) / 2, "codes must be [n][ceil(k / 2)]");
   require(group_size > 0 && (group_size % 8 == 0 || group_size == k), "group_size must be a multiple of 8, or k");
   const kernels::GemmI4Source source{codes.data(),
                                      scales.data(),
                                      pointer(zero_points, scales.size(), "zero_points must have the shape of scales"),
                                      n,
                                      k,
-                                     group_size};
+                                     group_size,
+                                     each};
   require(scales.shape(0) == n && scales.shape(1) == source.groups(), "scales must be [n][groups]");
   require(source.groups() <= kernels::GemmI4Args::kMaxGroups, "too many groups");
   require(multiplier.size() == n && bias.size() == n, "multiplier and bias must be [n]");
   require(tasks > 0 && repeats >= 0 && copies > 0, "need tasks > 0, repeats >= 0, copies > 0");
-  const Buffer values = copy(x);
+  const Buffer values = copy(x), multipliers = padded(multiplier), biases = padded(bias);
   std::vector<kernels::GemmI4Weights> weights(static_cast<size_t>(copies));
   for (kernels::GemmI4Weights& w : weights) kernel.pack(kernel, source, w);
   kernels::GemmI4Args args;
   args.weights = weights.data();
-  args.grid = {rows, 1, 1};
-  args.x = {values.as<const uint8_t>(), k, k, k};
-  args.x_zero_point = x_zero_point;
-  args.x_zero_points = pointer(x_zero_points, rows, "x_zero_points must be one a row");
-  kernels::Epilogue& e = args.epilogue;
-  const Buffer multipliers = padded(multiplier), biases = padded(bias);
-  e.multiplier = multipliers.as<float>();
-  e.bias = biases.as<float>();
-  e.row_scale = pointer(row_scale, rows, "row_scale must be one a row");
-  pitch = pitch > 0 ? pitch : n;
-  require(pitch >= n, "the pitch must be at least n");
-  const uint8_t* shortcut = pointer(residual, rows * pitch, "the residual must be [rows][pitch]");
-  if (shortcut != nullptr) e.residual = {shortcut, pitch, pitch, pitch};
-  end_epilogue(e, residual_multiplier, lo, hi, table, min, max, output_type);
-  Geometry g;
-  g.grid = args.grid, g.pitch = pitch;
+  set_operands(args, g, values, multipliers, biases, x_zero_point, x_zero_points, row_scale, residual);
+  end_epilogue(args.epilogue, residual_multiplier, lo, hi, table, min, max, output_type);
   py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
-  args.y = {y.mutable_data(), pitch, pitch, pitch};
+  args.y = g.rows(y.mutable_data());
   size_t turn = 0;
   const double seconds =
       execute(kernel, args, tasks, threads, repeats, [&] { args.weights = &weights[turn++ % weights.size()]; });
@@ -295,11 +302,14 @@ void bind_gemm(py::module_& m) {
         py::arg("threads") = 1, py::arg("repeats") = 0);
   m.def(
       "gemm_i4", run_i4,
-      "Runs one row of the int4 kernel: x [rows][k], codes [n][ceil(k / 2)], scales as half floats' bits [n][groups]. "
-      "copies: of the weights, used in turn. Returns ([rows][pitch], seconds a call).",
+      "Runs one row of the int4 kernel: codes [n][ceil(k / 2)], scales as half floats' bits [n][groups]; k = taps * "
+      "run. "
+      "Defaults: a matrix product x [rows][k]. copies: of the weights, used in turn. Returns ([rows][pitch], seconds a "
+      "call).",
       py::arg("kernel"), py::arg("x").noconvert(), py::arg("codes").noconvert(), py::arg("scales").noconvert(),
       py::arg("group_size"), py::arg("multiplier").noconvert(), py::arg("bias").noconvert(), py::kw_only(),
-      py::arg("zero_points").noconvert() = none, py::arg("x_zero_point") = 0,
+      py::arg("zero_points").noconvert() = none, py::arg("run") = none, py::arg("grid") = none,
+      py::arg("strides") = none, py::arg("taps") = none, py::arg("x_zero_point") = 0,
       py::arg("x_zero_points").noconvert() = none, py::arg("row_scale").noconvert() = none,
       py::arg("residual").noconvert() = none, py::arg("residual_multiplier") = 0.0f, py::arg("lo") = 0,
       py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -232,11 +233,11 @@ MAX_GROUPS = 2048
 
 
 def _int4_problems(weight: Weight) -> Iterator[str]:
-    """Codes of a matrix, -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
-    if weight.codes.ndim != 2 or 0 in weight.codes.shape:
-        yield f"4-bit codes have shape {list(weight.codes.shape)}, must be [channels, depth], neither of them 0"
+    """Codes -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
+    if weight.codes.ndim < 2 or 0 in weight.codes.shape:
+        yield f"4-bit codes have shape {list(weight.codes.shape)}, must be [channels, depth, ...], none of them 0"
         return
-    channels, depth = weight.codes.shape
+    channels, depth = weight.codes.shape[0], math.prod(weight.codes.shape[1:])
     size = weight.group_size
     if size < 1 or depth % size != 0 or (size % 8 != 0 and size != depth):
         yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -287,7 +288,8 @@ def _with_parts(graph: Graph, node: Node, parts: Mapping[str, list[str]]) -> tup
     if not isinstance(weight, Weight):
         return inputs, {}
     inputs += [""] * (len(OPS[node.op].inputs) - len(inputs)) + parts[node.inputs[1]]
-    return inputs, {"depth": weight.shape[1], "group_size": weight.group_size}
+    sizes: dict[str, Any] = {"depth": math.prod(weight.shape[1:]), "group_size": weight.group_size}
+    return inputs, sizes | ({"kernel": list(weight.shape[1:3])} if len(weight.shape) == 4 else {})
 
 
 def _type(value: Value) -> str:

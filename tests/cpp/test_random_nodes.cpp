@@ -44,6 +44,9 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"compare", {DType::f32, -1, "like", "order"}},
       {"concat", {DType::f32, -1, "x|like", "axis"}},
       {"conv2d", {DType::f32, 4, "conv", kConv}},
+      {"conv2d_i4",
+       {DType::u8, 4, "nibbles",
+        "stride padding dilation zero_point_x output zero_point_y lo min max depth group_size window"}},
       {"conv2d_i8", {DType::u8, 4, "conv", kConvI8}},
       {"conv3d", {DType::f32, 5, "conv", kConv}},
       {"conv3d_i8", {DType::u8, 5, "conv", kConvI8}},
@@ -210,14 +213,17 @@ class RandomNode {
   }
   // Of four bits; the scales and zero points come after all that any integer layer has.
   void nibbles(std::vector<std::string>& inputs) {
-    const int64_t depth = std::max<int64_t>(size(rank() - 1), 1), filters = random_.whole(1, 70);
-    group_size_ = depth % 8 == 0 && maybe() ? 8 : depth;
-    const Shape groups{filters, depth / group_size_};
+    const int64_t filters = random_.whole(1, 70);
+    window_ = sizes(2, 1, 3);
+    depth_ = op_.starts_with("conv") ? size(1) * window_[0] * window_[1] : size(rank() - 1);
+    depth_ = std::max<int64_t>(depth_, 1);
+    group_size_ = depth_ % 8 == 0 && maybe() ? 8 : depth_;
+    const Shape groups{filters, depth_ / group_size_};
     Array scales(DType::f16, groups);
     for (int64_t i = 0; i < groups.elements(); ++i)
       scales.as<uint16_t>()[i] = half_from_float(random_.whole(0, 200) == 0 ? HUGE_VALF : random_.real(-1, 1));
     for (const std::string& operand : std::initializer_list<std::string>{
-             m_.codes(DType::u8, {filters, (depth + 1) / 2}), m_.floats({filters}, 0.01f), m_.floats({filters}),
+             m_.codes(DType::u8, {filters, (depth_ + 1) / 2}), m_.floats({filters}, 0.01f), m_.floats({filters}),
              std::string(), std::string(), std::string(), std::string(), m_.constant(scales)})
       inputs.push_back(operand);
     Array zero_points(DType::u8, groups);
@@ -246,8 +252,8 @@ class RandomNode {
         {"bag", {"mode", "sum mean max"}},
     };
     static const std::map<std::string, const char*, std::less<>> renamed = {
-        {"factor", "scale"},   {"factor_eps", "eps"}, {"count", "axes"},
-        {"size_list", "size"}, {"size", "value"},     {"row", "padding"},
+        {"factor", "scale"}, {"factor_eps", "eps"}, {"count", "axes"},    {"size_list", "size"},
+        {"size", "value"},   {"row", "padding"},    {"window", "kernel"},
     };
     const auto text = texts.find(key);
     if (text != texts.end()) {
@@ -267,7 +273,8 @@ class RandomNode {
     for (const char* flag : {"ceil_mode", "count_include_pad", "keepdim", "causal", "nan_if_empty", "transpose_b",
                              "reverse", "descending", "largest", "upper", "align_corners", "last"})
       if (key == flag) return random_.whole(0, 1);
-    if (key == "depth") return size(rank() - 1);
+    if (key == "depth") return depth_;
+    if (key == "window") return window_;
     if (key == "group_size") return group_size_;
     if (key == "groups") return kind_.dtype == DType::f32 && op_ == "group_norm" ? random_.whole(1, 3) : groups_;
     if (key == "axis") return random_.whole(-rank(), rank());
@@ -334,7 +341,8 @@ class RandomNode {
   const Kind& kind_;
   std::string x_;
   TensorType type_;
-  int64_t groups_ = 1, group_size_ = 1;
+  int64_t groups_ = 1, group_size_ = 1, depth_ = 1;
+  std::vector<int64_t> window_;
   Attributes attributes_;
 };
 

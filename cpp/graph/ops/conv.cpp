@@ -18,14 +18,13 @@ int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
 
 }  // namespace
 
-ConvOp::ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs, Borders borders)
+ConvOp::ConvOp(const NodeInfo& node, DType x, const Shape& weight, Borders borders)
     : axes_(node.op.find("3d") != std::string::npos ? 3 : 2),
       transposed_(node.op.find("transpose") != std::string::npos),
       x_type_(x),
       copy_(kernels::select_eltwise(node.isa)) {
-  node.expect_inputs(least_inputs, most_inputs);
   node.expect_outputs(1);
-  const Shape& weight = node.constant(kWeight, w, 2 + axes_).type.shape;
+  if (weight.rank() != 2 + axes_) node.fail("the weight must have " + std::to_string(2 + axes_) + " axes");
   filters_ = weight[0], depth_ = weight[1];
   if (weight.elements() == 0) node.fail("the weight is empty");
   const auto count = static_cast<size_t>(axes_);

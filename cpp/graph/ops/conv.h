@@ -54,7 +54,8 @@ class ConvOp : public Op {
 
   // Whether the depthwise kernel does without a padded copy of planes.
   enum class Borders { copied, in_depthwise_kernel };
-  ConvOp(const NodeInfo& node, DType x, DType w, size_t least_inputs, size_t most_inputs, Borders borders);
+  // weight: [output channels, input channels of a group, ...kernel]
+  ConvOp(const NodeInfo& node, DType x, const Shape& weight, Borders borders);
 
   // The type of the output, after checking the other inputs against its shape.
   virtual DType check(Types inputs, const Shape& output) const = 0;

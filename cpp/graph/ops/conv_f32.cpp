@@ -23,7 +23,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
   enum Input : size_t { kX, kWeight, kBias, kResidual, kInputs };
 
   explicit Conv(const NodeInfo& node)
-      : ConvKernels(node, DType::f32, DType::f32, kWeight + 1, kInputs, Borders::copied),
+      : ConvKernels(node, DType::f32, weight(node).type.shape, Borders::copied),
         bounds_(bounds_of(node, "activation_min", "activation_max")),
         residual_(node.has(kResidual)) {
     if (node.has(kBias)) {
@@ -32,7 +32,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
         node.fail("the bias must have " + std::to_string(filters_) + " values, has " + to_string(bias.type.shape));
       bias_ = copy_of<float>(bias);
     }
-    pack(node, node.constant(kWeight, DType::f32, -1));
+    pack(node, weight(node));
   }
 
   bool reads(size_t input) const override { return input == kX || input == kResidual; }
@@ -60,6 +60,11 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
   int fill(const RunArgs&, int64_t) const override { return 0; }
 
  private:
+  static const Constant& weight(const NodeInfo& node) {
+    node.expect_inputs(kWeight + 1, kInputs);
+    return node.constant(kWeight, DType::f32, -1);
+  }
+
   Buffer bias_;
   Bounds bounds_;
   bool residual_;

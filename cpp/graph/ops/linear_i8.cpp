@@ -6,8 +6,6 @@
 namespace lowbit::graph {
 namespace {
 
-constexpr int64_t kTap = 0;
-
 class LinearI8 final : public LinearKernels<kernels::GemmI8Weights, kernels::GemmI8Args> {
  public:
   explicit LinearI8(const NodeInfo& node)
@@ -16,13 +14,6 @@ class LinearI8 final : public LinearKernels<kernels::GemmI8Weights, kernels::Gem
     const Shape& shape = weight(node).type.shape;
     const kernels::GemmI8Kernel& kernel = kernels::select_gemm_i8(node.isa, shape[0], 1, shape[1], typical_rows(node));
     kernel.pack(kernel, weight(node).buffer->as<int8_t>(), shape[0], 1, shape[1], weights_);
-  }
-
- protected:
-  kernels::GemmI8Args arguments() const override {
-    kernels::GemmI8Args args;
-    args.taps = {&kTap, 1};
-    return args;
   }
 
  private:

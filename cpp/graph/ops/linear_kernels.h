@@ -37,8 +37,9 @@ class LinearKernels : public Op {
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[kX], &y = args.outputs[0];
     const int64_t rows = x.shape.elements() / depth_, n = weights_.n;
-    Args product = arguments();
+    Args product;
     product.weights = &weights_;
+    product.taps = {&kTap, 1};
     product.grid = epilogue_.is_dynamic() ? kernels::Grid{rows, 1, 1} : kernels::Grid{1, 1, rows};
     product.x = {x.as<const uint8_t>(), depth_, depth_, depth_};
     product.x_zero_point = epilogue_.x_zero_point();
@@ -57,12 +58,11 @@ class LinearKernels : public Op {
   LinearKernels(IntegerEpilogue epilogue, int64_t depth, double weight_bytes)
       : epilogue_(std::move(epilogue)), depth_(depth), weight_bytes_(weight_bytes) {}
 
-  // What this kernel's arguments have beside the others.
-  virtual Args arguments() const { return {}; }
-
   Weights weights_;
 
  private:
+  static constexpr int64_t kTap = 0;
+
   IntegerEpilogue epilogue_;
   int64_t depth_;
   double weight_bytes_;  // as the model holds them

@@ -19,6 +19,7 @@ std::unique_ptr<Op> make_clip(const NodeInfo&);
 std::unique_ptr<Op> make_compare(const NodeInfo&);
 std::unique_ptr<Op> make_concat(const NodeInfo&);
 std::unique_ptr<Op> make_conv(const NodeInfo&);
+std::unique_ptr<Op> make_conv_i4(const NodeInfo&);
 std::unique_ptr<Op> make_conv_i8(const NodeInfo&);
 std::unique_ptr<Op> make_cumsum(const NodeInfo&);
 std::unique_ptr<Op> make_dequantize(const NodeInfo&);

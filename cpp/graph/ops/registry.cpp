@@ -27,6 +27,7 @@ constexpr Row kOps[] = {
     {"compare", make_compare},
     {"concat", make_concat},
     {"conv2d", make_conv},
+    {"conv2d_i4", make_conv_i4},
     {"conv2d_i8", make_conv_i8},
     {"conv3d", make_conv},
     {"conv3d_i8", make_conv_i8},

@@ -29,15 +29,14 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile, GemmI4Tiles> {
       : ProductRun(args, cut(args), *args.weights->kernel->tiles),
         weights_(*args.weights),
         panel_bytes_(static_cast<int64_t>(weights_.panels.bytes()) / cut_.panels) {
-    tile_.k = weights_.k;
-    tile_.group_size = weights_.group_size;
+    tile_.depth = {weights_.k, weights_.run, weights_.group_size, args.taps.data()};
     tile_.affine = weights_.affine;
   }
 
   void begin_rows(int64_t count) {
     for (int64_t row = 0; row < count; ++row) {
       int32_t* sums = sums_ + row * weights_.groups();
-      weights_.kernel->group_sums(rows_.x[row], weights_.k, weights_.group_size, sums);
+      weights_.kernel->group_sums(rows_.x[row], tile_.depth, sums);
       row_sums_[row] = sums;
     }
   }

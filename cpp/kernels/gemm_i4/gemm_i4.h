@@ -1,15 +1,16 @@
-// u8 x u4 matrix product with a scale for each group of weights.
+// u8 x u4 matrix product with a scale for each group of weights, which is also the convolution.
 //
+//   x[r, k]      = the byte k % run behind x's row(r) + tap[k / run]                        (a matrix product: one tap)
 //   acc[r, c, g] = sum_{k in group g} x[r, k] * (q[c, k] - z[c, g])                        exact in int32
 //   t[r, c]      = -x_zero_point(r) * offset[c], then for ascending g: t = fma(float(acc[r, c, g]), scale[c, g], t)
 //   offset[c]    = the sum over g of scale[c, g] * sum_{k in group g} (q[c, k] - z[c, g]), in float64, g ascending
 //   y[r, c]      = epilogue(t[r, c]), as in kernel.h with t in place of float(acc)
 //
 // Codes q are 0 .. 15, zero points z the same (8 for all where weights are symmetric), scales half floats. A group is
-// group_size adjacent k; the last one may be shorter. The zero points are taken out with the sums of x over a group,
-// which are found once for all channels.
-// Limits: group_size a multiple of 8 unless it is k; at most kMaxGroups groups; 255 * 15 * group_size < 2^31.
-// x is read up to 7 bytes past a row (those bytes meet codes of zero): buffers carry that slack.
+// group_size adjacent k; the last one may be shorter, and a group may lie in several taps. The zero points are taken
+// out with the sums of x over a group, which are found once for all channels. Limits: group_size a multiple of 8 unless
+// it is k; at most kMaxGroups groups; 255 * 15 * group_size < 2^31. x is read up to 7 bytes past each run (those bytes
+// meet codes of zero): buffers carry that slack.
 #pragma once
 
 #include <span>
@@ -27,15 +28,17 @@ struct GemmI4Source {
   const uint16_t* scales;      // half floats [n][groups], finite
   const uint8_t* zero_points;  // [n][groups]; null: 8
   int64_t n, k, group_size;
+  int64_t run;  // of k that are adjacent in x; it divides k
   int64_t groups() const { return (k + group_size - 1) / group_size; }
 };
 
 // Weights in the layout of one kernel: panels of nr channels, in which each group is one run of memory:
-//   half floats [nr]; zero points [nr], in whole 64 bytes (only if affine); codes [ceil(length / 8)][nr][4]
-// with byte j of a step of 8 k holding k = j in its low nibble and k = 4 + j in the high one; zero where padded.
+//   half floats [nr]; zero points [nr], in whole 64 bytes (only if affine); codes [steps][nr][4]
+// with byte j of a step of 8 k holding k = j in its low nibble and k = 4 + j in the high one; zero where padded. What a
+// group has in one tap begins with a step of its own.
 struct GemmI4Weights {
   const GemmI4Kernel* kernel = nullptr;
-  int64_t n = 0, k = 0, group_size = 0;
+  int64_t n = 0, k = 0, run = 0, group_size = 0;
   bool affine = false;
   Buffer panels;
   Buffer offsets;  // float [n rounded up to nr]
@@ -47,11 +50,18 @@ struct GemmI4Args {
   static constexpr int64_t kMaxGroups = 2048;
   const GemmI4Weights* weights = nullptr;
   Grid grid;
-  Rows<const uint8_t> x;
+  Rows<const uint8_t> x;                   // first element of each output row's receptive field
+  std::span<const int64_t> taps;           // element offsets, [k / run]
   int32_t x_zero_point = 0;                // static
   const uint8_t* x_zero_points = nullptr;  // [grid.n]: dynamic, one a sample; overrides x_zero_point
   Epilogue epilogue;
   Rows<void> y;  // as in GemmI8Args
+};
+
+// Where the k of a row lie.
+struct GemmI4Depth {
+  int64_t k, run, group_size;
+  const int64_t* taps;
 };
 
 // What a micro-kernel sees: up to mr rows times one panel.
@@ -62,7 +72,7 @@ struct GemmI4Tile : OutputTile {
   const int32_t* zero_points;        // of the rows' x
   const uint8_t* panel;
   const float* offsets;  // [nr]
-  int64_t k, group_size;
+  GemmI4Depth depth;
   bool affine;
 };
 
@@ -76,7 +86,7 @@ struct GemmI4Kernel {
   Isa isa;
   int mr, nr;  // tile: rows x output channels
   const GemmI4Tiles* tiles;
-  void (*group_sums)(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums);  // of a row
+  void (*group_sums)(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums);  // of a row
   void (*pack)(const GemmI4Kernel&, const GemmI4Source&, GemmI4Weights& out);
   int64_t (*tasks)(const GemmI4Args&, int threads);
   void (*run)(const GemmI4Args&, int64_t task, int64_t tasks);

@@ -13,23 +13,24 @@ namespace {
 constexpr int kNr = 8;
 
 float dot(const GemmI4Tile& t, int row, int channel) {
-  const uint8_t* group = t.panel;
   const uint8_t* x = t.x[row];
   float sum = -static_cast<float>(t.zero_points[row]) * t.offsets[channel];
-  for (int64_t first = 0; first < t.k; first += t.group_size) {
-    const int64_t length = std::min(t.group_size, t.k - first);
-    uint16_t scale;
-    std::memcpy(&scale, group + 2 * channel, 2);
-    const int zero_point = t.affine ? group[2 * kNr + channel] : 8;
-    const uint8_t* codes = group + gemm_i4_head(kNr, t.affine) + channel * 4;
-    int32_t acc = 0;
+  int32_t acc = 0;
+  const uint8_t *head = nullptr, *w = t.panel;
+  each_part(t.depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
+    const uint8_t* part = x + t.depth.taps[tap] + k - tap * t.depth.run;
+    if (k == group * t.depth.group_size) head = w, w += gemm_i4_head(kNr, t.affine), acc = 0;
+    const int zero_point = t.affine ? head[2 * kNr + channel] : 8;
     for (int64_t i = 0; i < length; ++i) {
-      const uint8_t pair = codes[i / 8 * kNr * 4 + i % 4];
-      acc += x[first + i] * ((i % 8 < 4 ? pair & 15 : pair >> 4) - zero_point);
+      const uint8_t pair = w[i / 8 * kNr * 4 + channel * 4 + i % 4];
+      acc += part[i] * ((i % 8 < 4 ? pair & 15 : pair >> 4) - zero_point);
     }
+    w += (length + 7) / 8 * kNr * 4;
+    if (k + length != std::min(t.depth.k, (group + 1) * t.depth.group_size)) return;
+    uint16_t scale;
+    std::memcpy(&scale, head + 2 * channel, 2);
     sum = std::fma(static_cast<float>(acc), float_from_half(scale), sum);
-    group += gemm_i4_head(kNr, t.affine) + (length + 7) / 8 * kNr * 4;
-  }
+  });
   return sum;
 }
 
@@ -43,12 +44,12 @@ void tile(const GemmI4Tile& t) {
 
 constinit const GemmI4Tiles gemm_i4_scalar_4x8 = {{tile<1>, tile<2>, tile<3>, tile<4>}};
 
-void gemm_i4_group_sums_scalar(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums) {
-  for (int64_t first = 0; first < k; first += group_size) {
-    int32_t sum = 0;
-    for (int64_t i = first; i < std::min(k, first + group_size); ++i) sum += x[i];
-    *sums++ = sum;
-  }
+void gemm_i4_group_sums_scalar(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+  each_part(depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
+    const uint8_t* part = x + depth.taps[tap] + k - tap * depth.run;
+    if (k == group * depth.group_size) sums[group] = 0;
+    for (int64_t i = 0; i < length; ++i) sums[group] += part[i];
+  });
 }
 
 }  // namespace lowbit::kernels

@@ -21,6 +21,7 @@ struct Tile {
   static constexpr int kColumns = kVectors * V::kLanes;
 
   static void run(const GemmI4Tile& t) {
+    const GemmI4Depth& depth = t.depth;
     alignas(64) float sums[kRows * kColumns];
     const uint8_t* x[kRows];
     LOWBIT_UNROLL
@@ -32,14 +33,21 @@ struct Tile {
         V::store(at(sums, r, v), V::multiply(zero_point, V::load_floats(t.offsets + v * V::kLanes)), V::kLanes);
     }
     const uint8_t* w = t.panel;
-    int64_t group = 0;
-    for (int64_t k = 0; k < t.k; ++group) {
-      const int64_t end = k + t.group_size < t.k ? k + t.group_size : t.k;
+    int64_t group = 0, tap_end = depth.run, shift = depth.taps[0];
+    const int64_t* tap = depth.taps;
+    for (int64_t k = 0; k < depth.k; ++group) {
+      const int64_t end = k + depth.group_size < depth.k ? k + depth.group_size : depth.k;
       const uint8_t* scales = w;
       Int acc[kRows][kVectors];
       start(t, group, w, acc);
       w += gemm_i4_head(kColumns, t.affine);
-      for (; k < end; k += 8, w += kColumns * 4) V::step(x, k, w, acc);
+      while (tap_end < end) {
+        for (; k < tap_end; k += 8, w += kColumns * 4) V::step(x, k + shift, w, acc);
+        k = tap_end;
+        shift = *++tap - k;
+        tap_end += depth.run;
+      }
+      for (; k < end; k += 8, w += kColumns * 4) V::step(x, k + shift, w, acc);
       k = end;
       add(acc, scales, sums);
     }
@@ -92,13 +100,13 @@ consteval GemmI4Tiles tiles() {
 }
 
 // The sums of x over each group; the compiler vectorizes the inner loop.
-inline void sum_groups(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums) {
-  for (int64_t first = 0; first < k; first += group_size) {
-    const int64_t end = first + group_size < k ? first + group_size : k;
-    int32_t sum = 0;
-    for (int64_t i = first; i < end; ++i) sum += x[i];
-    *sums++ = sum;
-  }
+inline void sum_groups(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+  each_part(depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
+    const uint8_t* part = x + depth.taps[tap] + k - tap * depth.run;
+    int32_t sum = k == group * depth.group_size ? 0 : sums[group];
+    for (int64_t i = 0; i < length; ++i) sum += part[i];
+    sums[group] = sum;
+  });
 }
 
 }  // namespace

@@ -55,8 +55,8 @@ struct Nibbles512 : Avx512 {
 
 constinit const GemmI4Tiles gemm_i4_avx512vnni_6x64 = tiles<Nibbles512, 6, 4>();
 
-void gemm_i4_group_sums_avx512vnni(const uint8_t* x, int64_t k, int64_t group_size, int32_t* sums) {
-  sum_groups(x, k, group_size, sums);
+void gemm_i4_group_sums_avx512vnni(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+  sum_groups(x, depth, sums);
 }
 
 }  // namespace lowbit::kernels

@@ -150,7 +150,8 @@ def _lookup(call: Call) -> Sequence[Array]:
 # ------------------------------------------------------------------------------------------------- convolution, linear
 
 
-def _infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequence[Value]:
+def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequence[Value]:
+    """The output of a layer on codes, of that shape, with `rows` rows or samples; the inputs after the weight fit."""
     channels = (shape[channel_axis],)
     call.match(2, channels)
     call.match(3, channels)
@@ -171,13 +172,13 @@ def _infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Seq
 
 def _infer_conv_i8(call: Call) -> Sequence[Value]:
     shape = conv_shape(call)
-    return _infer_epilogue(call, shape, shape[0], 1)
+    return infer_epilogue(call, shape, shape[0], 1)
 
 
 def infer_linear_i8(call: Call) -> Sequence[Value]:
     """The output of a linear layer on codes."""
     shape = linear_shape(call)
-    return _infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
+    return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
 
 
 def _exact_type(w: Array) -> Any:

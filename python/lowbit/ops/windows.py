@@ -43,14 +43,14 @@ POOL_ATTRS: dict[str, Attr] = {
 """padding: top, bottom, left, right."""
 
 
-def conv_shape(call: Call) -> tuple[Dim, ...]:
-    """The output shape of a convolution of input 0 [N, Ci, H, W] with input 1 [Co, Ci / groups, kh, kw].
+def conv_shape(call: Call, weight: Sequence[int] | None = None) -> tuple[Dim, ...]:
+    """The output shape of a convolution of input 0 [N, Ci, H, W] with `weight` [Co, Ci / groups, kh, kw], or input 1.
 
     With attribute output_padding it is a transposed one: an output is spread from each input, stride apart.
     """
     axes = range(len(call.attrs["stride"]))
     n, channels, *size = call.shape(0, rank=2 + len(axes))
-    filters, depth, *kernel = call.fixed_shape(1, rank=2 + len(axes))
+    filters, depth, *kernel = call.fixed_shape(1, rank=2 + len(axes)) if weight is None else weight
     groups = call.attrs["groups"]
     call.need(min(filters, depth, *kernel) >= 1, "the weight is empty")
     call.same(channels, depth * groups, "input channels and weight do not fit")
