@@ -2,8 +2,8 @@
 // (avx2.h, avx512.h). For ISA files only: everything has internal linkage.
 #pragma once
 
-#include "base/numerics.h"
 #include "kernels/kernel.h"
+#include "kernels/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -19,32 +19,40 @@ __attribute__((noinline)) void change_codes(const OutputTile& t, int rows) {
   }
 }
 
-// The epilogue to floats, or to codes that must be clamped as floats, over sums in memory: out of line and in a
-// loop, for it is the rarer one, and unrolled it would double the code of every tile height.
+// One result vector before the output's bounds: kernel.h's t.
 template <class V>
-__attribute__((noinline)) void store_any(const OutputTile& t, const float* sums, int rows, int stride) {
+LOWBIT_INLINE typename V::Float result(const OutputTile& t, int row, int channel, typename V::Float sum) {
   const Epilogue& e = *t.epilogue;
-  for (int c = 0; c < t.columns; c += V::kLanes) {
-    const int count = t.columns - c;
-    const typename V::Float multiplier = V::load_floats(t.multiplier + c), bias = V::load_floats(t.bias + c);
-    for (int r = 0; r < rows; ++r) {
-      const typename V::Float sum = V::load_floats(sums + r * stride + c);
-      typename V::Float value = t.row_scales == nullptr
-                                    ? V::fma(sum, multiplier, bias)
-                                    : V::fma(V::multiply(sum, multiplier), V::broadcast(t.row_scales[r]), bias);
-      if (t.residual != nullptr) {
-        const auto residual = V::to_float(V::load_codes(t.residual[r] + t.channel + c, count));
-        value = V::fma(residual, V::broadcast(e.residual_multiplier), value);
-      }
-      if (e.output == DType::f32) {
-        V::store(row_of<float>(t, r) + c, V::clamp(value, V::broadcast(e.min), V::broadcast(e.max)), count);
-      } else {
-        float values[V::kLanes];
-        V::store(values, value, V::kLanes);
-        for (int i = 0; i < V::kLanes && i < count; ++i)
-          row_of<uint8_t>(t, r)[c + i] = code_from_float(values[i], 0, e.lo, e.hi);
-      }
+  const typename V::Float multiplier = V::load_floats(t.multiplier + channel), bias = V::load_floats(t.bias + channel);
+  typename V::Float value = t.row_scales == nullptr
+                                ? V::fma(sum, multiplier, bias)
+                                : V::fma(V::multiply(sum, multiplier), V::broadcast(t.row_scales[row]), bias);
+  if (t.residual != nullptr) {
+    const auto residual = V::to_float(V::load_codes(t.residual[row] + t.channel + channel, t.columns - channel));
+    value = V::fma(residual, V::broadcast(e.residual_multiplier), value);
+  }
+  return value;
+}
+
+// The epilogue to floats, or to codes that must be clamped as floats, over sums [rows][kVectors] in memory: out of line
+// and in a loop, for it is the rarer one, and unrolled it would double the code of every tile height.
+template <class V, int kVectors>
+__attribute__((noinline)) void store_any(const OutputTile& t, const float* sums, int rows) {
+  const Epilogue& e = *t.epilogue;
+  const bool floats = e.output == DType::f32;
+  const typename V::Float low = V::broadcast(floats ? e.min : static_cast<float>(e.lo)),
+                          high = V::broadcast(floats ? e.max : static_cast<float>(e.hi));
+  for (int r = 0; r < rows; ++r, sums += kVectors * V::kLanes) {
+    typename V::Float value[kVectors];
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v)
+      value[v] = V::clamp(result<V>(t, r, v * V::kLanes, V::load_floats(sums + v * V::kLanes)), low, high);
+    if (!floats) {
+      V::template store_codes<kVectors>(row_of<uint8_t>(t, r), value, t.columns);
+      continue;
     }
+    for (int v = 0; v < kVectors && v * V::kLanes < t.columns; ++v)
+      V::store(row_of<float>(t, r) + v * V::kLanes, value[v], t.columns - v * V::kLanes);
   }
 }
 

@@ -19,12 +19,11 @@ int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
 }  // namespace
 
 ConvOp::ConvOp(const NodeInfo& node, DType x, const Shape& weight, Borders borders)
-    : axes_(node.op.find("3d") != std::string::npos ? 3 : 2),
+    : axes_(axes(node)),
       transposed_(node.op.find("transpose") != std::string::npos),
       x_type_(x),
       copy_(kernels::select_eltwise(node.isa)) {
   node.expect_outputs(1);
-  if (weight.rank() != 2 + axes_) node.fail("the weight must have " + std::to_string(2 + axes_) + " axes");
   filters_ = weight[0], depth_ = weight[1];
   if (weight.elements() == 0) node.fail("the weight is empty");
   const auto count = static_cast<size_t>(axes_);

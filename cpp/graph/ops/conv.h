@@ -56,6 +56,8 @@ class ConvOp : public Op {
   enum class Borders { copied, in_depthwise_kernel };
   // weight: [output channels, input channels of a group, ...kernel]
   ConvOp(const NodeInfo& node, DType x, const Shape& weight, Borders borders);
+  // 2 or 3, as the operator's name says.
+  static int axes(const NodeInfo& node) { return node.op.find("3d") != std::string::npos ? 3 : 2; }
 
   // The type of the output, after checking the other inputs against its shape.
   virtual DType check(Types inputs, const Shape& output) const = 0;

@@ -62,7 +62,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
  private:
   static const Constant& weight(const NodeInfo& node) {
     node.expect_inputs(kWeight + 1, kInputs);
-    return node.constant(kWeight, DType::f32, -1);
+    return node.constant(kWeight, DType::f32, 2 + axes(node));
   }
 
   Buffer bias_;

@@ -33,7 +33,7 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
 
   static const Constant& weight(const NodeInfo& node) {
     node.expect_inputs(graph::kBias + 1, graph::kIntegerInputs);
-    return node.constant(graph::kWeight, DType::s8, -1);
+    return node.constant(graph::kWeight, DType::s8, 2 + axes(node));
   }
 
   // Whether the matrix kernels, which read fours, end where each run does.

@@ -15,6 +15,17 @@ struct Nibbles256 : Avx2 {
   }
   static LOWBIT_INLINE Int bytes(const uint8_t* p) { return load_codes(p, kLanes); }
 
+  static LOWBIT_INLINE int32_t sum(const uint8_t* x, int64_t count) {
+    Int sums = _mm256_setzero_si256();
+    for (; count >= 32; x += 32, count -= 32)
+      sums = _mm256_add_epi64(sums, _mm256_sad_epu8(load(x), _mm256_setzero_si256()));
+    alignas(32) int64_t quarters[4];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(quarters), sums);
+    int64_t total = quarters[0] + quarters[1] + quarters[2] + quarters[3];
+    for (; count > 0; --count) total += *x++;
+    return static_cast<int32_t>(total);
+  }
+
   template <int kRows, int kVectors>
   static LOWBIT_INLINE void step(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
                                  Int (&acc)[kRows][kVectors]) {

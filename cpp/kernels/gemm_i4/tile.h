@@ -3,6 +3,7 @@
 //
 //   V::step(x, k, w, acc)   acc += the products of eight k, which start at x[r] + k and at w
 //   V::half(p), V::bytes(p) a vector of half floats as floats, of bytes as int32
+//   V::sum(x, count)        the sum of so many bytes
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
@@ -27,10 +28,6 @@ struct Tile {
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       x[r] = t.x[r];
-      const Float zero_point = V::broadcast(-static_cast<float>(t.zero_points[r]));
-      LOWBIT_UNROLL
-      for (int v = 0; v < kVectors; ++v)
-        V::store(at(sums, r, v), V::multiply(zero_point, V::load_floats(t.offsets + v * V::kLanes)), V::kLanes);
     }
     const uint8_t* w = t.panel;
     int64_t group = 0, tap_end = depth.run, shift = depth.taps[0];
@@ -49,9 +46,9 @@ struct Tile {
       }
       for (; k < end; k += 8, w += kColumns * 4) V::step(x, k + shift, w, acc);
       k = end;
-      add(acc, scales, sums);
+      group == 0 ? add<true>(t, acc, scales, sums) : add<false>(t, acc, scales, sums);
     }
-    store_any<V>(t, sums, kRows, kColumns);
+    store_any<V, kVectors>(t, sums, kRows);
     if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr) change_codes(t, kRows);
   }
 
@@ -77,14 +74,21 @@ struct Tile {
     }
   }
 
-  static LOWBIT_INLINE void add(Int (&acc)[kRows][kVectors], const uint8_t* scales, float* sums) {
+  // To what the zero point of x makes of all weights, or to the groups before.
+  template <bool kFirst>
+  static LOWBIT_INLINE void add(const GemmI4Tile& t, Int (&acc)[kRows][kVectors], const uint8_t* scales, float* sums) {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const Float scale = V::half(scales + v * V::kLanes * 2);
+      Float offset;
+      if constexpr (kFirst) offset = V::load_floats(t.offsets + v * V::kLanes);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         float* sum = at(sums, r, v);
-        V::store(sum, V::fma(V::to_float(acc[r][v]), scale, V::load_floats(sum)), V::kLanes);
+        Float before;
+        if constexpr (kFirst) before = V::multiply(V::broadcast(-static_cast<float>(t.zero_points[r])), offset);
+        if constexpr (!kFirst) before = V::load_floats(sum);
+        V::store(sum, V::fma(V::to_float(acc[r][v]), scale, before), V::kLanes);
       }
     }
   }
@@ -99,13 +103,12 @@ consteval GemmI4Tiles tiles() {
   return result;
 }
 
-// The sums of x over each group; the compiler vectorizes the inner loop.
-inline void sum_groups(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+// The sums of x over each group. V::sum(x, count): of bytes.
+template <class V>
+void sum_groups(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
   each_part(depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
     const uint8_t* part = x + depth.taps[tap] + k - tap * depth.run;
-    int32_t sum = k == group * depth.group_size ? 0 : sums[group];
-    for (int64_t i = 0; i < length; ++i) sum += part[i];
-    sums[group] = sum;
+    sums[group] = (k == group * depth.group_size ? 0 : sums[group]) + V::sum(part, length);
   });
 }
 

@@ -19,6 +19,8 @@ struct Maddubs256 : Nibbles256<Maddubs256> {
 
 constinit const GemmI4Tiles gemm_i4_avx2_4x16 = tiles<Maddubs256, 4, 2>();
 
-void gemm_i4_group_sums_avx2(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) { sum_groups(x, depth, sums); }
+void gemm_i4_group_sums_avx2(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+  sum_groups<Maddubs256>(x, depth, sums);
+}
 
 }  // namespace lowbit::kernels

@@ -16,6 +16,15 @@ struct Nibbles512 : Avx512 {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
 
+  static LOWBIT_INLINE int32_t sum(const uint8_t* x, int64_t count) {
+    Int sums = _mm512_setzero_si512();
+    for (; count > 0; x += 64, count -= 64) {
+      const __mmask64 mask = count >= 64 ? ~0ull : ~0ull >> (64 - count);
+      sums = _mm512_add_epi64(sums, _mm512_sad_epu8(_mm512_maskz_loadu_epi8(mask, x), _mm512_setzero_si512()));
+    }
+    return static_cast<int32_t>(_mm512_reduce_add_epi64(sums));
+  }
+
   template <int kRows, int kVectors>
   static LOWBIT_INLINE void step(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
                                  Int (&acc)[kRows][kVectors]) {
@@ -56,7 +65,7 @@ struct Nibbles512 : Avx512 {
 constinit const GemmI4Tiles gemm_i4_avx512vnni_6x64 = tiles<Nibbles512, 6, 4>();
 
 void gemm_i4_group_sums_avx512vnni(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
-  sum_groups(x, depth, sums);
+  sum_groups<Nibbles512>(x, depth, sums);
 }
 
 }  // namespace lowbit::kernels

@@ -24,11 +24,12 @@ namespace {
 constexpr int64_t prefetch_bytes(int rows, int lanes) { return 4 * rows <= lanes ? 12288 : 1536; }
 
 // Converted here, for the compiler would hoist what all ends of a tile have in common, and lack registers in its loop.
-template <class V>
-__attribute__((noinline)) void store_sums(const GemmI8Tile& t, const int32_t* sums, int rows, int stride) {
-  alignas(64) float floats[GemmI8Tile::kMaxRows * 64];
-  for (int i = 0; i < rows * stride; i += V::kLanes) V::store(floats + i, V::to_float(V::load(sums + i)), V::kLanes);
-  store_any<V>(t, floats, rows, stride);
+template <class V, int kVectors>
+__attribute__((noinline)) void store_sums(const GemmI8Tile& t, const int32_t* sums, int rows) {
+  alignas(64) float floats[GemmI8Tile::kMaxRows * kVectors * V::kLanes];
+  for (int i = 0; i < rows * kVectors * V::kLanes; i += V::kLanes)
+    V::store(floats + i, V::to_float(V::load(sums + i)), V::kLanes);
+  store_any<V, kVectors>(t, floats, rows);
 }
 
 template <class V, int kRows, int kVectors>
@@ -130,7 +131,7 @@ struct Tile {
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) V::store(sums + r * kColumns + v * V::kLanes, acc[r][v]);
     }
-    store_sums<V>(t, sums, kRows, kColumns);
+    store_sums<V, kVectors>(t, sums, kRows);
   }
 };
 
