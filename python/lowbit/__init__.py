@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .backend import announce
 
 if TYPE_CHECKING:
+    from . import compress
     from .convert import convert
     from .errors import (
         AccuracyError,
@@ -39,6 +40,7 @@ __all__ = [
     "Model",
     "Session",
     "Scheme",
+    "compress",
     "LowbitError",
     "AccuracyError",
     "CalibrationError",
@@ -56,7 +58,7 @@ _HOMES = {
     "Model": "session",
     "Session": "session",
     "Scheme": "schemes",
-} | dict.fromkeys(__all__[5:-1], "errors")
+} | dict.fromkeys(__all__[6:-1], "errors")
 
 
 class _Package(ModuleType):
@@ -76,6 +78,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("lowbit")
+    elif name == "compress":
+        value = import_module(".compress", __name__)
     elif name in _HOMES:
         value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     else:

@@ -1,0 +1,17 @@
+"""What is done to a torch module before it is converted: a module in, the same module out, most of its weights zero.
+
+    pruning = lowbit.compress.prune(net, 0.9, pattern="4x4", schedule=lowbit.compress.Iterative(rounds=5))
+    while not pruning.done:
+        pruning.step()
+        train(net)
+    net = pruning.finalize()
+
+`prune.py` puts masks on layers and takes them off again, `schedules.py` says how much is pruned when, `criteria.py`
+what weights are worth, `ranking.py` which blocks go first.
+"""
+
+from .criteria import CRITERIA, Criterion, Layer
+from .prune import Pruning, prune
+from .schedules import Cubic, Iterative, OneShot, Schedule
+
+__all__ = ["CRITERIA", "Criterion", "Cubic", "Iterative", "Layer", "OneShot", "Pruning", "Schedule", "prune"]

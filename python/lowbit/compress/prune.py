@@ -1,0 +1,255 @@
+"""Sets the weights that matter least to zero, in blocks that kernels can leave out, and keeps them zero in training.
+
+A mask is a parametrization of the layer's weight (`torch.nn.utils.parametrize`): the layer computes with where(mask,
+weight, 0), so a pruned weight is zero and has no gradient whatever an optimizer, its momentum or decay, or a loaded
+checkpoint writes into the parameter. Hooks after an optimizer's step would have to know every such writer. The
+parameter stays the same object all along, so optimizers made before or after hold on to it.
+
+Own code ranks the blocks: `torch.nn.utils.prune` knows single weights and whole channels, torch-pruning whole channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ..blocks import PATTERNS, fits
+from ..errors import InputError
+from ..schemes import ancestors
+from .criteria import CRITERIA, Criterion, Layer
+from .ranking import Ranking
+from .schedules import OneShot, Schedule
+
+SCOPES = ("layer", "global")
+Prunable = nn.Linear | nn.Conv2d
+
+
+def prune(
+    net: nn.Module,
+    sparsity: float,
+    *,
+    pattern: str = "4x4",
+    criterion: str | Criterion = "magnitude",
+    scope: str = "layer",
+    schedule: Schedule | None = None,
+    modules: Sequence[str] = ("*",),
+    skip: Sequence[str] = (),
+    seed: int = 0,
+) -> Pruning:
+    """Put masks on the linear and convolutional layers of `net`, in place; the handle moves them on, makes them last.
+
+    sparsity: the share of weights to be zero at the end, in [0, 1). pattern: blocks of output x input channels, "1x4",
+    "4x4", "8x4", "16x4", "32x4", or "unstructured"; in a convolution a block lies at one place of the kernel.
+    criterion: "magnitude", "random" (a control), or a function from a `Layer` to the worth of each weight.
+    scope: "layer" prunes each layer to the same share (one block at least stays); "global" prunes the blocks that are
+    worth least in all, a block's worth being divided by that of all blocks of its layer that are worth as much or more
+    (LAMP: Lee et al. 2021, arXiv:2010.07611).
+    schedule: `OneShot` (now; the default), `Iterative` or `Cubic`. modules, skip: globs of module paths; what matches a
+    module holds for all in it. seed: of "random".
+
+    Layers that cannot be pruned (groups, sizes that are no whole blocks, shared or parametrized weights) stay dense and
+    are named in `skipped`. Raises InputError for values outside their ranges and where no layer can be pruned.
+    """
+    chosen = _criterion(criterion)
+    _check(net, sparsity, pattern, scope)
+    found, skipped = _layers(net, pattern, _globs("modules", modules), _globs("skip", skip))
+    masked = {name: Masked(module.weight) for name, module in found.items()}
+    for name, module in found.items():
+        parametrize.register_parametrization(module, "weight", masked[name])
+    ranking = Ranking(criterion=chosen, pattern=pattern, is_global=scope == "global", seed=seed)
+    try:
+        return Pruning(net, found, masked, skipped, ranking, sparsity, schedule or OneShot())
+    except Exception:  # such as weights that are NaN: the module is left as it was
+        for module in found.values():
+            _unmask(module)
+        raise
+
+
+class Masked(nn.Module):
+    """The parametrization: a weight, zero where `mask` (bool, the weight's shape) is not set."""
+
+    mask: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return torch.where(self.mask, weight, 0)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        """What `module.weight = ...` stores."""
+        return weight
+
+
+class Pruning:
+    """Masks on the layers of a module. `skipped`: the layers that stay dense, and why."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        modules: Mapping[str, Prunable],
+        masked: Mapping[str, Masked],
+        skipped: Mapping[str, str],
+        ranking: Ranking,
+        final: float,
+        schedule: Schedule,
+    ) -> None:
+        self.skipped = dict(skipped)
+        self._net, self._modules, self._masked = net, dict(modules), dict(masked)
+        self._ranking, self._final, self._schedule = ranking, final, schedule
+        self._random = {name: ranking.generator(index) for index, name in enumerate(masked)}
+        self._steps, self._is_final = 0, False
+        self._to(schedule.at(0, final))
+
+    @property
+    def steps(self) -> int:
+        """How often `step` was called."""
+        return self._steps
+
+    @property
+    def target(self) -> float:
+        """The sparsity that the schedule asks for now."""
+        return self._schedule.at(self._steps, self._final)
+
+    @property
+    def done(self) -> bool:
+        """Whether the schedule is at its end: further steps change nothing."""
+        return self._steps >= self._schedule.last
+
+    def step(self) -> float:
+        """Prune as much as the schedule asks for after one more step; returns that sparsity. Raises InputError.
+
+        What is pruned stays pruned.
+        """
+        if self._is_final:
+            raise InputError("the pruning is final: its masks are gone; call lowbit.compress.prune again to prune more")
+        before, self._steps = self.target, self._steps + 1
+        if self.target > before:
+            self._to(self.target)
+        return self.target
+
+    def sparsity(self) -> dict[str, float]:
+        """By layer, the share of weights that are masked."""
+        return {name: 1 - float(masked.mask.double().mean()) for name, masked in self._masked.items()}
+
+    def finalize(self) -> nn.Module:
+        """Write the zeros into the weights and take the masks off; returns the module as it was but for its weights.
+
+        Classes, parameters and the order of the state dict are those of before. Training on would fill the zeros again.
+        """
+        if not self._is_final:
+            for module in self._modules.values():
+                _unmask(module)
+            self._is_final = True
+        return self._net
+
+    def __repr__(self) -> str:
+        rows = [f"{name}: {share:.1%} zero" for name, share in self.sparsity().items()]
+        rows += [f"{name}: dense, {reason}" for name, reason in self.skipped.items()]
+        return "\n".join([f"Pruning in {self._ranking.pattern} blocks, at {self.target:.1%}", *rows])
+
+    @torch.no_grad()
+    def _to(self, share: float) -> None:
+        layers = [
+            Layer(name=name, module=module, weight=module.weight.detach(), random=self._random[name])
+            for name, module in self._modules.items()
+        ]
+        masks = self._ranking.masks(layers, [masked.mask for masked in self._masked.values()], share)
+        for masked, mask in zip(self._masked.values(), masks, strict=True):
+            masked.mask.copy_(mask)
+
+
+def _unmask(module: nn.Module) -> None:
+    """Removes the parametrization, which puts the weight behind the other parameters; these then follow it."""
+    others = [name for name, _ in module.named_parameters(recurse=False)]
+    parametrize.remove_parametrizations(module, "weight")
+    for name in others:
+        parameter = getattr(module, name)
+        delattr(module, name)
+        module.register_parameter(name, parameter)
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+def _layers(
+    net: nn.Module, pattern: str, modules: Sequence[str], skip: Sequence[str]
+) -> tuple[dict[str, Prunable], dict[str, str]]:
+    """The layers to prune, and those that stay dense with the reason, by path."""
+    layers = {name: m for name, m in net.named_modules() if isinstance(m, Prunable)}
+    unknown = [glob for glob in (*modules, *skip) if not any(_matches(glob, name) for name in layers)]
+    if layers and unknown:
+        raise InputError(f"no linear or convolutional layer matches {unknown}; there are {list(layers)[:20]}")
+    holders: dict[int, int] = {}
+    for module in net.modules():
+        for parameter in module.parameters(recurse=False):
+            holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    found: dict[str, Prunable] = {}
+    skipped: dict[str, str] = {}
+    for name, module in layers.items():
+        if not any(_matches(glob, name) for glob in modules):
+            continue
+        reason = _reason(module, pattern, holders)
+        glob = next((glob for glob in skip if _matches(glob, name)), None)
+        if glob is not None:
+            skipped[name] = f"skip={glob!r}"
+        elif reason:
+            skipped[name] = reason
+        else:
+            found[name] = module
+    if not found:
+        reasons = "; ".join(f"{name or 'the module itself'}: {reason}" for name, reason in skipped.items())
+        raise InputError(f"there is no layer to prune in {pattern} blocks: {reasons or 'no nn.Linear or nn.Conv2d'}")
+    return found, skipped
+
+
+def _reason(module: Prunable, pattern: str, holders: Mapping[int, int]) -> str:
+    """Why a layer cannot be pruned, or ""."""
+    if parametrize.is_parametrized(module, "weight"):
+        return "its weight is parametrized already; finalize or remove that first"
+    if isinstance(module.weight, nn.parameter.UninitializedParameter):
+        return "its weight has no size yet; call the module once"
+    if isinstance(module, nn.Conv2d) and module.groups != 1:
+        return f"it has {module.groups} groups"
+    if holders.get(id(module.weight), 0) != 1:
+        return "its weight is shared with another module" if holders.get(id(module.weight)) else "no weight of its own"
+    shape = tuple(module.weight.shape)
+    return "" if fits(shape, pattern) else f"{' x '.join(map(str, shape))} weights are no whole {pattern} blocks"
+
+
+def _matches(glob: str, name: str) -> bool:
+    return any(fnmatchcase(path, glob) for path in ancestors(name))
+
+
+def _globs(what: str, globs: Iterable[str]) -> tuple[str, ...]:
+    found = (globs,) if isinstance(globs, str) else tuple(globs)
+    if not all(isinstance(glob, str) and glob for glob in found):
+        raise InputError(f"{what} must be patterns of module paths such as ['encoder.*'], is {found}")
+    return found
+
+
+def _criterion(criterion: str | Criterion) -> Criterion:
+    if callable(criterion):
+        return criterion
+    if criterion not in CRITERIA:
+        raise InputError(f"criterion must be one of {', '.join(CRITERIA)}, or a function, not {criterion!r}")
+    return CRITERIA[criterion]
+
+
+def _check(net: nn.Module, sparsity: float, pattern: str, scope: str) -> None:
+    problems = []
+    if not isinstance(net, nn.Module):
+        problems.append(f"prune takes a torch.nn.Module, not a {type(net).__name__}")
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
+        problems.append(f"sparsity must be a share in [0, 1), is {sparsity!r}")
+    if pattern not in PATTERNS:
+        problems.append(f"pattern must be one of {', '.join(PATTERNS)}, not {pattern!r}")
+    if scope not in SCOPES:
+        problems.append(f"scope must be one of {', '.join(SCOPES)}, not {scope!r}")
+    if problems:
+        raise InputError("; ".join(problems))
