@@ -249,23 +249,26 @@ def test_weights_that_are_nan_are_named() -> None:
         prune(3, 0.5)
 
 
-@pytest.mark.parametrize("calibrated", [True, False])
-@pytest.mark.parametrize("pattern", ["4x4", "unstructured"])
-def test_conversion_keeps_the_zeros(calibrated: bool, pattern: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "pattern", "calibrated"),
+    [("int8", "4x4", True), ("int8", "unstructured", False), ("int4-g32", "4x4", True)],
+)
+def test_conversion_keeps_the_zeros(scheme: str, pattern: str, calibrated: bool, tmp_path: Path) -> None:
     """Through batch norm, equalization and compensated rounding, into the file and out of it."""
     net = small().eval()
     net[1].running_var.uniform_(0.1, 3.0)
     prune(net, 0.85, pattern=pattern).finalize()
     x = torch.randn(16, 8, 6, 6)
-    model = lowbit.convert(net, x[:1], calibration=[x] if calibrated else None, scheme="int8", progress=False)
+    model = lowbit.convert(net, x[:1], calibration=[x] if calibrated else None, scheme=scheme, progress=False)
     path = tmp_path / "net.lowbit"
     model.save(path)
     graph = format.load(path)[0]
-    found = {node.name: graph.constants[node.inputs[1]] for node in graph if node.op.endswith("_i8")}
+    found = {node.name: graph.constants[node.inputs[1]] for node in graph if node.op.endswith(("_i8", "_i4"))}
     pruned = {name: weight for name, weight in found.items() if name in ("0", "4", "7", "9")}
     assert "7" in pruned
     for name, weight in pruned.items():
         assert isinstance(weight, Weight)
-        assert weight.sparsity == pattern
+        assert weight.sparsity == (pattern if weight.bits == 8 else None)
         assert not weight.codes[(net.get_submodule(name).weight == 0).numpy()].any()
-    assert {row["node"] for row in model.meta["sparsity"]} >= set(pruned)
+    assert {row["node"] for row in model.meta["sparsity"]} >= {name for name, w in pruned.items() if w.bits == 8}
+    assert (pruned["7"].bits == 4) == (scheme != "int8")

@@ -106,3 +106,15 @@ def test_groups_of_nothing_and_of_one_value() -> None:
     assert tiny == SMALLEST
     wide = round_groups(np.full((1, 16), 3.0), 16, symmetric=False)
     np.testing.assert_allclose(wide.weight, 3.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_pruned_weights_stay_zero(symmetric: bool) -> None:
+    """Whatever errors are passed on to them, and wherever a group's zero point is."""
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((16, 128)) + 0.5) * (rng.random((16, 128)) < 0.3)
+    x = rng.standard_normal((500, 128)) + rng.standard_normal((500, 1))
+    for moments in (None, factored((x.T @ x)[None])):
+        made = round_groups(weight, 32, symmetric=symmetric, moments=moments)
+        assert not made.weight[weight == 0].any()
+        assert (made.weight != 0).any()
