@@ -206,7 +206,8 @@ def dynamic_net() -> Graph:
 
 
 def four_bit_net() -> Graph:
-    """Linear layers with four-bit weights: static and by row, symmetric and affine, with a residual and a table."""
+    """Linear layers with four-bit weights: static and by row, symmetric and affine, with a residual and a table; rows
+    of two tables."""
     m = Maker(17, BATCH)
     x = m.input("x", "batch", 5, 32)
     scaled = [m.constant(m.rng.uniform(0.2, 0.5, n).astype(np.float32)) for n in (40, 40, 9, 7)]
@@ -222,7 +223,10 @@ def four_bit_net() -> Graph:
     c = m.node("linear_i4", b, m.nibbles(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
     rows, scale, zero = m.node("dynamic_quantize", c, outputs=3, granularity="row")
     d = m.node("linear_i4", rows, m.nibbles(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
-    return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100))
+    tokens = m.input("tokens", "batch", 3, dtype="i64")
+    e = m.node("embedding_i4", tokens, m.nibbles(100, 120, 40))
+    f = m.node("embedding_i4", m.node("cast", tokens, dtype="i32"), m.nibbles(100, 19, 19, affine=True))
+    return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100), e, f)
 
 
 def sparse_net() -> Graph:

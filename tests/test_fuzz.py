@@ -34,7 +34,7 @@ MAX_WORK = 3e7
 """Elements and multiply-adds beyond which a sound graph is not run: a large model is no defect."""
 EXACT = {
     "quantize", "dequantize", "dynamic_quantize", "lookup", "conv2d_i8", "conv3d_i8", "conv_transpose2d_i8",
-    "conv_transpose3d_i8", "conv2d_i4", "linear_i4", "linear_i8", "add_i8", "mul_i8", "avg_pool2d_i8",
+    "conv_transpose3d_i8", "conv2d_i4", "embedding_i4", "linear_i4", "linear_i8", "add_i8", "mul_i8", "avg_pool2d_i8",
     "adaptive_avg_pool2d_i8", "max_pool2d", "reshape", "transpose", "pad", "concat", "slice", "clip", "add", "sub",
     "mul", "resize", "prelu",
     "minimum", "maximum", "floor_div", "trunc_div", "remainder", "fmod", "compare", "logical", "logical_not", "where",

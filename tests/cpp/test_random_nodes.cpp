@@ -60,6 +60,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"div", {DType::f32, -1, "like"}},
       {"dynamic_quantize", {DType::f32, -1, "", "granularity", 3}},
       {"embedding_bag", {DType::f32, 2, "places offsets", "bag last row"}},
+      {"embedding_i4", {DType::i64, -1, "nibble_table", "depth group_size"}},
       {"expand", {DType::f32, -1, "", "shape"}},
       {"floor_div", {DType::i64, -1, "like"}},
       {"fmod", {DType::i64, -1, "like"}},
@@ -194,7 +195,7 @@ class RandomNode {
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
     if (word == "alike") inputs.push_back(places(type_.shape));
-    if (word == "nibbles") nibbles(inputs);
+    if (word == "nibbles" || word == "nibble_table") nibbles(inputs, word == "nibbles");
     if (word == "conv" || word == "linear") layer(word == "conv", inputs);
     for (const auto& [name, gates] : {std::pair{"lstm", 4}, {"gru", 3}, {"rnn", 1}})
       if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
@@ -211,8 +212,8 @@ class RandomNode {
     if (integer || maybe()) inputs.push_back(m_.floats({filters}));
     groups_ = groups;
   }
-  // Of four bits; the scales and zero points come after all that any integer layer has.
-  void nibbles(std::vector<std::string>& inputs) {
+  // Of four bits; the scales and zero points come after all that any integer layer has, or after the table.
+  void nibbles(std::vector<std::string>& inputs, bool layer) {
     const int64_t filters = random_.whole(1, 70);
     window_ = sizes(2, 1, 3);
     depth_ = op_.starts_with("conv") ? size(1) * window_[0] * window_[1] : size(rank() - 1);
@@ -222,10 +223,13 @@ class RandomNode {
     Array scales(DType::f16, groups);
     for (int64_t i = 0; i < groups.elements(); ++i)
       scales.as<uint16_t>()[i] = half_from_float(random_.whole(0, 200) == 0 ? HUGE_VALF : random_.real(-1, 1));
-    for (const std::string& operand : std::initializer_list<std::string>{
-             m_.codes(DType::u8, {filters, (depth_ + 1) / 2}), m_.floats({filters}, 0.01f), m_.floats({filters}),
-             std::string(), std::string(), std::string(), std::string(), m_.constant(scales)})
-      inputs.push_back(operand);
+    inputs.push_back(m_.codes(DType::u8, {filters, (depth_ + 1) / 2}));
+    if (layer)
+      for (const std::string& operand :
+           std::initializer_list<std::string>{m_.floats({filters}, 0.01f), m_.floats({filters}), std::string(),
+                                              std::string(), std::string(), std::string()})
+        inputs.push_back(operand);
+    inputs.push_back(m_.constant(scales));
     Array zero_points(DType::u8, groups);
     for (int64_t i = 0; i < groups.elements(); ++i)
       zero_points.as<uint8_t>()[i] = static_cast<uint8_t>(random_.whole(0, random_.whole(0, 200) == 0 ? 255 : 15));

@@ -26,6 +26,7 @@ std::unique_ptr<Op> make_dequantize(const NodeInfo&);
 std::unique_ptr<Op> make_dim_value(const NodeInfo&);
 std::unique_ptr<Op> make_dynamic_quantize(const NodeInfo&);
 std::unique_ptr<Op> make_embedding_bag(const NodeInfo&);
+std::unique_ptr<Op> make_embedding_i4(const NodeInfo&);
 std::unique_ptr<Op> make_expand(const NodeInfo&);
 std::unique_ptr<Op> make_gather(const NodeInfo&);
 std::unique_ptr<Op> make_group_norm(const NodeInfo&);

@@ -41,6 +41,7 @@ constexpr Row kOps[] = {
     {"div", make_arithmetic},
     {"dynamic_quantize", make_dynamic_quantize},
     {"embedding_bag", make_embedding_bag},
+    {"embedding_i4", make_embedding_i4},
     {"expand", make_expand},
     {"floor_div", make_arithmetic},
     {"fmod", make_arithmetic},

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..ir import Array, Value, replace
+from .indexing import check_indices
 from .integer import EPILOGUE_ATTRS, GEMM_INPUTS, epilogue, fma, infer_epilogue, infer_linear_i8
-from .spec import Call, Op, integer
+from .spec import Call, Input, Op, integer
 from .windows import conv_attrs, conv_shape, out_size, pad_image, taps
 
 F32 = np.float32
@@ -73,6 +74,21 @@ def _conv_i4(call: Call) -> Sequence[Array]:
     return [epilogue(call, t, (-1, 1, 1), (-1, 1, 1, 1))]
 
 
+def _infer_embedding(call: Call) -> Sequence[Value]:
+    _, width = call.fixed_shape(1, 2)
+    return [Value(dtype="f32", shape=(*call.shape(0), width))]
+
+
+def _embedding_i4(call: Call) -> Sequence[Array]:
+    """Rows of real numbers; a code times a half-float is exact in float32."""
+    weight = call.weight(1)
+    rows = check_indices(call, call.array(0), 0, weight.shape[0])
+    groups = weight.codes[rows].astype(np.int16).reshape(*rows.shape, -1, weight.group_size)
+    if weight.zero_points is not None:
+        groups = groups - weight.zero_points[rows][..., None]
+    return [(groups.astype(F32) * weight.scales[rows].astype(F32)[..., None]).reshape(*rows.shape, weight.shape[1])]
+
+
 _INPUTS = (GEMM_INPUTS[0], replace(GEMM_INPUTS[1], bits=4), *GEMM_INPUTS[2:])
 OPS = (
     Op(name="linear_i4", inputs=_INPUTS, attrs=EPILOGUE_ATTRS, infer_rule=_infer_linear, reference_rule=_linear_i4),
@@ -82,5 +98,11 @@ OPS = (
         attrs={**conv_attrs(2), "groups": integer(1, 1, default=1), **EPILOGUE_ATTRS},
         infer_rule=_infer_conv,
         reference_rule=_conv_i4,
+    ),
+    Op(
+        name="embedding_i4",
+        inputs=(Input(name="indices", dtypes=("i64", "i32")), _INPUTS[1]),
+        infer_rule=_infer_embedding,
+        reference_rule=_embedding_i4,
     ),
 )
