@@ -82,6 +82,17 @@ def test_text_classifier() -> None:
     assert "returns SequenceClassifierOutput" in printed
 
 
+def test_generate() -> None:
+    """Four bits continue the text as float32 does."""
+    pytest.importorskip("transformers")
+    printed = run("generate.py")
+    assert "Explicit is better than implicit" in printed
+    assert "int4, group_size=32" in printed
+    same = re.findall(r"(\d+) of (\d+) letters", printed)
+    assert len(same) == 3
+    assert sum(int(a) for a, _ in same) >= 0.8 * sum(int(b) for _, b in same)
+
+
 def test_lstm_tagger() -> None:
     """One conversion, lines of any length."""
     printed = run("lstm_tagger.py")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         LowbitError,
         UnsupportedError,
     )
+    from .in_place import quantize_
     from .schemes import Scheme
     from .session import Model, Session, load
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "convert",
     "load",
+    "quantize_",
     "Model",
     "Session",
     "Scheme",
@@ -55,10 +57,11 @@ __all__ = [
 _HOMES = {
     "convert": "convert",
     "load": "session",
+    "quantize_": "in_place",
     "Model": "session",
     "Session": "session",
     "Scheme": "schemes",
-} | dict.fromkeys(__all__[6:-1], "errors")
+} | dict.fromkeys(__all__[7:-1], "errors")
 
 
 class _Package(ModuleType):

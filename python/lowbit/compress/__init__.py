@@ -1,4 +1,6 @@
-"""What is done to a torch module before it is converted: a module in, the same module out, most of its weights zero.
+"""What is done to a torch module before it is converted: a module in, the same module out.
+
+Most of its weights become zero:
 
     pruning = lowbit.compress.prune(net, 0.9, pattern="4x4", schedule=lowbit.compress.Iterative(rounds=5))
     while not pruning.done:
@@ -8,10 +10,24 @@
 
 `prune.py` puts masks on layers and takes them off again, `schedules.py` says how much is pruned when, `criteria.py`
 what weights are worth, `ranking.py` which blocks go first.
+
+Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
 
 from .criteria import CRITERIA, Criterion, Layer
 from .prune import Pruning, prune
 from .schedules import Cubic, Iterative, OneShot, Schedule
+from .set_codes import set_codes
 
-__all__ = ["CRITERIA", "Criterion", "Cubic", "Iterative", "Layer", "OneShot", "Pruning", "Schedule", "prune"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Cubic",
+    "Iterative",
+    "Layer",
+    "OneShot",
+    "Pruning",
+    "Schedule",
+    "prune",
+    "set_codes",
+]

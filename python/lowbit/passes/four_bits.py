@@ -15,6 +15,8 @@ from ..ir import Graph, Node
 from ..schemes import Rules, Scheme
 from .known_weights import KnownWeights
 from .layers import LAYERS
+from .round_groups import GroupCodes
+from .round_weights import Codes
 
 SUPPORTED = ("linear",)
 """The layers that have an operator for four-bit weights."""
@@ -33,13 +35,21 @@ class Width:
 
 
 def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
-    """For each layer whose scheme has four-bit weights what it gets; the other layers are not in it."""
+    """What each layer gets whose scheme has four-bit weights, or whose weights came so; other layers are not in it."""
     ends = _ends(graph)
-    return {
-        node.name: _width(graph, node, rules.of(node), known, ends)
-        for node in graph
-        if node.op in LAYERS and rules.of(node).weight_bits == 4
-    }
+    found: dict[str, Width] = {}
+    for node in graph:
+        if node.op not in LAYERS or rules.of(node).is_float:
+            continue
+        codes = known.of(graph.constants.get(node.inputs[1]))
+        if isinstance(codes, GroupCodes) and node.op in SUPPORTED:
+            size = codes.group_size
+            found[node.name] = Width(group_size=size, note=f"its weights came with 4-bit codes in groups of {size}")
+        elif isinstance(codes, Codes):
+            found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
+        elif rules.of(node).weight_bits == 4:
+            found[node.name] = _width(graph, node, rules.of(node), ends)
+    return found
 
 
 def group_size(depth: int, wanted: int) -> int:
@@ -55,9 +65,7 @@ def group_size(depth: int, wanted: int) -> int:
     return 0
 
 
-def _width(graph: Graph, node: Node, scheme: Scheme, known: KnownWeights, ends: Mapping[str, str]) -> Width:
-    if known.of(graph.constants.get(node.inputs[1])) is not None:
-        return Width(group_size=0, note="its weights came with 8-bit codes")
+def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
     if scheme.keep_ends and node.name in ends:
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
     if node.op not in SUPPORTED:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Array, Weight
+from .round_groups import MIDDLE, GroupCodes
 from .round_weights import Codes
 
 Coded = tuple[Array, Weight]
@@ -23,14 +24,27 @@ class KnownWeights:
     def __len__(self) -> int:
         return len(self._found)
 
-    def of(self, numbers: object) -> Codes | None:
+    def of(self, numbers: object) -> Codes | GroupCodes | None:
         """The codes of a layer's weight, if it came quantized."""
-        if not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim < 2:
+        if not self._found or not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim < 2:
             return None
         weight = self._found.get(_digest(numbers))
         if weight is None or weight.shape[0] != numbers.shape[0]:
             return None
-        return Codes(codes=weight.codes.reshape(numbers.shape), scales=weight.scales.astype(np.float64))
+        return codes_of(weight, numbers.shape)
+
+
+def codes_of(weight: Weight, shape: tuple[int, ...]) -> Codes | GroupCodes:
+    """What a layer's constants are made of, from a quantized weight of as many numbers as `shape` has."""
+    if weight.bits == 8:
+        return Codes(codes=weight.codes.reshape(shape), scales=weight.scales.astype(np.float64))
+    scales, zeros = weight.scales.astype(np.float64), weight.zero_points
+    return GroupCodes(
+        codes=weight.codes + np.int8(MIDDLE if zeros is None else 0),
+        scales=scales,
+        zero_points=np.full(scales.shape, float(MIDDLE)) if zeros is None else zeros.astype(np.float64),
+        symmetric=zeros is None,
+    )
 
 
 def _digest(numbers: Array) -> bytes:

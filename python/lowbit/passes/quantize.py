@@ -253,7 +253,9 @@ class Quantizer:
             moments = seen.factored if seen is not None and scheme.compensate else None
             even = weight if factors is None else weight / factors
             size = plan.groups.get(node.name, 0)
-            self._rounded[key] = self._known.of(weight) or _rounded(node, scheme, even, moments, size)
+            known = self._known.of(weight)
+            fits = known is not None and isinstance(known, GroupCodes) == (size > 0)
+            self._rounded[key] = known if known and fits else _rounded(node, scheme, even, moments, size)
         codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)

@@ -1,4 +1,4 @@
-"""Codes of models that torchao's PT2E flow has quantized: the same scales, zero points and codes, in lowbit's terms.
+"""Codes of models that came quantized, by torchao's PT2E flow or `lowbit::dequantize`, in lowbit's terms.
 
 Activations become u8: an int8 code is the u8 code 128 above it, with a zero point 128 higher. Weights are constants
 here, float32 as torch computes them from their codes; the codes are kept beside (`Lowering.keep_codes`).
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...dequantize import arrays, weight_of
+from ...dequantize import dequantize as numbers_of
 from ..lower import Lowering, Ref, Unlowerable, lowers
 from .common import clip
 
@@ -39,6 +41,21 @@ def quantize(c: Lowering, x: Ref, scale: Any, zero_point: Any, lowest: int, high
 @lowers("quantized_decomposed.dequantize_per_tensor.default", "quantized_decomposed.dequantize_per_tensor.tensor")
 def dequantize(c: Lowering, x: Ref, scale: Any, zero_point: Any, lowest: int, highest: int, dtype: Any) -> Ref:
     return c.emit("dequantize", x, scale=_number(c, scale), zero_point=int(_number(c, zero_point)) + _shift(dtype))
+
+
+@lowers("lowbit.dequantize.default")
+def stored(c: Lowering, codes: Ref, scale: Ref, zero_point: Ref | None, g_idx: Ref | None, format: str) -> Ref:
+    """A constant: the numbers, and beside them the codes."""
+
+    def given(ref: Ref) -> torch.Tensor:
+        return torch.from_numpy(c.array(ref, "what lowbit::dequantize reads"))
+
+    zero, index = (None if ref is None else given(ref) for ref in (zero_point, g_idx))
+    parts = (given(codes), given(scale), zero, index)
+    weight = weight_of(*arrays(*parts), format)
+    made = c.constant(numbers_of(*parts, format), f"{codes.name}.numbers")
+    c.codes.append((c.constants[made.name], weight))
+    return made
 
 
 @lowers(

@@ -1,0 +1,101 @@
+"""`lowbit::dequantize`: a torch operator that says what given codes mean, so that they reach a graph as they are.
+
+    w = torch.ops.lowbit.dequantize(codes, scale, zero_point, g_idx, format)        float32, [N, K] or [N, ...]
+
+    format          codes                                      scale           w[n, k]
+    "int8"          int8 [N, ...], -128 .. 127                 f32 [N]         codes * scale[n]
+    "int4"          int8 [N, K], -8 .. 7, or 0 .. 15           f16 [N, G]      (codes - zero_point[n, g]) * scale[n, g]
+    "int4-nibbles"  uint8 [N, K / 2], the low nibble first     f16 [N, G]      the same for nibbles 0 .. 15
+
+g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. Whatever a module
+computes its weight with this from, `lowbit.convert` puts these very codes and scales into its layer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import nibbles
+from .errors import InputError, UnsupportedError
+from .interpreter import weight_problems
+from .ir import Array, Weight
+
+FORMATS = ("int8", "int4", "int4-nibbles")
+_SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format) -> Tensor"
+
+
+@torch.library.custom_op("lowbit::dequantize", mutates_args=(), schema=_SCHEMA)
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None, format: str) -> Tensor:
+    """The float32 numbers that the codes stand for; see the head of this file."""
+    if format == "int8":
+        return codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
+    middle = 0
+    if format == "int4-nibbles":
+        codes, middle = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1), nibbles.MIDDLE
+    depth, groups = codes.shape[1], scale.shape[1]
+    index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
+    zero = torch.full_like(scale, middle) if zero_point is None else zero_point
+    return (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
+
+
+@dequantize.register_fake
+def _shape(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None, format: str) -> Tensor:
+    shape = (codes.shape[0], 2 * codes.shape[1]) if format == "int4-nibbles" else codes.shape
+    return codes.new_empty(shape, dtype=torch.float32)
+
+
+def arrays(
+    codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """The operator's tensors for NumPy: the same memory, but that NumPy has no bfloat16."""
+    zero, index = (None if part is None else part.detach().numpy() for part in (zero_point, g_idx))
+    return codes.detach().numpy(), scale.detach().float().numpy(), zero, index
+
+
+def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array | None, format: str) -> Weight:
+    """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError."""
+    if format not in FORMATS:
+        raise InputError(f"there is no format {format!r} of codes; there are {', '.join(FORMATS)}")
+    if format == "int8":
+        if g_idx is not None:
+            raise InputError("g_idx is for groups of four-bit codes; int8 has a scale an output channel")
+        weight = Weight(codes=codes, scales=scale.astype(np.float32).reshape(-1), zero_points=zero_point)
+    else:
+        _refuse_unequal(codes, scale, g_idx, 2 * codes.shape[-1] if format == "int4-nibbles" else codes.shape[-1])
+        if format == "int4-nibbles":
+            shape = (codes.shape[0], 2 * codes.shape[1])
+            codes = nibbles.unpack(codes, shape, symmetric=zero_point is None)
+        size = codes.shape[1] // scale.shape[1]
+        scales = _halves(scale)
+        weight = Weight(codes=codes, scales=scales, zero_points=zero_point, bits=4, group_size=size, packing="nibbles")
+    problems = list(weight_problems(weight))
+    if problems:
+        raise InputError(f"lowbit::dequantize, format {format!r}: {'; '.join(problems)}")
+    return weight
+
+
+def _halves(scale: Array) -> Array:
+    """The same numbers as float16, as a file holds them."""
+    with np.errstate(over="ignore"):
+        halves = scale.astype(np.float16)
+    if not np.array_equal(halves.astype(scale.dtype), scale, equal_nan=True):
+        raise UnsupportedError(
+            "scales of four-bit codes must be float16 numbers: round them to torch.float16 before the codes are chosen"
+        )
+    return halves
+
+
+def _refuse_unequal(codes: Array, scale: Array, g_idx: Array | None, depth: int) -> None:
+    """Four-bit codes without groups of adjacent columns of one size."""
+    if codes.ndim != 2 or scale.ndim != 2 or 0 in scale.shape or depth % scale.shape[1] != 0:
+        raise InputError(
+            f"four-bit codes of {depth} columns with scales of shape {list(scale.shape)}: each row must "
+            "have a scale for each group, and as many groups as divide the columns"
+        )
+    if g_idx is not None and not np.array_equal(g_idx, np.arange(depth) // (depth // scale.shape[1])):
+        raise UnsupportedError(
+            "g_idx spreads a group over columns that are not adjacent. Quantize with groups fixed beforehand (GPTQ: "
+            "static_groups, or desc_act=False), or sort the columns by g_idx, and the layer's inputs with them"
+        )

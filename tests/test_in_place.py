@@ -1,0 +1,257 @@
+"""`lowbit.quantize_`: layers swapped in place compute what a converted model computes, and behave as modules do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lowbit
+from lowbit.compress import set_codes
+from lowbit.errors import InputError, LowbitError, UnsupportedError
+from lowbit.modules import ROWS, QuantizedLinear
+
+Array = npt.NDArray[Any]
+AFFINE = lowbit.Scheme(name="affine", weight_bits=4, granularity="group", group_size=32, symmetric=False)
+
+
+def mlp(width: int = 256) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Linear(width, 384), nn.ReLU(), nn.Linear(384, 256), nn.ReLU(), nn.Linear(256, 64, bias=False)
+    return nn.Sequential(*layers).eval()
+
+
+def kinds(net: nn.Sequential) -> list[str]:
+    return [getattr(layer, "format", "float") for layer in net if not isinstance(layer, nn.ReLU)]
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width", "expected"),
+    [
+        ("int8", 256, ["int8", "int8", "int8"]),
+        ("int4", 256, ["int8", "int4-nibbles", "int8"]),
+        ("int4-channel", 256, ["int8", "int4-nibbles", "int8"]),
+        ({"0": "float32", "2": AFFINE}, 37, ["float", "int4-nibbles", "int8"]),
+    ],
+)
+def test_the_bits_of_a_converted_model(scheme: Any, width: int, expected: list[str]) -> None:
+    """The swapped module, its copies, what convert makes of it, and what convert makes of the float module."""
+    net, x = mlp(width), torch.randn(2, 40, width)
+    floats = net(x)
+    model = lowbit.convert(net, x, scheme=scheme, progress=False)
+    lowbit.quantize_(net, scheme)
+    assert kinds(net) == expected
+    y = net(x)
+    assert float((y - floats).norm() / floats.norm()) < 0.15
+    if "float" not in expected:
+        assert torch.equal(y, model(x))
+        assert torch.equal(y, lowbit.convert(net, x, progress=False)(x))
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), copy.deepcopy(net).bfloat16().float()):
+        assert torch.equal(other[2](net[0](x)), net[2](net[0](x)))
+    fresh = nn.Sequential(*mlp(width)[:4], nn.Linear(256, 64, bias=False))
+    lowbit.quantize_(fresh, scheme)
+    fresh(x)
+    fresh.load_state_dict(net.state_dict())
+    assert torch.equal(fresh(x), y)
+
+
+def test_a_layer_by_itself() -> None:
+    """Any rank, any number of rows, strides, halves; an odd depth; many threads at once."""
+    net = nn.Sequential(nn.Linear(33, 70))
+    lowbit.quantize_(net, "int4-channel")
+    layer = net[0]
+    assert isinstance(layer, QuantizedLinear)
+    x = torch.randn(2 * ROWS + 6, 33)
+    y = layer(x)
+    zero = torch.zeros(1, 33)
+    assert torch.allclose(layer(zero), layer.bias)
+    assert torch.equal(layer(x[5]), y[5])
+    assert torch.equal(layer(x.T.contiguous().T), y)
+    assert layer(x[:0]).shape == (0, 70)
+    assert torch.equal(layer(x.reshape(2, -1, 33)), y.reshape(2, -1, 70))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        low = x.to(dtype)
+        assert torch.equal(layer(low), layer(low.float()).to(dtype))
+    assert float((y - nn.functional.linear(x, layer.weight, layer.bias)).norm() / y.norm()) < 0.02
+    assert (layer.weight.shape, layer.weight.dtype) == ((70, 33), torch.float32)
+    found: list[Tensor] = []
+    threads = [threading.Thread(target=lambda: found.append(layer(x))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(each, y) for each in found)
+    assert "33, 70, bias=True, int4, group_size=33" in repr(layer)
+
+
+def test_given_codes_and_shared_layers() -> None:
+    """Codes of `set_codes` are kept; a layer in two places is one layer; subclasses and float layers stay."""
+
+    class Own(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    shared, other = nn.Linear(64, 64), nn.Linear(64, 64)
+    codes, scale = torch.randint(-8, 8, (64, 64), dtype=torch.int8), torch.rand(64, 2).half() + 0.1
+    set_codes(other, codes, scale, format="int4")
+    net = nn.ModuleDict({"a": shared, "b": shared, "c": other, "d": Own(64, 64), "e": nn.Linear(64, 8)})
+    lowbit.quantize_(net, {"e": "float32", "*": "int8"})
+    assert net["a"] is net["b"]
+    assert isinstance(net["a"], QuantizedLinear)
+    assert torch.equal(net["c"].weight, other.weight)
+    assert [type(net[name]) for name in "de"] == [Own, nn.Linear]
+    only = mlp()
+    lowbit.quantize_(only, "int4-g32", filter_fn=lambda module, path: path == "2")
+    assert kinds(only) == ["float", "int4-nibbles", "float"]
+
+
+WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]] = {
+    "no module": (lambda net: lowbit.quantize_(cast(Any, "net")), InputError, "takes a torch.nn.Module, not a str"),
+    "none": (lambda net: lowbit.quantize_(net[1:2]), InputError, "no layer to quantize"),
+    "filter": (lambda net: lowbit.quantize_(net, filter_fn=lambda *_: False), InputError, "of 3 linear layers"),
+    "itself": (lambda net: lowbit.quantize_(net[0]), UnsupportedError, "wrap it"),
+    "twice": (lambda net: [lowbit.quantize_(net) for _ in range(2)], InputError, "quantized already: 0, 2, 4"),
+    "scheme": (lambda net: lowbit.quantize_(net, "ternary"), UnsupportedError, "not available yet"),
+    "pattern": (lambda net: lowbit.quantize_(net, {"head": "int8"}), InputError, "no module or operation matches"),
+    "nan": (lambda net: (net[0].weight[0, 0].fill_(torch.nan), lowbit.quantize_(net)), UnsupportedError, "0: .*NaN"),
+    "static": (
+        lambda net: lowbit.quantize_(net, lowbit.Scheme(name="s", activations="static")),
+        UnsupportedError,
+        "0: static activations need calibration data.*; 2: static",
+    ),
+    "device": (lambda net: lowbit.quantize_(net.to("meta")), UnsupportedError, "must be floats on the CPU"),
+    "shape": (lambda net: (lowbit.quantize_(net), net(torch.zeros(2, 100))), InputError, r"floats \[..., 256\]"),
+    "integers": (lambda net: (lowbit.quantize_(net), net(torch.zeros(256).int())), InputError, "is torch.int32"),
+    "tie": (
+        lambda net: (lowbit.quantize_(net), setattr(net[0], "weight", nn.Parameter(torch.zeros(1)))),
+        InputError,
+        "tie weights",
+    ),
+    "move": (lambda net: (lowbit.quantize_(net), net.to("meta")), UnsupportedError, "on the CPU only"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_refused(case: str) -> None:
+    act, error, what = WRONG[case]
+    assert issubclass(error, LowbitError)
+    with pytest.raises(error, match=what):
+        act(mlp())
+
+
+def test_groups_and_ends_as_in_convert() -> None:
+    """The largest group that divides a depth, else eight bits; an embedding spares the first layer."""
+    net = nn.Sequential(nn.Linear(96, 96), nn.Linear(96, 520), nn.Linear(520, 37), nn.Linear(37, 64), nn.Linear(64, 2))
+    lowbit.quantize_(net)
+    assert [tuple(layer.scale.shape) for layer in net] == [(96,), (520, 1), (37, 5), (64,), (2,)]
+    net = nn.Sequential(nn.Embedding(9, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 2))
+    lowbit.quantize_(net)
+    assert [layer.format for layer in net[1:]] == ["int4-nibbles", "int4-nibbles", "int8"]
+
+
+def test_gradients_are_refused() -> None:
+    net = mlp()
+    lowbit.quantize_(net)
+    x = torch.randn(1, 256, requires_grad=True)
+    assert not net(x).requires_grad
+    with torch.enable_grad(), pytest.raises(UnsupportedError, match=r"call the model under torch.no_grad\(\)"):
+        net(x)
+
+
+def test_weights_that_others_read() -> None:
+    """torch's fast path for encoders does not pass the layers by, and would compute the same if it did."""
+    torch.manual_seed(0)
+    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2).eval()
+    x, mask = torch.randn(3, 5, 64), torch.arange(5) >= torch.tensor([[5], [3], [4]])
+    expected = net(x, src_key_padding_mask=mask)[~mask]
+    lowbit.quantize_(net, "int8")
+    y = net(x, src_key_padding_mask=mask)[~mask]
+    assert net.layers[1].linear2._session is not None
+    assert 0 < float((y - expected).norm() / expected.norm()) < 0.02
+
+
+# ------------------------------------------------------------------------------------------------- transformers
+
+
+def test_weights_with_outputs_last() -> None:
+    """GPT-2's."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=50, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=1)
+    net, given = transformers.GPT2LMHeadModel(config).eval(), torch.randint(0, 50, (1, 9))
+    expected = net(given).logits
+    lowbit.quantize_(net, "int8")
+    assert sum(isinstance(module, QuantizedLinear) for module in net.modules()) == 2 * 4 + 1
+    assert float((net(given).logits - expected).norm() / expected.norm()) < 0.02
+
+
+class InNumPy(nn.Module):
+    """The same layer by its definition: own codes of the rows, own numbers of the weight, float64."""
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__()
+        state = {name: part.numpy() for name, part in layer.state_dict().items()}
+        codes, scale = state["codes"], state["scale"].astype(np.float64)
+        if scale.ndim == 1:
+            self.numbers = codes * scale[:, None]
+        else:
+            halves = np.empty((codes.shape[0], 2 * codes.shape[1]))
+            halves[:, 0::2], halves[:, 1::2] = codes % 16, codes // 16
+            self.numbers = (halves - 8) * np.repeat(scale, halves.shape[1] // scale.shape[1], axis=1)
+        self.shift = state.get("bias", np.zeros(len(codes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A row's range, with 0 in it, has 256 codes."""
+        rows = x.numpy()
+        low, high = np.minimum(rows.min(-1, keepdims=True), 0), np.maximum(rows.max(-1, keepdims=True), 0)
+        step = (high - low) / np.float32(255)
+        zero = np.rint(-low / step)
+        codes = np.clip(np.rint(rows / step) + zero, 0, 255)
+        y = ((codes - zero) * step.astype(np.float64)) @ self.numbers.T + self.shift
+        return torch.from_numpy(y.astype(np.float32))
+
+
+@pytest.mark.parametrize("scheme", ["int4", {"*down_proj": "int4-g32", "lm_head": "int8", "*": "int4-g64"}])
+def test_a_language_model_generates_what_numpy_generates(scheme: Any) -> None:
+    """Greedy tokens of a random Llama: equal, or apart only where two logits are nearer than 1e-3."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    config = transformers.LlamaConfig(
+        vocab_size=500, hidden_size=256, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=scheme == "int4",
+        initializer_range=0.2,
+    )  # fmt: skip
+    net = transformers.LlamaForCausalLM(config).eval()
+    lowbit.quantize_(net, scheme)
+    layers = {path: module for path, module in net.named_modules() if isinstance(module, QuantizedLinear)}
+    assert len(layers) == 3 * 7 + 1
+    assert layers["lm_head"].format == "int8"
+    assert sum(layer.format == "int4-nibbles" for layer in layers.values()) == 21, "the head keeps eight"
+    given = torch.randint(0, 500, (2, 9))
+    options = {"max_new_tokens": 24, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    ours = net.generate(given, **options)
+    for path, layer in layers.items():
+        net.set_submodule(path, InNumPy(layer))
+    reference = net.generate(given, **options)
+    same = (ours.sequences == reference.sequences).all(0)
+    assert len(set(reference.sequences[0, 9:].tolist())) > 3, "the text says something"
+    if not same.all():
+        first = int(torch.argmin(same.int())) - 9
+        for row in torch.nonzero(ours.sequences[:, 9 + first] != reference.sequences[:, 9 + first])[:, 0]:
+            best = reference.logits[first][row].topk(2).values
+            assert float(best[0] - best[1]) < 1e-3
+    assert torch.allclose(ours.logits[0], reference.logits[0], atol=1e-3)
