@@ -34,7 +34,7 @@ struct Nibbles256 : Avx2 {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const Int pairs = load(w + v * 32);
-      if (v % 2 == 0) __builtin_prefetch(w + v * 32 + (kRows <= 2 ? 8192 : 1024));
+      if (v % 2 == 0 && kRows > 2) __builtin_prefetch(w + v * 32 + 1024);
       low[v] = _mm256_and_si256(pairs, mask);
       high[v] = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), mask);
     }
