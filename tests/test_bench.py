@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bench_int4
 import bench_never_slower
 import bench_peers
-from lowbit import _core
+from int4_layers import Layer
+from int4_peers import PEERS
+from lowbit import _core, roofline
 from lowbit.timing import interleave, take_turns
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -86,6 +89,15 @@ def test_layers() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.search(r"\| 7 x 7 x 960 \| [\d.]+ \| \d+ % \w+ \| [\d.]+ \| [\d.]+ \([\d.]+\) \| \S+ % \|", done.stdout)
     assert re.search(r"geometric mean of the times / lowbit's: oneDNN [\d.]+ \([\d.]+\)", done.stdout)
+
+
+def test_int4() -> None:
+    """A layer in two copies is checked against all peers that are installed, and timed with them."""
+    roof = roofline.measure(threads=1, seconds=0.02)
+    layer = Layer(rows=3, outputs=64, depth=128, group=32, copies=2)
+    result = bench_int4.measure(layer, tuple(PEERS), roof, threads=1, rounds=1)
+    assert {"lowbit", "lowbit int8", "torch", "kernel", "quantizing"} <= set(result.times)
+    assert re.search(r"GB/s \| \d+ % DRAM \|", bench_int4.line("layer", layer, result, ["torch"]))
 
 
 def test_load() -> None:
