@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lowbit
 from lowbit.compress import set_codes
 from lowbit.errors import InputError, LowbitError, UnsupportedError
-from lowbit.modules import ROWS, QuantizedLinear
+from lowbit.modules import ROWS, QuantizedEmbedding, QuantizedLinear
 
 Array = npt.NDArray[Any]
 AFFINE = lowbit.Scheme(name="affine", weight_bits=4, granularity="group", group_size=32, symmetric=False)
@@ -122,7 +122,7 @@ def test_given_codes_and_shared_layers() -> None:
 WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]] = {
     "no module": (lambda net: lowbit.quantize_(cast(Any, "net")), InputError, "takes a torch.nn.Module, not a str"),
     "none": (lambda net: lowbit.quantize_(net[1:2]), InputError, "no layer to quantize"),
-    "filter": (lambda net: lowbit.quantize_(net, filter_fn=lambda *_: False), InputError, "of 3 linear layers"),
+    "filter": (lambda net: lowbit.quantize_(net, filter_fn=lambda *_: False), InputError, "of 3 layers"),
     "itself": (lambda net: lowbit.quantize_(net[0]), UnsupportedError, "wrap it"),
     "twice": (lambda net: [lowbit.quantize_(net) for _ in range(2)], InputError, "quantized already: 0, 2, 4"),
     "scheme": (lambda net: lowbit.quantize_(net, "ternary"), UnsupportedError, "not available yet"),
@@ -160,7 +160,27 @@ def test_groups_and_ends_as_in_convert() -> None:
     assert [tuple(layer.scale.shape) for layer in net] == [(96,), (520, 1), (37, 5), (64,), (2,)]
     net = nn.Sequential(nn.Embedding(9, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 2))
     lowbit.quantize_(net)
-    assert [layer.format for layer in net[1:]] == ["int4-nibbles", "int4-nibbles", "int8"]
+    assert [layer.format for layer in net] == ["int4-nibbles", "int4-nibbles", "int4-nibbles", "int8"]
+
+
+def test_an_embedding() -> None:
+    """Rows of the numbers that its codes stand for, in the table's dtype; indices are checked."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(1000, 96).bfloat16())
+    with pytest.raises(InputError, match="none was chosen"):
+        lowbit.quantize_(net, "int8")
+    lowbit.quantize_(net, AFFINE)
+    for indices in (torch.randint(0, 1000, (3, 7)), torch.tensor(5, dtype=torch.int32), torch.empty(0, 2).long()):
+        y = net(indices)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, net[0].numbers()[indices.long()].bfloat16())
+        assert torch.equal(copy.deepcopy(net).float()(indices), net[0].numbers()[indices.long()])
+    for wrong in (torch.tensor([1000]), torch.tensor([-1]), torch.tensor([0.5])):
+        with pytest.raises(InputError, match=r"indices must|index"):
+            net(wrong)
+    assert "1000, 96, int4, group_size=32, affine" in repr(net[0])
+    ids = torch.randint(0, 1000, (2, 5))
+    assert torch.equal(lowbit.convert(net.float(), ids, progress=False)(ids), net(ids))
 
 
 def test_gradients_are_refused() -> None:
@@ -199,33 +219,45 @@ def test_weights_with_outputs_last() -> None:
     assert float((net(given).logits - expected).norm() / expected.norm()) < 0.02
 
 
+def grouped(layer: nn.Module) -> tuple[Array, Array]:
+    """The whole numbers [N, G, size] in a layer's state, and the scales [N, G] that they are multiplied with."""
+    codes, scale = layer.state_dict()["codes"].numpy(), layer.state_dict()["scale"].float().numpy()
+    if scale.ndim == 1:
+        return codes[:, None].astype(np.float64), scale[:, None]
+    whole = np.empty((codes.shape[0], 2 * codes.shape[1]))
+    whole[:, 0::2], whole[:, 1::2] = codes % 16, codes // 16
+    return whole.reshape(*scale.shape, -1) - 8, scale
+
+
 class InNumPy(nn.Module):
-    """The same layer by its definition: own codes of the rows, own numbers of the weight, float64."""
+    """A linear layer without bias as docs/numerics.md has it; a sum in float64, then in float32, is as one fused."""
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__()
-        state = {name: part.numpy() for name, part in layer.state_dict().items()}
-        codes, scale = state["codes"], state["scale"].astype(np.float64)
-        if scale.ndim == 1:
-            self.numbers = codes * scale[:, None]
-        else:
-            halves = np.empty((codes.shape[0], 2 * codes.shape[1]))
-            halves[:, 0::2], halves[:, 1::2] = codes % 16, codes // 16
-            self.numbers = (halves - 8) * np.repeat(scale, halves.shape[1] // scale.shape[1], axis=1)
-        self.shift = state.get("bias", np.zeros(len(codes)))
+        assert layer.bias is None
+        self.whole, self.scale = grouped(layer)
+        self.is_eight = layer.format == "int8"
 
     def forward(self, x: Tensor) -> Tensor:
         """A row's range, with 0 in it, has 256 codes."""
-        rows = x.numpy()
+        rows = x.numpy().reshape(-1, x.shape[-1])
         low, high = np.minimum(rows.min(-1, keepdims=True), 0), np.maximum(rows.max(-1, keepdims=True), 0)
         step = (high - low) / np.float32(255)
-        zero = np.rint(-low / step)
-        codes = np.clip(np.rint(rows / step) + zero, 0, 255)
-        y = ((codes - zero) * step.astype(np.float64)) @ self.numbers.T + self.shift
-        return torch.from_numpy(y.astype(np.float32))
+        inverse = np.float32(1) / step
+        zero = np.rint(-low * inverse)
+        codes = np.clip(np.rint(rows * inverse) + zero, 0, 255).astype(np.float64)
+        if self.is_eight:
+            t = ((codes - zero) @ self.whole[:, 0].T).astype(np.float32) * self.scale[:, 0]
+        else:
+            weights = self.whole.sum(2) * self.scale.astype(np.float64)
+            t = -zero * weights.sum(1).astype(np.float32)
+            for g, part in enumerate(np.split(codes, self.scale.shape[1], axis=1)):
+                sums = (part @ self.whole[:, g].T).astype(np.float32)
+                t = (sums * self.scale[:, g].astype(np.float64) + t).astype(np.float32)
+        return torch.from_numpy(t * step).reshape(*x.shape[:-1], -1)
 
 
-@pytest.mark.parametrize("scheme", ["int4", {"*down_proj": "int4-g32", "lm_head": "int8", "*": "int4-g64"}])
+@pytest.mark.parametrize("scheme", ["int4", {"*down_proj": "int4-g32", "*embed*": "float32", "*": "int4-g64"}])
 def test_a_language_model_generates_what_numpy_generates(scheme: Any) -> None:
     """Greedy tokens of a random Llama: equal, or apart only where two logits are nearer than 1e-3."""
     transformers = pytest.importorskip("transformers")
@@ -246,6 +278,12 @@ def test_a_language_model_generates_what_numpy_generates(scheme: Any) -> None:
     ours = net.generate(given, **options)
     for path, layer in layers.items():
         net.set_submodule(path, InNumPy(layer))
+    table = net.model.embed_tokens
+    if scheme == "int4":
+        assert isinstance(table, QuantizedEmbedding)
+        whole, scale = grouped(table)
+        rows = (whole * scale[..., None]).reshape(len(whole), -1)
+        net.model.embed_tokens = nn.Embedding.from_pretrained(torch.from_numpy(rows.astype(np.float32)))
     reference = net.generate(given, **options)
     same = (ours.sequences == reference.sequences).all(0)
     assert len(set(reference.sequences[0, 9:].tolist())) > 3, "the text says something"
