@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import lowbit
 from lowbit import compile as backend
 from lowbit.compile import Frame, counting
 from lowbit.errors import InputError
@@ -260,3 +261,14 @@ def test_the_backend_is_known_and_recurrent_layers_are_captured(imports: str) ->
         "assert y.shape == (5, 2, 3) and 'lstm' in [node.op for node in model.graph]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_swapped_layers_are_compiled_with_their_codes() -> None:
+    """What `lowbit.quantize_` has swapped becomes part of the graph: the same bits, and no code is chosen anew."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256)).eval(), torch.randn(3, 256)
+    lowbit.quantize_(net, "int4")
+    with torch.no_grad(), counting() as count:
+        y = torch.compile(net, backend="lowbit", options={"scheme": "int8", "fallback": None})(x)
+        assert torch.equal(y, net(x))
+    assert count.share == 1.0
