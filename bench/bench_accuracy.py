@@ -1,6 +1,11 @@
-"""What int8 costs in accuracy: EfficientNet-Lite0 with its ImageNet weights, lowbit against the peers, on photographs.
+"""What int8 and int4 cost: EfficientNet-Lite0 with its ImageNet weights, lowbit against the peers, on photographs.
 
     python bench/bench_accuracy.py [--split dev|test] [--engines lowbit,onnxruntime,openvino]
+    python bench/bench_accuracy.py --engines int4
+
+At four bits, activations have eight and depthwise layers, the first and the last keep eight. ONNX Runtime has no
+convolution with four-bit weights, and NNCF's quantization to integers has eight bits alone: what can be compared is
+OpenVINO with weights compressed to four bits, the sums in float32.
 
 The photographs are those that scikit-learn and scikit-image ship. Each belongs to one part alone: calibration, which
 all engines get alike, development, for every choice that is made, and test, for none. Per photograph there are random
@@ -11,6 +16,7 @@ crops of random scale, half of them mirrored. Reported are the SQNR of the logit
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +31,14 @@ from torch import nn
 
 import lowbit
 import peers
-from lowbit.schemes import Scheme
+from lowbit.schemes import SCHEMES
 
 Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]
 
 SIZE = 224
+GROUP = 32
+"""Four-bit weights that share a scale, in NNCF's compression."""
 PARTS = {
     "calibration": ("china", "chelsea", "rocket", "camera", "gravel"),
     "dev": ("flower", "motorcycle", "coins", "brick", "moon"),
@@ -92,12 +100,12 @@ def network() -> nn.Module:
 # -------------------------------------------------------------------------------------------------------------- engines
 
 
-def with_lowbit(net: nn.Module, calibration: Array, cache: Path, **options: Any) -> Run:
-    """lowbit, with the options of a `Scheme`."""
+def with_lowbit(net: nn.Module, calibration: Array, cache: Path, *, scheme: str = "int8", **options: Any) -> Run:
+    """lowbit, with other options of a `Scheme`."""
     batches = [torch.from_numpy(batch) for batch in np.array_split(calibration, max(1, len(calibration) // 16))]
     example = (torch.from_numpy(calibration[:1]),)
-    scheme = Scheme(name="int8", **options)
-    model = lowbit.convert(net, example, calibration=batches, scheme=scheme, progress=False)
+    chosen = dataclasses.replace(SCHEMES[scheme], **options)
+    model = lowbit.convert(net, example, calibration=batches, scheme=chosen, progress=False)
     return lambda images: np.asarray(model(images))
 
 
@@ -127,6 +135,15 @@ def with_openvino(net: nn.Module, calibration: Array, cache: Path, fast_bias_cor
     return _one_by_one(lambda image: request.infer([image])[0])
 
 
+def with_compressed(net: nn.Module, calibration: Array, cache: Path, kind: str) -> Run:
+    """OpenVINO on NNCF's compression of weights to four bits."""
+    samples, path = list(_samples(calibration)), cache / f"compressed-{kind}.xml"
+    with peers.needs("OpenVINO with NNCF", "openvino", "nncf"):
+        peers.compress_openvino(net, samples, path, kind=kind, group_size=GROUP)
+    request = peers.openvino_request(path, threads=0)
+    return _one_by_one(lambda image: request.infer([image])[0])
+
+
 def _samples(images: Array) -> Iterator[Array]:
     return (images[i : i + 1] for i in range(len(images)))
 
@@ -146,8 +163,14 @@ ENGINES: dict[str, Callable[[nn.Module, Array, Path], Run]] = {
     "onnxruntime Percentile": partial(with_onnxruntime, method="Percentile"),
     "openvino, nncf default": partial(with_openvino, fast_bias_correction=True),
     "openvino, nncf full bias correction": partial(with_openvino, fast_bias_correction=False),
+    "lowbit int4": partial(with_lowbit, scheme="int4"),
+    "lowbit int4, affine": partial(with_lowbit, scheme="int4", symmetric=False),
+    "lowbit int4, groups of 32": partial(with_lowbit, scheme="int4-g32"),
+    "lowbit int4, groups of 32, affine": partial(with_lowbit, scheme="int4-g32", symmetric=False),
+    "openvino int4, nncf symmetric": partial(with_compressed, kind="sym"),
+    "openvino int4, nncf affine": partial(with_compressed, kind="asym"),
 }
-DEFAULT = ("lowbit", *(name for name in ENGINES if not name.startswith("lowbit")))
+DEFAULT = ("lowbit", *(name for name in ENGINES if not name.startswith("lowbit") and "int4" not in name))
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison

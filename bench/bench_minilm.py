@@ -1,6 +1,9 @@
-"""What int8 costs a sentence encoder: all-MiniLM-L6-v2 with its weights, lowbit against the peers, on real sentences.
+"""What int8 and int4 cost a sentence encoder: all-MiniLM-L6-v2, lowbit against the peers, on real sentences.
 
     python bench/bench_minilm.py [--split dev|test] [--engines lowbit,onnxruntime,openvino] [--threads 1] [--rounds 15]
+    python bench/bench_minilm.py --engines int4
+
+The engines at four bits have weights in groups of 32, and find the ranges of activations at run time.
 
 The sentences are English prose that comes with Python: those of the language reference (`pydoc_data.topics`) to
 calibrate all static engines with and, others, for every choice that is made (dev); those of the standard library's
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import random
 import re
 import sysconfig
@@ -29,6 +33,7 @@ from torch import nn
 
 import lowbit
 import peers
+from lowbit.schemes import SCHEMES
 from lowbit.timing import interleave
 
 Array = npt.NDArray[Any]
@@ -38,6 +43,8 @@ Run = Callable[[Array, Array], Array]
 
 CACHE = Path(__file__).parent.parent / "build" / "bench" / "minilm"
 COUNTS = {"calibration": 256, "dev": 1000, "test": 1200}
+GROUP = 32
+"""Four-bit weights that share a scale."""
 LONGEST = 128
 """Tokens; the rest of a sentence is cut off."""
 
@@ -142,14 +149,22 @@ def with_torch(net: nn.Module, calibration: Sequence[Feeds], threads: int) -> Ru
     return run
 
 
-def with_lowbit(net: nn.Module, calibration: Sequence[Feeds], threads: int, *, static: bool, **options: Any) -> Run:
-    """lowbit, with calibration data or without, and with the options of a `Scheme`."""
+def with_lowbit(
+    net: nn.Module,
+    calibration: Sequence[Feeds],
+    threads: int,
+    *,
+    static: bool,
+    scheme: str = "int8",
+    **options: Any,
+) -> Run:
+    """lowbit, with calibration data or without, and with other options of a `Scheme`."""
     batches = [{name: torch.from_numpy(array) for name, array in feeds.items()} for feeds in calibration]
     model = lowbit.convert(
         net,
         batches[0],
         calibration=batches if static else None,
-        scheme=lowbit.Scheme(name="int8", **options),
+        scheme=dataclasses.replace(SCHEMES[scheme], **options),
         threads=threads,
         progress=False,
     )
@@ -160,7 +175,7 @@ def with_lowbit(net: nn.Module, calibration: Sequence[Feeds], threads: int, *, s
 
 
 def with_onnxruntime(net: nn.Module, calibration: Sequence[Feeds], threads: int, *, kind: str) -> Run:
-    """ONNX Runtime: dynamic quantization, or static by that calibration method."""
+    """ONNX Runtime: dynamic quantization, static by that calibration method, or four-bit weights by that method."""
     with peers.needs("ONNX Runtime", "onnx", "onnxruntime", "onnxscript"):
         doubled = {name: np.repeat(array, 2, axis=0) for name, array in calibration[0].items()}
         free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
@@ -169,6 +184,8 @@ def with_onnxruntime(net: nn.Module, calibration: Sequence[Feeds], threads: int,
         CACHE / f"onnxruntime-{kind}.onnx",
         partial(_quantize_dynamic, prepared)
         if kind == "dynamic"
+        else partial(peers.quantize_onnx_nbits, prepared, kind=kind.removeprefix("int4-"), group_size=GROUP)
+        if kind.startswith("int4-")
         else lambda path: peers.quantize_onnx(prepared, path, calibration, kind),
     )
     session = peers.onnx_session(path, threads)
@@ -187,16 +204,19 @@ def _quantize_dynamic(prepared: Path, path: Path) -> None:
         quantize_dynamic(str(prepared), str(path), per_channel=True, weight_type=QuantType.QInt8)
 
 
-def with_openvino(net: nn.Module, calibration: Sequence[Feeds], threads: int) -> Run:
-    """OpenVINO on NNCF's post-training quantization for transformers (with SmoothQuant, its default for these)."""
+def with_openvino(net: nn.Module, calibration: Sequence[Feeds], threads: int, *, kind: str = "") -> Run:
+    """OpenVINO on NNCF's post-training quantization for transformers (with SmoothQuant, its default for these).
+
+    kind: of four-bit weights instead, see `peers.compress_openvino`.
+    """
     with peers.needs("OpenVINO with NNCF", "openvino", "nncf"):
         import nncf
 
-        kind = nncf.ModelType.TRANSFORMER
-        path = peers.cached(
-            CACHE / "openvino.xml",
-            lambda path: peers.quantize_openvino(net, calibration, path, model_type=kind),
-        )
+        transformer = nncf.ModelType.TRANSFORMER
+        make: Callable[[Path], None] = partial(peers.quantize_openvino, net, calibration, model_type=transformer)
+        if kind:
+            make = partial(peers.compress_openvino, net, calibration, kind=kind, group_size=GROUP)
+        path = peers.cached(CACHE / f"openvino{kind and '-int4-'}{kind}.xml", make)
     request = peers.openvino_request(path, threads)
 
     def run(input_ids: Array, attention_mask: Array) -> Array:
@@ -217,10 +237,20 @@ ENGINES: dict[str, Callable[[nn.Module, Sequence[Feeds], int], Run]] = {
     "onnxruntime static MinMax": partial(with_onnxruntime, kind="MinMax"),
     "onnxruntime static Percentile": partial(with_onnxruntime, kind="Percentile"),
     "openvino, nncf transformer": with_openvino,
+    "lowbit int4": partial(with_lowbit, static=True, scheme="int4-g32"),
+    "lowbit int4, affine": partial(with_lowbit, static=True, scheme="int4-g32", symmetric=False),
+    "lowbit int4, dynamic (no data)": partial(with_lowbit, static=False, scheme="int4-g32"),
+    "lowbit int4, affine, dynamic (no data)": partial(with_lowbit, static=False, scheme="int4-g32", symmetric=False),
+    "onnxruntime int4, symmetric": partial(with_onnxruntime, kind="int4-sym"),
+    "onnxruntime int4, affine": partial(with_onnxruntime, kind="int4-asym"),
+    "onnxruntime int4, HQQ": partial(with_onnxruntime, kind="int4-hqq"),
+    "openvino int4, nncf symmetric": partial(with_openvino, kind="sym"),
+    "openvino int4, nncf affine": partial(with_openvino, kind="asym"),
+    "openvino int4, nncf affine, AWQ and scales (data)": partial(with_openvino, kind="asym-data"),
+    "openvino int4, nncf affine, GPTQ (data)": partial(with_openvino, kind="asym-gptq"),
 }
-DEFAULT = tuple(
-    name for name in ENGINES if name not in ("torch float32", "onnxruntime static Percentile") and ", no" not in name
-)
+OTHERS = ("torch float32", "onnxruntime static Percentile")
+DEFAULT = tuple(name for name in ENGINES if name not in OTHERS and ", no" not in name and "int4" not in name)
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison

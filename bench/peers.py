@@ -232,6 +232,27 @@ def quantize_onnx(prepared: Path, path: Path, samples: Iterable[Feeds], method: 
         )
 
 
+def quantize_onnx_nbits(prepared: Path, path: Path, *, kind: str, group_size: int) -> None:
+    """ONNX Runtime's MatMulNBits: four-bit weights, activations of 8 bits found at run time (accuracy level 4).
+
+    kind: "sym" and "asym" round to nearest, "hqq" refines the zero points (half-quadratic quantization).
+    """
+    import onnx
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+    config = nbits.HQQWeightOnlyQuantConfig(block_size=group_size, bits=4) if kind == "hqq" else None
+    with quiet():
+        made = nbits.MatMulNBitsQuantizer(
+            onnx.load(str(prepared)),
+            block_size=group_size,
+            is_symmetric=kind == "sym",
+            accuracy_level=4,
+            algo_config=config,
+        )
+        made.process()
+        made.model.save_model_to_file(str(path))
+
+
 def onnx_session(path: Path, threads: int) -> Any:
     """An ONNX Runtime session whose threads do not spin into others' turns."""
     import onnxruntime as ort
@@ -254,6 +275,31 @@ def quantize_openvino(net: nn.Module, samples: Sequence[Any], path: Path, conver
     with quiet():
         model = ov.convert_model(net, example_input=tree_map(torch.from_numpy, samples[0]), **(convert or {}))
         ov.save_model(nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), **options), str(path))
+
+
+def compress_openvino(net: nn.Module, samples: Sequence[Any], path: Path, *, kind: str, group_size: int) -> None:
+    """OpenVINO's model after NNCF's weight compression to four bits; the rest as for `quantize_openvino`.
+
+    kind: "sym" or "asym" round to nearest; "asym-data" with AWQ and scale estimation, "asym-gptq" with GPTQ on the
+    samples. NNCF keeps embeddings and the last layer at 8 bits.
+    """
+    import nncf
+    import openvino as ov
+
+    mode = nncf.CompressWeightsMode.INT4_SYM if kind == "sym" else nncf.CompressWeightsMode.INT4_ASYM
+    with_data: dict[str, Any] = {"dataset": nncf.Dataset(samples), "subset_size": len(samples)}
+    methods: dict[str, dict[str, Any]] = {
+        "asym-data": {**with_data, "awq": True, "scale_estimation": True},
+        "asym-gptq": {**with_data, "gptq": True},
+    }
+    with quiet():
+        model = ov.convert_model(net, example_input=tree_map(torch.from_numpy, samples[0]))
+        options = methods.get(kind, {})
+        ov.save_model(
+            nncf.compress_weights(model, mode=mode, group_size=group_size, ratio=1.0, **options),
+            str(path),
+            compress_to_fp16=False,
+        )
 
 
 def openvino_request(path: Path, threads: int) -> Any:

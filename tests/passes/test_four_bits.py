@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphs import BATCH, Maker
+from graphs import BATCH, PAD1, Maker
 from lowbit import format as lowbit_format
 from lowbit.errors import UnsupportedError
 from lowbit.interpreter import run, validate
 from lowbit.ir import Array, Graph, Weight
+from lowbit.passes import cost
 from lowbit.passes.four_bits import Width, group_size, widths
 from lowbit.passes.known_weights import KnownWeights
 from lowbit.passes.quantize import quantize
@@ -105,6 +106,36 @@ def test_layers_become_linear_i4(symmetric: bool, calibrated: bool, tmp_path: Pa
     lowbit_format.save(tmp_path / "net.lowbit", made.graph, {})
     loaded, _ = lowbit_format.load(tmp_path / "net.lowbit")
     np.testing.assert_array_equal(session.Session(loaded).run(feeds["x"])[0], expected[y])
+
+
+def images(graph: Graph, count: int, seed: int = 0) -> list[dict[str, Array]]:
+    rng = np.random.default_rng(seed)
+    shape = (4, *map(int, graph.values["x"].shape[1:]))
+    smooth = [rng.standard_normal(shape).cumsum(axis=2).cumsum(axis=3) / 4 for _ in range(count)]
+    return [{"x": x.astype(np.float32)} for x in smooth]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_convolutions_become_conv2d_i4(calibrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytest.importorskip("lowbit.session")
+    monkeypatch.setattr(cost, "OVERHEAD", 0.0)
+    monkeypatch.setattr(cost, "BANDWIDTH", 1e9)
+    m = Maker(0, BATCH)
+    x = m.input("x", "batch", 8, 9, 9)
+    x = m.node("conv2d", x, m.floats(16, 8, 3, 3, scale=0.1), m.floats(16), padding=PAD1, activation_min=0.0)
+    y = m.node("conv2d", x, m.floats(16, 16, 3, 3, scale=0.1), m.floats(16), padding=PAD1, stride=(2, 1))
+    y = m.node("conv2d", y, m.floats(16, 8, 1, 1, scale=0.3), m.floats(16), groups=2)
+    y = m.node("conv2d", y, m.floats(24, 16, 2, 1, scale=0.2), m.floats(24), activation_min=0.0)
+    graph = validate(m.graph(m.node("conv2d", y, m.floats(8, 24, 1, 1), m.floats(8))))
+    made = quantize(graph, scheme=INT4, calibration=images(graph, 3) if calibrated else None)
+    assert [row.scheme for row in made.decisions] == ["int8", "int4", "int8", "int4", "int8"]
+    assert "grouped convolutions" in made.decisions[2].reason
+    assert [node.op for node in made.graph if node.op.startswith("conv")][1:4:2] == ["conv2d_i4", "conv2d_i4"]
+    feeds = images(graph, 1, seed=1)[0]
+    (expected,), (exact,) = run(made.graph, feeds).values(), run(graph, feeds).values()
+    assert np.square(expected - exact).sum() / np.square(exact).sum() < 0.02
+    (found,) = session.Session(made.graph).run(feeds["x"])
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(("symmetric", "most"), [(True, 4.16), (False, 4.29)])

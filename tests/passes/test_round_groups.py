@@ -71,7 +71,8 @@ def check(made: GroupCodes, symmetric: bool) -> None:
     zero = np.zeros(weight.scales.shape) if weight.zero_points is None else weight.zero_points
     assert (weight.zero_points is None) == symmetric
     each = [np.repeat(part, weight.group_size, axis=1).astype(np.float64) for part in (weight.scales, zero)]
-    np.testing.assert_array_equal((weight.codes - each[1]) * each[0], made.weight)
+    real = (weight.codes.reshape(len(weight.codes), -1) - each[1]) * each[0]
+    np.testing.assert_array_equal(np.moveaxis(real.reshape(weight.shape), -1, 1), made.weight)
 
 
 @settings(max_examples=25, deadline=None)
@@ -118,3 +119,30 @@ def test_pruned_weights_stay_zero(symmetric: bool) -> None:
         made = round_groups(weight, 32, symmetric=symmetric, moments=moments)
         assert not made.weight[weight == 0].any()
         assert (made.weight != 0).any()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_convolution_is_a_product_with_channels_innermost(symmetric: bool) -> None:
+    """Rounding it is rounding its matrix of rows [window, channels], moments reordered alike."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((5, 8, 3, 2))
+    x = rng.standard_normal((300, 48)) @ rng.standard_normal((48, 48))
+    moments = x.T @ x / 300
+    order = np.arange(48).reshape(8, 6).T.reshape(-1)
+    rows = weight.reshape(5, 48)[:, order]
+    for h in (None, moments):
+        one = round_groups(weight, 16, symmetric=symmetric, moments=None if h is None else factored(h[None]))
+        given = None if h is None else factored(h[np.ix_(order, order)][None])
+        other = round_groups(rows, 16, symmetric=symmetric, moments=given)
+        np.testing.assert_array_equal(one.codes, other.codes)
+        np.testing.assert_array_equal(one.weight, other.weight.reshape(5, 3, 2, 8).transpose(0, 3, 1, 2))
+        assert one.as_weight().shape == (5, 3, 2, 8)
+        check(one, symmetric)
+
+
+def test_windows_keep_their_sums_on_flat_images() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 16, 3, 3))
+    sums = [
+        (round_groups(weight, 16, symmetric=True, flat=flat).weight - weight).sum(axis=(2, 3)) for flat in (True, False)
+    ]
+    assert np.abs(sums[0]).mean() < 0.5 * np.abs(sums[1]).mean()

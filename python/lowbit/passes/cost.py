@@ -170,9 +170,10 @@ def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int) 
     """A weight of random codes, four-bit ones in groups."""
     if not group_size:
         return Weight(codes=rng.integers(-127, 128, shape).astype(np.int8), scales=np.ones(shape[0], np.float32))
+    filters, channels, *window = shape
     groups = math.prod(shape[1:]) // group_size
     return Weight(
-        codes=rng.integers(-8, 8, shape).astype(np.int8),
+        codes=rng.integers(-8, 8, (filters, *window, channels)).astype(np.int8),
         scales=np.ones((shape[0], groups), np.float16),
         bits=4,
         group_size=group_size,

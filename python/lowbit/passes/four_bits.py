@@ -7,6 +7,7 @@ divisor keeps eight bits, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from .layers import LAYERS
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
-SUPPORTED = ("linear",)
-"""The layers that have an operator for four-bit weights."""
+SUPPORTED = ("linear", "conv2d")
+"""The layers that have an operator for four-bit weights, convolutions where all inputs meet all outputs."""
 STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
 FEW = 2
@@ -70,7 +71,9 @@ def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) ->
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
     if node.op not in SUPPORTED:
         return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with four")
-    depth = int(graph.values[node.inputs[1]].shape[1])
+    if node.attrs.get("groups", 1) != 1:
+        return Width(group_size=0, note="8-bit weights, for grouped convolutions have no form with four")
+    depth = math.prod(graph.constants[node.inputs[1]].shape[1:])
     size = group_size(depth, scheme.group_size)
     if size == 0:
         return Width(

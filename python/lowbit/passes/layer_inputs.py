@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,8 @@ DEEPEST_ROWS = 3072
 """The same for linear layers whose rows have ranges of their own: there the weights make most of the noise."""
 TOGETHER = 1024
 """Rows of small batches that are multiplied together: adding a matrix of moments costs as much as 100 rows."""
+DEEPEST_FOUR_BITS = 4608
+"""The same for all layers with weights of four bits."""
 BUDGET = 48 << 20
 """Elements of second moments that are collected at once; more take another pass over the calibration data."""
 
@@ -63,16 +65,18 @@ def layer_inputs(
     *,
     rows: Mapping[str, Array | None] | None = None,
     moments: bool = True,
+    four_bits: Container[str] = (),
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Node, Seen]]:
     """Each layer of the float graph with what it sees; `quants` say how its input is quantized.
 
     rows: the linear layers whose rows are quantized each by its own range instead, and the factors that they are
-    multiplied by first. moments: whether to collect second moments, too.
+    multiplied by first. moments: whether to collect second moments, too. four_bits: the layers with such weights.
     """
     by_row = rows or {}
     limits = {node.name: DEEPEST_ROWS if node.name in by_row else DEEPEST for node in layers} if moments else {}
+    limits |= {name: DEEPEST_FOUR_BITS for name in limits if name in four_bits}
     for part in _parts(graph, layers, limits):
         names = list(dict.fromkeys(node.inputs[0] for node in part))
         sums: dict[str, _Sums] = {}

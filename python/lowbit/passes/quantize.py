@@ -231,7 +231,8 @@ class Quantizer:
         light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
         for part, moments in ((heavy, True), (light, False)):
             if part:
-                options = {"rows": rows, "moments": moments, **self._options}
+                fours = {name for name, size in plan.groups.items() if size}
+                options = {"rows": rows, "moments": moments, "four_bits": fours, **self._options}
                 for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
                     yield node, self._layer(node, plan, rows, seen)
         for node in nodes:
@@ -278,7 +279,8 @@ def _rounded(
 ) -> Codes | GroupCodes:
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if group_size:
-        return round_groups(weight, group_size, symmetric=scheme.symmetric, moments=moments)
+        symmetric, flat = scheme.symmetric, scheme.compensate
+        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat)
     if moments is not None:
         return round_compensated(weight, moments)
     is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1

@@ -1,36 +1,44 @@
-"""Rounds the weights of linear layers to four bits, with a scale (and a zero point) for each group of them.
+"""Rounds the weights of layers to four bits, with a scale (and a zero point) for each group of them.
 
 A group's range is narrowed where that loses less squared error: few wide weights are clipped for the sake of the many.
 With the layers' inputs known, weights are rounded one after another as in `round_weights.py`, each with the scale of
-its own group, which is fixed before: so the order is free, and what weighs most goes first.
+its own group, which is fixed before: so the order is free, and what weighs most goes first. A convolution's weights are
+grouped with its input channels innermost, as the operator stores them.
 
 Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), with act-order and static groups.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir import Array, Weight
-from .round_weights import Factored, round_columns
+from .round_weights import Factored, round_columns, upper_of_flat
 
 LEVELS = 15
 MIDDLE = 8
 """What stands for zero in a symmetric group: codes 0 .. 15, weights (code - 8) * scale."""
-SHARES = np.linspace(1.0, 0.6, 33)
+SHARES = np.linspace(1.0, 0.6, 17)
 SMALLEST = float(np.finfo(np.float16).tiny)
+TOGETHER = 1 << 16
+"""Weights whose ranges are sought together: they stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupCodes:
-    """A weight [N, K] as int8 codes 0 .. 15, with float64 scales (exact in float16) and zero points [N, groups]."""
+    """A weight as int8 codes 0 .. 15 [N, K], with float64 scales (exact in float16) and zero points [N, groups].
+
+    window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C].
+    """
 
     codes: Array
     scales: Array
     zero_points: Array
     symmetric: bool
+    window: tuple[int, ...] = ()
 
     @property
     def group_size(self) -> int:
@@ -39,16 +47,19 @@ class GroupCodes:
 
     @property
     def weight(self) -> Array:
-        """The numbers that the codes stand for, float64."""
+        """The numbers that the codes stand for, float64, in the float weight's shape."""
         scales, zeros = (np.repeat(part, self.group_size, axis=1) for part in (self.scales, self.zero_points))
-        numbers: Array = (self.codes - zeros) * scales
+        numbers: Array = np.moveaxis(self._stored((self.codes - zeros) * scales), -1, 1)
         return numbers
+
+    def _stored(self, rows: Array) -> Array:
+        return rows.reshape(len(rows), *self.window, -1)
 
     def as_weight(self) -> Weight:
         """The constant of a graph."""
         shift = MIDDLE if self.symmetric else 0
         return Weight(
-            codes=(self.codes - shift).astype(np.int8),
+            codes=self._stored((self.codes - shift).astype(np.int8)),
             scales=self.scales.astype(np.float16),
             zero_points=None if self.symmetric else self.zero_points.astype(np.uint8),
             bits=4,
@@ -57,24 +68,54 @@ class GroupCodes:
         )
 
 
-def round_groups(weight: Array, group_size: int, *, symmetric: bool, moments: Factored | None = None) -> GroupCodes:
-    """Codes of a weight [N, K]; group_size divides K. moments: of the layer's inputs, else each to its nearest."""
-    rows = weight.astype(np.float64)
+def round_groups(
+    weight: Array, group_size: int, *, symmetric: bool, moments: Factored | None = None, flat: bool = False
+) -> GroupCodes:
+    """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
+
+    moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
+    see `round_flat`; else each to its nearest.
+    """
+    window = weight.shape[2:]
+    rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
     scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric)
-    each_scale, each_zero = (np.repeat(part, group_size, axis=1) for part in (scales, zeros))
-    if moments is None:
-        codes = np.clip(np.rint(rows / each_scale) + each_zero, 0, LEVELS)
+    parts = (rows, *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
+    if moments is not None:
+        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper)
+    elif flat and math.prod(window) > 1:
+        size = math.prod(window)
+        codes = _in_order(parts, np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1), upper_of_flat(size)[None])
     else:
-        order = moments.order[0]
-        sorted_rows, sorted_scales, sorted_zeros = (part[None, :, order] for part in (rows, each_scale, each_zero))
-        rounded = round_columns(sorted_rows, moments.upper, sorted_scales, sorted_zeros, (0, LEVELS))
-        codes = np.empty_like(rounded[0])
-        codes[:, order] = rounded[0]
-    return GroupCodes(codes=codes.astype(np.int8), scales=scales, zero_points=zeros, symmetric=symmetric)
+        codes = np.clip(np.rint(parts[0] / parts[1]) + parts[2], 0, LEVELS)
+    return GroupCodes(codes=codes.astype(np.int8), scales=scales, zero_points=zeros, symmetric=symmetric, window=window)
+
+
+def _stored_order(order: Array, window: int) -> Array:
+    """Places of the columns [C, window] in rows that are stored as [window, C]."""
+    channels, place = np.divmod(order, window)
+    stored: Array = place * (len(order) // window) + channels
+    return stored
+
+
+def _in_order(parts: tuple[Array, ...], order: Array, upper: Array) -> Array:
+    """Round columns in that order; those of one upper [1, k, k] after the other make up for each other."""
+    shape = (1, -1, upper.shape[1])
+    w, scales, zeros = (part[:, order].reshape(shape) for part in parts)
+    rounded = round_columns(w, upper, scales, zeros, (0, LEVELS))
+    codes = np.empty(parts[0].shape, np.int8)
+    codes[:, order] = rounded.reshape(codes.shape)
+    return codes
 
 
 def best_groups(groups: Array, *, symmetric: bool) -> tuple[Array, Array]:
     """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding."""
+    step = max(TOGETHER // max(groups[:1].size, 1), 1)
+    found = [_best_groups(groups[i : i + step], symmetric) for i in range(0, len(groups), step)]
+    scales, zeros = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return scales, zeros
+
+
+def _best_groups(groups: Array, symmetric: bool) -> tuple[Array, Array]:
     low, high = np.minimum(groups.min(axis=2), 0.0), np.maximum(groups.max(axis=2), 0.0)
     widest = 2 * np.maximum(high, -low) if symmetric else high - low
     best_scale, best_zero = np.ones(low.shape), np.full(low.shape, float(MIDDLE))

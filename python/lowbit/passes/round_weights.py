@@ -89,10 +89,15 @@ def round_flat(weight: Array) -> Codes:
     rows = weight.reshape(filters, -1).astype(np.float64)
     window = rows.shape[1] // channels
     scales = best_scales(rows)
-    upper = np.linalg.cholesky(np.linalg.inv(np.eye(window) + FLATNESS)).T
     columns = rows.reshape(1, filters * channels, window)
-    codes = round_columns(columns, upper[None], np.repeat(scales, channels)[None, :, None])
+    codes = round_columns(columns, upper_of_flat(window)[None], np.repeat(scales, channels)[None, :, None])
     return Codes(codes=codes.reshape(weight.shape), scales=scales)
+
+
+def upper_of_flat(window: int) -> Array:
+    """upper^T upper = H^-1 of a channel's window on flat images."""
+    upper: Array = np.linalg.cholesky(np.linalg.inv(np.eye(window) + FLATNESS)).T
+    return upper
 
 
 def round_columns(
