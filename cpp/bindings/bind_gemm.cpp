@@ -20,6 +20,7 @@
 #include "kernels/gemm_f32/gemm_f32.h"
 #include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
+#include "kernels/spmm_i8/spmm_i8.h"
 
 namespace py = pybind11;
 
@@ -161,6 +162,19 @@ void set_operands(Args& args, const Geometry& g, const Buffer& x, const Buffer& 
   if (shortcut != nullptr) e.residual = g.rows(shortcut);
 }
 
+// One row of gemm_i8 or of spmm_i8, which have one contract.
+struct DenseI8 {
+  using Weights = kernels::GemmI8Weights;
+  using Args = kernels::GemmI8Args;
+  static constexpr auto& table = kernels::gemm_i8_kernels;
+};
+struct SparseI8 {
+  using Weights = kernels::SpmmI8Weights;
+  using Args = kernels::SpmmI8Args;
+  static constexpr auto& table = kernels::spmm_i8_kernels;
+};
+
+template <class Family>
 py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<int8_t>& w,
                  const Array<float>& multiplier, const Array<float>& bias, std::optional<Three> grid,
                  std::optional<Three> strides, std::optional<std::vector<int64_t>> taps, int32_t x_zero_point,
@@ -168,15 +182,15 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
                  const Optional<uint8_t>& residual, float residual_multiplier, int32_t lo, int32_t hi,
                  const Optional<uint8_t>& table, float min, float max, const std::string& output_type, bool bounded,
                  int64_t pitch, int64_t tasks, int threads, int64_t repeats) {
-  const kernels::GemmI8Kernel& kernel = find(kernels::gemm_i8_kernels(), name);
+  const auto& kernel = find(Family::table(), name);
   const Geometry g = geometry(x.size(), w, grid, strides, std::move(taps), pitch);
   require(multiplier.size() == g.n && bias.size() == g.n, "multiplier and bias must be [n]");
   require(tasks > 0 && repeats >= 0, "need tasks > 0, repeats >= 0");
   const Buffer codes = copy(x), multipliers = padded(multiplier), biases = padded(bias);
 
-  kernels::GemmI8Weights weights;
+  typename Family::Weights weights;
   kernel.pack(kernel, w.data(), g.n, std::ssize(g.taps), g.run, weights);
-  kernels::GemmI8Args args;
+  typename Family::Args args;
   args.weights = &weights;
   set_operands(args, g, codes, multipliers, biases, x_zero_point, x_zero_points, row_scale, residual);
   kernels::Epilogue& e = args.epilogue;
@@ -184,6 +198,11 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   e.bounded = bounded;
   py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
   args.y = g.rows(y.mutable_data());
+  Buffer scratch;
+  if constexpr (std::is_same_v<Family, SparseI8>) {
+    scratch = Buffer(static_cast<size_t>(std::max<int64_t>(tasks, threads)) * kernels::spmm_i8_scratch(weights));
+    args.scratch = scratch.as();
+  }
   const double seconds = execute(kernel, args, tasks, threads, repeats, [] {});
   return py::make_tuple(y, seconds);
 }
@@ -269,6 +288,9 @@ void bind_gemm(py::module_& m) {
       "gemm_i8_kernels", [] { return describe(kernels::gemm_i8_kernels()); },
       "The rows of the int8 matrix kernel: name, isa, mr, nr, available.");
   m.def(
+      "spmm_i8_kernels", [] { return describe(kernels::spmm_i8_kernels()); },
+      "The rows of the block-sparse int8 kernel: name, isa, available.");
+  m.def(
       "gemm_i4_kernels", [] { return describe(kernels::gemm_i4_kernels()); },
       "The rows of the int4 matrix kernel: name, isa, mr, nr, available.");
   m.def(
@@ -288,18 +310,20 @@ void bind_gemm(py::module_& m) {
       },
       "Name of the row chosen for a shape.", py::arg("n"), py::arg("taps"), py::arg("run"), py::arg("rows") = 0,
       py::arg("isa") = "");
-  m.def("gemm_i8", run_i8,
-        "Runs one row of the int8 kernel; returns ([rows][pitch], seconds a call). Defaults: a matrix product x "
-        "[rows][k], w "
-        "[n][k].",
-        py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("multiplier").noconvert(),
-        py::arg("bias").noconvert(), py::kw_only(), py::arg("grid") = none, py::arg("strides") = none,
-        py::arg("taps") = none, py::arg("x_zero_point") = 0, py::arg("x_zero_points").noconvert() = none,
-        py::arg("row_scale").noconvert() = none, py::arg("residual").noconvert() = none,
-        py::arg("residual_multiplier") = 0.0f, py::arg("lo") = 0, py::arg("hi") = 255,
-        py::arg("table").noconvert() = none, py::arg("min") = -kInfinity, py::arg("max") = kInfinity,
-        py::arg("output") = "u8", py::arg("bounded") = false, py::arg("pitch") = 0, py::arg("tasks") = 1,
-        py::arg("threads") = 1, py::arg("repeats") = 0);
+  const auto def_i8 = [&](const char* name, auto function, const char* doc) {
+    m.def(name, function, doc, py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert(),
+          py::arg("multiplier").noconvert(), py::arg("bias").noconvert(), py::kw_only(), py::arg("grid") = none,
+          py::arg("strides") = none, py::arg("taps") = none, py::arg("x_zero_point") = 0,
+          py::arg("x_zero_points").noconvert() = none, py::arg("row_scale").noconvert() = none,
+          py::arg("residual").noconvert() = none, py::arg("residual_multiplier") = 0.0f, py::arg("lo") = 0,
+          py::arg("hi") = 255, py::arg("table").noconvert() = none, py::arg("min") = -kInfinity,
+          py::arg("max") = kInfinity, py::arg("output") = "u8", py::arg("bounded") = false, py::arg("pitch") = 0,
+          py::arg("tasks") = 1, py::arg("threads") = 1, py::arg("repeats") = 0);
+  };
+  def_i8("gemm_i8", run_i8<DenseI8>,
+         "Runs one row of the int8 kernel; returns ([rows][pitch], seconds a call). Defaults: a matrix product x "
+         "[rows][k], w [n][k].");
+  def_i8("spmm_i8", run_i8<SparseI8>, "The same with one row of the kernel for weights of many zeros.");
   m.def(
       "gemm_i4", run_i4,
       "Runs one row of the int4 kernel: codes [n][ceil(k / 2)], scales as half floats' bits [n][groups]; k = taps * "

@@ -53,6 +53,8 @@ struct Cut {
   }
 };
 
+constexpr int64_t kTypicalRows = 196;  // of a call that has as yet no number of rows
+
 // Estimated cycles of a call with tiles of mr rows x `vectors` vectors of channels, to choose among them, as measured
 // on Zen 4. A step of k costs its products, or the loads that feed them, or the latency of a sum, and an eighth more
 // for more than `free_rows` rows. Once a panel, its weights come from afar. A tile's end costs less than it seems where

@@ -1,5 +1,7 @@
 // Operators against naive loops, on every instruction set of this CPU.
+#include <array>
 #include <cmath>
+#include <map>
 
 #include "base/numerics.h"
 #include "check.h"
@@ -44,6 +46,14 @@ constexpr Conv kConvs[] = {
     {2, 4, 6, 5, 8, 2, 2, 2, 2, 1, 1, 4, 0, 0, 0, 0},    {1, 1, 12, 12, 1, 7, 7, 3, 3, 1, 1, 1, 3, 3, 3, 3},
 };
 
+// Most of whose weights are zero.
+constexpr Conv kSparseConvs[] = {
+    {2, 32, 9, 8, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {1, 64, 14, 15, 36, 3, 3, 2, 2, 1, 1, 1, 1, 0, 1, 1},
+    {3, 96, 6, 6, 70, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
+    {1, 40, 20, 9, 24, 5, 3, 1, 1, 1, 2, 1, 2, 2, 2, 2},
+};
+
 template <class F>
 void for_each_output(const Conv& conv, F visit) {
   int64_t at = 0;
@@ -53,10 +63,24 @@ void for_each_output(const Conv& conv, F visit) {
         for (int64_t ow = 0; ow < conv.out_w(); ++ow) visit(at++, n, c, oh, ow);
 }
 
-void check_conv2d_i8(const Conv& conv, bool dynamic, bool residual, Isa isa, int threads) {
+// Leaves a tenth of the codes, in blocks of four channels (or one) by four channels of the input.
+Array pruned(Array w, int64_t block, Random& random) {
+  const Shape& shape = w.type.shape;
+  const int64_t area = shape.rank() == 4 ? shape[2] * shape[3] : 1, depth = shape[1];
+  std::map<std::array<int64_t, 3>, bool> kept;
+  for (int64_t i = 0; i < shape.elements(); ++i) {
+    const auto [at, fresh] = kept.try_emplace({i / (depth * area) / block, i / area % depth / 4, i % area});
+    if (fresh) at->second = random.whole(0, 9) == 0;
+    if (!at->second) w.as<int8_t>()[i] = 0;
+  }
+  return w;
+}
+
+void check_conv2d_i8(const Conv& conv, bool dynamic, bool residual, Isa isa, int threads, int64_t block = 0) {
   Maker m(7);
   const Array x = random_codes(DType::u8, {conv.n, conv.channels, conv.h, conv.w}, m.random);
-  const Array w = random_codes(DType::s8, conv.weight(), m.random);
+  Array w = random_codes(DType::s8, conv.weight(), m.random);
+  if (block > 0) w = pruned(std::move(w), block, m.random);
   const Array multiplier = random_floats({conv.filters}, m.random, 1e-3f),
               bias = random_floats({conv.filters}, m.random, 30.0f);
   const Array r = random_codes(DType::u8, conv.output(), m.random), table = random_codes(DType::u8, {256}, m.random);
@@ -75,7 +99,9 @@ void check_conv2d_i8(const Conv& conv, bool dynamic, bool residual, Isa isa, int
                                {in, m.constant(w), m.constant(multiplier), m.constant(bias), residual ? in_r : "",
                                 dynamic ? "" : m.constant(table), dynamic ? in_s : "", dynamic ? in_z : ""},
                                attributes);
-  const Array got = run(*m.session({y}, isa, threads), {x, r, scale, zero})[0];
+  const auto session = m.session({y}, isa, threads);
+  const Array got = run(*session, {x, r, scale, zero})[0];
+  CHECK((session->program().nodes[0].impl->kernel().find("sparse") != std::string::npos) == (block > 0));
 
   for_each_output(conv, [&](int64_t at, int64_t n, int64_t c, int64_t oh, int64_t ow) {
     const int32_t zero_point = dynamic ? zero.as<uint8_t>()[n] : 77;
@@ -102,6 +128,13 @@ TEST(conv2d_i8_is_naive_convolution) {
         for (bool dynamic : {false, true}) check_conv2d_i8(conv, dynamic, conv.n != 1, isa, threads);
 }
 
+TEST(sparse_conv2d_i8_is_naive_convolution) {
+  for (const Conv& conv : kSparseConvs)
+    for (Isa isa : available_isas())
+      for (int threads : {1, 2})
+        for (int64_t block : {1, 4}) check_conv2d_i8(conv, conv.h == 9, conv.n != 1, isa, threads, block);
+}
+
 TEST(conv2d_is_near_naive_convolution_and_alike_on_all_isas) {
   for (const Conv& conv : kConvs) {
     std::vector<Array> results;
@@ -125,12 +158,13 @@ TEST(conv2d_is_near_naive_convolution_and_alike_on_all_isas) {
   }
 }
 
-TEST(linear_i8_is_naive_product) {
+void check_linear_i8(int64_t n, int64_t k, int64_t block) {
   for (Isa isa : available_isas()) {
     for (int64_t rows : {1, 2, 13, 100}) {
       Maker m(9);
-      const int64_t k = 65, n = 37;
-      const Array x = random_codes(DType::u8, {rows, k}, m.random), w = random_codes(DType::s8, {n, k}, m.random);
+      const Array x = random_codes(DType::u8, {rows, k}, m.random);
+      Array w = random_codes(DType::s8, {n, k}, m.random);
+      if (block > 0) w = pruned(std::move(w), block, m.random);
       const Array multiplier = random_floats({n}, m.random, 1e-2f), bias = random_floats({n}, m.random);
       const std::string y =
           m.node("linear_i8", {m.input("u8", dims({rows, k})), m.constant(w), m.constant(multiplier), m.constant(bias)},
@@ -145,6 +179,11 @@ TEST(linear_i8_is_naive_product) {
         }
     }
   }
+}
+
+TEST(linear_i8_is_naive_product) {
+  check_linear_i8(37, 65, 0);
+  for (int64_t block : {1, 4}) check_linear_i8(70, 257, block);
 }
 
 TEST(views_transposes_and_concats_move_the_right_elements) {

@@ -197,18 +197,20 @@ int64_t ConvOp::most_taps() const {
   return most;
 }
 
-size_t ConvOp::scratch_bytes(Types inputs, Types, int) const {
+size_t ConvOp::scratch_bytes(Types inputs, Types, int threads) const {
   const Shape& x = inputs[kX].shape;
   const int64_t elements =
       (padded_ ? samples_at_once(x) * padded_sample(x) : 0) + (bordered_ ? x[0] * border_row(x) : 0);
-  return taps_bytes(most_taps()) + static_cast<size_t>(elements) * size_of(x_type_);
+  return static_cast<size_t>(threads) * task_scratch() + taps_bytes(most_taps()) +
+         static_cast<size_t>(elements) * size_of(x_type_);
 }
 
 void ConvOp::run(const RunArgs& args) const {
   const Tensor& x = args.inputs[kX];
   const Sizes sizes = spatial(x.shape);
-  const std::span<int64_t> taps{reinterpret_cast<int64_t*>(args.scratch), static_cast<size_t>(most_taps())};
-  std::byte* const copy = args.scratch + taps_bytes(most_taps());
+  std::byte* const scratch = args.scratch + static_cast<size_t>(args.threads) * task_scratch();
+  const std::span<int64_t> taps{reinterpret_cast<int64_t*>(scratch), static_cast<size_t>(most_taps())};
+  std::byte* const copy = scratch + taps_bytes(most_taps());
   const int64_t samples = x.shape[0], step = padded_ ? samples_at_once(x.shape) : samples;
   std::byte* const border =
       copy + (padded_ ? step * padded_sample(x.shape) : 0) * static_cast<int64_t>(size_of(x_type_));

@@ -64,6 +64,9 @@ class ConvOp : public Op {
   // What the border holds, for one sample.
   virtual int fill(const RunArgs& args, int64_t sample) const = 0;
   virtual void convolve(const RunArgs& args, const Plane& plane) const = 0;
+  // Bytes of scratch that each of a kernel's tasks takes; these are at most as many as threads, then. They are the
+  // first of the node's scratch.
+  virtual size_t task_scratch() const { return 0; }
 
   // The image's rows as a matrix kernel walks them, from `channel` on.
   template <class T>

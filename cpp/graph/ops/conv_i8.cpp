@@ -2,6 +2,7 @@
 #include "graph/ops/conv_integer.h"
 #include "graph/ops/ops.h"
 #include "kernels/gemm_i8/gemm_i8.h"
+#include "kernels/spmm_i8/spmm_i8.h"
 
 namespace lowbit::graph {
 namespace {
@@ -22,13 +23,36 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
   explicit ConvI8(const NodeInfo& node) : ConvI8(node, weight(node)) {}
 
   bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && !reads_whole_quads(); }
-  size_t bytes() const override { return packed_bytes() + epilogue_bytes(); }
+  std::string kernel() const override { return sparse_.empty() ? ConvKernels::kernel() : sparse_[0].kernel->name; }
+  size_t bytes() const override {
+    size_t bytes = packed_bytes() + epilogue_bytes();
+    for (const kernels::SpmmI8Weights& weights : sparse_) bytes += weights.bytes();
+    return bytes;
+  }
+
+ protected:
+  void convolve(const RunArgs& args, const Plane& plane) const override {
+    if (sparse_.empty()) return ConvKernels::convolve(args, plane);
+    kernels::SpmmI8Args product{};
+    product.weights = &sparse_[plane.phase];
+    product.taps = plane.taps;
+    product.x = image_rows<uint8_t>(plane, 0);
+    product.scratch = args.scratch;
+    set(product, args, plane, 0);
+    run_kernel(*product.weights->kernel, product, args.threads);
+  }
+
+  size_t task_scratch() const override {
+    size_t most = 0;
+    for (const kernels::SpmmI8Weights& weights : sparse_) most = std::max(most, kernels::spmm_i8_scratch(weights));
+    return most;
+  }
 
  private:
   ConvI8(const NodeInfo& node, const Constant& weight)
       : IntegerConv(node, weight.type.shape, static_cast<double>(checked_sum(node, weight)),
                     Borders::in_depthwise_kernel) {
-    pack(node, weight);
+    if (!pack_sparse(node, weight)) pack(node, weight);
   }
 
   static const Constant& weight(const NodeInfo& node) {
@@ -36,11 +60,29 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
     return node.constant(graph::kWeight, DType::s8, 2 + axes(node));
   }
 
+  // Without the blocks of zeros, if that is faster for all phases.
+  bool pack_sparse(const NodeInfo& node, const Constant& weight) {
+    for (const Phase& phase : phases_) {
+      const int64_t tap_count = taps(phase), run = run_length(phase), rows = typical_rows(node);
+      if (groups_ > 1) return false;
+      const Buffer ordered = ordered_weight<int8_t>(weight, phase, 0, filters_);
+      const auto& dense = kernels::select_gemm_i8(node.isa, filters_, tap_count, run, rows);
+      const kernels::SpmmI8Kernel* kernel =
+          kernels::select_spmm_i8(node.isa, ordered.as<int8_t>(), filters_, tap_count, run, rows,
+                                  kernels::gemm_i8_cost(dense, filters_, tap_count, run, rows));
+      if (kernel == nullptr) return sparse_.clear(), false;
+      kernel->pack(*kernel, ordered.as<int8_t>(), filters_, tap_count, run, sparse_.emplace_back());
+    }
+    return true;
+  }
+
   // Whether the matrix kernels, which read fours, end where each run does.
   bool reads_whole_quads() const {
     return !is_depthwise() &&
            std::all_of(phases_.begin(), phases_.end(), [&](const Phase& phase) { return run_length(phase) % 4 == 0; });
   }
+
+  std::vector<kernels::SpmmI8Weights> sparse_;  // one a phase, or none
 };
 
 }  // namespace

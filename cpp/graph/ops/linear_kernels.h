@@ -27,6 +27,9 @@ class LinearKernels : public Op {
   bool reads_slack(size_t input) const override { return input == kX; }
   std::string kernel() const override { return weights_.kernel->name; }
   size_t bytes() const override { return weights_.bytes() + epilogue_.bytes(); }
+  size_t scratch_bytes(Types, Types, int threads) const override {
+    return static_cast<size_t>(threads) * task_scratch();
+  }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
     work.operations *= 2.0 * static_cast<double>(depth_);
@@ -51,12 +54,16 @@ class LinearKernels : public Op {
     if (args.inputs.size() > kResidual && args.inputs[kResidual].data != nullptr)
       product.epilogue.residual = {args.inputs[kResidual].as<const uint8_t>(), n, n, n};
     product.y = {y.data, n, n, n};
+    if constexpr (requires { product.scratch; }) product.scratch = args.scratch;
     run_kernel(*weights_.kernel, product, args.threads);
   }
 
  protected:
   LinearKernels(IntegerEpilogue epilogue, int64_t depth, double weight_bytes)
       : epilogue_(std::move(epilogue)), depth_(depth), weight_bytes_(weight_bytes) {}
+
+  // Bytes of scratch that each of its tasks takes; these are at most as many as threads, then.
+  virtual size_t task_scratch() const { return 0; }
 
   Weights weights_;
 

@@ -112,25 +112,25 @@ constexpr GemmI8Kernel kTable[] = {
     row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
 };
 
-double cost(const GemmI8Kernel& kernel, int64_t n, int64_t quads, int64_t rows) {
-  const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
-  constexpr int kFreeRows = 10;  // with more, their addresses spill
-  return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, quads, kFreeRows);
-}
-
 }  // namespace
 
 std::span<const GemmI8Kernel> gemm_i8_kernels() { return kTable; }
 
+double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows) {
+  const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
+  constexpr int kFreeRows = 10;  // with more, their addresses spill
+  return cost_of_tiles(rows > 0 ? rows : kTypicalRows, n, kernel.mr, kernel.nr, kernel.nr / lanes,
+                       taps * ceil_div(run, 4), kFreeRows);
+}
+
 const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
-  constexpr int64_t kTypicalRows = 196;
   const GemmI8Kernel* best = nullptr;
-  const int64_t quads = taps * ceil_div(run, 4);
+  double least = 0;
   for (const GemmI8Kernel& kernel : kTable) {
     if (!runs_on(kernel.isa, cap)) continue;
     if (best != nullptr && best->isa != kernel.isa) break;  // the table is ordered by ISA, best first
-    const int64_t count = rows > 0 ? rows : kTypicalRows;
-    if (best == nullptr || cost(kernel, n, quads, count) < cost(*best, n, quads, count)) best = &kernel;
+    const double cost = gemm_i8_cost(kernel, n, taps, run, rows);
+    if (best == nullptr || cost < least) best = &kernel, least = cost;
   }
   return *best;
 }

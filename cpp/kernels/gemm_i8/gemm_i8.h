@@ -83,5 +83,7 @@ struct GemmI8Kernel {
 std::span<const GemmI8Kernel> gemm_i8_kernels();  // the table, best first
 // The best row for this cap and shape (rows: a typical grid.rows(), 0 if unknown).
 const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows);
+// What a call of that row is estimated to cost, in the unit of cost_of_tiles (matrix.h).
+double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows);
 
 }  // namespace lowbit::kernels

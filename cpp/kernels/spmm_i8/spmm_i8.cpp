@@ -1,0 +1,346 @@
+// The table of kernels, and the driver they share: strips of rows, for each its planes, for those its panels of
+// channels.
+#include "kernels/spmm_i8/spmm_i8.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/matrix.h"
+#include "kernels/spmm_i8/tiles.h"
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr int64_t kPlaneBytes = 256 * 1024;  // of a strip's planes, in L2 beside weights and results
+constexpr int64_t kMaxRows = 512;            // of a strip
+constexpr int64_t kPanel = 64;               // channels whose results are turned into rows at once
+
+int64_t quads_of(const SpmmI8Weights& weights) { return ceil_div(weights.run, 4); }
+int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
+
+bool is_row(const SpmmI8Args& args) { return args.grid.rows() == 1 && args.weights->taps == 1; }
+
+// How a call's rows are cut into strips. Where rows are adjacent pixels of an image that several taps meet (pixel > 0),
+// positions are those of the image's lines, so that those at a line's end have no result, and planes hold pixels.
+// Otherwise positions are rows, and planes hold what each tap of them meets.
+struct Strips {
+  int64_t pixel = 0;  // bytes
+  int64_t samples = 1, positions = 0, width = 0, pitch = 0, reach = 0;
+  int64_t vectors = 1, count = 1;  // of a strip; strips of a sample
+  int64_t plane_bytes = 0;
+
+  Strips(const SpmmI8Args& args, int64_t tasks) {
+    const SpmmI8Weights& weights = *args.weights;
+    const int64_t lanes = weights.kernel->lanes;
+    positions = width = pitch = args.grid.rows();
+    if (!as_image(args)) pixel = 0;
+    const int64_t all = ceil_div(positions, lanes);
+    const int64_t wanted = std::max<int64_t>(ceil_div(all * samples, tasks), weights.kernel->vectors);
+    vectors = std::clamp<int64_t>(std::min(wanted, most_vectors(weights)), 1, std::max<int64_t>(all, 1));
+    count = ceil_div(all, vectors);
+    vectors = count == 0 ? 1 : ceil_div(all, count);
+    plane_bytes = vectors * lanes * 4;
+    if (pixel > 0) plane_bytes = aligned((vectors * lanes + reach + lanes) * 4) | 64;  // odd, for the cache's sets
+  }
+
+  int64_t rows(const SpmmI8Weights& weights) const { return vectors * weights.kernel->lanes; }
+
+ private:
+  bool as_image(const SpmmI8Args& args) {
+    const SpmmI8Weights& weights = *args.weights;
+    const Grid& grid = args.grid;
+    pixel = args.x.stride_w;
+    if (grid.w < 2 || pixel <= 0 || pixel % 4 != 0 || weights.run % pixel != 0 || args.x.stride_h % pixel != 0)
+      return false;
+    for (int64_t tap : args.taps) {
+      if (tap % pixel != 0) return false;
+      reach = std::max(reach, tap / pixel);
+    }
+    reach += weights.run / pixel - 1;
+    const int64_t line = grid.h > 1 ? args.x.stride_h / pixel : grid.w;
+    const int64_t area = weights.taps * weights.run / pixel, lanes = weights.kernel->lanes;
+    if (line < grid.w || most_vectors(weights) < weights.kernel->vectors) return false;
+    // Whether the image is read less often than its pixels are met.
+    const int64_t strip = std::min(most_vectors(weights) * lanes, grid.h * line);
+    if (area < 2 || (strip + reach) * line >= area * strip * grid.w) return false;
+    samples = grid.n, width = grid.w, pitch = line;
+    positions = grid.n > 0 && grid.h > 0 ? (grid.h - 1) * pitch + width : 0;
+    return true;
+  }
+
+  // That fit the planes' share of the cache.
+  int64_t most_vectors(const SpmmI8Weights& weights) const {
+    const int64_t lanes = weights.kernel->lanes;
+    const int64_t rows =
+        pixel > 0 ? kPlaneBytes / pixel - reach - 3 * 16 : kPlaneBytes / (weights.taps * quads_of(weights) * 4);
+    return std::clamp<int64_t>(rows, 0, kMaxRows) / lanes;
+  }
+};
+
+// One task's share of a call.
+class Run {
+ public:
+  Run(const SpmmI8Args& args, int64_t tasks, std::byte* scratch)
+      : args_(args), weights_(*args.weights), tiles_(*weights_.kernel->tiles), strips_(args, tasks) {
+    element_ = args.epilogue.output == DType::u8 ? 1 : 4;
+    walk_.grid = args.grid;
+    walk_.bind(0, args.x, 1);
+    walk_.bind(1, args.y, element_);
+    walk_.bind(2, args.epilogue.residual, 1);
+    walk_.fold(args.x_zero_points != nullptr || args.epilogue.row_scale != nullptr);
+    auto* next = reinterpret_cast<uint8_t*>(scratch);
+    const auto take = [&](int64_t bytes) { return std::exchange(next, next + aligned(bytes)); };
+    offsets_ = reinterpret_cast<int32_t*>(take(weights_.taps * quads_of(weights_) * 4));
+    y_ = take(kPanel * 4 * kMaxRows);
+    residual_ = take(kPanel * kMaxRows);
+    planes_ = next;
+    tile_.offsets = offsets_;
+    tile_.quads = weights_.quads.as<uint16_t>();
+    tile_.values = weights_.values.as<int8_t>();
+    tile_.x_zero_point = args.x_zero_point;
+    tile_.epilogue = &args.epilogue;
+    tile_.y_plane = strips_.rows(weights_) * 4;
+  }
+
+  void task(int64_t task, int64_t tasks) {
+    find_offsets();
+    // Where strips are fewer than tasks, each is shared by several, which take some panels each.
+    const int64_t strips = strips_.samples * strips_.count, panels = ceil_div(weights_.n, kPanel);
+    const int64_t parts = std::min(panels, strips >= tasks ? 1 : ceil_div(tasks, std::max<int64_t>(strips, 1)));
+    const int64_t units = strips * parts;
+    for (int64_t unit = task * units / tasks, held = -1; unit < (task + 1) * units / tasks; ++unit) {
+      const int64_t strip = unit / parts, part = unit % parts;
+      if (strip != held) hold(strip / strips_.count, strip % strips_.count);
+      held = strip;
+      for (int64_t panel = part * panels / parts; panel < (part + 1) * panels / parts; ++panel) run_panel(panel);
+    }
+  }
+
+ private:
+  int64_t lanes() const { return weights_.kernel->lanes; }
+
+  void find_offsets() {
+    const int64_t quads = quads_of(weights_), in_pixel = std::max<int64_t>(strips_.pixel / 4, 1);
+    for (int64_t tap = 0, i = 0; tap < weights_.taps; ++tap)
+      for (int64_t quad = 0; quad < quads; ++quad, ++i)
+        offsets_[i] = static_cast<int32_t>(
+            strips_.pixel == 0 ? i * strips_.plane_bytes
+                               : quad % in_pixel * strips_.plane_bytes +
+                                     (args_.taps[static_cast<size_t>(tap)] / strips_.pixel + quad / in_pixel) * 4);
+  }
+
+  // A strip's planes, and where its results go.
+  void hold(int64_t sample, int64_t strip) {
+    first_ = strip * strips_.vectors * lanes();
+    rows_ = std::min(strips_.rows(weights_), strips_.positions - first_);
+    strips_.pixel > 0 ? hold_pixels(sample) : hold_rows();
+    for (int64_t i = rows_; i < ceil_div(rows_, lanes()) * lanes(); ++i) {
+      y_rows_[i] = nullptr;
+      residual_rows_[i] = residual_rows_[rows_ - 1];
+      zero_points_[i] = zero_points_[rows_ - 1], scales_[i] = scales_[rows_ - 1];
+    }
+  }
+
+  void hold_rows() {
+    walk_.each(first_, static_cast<int>(rows_), [&](const char* const* at, int64_t sample, int64_t i) {
+      x_rows_[i] = reinterpret_cast<const uint8_t*>(at[0]);
+      put(i, at, sample);
+    });
+    const int64_t quads = quads_of(weights_);
+    for (int64_t row = 0; row < rows_; row += lanes()) {
+      for (int64_t i = rows_; i < row + lanes(); ++i) x_rows_[i] = x_rows_[rows_ - 1];
+      for (int64_t tap = 0; tap < weights_.taps; ++tap)
+        tiles_.to_planes(x_rows_ + row, args_.taps[static_cast<size_t>(tap)], weights_.run,
+                         planes_ + tap * quads * strips_.plane_bytes + 4 * row, strips_.plane_bytes);
+    }
+  }
+
+  void hold_pixels(int64_t sample) {
+    const uint8_t* const image = args_.x.data + sample * args_.x.stride_n;
+    const int64_t last = strips_.positions - 1 + strips_.reach;  // beyond it, pixels serve no result
+    for (int64_t i = 0; i < rows_ + strips_.reach; i += lanes()) {
+      const uint8_t* at[16];
+      for (int64_t j = 0; j < lanes(); ++j) at[j] = image + std::min(first_ + i + j, last) * strips_.pixel;
+      tiles_.to_planes(at, 0, strips_.pixel, planes_ + 4 * i, strips_.plane_bytes);
+    }
+    const auto* const y = static_cast<const char*>(args_.y.data);
+    const auto* const residual = reinterpret_cast<const char*>(args_.epilogue.residual.data);
+    int64_t h = first_ / strips_.pitch, w = first_ % strips_.pitch;
+    for (int64_t i = 0; i < rows_; ++i) {
+      const bool has_result = w < strips_.width;
+      const int64_t column = has_result ? w : 0;
+      const char* at[3] = {
+          nullptr, has_result ? y + args_.y.offset(sample, h, column) * element_ : nullptr,
+          residual != nullptr ? residual + args_.epilogue.residual.offset(sample, h, column) : nullptr};
+      put(i, at, sample);
+      if (++w == strips_.pitch) w = 0, ++h;
+    }
+  }
+
+  void put(int64_t i, const char* const* at, int64_t sample) {
+    y_rows_[i] = reinterpret_cast<uint8_t*>(const_cast<char*>(at[1]));
+    residual_rows_[i] = reinterpret_cast<const uint8_t*>(at[2]);
+    if (args_.x_zero_points != nullptr) zero_points_[i] = args_.x_zero_points[sample];
+    if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
+  }
+
+  void run_panel(int64_t panel) {
+    const int64_t channel = panel * kPanel, columns = std::min(kPanel, weights_.n - channel);
+    const bool has_residual = args_.epilogue.residual.data != nullptr;
+    if (has_residual) take_residual(channel, columns);
+    const int64_t vectors = ceil_div(rows_, lanes());
+    const int most = weights_.kernel->vectors;
+    for (int64_t c = 0; c < columns; c += 4) {
+      tile_.starts = weights_.starts.as<int32_t>() + (channel + c) / weights_.kernel->block_rows;
+      tile_.column_sums = weights_.column_sums.as<int32_t>() + channel + c;
+      tile_.multiplier = args_.epilogue.multiplier + channel + c;
+      tile_.bias = args_.epilogue.bias + channel + c;
+      uint8_t* const y = y_ + (element_ == 1 ? c / 4 : c) * tile_.y_plane;
+      const int64_t tiles = ceil_div(vectors, most);
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t from = i * vectors / tiles, count = (i + 1) * vectors / tiles - from, row = from * lanes();
+        tile_.planes = planes_ + 4 * row;
+        tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + row : nullptr;
+        tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + row : nullptr;
+        tile_.residual = has_residual ? residual_ + c / 4 * tile_.y_plane + 4 * row : nullptr;
+        tile_.y = y + 4 * row;
+        tiles_.of_vectors[count - 1](tile_);
+      }
+    }
+    give_results(channel, columns);
+  }
+
+  void take_residual(int64_t channel, int64_t columns) {
+    for (int64_t row = 0; row < rows_; row += lanes())
+      tiles_.residual_planes(residual_rows_ + row, channel, columns, residual_ + 4 * row, tile_.y_plane);
+  }
+
+  void give_results(int64_t channel, int64_t columns) {
+    for (int64_t row = 0; row < rows_; row += lanes())
+      tiles_.from_planes(y_ + 4 * row, tile_.y_plane, y_rows_ + row, channel * element_, columns * element_);
+    const uint8_t* const table = element_ == 1 ? args_.epilogue.table : nullptr;
+    for (int64_t row = 0; table != nullptr && row < rows_; ++row)
+      for (int64_t c = channel; y_rows_[row] != nullptr && c < channel + columns; ++c)
+        y_rows_[row][c] = table[y_rows_[row][c]];
+  }
+
+  const SpmmI8Args& args_;
+  const SpmmI8Weights& weights_;
+  const SpmmI8Tiles& tiles_;
+  const Strips strips_;
+  RowWalk walk_;
+  SpmmI8Tile tile_{};
+  int64_t element_, first_ = 0, rows_ = 0;  // bytes of a result; the strip's positions
+  int32_t* offsets_;
+  uint8_t *y_, *residual_, *planes_;
+  const uint8_t* x_rows_[kMaxRows];
+  uint8_t* y_rows_[kMaxRows];
+  const uint8_t* residual_rows_[kMaxRows];
+  int32_t zero_points_[kMaxRows];
+  float scales_[kMaxRows];
+};
+
+// A task's panels of a single row.
+void run_row(const SpmmI8Args& args, int64_t task, int64_t tasks) {
+  const SpmmI8Weights& weights = *args.weights;
+  const Epilogue& e = args.epilogue;
+  void* y = args.y.data;
+  const int64_t panels = ceil_div(weights.n, kPanel);
+  for (int64_t panel = task * panels / tasks; panel < (task + 1) * panels / tasks; ++panel) {
+    const int64_t channel = panel * kPanel, columns = std::min(kPanel, weights.n - channel);
+    const OutputTile tile{&y,
+                          e.residual.data != nullptr ? &e.residual.data : nullptr,
+                          e.row_scale,
+                          channel,
+                          static_cast<int>(columns),
+                          e.multiplier + channel,
+                          e.bias + channel,
+                          &e};
+    weights.kernel->tiles->row(
+        {args.x.data + args.taps[0], args.x_zero_points != nullptr ? args.x_zero_points[0] : args.x_zero_point,
+         weights.starts.as<int32_t>() + channel / weights.kernel->block_rows, weights.quads.as<uint16_t>(),
+         weights.values.as<int8_t>(), weights.column_sums.as<int32_t>() + channel},
+        tile);
+  }
+}
+
+int64_t tasks(const SpmmI8Args& args, int threads) {
+  if (threads <= 1) return 1;
+  const SpmmI8Weights& weights = *args.weights;
+  const int64_t work = args.grid.rows() * static_cast<int64_t>(weights.values.bytes());
+  return std::clamp<int64_t>(work / Cut::kTaskWork, 1, threads);
+}
+
+void run(const SpmmI8Args& args, int64_t task, int64_t tasks) {
+  if (args.grid.rows() == 0) return;
+  if (is_row(args)) return run_row(args, task, tasks);
+  Run(args, tasks, args.scratch + static_cast<size_t>(task) * spmm_i8_scratch(*args.weights)).task(task, tasks);
+}
+
+constexpr SpmmI8Kernel row(const char* name, Isa isa, int block_rows, int lanes, int vectors, double product_cost,
+                           const SpmmI8Tiles& tiles) {
+  return {name, isa, block_rows, lanes, vectors, product_cost, &tiles, pack_spmm_i8, tasks, run};
+}
+
+constexpr SpmmI8Kernel kTable[] = {
+#ifdef LOWBIT_HAVE_X86
+    // 24 accumulators, 6 vectors of x, one of weights. A vector of x is loaded once for four channels, from L2 if need
+    // be, so that the products are the limit. Channels in lanes, the other way, would waste most of a 4x4 block.
+    row("avx512vnni_sparse4x4", Isa::avx512vnni, 4, 16, 6, 1.1, spmm_i8_avx512vnni_4x4),
+    // A load for each product: the limit is L2.
+    row("avx512vnni_sparse1x4", Isa::avx512vnni, 1, 16, 6, 2.3, spmm_i8_avx512vnni_1x4),
+    row("avxvnni_sparse4x4", Isa::avxvnni, 4, 8, 3, 1.1, spmm_i8_avxvnni_4x4),
+    row("avxvnni_sparse1x4", Isa::avxvnni, 1, 8, 3, 2.3, spmm_i8_avxvnni_1x4),
+    // 8 accumulators, two vectors of x and their magnitudes. The sign of x goes to w for each product, where the dense
+    // kernel packs it once a row.
+    row("avx2_sparse4x4", Isa::avx2, 4, 8, 2, 1.5, spmm_i8_avx2_4x4),
+    row("avx2_sparse1x4", Isa::avx2, 1, 8, 2, 2.1, spmm_i8_avx2_1x4),
+#endif
+    row("scalar_sparse4x4", Isa::scalar, 4, 8, 1, 1.1, spmm_i8_scalar_4x4),
+    row("scalar_sparse1x4", Isa::scalar, 1, 8, 1, 1.1, spmm_i8_scalar_1x4),
+};
+
+// In the unit of cost_of_tiles (matrix.h), as measured on Zen 4: products, what turns their sums into results, and the
+// transpositions. A single row costs what its blocks take to read and to find the x of.
+double cost(const SpmmI8Kernel& kernel, double blocks, int64_t n, int64_t depth, int64_t rows) {
+  constexpr double kOfResults = 6, kOfTransposition = 5;
+  if (rows == 1) return blocks * (kernel.block_rows == 4 ? 5.5 : 5);
+  const auto vectors = static_cast<double>(ceil_div(rows, kernel.lanes)), channels = static_cast<double>(n);
+  const double lines = static_cast<double>(ceil_div(depth, 4) + ceil_div(n, 4));
+  return vectors *
+         (blocks * kernel.block_rows * kernel.product_cost + channels * kOfResults + lines * kOfTransposition);
+}
+
+}  // namespace
+
+std::span<const SpmmI8Kernel> spmm_i8_kernels() { return kTable; }
+
+size_t spmm_i8_scratch(const SpmmI8Weights& weights) {
+  const int64_t quads = weights.taps * quads_of(weights);
+  const int64_t least = quads * weights.kernel->lanes * 4;  // planes of a single vector of rows
+  return static_cast<size_t>(aligned(quads * 4) + kPanel * 4 * kMaxRows + kPanel * kMaxRows +
+                             std::max(kPlaneBytes, aligned(least)));
+}
+
+const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t taps, int64_t run, int64_t rows,
+                                   double dense_cost) {
+  constexpr double kWorth = 0.9;  // of the dense cost: the estimates are not that good
+  constexpr double kMostQuads = 0.95;
+  const int64_t quads = taps * ceil_div(run, 4), size = n * taps * run;
+  if (quads > SpmmI8Weights::kMaxQuads || blocks_of(w, n, taps, run, 1) > kMostQuads * static_cast<double>(n * quads) ||
+      std::find(w, w + size, -128) != w + size)
+    return nullptr;
+  const auto first = std::find_if(std::begin(kTable), std::end(kTable),
+                                  [&](const SpmmI8Kernel& kernel) { return runs_on(kernel.isa, cap); });
+  const SpmmI8Kernel* best = nullptr;
+  double least = kWorth * dense_cost;
+  for (const SpmmI8Kernel& kernel : kTable) {
+    if (kernel.isa != first->isa) continue;
+    const auto blocks = static_cast<double>(blocks_of(w, n, taps, run, kernel.block_rows));
+    const double estimate = cost(kernel, blocks, n, taps * run, rows > 0 ? rows : kTypicalRows);
+    if (estimate < least) best = &kernel, least = estimate;
+  }
+  return best;
+}
+
+}  // namespace lowbit::kernels

@@ -1,0 +1,33 @@
+// u8 x s8 without a dot-product instruction, yet exact: planes hold x shifted to s8, and x * w = |x| * (w with the sign
+// of x). With |x| <= 128 and |w| <= 127 a pair is at most 32512, which 16 bits hold.
+#if !defined(__AVX2__) || defined(__AVX512F__)
+#error "compile with the flags of avx2 in cpp/isa.cmake"
+#endif
+#include "kernels/spmm_i8/planes256.h"
+#include "kernels/spmm_i8/tile.h"
+
+namespace lowbit::kernels {
+namespace {
+
+struct Signed256 : Planes256 {
+  struct Operand {
+    Int x, magnitude;
+  };
+  static constexpr int32_t kXOffset = 128;
+
+  static LOWBIT_INLINE Int shifted(Int codes) { return _mm256_xor_si256(codes, _mm256_set1_epi8(-128)); }
+  static LOWBIT_INLINE Operand operand(Int x) { return {x, _mm256_abs_epi8(x)}; }
+  static LOWBIT_INLINE Operand operand(const uint8_t* plane) { return operand(load(plane)); }
+  static LOWBIT_INLINE Operand shifted_operand(Int codes) { return operand(shifted(codes)); }
+  static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) {
+    const Int pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.x));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+};
+
+}  // namespace
+
+constinit const SpmmI8Tiles spmm_i8_avx2_1x4 = tiles<Signed256, 1, 1, 2>();
+constinit const SpmmI8Tiles spmm_i8_avx2_4x4 = tiles<Signed256, 4, 1, 2>();
+
+}  // namespace lowbit::kernels
