@@ -26,7 +26,10 @@ SLICE = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """An int8 layer: codes u8 `x` and `y`, weights s8 `w`, by their shapes; the integer operator and its attributes."""
+    """An int8 layer: codes u8 `x` and `y`, weights s8 `w`, by their shapes; the integer operator and its attributes.
+
+    sparsity: the share of the weights that is zero, in blocks of `block` x 4 output x input channels.
+    """
 
     op: str
     x: tuple[int, ...]
@@ -34,6 +37,8 @@ class Case:
     y: tuple[int, ...]
     attrs: dict[str, int | tuple[int, ...]]
     copies: int = 1
+    sparsity: float = 0.0
+    block: int = 4
 
     @cached_property
     def codes(self) -> npt.NDArray[np.uint8]:
@@ -48,7 +53,10 @@ class Case:
         normal = np.random.default_rng(0).standard_normal(self.w, np.float32)
         largest = np.abs(normal).max(axis=tuple(range(1, len(self.w))), keepdims=True)
         codes: npt.NDArray[np.int8] = np.rint(normal * (127 / largest)).astype(np.int8)
-        return codes
+        blocks = (-(-self.w[0] // self.block), -(-self.w[1] // 4), *self.w[2:])
+        worth = np.random.default_rng(3).permutation(int(np.prod(blocks))).reshape(blocks)
+        kept = np.repeat(np.repeat(worth >= self.sparsity * worth.size, self.block, axis=0), 4, axis=1)
+        return codes * kept[: self.w[0], : self.w[1]]
 
     def copy(self, number: int) -> npt.NDArray[np.int8]:
         """The weights of a copy: its own memory and, after the first, its own numbers, so that nobody shares them."""
@@ -58,7 +66,7 @@ class Case:
     def multiplier(self) -> npt.NDArray[np.float32]:
         """From sums to output codes, for each output: their standard deviation becomes 40 codes."""
         rows = self.weights.reshape(self.w[0], -1).astype(np.float32)
-        multiplier: npt.NDArray[np.float32] = np.float32(40 / 42) / np.sqrt(np.square(rows).sum(axis=1))
+        multiplier: npt.NDArray[np.float32] = np.float32(40 / 42) / np.sqrt(np.fmax(np.square(rows).sum(axis=1), 1))
         return multiplier
 
     @cached_property

@@ -115,6 +115,7 @@ class Session:
 # Kernel rows by name, for tests and benchmarks: results and seconds a call (0 unless `repeats`).
 
 def gemm_i8_kernels() -> list[KernelRow]: ...
+def spmm_i8_kernels() -> list[KernelRow]: ...
 def gemm_f32_kernels() -> list[KernelRow]: ...
 def dwconv_i8_kernels() -> list[KernelRow]: ...
 def dwconv_f32_kernels() -> list[KernelRow]: ...
@@ -124,6 +125,33 @@ def unary_kinds() -> list[str]: ...
 def select_gemm_i8(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
 def select_gemm_f32(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
 def gemm_i8(
+    kernel: str,
+    x: _U8,
+    w: _S8,
+    multiplier: _F32,
+    bias: _F32,
+    *,
+    grid: _Three | None = None,
+    strides: _Three | None = None,
+    taps: Sequence[int] | None = None,
+    x_zero_point: int = 0,
+    x_zero_points: _U8 | None = None,
+    row_scale: _F32 | None = None,
+    residual: _U8 | None = None,
+    residual_multiplier: float = 0.0,
+    lo: int = 0,
+    hi: int = 255,
+    table: _U8 | None = None,
+    min: float = ...,
+    max: float = ...,
+    output: _Output = "u8",
+    bounded: bool = False,
+    pitch: int = 0,
+    tasks: int = 1,
+    threads: int = 1,
+    repeats: int = 0,
+) -> tuple[_Array, float]: ...
+def spmm_i8(
     kernel: str,
     x: _U8,
     w: _S8,
