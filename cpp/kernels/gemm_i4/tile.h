@@ -22,15 +22,21 @@ struct Tile {
   static constexpr int kColumns = kVectors * V::kLanes;
 
   static void run(const GemmI4Tile& t) {
-    const GemmI4Depth& depth = t.depth;
     alignas(64) float sums[kRows * kColumns];
+    t.depth.run == t.depth.k ? multiply<false>(t, sums) : multiply<true>(t, sums);
+    store_any<V, kVectors>(t, sums, kRows);
+    if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr) change_codes(t, kRows);
+  }
+
+  // A single tap is told apart, for the loop over taps costs more registers than there are.
+  template <bool kTaps>
+  static LOWBIT_INLINE void multiply(const GemmI4Tile& t, float* sums) {
+    const GemmI4Depth& depth = t.depth;
     const uint8_t* x[kRows];
     LOWBIT_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      x[r] = t.x[r];
-    }
+    for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + (kTaps ? 0 : depth.taps[0]);
     const uint8_t* w = t.panel;
-    int64_t group = 0, tap_end = depth.run, shift = depth.taps[0];
+    int64_t group = 0, tap_end = depth.run, shift = kTaps ? depth.taps[0] : 0;
     const int64_t* tap = depth.taps;
     for (int64_t k = 0; k < depth.k; ++group) {
       const int64_t end = k + depth.group_size < depth.k ? k + depth.group_size : depth.k;
@@ -38,7 +44,7 @@ struct Tile {
       Int acc[kRows][kVectors];
       start(t, group, w, acc);
       w += gemm_i4_head(kColumns, t.affine);
-      while (tap_end < end) {
+      while (kTaps && tap_end < end) {
         for (; k < tap_end; k += 8, w += kColumns * 4) V::step(x, k + shift, w, acc);
         k = tap_end;
         shift = *++tap - k;
@@ -48,8 +54,6 @@ struct Tile {
       k = end;
       group == 0 ? add<true>(t, acc, scales, sums) : add<false>(t, acc, scales, sums);
     }
-    store_any<V, kVectors>(t, sums, kRows);
-    if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr) change_codes(t, kRows);
   }
 
   static LOWBIT_INLINE float* at(float* sums, int r, int v) { return sums + r * kColumns + v * V::kLanes; }
