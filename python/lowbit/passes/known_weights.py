@@ -31,6 +31,8 @@ class KnownWeights:
         weight = self._found.get(_digest(numbers))
         if weight is None or weight.shape[0] != numbers.shape[0]:
             return None
+        if weight.bits == 4 and numbers[0, 0].size != 1:  # groups of a window's weights lie otherwise
+            return None
         return codes_of(weight, numbers.shape)
 
 
@@ -40,10 +42,11 @@ def codes_of(weight: Weight, shape: tuple[int, ...]) -> Codes | GroupCodes:
         return Codes(codes=weight.codes.reshape(shape), scales=weight.scales.astype(np.float64))
     scales, zeros = weight.scales.astype(np.float64), weight.zero_points
     return GroupCodes(
-        codes=weight.codes + np.int8(MIDDLE if zeros is None else 0),
+        codes=(weight.codes + np.int8(MIDDLE if zeros is None else 0)).reshape(shape[0], -1),
         scales=scales,
         zero_points=np.full(scales.shape, float(MIDDLE)) if zeros is None else zeros.astype(np.float64),
         symmetric=zeros is None,
+        window=shape[2:],
     )
 
 
