@@ -144,3 +144,26 @@ def test_groups_that_are_not_adjacent_are_refused_by_capture() -> None:
     net.g_idx = net.g_idx.flip(0)
     with pytest.raises(UnsupportedError, match="g_idx spreads a group"):
         lowbit.convert(net, torch.randn(2, K), progress=False)
+
+
+def test_a_convolution_of_single_pixels_takes_given_groups() -> None:
+    """Its weights lie as a matrix's; those of a wider window do not, and are rounded anew."""
+
+    class Net(nn.Module):
+        def __init__(self, kernel: int) -> None:
+            super().__init__()
+            parts, _ = given("symmetric")
+            self.kernel = kernel
+            self.register_buffer("codes", parts["codes"])
+            self.register_buffer("scale", parts["scale"])
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = torch.ops.lowbit.dequantize(self.codes, self.scale, None, None, "int4")
+            return nn.functional.conv2d(x, weight.reshape(N, -1, self.kernel, self.kernel))
+
+    for kernel, kept in ((1, True), (2, False)):
+        net, x = Net(kernel).eval(), torch.randn(2, K // kernel**2, 14, 14)
+        model = lowbit.convert(net, x, progress=False)
+        (weight,) = (constant for constant in model.graph.constants.values() if isinstance(constant, Weight))
+        assert (weight.bits == 4 and np.array_equal(weight.codes.reshape(N, K), net.codes.numpy())) == kept
+        assert float((model(x) - net(x)).norm() / net(x).norm()) < 0.02
