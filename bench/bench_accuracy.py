@@ -3,9 +3,8 @@
     python bench/bench_accuracy.py [--split dev|test] [--engines lowbit,onnxruntime,openvino]
     python bench/bench_accuracy.py --engines int4
 
-At four bits, activations have eight and depthwise layers, the first and the last keep eight. ONNX Runtime has no
-convolution with four-bit weights, and NNCF's quantization to integers has eight bits alone: what can be compared is
-OpenVINO with weights compressed to four bits, the sums in float32.
+At four bits, activations have eight, and depthwise layers, the first and the last keep eight. No peer has that: ONNX
+Runtime's MatMulNBits covers products and gathers alone, and NNCF's INT4 compression leaves convolutions at 8 bits.
 
 The photographs are those that scikit-learn and scikit-image ship. Each belongs to one part alone: calibration, which
 all engines get alike, development, for every choice that is made, and test, for none. Per photograph there are random
@@ -37,8 +36,6 @@ Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]
 
 SIZE = 224
-GROUP = 32
-"""Four-bit weights that share a scale, in NNCF's compression."""
 PARTS = {
     "calibration": ("china", "chelsea", "rocket", "camera", "gravel"),
     "dev": ("flower", "motorcycle", "coins", "brick", "moon"),
@@ -135,15 +132,6 @@ def with_openvino(net: nn.Module, calibration: Array, cache: Path, fast_bias_cor
     return _one_by_one(lambda image: request.infer([image])[0])
 
 
-def with_compressed(net: nn.Module, calibration: Array, cache: Path, kind: str) -> Run:
-    """OpenVINO on NNCF's compression of weights to four bits."""
-    samples, path = list(_samples(calibration)), cache / f"compressed-{kind}.xml"
-    with peers.needs("OpenVINO with NNCF", "openvino", "nncf"):
-        peers.compress_openvino(net, samples, path, kind=kind, group_size=GROUP)
-    request = peers.openvino_request(path, threads=0)
-    return _one_by_one(lambda image: request.infer([image])[0])
-
-
 def _samples(images: Array) -> Iterator[Array]:
     return (images[i : i + 1] for i in range(len(images)))
 
@@ -167,8 +155,6 @@ ENGINES: dict[str, Callable[[nn.Module, Array, Path], Run]] = {
     "lowbit int4, affine": partial(with_lowbit, scheme="int4", symmetric=False),
     "lowbit int4, groups of 32": partial(with_lowbit, scheme="int4-g32"),
     "lowbit int4, groups of 32, affine": partial(with_lowbit, scheme="int4-g32", symmetric=False),
-    "openvino int4, nncf symmetric": partial(with_compressed, kind="sym"),
-    "openvino int4, nncf affine": partial(with_compressed, kind="asym"),
 }
 DEFAULT = ("lowbit", *(name for name in ENGINES if not name.startswith("lowbit") and "int4" not in name))
 
