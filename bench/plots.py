@@ -1,0 +1,45 @@
+"""Charts for the documentation: SVG files that stand alone, readable on light and dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #444 } .grid { stroke: #8884; stroke-width: 1 }
+circle { fill: #2a78b8; fill-opacity: 0.55 } .mean { stroke: #d2691e; stroke-width: 3 } .value { font-weight: 600 }
+@media (prefers-color-scheme: dark) { text { fill: #ccc } circle { fill: #6db3ee } .mean { stroke: #f0a060 } }
+"""
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720.0, 320.0, 58.0, 34.0, 34.0
+
+
+def strips(groups: Mapping[str, Sequence[float]], title: str, *, digits: int = 1) -> str:
+    """Dots of each group over its name, a line and a number at their mean."""
+    values = [value for group in groups.values() for value in group]
+    margin = 0.1 * (max(values) - min(values) or 1.0)
+    low, high = min(values) - margin, max(values) + margin
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - BOTTOM - TOP) * (high - value) / (high - low)
+
+    parts = [f'<text x="{LEFT}" y="18">{escape(title)}</text>']
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}</text>')
+    step = (WIDTH - LEFT - 8) / len(groups)
+    for index, (name, group) in enumerate(groups.items()):
+        middle, mean = LEFT + step * (index + 0.5), sum(group) / len(group)
+        parts += [
+            f'<circle cx="{middle + 7 * (place - (len(group) - 1) / 2):.1f}" cy="{y(value):.1f}" r="5"/>'
+            for place, value in enumerate(group)
+        ]
+        wide, at = 7 * (len(group) + 1) / 2, y(mean)
+        parts.append(
+            f'<line class="mean" x1="{middle - wide:.1f}" x2="{middle + wide:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        )
+        parts.append(f'<text class="value" x="{middle + wide + 4:.1f}" y="{at + 4:.1f}">{mean:.{digits + 1}f}</text>')
+        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(name)}</text>')
+    size = f'viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" width="{WIDTH:.0f}" height="{HEIGHT:.0f}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">'
+    return f"{head}<style>{STYLE}</style>{''.join(parts)}</svg>\n"
