@@ -20,8 +20,8 @@ import numpy as np
 from bench_peers import sqnr
 from int4_layers import Layer, step_timer, steps
 from int4_peers import PEERS, Peer
-from layers import SLICE
-from lowbit import _core, interpreter, roofline
+from layers import SLICE, begin
+from lowbit import interpreter, roofline
 from lowbit.roofline import Limit, Roofline
 from lowbit.session import Session
 from lowbit.timing import Timing, take_turns, timer
@@ -131,15 +131,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="", help="parts of names, separated by semicolons; all by default")
-    parser.add_argument("--peers", default=",".join(PEERS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    peers = [peer for peer in options.peers.split(",") if peer]
-    if unknown := sorted(set(peers) - set(PEERS)):
-        parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    roof = roofline.measure(threads=options.threads, seconds=2.0)
-    print(f"{_core.cpu()['model']}; {roof}; {options.rounds} interleaved rounds\n")
+    options, peers, roof = begin(parser, tuple(PEERS), rounds=15)
     others = [INT8, *peers]
     print(heading(others))
     for name, layer in layers().items():

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from layer_peers import PEERS, Codes, Contestant, kernel_time
-from layers import Case, conv, node_timer, product, steps
-from lowbit import _core, interpreter, roofline
+from layers import Case, begin, conv, node_timer, product, steps
+from lowbit import interpreter, roofline
 from lowbit.roofline import Limit, Roofline
 from lowbit.session import Session
 from lowbit.timing import Timing, take_turns
@@ -163,15 +163,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", default="", help="parts of names, separated by commas; all by default")
-    parser.add_argument("--peers", default=",".join(PEERS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=30)
-    options = parser.parse_args()
-    peers = [peer for peer in options.peers.split(",") if peer]
-    if unknown := sorted(set(peers) - set(PEERS)):
-        parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    roof = roofline.measure(threads=options.threads, seconds=2.0)
-    print(f"{_core.cpu()['model']}; {roof}; {options.rounds} interleaved rounds\n")
+    options, peers, roof = begin(parser, tuple(PEERS), rounds=30)
     for title, cases in sections().items():
         if not any(part in title for part in options.sections.split(",")):
             continue

@@ -7,21 +7,43 @@ all of them in turn reads the weights from farther away.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
+from lowbit import _core, roofline
 from lowbit.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
+from lowbit.roofline import Roofline
 from lowbit.session import Row, Session
 
 ZERO = 128
 """The zero point of inputs and outputs: the middle of the codes."""
 SLICE = 0.005
 """Seconds of a contestant's turn: short, so that on a busy machine some turns are left alone."""
+
+
+def begin(
+    parser: argparse.ArgumentParser, peers: Sequence[str], *, rounds: int
+) -> tuple[argparse.Namespace, list[str], Roofline]:
+    """Read the command line, with --peers, --threads and --rounds; measure the machine and print what it is.
+
+    Returns the options, the peers that are wanted, and the machine's limits for so many threads.
+    """
+    parser.add_argument("--peers", default=",".join(peers))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    options = parser.parse_args()
+    wanted = [peer for peer in options.peers.split(",") if peer]
+    if unknown := sorted(set(wanted) - set(peers)):
+        parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(peers)}")
+    roof = roofline.measure(threads=options.threads, seconds=2.0)
+    print(f"{_core.cpu()['model']}; {roof}; {options.rounds} interleaved rounds\n")
+    return options, wanted, roof
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,26 +1,21 @@
-// Sixteen codes, eight bytes, a step.
+// Sixteen floats are a vector.
 #if !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
 #error "compile with the flags of avx512vnni in cpp/isa.cmake"
 #endif
-#include <immintrin.h>
-
-#include "kernels/gather_i4/groups.h"
+#include "kernels/gather_i4/sixteens.h"
 
 namespace lowbit::kernels {
+namespace {
 
-void gather_i4_avx512vnni(const GemmI4Source& table, int64_t row, float* y) {
-  each_group(table, row, y, [](const uint8_t* codes, int64_t count, int zero_point, float scale, float* out) {
-    const __m128i mask = _mm_set1_epi8(15);
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16) {
-      const __m128i pairs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i / 2));
-      const __m128i low = _mm_and_si128(pairs, mask), high = _mm_and_si128(_mm_srli_epi16(pairs, 4), mask);
-      const __m512i whole = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high));
-      const __m512 centred = _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(zero_point)));
-      _mm512_storeu_ps(out + i, _mm512_mul_ps(centred, _mm512_set1_ps(scale)));
-    }
-    one_by_one(codes, i, count, zero_point, scale, out);
-  });
-}
+struct Whole {
+  static LOWBIT_INLINE void store(float* y, __m128i codes, int zero_point, float scale) {
+    const __m512i centred = _mm512_sub_epi32(_mm512_cvtepu8_epi32(codes), _mm512_set1_epi32(zero_point));
+    _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_cvtepi32_ps(centred), _mm512_set1_ps(scale)));
+  }
+};
+
+}  // namespace
+
+void gather_i4_avx512vnni(const GemmI4Source& table, int64_t row, float* y) { gather_sixteens<Whole>(table, row, y); }
 
 }  // namespace lowbit::kernels
