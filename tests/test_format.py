@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
-from lowbit import blocks, format, interpreter, nibbles
+from lowbit import blocks, format, interpreter
 from lowbit.errors import FormatError, GraphError, LowbitError
 from lowbit.ir import Graph, Weight, replace
 from lowbit.ops import OPS
+from lowbit.packings import NIBBLES, Packing
 
 META = {"producer": "lowbit 0", "signature": None, "decisions": [{"node": "a", "reason": "ñ ≠ n"}]}
 
@@ -362,14 +363,30 @@ def test_codes_of_odd_depth_are_packed_row_by_row() -> None:
     shape = (3, 5)
     codes = np.arange(15, dtype=np.int8).reshape(shape) - 8
     weight = Weight(codes=codes, scales=np.ones((3, 1), np.float16), bits=4, group_size=5, packing="nibbles")
-    packed = nibbles.pack(weight)
+    packed = NIBBLES.pack(weight)
     np.testing.assert_array_equal(packed[0], [0x10, 0x32, 0x04])
-    np.testing.assert_array_equal(nibbles.unpack(packed, shape, symmetric=True), codes)
+    np.testing.assert_array_equal(NIBBLES.unpack(packed, shape, symmetric=True), codes)
     packed[1, 2] |= 0x10
-    with pytest.raises(GraphError, match="last nibble"):
-        nibbles.unpack(packed, shape, symmetric=True)
+    with pytest.raises(GraphError, match="beyond its depth"):
+        NIBBLES.unpack(packed, shape, symmetric=True)
     with pytest.raises(GraphError, match="packed codes are"):
-        nibbles.unpack(packed[:, :2], shape, symmetric=True)
+        NIBBLES.unpack(packed[:, :2], shape, symmetric=True)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_are_packed_from_the_lowest_bits_on(bits: int) -> None:
+    """code n of a channel is in byte n * bits // 8, from bit n * bits % 8 on, with zero points as it is."""
+    packing, depth = Packing(bits=bits), 13
+    codes = np.random.default_rng(bits).integers(0, packing.highest + 1, (3, depth)).astype(np.int8)
+    ones = np.ones((3, 1), np.float16)
+    affine = Weight(codes=codes, scales=ones, zero_points=ones.astype(np.uint8), bits=bits)
+    packed = packing.pack(affine)
+    rows = [sum(int(code) << (n * bits) for n, code in enumerate(row)) for row in codes]
+    assert [int.from_bytes(row.tobytes(), "little") for row in packed] == rows
+    np.testing.assert_array_equal(packing.unpack(packed, codes.shape, symmetric=False), codes)
+    centred = replace(affine, codes=codes - np.int8(packing.middle), zero_points=None)
+    np.testing.assert_array_equal(packing.pack(centred), packed)
+    np.testing.assert_array_equal(packing.unpack(packed, codes.shape, symmetric=True), centred.codes)
 
 
 # --------------------------------------------------------------------------------------------------------------- sparse

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import nibbles
 from .errors import InputError, UnsupportedError
 from .interpreter import weight_problems
 from .ir import Array, Weight
+from .packings import NIBBLES
 
 FORMATS = ("int8", "int4", "int4-nibbles")
 _SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format) -> Tensor"
@@ -33,7 +33,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: T
         return codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
     middle = 0
     if format == "int4-nibbles":
-        codes, middle = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1), nibbles.MIDDLE
+        codes, middle = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1), NIBBLES.middle
     depth, groups = codes.shape[1], scale.shape[1]
     index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
     zero = torch.full_like(scale, middle) if zero_point is None else zero_point
@@ -66,7 +66,7 @@ def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array
         _refuse_unequal(codes, scale, g_idx, 2 * codes.shape[-1] if format == "int4-nibbles" else codes.shape[-1])
         if format == "int4-nibbles":
             shape = (codes.shape[0], 2 * codes.shape[1])
-            codes = nibbles.unpack(codes, shape, symmetric=zero_point is None)
+            codes = NIBBLES.unpack(codes, shape, symmetric=zero_point is None)
         size = codes.shape[1] // scale.shape[1]
         scales = _halves(scale)
         weight = Weight(codes=codes, scales=scales, zero_points=zero_point, bits=4, group_size=size, packing="nibbles")

@@ -18,11 +18,12 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from . import blocks, dims, nibbles
+from . import blocks, dims
 from .errors import FormatError, GraphError
 from .interpreter import validate
 from .ir import Array, Attribute, Dim, Graph, Node, Quant, Symbol, Value, Weight
 from .ops.spec import MAX_RANK
+from .packings import PACKINGS
 
 VERSION = 1
 MAX_HEADER = 100_000_000
@@ -94,8 +95,8 @@ def stored_bytes(weight: Weight) -> int:
     """What a quantized weight takes in a file."""
     codes, parts = weight.codes, (weight.scales, weight.zero_points)
     size = codes.size
-    if weight.packing == "nibbles":
-        size = len(codes) * ((codes[:1].size + 1) // 2)
+    if weight.packing in PACKINGS:
+        size = len(codes) * PACKINGS[weight.packing].bytes_of(codes[:1].size)
     elif weight.sparsity is not None:
         kept = blocks.blocks_of(codes, weight.sparsity).any(axis=(2, 3)).sum()
         size = blocks.stored_bytes(codes.shape, weight.sparsity, int(kept))
@@ -116,8 +117,8 @@ def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
     for name, constant in graph.constants.items():
         if isinstance(constant, Weight):
             parts = {part: getattr(constant, part) for part in _PARTS}
-            if constant.packing == "nibbles":
-                parts["codes"] = nibbles.pack(constant)
+            if constant.packing in PACKINGS:
+                parts["codes"] = PACKINGS[constant.packing].pack(constant)
             elif constant.sparsity is not None:
                 parts["mask"], parts["codes"] = blocks.pack(constant.codes, constant.sparsity)
             entry: dict[str, Any] = {
@@ -406,8 +407,8 @@ def _constant(
             zeros = _object(parts["sparsity"], f"the sparsity of {what}", ("pattern", "mask"))
             pattern = _text(zeros["pattern"], what)
             codes = blocks.unpack(own(zeros["mask"]), own(parts["codes"]), shape, pattern)
-        elif packing == "nibbles":
-            codes = nibbles.unpack(own(parts["codes"]), shape, symmetric="zero_points" not in parts)
+        elif packing in PACKINGS:
+            codes = PACKINGS[packing].unpack(own(parts["codes"]), shape, symmetric="zero_points" not in parts)
         else:
             codes = tensor(parts["codes"])
     except GraphError as error:

@@ -14,6 +14,7 @@ from .ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
 from .ops import OPS, constant_value, describe
 from .ops.integer import MAX_BIAS, MAX_MULTIPLIER
 from .ops.spec import MAX_ELEMENTS, MAX_RANK
+from .packings import BITS, PACKINGS
 
 MAX_NODES = 100_000
 LIMITS = {"multiplier": MAX_MULTIPLIER, "bias": MAX_BIAS}
@@ -191,16 +192,16 @@ def _constant_problems(graph: Graph) -> Iterator[str]:
 
 def weight_problems(weight: Weight) -> Iterator[str]:
     """What is wrong with a quantized weight."""
-    known = {(8, "plain"): _int8_problems, (4, "nibbles"): _int4_problems}
-    if (weight.bits, weight.packing) not in known or weight.axis != 0:
+    if BITS.get(weight.packing) != weight.bits or weight.axis != 0:
         stated = f"bits {weight.bits}, packing {weight.packing!r}, axis {weight.axis}"
-        yield f"{stated}: only plain 8-bit codes and 4-bit codes in nibbles are available, with channels along axis 0"
+        known = " or ".join(f"{bits} bits {name!r}" for name, bits in BITS.items())
+        yield f"{stated}: must be {known}, with channels along axis 0"
     elif weight.g_idx is not None:
         yield "g_idx is not available yet"
     elif weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
         yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
     else:
-        yield from known[weight.bits, weight.packing](weight)
+        yield from _group_problems(weight) if weight.packing in PACKINGS else _int8_problems(weight)
         yield from _sparsity_problems(weight)
 
 
@@ -232,10 +233,12 @@ MAX_GROUPS = 2048
 """Of a channel's weights (cpp/kernels/gemm_i4/gemm_i4.h)."""
 
 
-def _int4_problems(weight: Weight) -> Iterator[str]:
-    """Codes -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
+def _group_problems(weight: Weight) -> Iterator[str]:
+    """Of packed codes: four bits are -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
+    packing = PACKINGS[weight.packing]
     if weight.codes.ndim < 2 or 0 in weight.codes.shape:
-        yield f"4-bit codes have shape {list(weight.codes.shape)}, must be [channels, depth, ...], none of them 0"
+        shape = list(weight.codes.shape)
+        yield f"{weight.bits}-bit codes have shape {shape}, must be [channels, depth, ...], none of them 0"
         return
     channels, depth = weight.codes.shape[0], math.prod(weight.codes.shape[1:])
     size = weight.group_size
@@ -244,18 +247,19 @@ def _int4_problems(weight: Weight) -> Iterator[str]:
         return
     if depth // size > MAX_GROUPS:
         yield f"{depth // size} groups are more than {MAX_GROUPS}"
-    if size >= 2**31 // (255 * 15):
+    if size >= 2**31 // (255 * packing.highest):
         yield "a group's codes could overflow a 32-bit sum"
     groups = (channels, depth // size)
     yield from _scale_problems(weight, np.float16, groups)
     zero_points = weight.zero_points
-    low, high = (-8, 7) if zero_points is None else (0, 15)
+    low = -packing.middle if zero_points is None else 0
+    high = low + packing.highest
     if weight.codes.min() < low or weight.codes.max() > high:
         yield f"a code is not in {low} .. {high}"
     if zero_points is not None and (zero_points.dtype != np.uint8 or zero_points.shape != groups):
         yield f"zero_points are {zero_points.dtype} {list(zero_points.shape)}, must be uint8 {list(groups)}"
-    elif zero_points is not None and zero_points.max() > 15:
-        yield "a zero point is above 15"
+    elif zero_points is not None and zero_points.max() > packing.highest:
+        yield f"a zero point is above {packing.highest}"
 
 
 def _scale_problems(weight: Weight, dtype: Any, shape: tuple[int, ...]) -> Iterator[str]:

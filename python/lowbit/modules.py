@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from . import nibbles
 from .dequantize import arrays, dequantize, weight_of
 from .errors import InputError, UnsupportedError
 from .ir import Array, Graph, Node, Symbol, Value, Weight
 from .ops import constant_value
+from .packings import NIBBLES
 from .passes.fuse_requantize import Emitter, Layer, put_dynamic_layer
 from .passes.known_weights import codes_of
 from .session import Session
@@ -238,7 +238,7 @@ def _stored(weight: Weight) -> tuple[str, Array]:
     """The format and the codes as a layer holds them: in nibbles where a row fills its bytes."""
     if weight.bits == 8:
         return "int8", weight.codes
-    return ("int4-nibbles", nibbles.pack(weight)) if weight.shape[1] % 2 == 0 else ("int4", weight.codes)
+    return ("int4-nibbles", NIBBLES.pack(weight)) if weight.shape[1] % 2 == 0 else ("int4", weight.codes)
 
 
 def _of_rows(values: Mapping[str, Value], nodes: tuple[Node, ...], constants: Mapping[str, Weight]) -> Graph:

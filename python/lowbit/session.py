@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import calls, dims, format, nibbles, segments
+from . import calls, dims, format, segments
 from .errors import InputError, UnsupportedError
 from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
 from .ops import OPS, attributes
+from .packings import PACKINGS
 from .roofline import Limit, Roofline, measure, total
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _fill(graph: Graph) -> _core.GraphBuilder:
     for name, constant in graph.constants.items():
         if name not in read:
             continue
-        if isinstance(constant, Weight) and constant.bits == 4:
+        if isinstance(constant, Weight) and constant.packing in PACKINGS:
             parts[name] = _put_parts(builder, graph, name, constant)
         else:
             builder.constant(name, constant.codes if isinstance(constant, Weight) else constant)
@@ -265,8 +266,8 @@ def _fill(graph: Graph) -> _core.GraphBuilder:
 
 
 def _put_parts(builder: _core.GraphBuilder, graph: Graph, name: str, weight: Weight) -> list[str]:
-    """A four-bit weight: its codes in nibbles under its own name; the names of its scales and zero points."""
-    builder.constant(name, nibbles.pack(weight))
+    """A weight in groups: its packed codes under its own name; the names of its scales and zero points."""
+    builder.constant(name, PACKINGS[weight.packing].pack(weight))
     names = []
     for part, array in (("scales", weight.scales), ("zero_points", weight.zero_points)):
         names.append(_unused(graph, f"{name}/{part}") if array is not None else "")
@@ -282,7 +283,7 @@ def _unused(graph: Graph, name: str) -> str:
 
 
 def _with_parts(graph: Graph, node: Node, parts: Mapping[str, list[str]]) -> tuple[list[str], dict[str, Any]]:
-    """A node's inputs and, of one with a four-bit weight, the weight's parts behind them and its sizes."""
+    """A node's inputs and, of one with a weight in groups, the weight's parts behind them and its sizes."""
     inputs = list(node.inputs)
     weight = graph.constants.get(inputs[1]) if len(inputs) > 1 and inputs[1] in parts else None
     if not isinstance(weight, Weight):

@@ -1,0 +1,67 @@
+"""How few-bit codes lie in bytes, in files and at a session's door: one `Packing` a name that a file knows.
+
+Each output channel's codes have bytes of their own; the first code of a byte is in its lowest bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import GraphError
+from .ir import Array, Weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Unsigned codes of `bits` bits, 8 / bits a byte. Those of symmetric weights are moved up by `middle`."""
+
+    bits: int
+
+    @property
+    def middle(self) -> int:
+        """What a symmetric weight holds for zero."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def highest(self) -> int:
+        """The largest code, and the largest zero point."""
+        return (1 << self.bits) - 1
+
+    def bytes_of(self, depth: int) -> int:
+        """What `depth` codes of one channel take."""
+        return -(-depth * self.bits // 8)
+
+    def pack(self, weight: Weight) -> Array:
+        """A weight's codes as u8 [channels, bytes of a channel]."""
+        rows = weight.codes.reshape(weight.codes.shape[0], -1)
+        codes = (rows + (self.middle if weight.zero_points is None else 0)).astype(np.uint8)
+        places = 8 // self.bits
+        whole = np.pad(codes, ((0, 0), (0, -codes.shape[1] % places)))
+        packed = np.zeros((len(codes), self.bytes_of(codes.shape[1])), np.uint8)
+        for place in range(places):
+            packed |= whole[:, place::places] << (place * self.bits)
+        return packed
+
+    def unpack(self, packed: Array, shape: tuple[int, ...], *, symmetric: bool) -> Array:
+        """The codes, int8, of that shape. Raises GraphError where they do not fit it."""
+        depth = math.prod(shape[1:])
+        expected = (*shape[:1], self.bytes_of(depth))
+        if packed.dtype != np.uint8 or packed.shape != expected:
+            raise GraphError(f"packed codes are {packed.dtype} {list(packed.shape)}, must be uint8 {list(expected)}")
+        places = [packed >> shift & self.highest for shift in range(0, 8, self.bits)]
+        codes = np.stack(places, axis=-1).reshape(packed.shape[0], -1)
+        if codes[:, depth:].any():
+            raise GraphError("a channel's last byte has codes beyond its depth, which must be zero")
+        return (codes[:, :depth].astype(np.int8) - (self.middle if symmetric else 0)).astype(np.int8).reshape(shape)
+
+
+PLAIN = "plain"
+"""Codes of eight bits, as they are."""
+NIBBLES = Packing(bits=4)
+PACKINGS: Mapping[str, Packing] = {"nibbles": NIBBLES}
+BITS: Mapping[str, int] = {PLAIN: 8, **{name: packing.bits for name, packing in PACKINGS.items()}}
+"""How many a code has, by the name of its packing."""
