@@ -376,7 +376,7 @@ def test_codes_of_odd_depth_are_packed_row_by_row() -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_codes_are_packed_from_the_lowest_bits_on(bits: int) -> None:
     """code n of a channel is in byte n * bits // 8, from bit n * bits % 8 on, with zero points as it is."""
-    packing, depth = Packing(bits=bits), 13
+    packing, depth = Packing(name="", bits=bits), 13
     codes = np.random.default_rng(bits).integers(0, packing.highest + 1, (3, depth)).astype(np.int8)
     ones = np.ones((3, 1), np.float16)
     affine = Weight(codes=codes, scales=ones, zero_points=ones.astype(np.uint8), bits=bits)

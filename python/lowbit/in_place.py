@@ -20,6 +20,7 @@ from .dequantize import arrays, weight_of
 from .errors import InputError, UnsupportedError
 from .ir import Array, Node, Weight, replace
 from .modules import QuantizedEmbedding, QuantizedLayer, QuantizedLinear
+from .packings import OF_BITS
 from .passes.four_bits import FEW, group_size
 from .passes.round_groups import round_groups
 from .passes.round_weights import round_nearest
@@ -171,7 +172,8 @@ def _rounded(layer: _Chosen) -> Weight:
 def _nearest(layer: _Chosen, rows: Array) -> Weight:
     """The nearest codes of some of a layer's rows: each row's depend on that row alone."""
     if layer.group_size:
-        return round_groups(rows, layer.group_size, symmetric=layer.scheme.symmetric).as_weight()
+        packing = OF_BITS[layer.scheme.weight_bits]
+        return round_groups(rows, layer.group_size, symmetric=layer.scheme.symmetric, packing=packing).as_weight()
     codes = round_nearest(np.ascontiguousarray(rows))
     return Weight(codes=codes.codes, scales=codes.scales.astype(np.float32))
 

@@ -19,6 +19,7 @@ from .ir import Array, Weight
 class Packing:
     """Unsigned codes of `bits` bits, 8 / bits a byte. Those of symmetric weights are moved up by `middle`."""
 
+    name: str
     bits: int
 
     @property
@@ -61,7 +62,8 @@ class Packing:
 
 PLAIN = "plain"
 """Codes of eight bits, as they are."""
-NIBBLES = Packing(bits=4)
-PACKINGS: Mapping[str, Packing] = {"nibbles": NIBBLES}
+NIBBLES = Packing(name="nibbles", bits=4)
+PACKINGS: Mapping[str, Packing] = {packing.name: packing for packing in (NIBBLES,)}
+OF_BITS: Mapping[int, Packing] = {packing.bits: packing for packing in PACKINGS.values()}
 BITS: Mapping[str, int] = {PLAIN: 8, **{name: packing.bits for name, packing in PACKINGS.items()}}
 """How many a code has, by the name of its packing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Row:
 
     def limit(self, roof: Roofline) -> Limit:
         """The least time it can take on a machine, and what binds it."""
-        return roof.limit(self.operations, self.bytes, "int8" if self.op.endswith(("_i8", "_i4")) else "float32")
+        return roof.limit(self.operations, self.bytes, "int8" if re.search(r"_i\d$", self.op) else "float32")
 
 
 @dataclass(frozen=True, kw_only=True)

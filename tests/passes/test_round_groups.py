@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lowbit.interpreter import weight_problems
 from lowbit.ir import Array
+from lowbit.packings import Packing
 from lowbit.passes.round_groups import SHARES, SMALLEST, GroupCodes, best_groups, round_groups
 from lowbit.passes.round_weights import DAMPING, factored
 
@@ -146,3 +147,12 @@ def test_windows_keep_their_sums_on_flat_images() -> None:
         (round_groups(weight, 16, symmetric=True, flat=flat).weight - weight).sum(axis=(2, 3)) for flat in (True, False)
     ]
     assert np.abs(sums[0]).mean() < 0.5 * np.abs(sums[1]).mean()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_packing_says_how_many_bits_codes_have(symmetric: bool) -> None:
+    packing = Packing(name="quarters", bits=2)
+    made = round_groups(np.random.default_rng(3).standard_normal((4, 32)), 16, symmetric=symmetric, packing=packing)
+    assert set(np.unique(made.codes)) == {0, 1, 2, 3}
+    weight = made.as_weight()
+    assert (weight.bits, weight.packing, int(weight.codes.min())) == (2, "quarters", -2 if symmetric else 0)

@@ -18,6 +18,7 @@ import numpy as np
 from .. import dims
 from ..ir import Array, Attribute, Graph, Node, Weight, replace
 from ..ops import OPS, attributes, constant_value, infer
+from ..packings import OF_BITS
 from ..session import Session
 from .layers import CONVOLUTIONS
 
@@ -58,10 +59,10 @@ class Costs:
         """The numbers behind a value's shape."""
         return tuple(dims.evaluate(dim, self.sizes) for dim in self.graph.values[value].shape)
 
-    def layer(self, node: Node, *, dynamic: bool, group_size: int = 0) -> Cost:
+    def layer(self, node: Node, *, dynamic: bool, group_size: int = 0, bits: int = 4) -> Cost:
         """The costs of a layer; `dynamic`: its input's range is found at run time, its output is float.
 
-        group_size: of weights that have four bits as codes, a half-float scale a group; 0: eight bits.
+        group_size: of weights that have `bits` bits as codes, a half-float scale a group; 0: eight bits.
         """
         x, weight, y = (math.prod(self.shape(name)) for name in (*node.inputs[:2], node.outputs[0]))
         residual = y if len(node.inputs) > 3 and node.inputs[3] else 0
@@ -71,7 +72,7 @@ class Costs:
         work = weight * pixels
         rates = DEPTHWISE_RATES if self._is_depthwise(node) else RATES
 
-        coded = weight * (0.5 + 2 / group_size if group_size else 1.0)
+        coded = weight * (bits / 8 + 2 / group_size if group_size else 1.0)
 
         def total(kind: str, width: int, width_y: int) -> float:
             # To floats whose range is found at run time, the residual is added in a pass of its own.
@@ -113,14 +114,14 @@ class MeasuredCosts(Costs):
         self._threads = threads
         self._known: dict[object, Cost] = {}
 
-    def layer(self, node: Node, *, dynamic: bool, group_size: int = 0) -> Cost:
+    def layer(self, node: Node, *, dynamic: bool, group_size: int = 0, bits: int = 4) -> Cost:
         """The costs of a layer, in microseconds of the fastest of several runs."""
         given = attributes(OPS[node.op], node)
         geometry = {key: given[key] for key in GEOMETRY if key in given}
         shapes = tuple(self.shape(name) for name in (*node.inputs[:2], node.outputs[0]))
-        key = (node.op, shapes, tuple(geometry.items()), dynamic, group_size)
+        key = (node.op, shapes, tuple(geometry.items()), dynamic, group_size, bits)
         if key not in self._known:
-            self._known[key] = self._time(node.op, shapes, geometry, dynamic, group_size)
+            self._known[key] = self._time(node.op, shapes, geometry, dynamic, group_size, bits)
         return self._known[key]
 
     def _time(
@@ -130,18 +131,19 @@ class MeasuredCosts(Costs):
         geometry: Mapping[str, Attribute],
         dynamic: bool,
         group_size: int,
+        bits: int,
     ) -> Cost:
         shape_x, shape_w, shape_y = shapes
         rng = np.random.default_rng(0)
         floats, codes = rng.standard_normal(shape_x).astype(np.float32), rng.integers(0, 256, shape_x).astype(np.uint8)
-        weight = _made_up(rng, shape_w, group_size)
+        weight = _made_up(rng, shape_w, group_size, bits)
         channels = np.full(shape_w[0], 1e-3, np.float32)
         affine: dict[str, Attribute] = {"scale": 0.1, "zero_point": 9}
         granularity = "row" if op == "linear" else "sample"
         output = "f32" if dynamic else "u8"
         return Cost(
             int8=self._run(
-                f"{op}_{'i4' if group_size else 'i8'}",
+                f"{op}_i{bits if group_size else 8}",
                 {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": output},
                 codes,
                 weight,
@@ -166,18 +168,19 @@ class MeasuredCosts(Costs):
         return fastest(lambda: session.run(x))
 
 
-def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int) -> Weight:
-    """A weight of random codes, four-bit ones in groups."""
+def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, bits: int) -> Weight:
+    """A weight of random codes, packed ones in groups."""
     if not group_size:
         return Weight(codes=rng.integers(-127, 128, shape).astype(np.int8), scales=np.ones(shape[0], np.float32))
+    packing = OF_BITS[bits]
     filters, channels, *window = shape
     groups = math.prod(shape[1:]) // group_size
     return Weight(
-        codes=rng.integers(-8, 8, (filters, *window, channels)).astype(np.int8),
+        codes=rng.integers(-packing.middle, packing.middle, (filters, *window, channels)).astype(np.int8),
         scales=np.ones((shape[0], groups), np.float16),
-        bits=4,
+        bits=packing.bits,
         group_size=group_size,
-        packing="nibbles",
+        packing=packing.name,
     )
 
 

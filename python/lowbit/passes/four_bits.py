@@ -1,6 +1,6 @@
-"""Decides which layers get four-bit weights, and how many of these share a scale.
+"""Decides which layers get weights of few bits, four so far, and how many of these share a scale.
 
-The first and the last layers of a network lose most by four bits and weigh little: they keep eight (`keep_ends`). An
+The first and the last layers of a network lose most by few bits and weigh little: they keep eight (`keep_ends`). An
 operator's groups lie along the products that it sums, and must divide them evenly: a layer whose depth has no fit
 divisor keeps eight bits, too.
 """
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from ..interpreter import MAX_GROUPS
 from ..ir import Graph, Node
+from ..ops import OPS
+from ..packings import OF_BITS
 from ..schemes import Rules, Scheme
 from .known_weights import KnownWeights
 from .layers import LAYERS
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
-SUPPORTED = ("linear", "conv2d")
-"""The layers that have an operator for four-bit weights, convolutions where all inputs meet all outputs."""
 STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
 FEW = 2
@@ -29,10 +29,11 @@ FEW = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Width:
-    """Of a layer's weights. group_size: of four-bit weights; 0: the layer keeps eight bits. note: why, for people."""
+    """Of a layer's weights. group_size: of weights of few bits; 0: the layer keeps eight. note: why, for people."""
 
     group_size: int
     note: str
+    bits: int = 8
 
 
 def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
@@ -43,12 +44,13 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
         if node.op not in LAYERS or rules.of(node).is_float:
             continue
         codes = known.of(graph.constants.get(node.inputs[1]))
-        if isinstance(codes, GroupCodes) and node.op in SUPPORTED:
-            size = codes.group_size
-            found[node.name] = Width(group_size=size, note=f"its weights came with 4-bit codes in groups of {size}")
+        if isinstance(codes, GroupCodes) and _has_form(node, codes.packing.bits):
+            size, bits = codes.group_size, codes.packing.bits
+            note = f"its weights came with {bits}-bit codes in groups of {size}"
+            found[node.name] = Width(group_size=size, note=note, bits=bits)
         elif isinstance(codes, Codes):
             found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
-        elif rules.of(node).weight_bits == 4:
+        elif rules.of(node).weight_bits in OF_BITS:
             found[node.name] = _width(graph, node, rules.of(node), ends)
     return found
 
@@ -66,20 +68,26 @@ def group_size(depth: int, wanted: int) -> int:
     return 0
 
 
+def _has_form(node: Node, bits: int) -> bool:
+    """Whether the layer has an operator for weights of so many bits."""
+    return f"{node.op}_i{bits}" in OPS
+
+
 def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
     if scheme.keep_ends and node.name in ends:
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
-    if node.op not in SUPPORTED:
-        return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with four")
+    if not _has_form(node, scheme.weight_bits):
+        return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with {scheme.weight_bits}")
     if node.attrs.get("groups", 1) != 1:
-        return Width(group_size=0, note="8-bit weights, for grouped convolutions have no form with four")
+        return Width(group_size=0, note="8-bit weights, for grouped convolutions have no form with fewer")
     depth = math.prod(graph.constants[node.inputs[1]].shape[1:])
     size = group_size(depth, scheme.group_size)
     if size == 0:
         return Width(
             group_size=0, note=f"8-bit weights, for no groups of {SMALLEST} to {scheme.group_size} divide {depth}"
         )
-    return Width(group_size=size, note=f"4-bit weights in groups of {size}")
+    bits = scheme.weight_bits
+    return Width(group_size=size, note=f"{bits}-bit weights in groups of {size}", bits=bits)
 
 
 def _ends(graph: Graph) -> dict[str, str]:

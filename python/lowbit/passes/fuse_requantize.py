@@ -252,7 +252,7 @@ def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
 
 
 def _op(node: Node, layer: Layer) -> str:
-    return f"{node.op}_{'i4' if isinstance(layer.codes, GroupCodes) else 'i8'}"
+    return f"{node.op}_i{layer.codes.packing.bits if isinstance(layer.codes, GroupCodes) else 8}"
 
 
 def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float, bias: float) -> list[str]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Array, Weight
-from .round_groups import MIDDLE, GroupCodes
+from ..packings import PACKINGS
+from .round_groups import GroupCodes
 from .round_weights import Codes
 
 Coded = tuple[Array, Weight]
@@ -38,13 +39,14 @@ class KnownWeights:
 
 def codes_of(weight: Weight, shape: tuple[int, ...]) -> Codes | GroupCodes:
     """What a layer's constants are made of, from a quantized weight of as many numbers as `shape` has."""
-    if weight.bits == 8:
+    if weight.packing not in PACKINGS:
         return Codes(codes=weight.codes.reshape(shape), scales=weight.scales.astype(np.float64))
+    packing = PACKINGS[weight.packing]
     scales, zeros = weight.scales.astype(np.float64), weight.zero_points
     return GroupCodes(
-        codes=(weight.codes + np.int8(MIDDLE if zeros is None else 0)).reshape(shape[0], -1),
+        codes=(weight.codes + np.int8(packing.middle if zeros is None else 0)).reshape(shape[0], -1),
         scales=scales,
-        zero_points=np.full(scales.shape, float(MIDDLE)) if zeros is None else zeros.astype(np.float64),
+        zero_points=np.full(scales.shape, float(packing.middle)) if zeros is None else zeros.astype(np.float64),
         symmetric=zeros is None,
         window=shape[2:],
     )

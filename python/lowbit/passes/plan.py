@@ -92,11 +92,14 @@ def decide(
     why; without calibration data (not `static`) all are. widths: of the layers whose scheme has four-bit weights.
     """
     groups = {name: width.group_size for name, width in (widths or {}).items()}
+    bits = {name: width.bits for name, width in (widths or {}).items()}
     wide = {name: width.note for name, width in (widths or {}).items()}
     by_row = dict(dynamic or {}) if static else {node.name: "" for node in graph if node.op in LAYERS}
     problems = {node.name: _problem(graph, node) for node in graph if node.op in LAYERS} | dict(floats)
     priced = {
-        node.name: costs.layer(node, dynamic=node.name in by_row, group_size=groups.get(node.name, 0))
+        node.name: costs.layer(
+            node, dynamic=node.name in by_row, group_size=groups.get(node.name, 0), bits=bits.get(node.name, 8)
+        )
         for node in graph
         if problems.get(node.name) == ""
     }
@@ -115,7 +118,8 @@ def decide(
     decisions = []
     for node in graph:
         if node.name in priced:
-            made = _priced(node, priced[node.name], totals[node.name], plan, costs.verb)
+            scheme = f"int{bits.get(node.name, 8)}"
+            made = _priced(node, priced[node.name], totals[node.name], plan, scheme, costs.verb)
             notes = (wide.get(node.name, ""), made.reason, by_row.get(node.name, ""))
             reason = "; ".join(filter(None, notes)) if node.name in int8 else made.reason
             decisions.append(replace(made, reason=reason))
@@ -220,8 +224,8 @@ def _activations(graph: Graph, int8: set[str]) -> dict[str, Node]:
     return found
 
 
-def _priced(node: Node, cost: Cost, total: float, plan: Plan, verb: str) -> Decision:
-    scheme, is_coded = "int4" if plan.groups.get(node.name) else "int8", node.name in plan.int8
+def _priced(node: Node, cost: Cost, total: float, plan: Plan, scheme: str, verb: str) -> Decision:
+    is_coded = node.name in plan.int8
     faster, slower = sorted((total, cost.float32))
     borders = "" if total == cost.int8 else ", conversions included"
     times = f"{total:.1f} us in {scheme}{borders}, {cost.float32:.1f} us in float32"

@@ -19,6 +19,7 @@ from .. import schemes
 from ..errors import CalibrationError, InputError
 from ..interpreter import bind, validate
 from ..ir import Array, Graph, Node, Quant, Weight, replace
+from ..packings import OF_BITS
 from . import fuse_requantize as emit_
 from .calibrate import Feeds, Histogram, Progress, batches, observe
 from .correct_bias import correct_bias
@@ -280,7 +281,8 @@ def _rounded(
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if group_size:
         symmetric, flat = scheme.symmetric, scheme.compensate
-        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat)
+        packing = OF_BITS[scheme.weight_bits]
+        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat, packing=packing)
     if moments is not None:
         return round_compensated(weight, moments)
     is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1

@@ -1,4 +1,4 @@
-"""Rounds the weights of layers to four bits, with a scale (and a zero point) for each group of them.
+"""Rounds the weights of layers to few bits, with a scale (and a zero point) for each group of them.
 
 A group's range is narrowed where that loses less squared error: few wide weights are clipped for the sake of the many.
 With the layers' inputs known, weights are rounded one after another as in `round_weights.py`, each with the scale of
@@ -16,11 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import Array, Weight
+from ..packings import NIBBLES, Packing
 from .round_weights import Factored, round_columns, upper_of_flat
 
-LEVELS = 15
-MIDDLE = 8
-"""What stands for zero in a symmetric group: codes 0 .. 15, weights (code - 8) * scale."""
 SHARES = np.linspace(1.0, 0.6, 17)
 SMALLEST = float(np.finfo(np.float16).tiny)
 TOGETHER = 1 << 16
@@ -29,8 +27,9 @@ TOGETHER = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class GroupCodes:
-    """A weight as int8 codes 0 .. 15 [N, K], with float64 scales (exact in float16) and zero points [N, groups].
+    """A weight as int8 codes [N, K], of four bits 0 .. 15, with float64 scales (exact in float16) and zero points.
 
+    scales, zero_points: [N, groups]; a symmetric weight's zero points are the packing's middle, of four bits 8.
     window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C].
     """
 
@@ -39,6 +38,7 @@ class GroupCodes:
     zero_points: Array
     symmetric: bool
     window: tuple[int, ...] = ()
+    packing: Packing = NIBBLES
 
     @property
     def group_size(self) -> int:
@@ -57,37 +57,51 @@ class GroupCodes:
 
     def as_weight(self) -> Weight:
         """The constant of a graph."""
-        shift = MIDDLE if self.symmetric else 0
+        shift = self.packing.middle if self.symmetric else 0
         return Weight(
             codes=self._stored((self.codes - shift).astype(np.int8)),
             scales=self.scales.astype(np.float16),
             zero_points=None if self.symmetric else self.zero_points.astype(np.uint8),
-            bits=4,
+            bits=self.packing.bits,
             group_size=self.group_size,
-            packing="nibbles",
+            packing=self.packing.name,
         )
 
 
 def round_groups(
-    weight: Array, group_size: int, *, symmetric: bool, moments: Factored | None = None, flat: bool = False
+    weight: Array,
+    group_size: int,
+    *,
+    symmetric: bool,
+    moments: Factored | None = None,
+    flat: bool = False,
+    packing: Packing = NIBBLES,
 ) -> GroupCodes:
     """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
 
     moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
-    see `round_flat`; else each to its nearest.
+    see `round_flat`; else each to its nearest. packing: says how many bits a code has.
     """
     window = weight.shape[2:]
     rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
-    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric)
+    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, packing=packing)
     parts = (rows, *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
     if moments is not None:
-        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper)
+        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, packing)
     elif flat and math.prod(window) > 1:
         size = math.prod(window)
-        codes = _in_order(parts, np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1), upper_of_flat(size)[None])
+        order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
+        codes = _in_order(parts, order, upper_of_flat(size)[None], packing)
     else:
-        codes = np.clip(np.rint(parts[0] / parts[1]) + parts[2], 0, LEVELS)
-    return GroupCodes(codes=codes.astype(np.int8), scales=scales, zero_points=zeros, symmetric=symmetric, window=window)
+        codes = np.clip(np.rint(parts[0] / parts[1]) + parts[2], 0, packing.highest)
+    return GroupCodes(
+        codes=codes.astype(np.int8),
+        scales=scales,
+        zero_points=zeros,
+        symmetric=symmetric,
+        window=window,
+        packing=packing,
+    )
 
 
 def _stored_order(order: Array, window: int) -> Array:
@@ -97,34 +111,35 @@ def _stored_order(order: Array, window: int) -> Array:
     return stored
 
 
-def _in_order(parts: tuple[Array, ...], order: Array, upper: Array) -> Array:
+def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, packing: Packing) -> Array:
     """Round columns in that order; those of one upper [1, k, k] after the other make up for each other."""
     shape = (1, -1, upper.shape[1])
     w, scales, zeros = (part[:, order].reshape(shape) for part in parts)
-    rounded = round_columns(w, upper, scales, zeros, (0, LEVELS))
+    rounded = round_columns(w, upper, scales, zeros, (0, packing.highest))
     codes = np.empty(parts[0].shape, np.int8)
     codes[:, order] = rounded.reshape(codes.shape)
     return codes
 
 
-def best_groups(groups: Array, *, symmetric: bool) -> tuple[Array, Array]:
+def best_groups(groups: Array, *, symmetric: bool, packing: Packing = NIBBLES) -> tuple[Array, Array]:
     """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding."""
     step = max(TOGETHER // max(groups[:1].size, 1), 1)
-    found = [_best_groups(groups[i : i + step], symmetric) for i in range(0, len(groups), step)]
+    found = [_best_groups(groups[i : i + step], symmetric, packing) for i in range(0, len(groups), step)]
     scales, zeros = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return scales, zeros
 
 
-def _best_groups(groups: Array, symmetric: bool) -> tuple[Array, Array]:
+def _best_groups(groups: Array, symmetric: bool, packing: Packing) -> tuple[Array, Array]:
+    highest, middle = packing.highest, float(packing.middle)
     low, high = np.minimum(groups.min(axis=2), 0.0), np.maximum(groups.max(axis=2), 0.0)
     widest = 2 * np.maximum(high, -low) if symmetric else high - low
-    best_scale, best_zero = np.ones(low.shape), np.full(low.shape, float(MIDDLE))
+    best_scale, best_zero = np.ones(low.shape), np.full(low.shape, middle)
     least = np.full(low.shape, np.inf)
     for share in SHARES:
         # A half-float scale is what the file holds: the codes must be chosen for that very number.
-        scale = np.maximum((widest * share / LEVELS).astype(np.float16).astype(np.float64), SMALLEST)
-        zero = np.full(low.shape, float(MIDDLE)) if symmetric else np.clip(np.rint(-low * share / scale), 0, LEVELS)
-        codes = np.clip(np.rint(groups / scale[..., None]) + zero[..., None], 0, LEVELS)
+        scale = np.maximum((widest * share / highest).astype(np.float16).astype(np.float64), SMALLEST)
+        zero = np.full(low.shape, middle) if symmetric else np.clip(np.rint(-low * share / scale), 0, highest)
+        codes = np.clip(np.rint(groups / scale[..., None]) + zero[..., None], 0, highest)
         error = (((codes - zero[..., None]) * scale[..., None] - groups) ** 2).sum(axis=2)
         better = error < least
         best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)

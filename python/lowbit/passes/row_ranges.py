@@ -23,6 +23,7 @@ from functools import partial
 import numpy as np
 
 from ..ir import Array, Graph, Node, Quant
+from ..packings import NIBBLES, OF_BITS
 from ..schemes import Scheme
 from .calibrate import Feeds, Progress, quantized, watch
 from .functions import operands
@@ -122,7 +123,7 @@ def survey(
         x, weights, scheme = samples.pop(name).rows(), _stack(graph, nodes), schemes[name]
         strengths, share = STRENGTHS if scheme.smooth else (0.0,), COMPENSATED if scheme.compensate else 1.0
         size = max(groups.get(node.name, 0) for node in nodes)
-        rounded = partial(_nearest_of_groups, size=size, symmetric=scheme.symmetric) if size else _nearest
+        rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
         made[name] = _measure(x, weights, quants[name], strengths, share, rounded)
     return made
 
@@ -194,8 +195,9 @@ def _nearest(weights: Array) -> Array:
     return rounded
 
 
-def _nearest_of_groups(weights: Array, size: int, symmetric: bool) -> Array:
-    return round_groups(weights, size, symmetric=symmetric).weight
+def _nearest_of_groups(weights: Array, size: int, scheme: Scheme) -> Array:
+    packing = OF_BITS.get(scheme.weight_bits, NIBBLES)  # codes that came with a weight are of no scheme
+    return round_groups(weights, size, symmetric=scheme.symmetric, packing=packing).weight
 
 
 def factors_of(rms: Array, strength: float) -> Array | None:

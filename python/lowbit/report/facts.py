@@ -150,8 +150,9 @@ def kind_of(node: Node | None, graph: Graph) -> str:
         return "torch"
     if node.op in CONVERSIONS:
         return "conversion"
-    if node.op.endswith("_i4"):
-        return "int4"
+    kind = f"int{node.op.rpartition('_i')[2]}"
+    if kind in CODED:
+        return kind
     names = [name for name in (*node.inputs[:1], *node.outputs) if name]
     return "int8" if any(graph.values[name].dtype == "u8" for name in names) else "float32"
 
