@@ -62,9 +62,9 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
 
   // Without the blocks of zeros, if that is faster for all phases.
   bool pack_sparse(const NodeInfo& node, const Constant& weight) {
+    if (groups_ > 1 || !kernels::may_be_sparse(weight.buffer->as<int8_t>(), weight.type.shape.elements())) return false;
     for (const Phase& phase : phases_) {
       const int64_t tap_count = taps(phase), run = run_length(phase), rows = typical_rows(node);
-      if (groups_ > 1) return false;
       const Buffer ordered = ordered_weight<int8_t>(weight, phase, 0, filters_);
       const auto& dense = kernels::select_gemm_i8(node.isa, filters_, tap_count, run, rows);
       const kernels::SpmmI8Kernel* kernel =

@@ -315,6 +315,11 @@ double cost(const SpmmI8Kernel& kernel, double blocks, int64_t n, int64_t depth,
 
 std::span<const SpmmI8Kernel> spmm_i8_kernels() { return kTable; }
 
+bool may_be_sparse(const int8_t* w, int64_t size) {
+  constexpr int64_t kOneOf = 16;
+  return std::count(w, w + size, 0) >= size / kOneOf;
+}
+
 size_t spmm_i8_scratch(const SpmmI8Weights& weights) {
   const int64_t quads = weights.taps * quads_of(weights);
   const int64_t least = quads * weights.kernel->lanes * 4;  // planes of a single vector of rows
@@ -325,10 +330,8 @@ size_t spmm_i8_scratch(const SpmmI8Weights& weights) {
 const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t taps, int64_t run, int64_t rows,
                                    double dense_cost) {
   constexpr double kWorth = 0.9;  // of the dense cost: the estimates are not that good
-  constexpr double kMostQuads = 0.95;
   const int64_t quads = taps * ceil_div(run, 4), size = n * taps * run;
-  if (quads > SpmmI8Weights::kMaxQuads || blocks_of(w, n, taps, run, 1) > kMostQuads * static_cast<double>(n * quads) ||
-      std::find(w, w + size, -128) != w + size)
+  if (quads > SpmmI8Weights::kMaxQuads || !may_be_sparse(w, size) || std::find(w, w + size, -128) != w + size)
     return nullptr;
   const auto first = std::find_if(std::begin(kTable), std::end(kTable),
                                   [&](const SpmmI8Kernel& kernel) { return runs_on(kernel.isa, cap); });

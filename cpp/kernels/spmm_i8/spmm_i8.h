@@ -103,6 +103,8 @@ std::span<const SpmmI8Kernel> spmm_i8_kernels();  // the table, best first
 // whose best costs gemm_i8_cost(), are faster.
 const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t taps, int64_t run, int64_t rows,
                                    double dense_cost);
+// Whether so many weights are zero that a look at their blocks may be worth it.
+bool may_be_sparse(const int8_t* w, int64_t size);
 // Bytes of scratch for each task of any call.
 size_t spmm_i8_scratch(const SpmmI8Weights& weights);
 
