@@ -382,7 +382,7 @@ def test_random_nets_keep_as_much_as_a_textbook_quantization(graph: Graph) -> No
     assert "conv2d_i8" in ops(plain.graph)
     expected = run(graph, feeds)
     # Refined ranges fit 8 samples so closely that others may lose more.
-    for made, calibration, slack in ((plain, samples, 3.5), (quantize(graph), None, 3.5), (static(graph), samples, 9)):
+    for made, calibration, slack in ((plain, samples, 4.5), (quantize(graph), None, 4.5), (static(graph), samples, 9)):
         least = decibels(expected, simulate(fused, feeds, calibration))
         assert decibels(expected, run(made.graph, feeds)) > min(least, 45) - slack
 
