@@ -20,9 +20,12 @@ from torch import Tensor
 from .errors import InputError, UnsupportedError
 from .interpreter import weight_problems
 from .ir import Array, Weight
-from .packings import NIBBLES
+from .packings import PACKINGS
 
-FORMATS = ("int8", "int4", "int4-nibbles")
+# A code an element, or packed as in a file: by the name of the format.
+_LOOSE = {f"int{packing.bits}": packing for packing in PACKINGS.values()}
+_PACKED = {f"int{packing.bits}-{packing.name}": packing for packing in PACKINGS.values()}
+FORMATS = ("int8", *_LOOSE, *_PACKED)
 _SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format) -> Tensor"
 
 
@@ -32,8 +35,10 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: T
     if format == "int8":
         return codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
     middle = 0
-    if format == "int4-nibbles":
-        codes, middle = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1), NIBBLES.middle
+    if format in _PACKED:
+        packing = _PACKED[format]
+        parts = [codes >> shift & packing.highest for shift in range(0, 8, packing.bits)]
+        codes, middle = torch.stack(parts, dim=-1).flatten(1), packing.middle
     depth, groups = codes.shape[1], scale.shape[1]
     index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
     zero = torch.full_like(scale, middle) if zero_point is None else zero_point
@@ -42,7 +47,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: T
 
 @dequantize.register_fake
 def _shape(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None, format: str) -> Tensor:
-    shape = (codes.shape[0], 2 * codes.shape[1]) if format == "int4-nibbles" else codes.shape
+    shape = (codes.shape[0], _PACKED[format].places * codes.shape[1]) if format in _PACKED else codes.shape
     return codes.new_empty(shape, dtype=torch.float32)
 
 
@@ -63,13 +68,19 @@ def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array
             raise InputError("g_idx is for groups of four-bit codes; int8 has a scale an output channel")
         weight = Weight(codes=codes, scales=scale.astype(np.float32).reshape(-1), zero_points=zero_point)
     else:
-        _refuse_unequal(codes, scale, g_idx, 2 * codes.shape[-1] if format == "int4-nibbles" else codes.shape[-1])
-        if format == "int4-nibbles":
-            shape = (codes.shape[0], 2 * codes.shape[1])
-            codes = NIBBLES.unpack(codes, shape, symmetric=zero_point is None)
-        size = codes.shape[1] // scale.shape[1]
-        scales = _halves(scale)
-        weight = Weight(codes=codes, scales=scales, zero_points=zero_point, bits=4, group_size=size, packing="nibbles")
+        packing = _PACKED.get(format) or _LOOSE[format]
+        depth = codes.shape[-1] * (packing.places if format in _PACKED else 1)
+        _refuse_unequal(codes, scale, g_idx, depth)
+        if format in _PACKED:
+            codes = packing.unpack(codes, (codes.shape[0], depth), symmetric=zero_point is None)
+        weight = Weight(
+            codes=codes,
+            scales=_halves(scale),
+            zero_points=zero_point,
+            bits=packing.bits,
+            group_size=depth // scale.shape[1],
+            packing=packing.name,
+        )
     problems = list(weight_problems(weight))
     if problems:
         raise InputError(f"lowbit::dequantize, format {format!r}: {'; '.join(problems)}")

@@ -21,7 +21,7 @@ from .errors import InputError, UnsupportedError
 from .ir import Array, Node, Weight, replace
 from .modules import QuantizedEmbedding, QuantizedLayer, QuantizedLinear
 from .packings import OF_BITS
-from .passes.four_bits import FEW, group_size
+from .passes.four_bits import FEW, group_size, has_form
 from .passes.round_groups import round_groups
 from .passes.round_weights import round_nearest
 
@@ -108,7 +108,9 @@ def _chosen(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> l
 def _choice(path: str, module: Any, scheme: schemes.Scheme, *, wide: bool) -> _Chosen:
     """One layer with what it gets; wide: eight bits, whatever the scheme says."""
     weight, bias = module.weight.T if _is_conv1d(module) else module.weight, getattr(module, "bias", None)
-    size = 0 if wide or scheme.weight_bits == 8 else group_size(weight.shape[1], scheme.group_size)
+    op = "embedding" if isinstance(module, nn.Embedding) else "linear"
+    is_coded = not wide and has_form(op, scheme.weight_bits)
+    size = group_size(weight.shape[1], scheme.group_size) if is_coded else 0
     return _Chosen(path=path, module=module, weight=weight, bias=bias, scheme=scheme, group_size=size)
 
 

@@ -19,7 +19,7 @@ from .dequantize import arrays, dequantize, weight_of
 from .errors import InputError, UnsupportedError
 from .ir import Array, Graph, Node, Symbol, Value, Weight
 from .ops import constant_value
-from .packings import NIBBLES
+from .packings import PACKINGS
 from .passes.fuse_requantize import Emitter, Layer, put_dynamic_layer
 from .passes.known_weights import codes_of
 from .session import Session
@@ -190,14 +190,14 @@ class QuantizedEmbedding(QuantizedLayer):
         return torch.from_numpy(y).to(self.like.dtype)
 
     def graph(self) -> Graph:
-        """embedding_i4(indices) -> y."""
+        """embedding_i4(indices) -> y, by the bits of the codes."""
         weight = self.stored()
         values = {
             "x": Value(dtype="i64", shape=("rows",)),
             "w": constant_value(weight),
             "y": Value(dtype="f32", shape=("rows", self.embedding_dim)),
         }
-        gather = Node(op="embedding_i4", name="embedding", inputs=("x", "w"), outputs=("y",))
+        gather = Node(op=f"embedding_i{weight.bits}", name="embedding", inputs=("x", "w"), outputs=("y",))
         return _of_rows(values, (gather,), {"w": weight})
 
     def extra_repr(self) -> str:
@@ -235,10 +235,11 @@ class LazyWeight(Tensor):
 
 
 def _stored(weight: Weight) -> tuple[str, Array]:
-    """The format and the codes as a layer holds them: in nibbles where a row fills its bytes."""
-    if weight.bits == 8:
-        return "int8", weight.codes
-    return ("int4-nibbles", NIBBLES.pack(weight)) if weight.shape[1] % 2 == 0 else ("int4", weight.codes)
+    """The format and the codes as a layer holds them: packed where a row fills its bytes."""
+    packing = PACKINGS.get(weight.packing)
+    if packing is None or weight.shape[1] % packing.places != 0:
+        return f"int{weight.bits}", weight.codes
+    return f"int{weight.bits}-{packing.name}", packing.pack(weight)
 
 
 def _of_rows(values: Mapping[str, Value], nodes: tuple[Node, ...], constants: Mapping[str, Weight]) -> Graph:

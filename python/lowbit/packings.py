@@ -32,6 +32,11 @@ class Packing:
         """The largest code, and the largest zero point."""
         return (1 << self.bits) - 1
 
+    @property
+    def places(self) -> int:
+        """How many codes a byte has."""
+        return 8 // self.bits
+
     def bytes_of(self, depth: int) -> int:
         """What `depth` codes of one channel take."""
         return -(-depth * self.bits // 8)
@@ -40,11 +45,10 @@ class Packing:
         """A weight's codes as u8 [channels, bytes of a channel]."""
         rows = weight.codes.reshape(weight.codes.shape[0], -1)
         codes = (rows + (self.middle if weight.zero_points is None else 0)).astype(np.uint8)
-        places = 8 // self.bits
-        whole = np.pad(codes, ((0, 0), (0, -codes.shape[1] % places)))
+        whole = np.pad(codes, ((0, 0), (0, -codes.shape[1] % self.places)))
         packed = np.zeros((len(codes), self.bytes_of(codes.shape[1])), np.uint8)
-        for place in range(places):
-            packed |= whole[:, place::places] << (place * self.bits)
+        for place in range(self.places):
+            packed |= whole[:, place :: self.places] << (place * self.bits)
         return packed
 
     def unpack(self, packed: Array, shape: tuple[int, ...], *, symmetric: bool) -> Array:
@@ -53,8 +57,8 @@ class Packing:
         expected = (*shape[:1], self.bytes_of(depth))
         if packed.dtype != np.uint8 or packed.shape != expected:
             raise GraphError(f"packed codes are {packed.dtype} {list(packed.shape)}, must be uint8 {list(expected)}")
-        places = [packed >> shift & self.highest for shift in range(0, 8, self.bits)]
-        codes = np.stack(places, axis=-1).reshape(packed.shape[0], -1)
+        parts = [packed >> shift & self.highest for shift in range(0, 8, self.bits)]
+        codes = np.stack(parts, axis=-1).reshape(packed.shape[0], -1)
         if codes[:, depth:].any():
             raise GraphError("a channel's last byte has codes beyond its depth, which must be zero")
         return (codes[:, :depth].astype(np.int8) - (self.middle if symmetric else 0)).astype(np.int8).reshape(shape)

@@ -44,7 +44,7 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
         if node.op not in LAYERS or rules.of(node).is_float:
             continue
         codes = known.of(graph.constants.get(node.inputs[1]))
-        if isinstance(codes, GroupCodes) and _has_form(node, codes.packing.bits):
+        if isinstance(codes, GroupCodes) and has_form(node.op, codes.packing.bits):
             size, bits = codes.group_size, codes.packing.bits
             note = f"its weights came with {bits}-bit codes in groups of {size}"
             found[node.name] = Width(group_size=size, note=note, bits=bits)
@@ -68,15 +68,15 @@ def group_size(depth: int, wanted: int) -> int:
     return 0
 
 
-def _has_form(node: Node, bits: int) -> bool:
-    """Whether the layer has an operator for weights of so many bits."""
-    return f"{node.op}_i{bits}" in OPS
+def has_form(op: str, bits: int) -> bool:
+    """Whether a layer has an operator for weights of so few bits."""
+    return bits in OF_BITS and f"{op}_i{bits}" in OPS
 
 
 def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
     if scheme.keep_ends and node.name in ends:
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
-    if not _has_form(node, scheme.weight_bits):
+    if not has_form(node.op, scheme.weight_bits):
         return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with {scheme.weight_bits}")
     if node.attrs.get("groups", 1) != 1:
         return Width(group_size=0, note="8-bit weights, for grouped convolutions have no form with fewer")
