@@ -49,6 +49,7 @@ def codes_of(weight: Weight, shape: tuple[int, ...]) -> Codes | GroupCodes:
         zero_points=np.full(scales.shape, float(packing.middle)) if zeros is None else zeros.astype(np.float64),
         symmetric=zeros is None,
         window=shape[2:],
+        packing=packing,
     )
 
 

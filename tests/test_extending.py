@@ -1,0 +1,54 @@
+"""A weight format takes what docs/extending.md says: here one of two bits, from the scheme to the file and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphs import BATCH, Maker
+from lowbit import Scheme, format, interpreter, packings
+from lowbit.ir import Weight, replace
+from lowbit.ops import OPS
+from lowbit.packings import Packing
+from lowbit.passes.known_weights import codes_of
+from lowbit.passes.quantize import quantize
+
+
+@pytest.fixture(autouse=True)
+def two_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the format: its packing, and an operator whose reference is that of four bits."""
+    quarters, four = Packing(name="quarters", bits=2), OPS["linear_i4"]
+    monkeypatch.setitem(packings.PACKINGS, "quarters", quarters)
+    monkeypatch.setitem(packings.OF_BITS, 2, quarters)
+    monkeypatch.setitem(packings.BITS, "quarters", 2)
+    inputs = tuple(replace(item, bits=2) if item.weight else item for item in four.inputs)
+    known = {**OPS, "linear_i2": replace(four, name="linear_i2", inputs=inputs)}
+    for room in ("ops", "interpreter", "passes.four_bits"):
+        monkeypatch.setattr(f"lowbit.{room}.OPS", known)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("static", [True, False])
+def test_two_bits_reach_the_file(static: bool, symmetric: bool, tmp_path: Path) -> None:
+    m = Maker(5, BATCH)
+    hidden = m.node("linear", m.input("x", "batch", 64), m.floats(96, 64, scale=0.2), m.floats(96), activation_min=0.0)
+    graph = m.graph(m.node("linear", hidden, m.floats(40, 96, scale=0.2), m.floats(40)))
+    feeds = {"x": np.random.default_rng(1).standard_normal((32, 64)).astype(np.float32)}
+    scheme = Scheme(name="two", weight_bits=2, granularity="group", group_size=32, symmetric=symmetric)
+    made = quantize(graph, scheme=scheme, calibration=[feeds] if static else None)
+    assert [row.scheme for row in made.decisions] == ["int2", "int2"]
+    format.save(tmp_path / "net.lowbit", made.graph)
+    loaded, _ = format.load(tmp_path / "net.lowbit")
+    weights = [constant for constant in loaded.constants.values() if isinstance(constant, Weight)]
+    assert [(w.bits, w.packing, format.stored_bytes(w)) for w in weights] == [
+        (2, "quarters", n * k // 4 + n * k // 32 * (2 if symmetric else 3)) for n, k in ((96, 64), (40, 96))
+    ]
+    (name,) = graph.outputs
+    y, expected, exact = (interpreter.run(each, feeds)[name] for each in (loaded, made.graph, graph))
+    np.testing.assert_array_equal(y, expected)
+    assert np.square(y - exact).mean() < 0.5 * np.square(exact).mean()
+    again = codes_of(weights[0], weights[0].shape).as_weight()
+    assert (again.packing, again.bits) == ("quarters", 2)
+    np.testing.assert_array_equal(again.codes, weights[0].codes)
