@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ import torch
 from torch import nn
 
 import lowbit
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With `-n` the tests fill the cores: torch and BLAS take one thread in each worker and in what it starts."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lowbit import demo
-from lowbit.cli import app
+from lowbit.cli import app, console
 
 
 def invoke(*arguments: str) -> str:
     """What a command prints; it must succeed."""
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"})
+    console.width = 160
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -74,7 +74,7 @@ def test_quick_start() -> None:
         assert line.startswith("python3 -m venv .venv && ")
         assert "-c constraints.txt" in line  # without it torch may come with gigabytes of GPU libraries
     assert demo.endswith("lowbit demo")
-    assert test.endswith("pytest")
+    assert test.endswith(".venv/bin/pytest -n auto --dist worksteal")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
