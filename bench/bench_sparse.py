@@ -1,6 +1,7 @@
 """Weights of many zeros: lowbit's sparse int8 kernels against its own dense ones, layers and whole networks.
 
-    python bench/bench_sparse.py [--sections patterns,break-even,row,slower,networks] [--threads 1] [--rounds 21]
+    python bench/bench_sparse.py [--sections patterns,break-even,row,slower,networks] [--threads 1] [--rounds 21] \\
+        [--plot docs/sparse_speed.svg]
 
 A layer is a node of a session, so its time holds all that the choice of a kernel brings: the epilogue, and the changes
 of layout before and after. Zeros lie in random blocks of output x input channels. The dense row must be near the
@@ -20,12 +21,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 import lowbit
+import plots
 from bench_layers import contestants, limit
 from bench_never_slower import order
 from layers import Case, conv, node_timer, product
@@ -69,6 +72,7 @@ class Options:
     threads: int
     rounds: int
     roof: Roofline
+    plot: Path | None = None
 
 
 def pruned(case: Case, pattern: str, sparsity: float) -> Case:
@@ -124,16 +128,26 @@ def patterns(options: Options) -> Iterator[str]:
 
 
 def break_even(options: Options) -> Iterator[str]:
-    """Dense / sparse from few zeros to nearly all: where 4x4 and 1x4 begin to pay."""
+    """Dense / sparse from few zeros to nearly all: where 4x4 and 1x4 begin to pay; with `plot`, a picture of it."""
     yield f"| M x N x K | pattern | {' | '.join(f'{sparsity:.0%}' for sparsity in SPARSITIES)} |"
     yield f"|---|---|{'---:|' * len(SPARSITIES)}"
+    found: dict[str, list[list[float]]] = {"4x4": [], "1x4": []}
     for title, case in SHAPES.items():
-        for pattern in ("4x4", "1x4"):
+        for pattern, ratios in found.items():
             turns = {"dense": timed(case, options)}
             turns |= {f"{s}": timed(pruned(case, pattern, s), options) for s in SPARSITIES}
             times = take_turns(turns, rounds=options.rounds)
-            cells = [f"{times['dense'].lowest / times[f'{s}'].lowest:.2f}" for s in SPARSITIES]
-            yield f"| {title} | {pattern} | {' | '.join(cells)} |"
+            ratios.append([times["dense"].lowest / times[f"{s}"].lowest for s in SPARSITIES])
+            yield f"| {title} | {pattern} | {' | '.join(f'{value:.2f}' for value in ratios[-1])} |"
+    means = {
+        name: [statistics.geometric_mean(column) for column in zip(*rows, strict=True)] for name, rows in found.items()
+    }
+    for pattern, values in means.items():
+        yield f"| geometric mean | {pattern} | {' | '.join(f'{value:.2f}' for value in values)} |"
+    if options.plot is not None:
+        title = "Times as fast as dense int8, by the share of zeros; geometric mean of four layers"
+        places = [f"{sparsity:.0%}" for sparsity in SPARSITIES]
+        options.plot.write_text(plots.lines(means, places, title, ticks=(1, 2, 4, 8, 16, 32)))
 
 
 def row(options: Options) -> Iterator[str]:
@@ -240,13 +254,14 @@ def main() -> None:
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--plot", type=Path, help="where the picture of break-even goes, as SVG")
     arguments = parser.parse_args()
     chosen = arguments.sections.split(",")
     if unknown := sorted(set(chosen) - set(SECTIONS)):
         parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     roof = roofline.measure(threads=arguments.threads, seconds=2.0)
     print(f"{_core.cpu()['model']}; {roof}; {arguments.rounds} interleaved rounds")
-    options = Options(threads=arguments.threads, rounds=arguments.rounds, roof=roof)
+    options = Options(threads=arguments.threads, rounds=arguments.rounds, roof=roof, plot=arguments.plot)
     for name in chosen:
         print(f"\n{name}\n")
         for line in SECTIONS[name](options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -9,6 +10,8 @@ STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #444 } .grid { stroke: #8884; stroke-width: 1 }
 circle { fill: #2a78b8; fill-opacity: 0.55 } .mean { stroke: #d2691e; stroke-width: 3 } .value { font-weight: 600 }
 @media (prefers-color-scheme: dark) { text { fill: #ccc } circle { fill: #6db3ee } .mean { stroke: #f0a060 } }
+polyline { fill: none; stroke-width: 2.5 }
+.c0 { stroke: #2a78b8 } .c1 { stroke: #d2691e } .c2 { stroke: #7a9a3a } .c3 { stroke: #9060b0 }
 """
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720.0, 320.0, 58.0, 34.0, 34.0
 
@@ -40,6 +43,34 @@ def strips(groups: Mapping[str, Sequence[float]], title: str, *, digits: int = 1
         )
         parts.append(f'<text class="value" x="{middle + wide + 4:.1f}" y="{at + 4:.1f}">{mean:.{digits + 1}f}</text>')
         parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(name)}</text>')
+    return _page(title, parts)
+
+
+def lines(series: Mapping[str, Sequence[float]], places: Sequence[str], title: str, *, ticks: Sequence[float]) -> str:
+    """A line for each of at most four series over equally spaced `places`, on a logarithmic scale marked at `ticks`."""
+    low, high = math.log(min(ticks)), math.log(max(ticks))
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - BOTTOM - TOP) * (high - math.log(value)) / (high - low)
+
+    right = WIDTH - 60
+    step = (right - LEFT) / (len(places) - 1)
+    parts = [f'<text x="{LEFT}" y="18">{escape(title)}</text>']
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for index, place in enumerate(places):
+        parts.append(
+            f'<text x="{LEFT + step * index:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(place)}</text>'
+        )
+    for number, (name, values) in enumerate(series.items()):
+        points = " ".join(f"{LEFT + step * index:.1f},{y(value):.1f}" for index, value in enumerate(values))
+        parts.append(f'<polyline class="c{number}" points="{points}"/>')
+        parts.append(f'<text class="value" x="{right + 6:.1f}" y="{y(values[-1]) + 4:.1f}">{escape(name)}</text>')
+    return _page(title, parts)
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
     size = f'viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" width="{WIDTH:.0f}" height="{HEIGHT:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">'
     return f"{head}<style>{STYLE}</style>{''.join(parts)}</svg>\n"
