@@ -15,8 +15,10 @@ import pytest
 import bench_int4
 import bench_never_slower
 import bench_peers
+import bench_sparse
 from int4_layers import Layer
 from int4_peers import PEERS
+from layers import product
 from lowbit import _core, roofline
 from lowbit.timing import interleave, take_turns
 
@@ -98,6 +100,22 @@ def test_int4() -> None:
     result = bench_int4.measure(layer, tuple(PEERS), roof, threads=1, rounds=1)
     assert {"lowbit", "lowbit int8", "torch", "kernel", "quantizing"} <= set(result.times)
     assert re.search(r"GB/s \| \d+ % DRAM \|", bench_int4.line("layer", layer, result, ["torch"]))
+
+
+def test_sparse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A small layer through the sections that are quick: a line for each pattern, a verdict, a picture."""
+    monkeypatch.setattr(bench_sparse, "SHAPES", {"small": product(40, 64, 64)})
+    monkeypatch.setattr(bench_sparse, "LAYERS", bench_sparse.SHAPES)
+    monkeypatch.setattr(bench_sparse, "SPARSITIES", (0.0, 0.9))
+    monkeypatch.setattr(bench_sparse, "NOTABLE", 1e9)
+    roof = roofline.measure(threads=1, seconds=0.02)
+    options = bench_sparse.Options(threads=1, rounds=6, roof=roof, plot=tmp_path / "plot.svg")
+    text = "\n".join(
+        line for name in ("patterns", "break-even", "slower") for line in bench_sparse.SECTIONS[name](options)
+    )
+    assert len(re.findall(r"\d\.\d\d \(\d+\.\d\d\)", text)) == 6
+    assert "0 of 4 are slower with zeros" in text
+    assert (tmp_path / "plot.svg").read_text().count("<polyline") == 2
 
 
 def test_load() -> None:
