@@ -54,8 +54,8 @@ class Outcome:
 
 
 def layers_in(scheme: str, decisions: Iterable[Decision]) -> list[str]:
-    """The layers that became "int4", "int8" or "float32"."""
-    return [row.node for row in decisions if row.scheme == scheme and row.op in LAYERS]
+    """The layers, and embeddings of few bits, that became "int4", "int8" or "float32"."""
+    return [row.node for row in decisions if row.scheme == scheme and (row.op in LAYERS or scheme == "int4")]
 
 
 class Search:
@@ -186,9 +186,10 @@ class Ranked:
 
 
 def _weights(graph: Graph) -> dict[str, float]:
-    """How many each layer has."""
-    shapes = {node.name: graph.constants[node.inputs[1]].shape for node in graph if node.op in LAYERS}
-    return {name: float(math.prod(shape)) for name, shape in shapes.items()}
+    """How many each layer or table has."""
+    names = {node.name: node.inputs[1 if node.op in LAYERS else 0] for node in graph if node.inputs[1:]}
+    constants = {node: graph.constants[name] for node, name in names.items() if name in graph.constants}
+    return {node: float(math.prod(constant.shape)) for node, constant in constants.items()}
 
 
 Attempt = Callable[[Sequence[str]], Trial]

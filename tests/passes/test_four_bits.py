@@ -17,7 +17,7 @@ from lowbit.ir import Array, Graph, Weight
 from lowbit.passes import cost
 from lowbit.passes.four_bits import Width, group_size, widths
 from lowbit.passes.known_weights import KnownWeights
-from lowbit.passes.quantize import quantize
+from lowbit.passes.quantize import Quantizer, quantize
 from lowbit.schemes import SCHEMES, Scheme, rules
 
 INT4 = SCHEMES["int4-g32"]
@@ -152,3 +152,30 @@ def test_known_schemes_are_what_their_names_say() -> None:
                   {"activation_bits": 4}):  # fmt: skip
         with pytest.raises(UnsupportedError, match="available are"):
             Scheme(name="wrong", weight_bits=4, **wrong)
+
+
+def test_large_tables_of_embeddings_have_four_bits() -> None:
+    """Not small ones, nor one that pays for a budget; the integer graph's rows are the nearest of the table's."""
+    m = Maker(5, BATCH)
+    words, places = m.floats(2048, 128), m.floats(16, 128)
+    x = m.node("take", words, m.input("words", "batch", 3, dtype="i64"), axis=0)
+    x = m.node("add", x, m.node("take", places, m.input("places", 3, dtype="i64"), axis=0))
+    graph = m.graph(m.node("linear", x, m.floats(9, 128, scale=0.1)))
+    feeds = {"words": np.array([[0, 2047, 9], [5, 6, 7]]), "places": np.arange(3)}
+    maker = Quantizer(graph, rules(INT4), None)
+    made = maker.make()
+    assert [(row.op, row.scheme) for row in made.decisions if row.op == "take"] == [
+        ("take", "int4"),
+        ("take", "float32"),
+    ]
+    assert [node.op for node in made.graph].count("embedding_i4") == 1
+    assert words not in made.graph.constants
+    exact, rounded = (
+        run(it, feeds)[name] for it, name in ((graph, graph.outputs[0]), (made.graph, made.graph.outputs[0]))
+    )
+    assert 0.001 < np.square(rounded - exact).sum() / np.square(exact).sum() < 0.02
+    layer = graph.nodes[0].name
+    paid = maker.make({}, {layer: "it pays"})
+    assert next(row for row in paid.decisions if row.node == layer).reason == "it pays"
+    assert "embedding_i4" not in [node.op for node in paid.graph]
+    assert [node.op for node in maker.alone(layer)] == ["embedding_i4", "take", "add", "linear"]

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..interpreter import MAX_GROUPS
 from ..ir import Graph, Node
 from ..ops import OPS
@@ -23,6 +25,8 @@ from .round_weights import Codes
 
 STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
+SMALL_TABLE = 1 << 18
+"""Weights of a table, positions mostly, that are not worth what its error costs."""
 FEW = 2
 """Networks of so many layers or fewer have no ends."""
 
@@ -52,6 +56,24 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
             found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
         elif rules.of(node).weight_bits in OF_BITS:
             found[node.name] = _width(graph, node, rules.of(node), ends)
+    return found
+
+
+def tables(graph: Graph, rules: Rules) -> dict[str, Width]:
+    """The embeddings whose tables get few bits by their schemes: all but small ones. Groups lie along a row."""
+    found: dict[str, Width] = {}
+    for node in graph:
+        scheme, table = rules.of(node), graph.constants.get(node.inputs[0]) if node.inputs else None
+        is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype == np.float32
+        if node.op != "take" or not is_table or node.attrs.get("axis", 0) != 0 or node.inputs[1] in graph.constants:
+            continue
+        assert isinstance(table, np.ndarray)
+        if scheme.weight_bits not in OF_BITS or table.size < SMALL_TABLE or not np.isfinite(table).all():
+            continue
+        size = group_size(table.shape[1], scheme.group_size)
+        if size:
+            note = f"a table of {scheme.weight_bits}-bit codes in groups of {size}"
+            found[node.name] = Width(group_size=size, note=note, bits=scheme.weight_bits)
     return found
 
 

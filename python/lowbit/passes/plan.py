@@ -66,6 +66,8 @@ class Plan:
     """By the name of the layer or add before it."""
     groups: Mapping[str, int] = field(default_factory=dict)
     """The group size of layers with four-bit weights, by name; 0, or none: eight bits."""
+    tables: Mapping[str, Width] = field(default_factory=dict)
+    """The embeddings whose tables have few bits, by name; what they give is float32."""
     decisions: tuple[Decision, ...] = ()
 
     def output(self, node: Node) -> str:
@@ -85,11 +87,13 @@ def decide(
     floats: Mapping[str, str],
     dynamic: Mapping[str, str] | None = None,
     widths: Mapping[str, Width] | None = None,
+    tables: Mapping[str, Width] | None = None,
 ) -> Plan:
     """Codes for each layer that is faster so, conversions at its borders included; then for what lies between such.
 
     floats: nodes that stay float32 in any case, and why. dynamic: layers whose input's range is found at run time, and
     why; without calibration data (not `static`) all are. widths: of the layers whose scheme has four-bit weights.
+    tables: of such embeddings.
     """
     groups = {name: width.group_size for name, width in (widths or {}).items()}
     bits = {name: width.bits for name, width in (widths or {}).items()}
@@ -114,7 +118,14 @@ def decide(
         layers -= slower
     activations = _activations(graph, int8 - set(by_row))
     by_row_coded = frozenset(layers & set(by_row))
-    plan = Plan(graph=graph, int8=frozenset(int8), dynamic=by_row_coded, activations=activations, groups=groups)
+    plan = Plan(
+        graph=graph,
+        int8=frozenset(int8),
+        dynamic=by_row_coded,
+        activations=activations,
+        groups=groups,
+        tables={name: width for name, width in (tables or {}).items() if name not in floats and name not in int8},
+    )
     decisions = []
     for node in graph:
         if node.name in priced:
@@ -244,6 +255,9 @@ def _priced(node: Node, cost: Cost, total: float, plan: Plan, scheme: str, verb:
 def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool) -> Decision:
     if node.op == "torch":
         return in_torch(plan.graph, node)
+    if node.name in plan.tables:
+        width = plan.tables[node.name]
+        return Decision(node=node.name, op=node.op, scheme=f"int{width.bits}", reason=width.note)
     if node.name in int8:
         taken = next((name for name, other in plan.activations.items() if other.name == node.name), None)
         reason = f"part of {taken}" if taken is not None else "between int8 nodes, works on their codes"

@@ -25,7 +25,7 @@ from .calibrate import Feeds, Histogram, Progress, batches, observe
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .equalize import equalize
-from .four_bits import Width, widths
+from .four_bits import Width, tables, widths
 from .functions import is_channel_function, is_function
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .fuse_residual import fuse_residual
@@ -105,6 +105,8 @@ class Quantizer:
         self._ranges: dict[object, Quant] = {}
         self._rows: dict[str, RowRange] | None = None
         self._widths = widths(graph, rules, self._known)
+        self._tables = tables(graph, rules)
+        self._table_codes: dict[str, Weight] = {}
         self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
         self._layers: dict[tuple[str, Quant | None, int], Layer] = {}
 
@@ -115,10 +117,11 @@ class Quantizer:
     def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
         """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
 
-        eights: layers that have weights of eight bits instead of four, and why.
+        eights: layers that have weights of eight bits instead of four, and why; their tables stay float32.
         """
         static = self._calibration is not None
         kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
+        kept |= {name: reason for name, reason in (eights or {}).items() if name in self._tables}
         wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
         plan = decide(
             self.graph,
@@ -127,6 +130,7 @@ class Quantizer:
             floats={**kept, **(floats or {})},
             dynamic=self._dynamic_layers(),
             widths={**self._widths, **wider},
+            tables=self._tables,
         )
         return Quantized(graph=validate(self._integer(plan)), reference=self.graph, decisions=plan.decisions)
 
@@ -135,6 +139,9 @@ class Quantizer:
 
         eights: layers that have weights of eight bits instead of four.
         """
+        if layer in self._tables:
+            table = {layer: self._tables[layer]}
+            return validate(self._integer(Plan(graph=self.graph, int8=frozenset(), tables=table)))
         is_dynamic = self._calibration is None or layer in self._dynamic_layers()
         coded = frozenset({layer})
         return validate(
@@ -204,7 +211,18 @@ class Quantizer:
         }
         missing = [node for node in nodes if keys[node.name] not in self._layers]
         self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan, quants)}
-        return _emit(plan, quants, {name: self._layers[key] for name, key in keys.items()})
+        codes = {
+            node.name: self._table(node, plan.tables[node.name]) for node in plan.graph if node.name in plan.tables
+        }
+        return _emit(plan, quants, {name: self._layers[key] for name, key in keys.items()}, codes)
+
+    def _table(self, node: Node, width: Width) -> Weight:
+        """The codes of an embedding's rows."""
+        if node.name not in self._table_codes:
+            table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
+            made = round_groups(table, width.group_size, symmetric=symmetric, packing=OF_BITS[width.bits])
+            self._table_codes[node.name] = made.as_weight()
+        return self._table_codes[node.name]
 
     def _quants(self, plan: Plan) -> dict[str, Quant]:
         """The static ranges that a plan needs."""
@@ -295,14 +313,18 @@ def _array(graph: Graph, name: str) -> Array:
     return constant
 
 
-def _emit(plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer]) -> Graph:
-    """The integer graph with these ranges and weights."""
+def _emit(plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer], tables: Mapping[str, Weight]) -> Graph:
+    """The integer graph with these ranges, weights and tables of embeddings."""
     emit = Emitter(plan.graph, quants)
     taken = {node.name for node in plan.activations.values()}
     for node in plan.graph:
         if node.name in taken:
             continue
-        if node.name in plan.int8:
+        if node.name in tables:
+            codes = emit.constant(f"{node.inputs[0]}.codes", tables[node.name])
+            op = f"embedding_i{plan.tables[node.name].bits}"
+            emit.put_floats(replace(node, op=op, inputs=(node.inputs[1], codes), attrs={}))
+        elif node.name in plan.int8:
             _emit_int8(emit, plan, node, layers)
         else:
             emit.put_floats(_with_floats(emit, node))
