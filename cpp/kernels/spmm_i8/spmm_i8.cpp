@@ -288,9 +288,9 @@ constexpr SpmmI8Kernel kTable[] = {
     // be, so that the products are the limit. Channels in lanes, the other way, would waste most of a 4x4 block.
     row("avx512vnni_sparse4x4", Isa::avx512vnni, 4, 16, 6, 1.1, spmm_i8_avx512vnni_4x4),
     // A load for each product: the limit is L2.
-    row("avx512vnni_sparse1x4", Isa::avx512vnni, 1, 16, 6, 2.3, spmm_i8_avx512vnni_1x4),
+    row("avx512vnni_sparse1x4", Isa::avx512vnni, 1, 16, 6, 2.7, spmm_i8_avx512vnni_1x4),
     row("avxvnni_sparse4x4", Isa::avxvnni, 4, 8, 3, 1.1, spmm_i8_avxvnni_4x4),
-    row("avxvnni_sparse1x4", Isa::avxvnni, 1, 8, 3, 2.3, spmm_i8_avxvnni_1x4),
+    row("avxvnni_sparse1x4", Isa::avxvnni, 1, 8, 3, 2.7, spmm_i8_avxvnni_1x4),
     // 8 accumulators, two vectors of x and their magnitudes. The sign of x goes to w for each product, where the dense
     // kernel packs it once a row.
     row("avx2_sparse4x4", Isa::avx2, 4, 8, 2, 1.5, spmm_i8_avx2_4x4),
@@ -301,14 +301,17 @@ constexpr SpmmI8Kernel kTable[] = {
 };
 
 // In the unit of cost_of_tiles (matrix.h), as measured on Zen 4: products, what turns their sums into results, and the
-// transpositions. A single row costs what its blocks take to read and to find the x of.
+// transpositions. Few vectors of rows wait for each other's sums. A single row costs what its blocks take to read and
+// to find the x of.
 double cost(const SpmmI8Kernel& kernel, double blocks, int64_t n, int64_t depth, int64_t rows) {
   constexpr double kOfResults = 6, kOfTransposition = 5;
-  if (rows == 1) return blocks * (kernel.block_rows == 4 ? 5.5 : 5);
+  const bool is_tall = kernel.block_rows == 4;
+  if (rows == 1) return blocks * (is_tall ? 5.5 : 5);
   const auto vectors = static_cast<double>(ceil_div(rows, kernel.lanes)), channels = static_cast<double>(n);
   const double lines = static_cast<double>(ceil_div(depth, 4) + ceil_div(n, 4));
-  return vectors *
-         (blocks * kernel.block_rows * kernel.product_cost + channels * kOfResults + lines * kOfTransposition);
+  const double in_tile = std::min<double>(vectors, kernel.vectors);
+  const double of_block = std::max(kernel.block_rows * kernel.product_cost * in_tile, is_tall ? 5.7 : 4.3) / in_tile;
+  return vectors * (blocks * of_block + channels * kOfResults + lines * kOfTransposition);
 }
 
 }  // namespace
