@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
 
 import torch
@@ -18,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import lowbit
 
 with contextlib.redirect_stdout(io.StringIO()) as printed:
-    import this  # noqa: F401  (prints a text that is worth learning)
+    importlib.import_module("this")  # prints a text that is worth learning
 
 TEXT = printed.getvalue()[:430]
 LETTERS = sorted(set(TEXT))
