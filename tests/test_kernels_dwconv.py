@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import int8_products
 from lowbit import _core
 from lowbit.ops.integer import fma
 
@@ -70,29 +71,12 @@ def check_i8(
 
 
 def random_epilogue(rng: np.random.Generator, output: tuple[int, ...], taps: int, flags: int) -> dict[str, Any]:
-    """Parameters of a call whose outputs spread over the codes; the bits of `flags` say what is in it."""
+    """As of a product that has these outputs; the residual counts negative, too."""
     n, channels = output[0], output[3]
-    lo, hi = (0, 255) if rng.integers(2) else sorted(int(bound) for bound in rng.integers(0, 256, 2))
-    p: dict[str, Any] = {
-        "multiplier": (rng.uniform(0.2, 2.0, channels) * 40 / (np.sqrt(taps) * 128 * 64)).astype(np.float32),
-        "bias": (rng.integers(0, 256) + rng.uniform(-40, 40, channels)).astype(np.float32),
-        "x_zero_point": int(rng.integers(0, 256)),
-        "lo": lo,
-        "hi": hi,
-        "min": float(np.float32(rng.choice([-np.inf, 0.0, -7.5]))),
-        "max": float(np.float32(rng.choice([np.inf, 6.0, 31.25]))),
-        "output": "f32" if flags & 1 else "u8",
-        "bounded": bool(flags & 32),  # they are: see multiplier
-    }
+    p = int8_products.random_epilogue(rng, channels, n, int(np.prod(output[:3])), channels, taps, flags)
     if flags & 2:
-        p["residual"] = rng.integers(0, 256, output, dtype=np.uint8)
+        p["residual"] = p["residual"].reshape(output)
         p["residual_multiplier"] = float(np.float32(rng.uniform(-0.5, 0.5)))
-    if flags & 4 and not flags & 1:
-        p["table"] = rng.integers(0, 256, 256, dtype=np.uint8)
-    if flags & 8:
-        p["x_zero_points"] = rng.integers(0, 256, n, dtype=np.uint8)
-    if flags & 16 and flags & 1:
-        p["row_scale"] = rng.uniform(0.1, 2.0, n).astype(np.float32)
     return p
 
 

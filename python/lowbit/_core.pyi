@@ -151,33 +151,9 @@ def gemm_i8(
     threads: int = 1,
     repeats: int = 0,
 ) -> tuple[_Array, float]: ...
-def spmm_i8(
-    kernel: str,
-    x: _U8,
-    w: _S8,
-    multiplier: _F32,
-    bias: _F32,
-    *,
-    grid: _Three | None = None,
-    strides: _Three | None = None,
-    taps: Sequence[int] | None = None,
-    x_zero_point: int = 0,
-    x_zero_points: _U8 | None = None,
-    row_scale: _F32 | None = None,
-    residual: _U8 | None = None,
-    residual_multiplier: float = 0.0,
-    lo: int = 0,
-    hi: int = 255,
-    table: _U8 | None = None,
-    min: float = ...,
-    max: float = ...,
-    output: _Output = "u8",
-    bounded: bool = False,
-    pitch: int = 0,
-    tasks: int = 1,
-    threads: int = 1,
-    repeats: int = 0,
-) -> tuple[_Array, float]: ...
+
+spmm_i8 = gemm_i8
+
 def gemm_i4_kernels() -> list[KernelRow]: ...
 def gemm_i4(
     kernel: str,

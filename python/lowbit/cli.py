@@ -69,7 +69,8 @@ def _kernels(usable: Sequence[str]) -> Table:
     table = heading("Kernels, best first", ("family", "kernels"))
     families = {
         "int8 matrix product, convolution": _core.gemm_i8_kernels(),
-        "four-bit matrix product": _core.gemm_i4_kernels(),
+        "the same with weights mostly zero": _core.spmm_i8_kernels(),
+        "four-bit matrix product, convolution": _core.gemm_i4_kernels(),
         "int8 depthwise convolution": _core.dwconv_i8_kernels(),
         "float32 matrix product, convolution": _core.gemm_f32_kernels(),
         "float32 depthwise convolution": _core.dwconv_f32_kernels(),

@@ -7,6 +7,7 @@ becomes floats. Its arithmetic is that of the same layer in a converted model, b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ ROWS = 256
 """A call takes so many at a time: what a session keeps for its work stays small, and no bit depends on it."""
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(nn.Module, ABC):
     """What layers on codes have in common: a weight [N, K] in codes, and a session that is made at the first call.
 
     Its buffers keep their types when the module around it changes its own: they are numbers of a format.
@@ -66,9 +67,9 @@ class QuantizedLayer(nn.Module):
         """The codes and scales. Raises InputError if they were changed to what they cannot be."""
         return weight_of(*arrays(self.codes, self.scale, self.zero_point, None), self.format)
 
+    @abstractmethod
     def graph(self) -> Graph:
         """What a call computes, of x ["rows", ...] y ["rows", ...]."""
-        raise NotImplementedError
 
     def run(self, x: Array, y: Array) -> None:
         """x and y are read and written where they lie."""

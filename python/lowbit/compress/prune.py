@@ -11,6 +11,7 @@ Own code ranks the blocks: `torch.nn.utils.prune` knows single weights and whole
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 
 import torch
@@ -58,15 +59,14 @@ def prune(
     _check(net, sparsity, pattern, scope)
     found, skipped = _layers(net, pattern, _globs("modules", modules), _globs("skip", skip))
     masked = {name: Masked(module.weight) for name, module in found.items()}
-    for name, module in found.items():
-        parametrize.register_parametrization(module, "weight", masked[name])
     ranking = Ranking(criterion=chosen, pattern=pattern, is_global=scope == "global", seed=seed)
-    try:
-        return Pruning(net, found, masked, skipped, ranking, sparsity, schedule or OneShot())
-    except Exception:  # such as weights that are NaN: the module is left as it was
-        for module in found.values():
-            _unmask(module)
-        raise
+    with ExitStack() as undo:  # what fails, as on weights that are NaN, leaves the module as it was
+        for name, module in found.items():
+            parametrize.register_parametrization(module, "weight", masked[name])
+            undo.callback(_unmask, module)
+        pruning = Pruning(net, found, masked, skipped, ranking, sparsity, schedule or OneShot())
+        undo.pop_all()
+    return pruning
 
 
 class Masked(nn.Module):
