@@ -16,7 +16,7 @@ SHOWN = 60
 """Steps in the table of layers; of a larger model the slowest, and the others folded away."""
 NAMED = 40
 """Nodes named in a group of decisions."""
-KEPT = '<th class="number">kept</th>'
+KEPT = '<th class="number kept">kept</th>'
 KINDS = {
     "int4": "4-bit weights",
     "int8": "8-bit codes",
@@ -214,7 +214,7 @@ def _layers(facts: Facts) -> str:
         what += f" The {len(shown)} slowest steps take {sum(step.seconds for step in slowest) / total:.0%} of it."
     kept = {str(row["node"]): f"{row['density']:.1%} in {row['pattern']}" for row in facts.sparsity}
     if kept:
-        what += " Kept: the share of a layer's weights in blocks that are not all zero."
+        what += " Kept: the share of a layer's weights in blocks that are not all zero; the limit counts all blocks."
     parts = [f'<p>{escape(what)}</p><p class="legend">{legend}</p>', _steps(shown, most, total, kept)]
     if rest:
         table = _steps(rest, most, total, kept)
