@@ -50,7 +50,6 @@ def kernel_time(whole: Timing, empty: Timing | None) -> Timing:
 def onednn(case: Case, threads: int) -> Contestant:
     """oneDNN through torch's quantized operators, weights packed before; images are channels-last."""
     torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
     x = torch.from_numpy(case.codes)
     x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
     make = _onednn_linear if case.op == "linear_i8" else _onednn_conv
