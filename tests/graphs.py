@@ -382,7 +382,7 @@ def resampling_net() -> Graph:
     y = m.node("conv2d", m.node("pad", y, padding=(0, 0, 0, 0, 2, 1, 3, 4), mode="reflect"), m.floats(4, 3, 1, 1))
     y = m.node("resize", y, size=(9, 8), mode="cubic", align_corners=1)
     q = m.node("quantize", x, scale=0.03, zero_point=120)
-    q = m.node("resize", q, size=("rows + 3", 7), mode="nearest")
+    q = m.node("resize", q, size=("rows + 3", 7), mode="nearest", scales=(1.9, 1.5), snap=16)
     q = m.node("pad", q, padding=(0, 0, 1, 0, 0, 3, 2, 2), mode="replicate")
     q = m.node("resize", q, size=(6, 5), mode="linear")
     q = m.node("pad", q, padding=(0, 0, 0, 2, 6, 0, 1, 0), mode="circular")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from against_torch import check, compare, convert
 from graphs import BATCH, Maker
 from lowbit import interpreter
 from lowbit.capture import capture
@@ -33,6 +34,7 @@ def test_resize_in_sessions(data: st.DataObject, before: Any, after: Any, channe
     attrs: dict[str, Any] = {"mode": mode, "align_corners": data.draw(st.integers(0, 1)), "size": after[:axes]}
     if data.draw(st.booleans()):
         attrs["scales"] = tuple(data.draw(st.floats(0.1, 4)) for _ in range(axes))
+        attrs["snap"] = data.draw(st.sampled_from([0, 12, 128]))
     m = Maker(seed, BATCH)
     x = m.input("x", "batch", channels, *before[:axes])
     q = m.node("quantize", x, scale=0.02, zero_point=110)
@@ -113,6 +115,65 @@ def test_antialias_is_refused_with_a_remedy() -> None:
 
     with pytest.raises(UnsupportedError, match="without antialias"):
         capture(Function(smaller), torch.randn(2, 3, 7, 9))
+
+
+INTERPOLATIONS = {
+    1: ["nearest", "nearest-exact", "linear", "area"],
+    2: ["nearest", "nearest-exact", "bilinear", "bicubic", "area"],
+    3: ["nearest", "nearest-exact", "trilinear", "area"],
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 3), st.sampled_from([1, 3, 4, 5]), st.integers(0, 2**31))
+def test_interpolate_as_torch(data: st.DataObject, axes: int, channels: int, seed: int) -> None:
+    """Every mode; sizes that stay or double and factors that say otherwise; images that are small for torch or not."""
+    mode = data.draw(st.sampled_from(INTERPOLATIONS[axes]))
+    size = data.draw(st.lists(st.sampled_from([1, 2, 3, 5, 7, 9, 70][: 9 - axes]), min_size=axes, max_size=axes))
+    options: dict[str, Any] = {"mode": mode}
+    if mode.endswith(("linear", "cubic")):
+        options["align_corners"] = data.draw(st.booleans())
+    if data.draw(st.booleans()):
+        options["size"] = [data.draw(st.sampled_from([n, 2 * n, 6])) for n in size]
+    else:
+        factors = st.one_of(st.sampled_from([1.0, 1.1, 2.0, 2.1, 1 / 3, 0.5]), st.floats(0.2, 3))
+        options["scale_factor"] = [data.draw(factors.filter(lambda f, n=n: int(n * f) > 0)) for n in size]
+        options["recompute_scale_factor"] = data.draw(st.sampled_from([None, True]))
+    x = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(seed))
+    if axes > 1 and data.draw(st.booleans()):
+        x = x.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
+    check(lambda x: F.interpolate(x, **options), x)
+
+
+def test_nearest_where_the_size_stays_or_doubles() -> None:
+    """torch then takes the factor for 1 or 2, each axis by itself."""
+    x = torch.arange(63.0).reshape(1, 1, 7, 9)
+    same = convert(lambda x: F.interpolate(x, scale_factor=1.1), (x,))
+    assert torch.equal(same(x), x)
+    mixed = convert(lambda x: F.interpolate(x, scale_factor=(1.1, 2.1)), (x[..., :8],))
+    assert torch.equal(mixed(x[..., :8]), x[..., :8].repeat_interleave(2, 3))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_nearest_of_free_sizes(layout: torch.memory_format) -> None:
+    """Whether a size stays or doubles, and whether the image is small, is known at the call."""
+
+    def function(x: torch.Tensor) -> Any:
+        return F.interpolate(x, scale_factor=(1.1, 2.1)), F.interpolate(x, scale_factor=1.3, mode="nearest-exact")
+
+    free = {2: torch.export.Dim("height", min=2, max=300), 3: torch.export.Dim("width", min=2, max=300)}
+    model = convert(function, (torch.randn(2, 4, 8, 12).to(memory_format=layout),), (({**free},),))
+    for height, width in ((9, 9), (11, 8), (7, 100), (2, 4)):
+        x = torch.randn(2, 4, height, width).to(memory_format=layout)
+        compare(model, function, (x,))
+
+
+def test_bytes_are_rounded() -> None:
+    x = torch.randint(0, 256, (2, 3, 7, 9), dtype=torch.uint8)
+    model = convert(lambda x: F.interpolate(x, size=(5, 16), mode="bilinear"), (x,))
+    expected = F.interpolate(x.double(), size=(5, 16), mode="bilinear")
+    assert model(x).dtype == torch.uint8
+    assert float((model(x).double() - expected).abs().max()) <= 0.501
 
 
 class Pyramid(nn.Module):

@@ -91,7 +91,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"reduce", {DType::f32, -1, "", "axes keepdim reduction"}},
       {"remainder", {DType::i64, -1, "like"}},
       {"reshape", {DType::f32, -1, "", "shape"}},
-      {"resize", {DType::f32, 4, "", "size_list mode align_corners"}},
+      {"resize", {DType::f32, 4, "", "size_list mode align_corners snap"}},
       {"rms_norm", {DType::f32, -1, "last|?", "count factor_eps"}},
       {"rnn", {DType::f32, 3, "rnn", "reverse cell", 2}},
       {"scatter", {DType::f32, 3, "alike updates", "axis reduce"}},

@@ -27,6 +27,7 @@ class Resize final : public Op {
   explicit Resize(const NodeInfo& node)
       : mode_(mode_of(node)),
         align_(node.integer("align_corners", 0, 1, 0) == 1),
+        snap_(node.integer("snap", 0, kMaxSize, 0)),
         size_(node.dims("size")),
         kernel_(kernels::select_blend(node.isa)) {
     node.expect_inputs(1, 1);
@@ -74,12 +75,15 @@ class Resize final : public Op {
     const int rank = y.shape.rank();
     AxisTable tables[3];
     std::byte* at = args.scratch;
+    int64_t total = 0;
+    for (int axis = 2; axis < rank; ++axis) total += y.shape[axis];
+    const bool snaps = mode_ == Mode::nearest && total <= snap_;
     for (int axis = 2; axis < rank; ++axis) {
       AxisTable& table = tables[axis - 2 + 5 - rank];
       table.index = reinterpret_cast<int64_t*>(at);
       table.weight = reinterpret_cast<float*>(at + aligned(static_cast<size_t>(y.shape[axis]) * kMaxTaps * 8));
       at += table_bytes(y.shape[axis]);
-      fill(table, axis - 2, x.shape[axis], y.shape[axis]);
+      fill(table, axis - 2, x.shape[axis], y.shape[axis], snaps);
     }
     // The last axis's indices become offsets.
     const AxisTable& last = tables[2];
@@ -105,9 +109,10 @@ class Resize final : public Op {
   bool is_nearest() const { return mode_ == Mode::nearest || mode_ == Mode::nearest_exact; }
 
   // torch's arithmetic, in float32 (ops/resize.py is the specification).
-  void fill(AxisTable& table, int axis, int64_t size, int64_t outputs) const {
+  void fill(AxisTable& table, int axis, int64_t size, int64_t outputs, bool snaps) const {
     const auto n = static_cast<float>(size), m = static_cast<float>(outputs);
-    const bool scaled = !scales_.empty() && !align_;
+    const bool snapped = snaps && (outputs == size || outputs == 2 * size);
+    const bool scaled = !scales_.empty() && !align_ && !snapped;
     const bool whole =
         size == outputs && (mode_ == Mode::linear || !scaled || scales_[static_cast<size_t>(axis)] == 1.0);
     table.taps = whole || is_nearest() ? 1 : mode_ == Mode::linear ? 2 : 4;
@@ -181,6 +186,7 @@ class Resize final : public Op {
 
   Mode mode_;
   bool align_;
+  int64_t snap_;  // nearest: the largest sum of output sizes at which a size that stays or doubles has factor 1 or 2
   std::vector<Dim> size_;
   std::vector<double> scales_;
   const kernels::BlendKernel& kernel_;

@@ -8,14 +8,14 @@ codes may be blended as they are, since the weights of an output add up to 1.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import dims
 from ..ir import Array, Value
-from .spec import FLAG, Attr, Call, Input, Op, choice, dim_list
+from .spec import FLAG, SIZE, Attr, Call, Input, Op, choice, dim_list, integer
 from .windows import at
 
 F32 = np.float32
@@ -34,6 +34,20 @@ def _infer(call: Call) -> Sequence[Value]:
         can = min(dims.bounds(before, call.symbols)[1], dims.bounds(after, call.symbols)[1]) >= 1
         call.need(can, f"cannot resize {before} elements to {after}")
     return [Value(dtype=call.value(0).dtype, shape=(*shape[:2], *sizes))]
+
+
+def axis_scales(attrs: Mapping[str, Any], before: Sequence[int], after: Sequence[int]) -> list[float | None]:
+    """For each axis the factor that counts in place of output / input size, or None.
+
+    torch's nearest takes a size that stays or doubles for a factor of 1 or 2, whatever was asked for; but only in those
+    of its kernels that serve small images, or channels that lie together. `snap` is the largest sum of output sizes.
+    """
+    scales: list[float | None] = list(attrs.get("scales", (None,) * len(after)))
+    if attrs["mode"] != "nearest" or sum(after) > attrs["snap"]:
+        return scales
+    return [
+        None if new in (old, 2 * old) else scale for scale, old, new in zip(scales, before, after, strict=True)
+    ]
 
 
 def axis_taps(size: int, outputs: int, mode: str, align: bool, scale: float | None) -> tuple[Array, Array]:
@@ -75,7 +89,7 @@ def _outer(x: Array) -> Array:
 def _resize(call: Call) -> Sequence[Array]:
     x, attrs = call.array(0), call.attrs
     sizes, mode = attrs["size"], attrs["mode"]
-    scales = attrs.get("scales", (None,) * len(sizes))
+    scales = axis_scales(attrs, x.shape[2:], sizes)
     call.need(min(*x.shape[2:], *sizes) >= 1, f"cannot resize {list(x.shape[2:])} to {list(sizes)}")
     tables = [
         axis_taps(before, after, mode, bool(attrs["align_corners"]), scale)
@@ -107,6 +121,7 @@ OPS = (
             "mode": choice(*MODES),
             "align_corners": FLAG,
             "scales": Attr(kind="floats", optional=True, minimum=1 / SCALE_LIMIT, maximum=SCALE_LIMIT),
+            "snap": integer(0, SIZE, default=0),
         },
         infer_rule=_infer,
         reference_rule=_resize,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ... import dims
 from ...ir import Attribute, Dim
+from ...ops.spec import SIZE
 from ..lower import Lowering, Ref, Unlowerable, lowers
 from .common import numbers, part
 
@@ -22,21 +25,39 @@ _MODES = {
     "upsample_bicubic": "cubic",
 }
 """By the operation's name without its number of axes."""
+SMALL_IMAGE = 128
+"""Height and width of the result together."""
 
 
 @lowers(*(f"{name}{axes}d" for name in _MODES for axes in (1, 2, 3)))
 def resize(c: Lowering, x: Ref) -> Ref:
-    """torch says the size; over one axis it is an image of height 1."""
+    """torch says the size; over one axis it is an image of height 1. Bytes are blended, and rounded, as they are."""
     name = str(c.node.target).removeprefix("aten.").partition(".")[0]
     align = bool(c.argument("align_corners", False))
     scales = _scales(c)
     size: tuple[Dim, ...] = c.out_shape()[2:]
-    image = c.operand(x, "f32")
+    image = x if x.dtype == "u8" else c.operand(x, "f32")
     if x.rank == 3:
         image, size = c.reshape(image, (*x.shape[:2], 1, x.shape[2])), (1, *size)
         scales = scales and (1.0, *scales)
     mode = _MODES[name[:-2]]
-    return c.reshape(c.emit("resize", image, size=size, mode=mode, align_corners=int(align), scales=scales))
+    snap = _snap(c, x) if mode == "nearest" and scales else None
+    return c.reshape(c.emit("resize", image, size=size, mode=mode, align_corners=int(align), scales=scales, snap=snap))
+
+
+def _snap(c: Lowering, x: Ref) -> int | None:
+    """Up to which sum of sizes torch's nearest takes what stays or doubles for a factor of 1 or 2.
+
+    Always where at least four channels lie together in memory, else for images alone (aten's UpSampleKernel.cpp).
+    """
+    tensor = c.node.all_input_nodes[0].meta["val"]
+    channels, *size = tensor.shape[1:]
+    together = [channels * math.prod(size[axis + 1 :]) for axis in range(len(size))]
+    order = (math.prod(tensor.shape[1:]), 1, *together)
+    pairs = zip(tensor.stride(), order, strict=True)
+    if x.rank > 3 and statically_known_true(channels > 3) and all(statically_known_true(a == b) for a, b in pairs):
+        return SIZE
+    return SMALL_IMAGE if x.rank == 4 else None
 
 
 def _scales(c: Lowering) -> tuple[float, ...] | None:
