@@ -396,6 +396,24 @@ def _convnext() -> nn.Module:
     )
 
 
+@_architecture("efficientnet", _images(name="pixel_values"))
+def _efficientnet() -> nn.Module:
+    """Its last pool has a window wider than any image: ceil_mode cuts it off."""
+    return _transformers(
+        "EfficientNetModel",
+        width_coefficient=0.25,
+        hidden_dim=320,
+        depth_coefficient=0.5,
+        in_channels=[32, 16, 24],
+        out_channels=[16, 24, 40],
+        kernel_sizes=[3, 5, 3],
+        strides=[1, 2, 2],
+        expand_ratios=[1, 6, 4],
+        num_block_repeats=[1, 2, 2],
+        depthwise_padding=[],
+    )
+
+
 class Keyworded(nn.Module):
     """Lets a net whose parameter has another name be called with `x`."""
 

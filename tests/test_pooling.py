@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from against_torch import check as check_value
+from against_torch import compare, convert
+from graphs import BATCH, Maker
+from lowbit.errors import GraphError
 from test_capture import check
+from test_session import check as check_session
 
 CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "max 3d": (nn.MaxPool3d(3, 2, padding=1), (2, 3, 5, 6, 7)),
@@ -46,3 +53,80 @@ def test_as_torch(name: str) -> None:
     torch.manual_seed(0)
     function, shape = CASES[name]
     check(function, torch.randn(shape), dynamic="auto" if len(shape) > 3 or "one" not in name else None)
+
+
+def draw_window(data: st.DataObject, axes: int, size: list[int]) -> dict[str, list[int]]:
+    """A window that need not fit: with ceil_mode it may stick out, and be wider than the image."""
+    kernel = [data.draw(st.sampled_from([1, 2, 3, 4, 9, 40])) for _ in range(axes)]
+    return {
+        "kernel_size": kernel,
+        "stride": [data.draw(st.sampled_from([1, 2, 3, k])) for k in kernel],
+        "padding": [data.draw(st.integers(0, k // 2)) for k in kernel],
+    }
+
+
+def fits(function: Any, x: torch.Tensor) -> bool:
+    """Whether torch takes it."""
+    try:
+        return bool(function(x).numel())
+    except RuntimeError:
+        return False
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 3), st.sampled_from(["max", "avg"]), st.integers(0, 2**31))
+def test_pools_as_torch(data: st.DataObject, axes: int, kind: str, seed: int) -> None:
+    size = [data.draw(st.integers(1, 9)) for _ in range(axes)]
+    options: dict[str, Any] = draw_window(data, axes, size) | {"ceil_mode": data.draw(st.booleans())}
+    if kind == "max":
+        options["dilation"] = [data.draw(st.integers(1, 3)) for _ in range(axes)]
+    else:
+        options["count_include_pad"] = data.draw(st.booleans())
+        if axes > 1:
+            options["divisor_override"] = data.draw(st.sampled_from([None, 1, 7]))
+    pool = getattr(F, f"{kind}_pool{axes}d")
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    assume(fits(lambda x: pool(x, **options), x))
+    check_value(lambda x: pool(x, **options), x)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.sampled_from([1, 3, 17]), st.integers(0, 2**31))
+def test_pools_in_sessions(data: st.DataObject, size: tuple[int, int], channels: int, seed: int) -> None:
+    """Floats and codes."""
+    window = draw_window(data, 2, list(size))
+    (top, left), stride = window["padding"], window["stride"]
+    kernel = [min(k, n + 2 * p + s - 1) for k, n, p, s in zip(window["kernel_size"], size, (top, left), stride)]
+    attrs = {"kernel": tuple(kernel), "stride": tuple(stride), "padding": (min(top, kernel[0] - 1),) * 2}
+    attrs["padding"] += (min(left, kernel[1] - 1),) * 2
+    include = data.draw(st.integers(0, 1))
+    m = Maker(seed, BATCH)
+    x = m.input("x", "batch", channels, *size)
+    q = m.node("quantize", x, scale=0.02, zero_point=110)
+    codes = {"zero_point_x": 110, "multiplier": 0.8, "output": "u8", "zero_point_y": 90}
+    outputs = [m.node("max_pool2d", v, **attrs, ceil_mode=1) for v in (x, q)]
+    outputs.append(m.node("avg_pool2d", x, **attrs, ceil_mode=1, count_include_pad=include))
+    outputs.append(m.node("avg_pool2d_i8", q, **attrs, ceil_mode=1, count_include_pad=include, **codes))
+    check_session(m.graph(*outputs), {"batch": 2}, seed)
+
+
+def test_a_window_wider_than_the_image() -> None:
+    """With ceil_mode it is cut off, whatever its size; without, or with steps that skip the image, it is refused."""
+    x = torch.randn(2, 3, 2, 5)
+    for function in (
+        lambda x: F.avg_pool2d(x, 640, ceil_mode=True),
+        lambda x: F.avg_pool2d(x, (9000, 9000), ceil_mode=True, divisor_override=10),
+        lambda x: F.max_pool2d(x, 30, padding=3, dilation=2, ceil_mode=True, stride=60),
+        lambda x: F.avg_pool1d(x[0], 77, padding=3, ceil_mode=True, count_include_pad=False),
+    ):
+        check_value(function, x)
+    free = {2: torch.export.Dim("height", min=1, max=99), 3: torch.export.Dim("width", min=1, max=99)}
+    pool = nn.AvgPool2d(640, ceil_mode=True)
+    model = convert(pool, (x,), ((free,),))
+    for size in ((1, 1), (2, 2), (40, 7)):
+        compare(model, pool, (torch.randn(2, 3, *size),))
+    m = Maker(0)
+    y = m.input("y", 1, 3, 2, 5)
+    for stride in ((640, 3), (637, 640)):
+        with pytest.raises(GraphError, match="a window of 640 does not fit"):
+            m.node("avg_pool2d", y, kernel=(640, 640), stride=stride, ceil_mode=1)

@@ -118,15 +118,18 @@ class SlidingPool final : public Pool {
   }
 
  protected:
-  // With ceil_mode the last window may hang over the end, but must start inside the input or the padding before it.
+  // With ceil_mode the last window may hang over the end, but must start inside the input or the padding before it. It
+  // may be the only one: an input smaller than the window, by less than the stride.
   int64_t outputs(int axis, int64_t size, std::span<const int64_t>) const override {
     const int64_t stride = window_.stride[axis], room = window_.padded(axis, size) - window_.reach(axis);
-    require(room >= 0 && size > 0, "a window of " + std::to_string(window_.reach(axis)) +
-                                       " does not fit into an input of " + std::to_string(size));
+    require(room > (ceil_ ? -stride : -1) && size > 0, "a window of " + std::to_string(window_.reach(axis)) +
+                                                           " does not fit into an input of " + std::to_string(size));
     if (!ceil_) return room / stride + 1;
     return std::min((room + stride - 1) / stride, (size + window_.padding[2 * axis] - 1) / stride) + 1;
   }
-  int64_t largest_window(int axis, int64_t, int64_t) const override { return window_.kernel[axis]; }
+  int64_t largest_window(int axis, int64_t size, int64_t) const override {
+    return std::min(window_.kernel[axis], window_.padded(axis, size));
+  }
   kernels::PoolAxis axis(int axis, int64_t size, int64_t outputs) const override {
     return {.size = size,
             .outputs = outputs,

@@ -22,8 +22,8 @@ from .windows import (
     conv_shape,
     correlate,
     pool_shape,
+    pool_size,
     pool_windows,
-    taps,
 )
 
 F32, F64 = np.float32, np.float64
@@ -161,9 +161,8 @@ def _infer_pool(call: Call) -> Sequence[Value]:
 def _max_pool2d(call: Call) -> Sequence[Array]:
     x = call.array(0)
     lowest: Any = -np.inf if x.dtype == F32 else 0
-    image, out = pool_windows(x, call.attrs, lowest)
-    best = np.full((*x.shape[:2], *out), lowest, x.dtype)
-    for _, view in taps(image, call.attrs["kernel"], call.attrs["stride"], call.attrs["dilation"], out):
+    best = np.full((*x.shape[:2], *pool_size(x, call.attrs)), lowest, x.dtype)
+    for view in pool_windows(x, call.attrs, lowest):
         np.maximum(best, view, out=best)
     return [best]
 

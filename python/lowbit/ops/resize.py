@@ -45,9 +45,7 @@ def axis_scales(attrs: Mapping[str, Any], before: Sequence[int], after: Sequence
     scales: list[float | None] = list(attrs.get("scales", (None,) * len(after)))
     if attrs["mode"] != "nearest" or sum(after) > attrs["snap"]:
         return scales
-    return [
-        None if new in (old, 2 * old) else scale for scale, old, new in zip(scales, before, after, strict=True)
-    ]
+    return [None if new in (old, 2 * old) else scale for scale, old, new in zip(scales, before, after, strict=True)]
 
 
 def axis_taps(size: int, outputs: int, mode: str, align: bool, scale: float | None) -> tuple[Array, Array]:

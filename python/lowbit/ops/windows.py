@@ -76,7 +76,8 @@ def pool_shape(call: Call) -> tuple[Dim, ...]:
     """The output shape of a pool of input 0 [N, C, H, W]."""
     n, channels, *size = call.shape(0, rank=4)
     kernel, dilation = call.attrs["kernel"], call.attrs.get("dilation", (1, 1))
-    call.need(math.prod(kernel) < MAX_WINDOW, "a window has too many elements")
+    most = [dims.bounds(whole, call.symbols)[1] for whole in size]
+    call.need(math.prod(fitted(call.attrs, most)) < MAX_WINDOW, "a window has too many elements")
     out = [_out(call, axis, size[axis], kernel[axis], dilation[axis], pool=True) for axis in (0, 1)]
     return (n, channels, *out)
 
@@ -88,11 +89,12 @@ def _out(call: Call, axis: int, size: Dim, kernel: int, dilation: int, pool: boo
         not pool or max(begin, end) <= reach, f"padding {max(begin, end)} is wider than the window lets it be ({reach})"
     )
     room = dims.add(size, begin + end - reach - 1)
+    ceil_mode = call.attrs.get("ceil_mode", 0)
     call.need(
-        dims.bounds(room, call.symbols)[1] >= 0,
+        dims.bounds(room, call.symbols)[1] > (-stride if ceil_mode else -1),
         f"a window of {reach + 1} does not fit into {size} with padding {begin} + {end}",
     )
-    if not call.attrs.get("ceil_mode", 0):
+    if not ceil_mode:
         return dims.add(dims.floordiv(room, stride), 1)
     # The last window must start inside the input or the padding before it.
     starts = dims.floordiv(dims.add(size, begin - 1), stride)
@@ -174,25 +176,35 @@ def correlate(x: Array, w: Array, attrs: Any, dtype: Any) -> Array:
     return y
 
 
-def pool_windows(x: Array, attrs: Any, fill: Any) -> tuple[Array, tuple[int, int]]:
-    """The image padded with `fill` so far that every window lies in it, and the output size."""
-    kernel, stride, padding, dilation = (
-        attrs["kernel"],
-        attrs["stride"],
-        attrs["padding"],
-        attrs.get("dilation", (1, 1)),
-    )
-    sizes, frame = [], list(padding)
+def fitted(attrs: Any, size: Sequence[int]) -> tuple[int, ...]:
+    """A pool's kernel. An image with its padding may be smaller than a window, with ceil_mode: what it cuts off."""
+    kernel, padding, dilation = attrs["kernel"], attrs["padding"], attrs.get("dilation", (1, 1))
+    whole = [size[a] + sum(padding[2 * a : 2 * a + 2]) for a in (0, 1)]
+    return tuple(max(min(kernel[a], (whole[a] - 1) // dilation[a] + 1), 1) for a in (0, 1))
+
+
+def pool_windows(x: Array, attrs: Any, fill: Any) -> Iterator[Array]:
+    """For each position in a pool's window what it meets, [N, C, oh, ow]; `fill` beyond the image."""
+    stride, padding, dilation = attrs["stride"], attrs["padding"], attrs.get("dilation", (1, 1))
+    kernel = fitted(attrs, x.shape[2:])
+    sizes, frame = pool_size(x, attrs), list(padding)
     for a in (0, 1):
         begin, end = padding[2 * a : 2 * a + 2]
         reach = dilation[a] * (kernel[a] - 1)
-        room = x.shape[2 + a] + begin + end - reach - 1
-        count = room // stride[a]
-        if attrs["ceil_mode"]:
-            count = min(-(-room // stride[a]), (x.shape[2 + a] + begin - 1) // stride[a])
-        sizes.append(count + 1)
-        frame[2 * a + 1] = max(end, count * stride[a] + reach + 1 - begin - x.shape[2 + a])
-    return pad_image(x, tuple(frame), fill), (sizes[0], sizes[1])
+        frame[2 * a + 1] = max(end, (sizes[a] - 1) * stride[a] + reach + 1 - begin - x.shape[2 + a])
+    return (view for _, view in taps(pad_image(x, tuple(frame), fill), kernel, stride, dilation, sizes))
+
+
+def pool_size(x: Array, attrs: Any) -> tuple[int, int]:
+    """Height and width of a pool's output."""
+    sizes, dilation = [], attrs.get("dilation", (1, 1))
+    for a in (0, 1):
+        begin, end = attrs["padding"][2 * a : 2 * a + 2]
+        stride, size = attrs["stride"][a], x.shape[2 + a]
+        room = size + begin + end - dilation[a] * (attrs["kernel"][a] - 1) - 1
+        ceil_mode = attrs["ceil_mode"]
+        sizes.append(1 + (min(-(-room // stride), (size + begin - 1) // stride) if ceil_mode else room // stride))
+    return sizes[0], sizes[1]
 
 
 def average_counts(x: Array, attrs: Any, out: tuple[int, int]) -> Array:
@@ -214,9 +226,9 @@ def adaptive_edges(size: int, out: int) -> tuple[Array, Array]:
 
 def box_sums(x: Array, attrs: Any, dtype: Any) -> tuple[Array, tuple[int, int]]:
     """The sum over each pool window, and the output size; padding counts as 0."""
-    image, out = pool_windows(x, attrs, 0)
+    out = pool_size(x, attrs)
     total = np.zeros((*x.shape[:2], *out), dtype)
-    for _, view in taps(image, attrs["kernel"], attrs["stride"], (1, 1), out):
+    for view in pool_windows(x, attrs, 0):
         total += view
     return total, out
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..lower import Lowered, Lowering, Ref, lowers
 from .common import numbers
 
 Plane = Callable[[Ref, tuple[int, ...]], Ref]
@@ -79,18 +80,34 @@ def max_pool_with_indices(
 def avg_pool(
     c: Lowering, x: Ref, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool
 ) -> Ref:
-    """A divisor of its own counts as many elements as the window has."""
+    """A divisor of its own divides the mean of whole windows: what sticks out with ceil_mode is zeros."""
     axes, divisor = _axes(c), c.argument("divisor_override", None)
     if divisor is None:
         include = int(count_include_pad)
         return _pool(c, "avg_pool2d", x, axes, kernel, stride, padding, ceil_mode, count_include_pad=include)
+    stride = stride or kernel
     if ceil_mode:
-        raise Unlowerable("average pooling with a divisor of its own and ceil_mode", "pad the input instead")
-    y = _pool(c, "avg_pool2d", x, axes, kernel, stride, padding, ceil_mode, count_include_pad=1)
-    count = 1
-    for size in numbers(kernel, axes):
-        count *= size
+        x, kernel = _whole_windows(c, x, numbers(kernel, axes), numbers(stride, axes), numbers(padding, axes))
+        padding = 0
+    y = _pool(c, "avg_pool2d", x, axes, kernel, stride, padding, False, count_include_pad=1)
+    count = math.prod(numbers(kernel, axes))
     return y if count == divisor else c.emit("mul", y, c.constant(count / float(divisor)))
+
+
+def _whole_windows(
+    c: Lowering, x: Ref, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[Ref, tuple[int, ...]]:
+    """x with zeros around it, so that ceil_mode's windows lie in it; and the kernel, no larger than that needs."""
+    axes = len(kernel)
+    frame: list[Dim] = [0] * (2 * (x.rank - axes))
+    fitting = list(kernel)
+    for axis, (size, out) in enumerate(zip(x.shape[-axes:], c.out_shape()[-axes:], strict=True)):
+        begin = padding[axis]
+        if isinstance(size, int):
+            fitting[axis] = min(kernel[axis], size + 2 * begin)
+        reach = dims.add(dims.mul(dims.sub(out, 1), stride[axis]), fitting[axis])
+        frame += [begin, dims.maximum(dims.sub(reach, dims.add(size, begin)), 0)]
+    return c.emit("pad", x, padding=tuple(frame)), tuple(fitting)
 
 
 def _adaptive(c: Lowering, op: str, x: Ref, axes: int, output_size: Any) -> Ref:
