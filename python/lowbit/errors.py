@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 
@@ -10,7 +12,12 @@ class LowbitError(Exception):
 
 
 class UnsupportedError(LowbitError):
-    """The model uses something lowbit has no operator for; the message lists all of it with source lines."""
+    """The model uses something lowbit has no operator for; the message lists all of it with source lines.
+
+    sizes: the free sizes that all of it is about, each with the place where it is met; without them it might convert.
+    """
+
+    sizes: Mapping[str, str] = MappingProxyType({})
 
 
 class InputError(LowbitError, ValueError):

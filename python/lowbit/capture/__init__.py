@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
+from ..errors import UnsupportedError
 from ..ir import Graph
-from .export import dummy_inputs, example, example_of_item, export
+from .export import Program, dummy_inputs, example, example_of_item, export
 from .free import Example
-from .lower import lower
+from .lower import Made, lower, subsets
+from .sizes import user_inputs
 from .stored_codes import Coded, plain_weights
 
 __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]
@@ -46,8 +51,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     codes: list[Coded] = []
     notes: list[str] = []
     with plain_weights(net, codes, notes):
-        program = export(net, inputs, dynamic)
-    made = lower(program, fallback=fallback)
+        program, made = _fitting(net, inputs, dynamic, fallback)
     return Captured(
         graph=made.graph,
         signature=program.signature,
@@ -57,6 +61,53 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         writes=made.writes,
         codes=(*codes, *made.codes),
     )
+
+
+def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) -> tuple[Program, Made]:
+    """The program and its graph; of the sizes that "auto" frees, the ones that an operation needs fixed are."""
+    program = export(net, inputs, dynamic)
+    try:
+        made = lower(program, fallback=fallback)
+        places = dict.fromkeys(
+            _too_small(net, inputs, program, made.graph), "the example is smaller than its code takes"
+        )
+        if dynamic != "auto" or not places:
+            return program, made
+        trials = [places]
+    except UnsupportedError as error:
+        if dynamic != "auto" or not error.sizes:
+            raise
+        reasons = {name: f"its code fits no other at {place}" for name, place in error.sizes.items()}
+        trials = [{name: reasons[name] for name in names} for names in subsets(list(reasons))]
+        refusal = error
+    for unfree in trials:
+        with suppress(UnsupportedError), warnings.catch_warnings(record=True) as told:
+            fixed = export(net, inputs, dynamic, unfree=unfree, told=program.notes)
+            made = lower(fixed, fallback=fallback)
+            break
+    else:
+        raise refusal
+    for warning in told:
+        warnings.warn(str(warning.message), warning.category, stacklevel=7)
+    return fixed, made
+
+
+def _too_small(net: torch.nn.Module, inputs: Any, program: Program, graph: Graph) -> set[str]:
+    """The free sizes that are larger in every call than in the example."""
+    call = example(net, inputs)
+    leaves = pytree.tree_leaves((call.args, call.kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    names = [node.name for node in user_inputs(program.exported) if node.name in graph.inputs]
+    pairs = [
+        pair
+        for name, x in zip(names, tensors, strict=True)
+        for pair in zip(graph.values[name].shape, x.shape, strict=True)
+    ]
+    return {
+        dim
+        for dim, size in pairs
+        if isinstance(dim, str) and dim in graph.symbols and size < graph.symbols[dim].minimum
+    }
 
 
 _WRITES = "the module writes to its input {!r}; calls of the model leave the caller's as it is"

@@ -36,11 +36,11 @@ class Ref:
 
 
 class Unlowerable(Exception):
-    """Raised by a lowering for what it cannot express."""
+    """Raised by a lowering for what it cannot express; always: whatever the sizes are."""
 
-    def __init__(self, reason: str, remedy: str = REMEDY) -> None:
+    def __init__(self, reason: str, remedy: str = REMEDY, *, always: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.remedy = reason, remedy
+        self.reason, self.remedy, self.always = reason, remedy, always
 
 
 _NUMPY = {"f32": np.float32, "i64": np.int64, "i32": np.int32, "bool": np.bool_, "u8": np.uint8, "s8": np.int8}
@@ -161,6 +161,7 @@ class Builder:
                 raise Unlowerable(
                     "the size of its result depends on the inputs' values",
                     "keep the full size and mask with torch.where, or keep this part outside of the converted module",
+                    always=True,
                 )
 
     def unique(self, wish: str) -> str:

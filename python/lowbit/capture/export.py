@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import sympy
@@ -75,7 +76,7 @@ def example(net: torch.nn.Module, inputs: Any) -> Example:
         made = Example(args=tuple(inputs), kwargs={})
     else:
         made = Example(args=(inputs,), kwargs={})
-    made = Example(args=_as_tensors(made.args), kwargs=_as_tensors(made.kwargs))
+    made = Example(**_as_tensors({"args": made.args, "kwargs": made.kwargs}))
     try:
         inspect.signature(net.forward).bind(*made.args, **made.kwargs)
     except TypeError as error:
@@ -89,14 +90,16 @@ def example(net: torch.nn.Module, inputs: Any) -> Example:
 
 
 def _as_tensors(tree: Any) -> Any:
-    """NumPy arrays become tensors; everything else stays."""
+    """NumPy arrays become tensors, and a tensor that is there twice two; everything else stays."""
+    seen: set[int] = set()
 
     def leaf(value: Any) -> Any:
-        return (
-            torch.from_numpy(value)
-            if type(value).__module__ == "numpy" and hasattr(value, "__array_interface__")
-            else value
-        )
+        if type(value).__module__ == "numpy" and hasattr(value, "__array_interface__"):
+            return torch.from_numpy(value)
+        if isinstance(value, torch.Tensor) and id(value) in seen:  # torch would take both inputs for one
+            return value.clone()
+        seen.add(id(value))
+        return value
 
     return pytree.tree_map(leaf, tree)
 
@@ -133,11 +136,19 @@ def dummy_inputs(net: torch.nn.Module) -> Any | None:
 # --------------------------------------------------------------------------------------------------------------- export
 
 
-def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
+def export(
+    net: torch.nn.Module,
+    inputs: Any,
+    dynamic: Any = "auto",
+    *,
+    unfree: Mapping[str, str] = MappingProxyType({}),
+    told: Collection[str] = (),
+) -> Program:
     """Export `net` in eval mode without decomposition.
 
     inputs: see `example`. dynamic: "auto" frees the batch, and the sequence of token inputs (see `free.py`); None fixes
     every size; {input: {axis: name}} frees these, sizes of one name alike; else torch.export's `dynamic_shapes`.
+    unfree: sizes that "auto" is to fix, each with a reason; told: the notes that warnings were given of.
     Raises InputError for inputs that do not fit and UnsupportedError where torch cannot export.
     """
     if isinstance(dynamic, str) and dynamic != "auto":
@@ -147,10 +158,11 @@ def export(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto") -> Program:
     notes: list[str] = []
     if any(module.training for module in net.modules()) and not _is_exported(net):
         notes.append("the model was in train mode: converted as in eval mode")
-        warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
+        if notes[-1] not in told:
+            warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
     with _eval_mode(net), without_cache(net, call, notes), whole_layers(net):
         if isinstance(dynamic, str):
-            exported, axes = export_free(net, call, notes)
+            exported, axes = export_free(net, call, notes, unfree, told)
         elif has_names(dynamic):
             exported, axes = export_named(net, call, dynamic)
         else:

@@ -11,7 +11,7 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,10 +191,16 @@ def _match(value: Any, shapes: Any, found: dict[int, dict[int, Free]]) -> None:
             _match(part, item, found)
 
 
-def export_free(net: torch.nn.Module, call: Example, notes: list[str]) -> tuple[torch.export.ExportedProgram, Axes]:
-    """Export with as many of the wished axes free as the model lets be; notes (and warnings) say which are not."""
+def export_free(
+    net: torch.nn.Module, call: Example, notes: list[str], unfree: Mapping[str, str], told: Collection[str]
+) -> tuple[torch.export.ExportedProgram, Axes]:
+    """Export with as many of the wished axes free as the model lets be; notes (and warnings) say which are not.
+
+    unfree: sizes that are known not to be, each with a reason. told: notes to warn of no more.
+    """
     wishes = wishes_of(net, call)
-    fixed: list[tuple[Wishes, str]] = []
+    fixed: list[tuple[Wishes, str]] = [(_only(wishes, {name}), reason) for name, reason in unfree.items()]
+    wishes = _only(wishes, _names(wishes) - set(unfree))
     while True:
         try:
             exported = run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.AUTO))
@@ -207,7 +213,7 @@ def export_free(net: torch.nn.Module, call: Example, notes: list[str]) -> tuple[
             continue
         stuck = _stuck(exported, call, wishes)
         if not stuck:
-            _tell(call, fixed, notes)
+            _tell(call, fixed, notes, told)
             return exported, _wished_axes(exported, call, wishes)
         fixed.append((_only(wishes, stuck), _why_stuck(net, call, _only(wishes, stuck))))
         wishes = _only(wishes, _names(wishes) - stuck)
@@ -257,8 +263,8 @@ def _wished_axes(exported: torch.export.ExportedProgram, call: Example, wishes: 
     return {(node.name, axis): free.name for node, wish in pairs for axis, free in wish.items()}
 
 
-def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str]) -> None:
-    """Note, and warn of, sizes that are fixed, each with its reason."""
+def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str], known: Collection[str]) -> None:
+    """Note, and warn of, sizes that are fixed, each with its reason; not of what is known."""
     leaves = pytree.tree_leaves((call.args, call.kwargs))
     for wishes, reason in fixed:
         told: set[str] = set()
@@ -269,7 +275,7 @@ def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str]) -> N
                 told.add(free.name)
                 size = f"the {free.name.replace('_', ' ')} is fixed to {leaf.shape[axis]}"
                 notes.append(f"{size}: the model does not export with a free one ({reason})")
-                if free.expected:
+                if free.expected and notes[-1] not in known:
                     warnings.warn(notes[-1], stacklevel=8)
 
 

@@ -15,17 +15,22 @@ from __future__ import annotations
 import inspect
 import operator
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch.fx import GraphModule
 from torch.fx import Node as TorchNode
+from torch.utils import _pytree as pytree
 
-from ..errors import LowbitError, UnsupportedError
+from ..dims import evaluate, symbols_of
+from ..errors import GraphError, LowbitError, UnsupportedError
+from ..interpreter import with_sizes
 from ..ir import Dim, Graph, Node, Value, Weight
+from ..ops import infer
 from .builder import REMEDY, Builder, Ref, Unlowerable, ir_dtype
 from .export import RESULTS, Program
 from .fallback import Unit, Writer, units
@@ -76,10 +81,40 @@ class Made:
 def lower(program: Program, *, fallback: bool = False) -> Made:
     """The program as a graph. fallback: what has no lowering becomes segments that torch runs.
 
+    torch looks at free sizes of 2 and more alone; 1 is taken for possible, too, as long as all operations fit it.
     Raises UnsupportedError that lists every operation without a lowering.
     """
     from . import operators  # noqa: F401  (fills the registry)
 
+    try:
+        return _lower(program, fallback=False)
+    except UnsupportedError as error:
+        ones = [name for name in error.sizes if program.symbols[name].minimum == 1 < program.symbols[name].maximum]
+        for names in subsets(ones):
+            with suppress(UnsupportedError):
+                made = _lower(_at_least_2(program, names), fallback=False)
+                notes = [_AT_LEAST_2.format(name.replace("_", " "), error.sizes[name]) for name in names]
+                return replace(made, notes=(*notes, *made.notes))
+        if not fallback:
+            raise
+    return _lower(program, fallback=True)
+
+
+def subsets(names: Sequence[str]) -> list[list[str]]:
+    """Each name by itself, then all together."""
+    return [*([name] for name in names), *([[*names]] if len(names) > 1 else [])]
+
+
+_AT_LEAST_2 = "the {} is at least 2: the code at {} fits no size of 1"
+
+
+def _at_least_2(program: Program, names: Sequence[str]) -> Program:
+    """The program with these sizes from 2 on."""
+    grown = {name: replace(program.symbols[name], minimum=2) for name in names}
+    return replace(program, symbols={**program.symbols, **grown})
+
+
+def _lower(program: Program, *, fallback: bool) -> Made:
     exported = program.exported
     if has_hidden_writes(exported.graph_module):
         exported = _functional(exported)
@@ -133,8 +168,7 @@ class Lowering(Builder):
         for name in mutated:
             reason = "forward() writes to this buffer, and a converted model keeps no state"
             self.problems.append(Problem(f"buffer {name!r}", reason, "return the new value as an output", ""))
-        if self.problems:
-            raise UnsupportedError(describe(self.problems))
+        self.raise_problems()
         outputs, positions = self.declare_outputs(results)
         used = {name for node in self.nodes for name in node.inputs} | set(outputs)
         # Copies: training goes on in the module's own tensors, the graph does not change with them.
@@ -148,6 +182,7 @@ class Lowering(Builder):
             constants=constants,
             symbols=self.symbols,
         )
+        self.check_smallest(graph)
         return Made(
             graph=graph,
             positions=positions,
@@ -155,6 +190,25 @@ class Lowering(Builder):
             writes=self.written_inputs(),
             codes=tuple(self.codes),
         )
+
+    def raise_problems(self) -> None:
+        """Raises UnsupportedError if there are any."""
+        if self.problems:
+            error = UnsupportedError(describe(self.problems))
+            if all(problem.sizes for problem in self.problems):
+                error.sizes = {name: item.source or item.target for item in self.problems for name in item.sizes}
+            raise error
+
+    def check_smallest(self, graph: Graph) -> None:
+        """Raises UnsupportedError if a node fits sizes of 2 and more, and none of 1."""
+        for smallest in (1, 2):
+            node = _unfit(graph, {name: max(symbol.minimum, smallest) for name, symbol in graph.symbols.items()})
+            if node is None:
+                break
+            self.problems += [_too_small(graph, node)] if smallest == 1 else []
+        else:
+            self.problems.clear()
+        self.raise_problems()
 
     def declare_inputs(self) -> tuple[str, ...]:
         """Tensors of the caller become inputs, parameters and buffers constants, other arguments their values."""
@@ -286,7 +340,7 @@ class Lowering(Builder):
                 self.keep_codes(node, folded)
             result = folded if folded is not None else self.dispatch(node)
         except (Unlowerable, LowbitError) as error:
-            return self.refuse(str(error), getattr(error, "remedy", REMEDY))
+            return self.refuse(str(error), getattr(error, "remedy", REMEDY), sized=not getattr(error, "always", False))
         if writes(node) and isinstance(result, Ref):
             self.rebind(node, result)
         return result
@@ -347,10 +401,11 @@ class Lowering(Builder):
         """Find the lowering and call it with the arguments in schema order."""
         schema = getattr(node.target, "_schema", None)
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise Unlowerable("lowbit runs no blocks that depend on values", "choose with torch.where between results")
+            remedy = "choose with torch.where between results"
+            raise Unlowerable("lowbit runs no blocks that depend on values", remedy, always=True)
         found = _lowering(str(node.target).removeprefix("aten."))
         if found is None or schema is None:
-            raise Unlowerable("lowbit has no operator for it")
+            raise Unlowerable("lowbit has no operator for it", always=True)
         function, count = found
         arguments: list[Any] = []
         for position, argument in enumerate(schema.arguments[:count]):
@@ -434,19 +489,32 @@ class Lowering(Builder):
             return type(argument)(self.resolve(item) for item in argument)
         return argument
 
-    def refuse(self, reason: str, remedy: str, node: TorchNode | None = None, follows: bool = False) -> Any:
+    def refuse(
+        self, reason: str, remedy: str, node: TorchNode | None = None, follows: bool = False, sized: bool = False
+    ) -> Any:
         """Note a problem; what stands in for the result, so that the rest can be looked at too.
 
-        follows: the problem is a consequence of one noted before.
+        follows: the problem is a consequence of one noted before. sized: it might be none if sizes were fixed.
         """
         at = node or self.node
-        self.refused[at] = Problem(str(at.target), reason, remedy, source_of(self.node))
+        sizes = self.free_sizes(at) if sized else frozenset()
+        self.refused[at] = Problem(str(at.target), reason, remedy, source_of(self.node), sizes)
         if not follows:
             self.problems.append(self.refused[at])
         value = self.node.meta.get("val")
         if isinstance(value, tuple | list):
             return tuple(self.stand_in(item) for item in value)
         return self.stand_in(value)
+
+    def free_sizes(self, node: TorchNode) -> frozenset[str]:
+        """The names of the free sizes of what a node reads and makes."""
+        found = pytree.tree_leaves([item.meta.get("val") for item in (*node.all_input_nodes, node)])
+        sizes = [size for item in found for size in (item.shape if isinstance(item, torch.Tensor) else (item,))]
+        symbols = {symbol for size in sizes if isinstance(size, torch.SymInt) for symbol in size.node.expr.free_symbols}
+        refs = pytree.tree_leaves([self.env.get(item) for item in node.all_input_nodes])
+        dims = [dim for ref in refs if isinstance(ref, Ref) for dim in ref.shape]
+        names = {self.names[symbol] for symbol in symbols if symbol in self.names}
+        return frozenset(names.union(*map(symbols_of, dims)))
 
     def stand_in(self, value: Any) -> Ref | None:
         """A value that no node makes."""
@@ -459,6 +527,28 @@ class Lowering(Builder):
         name = self.unique("unsupported")
         self.values[name] = declared
         return Ref(name, declared.dtype, declared.shape)
+
+
+def _unfit(graph: Graph, sizes: Mapping[str, int]) -> Node | None:
+    """The first node that cannot be with these sizes."""
+
+    def sized(value: Value) -> Value:
+        return replace(value, shape=tuple(evaluate(size, sizes) for size in value.shape))
+
+    values = {name: sized(graph.values[name]) for name in graph.inputs}
+    plain = replace(graph, values=values, symbols={})
+    for node in graph.nodes:
+        try:
+            values.update(zip(node.outputs, infer(with_sizes(node, sizes), plain), strict=True))
+        except GraphError:
+            return node
+    return None
+
+
+def _too_small(graph: Graph, node: Node) -> Problem:
+    shapes = [graph.values[name].shape for name in (*node.inputs, *node.outputs) if name]
+    names = frozenset(name for shape in shapes for size in shape for name in symbols_of(size))
+    return Problem(node.op, "it fits no size of 1", REMEDY, node.source, names or frozenset(graph.symbols))
 
 
 _REALS = {

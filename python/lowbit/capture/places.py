@@ -22,6 +22,8 @@ class Problem:
     reason: str
     remedy: str
     source: str
+    sizes: frozenset[str] = frozenset()
+    """The free sizes of what it reads and makes, if it might do without them."""
 
 
 def node_name(node: TorchNode, op: str) -> str:
