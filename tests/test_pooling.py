@@ -96,9 +96,10 @@ def test_pools_in_sessions(data: st.DataObject, size: tuple[int, int], channels:
     """Floats and codes."""
     window = draw_window(data, 2, list(size))
     (top, left), stride = window["padding"], window["stride"]
-    kernel = [min(k, n + 2 * p + s - 1) for k, n, p, s in zip(window["kernel_size"], size, (top, left), stride)]
-    attrs = {"kernel": tuple(kernel), "stride": tuple(stride), "padding": (min(top, kernel[0] - 1),) * 2}
-    attrs["padding"] += (min(left, kernel[1] - 1),) * 2
+    sides = zip(window["kernel_size"], size, (top, left), stride, strict=True)
+    kernel = [min(k, n + 2 * p + s - 1) for k, n, p, s in sides]
+    frame = tuple(min(side, k - 1) for side, k in zip((top, left), kernel, strict=True) for _ in (0, 1))
+    attrs = {"kernel": tuple(kernel), "stride": tuple(stride), "padding": frame}
     include = data.draw(st.integers(0, 1))
     m = Maker(seed, BATCH)
     x = m.input("x", "batch", channels, *size)
