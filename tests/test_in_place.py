@@ -6,13 +6,17 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import lowbit
 from lowbit.compress import set_codes
@@ -119,6 +123,7 @@ def test_given_codes_and_shared_layers() -> None:
     assert kinds(only) == ["float", "int4-nibbles", "float"]
 
 
+EIGHT = torch.zeros(384, 256).to(torch.float8_e4m3fn)
 WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]] = {
     "no module": (lambda net: lowbit.quantize_(cast(Any, "net")), InputError, "takes a torch.nn.Module, not a str"),
     "none": (lambda net: lowbit.quantize_(net[1:2]), InputError, "no layer to quantize"),
@@ -133,7 +138,49 @@ WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]]
         UnsupportedError,
         "0: static activations need calibration data.*; 2: static",
     ),
-    "device": (lambda net: lowbit.quantize_(net.to("meta")), UnsupportedError, "must be floats on the CPU"),
+    "no size yet": (
+        lambda net: lowbit.quantize_(nn.Sequential(nn.LazyLinear(4))),
+        UnsupportedError,
+        "0: .*no size yet",
+    ),
+    "a hook's weight": (
+        lambda net: (prune.l1_unstructured(net[2], "weight", 0.5), lowbit.quantize_(net)),
+        UnsupportedError,
+        "2: its weight is no parameter",
+    ),
+    "layout": (
+        lambda net: (
+            setattr(net[0], "weight", nn.Parameter(net[0].weight.detach().to_sparse())),
+            lowbit.quantize_(net),
+        ),
+        UnsupportedError,
+        "0: its weight is a Parameter of layout torch.sparse_coo",
+    ),
+    "no floats": (
+        lambda net: (setattr(net[0], "weight", nn.Parameter(EIGHT, requires_grad=False)), lowbit.quantize_(net)),
+        UnsupportedError,
+        "0: its weight is torch.float8_e4m3fn on cpu",
+    ),
+    "beyond float32": (
+        lambda net: (net.double()[2].bias.fill_(1e300), lowbit.quantize_(net)),
+        UnsupportedError,
+        "2: .*what float32 cannot hold",
+    ),
+    "beyond the kernels": (
+        lambda net: (net[2].weight.mul_(1e30), lowbit.quantize_(net)),
+        UnsupportedError,
+        "2: .*1e.27",
+    ),
+    "no weights": (
+        lambda net: lowbit.quantize_(nn.Sequential(nn.Linear(4, 0))),
+        InputError,
+        "none was chosen that has",
+    ),
+    "device": (
+        lambda net: lowbit.quantize_(net.to("meta")),
+        UnsupportedError,
+        "0: .*meta.*; 2: .*meta, must be float16",
+    ),
     "shape": (lambda net: (lowbit.quantize_(net), net(torch.zeros(2, 100))), InputError, r"floats \[..., 256\]"),
     "integers": (lambda net: (lowbit.quantize_(net), net(torch.zeros(256).int())), InputError, "is torch.int32"),
     "tie": (
@@ -151,6 +198,93 @@ def test_refused(case: str) -> None:
     assert issubclass(error, LowbitError)
     with pytest.raises(error, match=what):
         act(mlp())
+
+
+def test_all_problems_are_told_before_any_layer_is_swapped() -> None:
+    """Of all layers, by name; sums that could pass 32 bits, too."""
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(70_000, 2, bias=False), nn.Linear(2, 2), nn.LazyLinear(3))
+    net[1].weight.fill_(1.0)
+    net[2].bias[0] = torch.inf
+    before = list(net)
+    with pytest.raises(UnsupportedError, match=r"1: .*32-bit sum.*2: .*infinity.*3: .*no size yet"):
+        lowbit.quantize_(net, "int8")
+    assert list(net) == before
+    net[1].weight[:, ::2] = -0.1  # its sums stay within
+    front = net[:2]
+    lowbit.quantize_(front, "int8")
+    assert [type(layer) for layer in front] == [QuantizedLinear, QuantizedLinear]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 3, 16, 40]), min_size=2, max_size=5),
+    st.sampled_from(["int8", "int4", "int4-channel", "int4-g32", AFFINE]),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+    st.booleans(),
+)
+def test_layers_of_any_size_and_type(widths: list[int], scheme: Any, dtype: torch.dtype, table: bool) -> None:
+    """Zero, too: such have nothing to quantize, and stay."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        net = nn.Sequential(nn.Embedding(5, widths[0]) if table else nn.Identity(), *layers).to(dtype)
+        x = torch.randint(0, 5, (3,)) if table else torch.randn(3, widths[0], dtype=dtype)
+        expected = net(x)
+        scheme = {"*": scheme, "0": "float32"} if scheme == "int8" else scheme
+        if any(layer.weight.numel() for layer in layers):
+            lowbit.quantize_(net, scheme)
+            for old, new in zip(layers, list(net)[1:], strict=True):
+                assert isinstance(new, QuantizedLinear) == (0 not in old.weight.shape)
+        y = net(x)
+        assert (y.shape, y.dtype) == (expected.shape, expected.dtype)
+        assert y.numel() == 0 or float((y - expected).abs().max()) < 0.25 * float(expected.abs().max()) + 0.1
+
+
+def test_hooks_and_parametrizations() -> None:
+    """Hooks stay with the layer and can be taken off; a parametrized weight is read; a forward of its own stays."""
+    net = mlp()
+    x = torch.randn(2, 256)
+    net[2] = parametrizations.weight_norm(net[2])
+    seen: list[nn.Module] = []
+    first = net[0].register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    last = net[2].register_forward_hook(lambda module, args, kwargs, y: seen.append(module) or y + 1, with_kwargs=True)
+    cast(Any, net[4]).forward = lambda x: x[:, :3]
+    expected = net(x)
+    lowbit.quantize_(net, "int8")
+    assert [type(net[i]) for i in (0, 2, 4)] == [QuantizedLinear, QuantizedLinear, nn.Linear]
+    assert float((net(x) - expected).norm() / expected.norm()) < 0.02
+    assert seen[-1] is net[2]
+    first.remove()
+    last.remove()
+    assert torch.equal(net[0](x), net[0].forward(x))
+    assert len(seen) == 2
+
+
+def test_weights_that_half_floats_cannot_scale() -> None:
+    """They keep eight bits, in a converted model as well."""
+    for factor in (1e8, 1e-4):
+        net, x = mlp(), torch.randn(3, 256)
+        net[2].weight.mul_(factor)
+        expected = net(x)
+        model = lowbit.convert(net, x, scheme="int4-g32", progress=False)
+        lowbit.quantize_(net, "int4-g32")
+        assert kinds(net) == ["int8", "int8", "int8"]
+        assert torch.equal(net(x), model(x))
+        assert float((net(x) - expected).norm() / expected.norm()) < 0.02
+        assert any("half-float scales" in decision["reason"] for decision in model.decisions)
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lowbit.quantize_(mlp())
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    lowbit.quantize_(mlp(), progress=False)
+    assert "quantize" not in capfd.readouterr().err
+    lowbit.quantize_(mlp(), progress=True)
+    assert "quantize" in capfd.readouterr().err
 
 
 def test_groups_and_ends_as_in_convert() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,11 +21,11 @@ from .ir import Array, Graph
 from .model import Conversion, Model, array_of
 from .passes import optimize
 from .passes.adopt_quantization import adopt_quantization, is_quantized
-from .passes.calibrate import Progress
 from .passes.note_sparsity import note_sparsity, sparse_layers
 from .passes.plan import all_float
 from .passes.quantize import Quantized, Quantizer
 from .passes.share_constants import share_constants
+from .progress import Progress, reporter
 
 
 def convert(
@@ -76,7 +74,7 @@ def convert(
     data = _reiterable(calibration)
 
     def make(inputs: Any) -> Conversion:
-        with _reporter(progress) as report:
+        with reporter(progress) as report:
             return _convert(net, inputs, data, rules, dynamic, fallback, tune, threads, evaluate, max_drop, report)
 
     if example_inputs is None and data is not None:
@@ -285,39 +283,3 @@ def _first(data: Iterable[Any]) -> Any:
     for item in data:
         return item
     raise CalibrationError(_EMPTY)
-
-
-# ------------------------------------------------------------------------------------------------------------- progress
-
-
-@contextmanager
-def _reporter(show: bool) -> Iterator[Progress]:
-    """A function that shows how far a stage is, on a terminal only: rich's bar, or a plain line without rich."""
-    if not show or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
-    except ImportError:
-        yield _plain
-        print(file=sys.stderr)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    tasks: dict[str, Any] = {}
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-
-        def report(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                for task in tasks.values():
-                    bars.stop_task(task)
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield report
-
-
-def _plain(stage: str, done: int, total: int | None) -> None:
-    text = f"{done}/{total}" if total is not None else str(done or "...")
-    print(f"\rlowbit: {stage} {text}\033[K", end="", file=sys.stderr, flush=True)

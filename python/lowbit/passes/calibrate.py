@@ -15,13 +15,12 @@ import numpy as np
 from ..errors import CalibrationError, InputError
 from ..interpreter import run
 from ..ir import Array, Graph, Node, Quant, replace
+from ..progress import Progress as Progress
 from ..schemes import Scheme
 from ..session import Session
 
 Feeds = Mapping[str, Array]
 Runner = Callable[[Feeds], dict[str, Array]]
-Progress = Callable[[str, int, int | None], None]
-"""progress(stage, done, total): total is None where it is not known."""
 
 BINS = 4096
 SAMPLES = 1 << 18

@@ -27,6 +27,8 @@ STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
 SMALL_TABLE = 1 << 18
 """Weights of a table, positions mostly, that are not worth what its error costs."""
+LARGEST, LEAST = 65504.0 * 7, 2.0**-14 * 7
+"""Of the largest weight of a layer with half-float scales: more has no scale, less has few codes."""
 FEW = 2
 """Networks of so many layers or fewer have no ends."""
 
@@ -70,6 +72,8 @@ def tables(graph: Graph, rules: Rules) -> dict[str, Width]:
         assert isinstance(table, np.ndarray)
         if scheme.weight_bits not in OF_BITS or table.size < SMALL_TABLE or not np.isfinite(table).all():
             continue
+        if unfit((float(table.min()), float(table.max()))):
+            continue
         size = group_size(table.shape[1], scheme.group_size)
         if size:
             note = f"a table of {scheme.weight_bits}-bit codes in groups of {size}"
@@ -90,6 +94,16 @@ def group_size(depth: int, wanted: int) -> int:
     return 0
 
 
+def unfit(ends: tuple[float, float]) -> str:
+    """Why half-float scales are not fit for weights with that least and largest number, or ""."""
+    largest = max(-ends[0], ends[1])
+    if largest > LARGEST:
+        return f"its weights, up to {largest:.3g}, are beyond half-float scales"
+    if 0 < largest < LEAST:
+        return f"its weights, {largest:.3g} at most, are too small for half-float scales"
+    return ""
+
+
 def has_form(op: str, bits: int) -> bool:
     """Whether a layer has an operator for weights of so few bits."""
     return bits in OF_BITS and f"{op}_i{bits}" in OPS
@@ -102,7 +116,11 @@ def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) ->
         return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with {scheme.weight_bits}")
     if node.attrs.get("groups", 1) != 1:
         return Width(group_size=0, note="8-bit weights, for grouped convolutions have no form with fewer")
-    depth = math.prod(graph.constants[node.inputs[1]].shape[1:])
+    weight = graph.constants[node.inputs[1]]
+    reason = unfit((float(weight.min()), float(weight.max()))) if isinstance(weight, np.ndarray) and weight.size else ""
+    if reason:
+        return Width(group_size=0, note=f"8-bit weights, for {reason}")
+    depth = math.prod(weight.shape[1:])
     size = group_size(depth, scheme.group_size)
     if size == 0:
         return Width(

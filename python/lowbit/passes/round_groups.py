@@ -17,12 +17,11 @@ import numpy as np
 
 from ..ir import Array, Weight
 from ..packings import NIBBLES, Packing
+from .least_error import Trial, blocks, least
 from .round_weights import Factored, round_columns, upper_of_flat
 
 SHARES = np.linspace(1.0, 0.6, 17)
 SMALLEST = float(np.finfo(np.float16).tiny)
-TOGETHER = 1 << 16
-"""Weights whose ranges are sought together: they stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,25 +82,35 @@ def round_groups(
     see `round_flat`; else each to its nearest. packing: says how many bits a code has.
     """
     window = weight.shape[2:]
-    rows = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
+    rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
     scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, packing=packing)
-    parts = (rows, *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
+    if moments is None and not (flat and math.prod(window) > 1):
+        codes = _nearest(rows, scales, zeros, packing)
+        return GroupCodes(
+            codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, packing=packing
+        )
+    parts = (rows.astype(np.float64), *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
     if moments is not None:
         codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, packing)
-    elif flat and math.prod(window) > 1:
+    else:
         size = math.prod(window)
         order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
         codes = _in_order(parts, order, upper_of_flat(size)[None], packing)
-    else:
-        codes = np.clip(np.rint(parts[0] / parts[1]) + parts[2], 0, packing.highest)
     return GroupCodes(
-        codes=codes.astype(np.int8),
-        scales=scales,
-        zero_points=zeros,
-        symmetric=symmetric,
-        window=window,
-        packing=packing,
+        codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, packing=packing
     )
+
+
+def _nearest(rows: Array, scales: Array, zeros: Array, packing: Packing) -> Array:
+    """The nearest codes, int8."""
+    codes = np.empty(rows.shape, np.int8)
+    for part in blocks(*rows.shape):
+        scaled = rows[part].reshape(*scales[part].shape, -1).astype(np.float64)
+        scaled /= scales[part, :, None]
+        np.rint(scaled, out=scaled)
+        scaled += zeros[part, :, None]
+        codes[part] = np.clip(scaled, 0, packing.highest, out=scaled).reshape(rows[part].shape)
+    return codes
 
 
 def _stored_order(order: Array, window: int) -> Array:
@@ -123,25 +132,35 @@ def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, packing: Pac
 
 def best_groups(groups: Array, *, symmetric: bool, packing: Packing = NIBBLES) -> tuple[Array, Array]:
     """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding."""
-    step = max(TOGETHER // max(groups[:1].size, 1), 1)
-    found = [_best_groups(groups[i : i + step], symmetric, packing) for i in range(0, len(groups), step)]
-    scales, zeros = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return scales, zeros
+    rows = groups.reshape(-1, groups.shape[2])
+    scales, zeros = np.empty(len(rows)), np.empty(len(rows))
+    for part in blocks(*rows.shape):
+        scales[part], zeros[part] = _best_groups(rows[part], symmetric, packing)
+    return scales.reshape(groups.shape[:2]), zeros.reshape(groups.shape[:2])
 
 
-def _best_groups(groups: Array, symmetric: bool, packing: Packing) -> tuple[Array, Array]:
+def _best_groups(rows: Array, symmetric: bool, packing: Packing) -> tuple[Array, Array]:
     highest, middle = packing.highest, float(packing.middle)
-    low, high = np.minimum(groups.min(axis=2), 0.0), np.maximum(groups.max(axis=2), 0.0)
+    low, high = (ends.astype(np.float64) for ends in (rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)))
     widest = 2 * np.maximum(high, -low) if symmetric else high - low
-    best_scale, best_zero = np.ones(low.shape), np.full(low.shape, middle)
-    least = np.full(low.shape, np.inf)
-    for share in SHARES:
-        # A half-float scale is what the file holds: the codes must be chosen for that very number.
-        scale = np.maximum((widest * share / highest).astype(np.float16).astype(np.float64), SMALLEST)
-        zero = np.full(low.shape, middle) if symmetric else np.clip(np.rint(-low * share / scale), 0, highest)
-        codes = np.clip(np.rint(groups / scale[..., None]) + zero[..., None], 0, highest)
-        error = (((codes - zero[..., None]) * scale[..., None] - groups) ** 2).sum(axis=2)
-        better = error < least
-        best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)
-        least = np.where(better, error, least)
-    return best_scale, best_zero
+    # A half-float scale is what the file holds: the codes must be chosen for that very number.
+    halves = (widest * SHARES[:, None] / highest).astype(np.float16).astype(np.float64)
+    scales = np.maximum(halves, SMALLEST)
+    zeros = np.full(scales.shape, middle) if symmetric else np.rint(-low * SHARES[:, None] / scales).clip(0, highest)
+    fixed = -middle, highest - middle
+
+    def trial(scale: Array, zero: Array) -> Trial:
+        bounds = fixed if symmetric else (-zero, highest - zero)
+        return Trial(factor=1 / scale, low=bounds[0], high=bounds[1], step=scale)
+
+    def exact(place: int, which: Array) -> Array:
+        scale, zero, numbers = scales[place, which, None], zeros[place, which, None], rows[which].astype(np.float64)
+        codes = np.clip(np.rint(numbers / scale) + zero, 0, highest)
+        errors: Array = (((codes - zero) * scale - numbers) ** 2).sum(axis=1)
+        return errors
+
+    trials = [trial(scale, zero) for scale, zero in zip(scales, zeros, strict=True)]
+    reach = 1.01 * highest / SHARES.min()  # a half-float scale is less than 1 % off
+    chosen = least(rows.astype(np.float32, copy=False), trials, reach, exact)
+    at = chosen, np.arange(len(rows))
+    return scales[at], zeros[at]

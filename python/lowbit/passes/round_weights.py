@@ -11,13 +11,17 @@ Alistarh 2023, "SparseGPT" (arXiv:2301.00774).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir import Array
+from .least_error import Trial, blocks, least
 
 LIMIT = 127
+SHARES = np.linspace(1.0, 0.7, 31)
+"""Of largest / LIMIT: the scales that are tried."""
 DAMPING = 1e-3
 """Added to H's diagonal, as a share of its mean."""
 FLATNESS = 100.0
@@ -42,9 +46,13 @@ class Codes:
 
 def round_nearest(weight: Array) -> Codes:
     """Each weight to its nearest code; the scales lose least squared error."""
-    rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
-    scales = best_scales(rows)
-    codes = np.clip(np.rint(rows / scales[:, None]), -LIMIT, LIMIT).astype(np.int8)
+    rows = weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
+    scales, codes = best_scales(rows), np.empty(rows.shape, np.int8)
+    for part in blocks(*rows.shape):
+        scaled = rows[part].astype(np.float64)
+        scaled /= scales[part, None]
+        np.rint(scaled, out=scaled)
+        codes[part] = np.clip(scaled, -LIMIT, LIMIT, out=scaled)
     return Codes(codes=codes.reshape(weight.shape), scales=scales)
 
 
@@ -126,14 +134,25 @@ def round_columns(
 
 def best_scales(rows: Array) -> Array:
     """For each row the scale, at most largest / 127, with the least squared error of nearest rounding: float64 [N]."""
-    largest = np.abs(rows).max(axis=1, initial=0.0)
-    largest = np.where(largest > 0, largest, 1.0)
-    best, least = largest / LIMIT, np.full(len(rows), np.inf)
-    for share in np.linspace(1.0, 0.7, 31):
-        scales = largest * share / LIMIT
-        scaled = rows / scales[:, None]
-        error = scales**2 * ((np.clip(np.rint(scaled), -LIMIT, LIMIT) - scaled) ** 2).sum(axis=1)
-        better = error < least * (1 - 1e-12)
-        best, least = np.where(better, scales, best), np.where(better, error, least)
+    found = [_best_scales(rows[part]) for part in blocks(*rows.shape)]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _best_scales(rows: Array) -> Array:
+    largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    largest = np.where(largest > 0, largest, largest.dtype.type(1))
+    scales = largest.astype(np.float64) * SHARES[:, None] / LIMIT
+    trials = [Trial(factor=LIMIT / share, low=-LIMIT, high=LIMIT, step=share) for share in SHARES.tolist()]
+
+    def exact(place: int, which: Array) -> Array:
+        scaled = rows[which].astype(np.float64) / scales[place, which, None]
+        squares = ((np.clip(np.rint(scaled), -LIMIT, LIMIT) - scaled) ** 2).sum(axis=1)
+        errors: Array = scales[place, which] ** 2 * squares
+        return errors
+
+    even = (rows / largest[:, None]).astype(np.float32, copy=False)
+    chosen = least(even, trials, LIMIT / SHARES.min(), exact, margin=1e-12)
     # A float32 scale is what the file holds: the codes must be chosen for that very number.
-    return np.maximum(best.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)
+    best = scales[chosen, np.arange(len(rows))].astype(np.float32)
+    found: Array = np.maximum(best, np.finfo(np.float32).tiny).astype(np.float64)
+    return found
