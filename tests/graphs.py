@@ -391,6 +391,20 @@ def resampling_net() -> Graph:
     return m.graph(y, m.node("dequantize", q, scale=0.03, zero_point=120))
 
 
+def unpooling_net() -> Graph:
+    """Maxima with their places, and values put back there; height free."""
+    m = Maker(8, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
+    x = m.input("x", "batch", 19, "rows", 6)
+    y, places = m.node("max_pool2d_with_indices", x, outputs=2, kernel=(2, 2), stride=(2, 2), ceil_mode=1)
+    best, at = m.node("adaptive_max_pool2d_with_indices", y, outputs=2, output_size=(1, 2))
+    y = m.node("add", m.node("max_unpool2d", y, places, output_size=("rows", 6)), x)
+    wide = m.node("max_unpool2d", best, at, output_size=("rows", 5))
+    z, again = m.node(
+        "max_pool2d_with_indices", y, outputs=2, kernel=(3, 2), stride=(1, 2), padding=(1, 1, 1, 0), dilation=(1, 2)
+    )
+    return m.graph(z, again, wide, places)
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
     "volume_net": volume_net,
@@ -401,6 +415,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "four_bit_image_net": four_bit_image_net,
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
+    "unpooling_net": unpooling_net,
     "sequence_net": sequence_net,
     "number_net": number_net,
     "index_net": index_net,

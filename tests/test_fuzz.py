@@ -36,7 +36,7 @@ EXACT = {
     "quantize", "dequantize", "dynamic_quantize", "lookup", "conv2d_i8", "conv3d_i8", "conv_transpose2d_i8",
     "conv_transpose3d_i8", "conv2d_i4", "embedding_i4", "linear_i4", "linear_i8", "add_i8", "mul_i8", "avg_pool2d_i8",
     "adaptive_avg_pool2d_i8", "max_pool2d", "reshape", "transpose", "pad", "concat", "slice", "clip", "add", "sub",
-    "mul", "resize", "prelu",
+    "mul", "resize", "prelu", "max_pool2d_with_indices", "adaptive_max_pool2d_with_indices", "max_unpool2d",
     "minimum", "maximum", "floor_div", "trunc_div", "remainder", "fmod", "compare", "logical", "logical_not", "where",
     "expand", "triangle", "take", "gather", "index", "scatter", "index_put", "argmax", "sort", "topk",
     "arange", "dim_value",
@@ -94,8 +94,10 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 def edit(document: Any, rng: random.Random) -> None:
     """One change that keeps the document JSON: replace, nudge, remove, repeat, copy from elsewhere, add."""
-    container, key = rng.choice(places(document))
-    other, other_key = rng.choice(places(document))
+    found = places(document)
+    if not found:  # an edit before has emptied it
+        return
+    (container, key), (other, other_key) = rng.choice(found), rng.choice(found)
     value = container[key]
     kind = rng.randrange(7)
     if kind == 0 or (kind == 1 and not isinstance(value, (int, float))):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from against_torch import check as check_value
 from against_torch import compare, convert
 from graphs import BATCH, Maker
-from lowbit.errors import GraphError
+from lowbit.errors import GraphError, InputError
 from test_capture import check
 from test_session import check as check_session
 
@@ -66,11 +66,12 @@ def draw_window(data: st.DataObject, axes: int, size: list[int]) -> dict[str, li
 
 
 def fits(function: Any, x: torch.Tensor) -> bool:
-    """Whether torch takes it."""
+    """Whether torch takes it, and no window is empty: torch's index is then none of the image."""
     try:
-        return bool(function(x).numel())
+        y = function(x)
     except RuntimeError:
         return False
+    return isinstance(y, torch.Tensor) or bool(y[0].isfinite().all())
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,12 +81,14 @@ def test_pools_as_torch(data: st.DataObject, axes: int, kind: str, seed: int) ->
     options: dict[str, Any] = draw_window(data, axes, size) | {"ceil_mode": data.draw(st.booleans())}
     if kind == "max":
         options["dilation"] = [data.draw(st.integers(1, 3)) for _ in range(axes)]
+        options["return_indices"] = data.draw(st.booleans())
     else:
         options["count_include_pad"] = data.draw(st.booleans())
         if axes > 1:
             options["divisor_override"] = data.draw(st.sampled_from([None, 1, 7]))
     pool = getattr(F, f"{kind}_pool{axes}d")
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    x = (2 * x).round() / 2 if data.draw(st.booleans()) else x  # many maxima are equal
     assume(fits(lambda x: pool(x, **options), x))
     check_value(lambda x: pool(x, **options), x)
 
@@ -109,6 +112,55 @@ def test_pools_in_sessions(data: st.DataObject, size: tuple[int, int], channels:
     outputs.append(m.node("avg_pool2d", x, **attrs, ceil_mode=1, count_include_pad=include))
     outputs.append(m.node("avg_pool2d_i8", q, **attrs, ceil_mode=1, count_include_pad=include, **codes))
     check_session(m.graph(*outputs), {"batch": 2}, seed)
+
+
+def unpooled(axes: int, *window: Any, like: bool = False) -> Any:
+    """Pooled and put back, and where."""
+
+    def function(x: torch.Tensor) -> Any:
+        y, places = getattr(F, f"max_pool{axes}d")(x, *window, return_indices=True)
+        size = x.shape[-axes:] if like else None
+        return getattr(F, f"max_unpool{axes}d")(2 * y, places, *window, output_size=size), places
+
+    return function
+
+
+UNPOOLED = {
+    "1d": (unpooled(1, 2), (2, 3, 8)),
+    "1d, overlapping": (unpooled(1, 3, 2, 1, like=True), (2, 3, 9)),
+    "2d": (unpooled(2, 2), (2, 20, 8, 6)),
+    "2d, overlapping": (unpooled(2, 3, 2, 1, like=True), (2, 5, 9, 7)),
+    "2d, no batch": (unpooled(2, (2, 3)), (3, 8, 6)),
+    "3d": (unpooled(3, 2), (2, 3, 8, 4, 6)),
+    "3d, rest": (unpooled(3, 2, like=True), (2, 3, 5, 5, 6)),
+    "adaptive 1d": (lambda x: F.adaptive_max_pool1d(x, 4, return_indices=True), (2, 3, 9)),
+    "adaptive 2d": (lambda x: F.adaptive_max_pool2d(x, (4, None), return_indices=True), (2, 17, 9, 7)),
+    "adaptive 3d": (lambda x: F.adaptive_max_pool3d(x, (2, 3, 4), return_indices=True), (2, 3, 5, 7, 6)),
+}
+
+
+@pytest.mark.parametrize("name", UNPOOLED)
+def test_places_of_maxima(name: str) -> None:
+    function, shape = UNPOOLED[name]
+    check_value(function, (2 * torch.randn(shape)).round())
+
+
+def test_places_of_what_does_not_compare() -> None:
+    """The last NaN of a window; of minus infinities the first."""
+    x = torch.randn(2, 18, 9, 7)
+    x[0, :, 2:5, 3:5], x[1, :, :7] = torch.nan, -torch.inf
+    check_value(lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True), x)
+
+
+def test_a_place_outside_is_refused() -> None:
+    """When the values are known, and before anything is written."""
+    y = torch.randn(1, 2, 2, 3)
+    places = torch.zeros(1, 2, 2, 3, dtype=torch.int64)
+    model = convert(lambda y, places: F.max_unpool2d(y, places, 2), (y, places))
+    for wrong in (-1, 24, 2**40):
+        places[0, 1, 1, 2] = wrong
+        with pytest.raises(InputError, match=f"{wrong} is out of range"):
+            model(y, places)
 
 
 def test_a_window_wider_than_the_image() -> None:

@@ -374,8 +374,56 @@ class IndexPut final : public IndexOp {
   Places places_;
 };
 
+// y[n, c] = 0, but at each flat index of its own image the x that goes there; of several the last one.
+class MaxUnpool final : public Op {
+ public:
+  explicit MaxUnpool(const NodeInfo& node) : size_(node.dims("output_size")) {
+    node.expect_inputs(2, 2);
+    node.expect_outputs(1);
+    if (size_.size() != 2) node.fail("attribute 'output_size' must have 2 items");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
+    require_type(inputs, 0, DType::f32, 4);
+    require_type(inputs, 1, DType::i64, 4);
+    require_shape(inputs, 1, inputs[0].shape);
+    Shape shape = inputs[0].shape;
+    for (int axis : {2, 3}) {
+      shape[axis] = evaluate(size_[static_cast<size_t>(axis) - 2], symbols);
+      require(shape[axis] >= 0 && shape[axis] <= kMaxSize,
+              "the output has " + std::to_string(shape[axis]) + " elements an axis");
+    }
+    return {{DType::f32, shape}};
+  }
+  Layout input_layout(size_t) const override { return Layout::channels_last; }
+  Layout output_layout(size_t) const override { return Layout::channels_last; }
+
+  void run(const RunArgs& args) const override {
+    const Tensor &x = args.inputs[0], &indices = args.inputs[1], &y = args.outputs[0];
+    const int64_t channels = x.shape[1], from = x.shape[2] * x.shape[3], to = y.shape[2] * y.shape[3];
+    check_indices(indices, 0, to);
+    const int64_t blocks = (channels + kBlock - 1) / kBlock;
+    run_shares(x.shape[0] * blocks, lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t n = block / blocks, first = block % blocks * kBlock, count = std::min(kBlock, channels - first);
+        float* image = y.as<float>() + n * to * channels + first;
+        for (int64_t pixel = 0; pixel < to; ++pixel) std::fill_n(image + pixel * channels, count, 0.0f);
+        for (int64_t pixel = n * from; pixel < (n + 1) * from; ++pixel)
+          for (int64_t c = 0; c < count; ++c) {
+            const int64_t at = pixel * channels + first + c;
+            image[indices.as<const int64_t>()[at] * channels + c] = x.as<const float>()[at];
+          }
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kBlock = 16;  // channels: a cache line of a pixel
+  std::vector<Dim> size_;
+};
+
 }  // namespace
 
+std::unique_ptr<Op> make_max_unpool2d(const NodeInfo& node) { return std::make_unique<MaxUnpool>(node); }
 std::unique_ptr<Op> make_take(const NodeInfo& node) { return std::make_unique<Take>(node); }
 std::unique_ptr<Op> make_gather(const NodeInfo& node) { return std::make_unique<Gather>(node); }
 std::unique_ptr<Op> make_index(const NodeInfo& node) { return std::make_unique<Index>(node); }

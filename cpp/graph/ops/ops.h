@@ -8,6 +8,7 @@ namespace lowbit::graph {
 std::unique_ptr<Op> make_adaptive_avg_pool2d(const NodeInfo&);
 std::unique_ptr<Op> make_adaptive_avg_pool2d_i8(const NodeInfo&);
 std::unique_ptr<Op> make_adaptive_max_pool2d(const NodeInfo&);
+std::unique_ptr<Op> make_adaptive_max_pool2d_with_indices(const NodeInfo&);
 std::unique_ptr<Op> make_arange(const NodeInfo&);
 std::unique_ptr<Op> make_argmax(const NodeInfo&);
 std::unique_ptr<Op> make_arithmetic(const NodeInfo&);
@@ -43,6 +44,8 @@ std::unique_ptr<Op> make_lookup(const NodeInfo&);
 std::unique_ptr<Op> make_lstm(const NodeInfo&);
 std::unique_ptr<Op> make_matmul(const NodeInfo&);
 std::unique_ptr<Op> make_max_pool2d(const NodeInfo&);
+std::unique_ptr<Op> make_max_pool2d_with_indices(const NodeInfo&);
+std::unique_ptr<Op> make_max_unpool2d(const NodeInfo&);
 std::unique_ptr<Op> make_mean(const NodeInfo&);
 std::unique_ptr<Op> make_pad(const NodeInfo&);
 std::unique_ptr<Op> make_pair_i8(const NodeInfo&);

@@ -1,4 +1,4 @@
-// Pools over NHWC images: max and average, float and codes, sliding and adaptive.
+// Pools over NHWC images: max and average, float and codes, sliding and adaptive; with the place of each maximum.
 #include "kernels/pool/pool.h"
 
 #include "graph/ops/integer.h"
@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kMaxWindow = int64_t{1} << 23;  // elements: the kernels' sums stay exact
 
-enum class Kind { max, average };
+enum class Kind { max, max_index, average };
 
 struct Window {
   int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1};
@@ -51,7 +51,9 @@ class Pool : public Op {
     for (int axis : {0, 1}) shape[2 + axis] = outputs(axis, x.shape[2 + axis], symbols);
     require(largest_window(0, x.shape[2], shape[2]) * largest_window(1, x.shape[3], shape[3]) < kMaxWindow,
             "a window has too many elements");
-    return {{codes_ ? rescale_->output : x.dtype, shape}};
+    std::vector<TensorType> types = {{codes_ ? rescale_->output : x.dtype, shape}};
+    if (kind_ == Kind::max_index) types.push_back({DType::i64, shape});
+    return types;
   }
 
   void run(const RunArgs& args) const override {
@@ -63,6 +65,7 @@ class Pool : public Op {
     pool.w = axis(1, x.shape[3], y.shape[3]);
     pool.x = pixels_of<const void>(x);
     pool.y = pixels_of<void>(y);
+    if (kind_ == Kind::max_index) pool.index = pixels_of<int64_t>(args.outputs[1]);
     pool.count_include_pad = count_include_pad_;
     if (rescale_ != nullptr) {
       pool.x_zero_point = rescale_->x_zero_point;
@@ -73,8 +76,9 @@ class Pool : public Op {
       pool.output = rescale_->output;
     }
     const bool u8 = x.dtype == DType::u8;
-    const auto run =
-        kind_ == Kind::max ? (u8 ? kernel_.max_u8 : kernel_.max_f32) : (u8 ? kernel_.avg_u8 : kernel_.avg_f32);
+    const auto run = kind_ == Kind::max_index ? kernel_.max_index
+                     : kind_ == Kind::max     ? (u8 ? kernel_.max_u8 : kernel_.max_f32)
+                                              : (u8 ? kernel_.avg_u8 : kernel_.avg_f32);
     const int64_t tasks = kernel_.tasks(pool, args.threads);
     run_tasks(tasks, args.threads, [&](int64_t task) { run(pool, task, tasks); });
   }
@@ -83,7 +87,7 @@ class Pool : public Op {
   Pool(const NodeInfo& node, Kind kind, bool codes)
       : kind_(kind), codes_(codes), any_type_(kind == Kind::max), kernel_(kernels::select_pool(node.isa)) {
     node.expect_inputs(1, 1);
-    node.expect_outputs(1);
+    node.expect_outputs(kind == Kind::max_index ? 2 : 1);
     if (codes) rescale_ = std::make_unique<Rescale>(node);
   }
   virtual int64_t outputs(int axis, int64_t size, std::span<const int64_t> symbols) const = 0;
@@ -106,8 +110,8 @@ class SlidingPool final : public Pool {
     const std::vector<int64_t> kernel = node.integers("kernel", 2, 1, kMaxExtent),
                                stride = node.integers("stride", 2, 1, kMaxExtent),
                                padding = node.integers("padding", 0, kMaxExtent, {0, 0, 0, 0}),
-                               dilation = kind == Kind::max ? node.integers("dilation", 1, kMaxExtent, {1, 1})
-                                                            : std::vector<int64_t>{1, 1};
+                               dilation = kind != Kind::average ? node.integers("dilation", 1, kMaxExtent, {1, 1})
+                                                                : std::vector<int64_t>{1, 1};
     for (size_t i : {0, 1})
       window_.kernel[i] = kernel[i], window_.stride[i] = stride[i], window_.dilation[i] = dilation[i];
     std::copy(padding.begin(), padding.end(), window_.padding);
@@ -288,6 +292,12 @@ class Mean final : public Op {
 
 std::unique_ptr<Op> make_max_pool2d(const NodeInfo& node) {
   return std::make_unique<SlidingPool>(node, Kind::max, false);
+}
+std::unique_ptr<Op> make_max_pool2d_with_indices(const NodeInfo& node) {
+  return std::make_unique<SlidingPool>(node, Kind::max_index, false);
+}
+std::unique_ptr<Op> make_adaptive_max_pool2d_with_indices(const NodeInfo& node) {
+  return std::make_unique<AdaptivePool>(node, Kind::max_index, false);
 }
 std::unique_ptr<Op> make_avg_pool2d(const NodeInfo& node) {
   return std::make_unique<SlidingPool>(node, Kind::average, false);

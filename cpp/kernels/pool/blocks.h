@@ -129,6 +129,42 @@ void run_avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
       [](const Lanes& acc, const Lanes& divisor) { return acc / divisor; });
 }
 
+// Where in its window a maximum lies is counted in lanes, by rows and columns: whole numbers far below 2^24.
+void run_max_index(const PoolArgs& args, int64_t task, int64_t tasks) {
+  const Lanes one = splat(1.0f);
+  for_outputs(
+      args, task, tasks,
+      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
+        float* y = static_cast<float*>(args.y.data) + args.y.offset(n, h, w) + first;
+        int64_t* index = args.index.data + args.index.offset(n, h, w) + first;
+        const bool empty = wh.count() * ww.count() == 0;
+        for_lanes(channels, [&](int64_t c, auto count) {
+          Lanes best = splat(-__builtin_inff()), best_row = splat(0.0f), best_column = best_row, row = best_row;
+          for (int64_t i = wh.begin; i < wh.end; i += wh.step, row = row + one) {
+            Lanes column = splat(0.0f);
+            const float* x = static_cast<const float*>(args.x.data) + args.x.offset(n, i, ww.begin) + first + c;
+            for (int64_t j = ww.begin; j < ww.end;
+                 j += ww.step, x += ww.step * args.x.stride_w, column = column + one) {
+              const Lanes v = load(x, count);
+              const Mask above = v > best, nan = is_nan(v);
+              best = select(nan, v, select(above, v, best));
+              best_row = select(nan, row, select(above, row, best_row));
+              best_column = select(nan, column, select(above, column, best_column));
+            }
+          }
+          store(y + c, best, count);
+          alignas(64) float rows[kLanes], columns[kLanes];
+          store(rows, best_row);
+          store(columns, best_column);
+          const int64_t lanes = channels - c < kLanes ? channels - c : kLanes;
+          for (int64_t i = 0; i < lanes; ++i)
+            index[c + i] = empty ? -1
+                                 : (wh.begin + static_cast<int64_t>(rows[i]) * wh.step) * args.w.size + ww.begin +
+                                       static_cast<int64_t>(columns[i]) * ww.step;
+        });
+      });
+}
+
 void run_max_u8(const PoolArgs& args, int64_t task, int64_t tasks) {
   constexpr int64_t kWidth = sizeof(Bytes);
   for_outputs(

@@ -19,11 +19,12 @@ int64_t tasks_of(const PoolArgs& args, int threads) {
 constexpr PoolKernel kTable[] = {
 #if defined(LOWBIT_HAVE_X86)
     {"avx512vnni", Isa::avx512vnni, tasks_of, pool_avx512vnni::max_u8, pool_avx512vnni::max_f32,
-     pool_avx512vnni::avg_u8, pool_avx512vnni::avg_f32},
-    {"avx2", Isa::avx2, tasks_of, pool_avx2::max_u8, pool_avx2::max_f32, pool_avx2::avg_u8, pool_avx2::avg_f32},
+     pool_avx512vnni::avg_u8, pool_avx512vnni::avg_f32, pool_avx512vnni::max_index},
+    {"avx2", Isa::avx2, tasks_of, pool_avx2::max_u8, pool_avx2::max_f32, pool_avx2::avg_u8, pool_avx2::avg_f32,
+     pool_avx2::max_index},
 #endif
     {"scalar", Isa::scalar, tasks_of, pool_scalar::max_u8, pool_scalar::max_f32, pool_scalar::avg_u8,
-     pool_scalar::avg_f32},
+     pool_scalar::avg_f32, pool_scalar::max_index},
 };
 
 }  // namespace

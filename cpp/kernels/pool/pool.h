@@ -11,7 +11,9 @@
 //                 t = float(acc) * multiplier / float(count)   two roundings
 //                 output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, NaN gives
 //                 zero_point output f32: y = t
-//   count = elements, or with count_include_pad those of the window clipped to the padded image (at least 1).
+//   max_index:   y as max_pool, and which element of the image [h * size_w + w] it is: the first of equal ones, the
+//   last NaN, the window's first if all are -inf; -1 for an empty window count = elements, or with count_include_pad
+//   those of the window clipped to the padded image (at least 1).
 //
 // The order is part of the contract: every ISA gives the same bits. Channels are adjacent; a mean over one axis of
 // [outer][axis][inner] is the adaptive pool with grid {outer, 1, 1}, h = {axis -> 1}, w = {1 -> 1}, channels = inner.
@@ -38,6 +40,7 @@ struct PoolArgs {
   PoolAxis h, w;
   Rows<const void> x;  // of the input image; strides in elements
   Rows<void> y;
+  Rows<int64_t> index;             // max_index only
   bool count_include_pad = false;  // average only, from here on
   int32_t x_zero_point = 0;        // avg_pool_u8 only, from here on
   float multiplier = 1.0f;
@@ -53,6 +56,7 @@ struct PoolKernel {
   void (*max_f32)(const PoolArgs&, int64_t task, int64_t tasks);
   void (*avg_u8)(const PoolArgs&, int64_t task, int64_t tasks);  // to u8 or f32
   void (*avg_f32)(const PoolArgs&, int64_t task, int64_t tasks);
+  void (*max_index)(const PoolArgs&, int64_t task, int64_t tasks);  // of f32
 };
 
 std::span<const PoolKernel> pool_kernels();  // the table, best first

@@ -8,13 +8,13 @@ namespace lowbit::kernels {
 using PoolRun = void(const PoolArgs&, int64_t task, int64_t tasks);
 
 namespace pool_scalar {
-PoolRun max_u8, max_f32, avg_u8, avg_f32;
+PoolRun max_u8, max_f32, avg_u8, avg_f32, max_index;
 }
 namespace pool_avx2 {
-PoolRun max_u8, max_f32, avg_u8, avg_f32;
+PoolRun max_u8, max_f32, avg_u8, avg_f32, max_index;
 }
 namespace pool_avx512vnni {
-PoolRun max_u8, max_f32, avg_u8, avg_f32;
+PoolRun max_u8, max_f32, avg_u8, avg_f32, max_index;
 }
 
 }  // namespace lowbit::kernels

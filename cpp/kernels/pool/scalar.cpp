@@ -44,6 +44,20 @@ void max_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
   max_pool<float>(args, task, tasks, -__builtin_inff());
 }
 
+void max_index(const PoolArgs& args, int64_t task, int64_t tasks) {
+  for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t c, const Window& wh, const Window& ww) {
+    float best = -__builtin_inff();
+    int64_t index = wh.count() * ww.count() == 0 ? -1 : wh.begin * args.w.size + ww.begin;
+    for (int64_t i = wh.begin; i < wh.end; i += wh.step)
+      for (int64_t j = ww.begin; j < ww.end; j += ww.step) {
+        const float v = static_cast<const float*>(args.x.data)[args.x.offset(n, i, j) + c];
+        if (v > best || v != v) best = v, index = i * args.w.size + j;
+      }
+    static_cast<float*>(args.y.data)[args.y.offset(n, h, w) + c] = best;
+    args.index.data[args.index.offset(n, h, w) + c] = index;
+  });
+}
+
 void avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
   for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t c, const Window& wh, const Window& ww) {
     const float sum = fold<float>(args, n, c, wh, ww, 0.0f, [](float acc, float v) { return v + acc; });

@@ -383,7 +383,7 @@ class Lowering(Builder):
         whole, position = self.resolve(node.args[0]), node.args[1]
         item = whole[position]
         if item is None:
-            reason = "its secondary results (such as the indices of max pooling) are not supported"
+            reason = "its secondary results are not supported"
             return self.refuse(reason, REMEDY, cast(TorchNode, node.args[0]))
         return item
 

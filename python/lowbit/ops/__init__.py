@@ -16,12 +16,14 @@ from . import resize as resize_ops
 from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
+from . import unpool as unpool_ops
 from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
 _COMPUTING = (
     float_ops,
+    unpool_ops,
     sequence_ops,
     recurrent_ops,
     resize_ops,

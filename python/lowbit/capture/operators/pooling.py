@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ... import dims
-from ...ir import Dim
+from ...ir import Attribute, Dim
 from ..lower import Lowered, Lowering, Ref, lowers
 from .common import numbers
 
 Plane = Callable[[Ref, tuple[int, ...]], Ref]
 """Pools an image over height and width, which are these axes of the whole."""
+Window = Callable[[tuple[int, ...], Sequence[Dim]], dict[str, Any]]
+"""A pool's attributes over height and width of these sizes, which are these axes of the whole (-1: none)."""
 
 
 def _by_planes(c: Lowering, x: Ref, axes: int, plane: Plane) -> Ref:
@@ -30,29 +33,28 @@ def _by_planes(c: Lowering, x: Ref, axes: int, plane: Plane) -> Ref:
     return c.reshape(y, out)
 
 
-def _pool(
-    c: Lowering,
-    op: str,
-    x: Ref,
-    axes: int,
-    kernel: Any,
-    stride: Any,
-    padding: Any,
-    ceil_mode: bool,
-    dilation: Any = None,
-    **attrs: Any,
-) -> Ref:
+def _window(
+    axes: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, dilation: Any = None, **attrs: Attribute
+) -> Window:
+    """A sliding pool's attributes."""
     sizes = {"kernel": numbers(kernel, axes), "stride": numbers(stride or kernel, axes)}
     if dilation is not None:
         sizes["dilation"] = numbers(dilation, axes)
     borders = numbers(padding, axes)
 
-    def plane(image: Ref, places: tuple[int, ...]) -> Ref:
+    def window(places: tuple[int, ...], _: Sequence[Dim]) -> dict[str, Attribute]:
         own = {name: tuple(1 if at < 0 else size[at] for at in places) for name, size in sizes.items()}
         frame = tuple(0 if at < 0 else borders[at] for at in places for _ in (0, 1))
-        if all(size == (1, 1) for name, size in own.items() if name != "dilation") and not any(frame):
-            return image
-        return c.emit(op, image, **own, padding=frame, ceil_mode=int(ceil_mode), **attrs)
+        return {**own, "padding": frame, "ceil_mode": int(ceil_mode), **attrs}
+
+    return window
+
+
+def _pool(c: Lowering, op: str, x: Ref, axes: int, window: Window) -> Ref:
+    def plane(image: Ref, places: tuple[int, ...]) -> Ref:
+        own = window(places, image.shape[2:])
+        moves = any(own[name] != (1, 1) for name in ("kernel", "stride")) or any(own["padding"])
+        return c.emit(op, image, **own) if moves else image
 
     return _by_planes(c, x, axes, plane)
 
@@ -66,14 +68,56 @@ def _axes(c: Lowering) -> int:
 
 @lowers("max_pool1d", "max_pool2d", "max_pool3d")
 def max_pool(c: Lowering, x: Ref, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Ref:
-    return _pool(c, "max_pool2d", x, _axes(c), kernel, stride, padding, ceil_mode, dilation)
+    axes = _axes(c)
+    return _pool(c, "max_pool2d", x, axes, _window(axes, kernel, stride, padding, ceil_mode, dilation))
 
 
 @lowers("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices")
 def max_pool_with_indices(
     c: Lowering, x: Ref, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> Lowered:
-    return _pool(c, "max_pool2d", x, _axes(c), kernel, stride, padding, ceil_mode, dilation), None
+    axes = _axes(c)
+    window = _window(axes, kernel, stride, padding, ceil_mode, dilation)
+    if _indices_are_read(c):
+        return _with_indices(c, "max_pool2d_with_indices", x, axes, window)
+    return _pool(c, "max_pool2d", x, axes, window), None
+
+
+def _indices_are_read(c: Lowering) -> bool:
+    return any(user.target is operator.getitem and user.args[1] == 1 and user.users for user in c.node.users)
+
+
+def _with_indices(c: Lowering, op: str, x: Ref, axes: int, window: Window) -> Lowered:
+    """Maxima and their places. A volume is pooled over planes, then over depth, where the places are looked up."""
+    shape = x.shape if x.rank == axes + 2 else (1, *x.shape)
+    out = c.out_shape(0)
+    if axes < 3:
+        image, places = (shape, (0, 1)) if axes == 2 else ((*shape[:-1], 1, shape[-1]), (-1, 0))
+        y, index = c.emit_all(op, c.reshape(x, image), **window(places, image[2:]))
+        return c.reshape(y, out), c.reshape(index, out)
+    n, channels, depth, height, width = shape
+    planes = (n, dims.mul(channels, depth), height, width)
+    y, index = c.emit_all(op, c.reshape(x, planes), **window((1, 2), planes[2:]))
+    area = dims.mul(*y.shape[2:])
+    columns = (n, channels, depth, area)
+    y, deep = c.emit_all(op, c.reshape(y, columns), **window((0, -1), columns[2:]))
+    flat = (n, channels, dims.mul(*deep.shape[2:]))
+    deep = c.reshape(deep, flat)
+    inside = c.emit("gather", c.reshape(index, (n, channels, dims.mul(depth, area))), deep, axis=2)
+    level = c.emit("floor_div", deep, c.operand(area, "i64"))
+    index = c.emit("add", c.emit("mul", level, c.operand(dims.mul(height, width), "i64")), inside)
+    return c.reshape(y, out), c.reshape(index, out)
+
+
+@lowers("max_unpool2d", "max_unpool3d")
+def max_unpool(c: Lowering, x: Ref, indices: Ref, output_size: Any) -> Ref:
+    """Places are counted over all axes at once, so a volume is an image of height depth."""
+    axes, out = _axes(c), c.out_shape()
+    *lead, height, width = x.shape if axes == 2 else (*x.shape[:-2], dims.mul(*x.shape[-2:]))
+    image = (*(lead if len(lead) == 2 else (1, *lead)), height, width)
+    size = out[-2:] if axes == 2 else (out[-3], dims.mul(*out[-2:]))
+    y = c.emit("max_unpool2d", c.reshape(c.cast(x, "f32"), image), c.reshape(indices, image), output_size=size)
+    return c.reshape(y, out)
 
 
 @lowers("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -84,12 +128,13 @@ def avg_pool(
     axes, divisor = _axes(c), c.argument("divisor_override", None)
     if divisor is None:
         include = int(count_include_pad)
-        return _pool(c, "avg_pool2d", x, axes, kernel, stride, padding, ceil_mode, count_include_pad=include)
+        window = _window(axes, kernel, stride, padding, ceil_mode, count_include_pad=include)
+        return _pool(c, "avg_pool2d", x, axes, window)
     stride = stride or kernel
     if ceil_mode:
         x, kernel = _whole_windows(c, x, numbers(kernel, axes), numbers(stride, axes), numbers(padding, axes))
         padding = 0
-    y = _pool(c, "avg_pool2d", x, axes, kernel, stride, padding, False, count_include_pad=1)
+    y = _pool(c, "avg_pool2d", x, axes, _window(axes, kernel, stride, padding, False, count_include_pad=1))
     count = math.prod(numbers(kernel, axes))
     return y if count == divisor else c.emit("mul", y, c.constant(count / float(divisor)))
 
@@ -110,16 +155,24 @@ def _whole_windows(
     return c.emit("pad", x, padding=tuple(frame)), tuple(fitting)
 
 
-def _adaptive(c: Lowering, op: str, x: Ref, axes: int, output_size: Any) -> Ref:
-    """Where the size stays, nothing is pooled; None says so in torch's modules."""
+def _adaptive_window(axes: int, output_size: Any) -> Window:
+    """An adaptive pool's attributes; None says in torch's modules that a size stays."""
     given = list(output_size) if isinstance(output_size, tuple | list) else [output_size]
     given = given * axes if len(given) == 1 else given
 
+    def window(places: tuple[int, ...], here: Sequence[Dim]) -> dict[str, Any]:
+        size = [None if at < 0 else given[at] for at in places]
+        return {"output_size": tuple(old if new is None else new for new, old in zip(size, here, strict=True))}
+
+    return window
+
+
+def _adaptive(c: Lowering, op: str, x: Ref, axes: int, window: Window) -> Ref:
+    """Where the size stays, nothing is pooled."""
+
     def plane(image: Ref, places: tuple[int, ...]) -> Ref:
-        here = image.shape[2:]
-        size: tuple[Dim, ...] = tuple(old if at < 0 else given[at] for at, old in zip(places, here, strict=True))
-        size = tuple(old if new is None else new for new, old in zip(size, here, strict=True))
-        return image if size == here else c.emit(op, image, output_size=size)
+        own = window(places, image.shape[2:])
+        return image if own["output_size"] == image.shape[2:] else c.emit(op, image, **own)
 
     return _by_planes(c, x, axes, plane)
 
@@ -128,9 +181,14 @@ def _adaptive(c: Lowering, op: str, x: Ref, axes: int, output_size: Any) -> Ref:
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"
 )
 def adaptive_avg_pool(c: Lowering, x: Ref, output_size: Any) -> Ref:
-    return _adaptive(c, "adaptive_avg_pool2d", x, _axes(c), output_size)
+    axes = _axes(c)
+    return _adaptive(c, "adaptive_avg_pool2d", x, axes, _adaptive_window(axes, output_size))
 
 
 @lowers("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_max_pool(c: Lowering, x: Ref, output_size: Any) -> Lowered:
-    return _adaptive(c, "adaptive_max_pool2d", x, _axes(c), output_size), None
+    axes = _axes(c)
+    window = _adaptive_window(axes, output_size)
+    if _indices_are_read(c):
+        return _with_indices(c, "adaptive_max_pool2d_with_indices", x, axes, window)
+    return _adaptive(c, "adaptive_max_pool2d", x, axes, window), None
