@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 
 import lowbit
 from lowbit import blocks, format
-from lowbit.compress import CRITERIA, Cubic, Iterative, Layer, OneShot, prune
+from lowbit.compress import CRITERIA, Cubic, Iterative, Layer, OneShot, Pruning, Schedule, prune
 from lowbit.errors import InputError
 from lowbit.ir import Weight
 
@@ -273,3 +274,98 @@ def test_conversion_keeps_the_zeros(scheme: str, pattern: str, calibrated: bool,
         assert not weight.codes[np.moveaxis(zero, 1, -1) if weight.bits == 4 else zero].any()
     assert {row["node"] for row in model.meta["sparsity"]} >= {name for name, w in pruned.items() if w.bits == 8}
     assert (pruned["7"].bits == 4) == (scheme != "int8")
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    torch.manual_seed(seed)
+    optimizer.zero_grad()
+    net(torch.randn(4, 8, 6, 6)).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "schedule", "scope"),
+    [
+        ("magnitude", Iterative(rounds=4), "global"),
+        ("random", Iterative(rounds=4), "layer"),
+        ("magnitude", Cubic(steps=5, begin=1), "layer"),
+        ("random", OneShot(), "global"),
+    ],
+)
+def test_a_state_goes_on_where_it_was(criterion: str, schedule: Schedule, scope: str, tmp_path: Path) -> None:
+    """Net, optimizer and pruning, saved after some steps and loaded into fresh ones: the same masks, step by step."""
+
+    def begin(seed: int) -> tuple[nn.Sequential, Pruning, torch.optim.Optimizer]:
+        net = small(seed)
+        pruning = prune(net, 0.8, criterion=criterion, schedule=schedule, scope=scope)
+        return net, pruning, torch.optim.Adam(net.parameters(), 0.01)
+
+    net, pruning, optimizer = begin(0)
+    for step in range(2):
+        pruning.step()
+        train(net, optimizer, step)
+    torch.save([each.state_dict() for each in (net, pruning, optimizer)], tmp_path / "state.pt")
+    other = begin(1)
+    for each, state in zip(other, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+        each.load_state_dict(state)
+    assert (other[1].steps, other[1].target, other[1].sparsity()) == (2, pruning.target, pruning.sparsity())
+    for step in range(4):
+        assert other[1].step() == pruning.step()
+        assert other[1].sparsity() == pruning.sparsity()
+        train(net, optimizer, step)
+        train(other[0], other[2], step)
+    for a, b in zip(net.state_dict().values(), other[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert (pruning.finalize()(torch.ones(1, 8, 6, 6)) == other[1].finalize()(torch.ones(1, 8, 6, 6))).all()
+
+
+def test_what_is_pruned_stays_pruned_without_the_state() -> None:
+    """The masks are in the net's own state: a fresh pruning that begins again takes nothing back."""
+    net, fresh = small(), small(1)
+    pruning = prune(net, 0.8, schedule=Iterative(rounds=4))
+    again = prune(fresh, 0.8, schedule=Iterative(rounds=4))
+    for _ in range(3):
+        pruning.step()
+    fresh.load_state_dict(net.state_dict())
+    for _ in range(3):
+        again.step()
+        assert again.sparsity() == pruning.sparsity()
+    again.step()
+    pruning.step()
+    assert again.sparsity() == pruning.sparsity()
+
+
+def test_states_of_other_prunings_are_refused() -> None:
+    """All that differs is told at once, and nothing is changed."""
+    net = small()
+    pruning = prune(net, 0.5, schedule=Iterative(rounds=4))
+    pruning.step()
+    good = pruning.state_dict()
+    names = list(good["masks"])
+    others: dict[str, Any] = {
+        "sparsity is 0.5 here, 0.8 there; .*rounds is 4 here, 3 there": prune(
+            small(), 0.8, schedule=Iterative(rounds=3)
+        ).state_dict(),
+        "pattern is '4x4' here, '1x4' there": prune(small(), 0.5, pattern="1x4").state_dict(),
+        "criterion is 'magnitude' here, 'random' there": prune(small(), 0.5, criterion="random").state_dict(),
+        "layer '0' is pruned here only": prune(small(), 0.5, skip=["0"], schedule=Iterative(rounds=4)).state_dict(),
+        "is pruned there only": {**good, "masks": {**good["masks"], "more": good["masks"][names[0]]}},
+        r"the mask of '0' is torch.bool \[1\]": {**good, "masks": {**good["masks"], "0": torch.ones(1).bool()}},
+        "the mask of '0' is a list": {**good, "masks": {**good["masks"], "0": [True]}},
+        "the random numbers of '0' are a NoneType": {**good, "random": {}},
+        "steps is -1": {**good, "steps": -1},
+        "steps is True": {**good, "steps": True},
+        "parts are no dicts": {**good, "masks": 3},
+        "no state_dict.*a dict of": net.state_dict(),
+        "no state_dict.*a list": [],
+    }
+    before, zeros = pruning.steps, pruning.sparsity()
+    for what, state in others.items():
+        with pytest.raises(InputError, match=what):
+            pruning.load_state_dict(state)
+    assert (pruning.steps, pruning.sparsity()) == (before, zeros)
+    pruning.load_state_dict(good)
+    pruning.finalize()
+    for act in (pruning.state_dict, lambda: pruning.load_state_dict(good)):
+        with pytest.raises(InputError, match="is final"):
+            act()

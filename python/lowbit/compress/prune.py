@@ -10,9 +10,11 @@ Own code ranks the blocks: `torch.nn.utils.prune` knows single weights and whole
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, is_dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -126,8 +128,7 @@ class Pruning:
 
         What is pruned stays pruned.
         """
-        if self._is_final:
-            raise InputError("the pruning is final: its masks are gone; call lowbit.compress.prune again to prune more")
+        self._check_open()
         before, self._steps = self.target, self._steps + 1
         if self.target > before:
             self._to(self.target)
@@ -148,6 +149,71 @@ class Pruning:
             self._is_final = True
         return self._net
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands: steps, masks, random numbers, and what it was asked for. For torch.save, as optimizers' are.
+
+        It goes with the state dict of the net. Raises InputError after `finalize`: the net's own then holds the zeros.
+        """
+        self._check_open()
+        return {
+            "asked": self._asked(),
+            "steps": self._steps,
+            "masks": {name: masked.mask.clone() for name, masked in self._masked.items()},
+            "random": {name: generator.get_state() for name, generator in self._random.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another pruning was, of the same layers and arguments: the next `step` is what its would be.
+
+        Raises InputError that lists all that differs, and changes nothing then.
+        """
+        self._check_open()
+        problems = list(self._mismatches(state))
+        if problems:
+            raise InputError(f"the state is of another pruning: {'; '.join(problems)}")
+        self._steps = state["steps"]
+        for name, masked in self._masked.items():
+            masked.mask.copy_(state["masks"][name])
+            self._random[name].set_state(state["random"][name])
+
+    def _asked(self) -> dict[str, Any]:
+        """What a state must agree with, in plain values."""
+        schedule, ranking = self._schedule, self._ranking
+        fields: dict[str, Any] = asdict(schedule) if is_dataclass(schedule) and not isinstance(schedule, type) else {}
+        name = getattr(ranking.criterion, "__name__", type(ranking.criterion).__name__)
+        scope = "global" if ranking.is_global else "layer"
+        asked = {"sparsity": self._final, "pattern": ranking.pattern, "criterion": name, "scope": scope}
+        return {**asked, "schedule": type(schedule).__name__, **{f"schedule.{key}": x for key, x in fields.items()}}
+
+    def _mismatches(self, state: Any) -> Iterator[str]:
+        if not isinstance(state, Mapping) or set(state) != {"asked", "steps", "masks", "random"}:
+            yield f"it is no state_dict() of a lowbit.compress.Pruning, but {_outline(state)}"
+            return
+        if not all(isinstance(state[key], Mapping) for key in ("asked", "masks", "random")):
+            yield "its parts are no dicts"
+            return
+        here, there = self._asked(), state["asked"]
+        for key in dict.fromkeys((*here, *there)):
+            if here.get(key) != there.get(key):
+                yield f"{key} is {here.get(key)!r} here, {there.get(key)!r} there"
+        if type(state["steps"]) is not int or state["steps"] < 0:
+            yield f"steps is {state['steps']!r}"
+        for name in dict.fromkeys((*self._masked, *state["masks"])):
+            if name not in state["masks"] or name not in self._masked:
+                yield f"layer {name!r} is pruned {'here' if name in self._masked else 'there'} only"
+                continue
+            mask, own = state["masks"][name], self._masked[name].mask
+            if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != own.shape:
+                yield f"the mask of {name!r} is {_outline(mask)}, must be torch.bool {list(own.shape)}"
+                continue
+            numbers, known = state["random"].get(name), self._random[name].get_state()
+            if not isinstance(numbers, torch.Tensor) or (numbers.dtype, numbers.shape) != (known.dtype, known.shape):
+                yield f"the random numbers of {name!r} are {_outline(numbers)}, must be {_outline(known)}"
+
+    def _check_open(self) -> None:
+        if self._is_final:
+            raise InputError("the pruning is final: its masks are gone; call lowbit.compress.prune again to prune more")
+
     def __repr__(self) -> str:
         rows = [f"{name}: {share:.1%} zero" for name, share in self.sparsity().items()]
         rows += [f"{name}: dense, {reason}" for name, reason in self.skipped.items()]
@@ -161,7 +227,14 @@ class Pruning:
         ]
         masks = self._ranking.masks(layers, [masked.mask for masked in self._masked.values()], share)
         for masked, mask in zip(self._masked.values(), masks, strict=True):
-            masked.mask.copy_(mask)
+            masked.mask.logical_and_(mask)
+
+
+def _outline(value: object) -> str:
+    """What something is, in a few words."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"a dict of {list(value)[:5]}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
 def _unmask(module: nn.Module) -> None:
