@@ -144,6 +144,9 @@ def integer_net() -> Graph:
         *scaled(8),
         a,
         m.table(),
+        "",
+        "",
+        m.floats(8),
         groups=2,
         residual_multiplier=0.7,
         residual_zero_point=7,
@@ -217,8 +220,8 @@ def four_bit_net() -> Graph:
         zero_point_y=128, lo=3,
     )  # fmt: skip
     b = m.node(
-        "linear_i4", a, m.nibbles(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), zero_point_x=128,
-        output="u8", zero_point_y=100, residual_multiplier=0.5, residual_zero_point=128,
+        "linear_i4", a, m.nibbles(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), "", "", m.floats(40),
+        zero_point_x=128, output="u8", zero_point_y=100, residual_multiplier=0.5, residual_zero_point=128,
     )  # fmt: skip
     c = m.node("linear_i4", b, m.nibbles(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
     rows, scale, zero = m.node("dynamic_quantize", c, outputs=3, granularity="row")

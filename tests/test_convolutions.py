@@ -80,14 +80,57 @@ def test_sessions_give_the_references_bits(window: dict[str, Any], seed: int, ba
         return m.constant(multiplier), m.floats(weight[0], scale=20.0)
 
     static = {"zero_point_x": zero_x, "output": "u8", "zero_point_y": zero_y, "lo": 5, "hi": 251}
-    a = m.node(f"{op}_i8", q, m.weight(*weight), *scales(), "", m.table(), **conv, **static)
+
+    def slope() -> str:
+        return m.floats(weight[0]) if m.rng.integers(2) else ""
+
+    a = m.node(f"{op}_i8", q, m.weight(*weight), *scales(), "", m.table(), "", "", slope(), **conv, **static)
     residual = {"output": "f32", "residual_multiplier": 0.3, "residual_zero_point": zero_y, "max": 30.0}
-    b = m.node(f"{op}_i8", q, m.weight(*weight), *scales(), a, zero_point_x=zero_x, **conv, **residual)
+    b = m.node(
+        f"{op}_i8", q, m.weight(*weight), *scales(), a, "", "", "", slope(), zero_point_x=zero_x, **conv, **residual
+    )
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
-    c = m.node(f"{op}_i8", codes, m.weight(*weight), *scales(), "", "", scale, zero, output="f32", **conv)
+    c = m.node(f"{op}_i8", codes, m.weight(*weight), *scales(), "", "", scale, zero, slope(), output="f32", **conv)
     d = m.node(op, x, m.floats(*weight), "", b, activation_min=-1.0, **conv)
     e = m.node(op, x, m.floats(*weight), m.floats(weight[0]), **conv)
     check_session(m.graph(q, a, b, c, d, e), {"batch": batch}, seed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["1x1", "3x3", "depthwise", "sparse", "linear", "four bits"]),
+    st.integers(1, 32),
+    st.integers(0, 2**31),
+    st.sampled_from([0.3, 9.0]),
+    st.booleans(),
+)
+def test_epilogues_of_wide_layers(kind: str, fours: int, seed: int, factor: float, has_residual: bool) -> None:
+    """Slopes, bounds and tables, where vectors of channels are full, or partly so, and sums may saturate the codes."""
+    m, n = Maker(seed, BATCH), 4 * fours + (seed % 4 if kind != "sparse" else 0)
+    shape = (16,) if kind in ("linear", "four bits") else (n if kind == "depthwise" else 16, 5, 7)
+    x = m.input("x", "batch", *shape)
+    q = m.node("quantize", x, scale=0.03, zero_point=120)
+    weights = {
+        "1x1": lambda: m.weight(n, 16, 1, 1),
+        "3x3": lambda: m.weight(n, 16, 3, 3),
+        "depthwise": lambda: m.weight(n, 1, 3, 3),
+        "sparse": lambda: m.sparse("4x4", 0.2, n, 16, 3, 3),
+        "linear": lambda: m.weight(n, 16),
+        "four bits": lambda: m.nibbles(n, 16, 8),
+    }
+    op = {"linear": "linear_i8", "four bits": "linear_i4"}.get(kind, "conv2d_i8")
+    geometry: dict[str, Any] = {} if len(shape) == 1 else {"padding": (0,) * 4}
+    geometry |= {"groups": n} if kind == "depthwise" else {}
+    scale = m.constant(m.rng.uniform(1e-4, 2e-3, n).astype(np.float32) * np.float32(factor))
+    made = []
+    residual, more = "", {}
+    for table in ("", m.table()):
+        w, bias, slope = weights[kind](), m.floats(n, scale=20.0), m.floats(n)
+        attrs = {"zero_point_x": 120, "zero_point_y": 90, "lo": 3 if table else 0, "output": "u8", **geometry, **more}
+        made.append(m.node(op, q, w, scale, bias, residual, table, "", "", slope, **attrs))
+        residual = made[-1] if has_residual else ""
+        more = {"residual_multiplier": 0.4, "residual_zero_point": 90} if has_residual else {}
+    check_session(m.graph(*made), {"batch": 2}, seed)
 
 
 def random_layer(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:

@@ -69,10 +69,14 @@ def naive_epilogue(acc: int, c: int, call: dict[str, Any], row: int, residual: i
         t = naive_fma(F(F(acc) * factor), call["x_scale"][row], bias)
     if residual is not None:
         t = naive_fma(residual, call["residual_multiplier"], t)
-    if call["output"] == "f32":
+    is_coded = call["output"] == "u8"
+    if call["slope"] is not None:
+        t = naive_fma(t, call["slope"][c] if t < 0 else F(1), F(call["zero_point_y"] if is_coded else 0))
+    if not is_coded:
         low, high = F(call.get("min", -np.inf)), F(call.get("max", np.inf))
         return min(max(t, low), high)
-    code = naive_code(t, call["zero_point_y"], call["lo"], call["hi"])
+    zero_point = call["zero_point_y"] if call["slope"] is None else 0
+    code = naive_code(t, zero_point, call["lo"], call["hi"])
     return code if call["table"] is None else call["table"][code]
 
 
@@ -118,6 +122,7 @@ def epilogues(draw: st.DrawFn, rng_seed: int, channels: int, dynamic: bool) -> d
         "multiplier": (rng.uniform(1e-4, 1e-2, channels)).astype(F),
         "bias": rng.normal(0, 20, channels).astype(F),
         "table": rng.integers(0, 256, 256).astype(np.uint8) if output == "u8" and draw(st.booleans()) else None,
+        "slope": rng.uniform(-0.5, 1.5, channels).astype(F) if draw(st.booleans()) else None,
         "with_residual": draw(st.booleans()),
         "residual_attrs": {
             "residual_multiplier": draw(st.sampled_from([0.37, 1.0, -0.2])),
@@ -154,6 +159,7 @@ def test_conv2d_i8(data: st.DataObject, seed: int) -> None:
     attrs = {**epilogue["attrs"], **(epilogue["residual_attrs"] if residual is not None else {})}
     (y,) = run(
         "conv2d_i8", x, w, epilogue["multiplier"], epilogue["bias"], residual, epilogue["table"], x_scale, x_zero,
+        epilogue["slope"],
         stride=stride, padding=padding, dilation=dilation, groups=groups, **attrs,
     )  # fmt: skip
     call = {**attrs, **epilogue, "x_scale": x_scale}
@@ -192,6 +198,7 @@ def test_linear_i8(data: st.DataObject, seed: int) -> None:
         epilogue["table"],
         x_scale,
         x_zero,
+        epilogue["slope"],
         **attrs,
     )
     call = {**attrs, **epilogue, "x_scale": x_scale}

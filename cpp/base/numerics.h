@@ -29,6 +29,11 @@ static inline float add_residual(float value, uint8_t residual, float multiplier
   return std::fma(static_cast<float>(residual), multiplier, value);
 }
 
+// value, or value * slope below zero, plus the output's zero point; rounded once.
+static inline float bend(float value, float slope, float zero_point) {
+  return std::fma(value, value < 0 ? slope : 1.0f, zero_point);
+}
+
 // min .. max in this order; NaN stays NaN, and of equal zeros the value wins. As maxps(min, value), minps(max, value).
 static inline float clamp_float(float value, float min, float max) {
   value = min > value ? min : value;

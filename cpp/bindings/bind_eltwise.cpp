@@ -138,7 +138,8 @@ py::tuple run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
   e.residual_multiplier = residual_multiplier;
   e.lo = lo;
   e.hi = hi;
-  e.table = pointer(table, 256, "the table must have 256 entries");
+  const auto codes_of = code_table(table);
+  e.table = codes_of ? &*codes_of : nullptr;
   e.min = min;
   e.max = max;
   e.output = output_type == "u8" ? DType::u8 : DType::f32;

@@ -58,12 +58,13 @@ const T* pointer(const Optional<T>& array, int64_t size, const char* message) {
 }
 
 void end_epilogue(kernels::Epilogue& e, float residual_multiplier, int32_t lo, int32_t hi,
-                  const Optional<uint8_t>& table, float min, float max, const std::string& output_type) {
+                  const std::optional<kernels::CodeTable>& table, float min, float max,
+                  const std::string& output_type) {
   require(output_type == "u8" || output_type == "f32", "output must be u8 or f32");
   require(0 <= lo && lo <= hi && hi <= 255, "need 0 <= lo <= hi <= 255");
   e.residual_multiplier = residual_multiplier;
   e.lo = lo, e.hi = hi;
-  e.table = pointer(table, 256, "the table must have 256 entries");
+  e.table = table ? &*table : nullptr;
   e.min = min, e.max = max;
   e.output = output_type == "u8" ? DType::u8 : DType::f32;
 }
@@ -194,7 +195,8 @@ py::tuple run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   args.weights = &weights;
   set_operands(args, g, codes, multipliers, biases, x_zero_point, x_zero_points, row_scale, residual);
   kernels::Epilogue& e = args.epilogue;
-  end_epilogue(e, residual_multiplier, lo, hi, table, min, max, output_type);
+  const auto codes_of = code_table(table);
+  end_epilogue(e, residual_multiplier, lo, hi, codes_of, min, max, output_type);
   e.bounded = bounded;
   py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
   args.y = g.rows(y.mutable_data());
@@ -242,7 +244,8 @@ py::tuple run_i4(const std::string& name, const Array<uint8_t>& x, const Array<u
   kernels::GemmI4Args args;
   args.weights = weights.data();
   set_operands(args, g, values, multipliers, biases, x_zero_point, x_zero_points, row_scale, residual);
-  end_epilogue(args.epilogue, residual_multiplier, lo, hi, table, min, max, output_type);
+  const auto codes_of = code_table(table);
+  end_epilogue(args.epilogue, residual_multiplier, lo, hi, codes_of, min, max, output_type);
   py::array y = output_type == "u8" ? py::array(output<uint8_t>(g)) : py::array(output<float>(g));
   args.y = g.rows(y.mutable_data());
   size_t turn = 0;

@@ -23,6 +23,10 @@ struct Avx2 {
   static LOWBIT_INLINE Int multiply(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
   static LOWBIT_INLINE Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static LOWBIT_INLINE Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  // kernel.h's slope: that of negative values, where a sign bit of zero makes no difference.
+  static LOWBIT_INLINE Float bend(Float value, Float slope, Float zero_point) {
+    return _mm256_fmadd_ps(value, _mm256_blendv_ps(_mm256_set1_ps(1), slope, value), zero_point);
+  }
   static LOWBIT_INLINE Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
   static LOWBIT_INLINE Float clamp(Float a, Float min, Float max) { return _mm256_min_ps(max, _mm256_max_ps(min, a)); }
   static LOWBIT_INLINE Int broadcast_quad(const uint8_t* x) {

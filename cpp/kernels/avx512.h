@@ -22,6 +22,11 @@ struct Avx512 {
   static LOWBIT_INLINE Int multiply(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
   static LOWBIT_INLINE Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static LOWBIT_INLINE Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  // kernel.h's slope: that of negative values, where a sign bit of zero makes no difference.
+  static LOWBIT_INLINE Float bend(Float value, Float slope, Float zero_point) {
+    const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(value));
+    return _mm512_fmadd_ps(value, _mm512_mask_blend_ps(negative, _mm512_set1_ps(1), slope), zero_point);
+  }
   static LOWBIT_INLINE Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
   static LOWBIT_INLINE Float clamp(Float a, Float min, Float max) { return _mm512_min_ps(max, _mm512_max_ps(min, a)); }
 

@@ -14,11 +14,12 @@ static inline void finish(const OutputTile& tile, int row, int channel, float su
                     : std::fma(sum * tile.multiplier[channel], tile.row_scales[row], tile.bias[channel]);
   if (tile.residual != nullptr)
     value = add_residual(value, tile.residual[row][tile.channel + channel], e.residual_multiplier);
+  if (tile.slope != nullptr) value = bend(value, tile.slope[channel], e.zero_point);
   if (e.output == DType::f32) {
     row_of<float>(tile, row)[channel] = clamp_float(value, e.min, e.max);
   } else {
     const uint8_t code = code_from_float(value, 0, e.lo, e.hi);
-    row_of<uint8_t>(tile, row)[channel] = e.table != nullptr ? e.table[code] : code;
+    row_of<uint8_t>(tile, row)[channel] = e.table != nullptr ? e.table->codes[code] : code;
   }
 }
 

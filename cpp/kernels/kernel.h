@@ -5,6 +5,7 @@
 
 #include "base/cpu.h"
 #include "base/types.h"
+#include "kernels/code_table.h"
 
 namespace lowbit::kernels {
 
@@ -28,19 +29,22 @@ struct Rows {
 //   t = fma(float(acc), multiplier[c], bias[c])
 //   t = fma(float(acc) * multiplier[c], row_scale[n], bias[c])    (instead, if row_scale)
 //   t = fma(float(r), residual_multiplier, t)                     (only if residual.data; its zero point is in bias)
-// output u8:  y = rne(clampf(t, lo, hi)), then y = table[y] (only if table); the output's zero point is in bias, too
-// output f32: y = clampf(t, min, max)                              NaN stays NaN
-// Each operation is rounded once. t is never NaN on the way to u8: prepare checks that multiplier, bias and
-// residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
+//   t = fma(t, t < 0 ? slope[c] : 1, zero_point)                  (only if slope)
+// output u8:  y = rne(clampf(t, lo, hi)), then y = table[y] (only if table); without slope, the output's zero point is
+// in bias, too output f32: y = clampf(t, min, max)                              NaN stays NaN Each operation is rounded
+// once. t is never NaN on the way to u8: prepare checks that multiplier, bias, residual_multiplier and slope are finite
+// and too small to overflow, and row_scale goes with f32 output only.
 struct Epilogue {
-  static constexpr int64_t kSlack = 64;  // floats that can be read behind the channels' multipliers and biases
+  static constexpr int64_t kSlack = 64;  // floats that can be read behind the channels' multipliers, biases and slopes
   const float* multiplier = nullptr;     // [channels]
   const float* bias = nullptr;           // [channels]
   const float* row_scale = nullptr;      // [grid.n], or null: static quantization
   Rows<const uint8_t> residual;          // same grid and channels as the output; data null: none
   float residual_multiplier = 0.0f;
-  int32_t lo = 0, hi = 255;             // of the u8 output; 0 <= lo <= hi <= 255
-  const uint8_t* table = nullptr;       // [256]
+  const float* slope = nullptr;  // [channels], or null: 1
+  float zero_point = 0.0f;       // of the output, with slope
+  int32_t lo = 0, hi = 255;      // of the u8 output; 0 <= lo <= hi <= 255
+  const CodeTable* table = nullptr;
   float min = -3.4e38f, max = 3.4e38f;  // of the f32 output; set them to -inf and +inf when there is no activation
   DType output = DType::u8;             // u8 or f32
   bool bounded = false;                 // |t| < 2^30 for all inputs: clamping may wait until codes are bytes
@@ -57,6 +61,7 @@ struct OutputTile {
   int columns;                     // channels to store
   const float* multiplier;         // [columns], readable to the end of the panel
   const float* bias;               // the same
+  const float* slope;              // the same; null: none
   const Epilogue* epilogue;        // all but its per-channel and per-row pointers
 };
 

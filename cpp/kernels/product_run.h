@@ -46,6 +46,7 @@ class ProductRun {
     tile_.columns = static_cast<int>(std::min(nr, args_.weights->n - channel));
     tile_.multiplier = args_.epilogue.multiplier + channel;
     tile_.bias = args_.epilogue.bias + channel;
+    tile_.slope = args_.epilogue.slope != nullptr ? args_.epilogue.slope + channel : nullptr;
     derived.begin_panel(panel);
     for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
       const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;

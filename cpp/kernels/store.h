@@ -2,6 +2,7 @@
 // (avx2.h, avx512.h). For ISA files only: everything has internal linkage.
 #pragma once
 
+#include "kernels/eltwise/byte_table.h"
 #include "kernels/kernel.h"
 #include "kernels/unroll.h"
 
@@ -9,14 +10,24 @@ namespace lowbit::kernels {
 namespace {
 
 // What few layers need: bounds within the codes, and the table.
+// Rows are gathered first, so that vectors are full whatever a panel's width.
+template <int kRows, int kColumns>
 __attribute__((noinline)) void change_codes(const OutputTile& t, int rows) {
+  constexpr int kBytes = sizeof(Bytes);
   const Epilogue& e = *t.epilogue;
-  const auto lo = static_cast<uint8_t>(e.lo), hi = static_cast<uint8_t>(e.hi);
-  for (int r = 0; r < rows; ++r) {
-    uint8_t* codes = row_of<uint8_t>(t, r);
-    for (int c = 0; c < t.columns; ++c) codes[c] = codes[c] < lo ? lo : codes[c] > hi ? hi : codes[c];
-    for (int c = 0; c < t.columns && e.table != nullptr; ++c) codes[c] = e.table[codes[c]];
+  alignas(64) uint8_t codes[(kRows * kColumns + kBytes - 1) / kBytes * kBytes];
+  const bool full = t.columns == kColumns;
+  for (int r = 0; r < rows; ++r)
+    __builtin_memcpy(codes + r * kColumns, row_of<uint8_t>(t, r),
+                     full ? size_t{kColumns} : static_cast<size_t>(t.columns));
+  const Bytes lo = splat_byte(static_cast<char>(e.lo)), hi = splat_byte(static_cast<char>(e.hi));
+  for (int i = 0; i < rows * kColumns; i += kBytes) {
+    const Bytes bounded = within(load_bytes(codes + i), lo, hi);
+    store_bytes(codes + i, e.table != nullptr ? lookup(e.table->steps, bounded) : bounded);
   }
+  for (int r = 0; r < rows; ++r)
+    __builtin_memcpy(row_of<uint8_t>(t, r), codes + r * kColumns,
+                     full ? size_t{kColumns} : static_cast<size_t>(t.columns));
 }
 
 // One result vector before the output's bounds: kernel.h's t.
@@ -31,6 +42,7 @@ LOWBIT_INLINE typename V::Float result(const OutputTile& t, int row, int channel
     const auto residual = V::to_float(V::load_codes(t.residual[row] + t.channel + channel, t.columns - channel));
     value = V::fma(residual, V::broadcast(e.residual_multiplier), value);
   }
+  if (t.slope != nullptr) value = V::bend(value, V::load_floats(t.slope + channel), V::broadcast(e.zero_point));
   return value;
 }
 

@@ -213,6 +213,10 @@ class RandomNode {
     inputs.push_back(integer ? m_.codes(DType::s8, weight) : m_.floats(weight));
     if (integer) inputs.push_back(m_.floats({filters}, 0.01f));
     if (integer || maybe()) inputs.push_back(m_.floats({filters}));
+    if (integer && maybe()) {  // a slope
+      inputs.resize(8);
+      inputs.push_back(m_.floats({filters}));
+    }
     groups_ = groups;
   }
   // Of four bits; the scales and zero points come after all that any integer layer has, or after the table.
@@ -228,9 +232,9 @@ class RandomNode {
       scales.as<uint16_t>()[i] = half_from_float(random_.whole(0, 200) == 0 ? HUGE_VALF : random_.real(-1, 1));
     inputs.push_back(m_.codes(DType::u8, {filters, (depth_ + 1) / 2}));
     if (layer)
-      for (const std::string& operand :
-           std::initializer_list<std::string>{m_.floats({filters}, 0.01f), m_.floats({filters}), std::string(),
-                                              std::string(), std::string(), std::string()})
+      for (const std::string& operand : std::initializer_list<std::string>{
+               m_.floats({filters}, 0.01f), m_.floats({filters}), std::string(), std::string(), std::string(),
+               std::string(), maybe() ? std::string() : m_.floats({filters})})
         inputs.push_back(operand);
     inputs.push_back(m_.constant(scales));
     Array zero_points(DType::u8, groups);

@@ -156,7 +156,7 @@ def test_conversion_is_deterministic() -> None:
             np.testing.assert_array_equal(constant, np.asarray(other))
 
 
-@pytest.mark.parametrize("kind", ["hardswish", "silu", "sigmoid", "gelu", "tanh", "leaky_relu"])
+@pytest.mark.parametrize("kind", ["hardswish", "silu", "sigmoid", "gelu", "tanh"])
 def test_a_function_between_layers_becomes_the_layers_table(kind: str) -> None:
     m = Maker(2, BATCH)
     x = m.input("x", "batch", 8, 6, 6)
@@ -168,6 +168,34 @@ def test_a_function_between_layers_becomes_the_layers_table(kind: str) -> None:
     assert not isinstance(table, Weight)
     assert table.shape == (256,)
     assert sqnr(graph, made) > 30
+
+
+@pytest.mark.parametrize("kind", ["leaky_relu", "prelu", "one slope"])
+@pytest.mark.parametrize("groups", [1, 16])
+def test_slopes_below_zero_belong_to_the_layer(kind: str, groups: int) -> None:
+    m = Maker(2, BATCH)
+    x = m.input("x", "batch", 16, 24, 24)
+    y = m.node("conv2d", x, m.floats(16, 16 // groups, 3, 3, scale=0.3), m.floats(16), groups=groups)
+    slope = np.linspace(-0.5, 2, 16 if kind == "prelu" else 1, dtype=np.float32)
+    if kind == "leaky_relu":
+        y = m.node("unary", y, kind=kind, alpha=0.2)
+    else:
+        y = m.node("prelu", y, m.constant(slope.reshape(-1, 1, 1)))
+    graph = m.graph(m.node("conv2d", y, m.floats(4, 16, 1, 1), m.floats(4)))
+    made = static(graph)
+    assert ops(made.graph) == {"quantize": 1, "conv2d_i8": 2}
+    expected = np.full(16, 0.2, np.float32) if kind == "leaky_relu" else np.broadcast_to(slope, 16)
+    np.testing.assert_array_equal(np.asarray(made.graph.constants[made.graph.nodes[1].inputs[8]]), expected)
+    assert sqnr(graph, made) > 30
+
+
+def test_steep_slopes_are_tables() -> None:
+    m = Maker(2, BATCH)
+    x = m.input("x", "batch", 16, 24, 24)
+    y = m.node("conv2d", x, m.floats(16, 16, 3, 3, scale=0.3), m.floats(16))
+    y = m.node("prelu", y, m.constant(np.linspace(0, 17, 16, dtype=np.float32).reshape(-1, 1, 1)))
+    made = static(m.graph(m.node("conv2d", y, m.floats(4, 16, 1, 1), m.floats(4))))
+    assert ops(made.graph) == {"quantize": 1, "conv2d_i8": 2, "lookup": 1}
 
 
 def test_values_with_two_kinds_of_readers() -> None:

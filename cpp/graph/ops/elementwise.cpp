@@ -94,10 +94,11 @@ class Lookup final : public ElementwiseOp {
           args, [&](int64_t task, int64_t tasks) { kernels::lookup(kernel_, from, table, to, elements, task, tasks); });
     }
     if (has_layouts(x.shape) && x.strides[1] == 1) {
-      const int64_t pixels = elements / channels_;
-      return split(args, [&](int64_t task, int64_t tasks) {
-        for (int64_t i = pixels * task / tasks * channels_; i < pixels * (task + 1) / tasks * channels_; i += channels_)
-          for (int64_t c = 0; c < channels_; ++c) to[i + c] = table[c * 256 + from[i + c]];
+      const int64_t channels = channels_, pixels = elements / channels;
+      return split(args, [=](int64_t task, int64_t tasks) {
+        const int64_t end = pixels * (task + 1) / tasks * channels;
+        for (int64_t i = pixels * task / tasks * channels; i < end; i += channels)
+          for (int64_t c = 0; c < channels; ++c) to[i + c] = table[c * 256 + from[i + c]];
       });
     }
     const int64_t planes = x.shape[0] * channels_, size = elements / planes;

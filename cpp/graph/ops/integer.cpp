@@ -9,6 +9,7 @@ namespace {
 
 constexpr double kMaxMultiplier = 1e27;  // times 2^31 is far from overflow
 constexpr double kMaxBias = 1e37;
+constexpr double kMaxSlope = 16;  // a product with what multiplier and bias allow stays finite
 
 Buffer channel_floats(const NodeInfo& node, size_t input, int64_t channels, double limit) {
   const Constant& constant = node.constant(input, DType::f32, 1);
@@ -64,7 +65,6 @@ Buffer table_of(const NodeInfo& node, size_t input) {
 IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest)
     : multiplier_(channel_floats(node, kMultiplier, channels, kMaxMultiplier)),
       bias_(channel_floats(node, kBias, channels, kMaxBias)),
-      table_(table_of(node, kTable)),
       range_(node),
       bounds_(bounds_of(node, "min", "max")),
       dynamic_(node.has(kScale)),
@@ -79,13 +79,16 @@ IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels, double 
   if (dynamic_ != node.has(kZeroPoint)) node.fail("x_scale and x_zero_point go together");
   if (dynamic_ && output_ != DType::f32) node.fail("dynamic quantization needs output f32");
   if (node.has(kTable) && output_ != DType::u8) node.fail("a table needs output u8");
+  if (node.has(kTable)) table_.emplace(table_of(node, kTable).as<uint8_t>());
+  if (node.has(kSlope)) slope_ = channel_floats(node, kSlope, channels, kMaxSlope);
   bounded_ = !dynamic_;
   for (int64_t c = 0; c < channels; ++c) {
     float& bias = bias_.as<float>()[c];
     if (residual_) bias = std::fma(-residual_zero_point, residual_multiplier_, bias);
-    if (output_ == DType::u8) bias += static_cast<float>(range_.zero_point);
-    const double most =
+    if (output_ == DType::u8 && !node.has(kSlope)) bias += static_cast<float>(range_.zero_point);
+    double most =
         largest * std::fabs(multiplier_.as<float>()[c]) + std::fabs(bias) + 255.0 * std::fabs(residual_multiplier_);
+    if (node.has(kSlope)) most = most * std::max(1.0, std::fabs(double{slope_.as<float>()[c]})) + 255;
     bounded_ = bounded_ && most < 1 << 30;
   }
 }
@@ -110,7 +113,9 @@ kernels::Epilogue IntegerEpilogue::at(int64_t first) const {
   epilogue.residual_multiplier = residual_multiplier_;
   epilogue.lo = range_.lo;
   epilogue.hi = range_.hi;
-  epilogue.table = table_.as<uint8_t>();
+  epilogue.table = table_ ? &*table_ : nullptr;
+  if (slope_.bytes() > 0) epilogue.slope = slope_.as<float>() + first;
+  epilogue.zero_point = output_ == DType::u8 ? static_cast<float>(range_.zero_point) : 0.0f;
   epilogue.min = bounds_.min;
   epilogue.max = bounds_.max;
   epilogue.output = output_;

@@ -1,12 +1,25 @@
 // What the integer operators check and keep at prepare: weights, and the epilogue that turns sums into codes or floats.
 #pragma once
 
+#include <optional>
+
 #include "graph/ops/common.h"
 
 namespace lowbit::graph {
 
 // Input positions of the layers on codes.
-enum IntegerInput : size_t { kX, kWeight, kMultiplier, kBias, kResidual, kTable, kScale, kZeroPoint, kIntegerInputs };
+enum IntegerInput : size_t {
+  kX,
+  kWeight,
+  kMultiplier,
+  kBias,
+  kResidual,
+  kTable,
+  kScale,
+  kZeroPoint,
+  kSlope,
+  kIntegerInputs
+};
 
 // Codes whose products with any u8 input sum within int32; returns the largest such sum.
 int64_t checked_sum(const NodeInfo& node, const Constant& weight);
@@ -29,14 +42,15 @@ class IntegerEpilogue {
   bool is_dynamic() const { return dynamic_; }
   int32_t x_zero_point() const { return x_zero_point_; }
   DType output() const { return output_; }
-  size_t bytes() const { return multiplier_.bytes() + bias_.bytes() + table_.bytes(); }
+  size_t bytes() const { return multiplier_.bytes() + bias_.bytes() + slope_.bytes() + (table_ ? sizeof *table_ : 0); }
   // For infer: residual, scales and zero points fit.
   void check(Op::Types inputs, const Shape& output, int64_t rows) const;
   // The epilogue for the channels from `first` on; residual and row_scale are the caller's to set.
   kernels::Epilogue at(int64_t first) const;
 
  private:
-  Buffer multiplier_, bias_, table_;
+  Buffer multiplier_, bias_, slope_;
+  std::optional<kernels::CodeTable> table_;
   CodeRange range_;
   Bounds bounds_;
   DType output_;

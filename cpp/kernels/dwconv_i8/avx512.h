@@ -50,14 +50,19 @@ inline __attribute__((always_inline)) T keep(T value) {
 inline __attribute__((always_inline)) __m512i words(const __m512i v[2]) { return _mm512_packs_epi32(v[0], v[1]); }
 
 struct Finish : BlockConstants<64> {
-  ByteTable table;
   alignas(64) uint8_t highest[64], lowest[64];
 
   void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
     BlockConstants::prepare(args, n, c, count, parts_of_block);
-    if (epilogue->table) table.set(epilogue->table);
     _mm512_store_si512(highest, _mm512_set1_epi8(static_cast<char>(epilogue->hi)));
     _mm512_store_si512(lowest, _mm512_set1_epi8(static_cast<char>(epilogue->lo)));
+  }
+
+  // kernel.h's slope, of quarter q.
+  inline __attribute__((always_inline)) __m512 bent(__m512 t, int q) const {
+    const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(t));
+    const __m512 factor = _mm512_mask_blend_ps(negative, _mm512_set1_ps(1), _mm512_load_ps(slope + 16 * q));
+    return _mm512_fmadd_ps(t, factor, _mm512_set1_ps(epilogue->zero_point));
   }
 
   // Rounds kCount results of quarter q to whole numbers, still without bounds.
@@ -65,8 +70,10 @@ struct Finish : BlockConstants<64> {
   inline __attribute__((always_inline)) void convert(const __m512i* acc, int q, __m512i* out, int out_step) const {
     const __m512 m = keep(_mm512_load_ps(multiplier + 16 * q)), b = keep(_mm512_load_ps(bias + 16 * q));
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i)
-      out[i * out_step] = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i]), m, b));
+    for (int i = 0; i < kCount; ++i) {
+      const __m512 t = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i]), m, b);
+      out[i * out_step] = _mm512_cvtps_epi32(epilogue->slope ? bent(t, q) : t);
+    }
   }
 
   // Codes of four quarters, as words. Saturation on the way to bytes does the clamping that the bounds leave undone,
@@ -76,6 +83,10 @@ struct Finish : BlockConstants<64> {
     const __m512i v = _mm512_packus_epi16(lower, upper);
     if constexpr (kBare) return v;
     return _mm512_max_epu8(_mm512_min_epu8(v, _mm512_load_si512(highest)), _mm512_load_si512(lowest));
+  }
+
+  inline __attribute__((always_inline)) __m512i translated(__m512i v) const {
+    return epilogue->table ? lookup(epilogue->table->steps, v) : v;
   }
 
   inline __attribute__((always_inline)) void store(__m512i v, int64_t at, int64_t pixel, int64_t there) const {
@@ -135,22 +146,23 @@ struct Finish : BlockConstants<64> {
       const __m512 m = _mm512_load_ps(multiplier + 16 * q), b = _mm512_load_ps(bias + 16 * q);
       t[q] = epilogue->row_scale ? _mm512_fmadd_ps(_mm512_mul_ps(sum, m), _mm512_set1_ps(row_scale), b)
                                  : _mm512_fmadd_ps(sum, m, b);
-      if (!add) continue;
-      t[q] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(quarter_of(r, q)), _mm512_set1_ps(epilogue->residual_multiplier), t[q]);
+      if (add)
+        t[q] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(quarter_of(r, q)), _mm512_set1_ps(epilogue->residual_multiplier), t[q]);
+      if (epilogue->slope) t[q] = bent(t[q], q);
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.
     const __m512 highest = _mm512_set1_ps(static_cast<float>(epilogue->hi));
     __m512i v[4];
     for (int q = 0; q < 4; ++q) v[q] = _mm512_cvtps_epi32(_mm512_min_ps(t[q], highest));
-    const __m512i bytes = pack(words(v), words(v + 2));
-    store(epilogue->table ? table(bytes) : bytes, y, pixel, there);
+    store(translated(pack(words(v), words(v + 2))), y, pixel, there);
   }
 
   // Codes of a block's channels; part p goes to y + p * step, if it is there.
   template <bool kBare, int kParts>
   inline __attribute__((always_inline)) void leave_rows(__m512i v, int64_t y, int64_t step, int64_t there) const {
-    if (!kBare && epilogue->table) v = table(v);
+    if constexpr (!kBare) v = translated(v);
     uint8_t* to = codes + y;
     if (channels == 64 / kParts) {
       if constexpr (kParts == 1) {
@@ -174,9 +186,9 @@ struct Finish : BlockConstants<64> {
   inline __attribute__((always_inline)) void leave(const __m512i v[4], int64_t y, int64_t residual,
                                                    int64_t there) const {
     if constexpr (kMode == Mode::full) {
-      _mm512_storeu_si512(codes + y, pack(words(v), words(v + 2)));
+      _mm512_storeu_si512(codes + y, translated(pack(words(v), words(v + 2))));
     } else if constexpr (kMode == Mode::parts) {
-      store(pack(words(v), words(v + 2)), y, pixel, there);
+      store(translated(pack(words(v), words(v + 2))), y, pixel, there);
     } else {
       finish_any(v, y, residual, there);
     }

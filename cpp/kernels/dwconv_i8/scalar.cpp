@@ -24,13 +24,14 @@ void finish(const DwconvI8Args& args, int32_t acc, int64_t n, int64_t h, int64_t
   const Epilogue& e = args.epilogue;
   float t = rescale(acc, e.multiplier[c], e.row_scale ? e.row_scale + n : nullptr, e.bias[c]);
   if (e.residual.data) t = add_residual(t, e.residual.data[e.residual.offset(n, h, w) + c], e.residual_multiplier);
+  if (e.slope) t = bend(t, e.slope[c], e.zero_point);
   const int64_t at = args.y.offset(n, h, w) + c;
   if (e.output == DType::f32) {
     t = t < e.min ? e.min : t;
     static_cast<float*>(args.y.data)[at] = t > e.max ? e.max : t;
   } else {
     const uint8_t code = code_from_float(t, 0, e.lo, e.hi);
-    static_cast<uint8_t*>(args.y.data)[at] = e.table ? e.table[code] : code;
+    static_cast<uint8_t*>(args.y.data)[at] = e.table ? e.table->codes[code] : code;
   }
 }
 

@@ -19,11 +19,11 @@ constexpr int64_t kImageInCache = 512 * 1024;  // images up to this walk a block
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// How a block's results leave. full: codes, only multiply, add and clamp, every channel of the block; parts: the same
-// for some channels or several pixels a vector; any: whatever the epilogue asks.
+// How a block's results leave. full: codes by what makes_codes tells, every channel of the block; parts: the same for
+// some channels or several pixels a vector; any: whatever the epilogue asks.
 enum class Mode { full, parts, any };
 
-// Whether results become codes by multiply, add and clamp, then perhaps a table.
+// Whether results become codes by multiply, add and clamp, perhaps with a slope and a table.
 inline bool makes_codes(const Epilogue& epilogue) {
   return epilogue.output == DType::u8 && epilogue.bounded && !epilogue.row_scale && !epilogue.residual.data;
 }
@@ -345,6 +345,7 @@ template <int kBlock>
 struct BlockConstants {
   alignas(64) float multiplier[kBlock];
   alignas(64) float bias[kBlock];
+  alignas(64) float slope[kBlock];
   alignas(64) int32_t start[kBlock];  // -zero_point * sum of weights
   const Epilogue* epilogue;
   uint8_t* codes;  // one of the two is the output
@@ -360,6 +361,7 @@ struct BlockConstants {
     parts = parts_of_block;
     spread_channels(epilogue->multiplier + c, count, kBlock, parts, multiplier);
     spread_channels(epilogue->bias + c, count, kBlock, parts, bias);
+    if (epilogue->slope) spread_channels(epilogue->slope + c, count, kBlock, parts, slope);
     spread_channels(args.weights->column_sums.as<int32_t>() + c, count, kBlock, parts, start);
     const int32_t x_zero_point = args.x_zero_points ? args.x_zero_points[n] : args.x_zero_point;
     for (int32_t& value : start) value *= -x_zero_point;
@@ -368,7 +370,7 @@ struct BlockConstants {
     floats = static_cast<float*>(args.y.data);
     pixel = args.y.stride_w;
     residual_pixel = epilogue->residual.stride_w;
-    mode = !makes_codes(*epilogue) || epilogue->table ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
+    mode = !makes_codes(*epilogue) ? Mode::any : channels == kBlock ? Mode::full : Mode::parts;
   }
 };
 

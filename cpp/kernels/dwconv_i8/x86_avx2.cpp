@@ -33,11 +33,10 @@ inline __attribute__((always_inline)) T keep(T value) {
 }
 
 struct Finish : BlockConstants<32> {
-  ByteTable table;
-
-  void prepare(const DwconvI8Args& args, int64_t n, int64_t c, int64_t count, int64_t parts_of_block) {
-    BlockConstants::prepare(args, n, c, count, parts_of_block);
-    if (epilogue->table) table.set(epilogue->table);
+  // kernel.h's slope, of quarter q.
+  inline __attribute__((always_inline)) __m256 bent(__m256 t, int q) const {
+    const __m256 factor = _mm256_blendv_ps(_mm256_set1_ps(1), _mm256_load_ps(slope + 8 * q), t);
+    return _mm256_fmadd_ps(t, factor, _mm256_set1_ps(epilogue->zero_point));
   }
 
   // Rounds kCount results of quarter q to whole numbers, still without bounds.
@@ -45,17 +44,23 @@ struct Finish : BlockConstants<32> {
   inline __attribute__((always_inline)) void convert(const __m256i* acc, int q, __m256i* out, int out_step) const {
     const __m256 m = keep(_mm256_load_ps(multiplier + 8 * q)), b = keep(_mm256_load_ps(bias + 8 * q));
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i)
-      out[i * out_step] = _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[i]), m, b));
+    for (int i = 0; i < kCount; ++i) {
+      const __m256 t = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[i]), m, b);
+      out[i * out_step] = _mm256_cvtps_epi32(epilogue->slope ? bent(t, q) : t);
+    }
   }
 
-  // Codes of four quarters. Saturation on the way to bytes does the clamping that the bounds leave undone.
+  // Codes of four quarters, not yet the table's. Saturation on the way to bytes does the clamping that the bounds leave
+  // undone.
   inline __attribute__((always_inline)) __m256i pack(const __m256i v[4]) const {
     const __m256i lower = _mm256_packs_epi32(v[0], v[1]);
     const __m256i upper = _mm256_packs_epi32(v[2], v[3]);
     const __m256i hi = _mm256_set1_epi8(static_cast<char>(epilogue->hi)),
                   lo = _mm256_set1_epi8(static_cast<char>(epilogue->lo));
     return _mm256_max_epu8(_mm256_min_epu8(_mm256_packus_epi16(lower, upper), hi), lo);
+  }
+  inline __attribute__((always_inline)) __m256i translated(__m256i v) const {
+    return epilogue->table ? lookup(epilogue->table->steps, v) : v;
   }
 
   inline void store(__m256i v, int64_t at, int64_t there) const {
@@ -112,16 +117,17 @@ struct Finish : BlockConstants<32> {
       const __m256 m = _mm256_load_ps(multiplier + 8 * q), b = _mm256_load_ps(bias + 8 * q);
       t[q] = epilogue->row_scale ? _mm256_fmadd_ps(_mm256_mul_ps(sum, m), _mm256_set1_ps(row_scale), b)
                                  : _mm256_fmadd_ps(sum, m, b);
-      if (!add) continue;
-      t[q] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(quarter_of(r, q)), _mm256_set1_ps(epilogue->residual_multiplier), t[q]);
+      if (add)
+        t[q] =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(quarter_of(r, q)), _mm256_set1_ps(epilogue->residual_multiplier), t[q]);
+      if (epilogue->slope) t[q] = bent(t[q], q);
     }
     if (epilogue->output == DType::f32) return store_floats(t, y, there);
     // Below the range a conversion gives a negative number, which saturates; above, it would turn negative too.
     const __m256 highest = _mm256_set1_ps(static_cast<float>(epilogue->hi));
     __m256i v[4];
     for (int q = 0; q < 4; ++q) v[q] = _mm256_cvtps_epi32(_mm256_min_ps(t[q], highest));
-    const __m256i bytes = pack(v);
-    store(epilogue->table ? table(bytes) : bytes, y, there);
+    store(translated(pack(v)), y, there);
   }
 
   // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
@@ -129,9 +135,9 @@ struct Finish : BlockConstants<32> {
   inline __attribute__((always_inline)) void leave(const __m256i v[4], int64_t y, int64_t residual,
                                                    int64_t there) const {
     if constexpr (kMode == Mode::full) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + y), pack(v));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + y), translated(pack(v)));
     } else if constexpr (kMode == Mode::parts) {
-      store(pack(v), y, there);
+      store(translated(pack(v)), y, there);
     } else {
       finish_any(v, y, residual, there);
     }

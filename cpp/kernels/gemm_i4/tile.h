@@ -25,7 +25,8 @@ struct Tile {
     alignas(64) float sums[kRows * kColumns];
     t.depth.run == t.depth.k ? multiply<false>(t, sums) : multiply<true>(t, sums);
     store_any<V, kVectors>(t, sums, kRows);
-    if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr) change_codes(t, kRows);
+    if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr)
+      change_codes<GemmI4Tile::kMaxRows, kColumns>(t, kRows);
   }
 
   // A single tap is told apart, for the loop over taps costs more registers than there are.

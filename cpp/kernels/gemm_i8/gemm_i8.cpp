@@ -81,7 +81,7 @@ void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args, nullpt
 
 void run_packed(const GemmI8Args& args, int64_t task, int64_t tasks) {
   if (!packs_rows(*args.weights)) return run(args, task, tasks);
-  alignas(Buffer::kAlignment) uint8_t packed[kPackedBytes];
+  alignas(Buffer::kAlignment) uint8_t packed[kPackedBytes + GemmI8RowPacking::kSlack];
   Run(args, packed).task(task, tasks);
 }
 

@@ -61,7 +61,9 @@ struct GemmI8Tiles {
 // What is found of a block of rows once, for all panels.
 struct GemmI8RowPacking {
   // sums: what the tiles add to all sums of a row. packed: each row's operands, tap after tap, as packed_tiles take
-  // them for x with a single tap; null: they are not wanted. `bytes`, a multiple of 4, are read at each tap.
+  // them for x with a single tap; null: they are not wanted. `bytes`, a multiple of 4, are read at each tap; up
+  // to kSlack bytes are written behind the operands.
+  static constexpr int64_t kSlack = 64;
   void (*pack)(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
                int32_t* sums, uint8_t* packed);
   int operand_bytes;  // for each four bytes of x

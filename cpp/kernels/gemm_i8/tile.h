@@ -42,14 +42,14 @@ struct Tile {
     Int acc[kRows][kVectors];
     start(t, acc);
     multiply(t, acc);
-    if (t.epilogue->output == DType::f32 || !t.epilogue->bounded) {
+    if (t.epilogue->output == DType::f32 || !t.epilogue->bounded || t.slope != nullptr) {
       spill(t, acc);
     } else if (t.residual != nullptr) {
       store_codes<true>(t, acc);
     } else {
       store_codes<false>(t, acc);
     }
-    if (t.epilogue->changes_codes()) change_codes(t, kRows);
+    if (t.epilogue->changes_codes()) change_codes<GemmI8Tile::kMaxRows, kColumns>(t, kRows);
   }
 
   // acc = (kXOffset - x_zero_point) * column_sum [+ row_sum], so that the sums come out as sum (x - x_zero_point) * w.

@@ -30,9 +30,9 @@ struct PackedFlip256 : Flip256 {
   static LOWBIT_INLINE Operand operand(const uint8_t* x) { return {broadcast_quad(x + 4), broadcast_quad(x)}; }
 };
 
-// The operands of 32 bytes, if they are wanted; four sums of |x| over negative x in 64-bit lanes.
-LOWBIT_INLINE __m256i pack(const uint8_t* x, uint8_t* packed) {
-  const Flipped f = Flip256::flipped(Avx2::load(x));
+// The operands of 32 bytes, if they are wanted; four sums of |x| over negative x, of those `counted`, in 64-bit lanes.
+LOWBIT_INLINE __m256i pack(__m256i x, __m256i counted, uint8_t* packed) {
+  const Flipped f = Flip256::flipped(x);
   if (packed != nullptr) {
     const __m256i low = _mm256_unpacklo_epi32(f.magnitude, f.negative);  // quads 0, 1, 4, 5
     const __m256i high = _mm256_unpackhi_epi32(f.magnitude, f.negative);
@@ -40,32 +40,24 @@ LOWBIT_INLINE __m256i pack(const uint8_t* x, uint8_t* packed) {
     _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
     _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
   }
-  return _mm256_sad_epu8(_mm256_and_si256(f.magnitude, f.negative), _mm256_setzero_si256());
-}
-
-// The same of four bytes.
-LOWBIT_INLINE __m256i pack_quad(const uint8_t* x, uint8_t* packed) {
-  const Flipped f = Flip256::operand(x);
-  if (packed != nullptr) {
-    const __m256i operand = _mm256_unpacklo_epi32(f.magnitude, f.negative);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(packed), _mm256_castsi256_si128(operand));
-  }
-  const __m256i one =
-      _mm256_and_si256(_mm256_and_si256(f.magnitude, f.negative), _mm256_setr_epi32(-1, 0, 0, 0, 0, 0, 0, 0));
-  return _mm256_sad_epu8(one, _mm256_setzero_si256());
+  const __m256i below = _mm256_and_si256(f.magnitude, _mm256_and_si256(f.negative, counted));
+  return _mm256_sad_epu8(below, _mm256_setzero_si256());
 }
 
 void pack_rows(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
                int32_t* sums, uint8_t* packed) {
+  const __m256i all = _mm256_set1_epi8(-1), part = Avx2::mask(static_cast<int>(bytes % 32 / 4));
   for (int64_t row = 0; row < rows; ++row) {
     __m256i sum = _mm256_setzero_si256();
     for (int64_t tap = 0; tap < tap_count; ++tap) {
       const uint8_t* at = x[row] + taps[tap];
       int64_t i = 0;
       for (; i + 32 <= bytes; i += 32)
-        sum = _mm256_add_epi64(sum, pack(at + i, packed == nullptr ? nullptr : packed + 2 * i));
-      for (; i < bytes; i += 4)
-        sum = _mm256_add_epi64(sum, pack_quad(at + i, packed == nullptr ? nullptr : packed + 2 * i));
+        sum = _mm256_add_epi64(sum, pack(Avx2::load(at + i), all, packed == nullptr ? nullptr : packed + 2 * i));
+      if (i < bytes) {
+        const __m256i x_part = _mm256_maskload_epi32(reinterpret_cast<const int*>(at + i), part);
+        sum = _mm256_add_epi64(sum, pack(x_part, part, packed == nullptr ? nullptr : packed + 2 * i));
+      }
       if (packed != nullptr) packed += 2 * bytes;
     }
     alignas(32) int64_t lanes[4];

@@ -32,11 +32,13 @@ void product(const SpmmI8Tile& t) {
                           zero_point * t.column_sums[c];
       float value = rescale(acc, t.multiplier[c], t.row_scales == nullptr ? nullptr : t.row_scales + row, t.bias[c]);
       if (t.residual != nullptr) value = add_residual(value, t.residual[4 * row + c], e.residual_multiplier);
+      if (t.slope != nullptr) value = bend(value, t.slope[c], e.zero_point);
       if (e.output == DType::f32) {
         value = clamp_float(value, e.min, e.max);
         std::memcpy(t.y + c * t.y_plane + 4 * row, &value, sizeof value);
       } else {
-        t.y[4 * row + c] = code_from_float(value, 0, e.lo, e.hi);
+        const uint8_t code = code_from_float(value, 0, e.lo, e.hi);
+        t.y[4 * row + c] = e.table != nullptr ? e.table->codes[code] : code;
       }
     }
 }

@@ -195,6 +195,7 @@ class Run {
       tile_.column_sums = weights_.column_sums.as<int32_t>() + channel + c;
       tile_.multiplier = args_.epilogue.multiplier + channel + c;
       tile_.bias = args_.epilogue.bias + channel + c;
+      tile_.slope = args_.epilogue.slope != nullptr ? args_.epilogue.slope + channel + c : nullptr;
       uint8_t* const y = y_ + (element_ == 1 ? c / 4 : c) * tile_.y_plane;
       const int64_t tiles = ceil_div(vectors, most);
       for (int64_t i = 0; i < tiles; ++i) {
@@ -218,10 +219,6 @@ class Run {
   void give_results(int64_t channel, int64_t columns) {
     for (int64_t row = 0; row < rows_; row += lanes())
       tiles_.from_planes(y_ + 4 * row, tile_.y_plane, y_rows_ + row, channel * element_, columns * element_);
-    const uint8_t* const table = element_ == 1 ? args_.epilogue.table : nullptr;
-    for (int64_t row = 0; table != nullptr && row < rows_; ++row)
-      for (int64_t c = channel; y_rows_[row] != nullptr && c < channel + columns; ++c)
-        y_rows_[row][c] = table[y_rows_[row][c]];
   }
 
   const SpmmI8Args& args_;
@@ -255,6 +252,7 @@ void run_row(const SpmmI8Args& args, int64_t task, int64_t tasks) {
                           static_cast<int>(columns),
                           e.multiplier + channel,
                           e.bias + channel,
+                          e.slope != nullptr ? e.slope + channel : nullptr,
                           &e};
     weights.kernel->tiles->row(
         {args.x.data + args.taps[0], args.x_zero_points != nullptr ? args.x_zero_points[0] : args.x_zero_point,

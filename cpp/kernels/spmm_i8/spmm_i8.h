@@ -49,18 +49,18 @@ struct SpmmI8Args {
 // What a micro-kernel sees: four channels times some vectors of rows. Planes are rows of dwords.
 struct SpmmI8Tile {
   static constexpr int kMaxVectors = 6;
-  const uint8_t* planes;       // at the first row
-  const int32_t* offsets;      // of each quad's plane, bytes
-  const int32_t* starts;       // of the four channels' groups, and the end
-  const uint16_t* quads;       // of all blocks
-  const int8_t* values;        // the same
-  const int32_t* column_sums;  // [4]
-  const float *multiplier, *bias;
-  const int32_t* row_zero_points;  // null: x_zero_point for all
-  const float* row_scales;         // null: none
-  const uint8_t* residual;         // a plane of codes; null: none
-  uint8_t* y;                      // a plane of codes, or four of floats
-  int64_t y_plane;                 // bytes from one plane of y to the next
+  const uint8_t* planes;                   // at the first row
+  const int32_t* offsets;                  // of each quad's plane, bytes
+  const int32_t* starts;                   // of the four channels' groups, and the end
+  const uint16_t* quads;                   // of all blocks
+  const int8_t* values;                    // the same
+  const int32_t* column_sums;              // [4]
+  const float *multiplier, *bias, *slope;  // [4]; slope null: none
+  const int32_t* row_zero_points;          // null: x_zero_point for all
+  const float* row_scales;                 // null: none
+  const uint8_t* residual;                 // a plane of codes; null: none
+  uint8_t* y;                              // a plane of codes, or four of floats
+  int64_t y_plane;                         // bytes from one plane of y to the next
   int32_t x_zero_point;
   const Epilogue* epilogue;
 };

@@ -34,6 +34,8 @@ LOWBIT_INLINE void store_planes(const SpmmI8Tile& t, const typename V::Int (&acc
     value[2] = V::fma(V::to_float(V::template byte<2>(codes)), V::broadcast(e.residual_multiplier), value[2]);
     value[3] = V::fma(V::to_float(V::template byte<3>(codes)), V::broadcast(e.residual_multiplier), value[3]);
   }
+  for (int c = 0; c < 4 && t.slope != nullptr; ++c)
+    value[c] = V::bend(value[c], V::broadcast(t.slope[c]), V::broadcast(e.zero_point));
   uint8_t* y = t.y + 4 * at;
   if (e.output == DType::f32) {
     LOWBIT_UNROLL
@@ -47,7 +49,8 @@ LOWBIT_INLINE void store_planes(const SpmmI8Tile& t, const typename V::Int (&acc
     LOWBIT_UNROLL
     for (int c = 0; c < 4; ++c) value[c] = V::clamp(value[c], lo, hi);
   }
-  V::store(reinterpret_cast<int32_t*>(y), V::clamp_codes(V::interleaved_codes(value), e.lo, e.hi));
+  const auto codes = V::clamp_codes(V::interleaved_codes(value), e.lo, e.hi);
+  V::store(reinterpret_cast<int32_t*>(y), e.table != nullptr ? lookup(e.table->steps, codes) : codes);
 }
 
 template <class V, int kBlockRows, int kVectors>
@@ -159,8 +162,9 @@ void row(const SpmmI8Row& t, const OutputTile& panel) {
     tile.channel = panel.channel + first;
     tile.columns = panel.columns - first < kChannels ? panel.columns - first : kChannels;
     tile.multiplier = panel.multiplier + first, tile.bias = panel.bias + first;
+    if (panel.slope != nullptr) tile.slope = panel.slope + first;
     store_any<V, kVectors>(tile, sums, 1);
-    if (tile.epilogue->changes_codes()) change_codes(tile, 1);
+    if (tile.epilogue->changes_codes()) change_codes<1, kChannels>(tile, 1);
   }
 }
 

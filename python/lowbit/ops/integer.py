@@ -45,6 +45,8 @@ MAX_MULTIPLIER = 1e27
 MAX_BIAS = 1e37
 """In magnitude: a 32-bit sum times a multiplier, plus a bias, stays finite in float32."""
 MULTIPLIER = number(-MAX_MULTIPLIER, MAX_MULTIPLIER)
+MAX_SLOPE = 16.0
+"""In magnitude, of what results below zero are multiplied by."""
 OUTPUT_ATTRS: dict[str, Attr] = {
     "zero_point_y": integer(0, 255, default=0),
     "lo": integer(0, 255, default=0),
@@ -159,6 +161,7 @@ def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequ
     call.match(5, (256,))
     call.match(6, (rows,))
     call.match(7, (rows,))
+    call.match(8, channels)
     output, dynamic = call.attrs["output"], call.is_present(6)
     call.need(dynamic == call.is_present(7), "x_scale and x_zero_point go together")
     call.need(not dynamic or output == "f32", "dynamic quantization needs output f32")
@@ -197,16 +200,20 @@ def _centred(call: Call, per_row: tuple[int, ...]) -> Array:
 def epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
     """kernels/kernel.h, Epilogue, of sums `acc`: every operation rounded to float32 once, in this order."""
     attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
+    slope, is_coded = call.optional(8), call.attrs["output"] == "u8"
     factor, bias, t = call.array(2).reshape(channel), call.array(3).reshape(channel), acc.astype(F32)
     residual_multiplier = F32(attrs["residual_multiplier"])
     if residual is not None:
         bias = fma(F32(-attrs["residual_zero_point"]), residual_multiplier, bias)
-    if attrs["output"] == "u8":
+    if is_coded and slope is None:
         bias = bias + F32(attrs["zero_point_y"])
     t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale.reshape(row), bias)
     if residual is not None:
         t = fma(residual.astype(F32).reshape(t.shape), residual_multiplier, t)
-    if attrs["output"] == "u8":
+    if slope is not None:
+        factor = np.where(t < 0, slope.reshape(channel), F32(1))
+        t = fma(t, factor, F32(attrs["zero_point_y"] if is_coded else 0))
+    if is_coded:
         y = codes_from_floats(t, 0, attrs["lo"], attrs["hi"])
         return y if table is None else table[y]
     t = np.maximum(t, F32(attrs["min"])) if "min" in attrs else t
@@ -292,6 +299,7 @@ GEMM_INPUTS = (
     _TABLE,
     Input(name="x_scale", optional=True),
     Input(name="x_zero_point", dtypes=U8, optional=True),
+    Input(name="slope", optional=True, constant=True),
 )
 _PAIR = (Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE)
 _POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice("u8", "f32"), **OUTPUT_ATTRS}

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..ir import Array, Graph, Node
 from ..ops.float import unary
+from ..ops.integer import MAX_SLOPE
 
 _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "add": np.add,
@@ -39,6 +40,20 @@ def is_channel_function(graph: Graph, node: Node) -> bool:
     if number is None or number.size == 1 or rank < 2:
         return False
     return (1,) * (rank - number.ndim) + number.shape == (1, number.size, *(1,) * (rank - 2))
+
+
+def slope_of(graph: Graph, node: Node) -> Array | None:
+    """What a leaky ReLU or PReLU multiplies negative values by, float32 [1] or one a channel, if layers can do so."""
+    if node.op == "unary" and node.attrs["kind"] == "leaky_relu":
+        slope = np.array([unary("leaky_relu", np.array([-1.0]), node.attrs)[0] * -1], np.float32)
+    elif node.op == "prelu" and node.inputs[0] not in graph.constants:
+        number = _number(graph, node)
+        if number is None or not (number.size == 1 or is_channel_function(graph, node)):
+            return None
+        slope = number.astype(np.float32).ravel()
+    else:
+        return None
+    return slope if (np.abs(slope) <= MAX_SLOPE).all() else None
 
 
 def _number(graph: Graph, node: Node) -> Array | None:

@@ -153,15 +153,25 @@ class Emitter:
 # --------------------------------------------------------------------------------------------------------------- static
 
 
-def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activation: Node | None = None) -> None:
+def put_layer(
+    emit: Emitter,
+    node: Node,
+    layer: Layer,
+    *,
+    as_codes: bool,
+    activation: Node | None = None,
+    slope: Array | None = None,
+) -> None:
     """A layer on codes, with its residual and bounds, and the unary function or clip after it as a table.
+
+    slope: what the activation multiplies negative values by, [1] or one a channel; then there is no table.
 
     before: conv2d(x, w, b, residual) -> unary
     after:  conv2d_i8(x codes, w codes, multiplier, bias, residual codes, table)
     """
     out = activation.outputs[0] if activation is not None else node.outputs[0]
     scale_x, zero_x = emit.quant(node.inputs[0])
-    scale_y, zero_y = emit.quant(node.outputs[0]) if as_codes else (1.0, 0)
+    scale_y, zero_y = emit.quant(out if slope is not None else node.outputs[0]) if as_codes else (1.0, 0)
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
     attrs |= {"zero_point_x": zero_x, "output": "u8" if as_codes else "f32"}
     bounds = (node.attrs.get("activation_min"), node.attrs.get("activation_max"))
@@ -175,10 +185,12 @@ def put_layer(emit: Emitter, node: Node, layer: Layer, *, as_codes: bool, activa
         scale_r, zero_r = emit.quant(node.inputs[3])
         inputs.append(emit.codes(node.inputs[3]))
         attrs |= {"residual_multiplier": float(np.float32(scale_r / scale_y)), "residual_zero_point": zero_r}
-    if activation is not None:
+    if slope is not None and activation is not None:
+        each = np.broadcast_to(slope, emit.graph.constants[node.inputs[1]].shape[:1]).copy()
+        inputs += [""] * (8 - len(inputs)) + [emit.constant(f"{activation.name}.slope", each)]
+    elif activation is not None:
         table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
-        inputs += [""] * (5 - len(inputs))
-        inputs.append(emit.constant(f"{activation.name}.table", table))
+        inputs += [""] * (5 - len(inputs)) + [emit.constant(f"{activation.name}.table", table)]
     made = replace(node, op=_op(node, layer), inputs=tuple(inputs), outputs=(out,), attrs=attrs)
     if as_codes:
         emit.put_codes(made, out)

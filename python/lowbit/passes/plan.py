@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .. import schemes
-from ..ir import Graph, Node
+from ..ir import Array, Graph, Node
 from ..ops.segment import operations
 from .cost import Cost, Costs
 from .four_bits import Width
-from .functions import is_channel_function, is_function, operands
+from .functions import is_channel_function, is_function, operands, slope_of
 from .fuse_requantize import AVERAGES, CARRIERS, PAIRS
 from .layers import LAYERS
 from .round_weights import round_nearest
@@ -222,17 +222,25 @@ def _is_pair(graph: Graph, node: Node) -> bool:
 
 
 def _activations(graph: Graph, int8: set[str]) -> dict[str, Node]:
-    """The clip or unary node that each int8 layer or add can take with it."""
+    """The function that each int8 layer or add can take with it: clip, unary, or a layer's slope below zero."""
     uses, found = graph.uses(), {}
     for node in graph:
-        if node.name not in int8 or not is_function(graph, node):
+        if node.name not in int8 or not (is_function(graph, node) or slope_of(graph, node) is not None):
             continue
         (value,) = operands(graph, node)
         before = graph.producer(value)
-        takes = before is not None and before.name in int8 and (before.op in LAYERS or _is_pair(graph, before))
-        if before is not None and takes and uses[value] == 1 and value not in graph.outputs:
+        if before is None or before.name not in int8 or uses[value] != 1 or value in graph.outputs:
+            continue
+        is_taken = is_function(graph, node) and (before.op in LAYERS or _is_pair(graph, before))
+        if is_taken or layer_slope(graph, before, node) is not None:
             found[before.name] = node
     return found
+
+
+def layer_slope(graph: Graph, layer: Node, activation: Node) -> Array | None:
+    """What the activation behind a layer multiplies negative results by, where the layer's epilogue can do so."""
+    is_bounded = any(layer.attrs.get(f"activation_{end}") is not None for end in ("min", "max"))
+    return slope_of(graph, activation) if layer.op in LAYERS and not is_bounded else None
 
 
 def _priced(node: Node, cost: Cost, total: float, plan: Plan, scheme: str, verb: str) -> Decision:

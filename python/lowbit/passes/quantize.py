@@ -32,7 +32,7 @@ from .fuse_residual import fuse_residual
 from .known_weights import Coded, KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
-from .plan import Decision, Plan, all_float, decide
+from .plan import Decision, Plan, all_float, decide, layer_slope
 from .round_groups import GroupCodes, round_groups
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest
 from .row_ranges import RowRange, adds_floats, candidates, survey
@@ -337,7 +337,8 @@ def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer
         emit_.put_dynamic_layer(emit, node, layers[node.name])
     elif node.op in LAYERS:
         as_codes = plan.wants_codes(plan.output(node))
-        emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation)
+        slope = None if activation is None else layer_slope(plan.graph, node, activation)
+        emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation, slope=slope)
     else:
         put_follower(emit, node, activation)
 

@@ -10,7 +10,7 @@ from .calibrate import Histogram, choose
 from .functions import function_of, operands
 from .fuse_requantize import CARRIERS, PAIRS
 from .layers import LAYERS
-from .plan import Plan
+from .plan import Plan, layer_slope
 
 WIDEST = 1.5
 """How many times wider than its own a value's range may be, so that a concat need not translate its codes."""
@@ -41,7 +41,8 @@ class Sites:
                         self._joins.append((name, node.outputs[0]))
         for name, activation in plan.activations.items():
             before = next(node for node in graph if node.name == name)
-            if activation.op == "clip" and before.op in PAIRS:
+            is_clipped = activation.op == "clip" and before.op in PAIRS
+            if is_clipped or layer_slope(graph, before, activation) is not None:
                 stored.pop(before.outputs[0])
             else:
                 self._functions[before.outputs[0]] = activation
