@@ -66,48 +66,40 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
 def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) -> tuple[Program, Made]:
     """The program and its graph; of the sizes that "auto" frees, the ones that an operation needs fixed are."""
     program = export(net, inputs, dynamic)
+    refusal: UnsupportedError | None = None
     try:
         made = lower(program, fallback=fallback)
-        places = dict.fromkeys(
-            _too_small(net, inputs, program, made.graph), "the example is smaller than its code takes"
-        )
-        if dynamic != "auto" or not places:
-            return program, made
-        trials = [places]
+        reasons = dict.fromkeys(_too_small(net, inputs, program, made.graph), "the example is smaller")
+        trials = [reasons] if reasons else []
     except UnsupportedError as error:
-        if dynamic != "auto" or not error.sizes:
-            raise
+        refusal = error
         reasons = {name: f"its code fits no other at {place}" for name, place in error.sizes.items()}
         trials = [{name: reasons[name] for name in names} for names in subsets(list(reasons))]
-        refusal = error
-    for unfree in trials:
+    for unfree in trials if isinstance(dynamic, str) else ():
         with suppress(UnsupportedError), warnings.catch_warnings(record=True) as told:
             fixed = export(net, inputs, dynamic, unfree=unfree, told=program.notes)
             made = lower(fixed, fallback=fallback)
+            program, refusal = fixed, None
             break
     else:
+        told = []
+    if refusal is not None:
         raise refusal
     for warning in told:
         warnings.warn(str(warning.message), warning.category, stacklevel=7)
-    return fixed, made
+    return program, made
 
 
 def _too_small(net: torch.nn.Module, inputs: Any, program: Program, graph: Graph) -> set[str]:
     """The free sizes that are larger in every call than in the example."""
     call = example(net, inputs)
-    leaves = pytree.tree_leaves((call.args, call.kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Tensor)]
     names = [node.name for node in user_inputs(program.exported) if node.name in graph.inputs]
-    pairs = [
-        pair
-        for name, x in zip(names, tensors, strict=True)
-        for pair in zip(graph.values[name].shape, x.shape, strict=True)
-    ]
-    return {
-        dim
-        for dim, size in pairs
-        if isinstance(dim, str) and dim in graph.symbols and size < graph.symbols[dim].minimum
-    }
+    found: set[str] = set()
+    for name, tensor in zip(names, tensors, strict=True):
+        dims = zip(map(str, graph.values[name].shape), tensor.shape, strict=True)
+        found |= {dim for dim, size in dims if dim in graph.symbols and size < graph.symbols[dim].minimum}
+    return found
 
 
 _WRITES = "the module writes to its input {!r}; calls of the model leave the caller's as it is"

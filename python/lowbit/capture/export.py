@@ -12,7 +12,7 @@ import inspect
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InputError, UnsupportedError
 from ..ir import Symbol
+from .asked import ASKED, Asked
 from .free import Example, export_free, export_named, has_names, named_axes, run_export, without_cache
 from .recurrent import whole_layers
 from .sizes import symbol_bounds, symbol_names, user_inputs
@@ -169,13 +170,23 @@ def export(
             exported, axes = run_export(net, call, dynamic), named_axes(net, call, dynamic)
     names = symbol_names(exported, axes)
     output, classes = _output(exported)
+    asked: Asked = exported.graph_module.meta[ASKED]
+    symbols = symbol_bounds(exported, names)
+    for symbol in asked.apart.keys() & names.keys():
+        name = names[symbol]
+        if symbols[name].minimum == 1:
+            symbols[name] = replace(symbols[name], minimum=2)
+            notes.append(
+                f"the {name.replace('_', ' ')} is at least 2: code takes another way for 1: {asked.apart[symbol]}"
+            )
+    notes += asked.notes
     return Program(
         exported=exported,
         signature=_signature(net, call, exported),
         output=output,
         classes=classes,
         names=names,
-        symbols=symbol_bounds(exported, names),
+        symbols=symbols,
         notes=tuple(notes),
     )
 

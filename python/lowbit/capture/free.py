@@ -11,9 +11,11 @@ import inspect
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from traceback import FrameSummary, StackSummary, extract_stack, extract_tb
 from typing import Any
@@ -25,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from .. import dims
 from ..errors import InputError, UnsupportedError
+from .asked import ASKED, asking, replaced
 from .sizes import Axes, named_sizes, symbol_of, user_inputs
 
 LIBRARIES = tuple(str(Path(module).parent) for module in (torch.__file__, __file__))
@@ -67,12 +70,14 @@ def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
     """The axes to free: see the cases below. Sizes of one name are taken for one size."""
     paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
     parameters = list(inspect.signature(net.forward).parameters)
-    named = [(_leaf_name(path, parameters), leaf) for path, leaf in paths]
+    named = _distinct([(_leaf_name(path, parameters), leaf) for path, leaf in paths])
     tensors = [leaf for _, leaf in named if isinstance(leaf, torch.Tensor) and leaf.dim() > 0]
     recurrent = [module for module in net.modules() if isinstance(module, torch.nn.RNNBase)]
     attends = any(isinstance(module, torch.nn.MultiheadAttention) for module in net.modules())
     batch = tensors[0].shape[0] if tensors else 0
-    sequences = _sequences(named)
+    steps = [leaf for leaf in tensors if _is_steps(leaf)] if recurrent or attends else []
+    masks = {name for name, leaf in named if attends and _is_mask(leaf, steps)}
+    sequences = _sequences([(name, leaf) for name, leaf in named if name not in masks])
     wishes: Wishes = []
     for name, leaf in named:
         free: dict[int, Free] = {}
@@ -82,15 +87,24 @@ def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
         if leaf is not tensors[0] and _is_state(leaf, recurrent, batch):
             free[1] = Free(name="batch")
             continue
+        if name in masks:  # torch knows which of its sizes are whose
+            free.update({axis: Free(name=f"{name}_{axis}", expected=False) for axis in range(leaf.dim())})
+            continue
         if leaf.shape[0] == batch:
             free[0] = Free(name="batch")
         elif leaf.dim() > 1:  # a batch of its own: so many images for so many texts
             free[0] = Free(name=f"{name}_batch", expected=False)
         if leaf.dim() == 2 and (_is_decoder(name), leaf.shape) in sequences:  # masks of floats too
             free[1] = Free(name=sequences[_is_decoder(name), leaf.shape])
-        elif leaf.dim() == 3 and not sequences and (recurrent or attends):  # the features of steps
+        elif any(leaf is item for item in steps) and not sequences:  # the features of steps
             free[1] = Free(name=f"{name}_steps", expected=False)
     return wishes
+
+
+def _distinct(named: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The leaves with a name each: those of one list or of `*inputs` are numbered."""
+    counts = Counter(name for name, _ in named)
+    return [(f"{name}_{place}" if counts[name] > 1 else name, leaf) for place, (name, leaf) in enumerate(named)]
 
 
 def _sequences(named: Sequence[tuple[str, Any]]) -> dict[tuple[bool, torch.Size], str]:
@@ -116,6 +130,19 @@ def _leaf_name(path: Any, parameters: list[str]) -> str:
 def _is_tokens(leaf: Any) -> bool:
     """Whether it is a table of numbers of samples and steps, such as input_ids and attention_mask."""
     return isinstance(leaf, torch.Tensor) and leaf.dim() == 2 and not leaf.dtype.is_floating_point
+
+
+def _is_steps(leaf: torch.Tensor) -> bool:
+    """Whether it may be the features of steps, [batch, steps, features] or [steps, batch, features]."""
+    return leaf.dim() == 3 and leaf.dtype.is_floating_point
+
+
+def _is_mask(leaf: Any, steps: Sequence[torch.Tensor]) -> bool:
+    """Whether it has sizes of steps alone, as masks of attention have: [L, L], [batch, L], [batch * heads, L, L]."""
+    if not isinstance(leaf, torch.Tensor) or leaf.dim() not in (2, 3) or any(leaf is item for item in steps[:1]):
+        return False
+    lengths = {size for item in steps for size in item.shape[:2]}
+    return lengths.issuperset(leaf.shape[-2:])
 
 
 def _is_state(leaf: torch.Tensor, layers: list[torch.nn.RNNBase], batch: int) -> bool:
@@ -323,11 +350,13 @@ def _reason(error: UnsupportedError) -> str:
 
 
 def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export.ExportedProgram:
-    """torch.export, its many kinds of failure made one."""
+    """torch.export, its many kinds of failure made one; in the graph's `meta[ASKED]`, what code asked for."""
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(), asking() as asked:
             warnings.simplefilter("ignore")
-            return torch.export.export(net, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+            exported = torch.export.export(net, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+        exported.graph_module.meta[ASKED] = asked
+        return exported
     except GuardOnDataDependentSymNode as error:
         raise UnsupportedError(
             f"{type(net).__name__} decides by the values of a tensor what to compute:\n{_place(error)}\n"
@@ -344,12 +373,13 @@ def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracebacks and listings that torch logs of a failure that is reported anyway."""
+    """Without the tracebacks and listings that torch logs, and prints, of a failure that is reported anyway."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with replaced(import_module("torch.export._trace"), "print", lambda *lines, **options: None):
+            yield
     finally:
         logger.setLevel(level)
 
