@@ -381,6 +381,31 @@ def _segnet() -> nn.Module:
     return SegNet()
 
 
+class SpatialTransformer(nn.Module):
+    """Jaderberg et al. 2015: a small net says how to turn the image before it is classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locate = nn.Sequential(ConvUnit(3, 16, stride=2), ConvUnit(16, 16, stride=2), nn.Flatten())
+        self.turn = nn.Sequential(nn.Linear(16 * 64, 32), nn.ReLU(), nn.Linear(32, 6))
+        self.classify = Classifier(nn.Sequential(ConvUnit(3, 24), ConvUnit(24, 32, stride=2)), 32)
+        last = self.turn[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.normal_(last.weight, std=0.02)
+        last.bias.data = torch.tensor([1.0, 0, 0, 0, 1, 0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.turn(self.locate(x)).view(-1, 2, 3)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        out: Tensor = self.classify(F.grid_sample(x, grid, align_corners=False))
+        return out
+
+
+@_architecture("spatial_transformer", _images())
+def _spatial_transformer() -> nn.Module:
+    return SpatialTransformer()
+
+
 class Detector(nn.Module):
     """A feature pyramid with a shared head on each level: a dict of boxes, scores and the levels' maps."""
 

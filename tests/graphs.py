@@ -408,6 +408,17 @@ def unpooling_net() -> Graph:
     return m.graph(z, again, wide, places)
 
 
+def sampling_net() -> Graph:
+    """Pixels at computed places of images and volumes; the number of places free."""
+    m = Maker(9, {**BATCH, "rows": Symbol(minimum=1, maximum=40)})
+    x, grid = m.input("x", "batch", 18, 7, 5), m.input("grid", "batch", "rows", 3, 2)
+    volume, places = m.input("volume", "batch", 2, 3, 4, 5), m.input("places", "batch", 1, "rows", 2, 3)
+    y = m.node("grid_sample", x, grid, mode="linear", padding="border")
+    z = m.node("grid_sample", x, grid, mode="cubic", padding="reflection", align_corners=1)
+    w = m.node("grid_sample", volume, places, mode="linear", padding="zeros")
+    return m.graph(m.node("concat", y, z, axis=1), w, m.node("grid_sample", y, grid, mode="nearest", padding="zeros"))
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "float_net": float_net,
     "volume_net": volume_net,
@@ -419,6 +430,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
     "unpooling_net": unpooling_net,
+    "sampling_net": sampling_net,
     "sequence_net": sequence_net,
     "number_net": number_net,
     "index_net": index_net,

@@ -176,6 +176,37 @@ def test_bytes_are_rounded() -> None:
     assert float((model(x).double() - expected).abs().max()) <= 0.501
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.sampled_from([2, 2, 3]), st.sampled_from([1, 3, 17]), st.integers(0, 2**31))
+def test_grid_sample_as_torch(data: st.DataObject, axes: int, channels: int, seed: int) -> None:
+    """Places inside, outside and halfway between pixels, and such as are no numbers."""
+    options = {
+        "mode": data.draw(st.sampled_from(["bilinear", "nearest", *(["bicubic"] if axes == 2 else [])])),
+        "padding_mode": data.draw(st.sampled_from(["zeros", "border", "reflection"])),
+        "align_corners": data.draw(st.booleans()),
+    }
+    before, after = (data.draw(st.lists(st.integers(1, 9), min_size=axes, max_size=axes)) for _ in range(2))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, channels, *before, generator=generator)
+    grid = torch.randn(2, *after, axes, generator=generator) * data.draw(st.sampled_from([0.5, 1, 20]))
+    grid = (grid * 8).round() / 8 if data.draw(st.booleans()) else grid
+    odd = [0.0, 1.0, -1.0, 1e30, *([torch.inf, torch.nan] if axes == 2 else [])]
+    grid.view(-1)[-1] = data.draw(st.sampled_from(odd))
+    check(lambda x, grid: F.grid_sample(x, grid, **options), x, grid)
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_affine_grid_as_torch(align: bool) -> None:
+    theta = torch.tensor([[[1.0, 0.1, 0], [0, 0.9, 0.2]], [[0.5, 0, -0.3], [0.2, 1.1, 0]]])
+
+    def moved(x: torch.Tensor, theta: torch.Tensor) -> Any:
+        grid = F.affine_grid(theta, list(x.shape), align_corners=align)
+        return grid, F.grid_sample(x, grid, align_corners=align)
+
+    check(moved, torch.randn(2, 3, 4, 6), theta)
+    check(lambda theta: F.affine_grid(theta, [2, 3, 4, 2, 6], align_corners=align), torch.randn(2, 3, 4))
+
+
 class Pyramid(nn.Module):
     """Down, up by a factor and to the size of another, padded to fit, joined."""
 

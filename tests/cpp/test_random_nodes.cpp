@@ -67,6 +67,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"fmod", {DType::i64, -1, "like"}},
       {"gather", {DType::f32, 3, "alike", "axis"}},
       {"group_norm", {DType::f32, 4, "channels|? channels|?", "groups factor_eps"}},
+      {"grid_sample", {DType::f32, 4, "grid", "sampled beyond align_corners"}},
       {"gru", {DType::f32, 3, "gru", "reverse", 2}},
       {"index", {DType::f32, 4, "places places|?", "axis"}},
       {"index_put", {DType::f32, 3, "rows three", "axis reduce"}},
@@ -197,11 +198,22 @@ class RandomNode {
     if (word == "matrix") inputs.push_back(maybe() ? x_ : m_.floats({last, random_.whole(1, 40)}));
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
+    if (word == "grid") inputs.push_back(grid());
     if (word == "alike") inputs.push_back(places(type_.shape));
     if (word == "nibbles" || word == "nibble_table") nibbles(inputs, word == "nibbles");
     if (word == "conv" || word == "linear") layer(word == "conv", inputs);
     for (const auto& [name, gates] : {std::pair{"lstm", 4}, {"gru", 3}, {"rnn", 1}})
       if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
+  }
+
+  // Coordinates for 3 x 2 pixels of each image, some of them no numbers.
+  std::string grid() {
+    Array array = random_floats({size(0), 3, 2, random_.whole(0, 9) == 0 ? 3 : 2}, random_);
+    for (int64_t i = 0; i < array.type().shape.elements(); ++i)
+      if (random_.whole(0, 9) == 0)
+        array.as<float>()[i] = random_.whole(0, 1) == 0 ? std::numeric_limits<float>::quiet_NaN()
+                                                        : std::ldexp(1.0f, static_cast<int>(random_.whole(0, 128)));
+    return m_.constant(array);
   }
 
   void layer(bool conv, std::vector<std::string>& inputs) {
@@ -259,6 +271,8 @@ class RandomNode {
         {"reduce", {"reduce", "none add mul max min"}},
         {"cell", {"kind", "tanh relu"}},
         {"mode", {"mode", "nearest nearest_exact linear cubic"}},
+        {"sampled", {"mode", "nearest linear cubic"}},
+        {"beyond", {"padding", "zeros border reflection"}},
         {"fill", {"mode", "constant reflect replicate circular"}},
         {"bag", {"mode", "sum mean max"}},
     };

@@ -106,6 +106,14 @@ void run_shares(int64_t count, int64_t bytes, int threads, F run) {
   });
 }
 
+// Keys' cubic with A = -0.75 for the four elements around a position, `part` behind the second.
+inline void cubic_weights(float part, float* weights) {
+  const auto inner = [](float x) { return ((1.25f * x - 2.25f) * x) * x + 1.0f; };
+  const auto outer = [](float x) { return ((-0.75f * x + 3.75f) * x - 6.0f) * x + 3.0f; };
+  const float rest = 1.0f - part;
+  weights[0] = outer(part + 1.0f), weights[1] = inner(part), weights[2] = inner(rest), weights[3] = outer(rest + 1.0f);
+}
+
 // An operator whose outputs have the type of input 0 and whose operands may lie in any one order.
 class ElementwiseOp : public Op {
  public:

@@ -30,6 +30,7 @@ std::unique_ptr<Op> make_embedding_bag(const NodeInfo&);
 std::unique_ptr<Op> make_embedding_i4(const NodeInfo&);
 std::unique_ptr<Op> make_expand(const NodeInfo&);
 std::unique_ptr<Op> make_gather(const NodeInfo&);
+std::unique_ptr<Op> make_grid_sample(const NodeInfo&);
 std::unique_ptr<Op> make_group_norm(const NodeInfo&);
 std::unique_ptr<Op> make_gru(const NodeInfo&);
 std::unique_ptr<Op> make_index(const NodeInfo&);

@@ -47,6 +47,7 @@ constexpr Row kOps[] = {
     {"floor_div", make_arithmetic},
     {"fmod", make_arithmetic},
     {"gather", make_gather},
+    {"grid_sample", make_grid_sample},
     {"group_norm", make_group_norm},
     {"gru", make_gru},
     {"index", make_index},

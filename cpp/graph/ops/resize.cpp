@@ -139,14 +139,10 @@ class Resize final : public Op {
         weight[0] = 1.0f - part, weight[1] = part;
       } else {
         for (int64_t k = 0; k < 4; ++k) index[k] = std::clamp<int64_t>(first - 1 + k, 0, size - 1);
-        weight[0] = outer(part + 1.0f), weight[1] = inner(part);
-        weight[2] = inner(1.0f - part), weight[3] = outer((1.0f - part) + 1.0f);
+        cubic_weights(part, weight);
       }
     }
   }
-  // Keys' cubic with A = -0.75, within one pixel and within two.
-  static float inner(float x) { return ((1.25f * x - 2.25f) * x) * x + 1.0f; }
-  static float outer(float x) { return ((-0.75f * x + 3.75f) * x - 6.0f) * x + 3.0f; }
 
   // One row of output pixels; `again`: the row before it was made by this task.
   void make_row(const RunArgs& args, const AxisTable* tables, int64_t row, bool again) const {

@@ -37,12 +37,13 @@ void blend_pixels(const BlendArgs& args) {
   for (int64_t p = 0; p < args.pixels; ++p) {
     const int64_t* offsets = args.offsets + p * args.taps;
     const float* weights = args.weights + p * args.taps;
+    const int taps = args.counts != nullptr ? args.counts[p] : args.taps;
     T* y = static_cast<T*>(args.y) + p * args.y_stride;
     for_lanes(args.channels, [&](int64_t c, auto n) {
       Lanes sum = splat(0.0f);
       for (int i = 0; i < args.rows; ++i) {
         const T* row = static_cast<const T*>(args.row[i]) + c;
-        for (int k = 0; k < args.taps; ++k) {
+        for (int k = 0; k < taps; ++k) {
           const Lanes product = splat(args.row_weights[i] * weights[k]) * V::get(row + offsets[k], n);
           sum = i + k == 0 ? product : sum + product;
         }

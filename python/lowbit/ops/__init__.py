@@ -13,6 +13,7 @@ from . import four_bit as four_bit_ops
 from . import integer as integer_ops
 from . import recurrent as recurrent_ops
 from . import resize as resize_ops
+from . import sampling as sampling_ops
 from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
@@ -27,6 +28,7 @@ _COMPUTING = (
     sequence_ops,
     recurrent_ops,
     resize_ops,
+    sampling_ops,
     arithmetic,
     reduction,
     ordering,

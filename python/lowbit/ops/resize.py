@@ -68,20 +68,15 @@ def axis_taps(size: int, outputs: int, mode: str, align: bool, scale: float | No
     if mode == "linear":
         return np.stack([first, np.minimum(first + 1, size - 1)], 1), np.stack([F32(1) - part, part], 1)
     index = np.clip(first[:, None] + np.arange(-1, 3), 0, size - 1)
+    return index, cubic_weights(part)
+
+
+def cubic_weights(part: Array) -> Array:
+    """Keys' cubic, A = -0.75, for the four elements around a position, `part` behind the second: [..., 4]."""
     rest = F32(1) - part
-    return index, np.stack([_outer(part + F32(1)), _inner(part), _inner(rest), _outer(rest + F32(1))], 1)
-
-
-def _inner(x: Array) -> Array:
-    """Keys' cubic, A = -0.75, within one pixel."""
-    y: Array = ((F32(1.25) * x - F32(2.25)) * x) * x + F32(1)
-    return y
-
-
-def _outer(x: Array) -> Array:
-    """The same between one pixel and two."""
-    y: Array = ((F32(-0.75) * x + F32(3.75)) * x - F32(6)) * x + F32(3)
-    return y
+    inner = [((F32(1.25) * x - F32(2.25)) * x) * x + F32(1) for x in (part, rest)]
+    outer = [((F32(-0.75) * x + F32(3.75)) * x - F32(6)) * x + F32(3) for x in (part + F32(1), rest + F32(1))]
+    return np.stack([outer[0], *inner, outer[1]], -1)
 
 
 def _resize(call: Call) -> Sequence[Array]:

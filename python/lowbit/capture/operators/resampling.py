@@ -76,6 +76,39 @@ def antialiased(c: Lowering, x: Ref) -> Ref:
     raise Unlowerable("interpolation with antialias", "resize without antialias, or before the converted module")
 
 
+@lowers("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler")
+def grid_sample(c: Lowering, x: Ref, grid: Ref, mode: int, padding: int, align: bool) -> Ref:
+    return c.emit(
+        "grid_sample",
+        c.cast(x, "f32"),
+        c.cast(grid, "f32"),
+        mode=("linear", "nearest", "cubic")[mode],
+        padding=("zeros", "border", "reflection")[padding],
+        align_corners=int(align),
+    )
+
+
+@lowers("affine_grid_generator")
+def affine_grid(c: Lowering, theta: Ref, size: Any, align: bool) -> Ref:
+    """Every place of an image, width first and a one behind, through each sample's matrix."""
+    axes = c.out_shape()[1:-1]
+    rank = len(axes) + 1
+    columns = [_coordinates(c, place, axes, align) for place in reversed(range(len(axes)))]
+    columns.append(c.emit("expand", c.constant(np.ones((1,) * rank, np.float32)), shape=(*axes, 1)))
+    places = c.reshape(c.emit("concat", *columns, axis=-1), (dims.mul(*axes), rank))
+    matrix = c.emit("transpose", c.cast(theta, "f32"), perm=(0, 2, 1))
+    return c.reshape(c.emit("matmul", places, matrix))
+
+
+def _coordinates(c: Lowering, place: int, axes: tuple[Dim, ...], align: bool) -> Ref:
+    """From -1 to 1 along one axis: of the outermost pixels' centres (align) or of their edges."""
+    size = axes[place]
+    steps = c.cast(c.emit("arange", start=dims.sub(1, size), length=size, step=2, dtype="i64"), "f32")
+    span = c.operand(dims.maximum(dims.sub(size, 1), 1) if align else size, "f32")
+    shape = (*(1,) * place, size, *(1,) * (len(axes) - place))
+    return c.emit("expand", c.reshape(c.emit("div", steps, span), shape), shape=(*axes, 1))
+
+
 def _rearranged(c: Lowering, x: Ref, split: tuple[Dim, ...], perm: Sequence[int]) -> Ref:
     """x as `split`, its axes permuted, in torch's shape."""
     return c.reshape(c.emit("transpose", c.reshape(x, split), perm=tuple(perm)))
