@@ -331,7 +331,7 @@ def number_net() -> Graph:
     y = m.node("where", mask, x, m.constant(np.asarray(-2.5, np.float32)))
     y = m.node("minimum", m.node("remainder", y, m.constant(np.float32([1.5]))), m.node("maximum", x, y))
     z = m.node("pow", m.node("unary", y, kind="abs"), m.constant(np.float32([2.5])))
-    for kind in ("sin", "cos", "exp2", "log1p", "erf"):
+    for kind in ("sin", "cos", "exp2", "log1p", "erf", "atan", "erfc"):
         z = m.node("unary", z, kind=kind)
     total = m.node("reduce", z, kind="sum", axes=(1, -1), keepdim=1)
     top = m.node("reduce", y, kind="max", axes=(1,))

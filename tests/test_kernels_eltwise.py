@@ -319,6 +319,8 @@ EXACT: dict[str, Callable[[Array], Array]] = {
     "trunc": np.trunc,
     "round": np.rint,
     "sign": np.sign,
+    "atan": np.arctan,
+    "erfc": elementwise(math.erfc),
 }
 PARAMETERS: dict[str, dict[str, Any]] = {
     "clip": {"min": -1.25, "max": 6.0},

@@ -47,7 +47,14 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "around a layer": (2, lambda f, x: hard(x) + hard(f(hard(x)))),
     "sizes": (1, lambda f, x: hard(x)[:, : x.shape[1] - 1].repeat_interleave(2, dim=0).erfinv() + 1),
     "values decide sizes": (1, lambda f, x: f(x) + x[x > 0].sum()),
-    "complex numbers": (1, lambda f, x: f(torch.fft.irfft(torch.fft.rfft(x, dim=-1) * 2, n=6, dim=-1))),
+    "complex numbers": (
+        1,
+        lambda f, x: (hard(f(x)) * torch.fft.fft(x)).abs() + torch.linalg.eigvals(_square(f(x))).abs().sum(),
+    ),
+    "complex operands": (1, lambda f, x: torch.linalg.inv(_square(x) * 1j + 9 * torch.eye(4)).conj().imag + 0),
+    "numbers of 16 bits": (1, lambda f, x: x + (f(x) * 10).to(torch.int16).float()),
+    "held back on the way": (1, lambda f, x: _around((f(x) * 10).short()).float() + f(x)),
+    "float8": (1, lambda f, x: f(x).to(torch.float8_e4m3fn).float() * 2),
     "in place": (1, lambda f, x: f(f(x).clone().lgamma_().clamp_(-1, 1))),
     "without gradient": (1, lambda f, x: _without_grad(f, x) + 1),
     "an index": (1, lambda f, x: torch.bucketize(f(x), torch.tensor([0.0, 0.5])).float()),
@@ -59,6 +66,15 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
 def _without_grad(f: nn.Module, x: torch.Tensor) -> torch.Tensor:
     with torch.enable_grad():
         return f(hard(x) * 3)
+
+
+def _square(x: torch.Tensor) -> torch.Tensor:
+    return x @ x.transpose(-1, -2)
+
+
+def _around(x: torch.Tensor) -> torch.Tensor:
+    """A type that lowbit lacks, read again behind operations that it has: all of it is one segment."""
+    return x * x.float().relu().mul(2).to(torch.int16)
 
 
 def in_torch(graph: Graph) -> list[str]:

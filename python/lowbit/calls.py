@@ -2,7 +2,7 @@
 
     signature = {"parameters": [{"name": text, "kind": "positional" | "positional_only" | "keyword", "tree": tree}]}
     tree      = {"tensor": graph input (in a signature) or output index (in an output), "dtype"?: the caller's dtype; of
-                 an output, "int" or "float" for a Python number}
+                 an output, "int" or "float" for a Python number; "c64" and "c128" are f32 [..., 2] in the graph}
               | {"constant": number, text, truth value or null}
               | {"tuple": [trees]} | {"list": [trees]} | {"dict": {key: tree}}
               | {"namedtuple": {key: tree}, "class": text} | {"object": {key: tree}, "class": text}
@@ -27,6 +27,8 @@ NUMBERS = {"int": int, "float": float}
 """Outputs that are numbers, not tensors: sizes, and what is computed from them."""
 _KINDS = ("positional", "positional_only", "keyword")
 _CALLER_DTYPES = {**DTYPES, "f64": np.dtype(np.float64)}
+COMPLEX: dict[str, np.dtype[Any]] = {"c64": np.dtype(np.complex64), "c128": np.dtype(np.complex128)}
+"""Complex numbers of the caller's: a graph has them as f32 with an axis of two at the end."""
 
 
 class Record(dict[str, Any]):
@@ -195,7 +197,7 @@ def _check_tree(tree: Any, is_tensor: Callable[[Any], bool], depth: int = 0) -> 
     if keys == {"constant"} and (tree["constant"] is None or isinstance(tree["constant"], (bool, int, float, str))):
         return
     if keys <= {"tensor", "dtype"} and "tensor" in keys and is_tensor(tree["tensor"]):
-        if tree.get("dtype", "f32") not in (*_CALLER_DTYPES, *NUMBERS, "bf16"):
+        if tree.get("dtype", "f32") not in (*_CALLER_DTYPES, *COMPLEX, *NUMBERS, "bf16"):
             raise FormatError(f"an input or output has dtype {str(tree['dtype'])[:40]!r}")
         return
     kind = next(iter(keys - {"class"}), "")
@@ -258,6 +260,11 @@ def read_array(leaf: Leaf, expected: str) -> Array:
         got = _kind(leaf.value)
         raise InputError(f"input {leaf.path} must be a NumPy array, is {got}: use np.asarray(x, np.{target})")
     array: Array = leaf.value
+    if leaf.dtype in COMPLEX:
+        if array.dtype != COMPLEX[leaf.dtype]:
+            wanted = COMPLEX[leaf.dtype]
+            raise InputError(f"input {leaf.path} must be {wanted}, is {array.dtype}: use x.astype(np.{wanted})")
+        return np.stack([array.real, array.imag], axis=-1).astype(target)
     if array.dtype != target:
         if not leaf.dtype or array.dtype != _CALLER_DTYPES.get(leaf.dtype, target):
             wanted = _CALLER_DTYPES.get(leaf.dtype, target)
@@ -293,4 +300,6 @@ def write_array(output: Array, dtype: str) -> Any:
     """An output as the caller's model would return it; bfloat16, which NumPy lacks, stays float32."""
     if dtype in NUMBERS and output.size == 1:
         return NUMBERS[dtype](output.item())
+    if dtype in COMPLEX:
+        return np.ascontiguousarray(output).view(np.complex64)[..., 0].astype(COMPLEX[dtype], copy=False)
     return output.astype(_CALLER_DTYPES[dtype], copy=False) if dtype in _CALLER_DTYPES else output

@@ -129,6 +129,8 @@ class Model(session.Model):
             if dtype in calls.NUMBERS:
                 return calls.write_array(output, dtype)
             tensor = torch.from_numpy(output)
+            if dtype in calls.COMPLEX:
+                tensor = torch.view_as_complex(tensor)
             wanted = DTYPES_BY_NAME.get(dtype, tensor.dtype)
             same = tensor.dtype is wanted and device.type == "cpu"  # asked first: `to` costs microseconds
             return tensor if same else tensor.to(device=device, dtype=wanted)
@@ -266,10 +268,12 @@ class Model(session.Model):
 
 def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Array:
     """A tensor as the array of dtype `expected` the graph takes; `dtype` is the module's own. Raises InputError."""
-    if tensor.dtype is not DTYPES_BY_NAME[expected]:
+    if tensor.dtype is not DTYPES_BY_NAME[expected] or dtype in calls.COMPLEX:
         if DTYPE_NAMES.get(tensor.dtype) != dtype:
             wanted = DTYPES_BY_NAME[dtype or expected]
             raise InputError(f"input {path} must be {wanted}, is {tensor.dtype}: use x.to({wanted})")
+        if dtype in calls.COMPLEX:
+            tensor = torch.view_as_real(tensor.resolve_conj())
         tensor = tensor.to(DTYPES_BY_NAME[expected])
     plain = tensor.detach() if tensor.requires_grad else tensor
     array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).contiguous().numpy()

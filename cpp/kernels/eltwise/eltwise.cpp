@@ -164,7 +164,7 @@ constexpr std::array<const char*, kUnaryKinds> kUnaryNames = {
     "clip", "relu",       "abs",      "neg",   "square", "sqrt",  "rsqrt",     "reciprocal",  "exp",
     "log",  "sigmoid",    "tanh",     "erf",   "silu",   "gelu",  "gelu_tanh", "hardsigmoid", "hardswish",
     "elu",  "leaky_relu", "softplus", "mish",  "exp2",   "expm1", "log2",      "log1p",       "sin",
-    "cos",  "floor",      "ceil",     "trunc", "round",  "sign"};
+    "cos",  "floor",      "ceil",     "trunc", "round",  "sign",  "atan",      "erfc"};
 
 }  // namespace
 

@@ -134,6 +134,7 @@ void binary(const EltwiseKernel&, const BinaryArgs&, int64_t task = 0, int64_t t
 //   clip: min(max(x, min), max)             relu: clip to [0, inf)
 //   sigmoid, tanh, exp, log, erf            silu: x * sigmoid(x)
 //   exp2, expm1, log2, log1p, sin, cos      floor, ceil, trunc, round, sign
+//   atan                                    erfc: 1 - erf(x), precise where it is small
 //   gelu: x / 2 * (1 + erf(x / sqrt 2))     gelu_tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 //   hardsigmoid: clip(x + 3, 0, 6) / 6      hardswish: x * clip(x + 3, 0, 6) / 6
 //   elu: x > 0 ? x : alpha * expm1(x)       leaky_relu: x > 0 ? x : alpha * x
@@ -172,8 +173,10 @@ enum class UnaryKind {
   trunc,
   round,
   sign,
+  atan,
+  erfc,
 };
-constexpr int kUnaryKinds = static_cast<int>(UnaryKind::sign) + 1;
+constexpr int kUnaryKinds = static_cast<int>(UnaryKind::erfc) + 1;
 const char* name_of(UnaryKind);
 bool parse_unary(std::string_view name, UnaryKind& kind);  // false: unknown
 

@@ -1,8 +1,8 @@
 // The unary float functions, over sixteen lanes: each a fixed sequence of IEEE operations, hence the same bits on every
 // ISA.
 //
-// Polynomials: exp, log and tanh after Cephes (S. Moshier, expf.c, logf.c, tanhf.c), erf after N. Juffa's erff (public
-// domain).
+// Polynomials: exp, log, tanh and atan after Cephes (S. Moshier, expf.c, logf.c, tanhf.c, atanf.c), erf after N.
+// Juffa's erff (public domain).
 #pragma once
 
 #include "kernels/eltwise/eltwise.h"
@@ -167,6 +167,12 @@ inline Lanes erf(const Lanes& x) {
   return select(abs(x) > splat(kErfSplit), large, erf_near_zero(x));
 }
 
+inline Lanes erfc(const Lanes& x) {
+  const Lanes tail = erfc_of_magnitude(x);
+  const Lanes large = select(splat(0.0f) > x, splat(2.0f) - tail, tail);
+  return select(abs(x) > splat(kErfSplit), large, splat(1.0f) - erf_near_zero(x));
+}
+
 inline Lanes gelu(const Lanes& x) {
   const Lanes z = x * splat(0.70710678118654752f);
   const Lanes tail = erfc_of_magnitude(z);  // 1 + erf(z) where z is negative: no cancellation
@@ -259,6 +265,21 @@ inline Lanes sine(const Lanes& x, float quarters) {
   return select(is_nan(x), x, select(magnitude > splat(3.4028234e38f), nan, y));
 }
 
+// atan(x) = base + atan(t): t = x; (x - 1) / (x + 1) from tan(pi / 8) on; -1 / x from tan(3 pi / 8) on.
+inline Lanes atan(const Lanes& x) {
+  const Lanes magnitude = abs(x), one = splat(1.0f);
+  const Mask steep = magnitude > splat(2.414213562373095f), middle = magnitude > splat(0.4142135623730950f);
+  const Lanes above = select(steep, splat(-1.0f), select(middle, magnitude - one, magnitude));
+  const Lanes below = select(steep, magnitude, select(middle, magnitude + one, one));
+  const Lanes base = select(steep, splat(1.5707963267948966f), select(middle, splat(0.7853981633974483f), splat(0.0f)));
+  const Lanes t = above / below, square = t * t;
+  Lanes p = splat(8.05374449538e-2f);
+  p = fma(p, square, splat(-1.38776856032e-1f));
+  p = fma(p, square, splat(1.99777106478e-1f));
+  p = fma(p, square, splat(-3.33329491539e-1f));
+  return flip(base + fma(p * square, t, t), sign_of(x));
+}
+
 inline Lanes relu6_of_shifted(const Lanes& x) { return clamp(x + splat(3.0f), splat(0.0f), splat(6.0f)); }
 
 template <class F>
@@ -336,6 +357,10 @@ inline void unary_block(const UnaryArgs& args) {
       return map(args, [](const Lanes& x) { return round(x); });
     case UnaryKind::sign:
       return map(args, [](const Lanes& x) { return sign(x); });
+    case UnaryKind::atan:
+      return map(args, [](const Lanes& x) { return atan(x); });
+    case UnaryKind::erfc:
+      return map(args, [](const Lanes& x) { return erfc(x); });
   }
 }
 

@@ -35,6 +35,24 @@ class Ref:
         return len(self.shape)
 
 
+@dataclass(frozen=True)
+class Complex:
+    """A tensor of complex numbers, which graphs lack: its two parts, of one shape."""
+
+    real: Ref
+    imag: Ref
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """The shape of both."""
+        return self.real.shape
+
+    @property
+    def rank(self) -> int:
+        """The number of axes."""
+        return self.real.rank
+
+
 class Unlowerable(Exception):
     """Raised by a lowering for what it cannot express; always: whatever the sizes are."""
 
@@ -106,6 +124,24 @@ class Builder:
         self.constants[name], self.values[name] = array, Value(dtype=dtype, shape=shape)
         return Ref(name, dtype, shape)
 
+    def paired(self, x: Ref) -> Complex:
+        """[..., 2] as complex numbers."""
+        last, shape = x.rank - 1, x.shape[:-1]
+        parts = (self.emit("slice", x, axis=last, start=place, stop=place + 1) for place in (0, 1))
+        return Complex(*(self.reshape(item, shape) for item in parts))
+
+    def unpaired(self, x: Complex) -> Ref:
+        """Complex numbers as [..., 2]."""
+        return self.emit("concat", *(self.reshape(item, (*x.shape, 1)) for item in (x.real, x.imag)), axis=x.rank)
+
+    def known(self, tensor: torch.Tensor, name: str = "") -> Ref | Complex:
+        """`constant` for any tensor; of complex numbers, both parts."""
+        if not tensor.is_complex():
+            return self.constant(tensor, name)
+        name = name or f"{node_name(self.node, 'value')}.constant"
+        parts = torch.view_as_real(tensor.detach().resolve_conj())
+        return Complex(self.constant(parts[..., 0], f"{name}.real"), self.constant(parts[..., 1], f"{name}.imag"))
+
     def array(self, ref: Ref, what: str) -> Array:
         """The content of a constant; `what` says what it is if it is none."""
         if ref.name not in self.constants:
@@ -122,8 +158,9 @@ class Builder:
         return tuple(dim_of(size, self.names) for size in tensor.shape)
 
     def out_dtype(self) -> str:
-        """The dtype of the result in the graph."""
-        return ir_dtype(self.node.meta["val"].dtype)
+        """The dtype of the result in the graph; of complex numbers, of each part."""
+        dtype = self.node.meta["val"].dtype
+        return "f32" if dtype.is_complex else ir_dtype(dtype)
 
     def reshape(self, x: Ref, shape: tuple[Dim, ...] | None = None) -> Ref:
         """`x` in another shape; without `shape`, that of torch's result."""
@@ -147,10 +184,15 @@ class Builder:
         return axis % max(x.rank, 1)
 
     def declared(self, value: Any) -> Value:
-        """The type of one of torch's results. Raises Unlowerable or UnsupportedError for what a graph cannot hold."""
+        """The type of one of torch's results; of complex numbers, with an axis of parts at the end.
+
+        Raises Unlowerable or UnsupportedError for what a graph cannot hold.
+        """
         if not isinstance(value, torch.Tensor):
             raise Unlowerable(f"it gives a {type(value).__name__} that depends on the inputs' values")
         self.check_size(value)
+        if value.is_complex():
+            return Value(dtype="f32", shape=(*self.shape_of(value), 2))
         return Value(dtype=ir_dtype(value.dtype), shape=self.shape_of(value))
 
     def check_size(self, value: Any) -> None:
@@ -180,5 +222,12 @@ class Builder:
 def ir_dtype(dtype: torch.dtype) -> str:
     """All floats are computed as float32."""
     if dtype not in _TORCH_DTYPES:
-        raise Unlowerable(f"dtype {dtype} is not supported")
+        raise Unlowerable(
+            f"dtype {dtype} is not supported", "convert it to a type that lowbit has, such as torch.int32"
+        )
     return _TORCH_DTYPES[dtype]
+
+
+def is_held(dtype: torch.dtype) -> bool:
+    """Whether graphs hold such numbers, complex ones as pairs."""
+    return dtype in _TORCH_DTYPES or dtype.is_complex

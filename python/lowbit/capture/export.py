@@ -35,8 +35,11 @@ DTYPE_NAMES = {
     torch.bool: "bool",
     torch.uint8: "u8",
     torch.int8: "s8",
+    torch.complex64: "c64",
+    torch.complex128: "c128",
 }
-"""torch's element types by lowbit's names. f64, f16 and bf16 occur only in calls of a model: graphs compute in f32."""
+"""torch's element types by lowbit's names. f64, f16, bf16, c64 and c128 occur only in calls of a model: graphs compute
+in f32, with complex numbers as pairs."""
 
 
 RESULTS: dict[str, Any] = {"TensorArgument": None, "SymIntArgument": "int", "SymFloatArgument": "float"}

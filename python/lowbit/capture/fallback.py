@@ -10,7 +10,7 @@ import heapq
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch.fx import Node as TorchNode
 
 from ..errors import UnsupportedError
 from ..torch_program import FUNCTIONS
+from .builder import Complex, Ref
+from .export import FLOAT_NAMES
 
 Unit = list[TorchNode]
 """Operations to lower together: one that lowbit has, or all of a segment."""
@@ -37,6 +39,21 @@ def units(nodes: Sequence[TorchNode], in_torch: Iterable[TorchNode]) -> list[Uni
             if source in chosen:
                 _merge(group, members, group[source], group[node])
     return _sorted(order, group, members)
+
+
+def between(unit: Sequence[TorchNode], reader: TorchNode) -> set[TorchNode]:
+    """The reader of a unit, and what lies on the ways from the unit to it."""
+    before, waiting = {reader}, [reader]
+    while waiting:
+        found = set(waiting.pop().all_input_nodes) - before
+        before |= found
+        waiting += found
+    after, waiting = set(unit), list(unit)
+    while waiting:
+        users = set(waiting.pop().users) - after
+        after |= users
+        waiting += users
+    return (before & after) - set(unit)
 
 
 def _merge(group: dict[TorchNode, TorchNode], members: dict[TorchNode, Unit], a: TorchNode, b: TorchNode) -> None:
@@ -96,13 +113,16 @@ def _sorted(
 
 
 class Writer:
-    """Writes a segment's program: inputs and sizes are numbered as they are met."""
+    """Writes a segment's program: inputs and sizes are numbered as they are met.
 
-    def __init__(self, env: Mapping[TorchNode, Any], is_tensor: Callable[[Any], bool]) -> None:
-        self._env, self._is_tensor = env, is_tensor
-        self._made: dict[TorchNode, int] = {}
+    A complex value comes in as its two parts, and goes out as torch.view_as_real of it.
+    """
+
+    def __init__(self, env: Mapping[TorchNode, Any]) -> None:
+        self._env = env
+        self._made: dict[TorchNode | Complex, int] = {}
         self._nodes: list[dict[str, Any]] = []
-        self.inputs: list[Any] = []
+        self.inputs: list[Ref] = []
         self.sizes: list[str] = []
 
     def add(self, node: TorchNode) -> None:
@@ -110,12 +130,21 @@ class Writer:
         entry: dict[str, Any] = {"op": _name(node), "args": [self._argument(item) for item in node.args]}
         if node.kwargs:
             entry["kwargs"] = {name: self._argument(item) for name, item in node.kwargs.items()}
-        self._made[node] = len(self._nodes)
+        self._made[node] = self._append(entry)
+
+    def _append(self, entry: dict[str, Any]) -> int:
         self._nodes.append(entry)
+        return len(self._nodes) - 1
 
     def finish(self, outputs: Sequence[TorchNode]) -> bytes:
         """The program."""
-        results = [{"node": self._made[node]} for node in outputs]
+        results = []
+        for node in outputs:
+            place = self._made[node]
+            if node.meta["val"].is_complex():
+                for name in ("resolve_conj", "view_as_real"):
+                    place = self._append({"op": f"aten.{name}.default", "args": [{"node": place}]})
+            results.append({"node": place})
         return json.dumps({"nodes": self._nodes, "outputs": results}, allow_nan=False).encode()
 
     def _argument(self, item: Any) -> Any:
@@ -128,7 +157,7 @@ class Writer:
         if isinstance(item, float):
             return item if math.isfinite(item) else {"number": str(item)}
         if isinstance(item, torch.dtype):  # graphs compute in float32
-            return {"dtype": "float32" if item.is_floating_point else str(item).removeprefix("torch.")}
+            return {"dtype": "float32" if item in FLOAT_NAMES else str(item).removeprefix("torch.")}
         if isinstance(item, torch.device):
             return {"device": "cpu"}
         for kind in ("layout", "memory_format"):
@@ -138,8 +167,13 @@ class Writer:
 
     def _value(self, value: Any) -> Any:
         """What an operation outside of the segment gave."""
-        if self._is_tensor(value):
+        if isinstance(value, Ref):
             return {"input": _place(self.inputs, value)}
+        if isinstance(value, Complex):
+            if value not in self._made:
+                parts = [self._value(value.real), self._value(value.imag)]
+                self._made[value] = self._append({"op": "aten.complex.default", "args": parts})
+            return {"node": self._made[value]}
         if isinstance(value, str):  # a size that is an expression
             return {"size": _place(self.sizes, value)}
         if isinstance(value, tuple | list):

@@ -31,33 +31,59 @@ from ..errors import GraphError, LowbitError, UnsupportedError
 from ..interpreter import with_sizes
 from ..ir import Dim, Graph, Node, Value, Weight
 from ..ops import infer
-from .builder import REMEDY, Builder, Ref, Unlowerable, ir_dtype
+from .builder import REMEDY, Builder, Complex, Ref, Unlowerable, is_held
 from .export import RESULTS, Program
-from .fallback import Unit, Writer, units
+from .fallback import Unit, Writer, between, units
 from .places import Problem, describe, node_name, source_of
 from .sizes import dim_of, user_inputs
 from .stored_codes import Coded
 from .writes import has_hidden_writes, has_writes, live_nodes, writes
 
-__all__ = ["FOLD_LIMIT", "LOWERINGS", "Lowered", "Lowering", "Made", "Ref", "Unlowerable", "lower", "lowers"]
+__all__ = [
+    "COMPLEX_LOWERINGS",
+    "FOLD_LIMIT",
+    "LOWERINGS",
+    "Complex",
+    "Lowered",
+    "Lowering",
+    "Made",
+    "Ref",
+    "Unlowerable",
+    "lower",
+    "lowers",
+    "lowers_complex",
+]
 
 FOLD_LIMIT = 2**24
 """Elements: a constant larger than this, and larger than what it is computed from, is not computed at capture."""
 
 Lowered = Ref | tuple[Ref | None, ...]
-LowerFunction = Callable[..., Lowered]
+LowerFunction = Callable[..., Any]
 AnyLowering = TypeVar("AnyLowering", bound=LowerFunction)
 
 LOWERINGS: dict[str, tuple[LowerFunction, int]] = {}
 """By aten name, `sum.default` (one overload) or `conv2d` (all others): the function and how many arguments it takes."""
 
+COMPLEX_LOWERINGS: dict[str, tuple[LowerFunction, int]] = {}
+"""The same for operations that take or give complex numbers: as `Complex`, what is real as `Ref`."""
+
 
 def lowers(*names: str) -> Callable[[AnyLowering], AnyLowering]:
     """Registers a lowering. An in-place variant (`relu_`) is found under the plain name."""
+    return _register(LOWERINGS, names)
 
+
+def lowers_complex(*names: str) -> Callable[[AnyLowering], AnyLowering]:
+    """Registers a lowering for where a tensor or number is complex."""
+    return _register(COMPLEX_LOWERINGS, names)
+
+
+def _register(
+    table: dict[str, tuple[LowerFunction, int]], names: tuple[str, ...]
+) -> Callable[[AnyLowering], AnyLowering]:
     def register(function: AnyLowering) -> AnyLowering:
         count = len(inspect.signature(function).parameters) - 1
-        LOWERINGS.update(dict.fromkeys(names, (function, count)))
+        table.update(dict.fromkeys(names, (function, count)))
         return function
 
     return register
@@ -124,7 +150,8 @@ def _lower(program: Program, *, fallback: bool) -> Made:
         try:
             return lowering.run()
         except UnsupportedError:
-            found = {node: problem for node, problem in lowering.refused.items() if node not in in_torch}
+            refused = lowering.joining or lowering.refused
+            found = {node: problem for node, problem in refused.items() if node not in in_torch}
             if not fallback or not found:
                 raise
         if has_writes(exported.graph_module):
@@ -155,6 +182,7 @@ class Lowering(Builder):
         self.same: dict[TorchNode, TorchNode] = {}
         self.problems: list[Problem] = []
         self.refused: dict[TorchNode, Problem] = {}
+        self.joining: dict[TorchNode, Problem] = {}
         self.notes: list[str] = []
         self.codes: list[Coded] = []
 
@@ -221,11 +249,12 @@ class Lowering(Builder):
             value = node.meta.get("val")
             if node.name not in users:
                 target = specs[node.name].target or node.name
-                self.env[node] = self.constant(tensors[target], target) if node.users else None
+                self.env[node] = self.known(tensors[target], target) if node.users else None
             elif isinstance(value, torch.Tensor):
-                declared = Value(dtype=ir_dtype(value.dtype), shape=self.shape_of(value))
+                declared = self.declared(value)
                 self.values[node.name] = declared
-                self.env[node] = Ref(node.name, declared.dtype, declared.shape)
+                given = Ref(node.name, declared.dtype, declared.shape)
+                self.env[node] = self.paired(given) if value.is_complex() and node.users else given
                 inputs.append(node.name)
             else:
                 self.env[node] = value
@@ -234,7 +263,7 @@ class Lowering(Builder):
     def declare_outputs(self, results: list[Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Distinct values of nodes; an input or constant that is returned as it is gets a node of its own."""
         returned = [
-            result if isinstance(result, Ref) else self.emit("dim_value", value=result)
+            self.returned(result)
             for spec, result in zip(self.exported.graph_signature.output_specs, results, strict=True)
             if spec.kind.name == "USER_OUTPUT" and type(spec.arg).__name__ in RESULTS
         ]
@@ -252,6 +281,12 @@ class Lowering(Builder):
                 names.append(name)
             positions.append(names.index(name))
         return tuple(names), tuple(positions)
+
+    def returned(self, result: Any) -> Ref:
+        """What a call returns, as one value."""
+        if isinstance(result, Complex):
+            return self.unpaired(result)
+        return result if isinstance(result, Ref) else self.emit("dim_value", value=result)
 
     def argument(self, name: str, default: Any) -> Any:
         """One argument of the operation by its name in the schema."""
@@ -271,7 +306,7 @@ class Lowering(Builder):
                 self.env[node] = operator.attrgetter(str(node.target))(module)
                 if isinstance(self.env[node], torch.Tensor):
                     self.node = node
-                    self.env[node] = self.constant(self.env[node], str(node.target))
+                    self.env[node] = self.known(self.env[node], str(node.target))
             elif node in self.in_torch:
                 self.segment(unit, live)
             elif node.op == "call_function" and node in live:
@@ -283,13 +318,14 @@ class Lowering(Builder):
         """Append a node that runs operations in torch; `env` gets what others read of them."""
         self.node = unit[0]
         shown = [node for node in unit if any(user in live and user not in unit for user in node.users)]
-        writer = Writer(self.env, lambda value: isinstance(value, Ref))
+        writer = Writer(self.env)
         try:
             values = [self.declared(node.meta.get("val")) for node in shown]
             for node in unit:
                 writer.add(node)
         except (Unlowerable, LowbitError) as error:
-            self.env.update({node: self.refuse(str(error), REMEDY, node) for node in unit})
+            self.env.update({node: self.refuse(str(error), getattr(error, "remedy", REMEDY), node) for node in unit})
+            self.join(unit, shown, live)
             return
         name = self.unique(node_name(unit[0], "torch") + (f"+{len(unit) - 1}" if len(unit) > 1 else ""))
         self.node_names.add(name)
@@ -312,10 +348,27 @@ class Lowering(Builder):
             )
         )
         self.values.update(zip(outputs, values, strict=True))
-        refs = [Ref(item, value.dtype, value.shape) for item, value in zip(outputs, values, strict=True)]
-        self.env.update(zip(shown, refs, strict=True))
+        for node, item, value in zip(shown, outputs, values, strict=True):
+            ref = Ref(item, value.dtype, value.shape)
+            self.env[node] = self.paired(ref) if node.meta["val"].is_complex() else ref
         reasons = dict.fromkeys(f"{p.target}: {p.reason}" for node in unit if (p := self.in_torch.get(node)))
         self.notes.append(f"{name} ({source_of(unit[0])}) runs in torch ({'; '.join(reasons)})")
+
+    def join(self, unit: Unit, shown: list[TorchNode], live: set[TorchNode]) -> None:
+        """Have torch run, in the same segment, what reads values of a type that a graph cannot hold."""
+        for node in shown:
+            value = node.meta.get("val")
+            if not isinstance(value, torch.Tensor) or is_held(value.dtype):
+                continue
+            readers = [user for user in node.users if user in live and user not in unit]
+            if all(reader.op == "call_function" for reader in readers):
+                reason = f"it reads {value.dtype}, which stays in torch"
+                found = {inner for reader in readers for inner in between(unit, reader)} & live
+                self.joining |= {
+                    inner: Problem(str(inner.target), reason, REMEDY, source_of(inner))
+                    for inner in found
+                    if inner not in self.in_torch
+                }
 
     def lower_node(self, node: TorchNode) -> Any:
         """What one operation yields: a Ref, a tuple of them, or a size."""
@@ -341,7 +394,7 @@ class Lowering(Builder):
             result = folded if folded is not None else self.dispatch(node)
         except (Unlowerable, LowbitError) as error:
             return self.refuse(str(error), getattr(error, "remedy", REMEDY), sized=not getattr(error, "always", False))
-        if writes(node) and isinstance(result, Ref):
+        if writes(node) and isinstance(result, Ref | Complex):
             self.rebind(node, result)
         return result
 
@@ -397,15 +450,17 @@ class Lowering(Builder):
         self.env.update(zip(placeholders, self.resolve(args), strict=True))
         return tuple(self.lower_graph(graph_module))
 
-    def dispatch(self, node: TorchNode) -> Lowered:
+    def dispatch(self, node: TorchNode) -> Any:
         """Find the lowering and call it with the arguments in schema order."""
         schema = getattr(node.target, "_schema", None)
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             remedy = "choose with torch.where between results"
             raise Unlowerable("lowbit runs no blocks that depend on values", remedy, always=True)
-        found = _lowering(str(node.target).removeprefix("aten."))
+        is_complex = self.is_complex(node)
+        found = _lowering(str(node.target).removeprefix("aten."), COMPLEX_LOWERINGS if is_complex else LOWERINGS)
         if found is None or schema is None:
-            raise Unlowerable("lowbit has no operator for it", always=True)
+            lacks = "lowbit has no operator for it" + (" on complex numbers" if is_complex else "")
+            raise Unlowerable(lacks, always=True)
         function, count = found
         arguments: list[Any] = []
         for position, argument in enumerate(schema.arguments[:count]):
@@ -415,7 +470,23 @@ class Lowering(Builder):
                 arguments.append(self.resolve(node.kwargs.get(argument.name, argument.default_value)))
         return function(self, *arguments)
 
-    def fold(self, node: TorchNode) -> Lowered | None:
+    def is_complex(self, node: TorchNode) -> bool:
+        """Whether an operation takes or gives complex numbers."""
+        value = node.meta.get("val")
+        results = value if isinstance(value, tuple | list) else (value,)
+        return (
+            any(isinstance(item, torch.Tensor) and item.is_complex() for item in results)
+            or any(isinstance(self.env[item], Complex) for item in node.all_input_nodes)
+            or any(isinstance(item, complex) for item in node.args)
+        )
+
+    def is_constant(self, value: Any) -> bool:
+        """Whether an argument is known now."""
+        if isinstance(value, Complex):
+            return value.real.name in self.constants and value.imag.name in self.constants
+        return isinstance(value, int) or (isinstance(value, Ref) and value.name in self.constants)
+
+    def fold(self, node: TorchNode) -> Any:
         """The result as constants, if the operation depends on constants alone."""
         if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in node.target.tags:
             return None
@@ -424,21 +495,22 @@ class Lowering(Builder):
         if node.target._schema.name == "lowbit::dequantize":  # its codes are kept
             return None
         inputs = [self.env[item] for item in node.all_input_nodes]
-        if not all(isinstance(item, int) or (isinstance(item, Ref) and item.name in self.constants) for item in inputs):
+        if not all(map(self.is_constant, inputs)):
             return None
         value = node.meta.get("val")
         results = [item for item in (value if isinstance(value, tuple | list) else (value,)) if item is not None]
         if not all(isinstance(item, torch.Tensor) and all(isinstance(n, int) for n in item.shape) for item in results):
             return None
-        available = sum(self.constants[item.name].size for item in inputs if isinstance(item, Ref))
+        parts = [part for item in inputs for part in ((item.real, item.imag) if isinstance(item, Complex) else (item,))]
+        available = sum(self.constants[item.name].size for item in parts if isinstance(item, Ref))
         if sum(item.numel() for item in results) > max(FOLD_LIMIT, available):
             return None
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda item: self.tensor(self.env[item]))
         with torch.no_grad():
             computed = node.target(*args, **kwargs)
         if isinstance(computed, torch.Tensor):
-            return self.constant(computed)
-        return tuple(self.constant(item) for item in computed)
+            return self.known(computed)
+        return tuple(self.known(item) for item in computed)
 
     def keep_codes(self, node: TorchNode, numbers: Any) -> None:
         """Note the codes of a constant that the program dequantizes, if they are such as `Weight` can say."""
@@ -453,11 +525,13 @@ class Lowering(Builder):
 
     def tensor(self, value: Any) -> Any:
         """A constant as a tensor of its own."""
+        if isinstance(value, Complex):
+            return torch.complex(self.tensor(value.real), self.tensor(value.imag))
         return torch.from_numpy(self.constants[value.name].copy()) if isinstance(value, Ref) else value
 
     # --------------------------------------------------------------------------------------------------- in place
 
-    def rebind(self, node: TorchNode, result: Ref) -> None:
+    def rebind(self, node: TorchNode, result: Ref | Complex) -> None:
         """Let every name of the tensor that `node` writes to stand for `result`."""
         base = node.args[0]
         assert isinstance(base, TorchNode)
@@ -512,18 +586,22 @@ class Lowering(Builder):
         sizes = [size for item in found for size in (item.shape if isinstance(item, torch.Tensor) else (item,))]
         symbols = {symbol for size in sizes if isinstance(size, torch.SymInt) for symbol in size.node.expr.free_symbols}
         refs = pytree.tree_leaves([self.env.get(item) for item in node.all_input_nodes])
-        dims = [dim for ref in refs if isinstance(ref, Ref) for dim in ref.shape]
+        dims = [dim for ref in refs if isinstance(ref, Ref | Complex) for dim in ref.shape]
         names = {self.names[symbol] for symbol in symbols if symbol in self.names}
         return frozenset(names.union(*map(symbols_of, dims)))
 
-    def stand_in(self, value: Any) -> Ref | None:
+    def stand_in(self, value: Any) -> Ref | Complex | None:
         """A value that no node makes."""
         if not isinstance(value, torch.Tensor):
             return None
+        if value.is_complex():
+            parts = [self.stand_in(value.real) for _ in range(2)]
+            return Complex(cast(Ref, parts[0]), cast(Ref, parts[1]))
         try:
             declared = self.declared(value)
         except (Unlowerable, LowbitError):
-            declared = Value(dtype="f32", shape=(1,) * value.dim())
+            known = all(isinstance(size, int) for size in value.shape)
+            declared = Value(dtype="f32", shape=self.shape_of(value) if known else (1,) * value.dim())
         name = self.unique("unsupported")
         self.values[name] = declared
         return Ref(name, declared.dtype, declared.shape)
@@ -578,10 +656,10 @@ def _takes_number(node: TorchNode) -> bool:
     return str(node.target) in ("aten.item.default", "aten._local_scalar_dense.default")
 
 
-def _lowering(name: str) -> tuple[LowerFunction, int] | None:
+def _lowering(name: str, table: Mapping[str, tuple[LowerFunction, int]]) -> tuple[LowerFunction, int] | None:
     plain, _, overload = name.partition(".")
     stem = plain.removesuffix("_")
     for key in (name, plain, f"{stem}.{overload}", stem):
-        if key in LOWERINGS:
-            return LOWERINGS[key]
+        if key in table:
+            return table[key]
     return None

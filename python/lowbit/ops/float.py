@@ -99,6 +99,7 @@ def _softplus(x: Array) -> Array:
 
 
 _erf = np.vectorize(math.erf, otypes=[F64])
+_erfc = np.vectorize(math.erfc, otypes=[F64])
 _ROOT_2_OVER_PI = math.sqrt(2 / math.pi)
 
 UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
@@ -136,6 +137,8 @@ UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
     "trunc": lambda x, a: np.trunc(x),
     "round": lambda x, a: np.rint(x),
     "sign": lambda x, a: np.sign(x),
+    "atan": lambda x, a: np.arctan(x),
+    "erfc": lambda x, a: _erfc(x),
 }
 """kind -> f(x in float64, attribute with its default). alpha is elu's, leaky_relu's and softplus's (there: beta)."""
 

@@ -4,8 +4,10 @@ from . import (
     activation,
     arithmetic,
     attention,
+    complex_values,
     convolution,
     creation,
+    diagonals,
     einsum,
     indexing,
     logic,
@@ -20,14 +22,17 @@ from . import (
     resampling,
     shape,
     similarity,
+    spectra,
 )
 
 __all__ = [
     "activation",
     "arithmetic",
     "attention",
+    "complex_values",
     "convolution",
     "creation",
+    "diagonals",
     "einsum",
     "indexing",
     "logic",
@@ -42,4 +47,7 @@ __all__ = [
     "resampling",
     "shape",
     "similarity",
+    "spectra",
 ]
+
+complex_values.register()

@@ -199,6 +199,32 @@ def cosh(c: Lowering, x: Ref) -> Ref:
     return c.emit("mul", c.emit("add", e, reciprocal(c, e)), c.constant(0.5))
 
 
+def _sign_bit(c: Lowering, x: Ref) -> Ref:
+    """Whether x is negative, -0 included."""
+    zero = c.constant(0.0)
+    below = (c.emit("compare", item, zero, kind="lt") for item in (x, reciprocal(c, x)))
+    return c.emit("logical", *below, kind="or")
+
+
+def _with_sign(c: Lowering, magnitude: Ref, sign: Ref) -> Ref:
+    return c.emit("where", _sign_bit(c, sign), _unary(c, magnitude, "neg"), magnitude)
+
+
+def arc_tangent(c: Lowering, y: Operand, x: Operand) -> Ref:
+    """The angle of (x, y), by the octant: atan of the smaller over the larger side, reflected."""
+    y, x = c.operand(y, "f32"), c.operand(x, "f32")
+    high, wide = _unary(c, y, "abs"), _unary(c, x, "abs")
+    larger, smaller = c.emit("maximum", high, wide), c.emit("minimum", high, wide)
+    ratio = c.emit("div", smaller, larger)
+    alike = c.emit("compare", high, wide, kind="eq")  # two zeros, or two infinities
+    same = c.emit("where", c.emit("compare", wide, c.constant(0.0), kind="eq"), c.constant(0.0), c.constant(1.0))
+    angle = _unary(c, c.emit("where", alike, same, ratio), "atan")
+    steep = c.emit("compare", high, wide, kind="gt")
+    angle = c.emit("where", steep, c.emit("sub", c.constant(math.pi / 2), angle), angle)
+    angle = c.emit("where", _sign_bit(c, x), c.emit("sub", c.constant(math.pi), angle), angle)
+    return _with_sign(c, angle, y)
+
+
 @lowers("logit", "special_logit")
 def logit(c: Lowering, x: Ref, eps: Number | None) -> Ref:
     if eps is not None:

@@ -81,12 +81,32 @@ def roll(c: Lowering, x: Ref, shifts: Sequence[Dim], axes: Sequence[int]) -> Ref
 @lowers("flip", "fliplr", "flipud")
 def flip(c: Lowering, x: Ref) -> Ref:
     default = {"fliplr": [1], "flipud": [0]}.get(str(c.node.target).split(".")[1])
-    for axis in default or c.argument("dims", []):
-        axis = c.axis(x, axis)
+    return flipped(c, x, default or c.argument("dims", []))
+
+
+def flipped(c: Lowering, x: Ref, axes: Sequence[int]) -> Ref:
+    """x backwards on each of these axes."""
+    for axis in (c.axis(x, axis) for axis in axes):
         size = x.shape[axis]
         backwards = c.emit("arange", start=dims.sub(size, 1), length=size, step=-1, dtype="i64")
         x = c.emit("take", x, backwards, axis=axis)
     return x
+
+
+@lowers("rot90")
+def rot90(c: Lowering, x: Ref, turns: int, axes: Sequence[int]) -> Ref:
+    """A quarter is a flip and an exchange of the axes, a half two flips."""
+    a, b = (c.axis(x, axis) for axis in axes)
+    turns %= 4
+    if turns == 0:
+        return x
+    if turns == 2:
+        return flipped(c, x, (a, b))
+    perm = list(range(x.rank))
+    perm[a], perm[b] = b, a
+    y = x if turns == 3 else flipped(c, x, (b,))
+    y = c.emit("transpose", y, perm=tuple(perm))
+    return flipped(c, y, (b,)) if turns == 3 else y
 
 
 @lowers("unfold", "unfold_copy")
