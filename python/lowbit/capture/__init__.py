@@ -97,7 +97,7 @@ def _too_small(net: torch.nn.Module, inputs: Any, program: Program, graph: Graph
     names = [node.name for node in user_inputs(program.exported) if node.name in graph.inputs]
     found: set[str] = set()
     for name, tensor in zip(names, tensors, strict=True):
-        dims = zip(map(str, graph.values[name].shape), tensor.shape, strict=True)
+        dims = zip(map(str, graph.values[name].shape), tensor.shape, strict=not tensor.is_complex())
         found |= {dim for dim, size in dims if dim in graph.symbols and size < graph.symbols[dim].minimum}
     return found
 

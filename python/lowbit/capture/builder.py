@@ -222,9 +222,8 @@ class Builder:
 def ir_dtype(dtype: torch.dtype) -> str:
     """All floats are computed as float32."""
     if dtype not in _TORCH_DTYPES:
-        raise Unlowerable(
-            f"dtype {dtype} is not supported", "convert it to a type that lowbit has, such as torch.int32"
-        )
+        remedy = "convert it to a type that lowbit has, such as torch.int32"
+        raise Unlowerable(f"dtype {dtype} is not supported", remedy, always=True)
     return _TORCH_DTYPES[dtype]
 
 
