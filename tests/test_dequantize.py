@@ -167,3 +167,157 @@ def test_a_convolution_of_single_pixels_takes_given_groups() -> None:
         (weight,) = (constant for constant in model.graph.constants.values() if isinstance(constant, Weight))
         assert (weight.bits == 4 and np.array_equal(weight.codes.reshape(N, K), net.codes.numpy())) == kept
         assert float((model(x) - net(x)).norm() / net(x).norm()) < 0.02
+
+
+# --------------------------------------------------------------------------------------- codes that passes come across
+
+
+def give(layer: Any, form: str, groups: int = 1, name: str = "weight") -> dict[str, Tensor]:
+    """Random codes for a layer; "affine": int4 with zero points."""
+    shape = getattr(layer, name).shape
+    if form == "int8":
+        parts = {"codes": torch.randint(-128, 128, shape, dtype=torch.int8), "scale": torch.rand(shape[0]) / 100 + 1e-3}
+    else:
+        low = 0 if form == "affine" else -8
+        parts = {"codes": torch.randint(low, low + 16, shape, dtype=torch.int8)}
+        parts["scale"] = (torch.rand(shape[0], groups) / 10 + 0.01).half()
+        if form == "affine":
+            parts["zero_point"] = torch.randint(0, 16, parts["scale"].shape, dtype=torch.uint8)
+    set_codes(layer, **parts, format="int8" if form == "int8" else "int4", name=name)
+    return parts
+
+
+def as_stored(parts: dict[str, Tensor]) -> Array:
+    """A row an output, columns as the file has them."""
+    codes = parts["codes"]
+    rows: Array = (codes if parts["scale"].dim() == 1 else codes.movedim(1, -1)).flatten(1).numpy()
+    return rows
+
+
+def held(model: lowbit.Model) -> list[Weight]:
+    return [constant for constant in model.graph.constants.values() if isinstance(constant, Weight)]
+
+
+def normed(channels: int, norm: type[nn.Module], seed: int) -> Any:
+    """A batch normalization with factors of both signs, and one that is zero."""
+    torch.manual_seed(seed)
+    made: Any = norm(channels)
+    made.weight.data = torch.randn(channels)
+    made.weight.data[seed % channels] = 0
+    made.bias.data = torch.randn(channels)
+    made.running_mean.uniform_(-1, 1)
+    made.running_var.uniform_(0.5, 2)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("form", "kernel", "bias", "data", "around"),
+    [
+        ("int8", 3, True, True, "norm"),
+        ("int4", 3, False, False, "norm"),
+        ("affine", 1, True, True, "twice"),
+        ("int8", 3, False, False, "factor"),
+        ("int4", 3, True, True, "sum"),
+        ("int8", 3, True, True, "sum"),
+        ("affine", 3, False, False, "pad"),
+    ],
+)
+def test_codes_survive_the_passes(form: str, kernel: int, bias: bool, data: bool, around: str) -> None:
+    """Batch norms, factors, pads, residual additions and equalized neighbours leave a convolution's codes alone."""
+    torch.manual_seed(0)
+    front, conv, end = nn.Conv2d(16, 64, 1), nn.Conv2d(64, 64, kernel, bias=bias), nn.Conv2d(64, 64, 1)
+    parts = give(conv, form, groups=kernel * kernel)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.conv, self.end, self.norm = front, conv, end, normed(64, nn.BatchNorm2d, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.front(x).relu()
+            pad = (kernel // 2,) * 4
+            y: Tensor = self.conv(nn.functional.pad(x, pad) if around != "none" else x)
+            y = self.norm(y) if around in ("norm", "twice") else y
+            y = y / torch.linspace(-2, -1, 64)[:, None, None] if around in ("factor", "twice") else y
+            y = y + x if around == "sum" else y
+            out: Tensor = self.end(y.relu())
+            return out
+
+    net, x = Net().eval(), torch.rand(2, 16, 20, 20)
+    expected = net(x).detach()
+    model = lowbit.convert(net, x, calibration=[x] if data else None, progress=False)
+    assert (model(x) - expected).norm() < 0.05 * expected.norm()
+    assert not any("not kept" in note for note in model.notes)
+    (weight,) = (each for each in held(model) if np.array_equal(each.codes.reshape(64, -1), as_stored(parts)))
+    assert np.array_equal(weight.scales, parts["scale"].numpy())
+    assert "zero_point" not in parts or np.array_equal(weight.zero_points, parts["zero_point"].numpy())
+
+
+@pytest.mark.parametrize("form", ["int8", "int4", "affine"])
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv1d])
+def test_codes_of_other_layers_survive_a_batch_norm(form: str, kind: Any) -> None:
+    layer = nn.Linear(64, 96) if kind is nn.Linear else nn.Conv1d(64, 96, 3, padding=1)
+    parts = give(layer, form, groups=layer.weight[0].numel() // 64)
+    net = nn.Sequential(layer, normed(96, nn.BatchNorm1d, 3), nn.ReLU()).eval()
+    x = torch.randn(8, 64) if kind is nn.Linear else torch.randn(2, 64, 40)
+    expected = net(x).detach()
+    model = lowbit.convert(net, x, progress=False)
+    assert (model(x) - expected).norm() < 0.05 * expected.norm()
+    (weight,) = held(model)
+    assert np.array_equal(weight.codes.reshape(96, -1), as_stored(parts))
+
+
+def test_nibbles_of_a_convolution() -> None:
+    """Two a byte, as a file has them: the same as codes of the weight's shape."""
+    torch.manual_seed(0)
+    conv, packed = nn.Conv2d(32, 64, 3), nn.Conv2d(32, 64, 3)
+    packed.load_state_dict(conv.state_dict())
+    parts = give(conv, "int4", groups=9)
+    rows = (parts["codes"].movedim(1, -1).flatten(1) + 8).to(torch.uint8)
+    set_codes(packed, rows[:, ::2] | rows[:, 1::2] << 4, parts["scale"], format="int4-nibbles")
+    assert torch.equal(conv.weight, packed.weight)
+    x = torch.randn(1, 32, 30, 30)
+    models = [lowbit.convert(nn.Sequential(each), x, progress=False) for each in (conv, packed)]
+    assert torch.equal(models[0](x), models[1](x))
+    assert all(np.array_equal(held(model)[0].codes.reshape(64, -1), as_stored(parts)) for model in models)
+    index = torch.arange(9).repeat_interleave(32)
+    numbers = (parts["codes"].movedim(1, -1).flatten(1) * parts["scale"].float()[:, index]).unflatten(1, (3, 3, 32))
+    torch.testing.assert_close(conv.weight.detach(), numbers.movedim(-1, 1))
+
+
+def test_rows_of_a_weight_keep_their_codes() -> None:
+    """Attention cuts one weight into three."""
+    torch.manual_seed(0)
+    net = nn.MultiheadAttention(64, 4, batch_first=True).eval()
+    parts = give(net, "int8", name="in_proj_weight")
+    q, k = torch.randn(2, 9, 64), torch.randn(2, 12, 64)
+    model = lowbit.convert(net, (q, k, k), progress=False)
+    codes = parts["codes"].numpy()
+    found = [weight.codes for weight in held(model) if weight.codes.shape[1] == 64]
+    assert {row.tobytes() for row in codes} <= {row.tobytes() for each in found for row in each}
+
+
+def test_a_tables_codes_are_kept() -> None:
+    table = nn.Embedding(50, 64)
+    parts = give(table, "affine", groups=2)
+    net, x = nn.Sequential(table, nn.Linear(64, 8)), torch.randint(0, 50, (2, 7))
+    model = lowbit.convert(net, x, progress=False)
+    assert any(np.array_equal(weight.codes, as_stored(parts)) for weight in held(model))
+    assert any("its table came with 4-bit codes" in decision["reason"] for decision in model.decisions)
+
+
+def test_codes_that_are_lost_are_told() -> None:
+    """A transposed convolution has a scale an input channel: a note and a warning say so. Others are refused."""
+    net = nn.Sequential(nn.ConvTranspose2d(16, 32, 3))
+    give(net[0], "int8")
+    x = torch.randn(1, 16, 9, 9)
+    with pytest.warns(UserWarning, match="not kept"):
+        model = lowbit.convert(net, x, progress=False)
+    assert any("weight" in note and "not kept" in note for note in model.notes)
+    for layer in (nn.Conv2d(16, 32, 3, groups=2), nn.Conv3d(16, 32, 3), nn.ConvTranspose2d(16, 32, 3)):
+        with pytest.raises(
+            UnsupportedError, match=rf"{type(layer).__name__} with groups=\d has no kernel for four-bit"
+        ):
+            give(layer, "int4")
+    with pytest.raises(InputError, match=r"\[32, 16, 3\].* as stored; the module's is \[32, 16, 3, 3\]"):
+        set_codes(nn.Conv2d(16, 32, 3), torch.zeros(32, 16, 3).char(), torch.ones(32, 1).half(), format="int4")

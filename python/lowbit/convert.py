@@ -151,6 +151,9 @@ def _convert(
         floats = replace(adopted, graph=adopted.reference)
     elif not rules.is_float:
         quantizer = Quantizer(graph, rules, feeds, coded=captured.codes, tune=tune, threads=threads, progress=report)
+        for note in quantizer.lost():
+            warnings.warn(note, stacklevel=4)
+            meta["notes"] = [*meta["notes"], note]
     if evaluate is None:
         return conversion(adopted or (quantizer.make() if quantizer is not None else floats))
     search = Search(lambda made: evaluate(Model(conversion(made))), report)

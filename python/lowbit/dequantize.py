@@ -7,11 +7,14 @@
     "int4"          int8 [N, K], -8 .. 7, or 0 .. 15           f16 [N, G]      (codes - zero_point[n, g]) * scale[n, g]
     "int4-nibbles"  uint8 [N, K / 2], the low nibble first     f16 [N, G]      the same for nibbles 0 .. 15
 
-g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. Whatever a module
+g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. Codes "int4" may have a
+convolution's shape [N, C, kh, kw], as w has then: k counts [kh, kw, C], input channels innermost. Whatever a module
 computes its weight with this from, `lowbit.convert` puts these very codes and scales into its layer.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -39,10 +42,13 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: T
         packing = _PACKED[format]
         parts = [codes >> shift & packing.highest for shift in range(0, 8, packing.bits)]
         codes, middle = torch.stack(parts, dim=-1).flatten(1), packing.middle
+    window = codes.shape[2:]
+    codes = codes.movedim(1, -1).flatten(1)
     depth, groups = codes.shape[1], scale.shape[1]
     index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
     zero = torch.full_like(scale, middle) if zero_point is None else zero_point
-    return (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
+    numbers = (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
+    return numbers.unflatten(1, (*window, -1)).movedim(-1, 1).contiguous() if window else numbers
 
 
 @dequantize.register_fake
@@ -60,7 +66,10 @@ def arrays(
 
 
 def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array | None, format: str) -> Weight:
-    """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError."""
+    """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError.
+
+    A convolution's codes of four bits become [N, kh, kw, C].
+    """
     if format not in FORMATS:
         raise InputError(f"there is no format {format!r} of codes; there are {', '.join(FORMATS)}")
     if format == "int8":
@@ -69,8 +78,10 @@ def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array
         weight = Weight(codes=codes, scales=scale.astype(np.float32).reshape(-1), zero_points=zero_point)
     else:
         packing = _PACKED.get(format) or _LOOSE[format]
-        depth = codes.shape[-1] * (packing.places if format in _PACKED else 1)
-        _refuse_unequal(codes, scale, g_idx, depth)
+        if codes.ndim > 2 and format not in _PACKED:
+            codes = np.ascontiguousarray(np.moveaxis(codes, 1, -1))
+        depth = math.prod(codes.shape[1:]) * (packing.places if format in _PACKED else 1)
+        _refuse_unequal(codes, scale, g_idx, depth, most=2 if format in _PACKED else 5)
         if format in _PACKED:
             codes = packing.unpack(codes, (codes.shape[0], depth), symmetric=zero_point is None)
         weight = Weight(
@@ -98,9 +109,15 @@ def _halves(scale: Array) -> Array:
     return halves
 
 
-def _refuse_unequal(codes: Array, scale: Array, g_idx: Array | None, depth: int) -> None:
-    """Four-bit codes without groups of adjacent columns of one size."""
-    if codes.ndim != 2 or scale.ndim != 2 or 0 in scale.shape or depth % scale.shape[1] != 0:
+def _refuse_unequal(codes: Array, scale: Array, g_idx: Array | None, depth: int, *, most: int) -> None:
+    """Four-bit codes of more axes, or without groups of adjacent columns of one size."""
+    if (
+        not 2 <= codes.ndim <= most
+        or 0 in codes.shape
+        or scale.ndim != 2
+        or 0 in scale.shape
+        or depth % scale.shape[1] != 0
+    ):
         raise InputError(
             f"four-bit codes of {depth} columns with scales of shape {list(scale.shape)}: each row must "
             "have a scale for each group, and as many groups as divide the columns"

@@ -76,6 +76,10 @@ class Weight:
         return tuple(self.codes.shape)
 
 
+Coded = tuple[Array, Weight, str]
+"""A weight that came quantized: its float32 numbers, its codes, and where it came from, for people."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Symbol:
     """A size unknown until run time, with inclusive bounds."""

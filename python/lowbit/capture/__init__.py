@@ -12,12 +12,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
-from ..ir import Graph
+from ..ir import Coded, Graph
 from .export import Program, dummy_inputs, example, example_of_item, export
 from .free import Example
 from .lower import Made, lower, subsets
 from .sizes import user_inputs
-from .stored_codes import Coded, plain_weights
+from .stored_codes import plain_weights
 
 __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]
 

@@ -29,14 +29,13 @@ from torch.utils import _pytree as pytree
 from ..dims import evaluate, symbols_of
 from ..errors import GraphError, LowbitError, UnsupportedError
 from ..interpreter import with_sizes
-from ..ir import Dim, Graph, Node, Value, Weight
+from ..ir import Coded, Dim, Graph, Node, Value, Weight
 from ..ops import infer
 from .builder import REMEDY, Builder, Complex, Ref, Unlowerable, is_held
 from .export import RESULTS, Program
 from .fallback import Unit, Writer, between, units
 from .places import Problem, describe, node_name, source_of
 from .sizes import dim_of, user_inputs
-from .stored_codes import Coded
 from .writes import has_hidden_writes, has_writes, live_nodes, writes
 
 __all__ = [
@@ -521,7 +520,7 @@ class Lowering(Builder):
         if array.dtype != np.int8 or array.ndim < 2 or axis != 0 or np.any(zero != 0):
             return
         weight = Weight(codes=array, scales=np.broadcast_to(step.reshape(-1), array.shape[:1]).astype(np.float32))
-        self.codes.append((self.constants[numbers.name], weight))
+        self.codes.append((self.constants[numbers.name], weight, codes.name))
 
     def tensor(self, value: Any) -> Any:
         """A constant as a tensor of its own."""

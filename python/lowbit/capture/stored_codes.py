@@ -13,10 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import UnsupportedError
-from ..ir import Array, Weight
-
-Coded = tuple[Array, Weight]
-"""The float32 numbers of a weight that came quantized, and its codes and scales."""
+from ..ir import Coded, Weight
 
 
 @contextmanager
@@ -36,7 +33,7 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
             numbers = parameter.dequantize().detach().float()
             weight = _weight(parameter)
             if weight is not None:
-                codes.append((np.ascontiguousarray(numbers.numpy()), weight))
+                codes.append((np.ascontiguousarray(numbers.numpy()), weight, f"a {name} {list(numbers.shape)}"))
             module._parameters[name] = torch.nn.Parameter(numbers, requires_grad=False)
         if found:
             kept = len(codes)

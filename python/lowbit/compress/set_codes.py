@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..dequantize import arrays, dequantize, weight_of
-from ..errors import InputError
+from ..errors import InputError, UnsupportedError
 
 
 def set_codes(
@@ -27,12 +28,14 @@ def set_codes(
     format: "int8" (codes int8 [N, ...], scale float32 [N]), "int4" (codes int8 [N, K]: -8 .. 7, or 0 .. 15 with
     zero_point; scale float16 and zero_point uint8 [N, groups]) or "int4-nibbles" (codes uint8 [N, K / 2], two a byte,
     the low nibble first). g_idx: the group of each column, if it is stored; groups must be of adjacent columns.
+    Of a convolution, "int4" has codes [N, C, kh, kw] as its weight has, but groups lie along [kh, kw, C], input
+    channels innermost, as do the columns of "int4-nibbles": K = kh * kw * C.
     name: of the parameter, where it is not `weight`.
 
     The module computes in torch as before, with the numbers that the codes stand for; `lowbit.convert` and
     `lowbit.quantize_` take the codes and scales over unchanged. A `state_dict` holds them. Raises InputError for codes
-    that do not fit each other or the weight, UnsupportedError for groups that are not adjacent or scales that are not
-    float16 numbers.
+    that do not fit each other or the weight, UnsupportedError for groups that are not adjacent, scales that are not
+    float16 numbers, and convolutions that no kernel computes with four bits (groups, transposed, volumes).
     """
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor) or parametrize.is_parametrized(module, name):
@@ -40,12 +43,31 @@ def set_codes(
     if weight.dtype != torch.float32:
         raise InputError(f"the weight is {weight.dtype}, codes stand for float32 numbers: call module.float() first")
     given = weight_of(*arrays(codes, scale, zero_point, g_idx), format)
-    if given.shape != tuple(weight.shape):
-        raise InputError(f"the codes are of a weight {list(given.shape)}, the module's is {list(weight.shape)}")
+    stored = tuple(weight.shape) if given.bits == 8 else (len(weight), *weight.shape[2:], *weight.shape[1:2])
+    packed = (len(weight), math.prod(weight.shape[1:]))
+    if given.shape not in ((stored, packed) if format.endswith("nibbles") else (stored,)):
+        raise InputError(
+            f"the codes are of a weight {list(codes.shape)}, {list(given.shape)} as stored; the module's is "
+            f"{list(weight.shape)}"
+        )
+    if given.bits != 8:
+        _refuse_without_kernel(module)
     parts = tuple(part.detach().clone() for part in (codes, scale, zero_point) if part is not None)
     module.register_parameter(name, nn.Parameter(weight.detach(), requires_grad=False))
-    parametrize.register_parametrization(module, name, Stored(parts, format), unsafe=True)
+    window = tuple(weight.shape[2:]) if given.shape != stored else ()
+    parametrize.register_parametrization(module, name, Stored(parts, format, window), unsafe=True)
     module.train(module.training)  # the new submodules, too
+
+
+def _refuse_without_kernel(module: nn.Module) -> None:
+    """Convolutions that are computed with eight bits or 32 only."""
+    if isinstance(module, nn.modules.conv._ConvNd) and (
+        module.groups != 1 or not isinstance(module, (nn.Conv1d, nn.Conv2d))
+    ):
+        raise UnsupportedError(
+            f"{type(module).__name__} with groups={module.groups} has no kernel for four-bit codes (nn.Conv1d and "
+            'nn.Conv2d with groups=1 have): give it format="int8"'
+        )
 
 
 class Given(NamedTuple):
@@ -69,17 +91,20 @@ def codes_given(module: nn.Module, name: str = "weight") -> Given | None:
 
 
 class Stored(nn.Module):
-    """The parametrization: from codes, scales and perhaps zero points to numbers."""
+    """The parametrization: from codes, scales and perhaps zero points to numbers.
 
-    def __init__(self, parts: tuple[Tensor, ...], format: str) -> None:
+    window: of a convolution whose codes are rows.
+    """
+
+    def __init__(self, parts: tuple[Tensor, ...], format: str, window: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.format = format
+        self.format, self.window = format, window
         self._parts: tuple[Tensor, ...] | None = parts
 
     def forward(self, codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         """float32, as the codes say."""
         numbers: Tensor = dequantize(codes, scale, zero_point, None, self.format)
-        return numbers
+        return numbers.unflatten(1, (*self.window, -1)).movedim(-1, 1) if self.window else numbers
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The codes that were given; asked once, when they take the weight's place."""

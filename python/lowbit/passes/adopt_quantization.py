@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..interpreter import validate
-from ..ir import Array, Graph, Node, Quant, Weight, replace
+from ..ir import Array, Coded, Graph, Node, Quant, Weight, replace
 from .fuse_requantize import CARRIERS, Emitter, Layer, put_layer
 from .fuse_residual import fuse_residual
-from .known_weights import Coded, KnownWeights
+from .known_weights import KnownWeights
 from .layers import LAYERS
 from .plan import Decision, can_follow, in_torch
 from .quantize import Quantized, put_follower

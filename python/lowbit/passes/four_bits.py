@@ -47,13 +47,18 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
     ends = _ends(graph)
     found: dict[str, Width] = {}
     for node in graph:
+        codes = known.of(graph.constants.get(node.inputs[1])) if node.op in LAYERS else None
         if node.op not in LAYERS or rules.of(node).is_float:
             continue
-        codes = known.of(graph.constants.get(node.inputs[1]))
-        if isinstance(codes, GroupCodes) and has_form(node.op, codes.packing.bits):
+        if isinstance(codes, GroupCodes):
             size, bits = codes.group_size, codes.packing.bits
             note = f"its weights came with {bits}-bit codes in groups of {size}"
-            found[node.name] = Width(group_size=size, note=note, bits=bits)
+            reason = _formless(node, bits)
+            found[node.name] = (
+                Width(group_size=0, note=f"{reason}; {note}, which are rounded anew")
+                if reason
+                else Width(group_size=size, note=note, bits=bits)
+            )
         elif isinstance(codes, Codes):
             found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
         elif rules.of(node).weight_bits in OF_BITS:
@@ -61,8 +66,11 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
     return found
 
 
-def tables(graph: Graph, rules: Rules) -> dict[str, Width]:
-    """The embeddings whose tables get few bits by their schemes: all but small ones. Groups lie along a row."""
+def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
+    """The embeddings whose tables came with few bits, or get them by their schemes: all but small ones.
+
+    Groups lie along a row.
+    """
     found: dict[str, Width] = {}
     for node in graph:
         scheme, table = rules.of(node), graph.constants.get(node.inputs[0]) if node.inputs else None
@@ -70,6 +78,11 @@ def tables(graph: Graph, rules: Rules) -> dict[str, Width]:
         if node.op != "take" or not is_table or node.attrs.get("axis", 0) != 0 or node.inputs[1] in graph.constants:
             continue
         assert isinstance(table, np.ndarray)
+        codes = known.of(table)
+        if isinstance(codes, GroupCodes) and np.all(codes.factors == 1.0) and not scheme.is_float:
+            note = f"its table came with {codes.packing.bits}-bit codes in groups of {codes.group_size}"
+            found[node.name] = Width(group_size=codes.group_size, note=note, bits=codes.packing.bits)
+            continue
         if scheme.weight_bits not in OF_BITS or table.size < SMALL_TABLE or not np.isfinite(table).all():
             continue
         if unfit((float(table.min()), float(table.max()))):
@@ -112,10 +125,9 @@ def has_form(op: str, bits: int) -> bool:
 def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
     if scheme.keep_ends and node.name in ends:
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
-    if not has_form(node.op, scheme.weight_bits):
-        return Width(group_size=0, note=f"8-bit weights, for {node.op} has no form with {scheme.weight_bits}")
-    if node.attrs.get("groups", 1) != 1:
-        return Width(group_size=0, note="8-bit weights, for grouped convolutions have no form with fewer")
+    reason = _formless(node, scheme.weight_bits)
+    if reason:
+        return Width(group_size=0, note=reason)
     weight = graph.constants[node.inputs[1]]
     reason = unfit((float(weight.min()), float(weight.max()))) if isinstance(weight, np.ndarray) and weight.size else ""
     if reason:
@@ -128,6 +140,13 @@ def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) ->
         )
     bits = scheme.weight_bits
     return Width(group_size=size, note=f"{bits}-bit weights in groups of {size}", bits=bits)
+
+
+def _formless(node: Node, bits: int) -> str:
+    """Why a layer has no form with so few bits, or ""."""
+    if not has_form(node.op, bits):
+        return f"8-bit weights, for {node.op} has no form with {bits}"
+    return "" if node.attrs.get("groups", 1) == 1 else "8-bit weights, for grouped convolutions have no form with fewer"
 
 
 def _ends(graph: Graph) -> dict[str, str]:

@@ -270,9 +270,9 @@ def _op(node: Node, layer: Layer) -> str:
 def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float, bias: float) -> list[str]:
     codes = layer.codes
     if isinstance(codes, GroupCodes):  # its scales are its own
-        weight, scales = codes.as_weight(), np.ones(len(codes.codes))
+        weight, scales = codes.as_weight(), np.ones(len(codes.codes)) * codes.factors
     else:
-        weight, scales = Weight(codes=codes.codes, scales=codes.scales.astype(np.float32)), codes.scales
+        weight, scales = Weight(codes=codes.codes, scales=codes.scales.astype(np.float32)), codes.scales * codes.factors
     return [
         emit.constant(f"{node.name}.codes", weight),
         emit.constant(f"{node.name}.multiplier", (scales * multiplier).astype(np.float32)),

@@ -18,7 +18,7 @@ import numpy as np
 from .. import schemes
 from ..errors import CalibrationError, InputError
 from ..interpreter import bind, validate
-from ..ir import Array, Graph, Node, Quant, Weight, replace
+from ..ir import Array, Coded, Graph, Node, Quant, Weight, replace
 from ..packings import OF_BITS
 from . import fuse_requantize as emit_
 from .calibrate import Feeds, Histogram, Progress, batches, observe
@@ -29,7 +29,7 @@ from .four_bits import Width, tables, widths
 from .functions import is_channel_function, is_function
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .fuse_residual import fuse_residual
-from .known_weights import Coded, KnownWeights
+from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
 from .plan import Decision, Plan, all_float, decide, layer_slope
@@ -105,7 +105,7 @@ class Quantizer:
         self._ranges: dict[object, Quant] = {}
         self._rows: dict[str, RowRange] | None = None
         self._widths = widths(graph, rules, self._known)
-        self._tables = tables(graph, rules)
+        self._tables = tables(graph, rules, self._known)
         self._table_codes: dict[str, Weight] = {}
         self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
         self._layers: dict[tuple[str, Quant | None, int], Layer] = {}
@@ -154,6 +154,10 @@ class Quantizer:
                 )
             )
         )
+
+    def lost(self) -> list[str]:
+        """Notes about codes that weights came with, and that no layer could take."""
+        return self._known.lost()
 
     def _dynamic_layers(self) -> dict[str, str]:
         """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
@@ -220,7 +224,9 @@ class Quantizer:
         """The codes of an embedding's rows."""
         if node.name not in self._table_codes:
             table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
-            made = round_groups(table, width.group_size, symmetric=symmetric, packing=OF_BITS[width.bits])
+            made = self._known.of(table)
+            if not isinstance(made, GroupCodes):
+                made = round_groups(table, width.group_size, symmetric=symmetric, packing=OF_BITS[width.bits])
             self._table_codes[node.name] = made.as_weight()
         return self._table_codes[node.name]
 

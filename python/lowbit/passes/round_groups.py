@@ -29,7 +29,7 @@ class GroupCodes:
     """A weight as int8 codes [N, K], of four bits 0 .. 15, with float64 scales (exact in float16) and zero points.
 
     scales, zero_points: [N, groups]; a symmetric weight's zero points are the packing's middle, of four bits 8.
-    window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C].
+    window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C]. factors: of output channels.
     """
 
     codes: Array
@@ -38,6 +38,7 @@ class GroupCodes:
     symmetric: bool
     window: tuple[int, ...] = ()
     packing: Packing = NIBBLES
+    factors: Array | float = 1.0
 
     @property
     def group_size(self) -> int:
@@ -48,7 +49,8 @@ class GroupCodes:
     def weight(self) -> Array:
         """The numbers that the codes stand for, float64, in the float weight's shape."""
         scales, zeros = (np.repeat(part, self.group_size, axis=1) for part in (self.scales, self.zero_points))
-        numbers: Array = np.moveaxis(self._stored((self.codes - zeros) * scales), -1, 1)
+        rows = (self.codes - zeros) * scales * np.reshape(self.factors, (-1, 1))
+        numbers: Array = np.moveaxis(self._stored(rows), -1, 1)
         return numbers
 
     def _stored(self, rows: Array) -> Array:

@@ -32,15 +32,16 @@ BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """A weight [N, ...] as int8 codes and float64 scales [N]."""
+    """A weight [N, ...] as int8 codes and float64 scales [N]; factors [N], or one: what channels are multiplied by."""
 
     codes: Array
     scales: Array
+    factors: Array | float = 1.0
 
     @property
     def weight(self) -> Array:
         """The numbers that the codes stand for, float64."""
-        numbers: Array = self.codes * self.scales.reshape(-1, *(1,) * (self.codes.ndim - 1))
+        numbers: Array = self.codes * (self.scales * self.factors).reshape(-1, *(1,) * (self.codes.ndim - 1))
         return numbers
 
 
