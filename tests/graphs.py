@@ -391,6 +391,8 @@ def resampling_net() -> Graph:
     q = m.node("pad", q, padding=(0, 0, 0, 2, 6, 0, 1, 0), mode="circular")
     q = m.node("pad", q, padding=(0, 0, 0, 0, "rows - 2", 0, 0, 0), value=120.0)
     q = m.node("resize", q, size=(7, 9), mode="nearest_exact")
+    q = m.node("resample", q, axis=3, size="rows", mode="linear", scale=0.4)
+    y = m.node("resample", m.node("resample", y, axis=2, size=4, mode="cubic"), axis=3, size="rows", mode="linear")
     return m.graph(y, m.node("dequantize", q, scale=0.03, zero_point=120))
 
 

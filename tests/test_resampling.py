@@ -16,10 +16,9 @@ from against_torch import check, compare, convert
 from graphs import BATCH, Maker
 from lowbit import interpreter
 from lowbit.capture import capture
-from lowbit.errors import GraphError, InputError, UnsupportedError
+from lowbit.errors import GraphError, InputError
 from lowbit.ir import Symbol
 from lowbit.session import Session
-from test_capture import Function
 from test_capture import check as check_capture
 from test_session import check as check_session
 
@@ -109,12 +108,34 @@ def test_as_torch(name: str) -> None:
     check_capture(function, torch.randn(shape))
 
 
-def test_antialias_is_refused_with_a_remedy() -> None:
-    def smaller(x: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True)
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.sampled_from(["bilinear", "bicubic"]), st.sampled_from([1, 3, 17]), st.integers(0, 2**31))
+def test_antialias_as_torch(data: st.DataObject, mode: str, channels: int, seed: int) -> None:
+    """(Where the width becomes 1, torch repeats the first row; the width here does not.)"""
+    size = [data.draw(st.sampled_from([1, 2, 5, 60])), data.draw(st.sampled_from([5, 8, 60]))]
+    options: dict[str, Any] = {"mode": mode, "antialias": True, "align_corners": data.draw(st.booleans())}
+    if data.draw(st.booleans()):
+        options["size"] = [data.draw(st.integers(1, 20)), data.draw(st.sampled_from([2, 7, 20, size[1]]))]
+    else:
+        factors = st.one_of(st.sampled_from([1.0, 1.1, 2.0, 0.5]), st.floats(0.4, 2))
+        options["scale_factor"] = [data.draw(factors.filter(lambda f, n=n: int(n * f) > 0)) for n in size]
+    x = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(seed))
+    x = x.to(memory_format=torch.channels_last) if data.draw(st.booleans()) else x
+    check(lambda x: F.interpolate(x, **options), x)
 
-    with pytest.raises(UnsupportedError, match="without antialias"):
-        capture(Function(smaller), torch.randn(2, 3, 7, 9))
+
+def test_antialias_of_bytes_and_of_free_sizes() -> None:
+    def smaller(x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, scale_factor=0.4, mode="bilinear", antialias=True)
+
+    x = torch.randint(0, 256, (2, 3, 37, 50), dtype=torch.uint8)
+    found = convert(smaller, (x,))(x)
+    assert found.dtype == torch.uint8
+    assert int((found.int() - smaller(x).int()).abs().max()) <= 1
+    free = {2: torch.export.Dim("height", min=5, max=99), 3: torch.export.Dim("width", min=5, max=99)}
+    model = convert(smaller, (torch.randn(2, 3, 20, 30),), ((free,),))
+    for height, width in ((5, 7), (64, 99)):
+        compare(model, smaller, (torch.randn(2, 3, height, width),))
 
 
 INTERPOLATIONS = {

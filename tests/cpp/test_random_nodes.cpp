@@ -94,6 +94,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"quantize", {DType::f32, -1, "", "scale zero_point"}},
       {"reduce", {DType::f32, -1, "", "axes keepdim reduction"}},
       {"remainder", {DType::i64, -1, "like"}},
+      {"resample", {DType::f32, 4, "", "image_axis outputs window_mode align_corners"}},
       {"reshape", {DType::f32, -1, "", "shape"}},
       {"resize", {DType::f32, 4, "", "size_list mode align_corners snap"}},
       {"rms_norm", {DType::f32, -1, "last|?", "count factor_eps"}},
@@ -271,14 +272,15 @@ class RandomNode {
         {"reduce", {"reduce", "none add mul max min"}},
         {"cell", {"kind", "tanh relu"}},
         {"mode", {"mode", "nearest nearest_exact linear cubic"}},
+        {"window_mode", {"mode", "linear cubic"}},
         {"sampled", {"mode", "nearest linear cubic"}},
         {"beyond", {"padding", "zeros border reflection"}},
         {"fill", {"mode", "constant reflect replicate circular"}},
         {"bag", {"mode", "sum mean max"}},
     };
     static const std::map<std::string, const char*, std::less<>> renamed = {
-        {"factor", "scale"}, {"factor_eps", "eps"}, {"count", "axes"},    {"size_list", "size"},
-        {"size", "value"},   {"row", "padding"},    {"window", "kernel"},
+        {"factor", "scale"}, {"factor_eps", "eps"}, {"count", "axes"},      {"size_list", "size"}, {"size", "value"},
+        {"row", "padding"},  {"window", "kernel"},  {"image_axis", "axis"}, {"outputs", "size"},
     };
     const auto text = texts.find(key);
     if (text != texts.end()) {
@@ -303,6 +305,7 @@ class RandomNode {
     if (key == "group_size") return group_size_;
     if (key == "groups") return kind_.dtype == DType::f32 && op_ == "group_norm" ? random_.whole(1, 3) : groups_;
     if (key == "axis") return random_.whole(-rank(), rank());
+    if (key == "image_axis") return random_.whole(2, 3);
     if (key == "axes") return sizes(static_cast<size_t>(random_.whole(0, rank())), -rank(), rank());
     if (key == "count" || key == "k" || key == "step") return random_.whole(1, 2);
     if (key == "perm") return permutation();

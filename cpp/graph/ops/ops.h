@@ -52,6 +52,7 @@ std::unique_ptr<Op> make_pad(const NodeInfo&);
 std::unique_ptr<Op> make_pair_i8(const NodeInfo&);
 std::unique_ptr<Op> make_quantize(const NodeInfo&);
 std::unique_ptr<Op> make_reduce(const NodeInfo&);
+std::unique_ptr<Op> make_resample(const NodeInfo&);
 std::unique_ptr<Op> make_reshape(const NodeInfo&);
 std::unique_ptr<Op> make_resize(const NodeInfo&);
 std::unique_ptr<Op> make_rms_norm(const NodeInfo&);

@@ -75,6 +75,7 @@ constexpr Row kOps[] = {
     {"quantize", make_quantize},
     {"reduce", make_reduce},
     {"remainder", make_arithmetic},
+    {"resample", make_resample},
     {"reshape", make_reshape},
     {"resize", make_resize},
     {"rms_norm", make_rms_norm},

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import dims
-from ..ir import Array, Value
-from .spec import FLAG, SIZE, Attr, Call, Input, Op, choice, dim_list, integer
+from ..ir import Array, Value, replace
+from .spec import FLAG, SIZE, SIZE_OR_NUMBER, Attr, Call, Input, Op, choice, dim_list, integer, number
 from .windows import at
 
 F32 = np.float32
@@ -105,7 +105,75 @@ def _resize(call: Call) -> Sequence[Array]:
     return [total]
 
 
+def _infer_resample(call: Call) -> Sequence[Value]:
+    shape, axis, size = list(call.shape(0, rank=4)), call.attrs["axis"], call.attrs["size"]
+    can = min(dims.bounds(shape[axis], call.symbols)[1], dims.bounds(size, call.symbols)[1]) >= 1
+    call.need(can, f"cannot resize {shape[axis]} elements to {size}")
+    shape[axis] = size
+    return [Value(dtype=call.value(0).dtype, shape=tuple(shape))]
+
+
+def antialias_taps(size: int, outputs: int, mode: str, align: bool, scale: float | None) -> tuple[Array, Array, Array]:
+    """For each output of one axis the first input, how many, and their weights: [outputs], [outputs], [outputs, taps].
+
+    The window of the interpolation widens with the distance of the outputs, so that it sees every input
+    (aten/src/ATen/native/cpu/UpSampleKernel.cpp); what of it lies outside is left out. A size that stays is left alone.
+    """
+    if align:
+        step = F32(size - 1) / F32(outputs - 1) if outputs > 1 else F32(0)
+    else:
+        step = F32(1 / scale) if scale is not None and size != outputs else F32(size) / F32(outputs)
+    reach = F32(1 if mode == "linear" else 2) * np.maximum(step, F32(1))
+    narrow = F32(1) / np.maximum(step, F32(1))
+    centre = step * (np.arange(outputs, dtype=F32) + F32(0.5))
+    first = np.minimum(np.maximum(centre - reach + F32(0.5), F32(0)), F32(size)).astype(np.int64)
+    last = np.minimum(centre + reach + F32(0.5), F32(size)).astype(np.int64)
+    most = min(size, 2 * int(np.ceil(reach)) + 1)
+    counts = np.clip(np.minimum(last, size) - first, 0, most)
+    place = np.arange(most, dtype=F32)
+    x = np.abs((place + (first.astype(F32) - centre)[:, None] + F32(0.5)) * narrow)
+    if mode == "linear":
+        weights = np.maximum(F32(1) - x, F32(0))
+    else:  # Keys' cubic with A = -0.5
+        near = (F32(1.5) * x - F32(2.5)) * x * x + F32(1)
+        far = ((F32(-0.5) * x + F32(2.5)) * x - F32(4)) * x + F32(2)
+        weights = np.where(x < 1, near, np.where(x < 2, far, F32(0)))
+    weights = np.where(np.arange(most) < counts[:, None], weights, F32(0))
+    total = np.cumsum(weights, axis=1, dtype=F32)[:, -1:]
+    return first, counts, weights / np.where(total == 0, F32(1), total)
+
+
+def _resample(call: Call) -> Sequence[Array]:
+    x, attrs = call.array(0), call.attrs
+    axis, outputs = attrs["axis"], attrs["size"]
+    call.need(min(x.shape[axis], outputs) >= 1, f"cannot resize {x.shape[axis]} elements to {outputs}")
+    align, scale = bool(attrs["align_corners"]), attrs.get("scale")
+    first, counts, weights = antialias_taps(x.shape[axis], outputs, attrs["mode"], align, scale)
+    aside = [-1 if place == axis else 1 for place in range(4)]
+    total = np.zeros([outputs if place == axis else size for place, size in enumerate(x.shape)], F32)
+    for k in range(weights.shape[1]):
+        index = np.minimum(first + k, x.shape[axis] - 1)
+        product = weights[:, k].reshape(aside) * np.take(x, index, axis).astype(F32)
+        total = np.where((k < counts).reshape(aside), total + product if k else product, total)
+    if x.dtype == np.uint8:
+        return [np.rint(np.clip(total, F32(0), F32(255))).astype(np.uint8)]
+    return [total]
+
+
 OPS = (
+    Op(
+        name="resample",
+        inputs=(Input(name="x", dtypes=("f32", "u8")),),
+        attrs={
+            "axis": integer(2, 3),
+            "size": replace(SIZE_OR_NUMBER, minimum=1),
+            "mode": choice("linear", "cubic"),
+            "align_corners": FLAG,
+            "scale": number(1 / SCALE_LIMIT, SCALE_LIMIT, optional=True),
+        },
+        infer_rule=_infer_resample,
+        reference_rule=_resample,
+    ),
     Op(
         name="resize",
         inputs=(Input(name="x", dtypes=("f32", "u8")),),

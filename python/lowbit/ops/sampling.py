@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,8 @@ def _grid_sample(call: Call) -> Sequence[Array]:
     total = np.zeros((*x.shape[:2], *grid.shape[1:-1]), F32)
     samples = np.arange(len(x)).reshape(-1, *(1,) * len(sizes))
     for taps in itertools.product(*(range(places.shape[-1]) for places, _ in tables)):
-        index, inside, weight = [samples], np.ones(grid.shape[:-1], bool), F32(1)
+        index, inside = [samples], np.ones(grid.shape[:-1], bool)
+        weight: Any = F32(1)
         for (places, weights), tap, size in zip(tables, taps, sizes, strict=True):
             place = places[..., tap]
             inside = inside & (place >= 0) & (place < size)

@@ -73,7 +73,15 @@ def _scales(c: Lowering) -> tuple[float, ...] | None:
 
 @lowers("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 def antialiased(c: Lowering, x: Ref) -> Ref:
-    raise Unlowerable("interpolation with antialias", "resize without antialias, or before the converted module")
+    """One axis after the other, as torch does: width, then height."""
+    y = x if x.dtype == "u8" else c.operand(x, "f32")
+    scales, align = _scales(c), int(c.argument("align_corners", False))
+    mode = "linear" if "bilinear" in str(c.node.target) else "cubic"
+    for axis in (3, 2):
+        size, scale = c.out_shape()[axis], scales and scales[axis - 2]
+        if size != x.shape[axis]:
+            y = c.emit("resample", y, axis=axis, size=size, mode=mode, align_corners=align, scale=scale)
+    return y
 
 
 @lowers("grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler")
