@@ -337,7 +337,11 @@ def number_net() -> Graph:
     top = m.node("reduce", y, kind="max", axes=(1,))
     counts = m.node("reduce", m.node("cast", c, dtype="i64"), kind="sum", axes=(1,))
     some = m.node("reduce", mask, kind="any", axes=(2,))
-    return m.graph(total, top, counts, some, m.node("cumsum", n, axis=1), m.node("cumsum", x, axis=1, kind="prod"))
+    spread = m.node("reduce", x, kind="var", axes=(-1,), correction=1.0, keepdim=1)
+    spread = m.node("sub", spread, m.node("reduce", x, kind="std", axes=(1,), keepdim=1))
+    return m.graph(
+        total, top, counts, some, spread, m.node("cumsum", n, axis=1), m.node("cumsum", x, axis=1, kind="prod")
+    )
 
 
 def index_net() -> Graph:

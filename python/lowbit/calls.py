@@ -273,6 +273,18 @@ def read_array(leaf: Leaf, expected: str) -> Array:
     return array
 
 
+def require_finite(arrays: Mapping[str, Array]) -> None:
+    """Raises InputError that names every array of floats with NaN or infinity in it, and how many values those are."""
+    problems = []
+    for path, array in arrays.items():
+        finite = np.isfinite(array) if array.dtype.kind == "f" else None
+        if finite is not None and not finite.all():
+            nans, bad = int(np.isnan(array).sum()), int(array.size - np.count_nonzero(finite))
+            problems.append(f"input {path} has {nans} NaN and {bad - nans} infinite of {array.size} values")
+    if problems:
+        raise InputError("; ".join(problems) + ": find out where they come from, or call without check_finite")
+
+
 def rebuild(
     tree: Mapping[str, Any],
     outputs: Sequence[Any],

@@ -118,9 +118,15 @@ class Model(session.Model):
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises InputError for inputs that do not fit, before anything is run."""
+    def __call__(self, *args: Any, check_finite: bool = False, **kwargs: Any) -> Any:
+        """Run the model. Raises InputError for inputs that do not fit, before anything is run.
+
+        check_finite: also for inputs that hold NaN or infinity, which int8 codes with ranges from calibration do not
+        carry on (docs/numerics.md).
+        """
         arrays, device = self._read_all(args, kwargs)
+        if check_finite:
+            self._require_finite(args, kwargs, arrays)
         outputs = self.session.run_list(arrays)
         if device is None:
             return calls.rebuild(self._convention.output, outputs, calls.write_array, self._object)

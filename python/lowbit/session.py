@@ -175,9 +175,15 @@ class Session:
             return array
         return calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=array), dtype)
 
-    def run(self, *args: Array, **kwargs: Array) -> list[Array]:
-        """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit."""
-        return self.run_list(self._feeds(args, kwargs))
+    def run(self, *args: Array, check_finite: bool = False, **kwargs: Array) -> list[Array]:
+        """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit.
+
+        check_finite: nor may any hold NaN or infinity.
+        """
+        arrays = self._feeds(args, kwargs)
+        if check_finite:
+            calls.require_finite({repr(name): array for name, array in zip(self.graph.inputs, arrays, strict=True)})
+        return self.run_list(arrays)
 
     def run_list(self, arrays: list[Array]) -> list[Array]:
         """`run` for arrays of the right dtypes, in order: nothing is done in Python."""
@@ -341,9 +347,21 @@ class Model:
         self.meta = meta
         self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Raises InputError for inputs that do not fit, before anything is run."""
-        return self._rebuild(self.session.run_list(self._arrays(args, kwargs)))
+    def __call__(self, *args: Any, check_finite: bool = False, **kwargs: Any) -> Any:
+        """Run the model. Raises InputError for inputs that do not fit, before anything is run.
+
+        check_finite: also for inputs that hold NaN or infinity, which int8 codes with ranges from calibration do not
+        carry on (docs/numerics.md).
+        """
+        arrays = self._arrays(args, kwargs)
+        if check_finite:
+            self._require_finite(args, kwargs, arrays)
+        return self._rebuild(self.session.run_list(arrays))
+
+    def _require_finite(self, args: Sequence[Any], kwargs: Mapping[str, Any], arrays: Sequence[Array]) -> None:
+        """Says which argument it is, as the caller knows it."""
+        paths = {leaf.input: leaf.path for leaf in self._convention.bind(args, kwargs)}
+        calls.require_finite({paths[name]: it for name, it in zip(self.session.graph.inputs, arrays, strict=True)})
 
     def profile(self, *args: Any, repeats: int = REPEATS, **kwargs: Any) -> Profile:
         """Where the time of this call goes: the median of each step over `repeats` calls. Raises InputError."""

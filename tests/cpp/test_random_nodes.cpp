@@ -92,7 +92,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"pow", {DType::f32, -1, "like"}},
       {"prelu", {DType::f32, -1, "like"}},
       {"quantize", {DType::f32, -1, "", "scale zero_point"}},
-      {"reduce", {DType::f32, -1, "", "axes keepdim reduction"}},
+      {"reduce", {DType::f32, -1, "", "axes keepdim reduction correction"}},
       {"remainder", {DType::i64, -1, "like"}},
       {"resample", {DType::f32, 4, "", "image_axis outputs window_mode align_corners"}},
       {"reshape", {DType::f32, -1, "", "shape"}},
@@ -268,7 +268,7 @@ class RandomNode {
         {"order", {"kind", "eq ne lt le gt ge"}},
         {"logic", {"kind", "and or xor"}},
         {"total", {"kind", "sum prod"}},
-        {"reduction", {"kind", "sum prod max min"}},
+        {"reduction", {"kind", "sum prod max min var std"}},
         {"reduce", {"reduce", "none add mul max min"}},
         {"cell", {"kind", "tanh relu"}},
         {"mode", {"mode", "nearest nearest_exact linear cubic"}},
@@ -294,7 +294,7 @@ class RandomNode {
 
   graph::Attribute number(const std::string& key) {
     for (const char* real : {"scale", "multiplier", "multiplier_a", "multiplier_b", "value", "min", "max", "alpha",
-                             "factor", "factor_eps"})
+                             "factor", "factor_eps", "correction"})
       if (key == real) return static_cast<double>(random_.real(0, 2));
     if (key.starts_with("zero_point") || key == "lo") return random_.whole(0, 255);
     for (const char* flag : {"ceil_mode", "count_include_pad", "keepdim", "causal", "nan_if_empty", "transpose_b",

@@ -150,12 +150,9 @@ class DynamicQuantize final : public ElementwiseOp {
       }
     });
     for (int64_t row = 0; row < all.rows; ++row) {
-      float* range = ranges + row * parts * 2;
-      for (int64_t part = 1; part < parts; ++part) {
-        range[0] = std::min(range[0], range[2 * part]);
-        range[1] = std::max(range[1], range[2 * part + 1]);
-      }
-      kernels::range_to_scale(range[0], range[1], &all.scales[row], &all.zero_points[row]);
+      float lo = 0, hi = 0;
+      kernels::range_of(kernel_, ranges + row * parts * 2, parts * 2, &lo, &hi);
+      kernels::range_to_scale(lo, hi, &all.scales[row], &all.zero_points[row]);
     }
     kernels::QuantizeArgs quantize;
     quantize.shape = {all.rows, all.row};

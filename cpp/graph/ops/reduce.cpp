@@ -1,6 +1,7 @@
 // Reductions over axes, and running sums. Floats are summed and multiplied in float64, in one order that depends on the
-// shape alone.
+// shape alone; a variance takes two passes.
 #include <array>
+#include <cmath>
 #include <type_traits>
 
 #include "graph/ops/common.h"
@@ -84,6 +85,8 @@ struct Loops {
   } kept, gone;
   int64_t row = 1;     // the last axes, if they go; else 1
   int64_t column = 1;  // the last axes, if they are kept; else 1
+
+  int64_t units() const { return kept.count * ((column + kColumns - 1) / kColumns); }
 };
 
 Loops loops_of(const Shape& x, const std::array<bool, kMaxRank>& reduced) {
@@ -114,58 +117,94 @@ Loops loops_of(const Shape& x, const std::array<bool, kMaxRank>& reduced) {
   return loops;
 }
 
+// read(element, column): what is reduced.
 template <class Kind, class T>
-typename Kind::Accumulator reduce_row(const T* x, int64_t n, typename Kind::Accumulator total) {
+struct Plain {
+  auto operator()(T value, int64_t) const { return static_cast<typename Kind::Accumulator>(value); }
+};
+
+// What the elements behind one kept index come to.
+template <class Kind, class T, class Read = Plain<Kind, T>>
+typename Kind::Accumulator reduce_row(const T* x, int64_t n, typename Kind::Accumulator total, Read read) {
   typename Kind::Accumulator sums[kSums];
   for (auto& sum : sums) sum = Kind::start();
   int64_t i = 0;
   for (; i + kSums <= n; i += kSums)
-    for (int64_t j = 0; j < kSums; ++j)
-      sums[j] = Kind::join(sums[j], static_cast<typename Kind::Accumulator>(x[i + j]));
-  for (int64_t j = 0; i + j < n; ++j) sums[j] = Kind::join(sums[j], static_cast<typename Kind::Accumulator>(x[i + j]));
+    for (int64_t j = 0; j < kSums; ++j) sums[j] = Kind::join(sums[j], read(x[i + j], 0));
+  for (int64_t j = 0; i + j < n; ++j) sums[j] = Kind::join(sums[j], read(x[i + j], 0));
   for (int64_t half = kSums / 2; half > 0; half /= 2)
     for (int64_t j = 0; j < half; ++j) sums[j] = Kind::join(sums[j], sums[j + half]);
   return Kind::join(total, sums[0]);
 }
 
-template <class Kind, class T>
-void reduce_rows(const Loops& loops, const T* x, typename Kind::Result* y, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    const T* from = x + loops.kept.offset(i);
-    auto total = Kind::start();
-    for (int64_t j = 0; j < loops.gone.count; ++j)
-      total = reduce_row<Kind>(from + loops.gone.offset(j), loops.row, total);
-    y[i] = static_cast<typename Kind::Result>(total);
+template <class Kind, class T, class Read = Plain<Kind, T>>
+typename Kind::Accumulator reduce_rows(const Loops& loops, const T* from, Read read = {}) {
+  auto total = Kind::start();
+  for (int64_t j = 0; j < loops.gone.count; ++j)
+    total = reduce_row<Kind>(from + loops.gone.offset(j), loops.row, total, read);
+  return total;
+}
+
+// The same for n <= kColumns neighbours.
+template <class Kind, class T, class Read = Plain<Kind, T>>
+void reduce_columns(const Loops& loops, const T* from, int64_t n, typename Kind::Accumulator* totals, Read read = {}) {
+  for (int64_t c = 0; c < n; ++c) totals[c] = Kind::start();
+  for (int64_t j = 0; j < loops.gone.count; ++j) {
+    const T* line = from + loops.gone.offset(j);
+    for (int64_t c = 0; c < n; ++c) totals[c] = Kind::join(totals[c], read(line[c], c));
   }
 }
 
-// Unit u: some columns of one kept index.
-template <class Kind, class T>
-void reduce_columns(const Loops& loops, const T* x, typename Kind::Result* y, int64_t begin, int64_t end) {
+// Unit u: some columns of one kept index, f(first input, first output, columns).
+template <class F>
+void each_unit(const Loops& loops, int64_t begin, int64_t end, F f) {
   const int64_t blocks = (loops.column + kColumns - 1) / kColumns;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t kept = unit / blocks, first = unit % blocks * kColumns, n = std::min(kColumns, loops.column - first);
-    const T* from = x + loops.kept.offset(kept) + first;
-    typename Kind::Accumulator totals[kColumns];
-    for (auto& total : totals) total = Kind::start();
-    for (int64_t j = 0; j < loops.gone.count; ++j) {
-      const T* line = from + loops.gone.offset(j);
-      for (int64_t c = 0; c < n; ++c)
-        totals[c] = Kind::join(totals[c], static_cast<typename Kind::Accumulator>(line[c]));
-    }
-    for (int64_t c = 0; c < n; ++c) y[kept * loops.column + first + c] = static_cast<typename Kind::Result>(totals[c]);
+    const int64_t kept = unit / blocks, first = unit % blocks * kColumns;
+    f(loops.kept.offset(kept) + first, kept * loops.column + first, std::min(kColumns, loops.column - first));
   }
 }
-
-using ReduceFunction = void (*)(const Loops&, const void*, void*, int64_t, int64_t);
 
 template <class Kind, class T>
 void reduce(const Loops& loops, const void* x, void* y, int64_t begin, int64_t end) {
-  const T* from = static_cast<const T*>(x);
-  auto* to = static_cast<typename Kind::Result*>(y);
-  if (loops.column > 1) return reduce_columns<Kind>(loops, from, to, begin, end);
-  reduce_rows<Kind>(loops, from, to, begin, end);
+  each_unit(loops, begin, end, [&](int64_t input, int64_t output, int64_t n) {
+    const T* from = static_cast<const T*>(x) + input;
+    auto* to = static_cast<typename Kind::Result*>(y) + output;
+    typename Kind::Accumulator totals[kColumns];
+    if (loops.column > 1)
+      reduce_columns<Kind>(loops, from, n, totals);
+    else
+      totals[0] = reduce_rows<Kind>(loops, from);
+    for (int64_t c = 0; c < n; ++c) to[c] = static_cast<typename Kind::Result>(totals[c]);
+  });
 }
+
+// sum((x - mean)^2) / divisor, or its root; the second pass reads what the first left in the cache.
+void variance(const Loops& loops, double divisor, bool root, const float* x, float* y, int64_t begin, int64_t end) {
+  const auto count = static_cast<double>(loops.gone.count * loops.row);
+  each_unit(loops, begin, end, [&](int64_t input, int64_t output, int64_t n) {
+    const float* from = x + input;
+    double means[kColumns], totals[kColumns];
+    const auto square = [&](float value, int64_t c) {
+      const double apart = static_cast<double>(value) - means[c];
+      return apart * apart;
+    };
+    if (loops.column > 1) {
+      reduce_columns<Sum<float>>(loops, from, n, means);
+      for (int64_t c = 0; c < n; ++c) means[c] /= count;
+      reduce_columns<Sum<float>>(loops, from, n, totals, square);
+    } else {
+      means[0] = reduce_rows<Sum<float>>(loops, from) / count;
+      totals[0] = reduce_rows<Sum<float>>(loops, from, square);
+    }
+    for (int64_t c = 0; c < n; ++c) {
+      const double square = totals[c] / divisor;
+      y[output + c] = static_cast<float>(root ? std::sqrt(square) : square);
+    }
+  });
+}
+
+using ReduceFunction = void (*)(const Loops&, const void*, void*, int64_t, int64_t);
 
 template <template <class> class Kind>
 ReduceFunction reduce_numbers(DType dtype) {
@@ -181,7 +220,7 @@ ReduceFunction reduce_numbers(DType dtype) {
   }
 }
 
-// Null: not defined for the type.
+// Null: not defined for the type. A variance is no single pass.
 ReduceFunction find_reduce(std::string_view kind, DType dtype) {
   if (kind == "sum") return reduce_numbers<Sum>(dtype);
   if (kind == "prod") return reduce_numbers<Product>(dtype);
@@ -196,16 +235,17 @@ class Reduce final : public Op {
   explicit Reduce(const NodeInfo& node)
       : kind_(node.text("kind")),
         axes_(node.integers("axes", 0, -kMaxRank, kMaxRank - 1)),
-        keep_(node.integer("keepdim", 0, 1, 0) == 1) {
+        keep_(node.integer("keepdim", 0, 1, 0) == 1),
+        correction_(node.has("correction") ? node.number("correction") : 0.0) {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
-    constexpr std::array<std::string_view, 6> kKinds = {"sum", "prod", "max", "min", "any", "all"};
+    constexpr std::array<std::string_view, 8> kKinds = {"sum", "prod", "max", "min", "any", "all", "var", "std"};
     if (std::find(kKinds.begin(), kKinds.end(), kind_) == kKinds.end())
-      node.fail("attribute 'kind' must be sum, prod, max, min, any or all");
+      node.fail("attribute 'kind' must be sum, prod, max, min, any, all, var or std");
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     const Shape& x = inputs[0].shape;
-    require(find_reduce(kind_, inputs[0].dtype) != nullptr,
+    require(is_variance() ? inputs[0].dtype == DType::f32 : find_reduce(kind_, inputs[0].dtype) != nullptr,
             kind_ + " is not defined for " + std::string(name_of(inputs[0].dtype)));
     const std::array<bool, kMaxRank> reduced = reduced_axes(x);
     require(static_cast<size_t>(std::count(reduced.begin(), reduced.end(), true)) == axes_.size(), "axes repeat");
@@ -222,19 +262,29 @@ class Reduce final : public Op {
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
-    work.operations = static_cast<double>(inputs[0].shape.elements());
+    work.operations = static_cast<double>(inputs[0].shape.elements()) * (is_variance() ? 4 : 1);
     return work;
   }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     const Loops loops = loops_of(x.shape, reduced_axes(x.shape));
+    if (is_variance()) return run_variance(args, loops);
     const ReduceFunction run = find_reduce(kind_, x.dtype);
-    const int64_t units = loops.kept.count * ((loops.column + kColumns - 1) / kColumns);
-    run_shares(units, bytes_of(x), args.threads,
+    run_shares(loops.units(), bytes_of(x), args.threads,
                [&](int64_t begin, int64_t end) { run(loops, x.data, y.data, begin, end); });
   }
 
  private:
+  bool is_variance() const { return kind_ == "var" || kind_ == "std"; }
+
+  void run_variance(const RunArgs& args, const Loops& loops) const {
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    const double divisor = std::max(static_cast<double>(loops.gone.count * loops.row) - correction_, 0.0);
+    run_shares(loops.units(), 2 * bytes_of(x), args.threads, [&](int64_t begin, int64_t end) {
+      variance(loops, divisor, kind_ == "std", x.as<const float>(), y.as<float>(), begin, end);
+    });
+  }
+
   std::array<bool, kMaxRank> reduced_axes(const Shape& shape) const {
     std::array<bool, kMaxRank> reduced{};
     for (int64_t axis : axes_) reduced[static_cast<size_t>(normalized_axis(axis, shape.rank()))] = true;
@@ -244,6 +294,7 @@ class Reduce final : public Op {
   std::string kind_;
   std::vector<int64_t> axes_;
   bool keep_;
+  double correction_;
 };
 
 // Running totals along one axis, for units of some columns each.

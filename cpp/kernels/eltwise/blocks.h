@@ -21,22 +21,30 @@ void dequantize_block(const uint8_t* x, float* y, int64_t n, float scale, int32_
   for_lanes(n, [&](int64_t i, auto count) { store(y + i, load_codes(x + i, zero_point, count) * multiplier, count); });
 }
 
-// less(x, lo) and greater(x, hi) keep the bound where x is NaN; lanes past the end read as 0, which never widens a
-// range.
+// Bounds that are NaN stay so, because less and greater give their second operand then. Lanes past the end read as 0,
+// which never widens a range.
 void range_block(const float* x, int64_t n, float* lo, float* hi) {
-  Lanes lowest = splat(*lo), highest = splat(*hi);
-  for_lanes(n, [&](int64_t i, auto count) {
-    const Lanes v = load(x + i, count);
-    lowest = less(v, lowest);
-    highest = greater(v, highest);
-  });
-  float a[kLanes], b[kLanes];
-  store(a, lowest);
-  store(b, highest);
-  for (int i = 0; i < kLanes; ++i) {
-    *lo = a[i] < *lo ? a[i] : *lo;
-    *hi = b[i] > *hi ? b[i] : *hi;
+  Lanes lowest[2] = {splat(*lo), splat(*lo)}, highest[2] = {splat(*hi), splat(*hi)};
+  Mask nan = is_nan(splat(0.0f));
+  int64_t done = 0;
+  for (; done + 2 * kLanes <= n; done += 2 * kLanes) {
+    const Lanes v[2] = {load(x + done), load(x + done + kLanes)};
+    for (int j = 0; j < 2; ++j) {
+      lowest[j] = less(v[j], lowest[j]);
+      highest[j] = greater(v[j], highest[j]);
+    }
+    nan = nan | either_nan(v[0], v[1]);
   }
+  for_lanes(n - done, [&](int64_t i, auto count) {
+    const Lanes v = load(x + done + i, count);
+    lowest[0] = less(v, lowest[0]);
+    highest[0] = greater(v, highest[0]);
+    nan = nan | is_nan(v);
+  });
+  if (any(nan)) *lo = *hi = __builtin_nanf("");
+  const float bottom = -highest_lane(-less(lowest[0], lowest[1])), top = highest_lane(greater(highest[0], highest[1]));
+  *lo = bottom < *lo ? bottom : *lo;
+  *hi = top > *hi ? top : *hi;
 }
 
 void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);  // per ISA

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/numerics.h"
 #include "kernels/eltwise/inner.h"
@@ -218,8 +220,9 @@ void range_of(const EltwiseKernel& kernel, const float* x, int64_t count, float*
 }
 
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point) {
-  const float width = (hi - lo) / 255.0f;
-  *scale = width == 0.0f ? 1.0f : width;
+  float width = (hi - lo) / 255.0f;
+  if (!std::isfinite(width)) width = hi / 255.0f - lo / 255.0f;  // the difference overflows, or there is none
+  *scale = width == 0.0f ? 1.0f : std::isfinite(width) ? width : std::numeric_limits<float>::quiet_NaN();
   const float inverse = 1.0f / *scale;
   *zero_point = code_from_float(-lo * inverse, 0, 0, 255);
 }

@@ -68,8 +68,10 @@ struct DequantizeArgs {
 void dequantize(const EltwiseKernel&, const DequantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 
 // For `rows` rows of `row` adjacent floats, row r at x + r * stride:
-//   lo = min(0, min x), hi = max(0, max x)   ignoring NaN;   scale = (hi - lo) / 255, or 1 where that is 0
+//   lo = min(0, min x), hi = max(0, max x);   scale = (hi - lo) / 255, or 1 where that is 0
 //   zero_point = rne(clampf(-lo * (1.0f / scale), 0, 255)), NaN gives 0
+// A row that holds NaN or infinity has scale NaN, which makes NaN of all that is computed from it. Where hi - lo
+// overflows, scale = hi / 255 - lo / 255.
 struct DynamicRangeArgs {
   int64_t rows = 0, row = 0;
   const float* x = nullptr;
@@ -79,8 +81,8 @@ struct DynamicRangeArgs {
 };
 void dynamic_range(const EltwiseKernel&, const DynamicRangeArgs&, int64_t task = 0, int64_t tasks = 1);
 
-// lo and hi above over a part of a row, joined with what *lo and *hi hold (start both at 0), and the last step: for
-// callers that split one long row between tasks.
+// lo and hi above over a part of a row, joined with what *lo and *hi hold (start both at 0); both NaN once there was a
+// NaN. And the last step. For callers that split one long row between tasks.
 void range_of(const EltwiseKernel&, const float* x, int64_t count, float* lo, float* hi);
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point);
 

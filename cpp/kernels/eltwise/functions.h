@@ -207,9 +207,9 @@ inline Lanes floor(const Lanes& x) {
 inline Lanes ceil(const Lanes& x) { return -floor(-x); }
 inline Lanes trunc(const Lanes& x) { return flip(floor(abs(x)), sign_of(x)); }
 
+// NaN has no sign.
 inline Lanes sign(const Lanes& x) {
-  const Lanes y = select(x > splat(0.0f), splat(1.0f), select(splat(0.0f) > x, splat(-1.0f), splat(0.0f)));
-  return select(is_nan(x), x, y);
+  return select(x > splat(0.0f), splat(1.0f), select(splat(0.0f) > x, splat(-1.0f), splat(0.0f)));
 }
 
 // sin(r) and cos(r) for |r| a little over pi / 4 (Cephes), turned by n quarters.

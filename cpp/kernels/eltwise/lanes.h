@@ -1,4 +1,5 @@
-// Sixteen floats as one value, whatever the ISA: one zmm register, two ymm registers, or an array.
+// Sixteen floats as one value, whatever the ISA: one zmm register, two ymm registers, or an array. `Wide` are sixteen
+// float64 numbers.
 //
 // Kernels written over `Lanes` are written once and give the same bits everywhere, because each function here is one
 // IEEE operation per lane. Everything is in an anonymous namespace: each ISA file compiles its own copy.
@@ -48,11 +49,23 @@ inline Lanes abs(Lanes a) { return {_mm512_abs_ps(a.v)}; }
 inline Lanes sign_of(Lanes a) { return {_mm512_and_ps(a.v, _mm512_set1_ps(-0.0f))}; }
 inline Lanes flip(Lanes a, Lanes sign) { return {_mm512_xor_ps(a.v, sign.v)}; }
 inline Mask operator>(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
-inline Mask is_nan(Lanes a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+inline Mask either_nan(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q)}; }
+inline Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v)}; }
 inline Lanes select(Mask m, Lanes yes, Lanes no) { return {_mm512_mask_blend_ps(m.v, no.v, yes.v)}; }
 inline bool any(Mask m) { return m.v != 0; }
 inline __m256 lower(Lanes a) { return _mm512_castps512_ps256(a.v); }
 inline __m256 upper(Lanes a) { return _mm512_extractf32x8_ps(a.v, 1); }
+
+struct Wide {
+  __m512d lo, hi;
+};
+inline Wide widen(Lanes a) { return {_mm512_cvtps_pd(lower(a)), _mm512_cvtps_pd(upper(a))}; }
+inline Lanes narrow(Wide a) {
+  const __m512 lo = _mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo));
+  return {_mm512_insertf32x8(lo, _mm512_cvtpd_ps(a.hi), 1)};
+}
+inline Wide operator+(Wide a, Wide b) { return {_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)}; }
+inline Wide operator/(Wide a, Wide b) { return {_mm512_div_pd(a.lo, b.lo), _mm512_div_pd(a.hi, b.hi)}; }
 
 inline Lanes pow2(Lanes n) {
   return {
@@ -150,15 +163,38 @@ inline Lanes flip(Lanes a, Lanes sign) { return {_mm256_xor_ps(a.lo, sign.lo), _
 inline Mask operator>(Lanes a, Lanes b) {
   return {_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ)};
 }
-inline Mask is_nan(Lanes a) {
-  return {_mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q)};
+inline Mask either_nan(Lanes a, Lanes b) {
+  return {_mm256_cmp_ps(a.lo, b.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, b.hi, _CMP_UNORD_Q)};
 }
+inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
 inline Lanes select(Mask m, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
 }
 inline bool any(Mask m) { return _mm256_movemask_ps(_mm256_or_ps(m.lo, m.hi)) != 0; }
 inline __m256 lower(Lanes a) { return a.lo; }
 inline __m256 upper(Lanes a) { return a.hi; }
+
+struct Wide {
+  __m256d v[4];
+};
+template <class F>
+inline Wide each_quarter(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+inline Wide widen(Lanes a) {
+  return {{_mm256_cvtps_pd(_mm256_castps256_ps128(a.lo)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.lo, 1)),
+           _mm256_cvtps_pd(_mm256_castps256_ps128(a.hi)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.hi, 1))}};
+}
+inline Lanes narrow(const Wide& a) {
+  return {_mm256_set_m128(_mm256_cvtpd_ps(a.v[1]), _mm256_cvtpd_ps(a.v[0])),
+          _mm256_set_m128(_mm256_cvtpd_ps(a.v[3]), _mm256_cvtpd_ps(a.v[2]))};
+}
+inline Wide operator+(const Wide& a, const Wide& b) {
+  return each_quarter([&](int i) { return _mm256_add_pd(a.v[i], b.v[i]); });
+}
+inline Wide operator/(const Wide& a, const Wide& b) {
+  return each_quarter([&](int i) { return _mm256_div_pd(a.v[i], b.v[i]); });
+}
 
 inline __m256 pow2(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -292,9 +328,14 @@ inline Mask operator>(const Lanes& a, const Lanes& b) {
   for (int i = 0; i < kLanes; ++i) m.v[i] = a.v[i] > b.v[i];
   return m;
 }
-inline Mask is_nan(const Lanes& a) {
+inline Mask either_nan(const Lanes& a, const Lanes& b) {
   Mask m;
-  for (int i = 0; i < kLanes; ++i) m.v[i] = a.v[i] != a.v[i];
+  for (int i = 0; i < kLanes; ++i) m.v[i] = a.v[i] != a.v[i] || b.v[i] != b.v[i];
+  return m;
+}
+inline Mask operator|(const Mask& a, const Mask& b) {
+  Mask m;
+  for (int i = 0; i < kLanes; ++i) m.v[i] = a.v[i] || b.v[i];
   return m;
 }
 inline Lanes select(const Mask& m, const Lanes& yes, const Lanes& no) {
@@ -304,6 +345,28 @@ inline bool any(const Mask& m) {
   bool found = false;
   for (bool lane : m.v) found |= lane;
   return found;
+}
+
+struct Wide {
+  double v[kLanes];
+};
+template <class F>
+inline Wide each_wide(F f) {
+  Wide y;
+  for (int i = 0; i < kLanes; ++i) y.v[i] = f(i);
+  return y;
+}
+inline Wide widen(const Lanes& a) {
+  return each_wide([&](int i) { return static_cast<double>(a.v[i]); });
+}
+inline Lanes narrow(const Wide& a) {
+  return each_lane([&](int i) { return static_cast<float>(a.v[i]); });
+}
+inline Wide operator+(const Wide& a, const Wide& b) {
+  return each_wide([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Wide operator/(const Wide& a, const Wide& b) {
+  return each_wide([&](int i) { return a.v[i] / b.v[i]; });
 }
 
 inline Mask load_flags(const uint8_t* p, int64_t n = kLanes) {
@@ -361,6 +424,8 @@ inline float highest_lane(const Lanes& a) {
   return top;
 }
 #endif
+
+inline Mask is_nan(const Lanes& a) { return either_nan(a, a); }
 
 // min(max(a, lo), hi); NaN stays NaN.
 inline Lanes clamp(const Lanes& a, const Lanes& lo, const Lanes& hi) { return less(hi, greater(lo, a)); }

@@ -1,8 +1,13 @@
 // Normalization of rows: layer norm, RMS norm, and group norm, whose row is one group of one sample.
 //
-//   mean = sum(x) / row        m2 = sum((x - mean)^2) / row          (centered)
-//   mean = 0                   m2 = sum(x^2) / row                   (not centered: RMS norm)
-//   y[i] = ((x[i] - mean) * (1 / sqrt(m2 + eps))) * weight[c] + bias[c]      the last two as one fma; absent: 1 and 0
+//   high + low = s + sum(x - s) * (1 / row)    the mean: a rounded sum, and what rounding took (RMS norm: 0)
+//   m2 = sum((x - high)^2) * (1 / row) - low^2
+//   scale = 1 / sqrt(m2 + eps)
+//   y[i] = (((x[i] - high) - low) * scale) * weight[c] + bias[c]    the last two as one fma; absent: 1 and 0
+//   y[i] = ((x[i] - high) - low) * (scale * weight[c]) + bias[c]    instead, if inner > 1, also as one fma
+//
+// s, the middle one of x[0], x[row / 2] and x[row - 1], is no farther from the mean than the row is wide, so an offset
+// that all elements share costs no precision, and a row of equal elements gives 0.
 //
 // c = (r % cycle) * (row / inner) + i / inner for row r: layer norm has cycle 1 and inner 1, group norm as many rows a
 // sample as groups, and `inner` pixels a channel.

@@ -85,48 +85,87 @@ inline void for_window(const PoolArgs& args, int64_t n, int64_t c, const Window&
   }
 }
 
-// Splits channels into four vectors at once, one, and what is left: f(first, vectors as a type, count).
+// Splits channels into kMost vectors at once, one, and what is left: f(first, vectors as a type, count).
 template <int kVectors>
 struct Vectors {
   static constexpr int value = kVectors;
 };
-template <class F>
+template <int kMost = 4, class F>
 inline void for_channels(int64_t channels, int64_t width, F f) {
   int64_t c = 0;
-  for (; c + 4 * width <= channels; c += 4 * width) f(c, Vectors<4>{}, Full{});
+  for (; c + kMost * width <= channels; c += kMost * width) f(c, Vectors<kMost>{}, Full{});
   for (; c + width <= channels; c += width) f(c, Vectors<1>{}, Full{});
   if (c < channels) f(c, Vectors<1>{}, channels - c);
 }
 
+// One output pixel: y = finish(the window's elements, folded).
 template <class F, class G>
-inline void pool_f32(const PoolArgs& args, int64_t task, int64_t tasks, float start, F fold, G finish) {
-  for_outputs(
-      args, task, tasks,
-      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
-        float* y = static_cast<float*>(args.y.data) + args.y.offset(n, h, w) + first;
-        const Lanes divisor = splat(counts_of(args, wh, ww).divisor);
-        for_channels(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
-          Lanes acc[vectors.value];
-          for (auto& a : acc) a = splat(start);
-          for_window<float>(args, n, first + c, wh, ww, [&](const float* x) {
-            for (int i = 0; i < vectors.value; ++i) acc[i] = fold(load(x + i * kLanes, count), acc[i]);
-          });
-          for (int i = 0; i < vectors.value; ++i) store(y + c + i * kLanes, finish(acc[i], divisor), count);
-        });
-      });
+inline void pool_pixel(const PoolArgs& args, int64_t n, int64_t first, int64_t channels, const Window& h,
+                       const Window& w, float* y, const Lanes& start, F fold, G finish) {
+  for_channels(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
+    Lanes acc[vectors.value];
+    for (auto& a : acc) a = start;
+    for_window<float>(args, n, first + c, h, w, [&](const float* x) {
+      for (int i = 0; i < vectors.value; ++i) acc[i] = fold(load(x + i * kLanes, count), acc[i]);
+    });
+    for (int i = 0; i < vectors.value; ++i) store(y + c + i * kLanes, finish(acc[i]), count);
+  });
+}
+
+// Pairs of elements are added first, for widening is what takes time.
+inline void average_of_many(const PoolArgs& args, int64_t n, int64_t first, int64_t channels, const Window& h,
+                            const Window& w, float* y, const Wide& divisor) {
+  for_channels<2>(channels, kLanes, [&](int64_t c, auto vectors, auto count) {
+    Wide acc[vectors.value];
+    Lanes odd[vectors.value];
+    bool waits = false;
+    for (auto& a : acc) a = widen(splat(0.0f));
+    for_window<float>(args, n, first + c, h, w, [&](const float* x) {
+      for (int i = 0; i < vectors.value; ++i) {
+        const Lanes v = load(x + i * kLanes, count);
+        if (waits)
+          acc[i] = acc[i] + widen(odd[i] + v);
+        else
+          odd[i] = v;
+      }
+      waits = !waits;
+    });
+    for (int i = 0; i < vectors.value; ++i) {
+      if (waits) acc[i] = acc[i] + widen(odd[i]);
+      store(y + c + i * kLanes, narrow(acc[i] / divisor), count);
+    }
+  });
+}
+
+inline float* pixel_of(const PoolArgs& args, int64_t n, int64_t h, int64_t w, int64_t first) {
+  return static_cast<float*>(args.y.data) + args.y.offset(n, h, w) + first;
 }
 
 void run_max_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
-  pool_f32(
-      args, task, tasks, -__builtin_inff(),
-      [](const Lanes& v, const Lanes& acc) { return select(is_nan(v), v, greater(v, acc)); },
-      [](const Lanes& acc, const Lanes&) { return acc; });
+  for_outputs(
+      args, task, tasks,
+      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
+        pool_pixel(
+            args, n, first, channels, wh, ww, pixel_of(args, n, h, w, first), splat(-__builtin_inff()),
+            [](const Lanes& v, const Lanes& acc) { return select(is_nan(v), v, greater(v, acc)); },
+            [](const Lanes& acc) { return acc; });
+      });
 }
 
 void run_avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
-  pool_f32(
-      args, task, tasks, 0.0f, [](const Lanes& v, const Lanes& acc) { return v + acc; },
-      [](const Lanes& acc, const Lanes& divisor) { return acc / divisor; });
+  for_outputs(
+      args, task, tasks,
+      [&](int64_t n, int64_t h, int64_t w, int64_t first, int64_t channels, const Window& wh, const Window& ww) {
+        const Counts counts = counts_of(args, wh, ww);
+        const Lanes divisor = splat(counts.divisor);
+        float* y = pixel_of(args, n, h, w, first);
+        if (counts.elements <= kFloatWindow)
+          return pool_pixel(
+              args, n, first, channels, wh, ww, y, splat(0.0f),
+              [](const Lanes& v, const Lanes& acc) { return v + acc; },
+              [&](const Lanes& acc) { return acc / divisor; });
+        average_of_many(args, n, first, channels, wh, ww, y, widen(divisor));
+      });
 }
 
 // Where in its window a maximum lies is counted in lanes, by rows and columns: whole numbers far below 2^24.

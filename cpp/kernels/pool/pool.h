@@ -4,16 +4,18 @@
 //   1)
 //             adaptive    = [floor(o * size / outputs), ceil((o + 1) * size / outputs))   global pooling is outputs = 1
 //
-//   max_pool:  y = max of the window's elements (dilation allowed); float: NaN if any is NaN; an empty window gives 0
-//   or -inf avg_pool_f32: acc = x + acc over the window, rows then columns ascending, one accumulator from 0; y = acc /
-//   float(count) avg_pool_u8:  acc = sum(x) - elements * x_zero_point       exact in int32; elements = those inside the
-//   image
-//                 t = float(acc) * multiplier / float(count)   two roundings
-//                 output u8: y = clamp(rne(clampf(t, lo - zero_point, hi - zero_point))) + zero_point, NaN gives
-//                 zero_point output f32: y = t
-//   max_index:   y as max_pool, and which element of the image [h * size_w + w] it is: the first of equal ones, the
-//   last NaN, the window's first if all are -inf; -1 for an empty window count = elements, or with count_include_pad
-//   those of the window clipped to the padded image (at least 1).
+//   max_pool:      y = max of the window's elements (dilation allowed); float: NaN if any is NaN; an empty window gives
+//                  0 or -inf
+//   avg_pool_f32:  acc = x + acc over the window, rows then columns ascending, one accumulator from 0;
+//                  y = acc / float(count); of more than 16 elements, pairs are added in float32 and the pairs in
+//                  float64, and y is rounded once more
+//   avg_pool_u8:   acc = sum(x) - elements * x_zero_point       exact in int32; elements = those inside the image
+//                  t = float(acc) * multiplier / float(count)   two roundings
+//                  output f32: y = t; output u8: y = rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point,
+//                  NaN gives zero_point
+//   max_index:     y as max_pool, and which element of the image [h * size_w + w] it is: the first of equal ones, the
+//                  last NaN, the window's first if all are -inf; -1 for an empty window
+//   count = elements, or with count_include_pad those of the window clipped to the padded image (at least 1)
 //
 // The order is part of the contract: every ISA gives the same bits. Channels are adjacent; a mean over one axis of
 // [outer][axis][inner] is the adaptive pool with grid {outer, 1, 1}, h = {axis -> 1}, w = {1 -> 1}, channels = inner.

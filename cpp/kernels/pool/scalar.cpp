@@ -27,6 +27,18 @@ A fold(const PoolArgs& args, int64_t n, int64_t c, const Window& h, const Window
   return acc;
 }
 
+double sum_of_many(const PoolArgs& args, int64_t n, int64_t c, const Window& h, const Window& w) {
+  float odd = 0.0f;
+  bool waits = false;
+  const double sum = fold<float>(args, n, c, h, w, 0.0, [&](double acc, float v) {
+    waits = !waits;
+    if (!waits) return acc + static_cast<double>(odd + v);
+    odd = v;
+    return acc;
+  });
+  return waits ? sum + static_cast<double>(odd) : sum;
+}
+
 template <class T>
 void max_pool(const PoolArgs& args, int64_t task, int64_t tasks, T lowest) {
   for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t c, const Window& wh, const Window& ww) {
@@ -60,8 +72,13 @@ void max_index(const PoolArgs& args, int64_t task, int64_t tasks) {
 
 void avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
   for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t c, const Window& wh, const Window& ww) {
-    const float sum = fold<float>(args, n, c, wh, ww, 0.0f, [](float acc, float v) { return v + acc; });
-    static_cast<float*>(args.y.data)[args.y.offset(n, h, w) + c] = sum / counts_of(args, wh, ww).divisor;
+    const Counts counts = counts_of(args, wh, ww);
+    float& y = static_cast<float*>(args.y.data)[args.y.offset(n, h, w) + c];
+    if (counts.elements <= kFloatWindow) {
+      y = fold<float>(args, n, c, wh, ww, 0.0f, [](float acc, float v) { return v + acc; }) / counts.divisor;
+    } else {
+      y = static_cast<float>(sum_of_many(args, n, c, wh, ww) / static_cast<double>(counts.divisor));
+    }
   });
 }
 

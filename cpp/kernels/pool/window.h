@@ -26,6 +26,8 @@ inline Window window_of(const PoolAxis& axis, int64_t output) {
   return {begin, end, axis.dilation, padded_end - first};
 }
 
+constexpr int64_t kFloatWindow = 16;  // elements whose average is summed in float32
+
 // The divisor of an average, and the elements that were summed.
 struct Counts {
   int64_t elements;

@@ -136,7 +136,7 @@ UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
     "ceil": lambda x, a: np.ceil(x),
     "trunc": lambda x, a: np.trunc(x),
     "round": lambda x, a: np.rint(x),
-    "sign": lambda x, a: np.sign(x),
+    "sign": lambda x, a: np.where(np.isnan(x), 0, np.sign(x)),
     "atan": lambda x, a: np.arctan(x),
     "erfc": lambda x, a: _erfc(x),
 }

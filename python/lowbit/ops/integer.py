@@ -106,19 +106,19 @@ def dequantize(codes: Array, scale: float, zero_point: int) -> Array:
 def dynamic_quantize(x: Array, granularity: str, factors: Array | None = None) -> tuple[Array, Array, Array]:
     """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from its own range with 0 in it.
 
-    factors [K]: each row is multiplied by them first.
+    The scale of one that holds NaN or infinity is NaN. factors [K]: each row is multiplied by them first.
     """
     rows = x.reshape(-1, x.shape[-1]) if granularity == "row" else x.reshape(x.shape[0], -1)
-    if factors is not None:
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        if factors is not None:
             rows = rows * factors
-    low = np.fmin.reduce(rows, axis=1, initial=F32(0))
-    high = np.fmax.reduce(rows, axis=1, initial=F32(0))
-    scale = (high - low) / F32(255)
-    scale = np.where(scale == 0, F32(1), scale)
-    inverse = F32(1) / scale
-    zero_point = codes_from_floats(-low * inverse, 0)
-    codes = codes_from_floats(rows * inverse[:, None], zero_point.astype(np.int32)[:, None])
+        low, high = rows.min(axis=1, initial=F32(0)), rows.max(axis=1, initial=F32(0))
+        scale = (high - low) / F32(255)
+        scale = np.where(np.isfinite(scale), scale, high / F32(255) - low / F32(255))
+        scale = np.where(scale == 0, F32(1), np.where(np.isfinite(scale), scale, F32(np.nan)))
+        inverse = F32(1) / scale
+        zero_point = codes_from_floats(-low * inverse, 0)
+        codes = codes_from_floats(rows * inverse[:, None], zero_point.astype(np.int32)[:, None])
     return codes.reshape(x.shape), scale, zero_point
 
 

@@ -131,7 +131,8 @@ def threshold(c: Lowering, x: Ref, limit: Number, value: Number) -> Ref:
 
 
 def _where_above(c: Lowering, x: Ref, limit: float, above: Ref, else_: Ref) -> Ref:
-    return c.emit("where", c.emit("compare", x, c.constant(float(limit)), kind="gt"), above, else_)
+    """`above` also where x is NaN."""
+    return c.emit("where", c.emit("compare", x, c.constant(float(limit)), kind="le"), else_, above)
 
 
 @lowers("glu")

@@ -187,10 +187,9 @@ def tan(c: Lowering, x: Ref) -> Ref:
 
 @lowers("sinh")
 def sinh(c: Lowering, x: Ref) -> Ref:
-    """(u + u / (u + 1)) / 2 with u = e^x - 1: right near zero too."""
-    u = _unary(c, x, "expm1")
-    total = c.emit("add", u, c.emit("div", u, c.emit("add", u, c.constant(1.0))))
-    return c.emit("mul", total, c.constant(0.5))
+    """((e^x - 1) - (e^-x - 1)) / 2: right near zero, and infinite only where it should be."""
+    up, down = _unary(c, x, "expm1"), c.emit("unary", _unary(c, x, "neg"), kind="expm1")
+    return c.emit("mul", c.emit("sub", up, down), c.constant(0.5))
 
 
 @lowers("cosh")

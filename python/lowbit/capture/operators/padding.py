@@ -28,10 +28,12 @@ def pad(c: Lowering, x: Ref, sides: Sequence[Dim], mode: str, value: float | Non
     padding = tuple(max(side, 0) if isinstance(side, int) else side for side in frame)
     if not any(padding):
         return x
-    fill = 0.0 if value is None else float(value)
-    if not math.isfinite(fill):
-        fill = math.copysign(float(np.finfo(np.float32).max), fill)
-    return c.emit("pad", c.operand(x, c.out_dtype()), padding=padding, value=fill, mode=mode)
+    x, fill = c.operand(x, c.out_dtype()), 0.0 if value is None else float(value)
+    if math.isfinite(fill):
+        return c.emit("pad", x, padding=padding, value=fill, mode=mode)
+    here = c.emit("expand", c.constant(np.ones((1,) * x.rank, np.bool_)), shape=x.shape)
+    inside, padded = (c.emit("pad", it, padding=padding, value=0.0, mode=mode) for it in (here, x))
+    return c.emit("where", inside, padded, c.constant(fill))
 
 
 @lowers("constant_pad_nd")

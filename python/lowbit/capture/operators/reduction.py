@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ... import dims
 from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
@@ -108,26 +110,13 @@ def count_nonzero(c: Lowering, x: Ref, axes: Any = None) -> Ref:
 # ---------------------------------------------------------------------------------------------------- spread and norms
 
 
-def _squares(c: Lowering, x: Ref, axes: tuple[int, ...], keepdim: bool, correction: float) -> tuple[Ref, Ref]:
-    """The variance, and the mean."""
-    center = c.emit("mean", x, axes=axes, keepdim=1)
-    apart = c.emit("sub", x, center)
-    total = _reduce(c, "sum", c.emit("mul", apart, apart), axes, keepdim)
-    count = dims.mul(*(x.shape[axis] for axis in axes))
-    if isinstance(count, int):
-        divisor = c.constant(max(float(count - correction), 0.0))
-    else:
-        size = c.emit("sub", c.operand(count, "f32"), c.constant(float(correction)))
-        divisor = c.emit("clip", size, min=0.0)
-    shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
-    return c.emit("div", total, divisor), center if keepdim else c.reshape(center, shape)
+def _register_spread(name: str) -> None:
+    kind = name.removesuffix("_mean")
 
-
-def _register_spread(name: str, root: bool) -> None:
     def finish(c: Lowering, x: Ref, axes: Any, keepdim: bool, correction: float) -> Lowered:
-        variance, center = _squares(c, c.operand(x, "f32"), axes_of(x, axes), keepdim, correction)
-        y = c.emit("unary", variance, kind="sqrt") if root else variance
-        return (y, center) if name.endswith("_mean") else y
+        x, chosen, keep = c.operand(x, "f32"), axes_of(x, axes), int(keepdim)
+        y = c.emit("reduce", x, kind=kind, axes=chosen, keepdim=keep, correction=float(correction))
+        return y if name == kind else (y, c.emit("mean", x, axes=chosen, keepdim=keep))
 
     def corrected(c: Lowering, x: Ref, axes: Any) -> Lowered:
         correction = c.argument("correction", None)
@@ -138,8 +127,8 @@ def _register_spread(name: str, root: bool) -> None:
     lowers(f"{name}.default")(lambda c, x, unbiased: finish(c, x, None, False, int(unbiased)))
 
 
-for _name, _root in {"var": False, "std": True, "var_mean": False, "std_mean": True}.items():
-    _register_spread(_name, _root)
+for _name in ("var", "std", "var_mean", "std_mean"):
+    _register_spread(_name)
 
 
 def _norm(c: Lowering, x: Ref, p: Number | None, axes: tuple[int, ...], keepdim: bool) -> Ref:
@@ -185,7 +174,7 @@ def matrix_norm(c: Lowering, x: Ref) -> Ref:
 def logsumexp(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
     """max + log(sum(e^(x - max))), with a max that is no infinity."""
     chosen = axes_of(x, axes)
-    largest = float(2.0**127)
+    largest = float(np.finfo(np.float32).max)
     top = c.emit("clip", _reduce(c, "max", x, chosen, True), min=-largest, max=largest)
     total = _reduce(c, "sum", c.emit("unary", c.emit("sub", x, top), kind="exp"), chosen, True)
     y = c.emit("add", top, c.emit("unary", total, kind="log"))
@@ -248,10 +237,16 @@ def msort(c: Lowering, x: Ref) -> Ref:
 
 @lowers("median.dim")
 def median(c: Lowering, x: Ref, axis: int, keepdim: bool) -> Lowered:
-    """The lower one of the two in the middle."""
+    """The lower one of the two in the middle; the first NaN, if there is one: NaN comes last in order."""
     axis = c.axis(x, axis)
-    middle = dims.floordiv(dims.sub(x.shape[axis], 1), 2)
-    values, indices = (part(c, item, axis, middle, 1) for item in _sorted(c, x, axis, False))
+    last = dims.sub(x.shape[axis], 1)
+    ordered = _sorted(c, x, axis, False)
+    values, indices = (part(c, item, axis, dims.floordiv(last, 2), 1) for item in ordered)
+    if x.dtype == "f32":
+        largest = part(c, ordered[0], axis, last, 1)
+        is_nan = c.emit("compare", largest, largest, kind="ne")
+        values = c.emit("where", is_nan, largest, values)
+        indices = c.emit("where", is_nan, _arg_extreme(c, "max", x, axis, True), indices)
     return c.reshape(values, c.out_shape(0)), c.reshape(indices, c.out_shape(0))
 
 
