@@ -118,11 +118,11 @@ class Model(session.Model):
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def __call__(self, *args: Any, check_finite: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
         """Run the model. Raises InputError for inputs that do not fit, before anything is run.
 
-        check_finite: also for inputs that hold NaN or infinity, which int8 codes with ranges from calibration do not
-        carry on (docs/numerics.md).
+        check_finite (a truth value; untyped, so that a checker takes `model(**tensors)`): also for inputs that hold NaN
+        or infinity, which int8 codes with ranges from calibration do not carry on (docs/numerics.md).
         """
         arrays, device = self._read_all(args, kwargs)
         if check_finite:

@@ -175,7 +175,7 @@ class Session:
             return array
         return calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=array), dtype)
 
-    def run(self, *args: Array, check_finite: bool = False, **kwargs: Array) -> list[Array]:
+    def run(self, *args: Array, check_finite: Any = False, **kwargs: Array) -> list[Array]:
         """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit.
 
         check_finite: nor may any hold NaN or infinity.
@@ -347,11 +347,11 @@ class Model:
         self.meta = meta
         self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
 
-    def __call__(self, *args: Any, check_finite: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
         """Run the model. Raises InputError for inputs that do not fit, before anything is run.
 
-        check_finite: also for inputs that hold NaN or infinity, which int8 codes with ranges from calibration do not
-        carry on (docs/numerics.md).
+        check_finite (a truth value; untyped, so that a checker takes `model(**tensors)`): also for inputs that hold NaN
+        or infinity, which int8 codes with ranges from calibration do not carry on (docs/numerics.md).
         """
         arrays = self._arrays(args, kwargs)
         if check_finite:
