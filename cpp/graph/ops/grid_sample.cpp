@@ -1,5 +1,7 @@
 // grid_sample: images and volumes read at computed places (ops/sampling.py is the specification).
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "graph/ops/common.h"
 #include "graph/ops/ops.h"
@@ -14,12 +16,18 @@ enum class Padding { zeros, border, reflection };
 constexpr int kMaxTaps = 16;
 constexpr int64_t kBlock = 64;  // pixels whose taps are found before they are blended
 
-// The elements of one axis that a position is made of; -1: outside, which counts as 0.
+// The elements of one axis that a position is made of, as offsets; -1: outside, which counts as 0.
 struct AxisTaps {
-  int count = 1;
-  int64_t index[4] = {};
-  float weight[4] = {1.0f};
+  int64_t offset[4];
+  float weight[4];
 };
+
+// std::floor, of what lies near an image; elsewhere what is outside of it, too.
+float floor_of(float x) {
+  if (!(std::abs(x) < 4294967296.0f)) return x;
+  const auto whole = static_cast<float>(static_cast<int64_t>(x));
+  return whole > x ? whole - 1.0f : whole;
+}
 
 class GridSample final : public Op {
  public:
@@ -77,8 +85,7 @@ class GridSample final : public Op {
       for (int64_t block = begin; block < end; ++block) {
         const int64_t n = block / blocks, first = block % blocks * kBlock, count = std::min(kBlock, pixels - first);
         const float* place = grid.as<const float>() + (n * pixels + first) * axes;
-        for (int64_t i = 0; i < count; ++i)
-          counts[i] = find(x, place + i * axes, offsets + i * kMaxTaps, weights + i * kMaxTaps);
+        find(x, place, count, offsets, weights, counts);
         blend.pixels = count;
         blend.row[0] = x.as<const float>() + n * x.strides[0];
         blend.y = y.as<float>() + (n * pixels + first) * channels;
@@ -90,61 +97,81 @@ class GridSample final : public Op {
  private:
   int taps() const { return mode_ == Mode::nearest ? 1 : mode_ == Mode::linear ? 2 : 4; }
 
-  // The taps of one pixel: offsets from its image's first element, and weights; how many.
-  int32_t find(const Tensor& x, const float* place, int64_t* offsets, float* weights) const {
-    const int axes = x.shape.rank() - 2;
-    AxisTaps tables[3];  // depth (one element, of images), height, width
-    int64_t strides[3] = {};
-    for (int axis = 0; axis < axes; ++axis) {
-      const int at = axis + 3 - axes;
-      strides[at] = x.strides[axis + 2];
-      tables[at] = axis_taps(place[axes - 1 - axis], x.shape[axis + 2], axes == 3);
-      for (int k = 0; k < tables[at].count; ++k)
-        if (axes == 2 && std::isnan(tables[at].weight[k])) return offsets[0] = 0, weights[0] = tables[at].weight[k], 1;
-    }
-    int32_t count = 0;
-    for (int d = 0; d < tables[0].count; ++d)
-      for (int h = 0; h < tables[1].count; ++h)
-        for (int w = 0; w < tables[2].count; ++w) {
-          const int64_t deep = tables[0].index[d], high = tables[1].index[h], wide = tables[2].index[w];
-          if (deep < 0 || high < 0 || wide < 0) continue;
-          offsets[count] = deep * strides[0] + high * strides[1] + wide * strides[2];
-          weights[count++] = tables[0].weight[d] * tables[1].weight[h] * tables[2].weight[w];
-        }
-    return count;
+  void find(const Tensor& x, const float* places, int64_t pixels, int64_t* offsets, float* weights,
+            int32_t* counts) const {
+    const bool volume = x.shape.rank() == 5;
+    const auto find = [&](auto mode) {
+      constexpr Mode kMode = decltype(mode)::value;
+      volume ? this->find<kMode, 3>(x, places, pixels, offsets, weights, counts)
+             : this->find<kMode, 2>(x, places, pixels, offsets, weights, counts);
+    };
+    if (mode_ == Mode::nearest) return find(std::integral_constant<Mode, Mode::nearest>{});
+    if (mode_ == Mode::linear) return find(std::integral_constant<Mode, Mode::linear>{});
+    this->find<Mode::cubic, 2>(x, places, pixels, offsets, weights, counts);
   }
 
-  AxisTaps axis_taps(float coordinate, int64_t size, bool volume) const {
+  // The taps of some pixels of one image: offsets from its first element, weights and their number.
+  template <Mode kMode, int kAxes>
+  void find(const Tensor& x, const float* places, int64_t pixels, int64_t* offsets, float* weights,
+            int32_t* counts) const {
+    constexpr int kTaps = kMode == Mode::nearest ? 1 : kMode == Mode::linear ? 2 : 4;
+    for (int64_t i = 0; i < pixels; ++i, places += kAxes, offsets += kMaxTaps, weights += kMaxTaps) {
+      AxisTaps tables[kAxes];
+      bool lost = false;  // the weights are NaN; torch leaves such taps out of volumes
+      for (int axis = 0; axis < kAxes; ++axis) {
+        find_axis<kMode, kAxes>(places[kAxes - 1 - axis], x.shape[axis + 2], x.strides[axis + 2], tables[axis]);
+        lost = lost || (kMode != Mode::nearest && kAxes == 2 && std::isnan(tables[axis].weight[0]));
+      }
+      int32_t count = 0;
+      const auto add = [&](int64_t offset, float weight) { offsets[count] = offset, weights[count++] = weight; };
+      for (int h = 0; h < kTaps; ++h)
+        for (int w = 0; w < kTaps; ++w) {
+          const AxisTaps &first = tables[0], &second = tables[1], &last = tables[kAxes - 1];
+          if (first.offset[h] < 0 || second.offset[w] < 0) continue;
+          const int64_t offset = first.offset[h] + second.offset[w];
+          const float weight = first.weight[h] * second.weight[w];
+          if (kAxes == 2) {
+            add(offset, weight);
+          } else {
+            for (int k = 0; k < kTaps; ++k)
+              if (last.offset[k] >= 0) add(offset + last.offset[k], weight * last.weight[k]);
+          }
+        }
+      if (lost) count = 0, add(0, std::numeric_limits<float>::quiet_NaN());
+      counts[i] = count;
+    }
+  }
+
+  template <Mode kMode, int kAxes>
+  void find_axis(float coordinate, int64_t size, int64_t stride, AxisTaps& taps) const {
     const auto n = static_cast<float>(size);
+    const auto inside = [&](float index) {
+      return index >= 0.0f && index < n ? std::min(static_cast<int64_t>(index), size - 1) * stride : -1;
+    };
     const float moved = coordinate + 1.0f;
     float position = 0;
-    if (volume)
+    if (kAxes == 3)
       position = align_ ? moved * 0.5f * (n - 1.0f) : (moved * n - 1.0f) / 2.0f;
     else
       position = align_ ? moved * ((n - 1.0f) / 2.0f) : moved * (n / 2.0f) - 0.5f;
-    if (mode_ != Mode::cubic) position = folded(position, size);
-    const float floor = std::floor(position), part = position - floor, rest = 1.0f - part;
-    AxisTaps taps;
-    taps.count = this->taps();
-    if (mode_ == Mode::nearest) {
-      taps.index[0] = inside(std::nearbyint(position), size);
-    } else if (mode_ == Mode::linear) {
-      taps.index[0] = inside(floor, size), taps.index[1] = inside(floor + 1.0f, size);
-      taps.weight[0] = rest, taps.weight[1] = part;
+    if (kMode != Mode::cubic) position = folded(position, n);
+    if (kMode == Mode::nearest) {
+      taps.offset[0] = inside(std::nearbyint(position)), taps.weight[0] = 1.0f;
+      return;
+    }
+    const float floor = floor_of(position), part = position - floor;
+    if (kMode == Mode::linear) {
+      taps.offset[0] = inside(floor), taps.offset[1] = inside(floor + 1.0f);
+      taps.weight[0] = 1.0f - part, taps.weight[1] = part;
     } else {
-      for (int k = 0; k < 4; ++k)
-        taps.index[k] = inside(std::nearbyint(folded(floor + static_cast<float>(k - 1), size)), size);
+      for (int k = 0; k < 4; ++k) taps.offset[k] = inside(std::nearbyint(folded(floor + static_cast<float>(k - 1), n)));
       cubic_weights(part, taps.weight);
     }
-    return taps;
-  }
-  static int64_t inside(float index, int64_t size) {
-    return index >= 0.0f && index < static_cast<float>(size) ? std::min(static_cast<int64_t>(index), size - 1) : -1;
   }
   // A position brought into the image; NaN becomes 0.
-  float folded(float position, int64_t size) const {
+  float folded(float position, float n) const {
     if (padding_ == Padding::zeros) return position;
-    const float n = static_cast<float>(size), last = static_cast<float>(size - 1);
+    const float last = n - 1.0f;
     if (padding_ == Padding::reflection) {
       const float span = 2.0f * (align_ ? last : n), low = align_ ? 0.0f : -0.5f;
       const float away = std::abs(position - low), rest = away - std::trunc(away / span) * span;

@@ -49,7 +49,7 @@ def _folded(position: Array, size: int, align: bool, padding: str) -> Array:
     """Positions brought into the image; NaN becomes 0. Zeros: as they are."""
     if padding == "zeros":
         return position
-    last = F32(size - 1)
+    last = F32(size) - F32(1)
     if padding == "reflection":
         span, low = (F32(2) * last, F32(0)) if align else (F32(2) * F32(size), F32(-0.5))
         away = np.abs(position - low)
