@@ -159,7 +159,7 @@ void run_avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
         const Counts counts = counts_of(args, wh, ww);
         const Lanes divisor = splat(counts.divisor);
         float* y = pixel_of(args, n, h, w, first);
-        if (counts.elements <= kFloatWindow)
+        if (!is_wide(args, counts))
           return pool_pixel(
               args, n, first, channels, wh, ww, y, splat(0.0f),
               [](const Lanes& v, const Lanes& acc) { return v + acc; },

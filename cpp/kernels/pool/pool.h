@@ -7,8 +7,8 @@
 //   max_pool:      y = max of the window's elements (dilation allowed); float: NaN if any is NaN; an empty window gives
 //                  0 or -inf
 //   avg_pool_f32:  acc = x + acc over the window, rows then columns ascending, one accumulator from 0;
-//                  y = acc / float(count); of more than 16 elements, pairs are added in float32 and the pairs in
-//                  float64, and y is rounded once more
+//                  y = acc / float(count); of more than 16 elements, and where the pool is adaptive, pairs are added in
+//                  float32 and the pairs in float64, and y is rounded once more
 //   avg_pool_u8:   acc = sum(x) - elements * x_zero_point       exact in int32; elements = those inside the image
 //                  t = float(acc) * multiplier / float(count)   two roundings
 //                  output f32: y = t; output u8: y = rne(clampf(t, lo - zero_point, hi - zero_point)) + zero_point,

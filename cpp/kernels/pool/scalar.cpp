@@ -74,7 +74,7 @@ void avg_f32(const PoolArgs& args, int64_t task, int64_t tasks) {
   for_outputs(args, task, tasks, [&](int64_t n, int64_t h, int64_t w, int64_t c, const Window& wh, const Window& ww) {
     const Counts counts = counts_of(args, wh, ww);
     float& y = static_cast<float*>(args.y.data)[args.y.offset(n, h, w) + c];
-    if (counts.elements <= kFloatWindow) {
+    if (!is_wide(args, counts)) {
       y = fold<float>(args, n, c, wh, ww, 0.0f, [](float acc, float v) { return v + acc; }) / counts.divisor;
     } else {
       y = static_cast<float>(sum_of_many(args, n, c, wh, ww) / static_cast<double>(counts.divisor));

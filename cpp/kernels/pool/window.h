@@ -26,8 +26,6 @@ inline Window window_of(const PoolAxis& axis, int64_t output) {
   return {begin, end, axis.dilation, padded_end - first};
 }
 
-constexpr int64_t kFloatWindow = 16;  // elements whose average is summed in float32
-
 // The divisor of an average, and the elements that were summed.
 struct Counts {
   int64_t elements;
@@ -38,6 +36,12 @@ inline Counts counts_of(const PoolArgs& args, const Window& h, const Window& w) 
   const int64_t elements = h.count() * w.count();
   const int64_t count = args.count_include_pad ? h.padded * w.padded : elements;
   return {elements, static_cast<float>(count > 0 ? count : 1)};
+}
+
+// Whether an average is summed in float64: a mean, or a window that is not small.
+inline bool is_wide(const PoolArgs& args, const Counts& counts) {
+  constexpr int64_t kSmall = 16;
+  return args.h.adaptive || counts.elements > kSmall;
 }
 
 }  // namespace
