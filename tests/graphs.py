@@ -340,7 +340,12 @@ def number_net() -> Graph:
     spread = m.node("reduce", x, kind="var", axes=(-1,), correction=1.0, keepdim=1)
     spread = m.node("sub", spread, m.node("reduce", x, kind="std", axes=(1,), keepdim=1))
     return m.graph(
-        total, top, counts, some, spread, m.node("cumsum", n, axis=1), m.node("cumsum", x, axis=1, kind="prod")
+        total,
+        top,
+        counts,
+        some,
+        spread,
+        *(m.node("cumsum", n if kind == "sum" else x, axis=1, kind=kind) for kind in ("sum", "prod", "max", "min")),
     )
 
 

@@ -244,6 +244,8 @@ class Model(session.Model):
     def _object(self, name: str, fields: dict[str, Any]) -> Any:
         """An output in the module's own class."""
         kind: Any = self._conversion.classes[name]
+        if kind.__module__ == "torch.return_types":  # such as what topk gives
+            return kind(tuple(fields.values()))
         return kind(fields) if issubclass(kind, Mapping) and not is_dataclass(kind) else kind(**fields)
 
     def _read_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Array], torch.device | None]:

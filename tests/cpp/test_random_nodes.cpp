@@ -267,7 +267,7 @@ class RandomNode {
         {"extreme", {"kind", "max min"}},
         {"order", {"kind", "eq ne lt le gt ge"}},
         {"logic", {"kind", "and or xor"}},
-        {"total", {"kind", "sum prod"}},
+        {"total", {"kind", "sum prod max min"}},
         {"reduction", {"kind", "sum prod max min var std"}},
         {"reduce", {"reduce", "none add mul max min"}},
         {"cell", {"kind", "tanh relu"}},

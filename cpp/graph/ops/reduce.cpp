@@ -1,5 +1,6 @@
 // Reductions over axes, and running sums. Floats are summed and multiplied in float64, in one order that depends on the
 // shape alone; a variance takes two passes.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <type_traits>
@@ -297,7 +298,7 @@ class Reduce final : public Op {
   double correction_;
 };
 
-// Running totals along one axis, for units of some columns each.
+// Running totals, or extremes, along one axis, for units of some columns each.
 template <template <class> class Kind, class T>
 void accumulate(const AxisSplit& at, const void* x, void* y, int64_t begin, int64_t end) {
   const int64_t blocks = (at.inner + kColumns - 1) / kColumns;
@@ -335,10 +336,12 @@ AccumulateFunction accumulate_numbers(DType dtype) {
 class Accumulate final : public Op {
  public:
   explicit Accumulate(const NodeInfo& node)
-      : axis_(node.integer("axis", -kMaxRank, kMaxRank - 1)), product_(node.text("kind", "sum") == "prod") {
+      : axis_(node.integer("axis", -kMaxRank, kMaxRank - 1)), kind_(node.text("kind", "sum")) {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
-    if (!product_ && node.text("kind", "sum") != "sum") node.fail("attribute 'kind' must be sum or prod");
+    constexpr std::array<std::string_view, 4> kKinds = {"sum", "prod", "max", "min"};
+    if (std::ranges::find(kKinds, kind_) == kKinds.end())
+      node.fail("attribute 'kind' must be sum, prod, max or min");
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     normalized_axis(axis_, inputs[0].shape.rank());
@@ -356,11 +359,14 @@ class Accumulate final : public Op {
 
  private:
   AccumulateFunction function(DType dtype) const {
-    return product_ ? accumulate_numbers<Product>(dtype) : accumulate_numbers<Sum>(dtype);
+    if (kind_ == "prod") return accumulate_numbers<Product>(dtype);
+    if (kind_ == "max") return accumulate_numbers<Maximum>(dtype);
+    if (kind_ == "min") return accumulate_numbers<Minimum>(dtype);
+    return accumulate_numbers<Sum>(dtype);
   }
 
   int64_t axis_;
-  bool product_;
+  std::string kind_;
 };
 
 }  // namespace

@@ -328,6 +328,8 @@ def _fields(value: Any) -> tuple[str, Mapping[Any, Any]]:
     """The kind of a structure with named parts, and the parts."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return "namedtuple", value._asdict()
+    if isinstance(value, tuple) and type(value).__module__ == "torch.return_types":
+        return "namedtuple", dict(zip(cast(Any, type(value)).__match_args__, value, strict=True))
     if isinstance(value, Mapping):
         return "dict" if type(value) is dict else "object", value
     if dataclasses.is_dataclass(value):

@@ -455,6 +455,8 @@ class Lowering(Builder):
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             remedy = "choose with torch.where between results"
             raise Unlowerable("lowbit runs no blocks that depend on values", remedy, always=True)
+        if _is_random(node):
+            raise Unlowerable("it draws random numbers", "draw them outside, and pass them to forward()", always=True)
         is_complex = self.is_complex(node)
         found = _lowering(str(node.target).removeprefix("aten."), COMPLEX_LOWERINGS if is_complex else LOWERINGS)
         if found is None or schema is None:
@@ -648,6 +650,14 @@ _WHOLE_NUMBER = (
 _CHECKS = ("_assert", "sym_constrain")
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Blocks to lower in place, and the number of their arguments before the block's graph."""
+
+
+def _is_random(node: TorchNode) -> bool:
+    """Whether it draws random numbers, and is nothing that draws none in eval mode."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    return _lowering(str(target).removeprefix("aten."), LOWERINGS) is None
 
 
 def _takes_number(node: TorchNode) -> bool:

@@ -1,4 +1,4 @@
-"""Reductions over axes, and running sums. Floats are summed and multiplied in float64 and rounded once.
+"""Reductions over axes, and running ones. Floats are summed and multiplied in float64 and rounded once.
 
 A variance takes two passes: the mean, then the squares of what elements differ from it by.
 """
@@ -24,7 +24,12 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 _SPREAD: dict[str, Callable[..., Any]] = {"var": np.asarray, "std": np.sqrt}
 """What is made of a variance."""
-_RUNNING: dict[str, Callable[..., Any]] = {"sum": np.cumsum, "prod": np.cumprod}
+_RUNNING: dict[str, Callable[..., Any]] = {
+    "sum": np.cumsum,
+    "prod": np.cumprod,
+    "max": np.maximum.accumulate,
+    "min": np.minimum.accumulate,
+}
 
 
 def _infer_reduce(call: Call) -> Sequence[Value]:
@@ -68,8 +73,9 @@ def _infer_cumsum(call: Call) -> Sequence[Value]:
 
 
 def _cumsum(call: Call) -> Sequence[Array]:
-    x = call.array(0)
-    return [_RUNNING[call.attrs["kind"]](x, axis=call.attrs["axis"], **_wide(call)).astype(x.dtype)]
+    x, kind = call.array(0), call.attrs["kind"]
+    wide = _wide(call) if kind in ("sum", "prod") else {}
+    return [_RUNNING[kind](x, axis=call.attrs["axis"], **wide).astype(x.dtype)]
 
 
 OPS = (

@@ -9,7 +9,9 @@ _PLAIN = ("sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish", "exp", 
 
 
 def _register_plain(kind: str) -> None:
-    lowers(kind)(lambda c, x: c.emit("unary", c.operand(x, "f32"), kind=kind))
+    lowers(kind, *(("special_expit",) if kind == "sigmoid" else ()))(
+        lambda c, x: c.emit("unary", c.operand(x, "f32"), kind=kind)
+    )
 
 
 for _kind in _PLAIN:
@@ -84,6 +86,10 @@ def rrelu(c: Lowering, x: Ref, lower: Number, upper: Number, training: bool) -> 
 @lowers("prelu", "_prelu_kernel")
 def prelu(c: Lowering, x: Ref, weight: Ref) -> Ref:
     """x where it is positive, else weight * x."""
+    if weight.name not in c.constants:
+        spread = weight if weight.rank != 1 or x.rank < 2 else c.reshape(weight, (*weight.shape, *(1,) * (x.rank - 2)))
+        positive = c.emit("compare", x, c.constant(0.0), kind="gt")
+        return c.emit("where", positive, x, c.emit("mul", x, spread))
     slopes = c.array(weight, "the weight").reshape(-1)
     if slopes.size == 1:
         return leaky_relu(c, x, float(slopes[0]))

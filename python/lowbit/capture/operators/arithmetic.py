@@ -24,7 +24,7 @@ def add(c: Lowering, a: Operand, b: Operand, alpha: Operand) -> Ref:
     return binary(c, "add", a, _scaled(c, b, alpha))
 
 
-@lowers("sub")
+@lowers("sub", "subtract")
 def sub(c: Lowering, a: Operand, b: Operand, alpha: Operand) -> Ref:
     return binary(c, "sub", a, _scaled(c, b, alpha))
 
@@ -34,7 +34,7 @@ def rsub(c: Lowering, a: Operand, b: Operand, alpha: Operand) -> Ref:
     return binary(c, "sub", b, _scaled(c, a, alpha))
 
 
-@lowers("mul")
+@lowers("mul", "multiply")
 def mul(c: Lowering, a: Operand, b: Operand) -> Ref:
     return binary(c, "mul", a, b)
 
@@ -117,14 +117,14 @@ def power_of(c: Lowering, base: Operand, exponent: Operand) -> Ref:
     return binary(c, "pow", base, exponent)
 
 
-@lowers("neg")
+@lowers("neg", "negative")
 def neg(c: Lowering, x: Ref) -> Ref:
     if x.dtype != "f32":
         return binary(c, "sub", 0, x)
     return c.emit("unary", x, kind="neg")
 
 
-@lowers("abs")
+@lowers("abs", "absolute", "fabs")
 def absolute(c: Lowering, x: Ref) -> Ref:
     if x.dtype == "f32":
         return c.emit("unary", x, kind="abs")
@@ -149,7 +149,7 @@ for _kind, _name in {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round"
 lowers("fix")(lambda c, x: c.emit("unary", x, kind="trunc") if x.dtype == "f32" else x)
 
 
-@lowers("round.decimals")
+@lowers("round.decimals", "special_round")
 def round_decimals(c: Lowering, x: Ref) -> Ref:
     scale = c.constant(10.0 ** int(c.argument("decimals", 0)))
     return c.emit("div", c.emit("unary", c.emit("mul", c.operand(x, "f32"), scale), kind="round"), scale)
@@ -161,14 +161,13 @@ def frac(c: Lowering, x: Ref) -> Ref:
 
 
 def _register_unary(kind: str) -> None:
-    lowers(kind)(lambda c, x: c.emit("unary", c.operand(x, "f32"), kind=kind))
+    lowers(kind, f"special_{kind}", "arctan" if kind == "atan" else kind)(
+        lambda c, x: c.emit("unary", c.operand(x, "f32"), kind=kind)
+    )
 
 
-for _kind in ("erf", "exp2", "expm1", "log2", "log1p", "sin", "cos"):
+for _kind in ("erf", "erfc", "exp2", "expm1", "log2", "log1p", "sin", "cos", "atan"):
     _register_unary(_kind)
-lowers("special_erf")(lambda c, x: c.emit("unary", c.operand(x, "f32"), kind="erf"))
-lowers("special_expm1")(lambda c, x: c.emit("unary", c.operand(x, "f32"), kind="expm1"))
-lowers("special_log1p")(lambda c, x: c.emit("unary", c.operand(x, "f32"), kind="log1p"))
 
 
 def _unary(c: Lowering, x: Ref, kind: str) -> Ref:
@@ -185,17 +184,28 @@ def tan(c: Lowering, x: Ref) -> Ref:
     return c.emit("div", _unary(c, x, "sin"), _unary(c, x, "cos"))
 
 
+def _half_exp(c: Lowering, x: Ref) -> Ref:
+    """e^(|x| / 2): its square overflows no sooner than the result."""
+    return _unary(c, c.emit("mul", _unary(c, c.operand(x, "f32"), "abs"), c.constant(0.5)), "exp")
+
+
 @lowers("sinh")
 def sinh(c: Lowering, x: Ref) -> Ref:
-    """((e^x - 1) - (e^-x - 1)) / 2: right near zero, and infinite only where it should be."""
-    up, down = _unary(c, x, "expm1"), c.emit("unary", _unary(c, x, "neg"), kind="expm1")
-    return c.emit("mul", c.emit("sub", up, down), c.constant(0.5))
+    """(u + u / (u + 1)) / 2 with u = e^x - 1: right near zero; e^|x| / 2 far from it."""
+    x, half = c.operand(x, "f32"), c.constant(0.5)
+    u = _unary(c, x, "expm1")
+    near = c.emit("mul", c.emit("add", u, c.emit("div", u, c.emit("add", u, c.constant(1.0)))), half)
+    e = _half_exp(c, x)
+    far = _with_sign(c, c.emit("mul", c.emit("mul", e, half), e), x)
+    return c.emit("where", c.emit("compare", _unary(c, x, "abs"), c.constant(10.0), kind="gt"), far, near)
 
 
 @lowers("cosh")
 def cosh(c: Lowering, x: Ref) -> Ref:
-    e = _unary(c, x, "exp")
-    return c.emit("mul", c.emit("add", e, reciprocal(c, e)), c.constant(0.5))
+    """(e^|x| + e^-|x|) / 2"""
+    e, half = _half_exp(c, x), c.constant(0.5)
+    back = reciprocal(c, e)
+    return c.emit("add", c.emit("mul", c.emit("mul", e, half), e), c.emit("mul", c.emit("mul", back, half), back))
 
 
 def _sign_bit(c: Lowering, x: Ref) -> Ref:
@@ -224,6 +234,176 @@ def arc_tangent(c: Lowering, y: Operand, x: Operand) -> Ref:
     return _with_sign(c, angle, y)
 
 
+lowers("atan2", "arctan2")(lambda c, y, x: arc_tangent(c, y, x))
+
+
+def _root(c: Lowering, x: Ref) -> Ref:
+    """sqrt(1 - x^2), precise near both ends."""
+    one = c.constant(1.0)
+    product = c.emit("mul", c.emit("sub", one, x), c.emit("add", one, x))
+    return _unary(c, product, "sqrt")
+
+
+@lowers("asin", "arcsin")
+def asin(c: Lowering, x: Ref) -> Ref:
+    x = c.operand(x, "f32")
+    return _unary(c, c.emit("div", x, _root(c, x)), "atan")
+
+
+@lowers("acos", "arccos")
+def acos(c: Lowering, x: Ref) -> Ref:
+    """2 atan(sqrt((1 - x) / (1 + x)))"""
+    x, one = c.operand(x, "f32"), c.constant(1.0)
+    ratio = c.emit("div", c.emit("sub", one, x), c.emit("add", one, x))
+    return c.emit("mul", _unary(c, _unary(c, ratio, "sqrt"), "atan"), c.constant(2.0))
+
+
+_FAR = 1e8
+
+
+@lowers("asinh", "arcsinh")
+def asinh(c: Lowering, x: Ref) -> Ref:
+    """log(x + sqrt(x^2 + 1)), said for what is near 0; far from it log(2 x)."""
+    x = c.operand(x, "f32")
+    size, one = _unary(c, x, "abs"), c.constant(1.0)
+    near = c.emit("minimum", size, c.constant(_FAR))
+    square = c.emit("mul", near, near)
+    root = _unary(c, c.emit("add", square, one), "sqrt")
+    low = _unary(c, c.emit("add", near, c.emit("div", square, c.emit("add", root, one))), "log1p")
+    high = c.emit("add", _unary(c, size, "log"), c.constant(math.log(2)))
+    y = c.emit("where", c.emit("compare", size, c.constant(_FAR), kind="gt"), high, low)
+    return _with_sign(c, y, x)
+
+
+@lowers("acosh", "arccosh")
+def acosh(c: Lowering, x: Ref) -> Ref:
+    """log(x + sqrt(x^2 - 1)), said for what is near 1."""
+    beyond = c.emit("sub", c.operand(x, "f32"), c.constant(1.0))
+    root = c.emit("mul", _unary(c, beyond, "sqrt"), _unary(c, c.emit("add", beyond, c.constant(2.0)), "sqrt"))
+    return _unary(c, c.emit("add", beyond, root), "log1p")
+
+
+@lowers("atanh", "arctanh")
+def atanh(c: Lowering, x: Ref) -> Ref:
+    """(log(1 + x) - log(1 - x)) / 2"""
+    x = c.operand(x, "f32")
+    logs = (_unary(c, item, "log1p") for item in (x, _unary(c, x, "neg")))
+    return c.emit("mul", c.emit("sub", *logs), c.constant(0.5))
+
+
+@lowers("copysign")
+def copysign(c: Lowering, x: Ref, sign: Operand) -> Ref:
+    return _with_sign(c, _unary(c, x, "abs"), c.operand(sign, "f32"))
+
+
+@lowers("signbit")
+def signbit(c: Lowering, x: Ref) -> Ref:
+    if x.dtype == "f32":
+        return _sign_bit(c, x)
+    return c.emit("compare", x, c.operand(0, x.dtype), kind="lt")
+
+
+def _times(c: Lowering, x: Ref, factor: float) -> Ref:
+    return c.emit("mul", c.operand(x, "f32"), c.constant(factor))
+
+
+lowers("deg2rad", "radians")(lambda c, x: _times(c, x, math.pi / 180))
+lowers("rad2deg", "degrees")(lambda c, x: _times(c, x, 180 / math.pi))
+lowers("special_ndtr")(lambda c, x: _times(c, _unary(c, _times(c, x, -math.sqrt(0.5)), "erfc"), 0.5))
+
+
+@lowers("sinc", "special_sinc")
+def sinc(c: Lowering, x: Ref) -> Ref:
+    """sin(pi x) / (pi x), 1 at 0."""
+    turned = _times(c, x, math.pi)
+    zero = c.emit("compare", turned, c.constant(0.0), kind="eq")
+    return c.emit("where", zero, c.constant(1.0), c.emit("div", _unary(c, turned, "sin"), turned))
+
+
+def _times_log(c: Lowering, x: Operand, logarithm: Ref, y: Ref) -> Ref:
+    """x log(y), 0 where x is, NaN where y is."""
+    x = c.operand(x, "f32")
+    product = c.emit("mul", x, logarithm)
+    zero = c.emit("compare", x, c.constant(0.0), kind="eq")
+    return c.emit("where", is_nan(c, y), y, c.emit("where", zero, c.constant(0.0), product))
+
+
+@lowers("xlogy", "special_xlogy")
+def xlogy(c: Lowering, x: Operand, y: Operand) -> Ref:
+    y = c.operand(y, "f32")
+    return _times_log(c, x, _unary(c, y, "log"), y)
+
+
+@lowers("special_xlog1py")
+def xlog1py(c: Lowering, x: Operand, y: Operand) -> Ref:
+    y = c.operand(y, "f32")
+    return _times_log(c, x, _unary(c, y, "log1p"), y)
+
+
+@lowers("special_entr")
+def entr(c: Lowering, x: Ref) -> Ref:
+    """-x log(x), -infinity below 0."""
+    x = c.operand(x, "f32")
+    y = _unary(c, xlogy(c, x, x), "neg")
+    return c.emit("where", c.emit("compare", x, c.constant(0.0), kind="lt"), c.constant(-math.inf), y)
+
+
+@lowers("heaviside")
+def heaviside(c: Lowering, x: Ref, at_zero: Ref) -> Ref:
+    """1 above 0, else 0; at 0 what is given."""
+    zero = c.operand(0, x.dtype)
+    step = c.cast(c.emit("compare", x, zero, kind="gt"), x.dtype)
+    return c.emit("where", c.emit("compare", x, zero, kind="eq"), c.cast(at_zero, x.dtype), step)
+
+
+@lowers("ldexp")
+def ldexp(c: Lowering, x: Ref, exponent: Ref) -> Ref:
+    return c.emit("mul", c.operand(x, "f32"), _unary(c, exponent, "exp2"))
+
+
+@lowers("logaddexp2")
+def logaddexp2(c: Lowering, a: Ref, b: Ref) -> Ref:
+    """max + log2(1 + 2^-|a - b|); of two equal infinities, that one."""
+    distance = _unary(c, c.emit("sub", a, b), "abs")
+    tail = _unary(c, c.emit("add", _unary(c, _unary(c, distance, "neg"), "exp2"), c.constant(1.0)), "log2")
+    larger = c.emit("maximum", a, b)
+    return c.emit("where", _endless_pair(c, a, b), a, c.emit("add", larger, tail))
+
+
+def _endless_pair(c: Lowering, a: Ref, b: Ref) -> Ref:
+    """Whether both are the same infinity, whose difference is NaN."""
+    same = c.emit("compare", a, b, kind="eq")
+    endless = c.emit("compare", _unary(c, a, "abs"), c.constant(math.inf), kind="eq")
+    return c.emit("logical", same, endless, kind="and")
+
+
+_WIDTHS = {"i64": 64, "i32": 32, "s8": 8, "u8": 8}
+
+
+def _shift(c: Lowering, x: Operand, count: Operand, left: bool) -> Ref:
+    """By a power of two; a count outside of [0, width) leaves 0, or the sign alone."""
+    dtype = c.out_dtype()
+    if dtype not in _WIDTHS:
+        raise Unlowerable(f"a shift of {dtype}")
+    wide = dtype if dtype in ("i64", "i32") else "i32"
+    x, count, width = c.operand(x, wide), c.operand(count, wide), _WIDTHS[dtype]
+    last = width - 1 if left or dtype == "u8" else width - 2  # 2^(width - 1) is negative
+    fits = c.emit("logical", *(_bound(c, count, kind, n) for kind, n in (("ge", 0), ("le", last))), kind="and")
+    power = c.emit("pow", c.operand(2, wide), c.emit("where", fits, count, c.operand(0, wide)))
+    gone = c.operand(0, wide)
+    if not left:
+        gone = c.emit("where", _bound(c, x, "lt", 0), c.operand(-1, wide), gone)
+    return c.cast(c.emit("where", fits, c.emit("mul" if left else "floor_div", x, power), gone), dtype)
+
+
+def _bound(c: Lowering, x: Ref, kind: str, limit: int) -> Ref:
+    return c.emit("compare", x, c.operand(limit, x.dtype), kind=kind)
+
+
+lowers("bitwise_left_shift", "__lshift__")(lambda c, x, count: _shift(c, x, count, True))
+lowers("bitwise_right_shift", "__rshift__")(lambda c, x, count: _shift(c, x, count, False))
+
+
 @lowers("logit", "special_logit")
 def logit(c: Lowering, x: Ref, eps: Number | None) -> Ref:
     if eps is not None:
@@ -234,13 +414,17 @@ def logit(c: Lowering, x: Ref, eps: Number | None) -> Ref:
 
 @lowers("nan_to_num")
 def nan_to_num(c: Lowering, x: Ref, nan: Number | None, posinf: Number | None, neginf: Number | None) -> Ref:
-    """The bounds cut off nothing but the infinities, if they are float32's own."""
+    """Values for NaN and the infinities; without them 0 and the ends of float32."""
     if x.dtype != "f32":
         return x
-    if posinf is not None or neginf is not None:
-        raise Unlowerable("nan_to_num with values for the infinities")
+    known = c.emit("where", is_nan(c, x), c.constant(float(nan or 0)), x)
     largest = float(np.finfo(np.float32).max)
-    return c.emit("clip", c.emit("where", is_nan(c, x), c.constant(float(nan or 0)), x), min=-largest, max=largest)
+    if posinf is None and neginf is None:
+        return c.emit("clip", known, min=-largest, max=largest)
+    for end, value in ((math.inf, posinf), (-math.inf, neginf)):
+        fill = c.constant(math.copysign(largest, end) if value is None else float(value))
+        known = c.emit("where", c.emit("compare", x, c.constant(end), kind="eq"), fill, known)
+    return known
 
 
 @lowers("lerp")
@@ -264,7 +448,7 @@ def logaddexp(c: Lowering, a: Ref, b: Ref) -> Ref:
     """max + log(1 + e^-|a - b|)"""
     distance = _unary(c, c.emit("sub", a, b), "abs")
     tail = _unary(c, _unary(c, _unary(c, distance, "neg"), "exp"), "log1p")
-    return c.emit("add", c.emit("maximum", a, b), tail)
+    return c.emit("where", _endless_pair(c, a, b), a, c.emit("add", c.emit("maximum", a, b), tail))
 
 
 @lowers("outer", "ger")
@@ -274,4 +458,41 @@ def outer(c: Lowering, a: Ref, b: Ref) -> Ref:
 
 @lowers("hypot")
 def hypot(c: Lowering, a: Ref, b: Ref) -> Ref:
-    return _unary(c, c.emit("add", c.emit("mul", a, a), c.emit("mul", b, b)), "sqrt")
+    """The larger side times sqrt(1 + ratio^2), which does not overflow; of an infinity, that."""
+    a, b = (_unary(c, c.operand(item, "f32"), "abs") for item in (a, b))
+    larger, smaller = c.emit("maximum", a, b), c.emit("minimum", a, b)
+    zero = c.emit("compare", larger, c.constant(0.0), kind="eq")
+    ratio = c.emit("div", smaller, c.emit("where", zero, c.constant(1.0), larger))
+    root = _unary(c, c.emit("add", c.emit("mul", ratio, ratio), c.constant(1.0)), "sqrt")
+    endless = (c.emit("compare", item, c.constant(math.inf), kind="eq") for item in (a, b))
+    return c.emit("where", c.emit("logical", *endless, kind="or"), c.constant(math.inf), c.emit("mul", larger, root))
+
+
+@lowers("cross", "linalg_cross")
+def cross(c: Lowering, a: Ref, b: Ref) -> Ref:
+    """a[1] b[2] - a[2] b[1], and so on around."""
+    rank, dtype = max(a.rank, b.rank), c.out_dtype()
+    axis = c.argument("dim", -1 if "linalg" in str(c.node.target) else None)
+    if axis is None:
+        axis = next(place for place, size in enumerate(c.out_shape()) if size == 3)
+    axis %= rank
+    a, b = (c.cast(item, dtype) for item in (a, b))
+
+    def turned(x: Ref, first: int) -> Ref:
+        places = c.constant(np.asarray([first, (first + 1) % 3, (first + 2) % 3], np.int64))
+        return c.emit("take", x, places, axis=axis - (rank - x.rank))
+
+    left, right = (c.emit("mul", turned(a, i), turned(b, 3 - i)) for i in (1, 2))
+    return c.emit("sub", left, right)
+
+
+@lowers("kron")
+def kron(c: Lowering, a: Ref, b: Ref) -> Ref:
+    """Every element of a times all of b."""
+    rank = max(a.rank, b.rank)
+    shapes = [(*(1,) * (rank - x.rank), *x.shape) for x in (a, b)]
+    spread = [
+        tuple(size for pair in ((n, 1) if first else (1, n) for n in shape) for size in pair)
+        for first, shape in zip((True, False), shapes, strict=True)
+    ]
+    return c.reshape(binary(c, "mul", c.reshape(a, spread[0]), c.reshape(b, spread[1])))

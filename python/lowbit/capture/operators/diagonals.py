@@ -85,6 +85,16 @@ def diagonal_scatter(c: Lowering, x: Ref, updates: Ref, offset: int, a: int, b: 
     return permute(c, y, [order.index(axis) for axis in range(x.rank)])
 
 
+@lowers("fill_diagonal")
+def fill_diagonal(c: Lowering, x: Ref, value: float, wrap: bool) -> Ref:
+    """Of two axes; of more, all indices are equal there."""
+    if wrap:
+        raise Unlowerable("fill_diagonal that wraps around")
+    size = _length(x.shape[0], x.shape[-1], 0)
+    places = [c.emit("arange", start=0, length=size, dtype="i64") for _ in x.shape]
+    return c.emit("index_put", x, filled(c, (size,), value, x.dtype), *places, axis=0)
+
+
 @lowers("block_diag")
 def block_diag(c: Lowering, blocks: list[Ref]) -> Ref:
     """Each block between zeros."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ... import dims
-from ...ir import Dim
+from ...ir import DTYPES, Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
 from .common import filled, part
 
@@ -72,10 +73,47 @@ def _cut(c: Lowering, x: Ref, like: Ref, but: int) -> Ref:
     return x
 
 
-@lowers("gather", "take_along_dim")
+@lowers("take_along_dim")
+def take_along_dim(c: Lowering, x: Ref, indices: Ref, axis: int | None) -> Ref:
+    """`gather` after both have the same sizes on the other axes; without an axis, of all elements."""
+    if axis is None:
+        x, indices = (c.reshape(item, (dims.mul(*item.shape),)) for item in (x, indices))
+        return c.emit("gather", x, _whole(c, indices), axis=0)
+    axis, shape = c.axis(x, axis), c.out_shape()
+    wide = (*shape[:axis], x.shape[axis], *shape[axis + 1 :])
+    x = x if x.shape == wide else c.emit("expand", x, shape=wide)
+    indices = indices if indices.shape == shape else c.emit("expand", indices, shape=shape)
+    return c.emit("gather", x, _whole(c, indices), axis=axis)
+
+
+@lowers("masked_scatter")
+def masked_scatter(c: Lowering, x: Ref, mask: Ref, source: Ref) -> Ref:
+    """The n-th true element gets the n-th of the source."""
+    shape, dtype = c.out_shape(), x.dtype
+    mask = c.cast(mask, "bool")
+    mask = mask if mask.shape == shape else c.emit("expand", mask, shape=shape)
+    count = dims.mul(*shape)
+    order = c.emit("cumsum", c.cast(c.reshape(mask, (count,)), "i64"), axis=0)
+    before = c.emit("maximum", c.emit("sub", order, c.operand(1, "i64")), c.operand(0, "i64"))
+    flat = c.reshape(c.cast(source, dtype), (dims.mul(*source.shape),))
+    if source.shape != shape:  # where the mask is false, a place may lie behind the end
+        last = c.emit("sub", c.operand(flat.shape[0], "i64"), c.operand(1, "i64"))
+        reached = c.emit("minimum", before, last)
+        before = c.emit("where", c.reshape(mask, (count,)), before, reached)
+    return c.emit("where", mask, c.reshape(c.emit("take", flat, before, axis=0), shape), x)
+
+
+@lowers("put")
+def put(c: Lowering, x: Ref, indices: Ref, values: Ref, accumulate: bool) -> Ref:
+    """Of all elements in one row."""
+    flat = c.reshape(x, (dims.mul(*x.shape),))
+    updates = c.reshape(c.cast(values, x.dtype), indices.shape)
+    y = c.emit("index_put", flat, updates, _whole(c, indices), axis=0, reduce="add" if accumulate else "none")
+    return c.reshape(y)
+
+
+@lowers("gather")
 def gather(c: Lowering, x: Ref, axis: int, indices: Ref) -> Ref:
-    if "take_along" in str(c.node.target):
-        raise Unlowerable("take_along_dim", "use torch.gather")
     if x.rank == 0:
         return x
     axis = c.axis(x, axis)
@@ -179,9 +217,36 @@ def scatter_add(c: Lowering, x: Ref, axis: int, indices: Ref, updates: Ref) -> R
 
 @lowers("scatter_reduce.two")
 def scatter_reduce(c: Lowering, x: Ref, axis: int, indices: Ref, updates: Ref, reduce: str, include_self: bool) -> Ref:
-    if reduce not in _REDUCE or not include_self:
-        raise Unlowerable(f"scatter_reduce with reduce={reduce!r}, or without the tensor itself")
-    return _scattered(c, x, axis, indices, updates, _REDUCE[reduce])
+    kind = "sum" if reduce == "mean" else reduce
+    if not include_self:  # what is written to starts from the kind's neutral element
+        reached = _scattered(c, _like(c, x, 0.0), axis, indices, _like(c, updates, 1.0), "max")
+        x = c.emit("where", c.cast(reached, "bool"), _like(c, x, _NEUTRAL[kind]), x)
+    y = _scattered(c, x, axis, indices, updates, _REDUCE[kind])
+    if reduce != "mean":
+        return y
+    start = _like(c, x, 1.0)
+    if not include_self:
+        start = c.emit("sub", start, reached)
+    count = _scattered(c, start, axis, indices, _like(c, updates, 1.0), "add")
+    return c.emit("div", y, count) if y.dtype == "f32" else c.emit("floor_div", y, count)
+
+
+_NEUTRAL = {"sum": 0, "prod": 1, "amax": -math.inf, "amin": math.inf}
+
+
+def _like(c: Lowering, x: Ref, value: float) -> Ref:
+    """x's shape and type, filled; infinities become the ends of whole numbers."""
+    if x.dtype != "f32" and math.isinf(value):
+        value = np.iinfo(DTYPES[x.dtype]).max if value > 0 else np.iinfo(DTYPES[x.dtype]).min
+    return filled(c, x.shape, value, x.dtype)
+
+
+@lowers("index_reduce")
+def index_reduce(c: Lowering, x: Ref, axis: int, indices: Ref, updates: Ref, reduce: str, include_self: bool) -> Ref:
+    """`scatter_reduce` by one index for each slice."""
+    axis = c.axis(x, axis)
+    along = c.reshape(_whole(c, indices), (*indices.shape, *(1,) * (x.rank - 1 - axis)))
+    return scatter_reduce(c, x, axis, c.emit("expand", along, shape=updates.shape), updates, reduce, include_self)
 
 
 @lowers("index_add", "index_copy")

@@ -7,7 +7,7 @@ import math
 from ...ir import Dim
 from ..lower import Lowering, Ref, lowers
 from .arithmetic import is_nan
-from .common import promoted
+from .common import filled, promoted
 
 Operand = Ref | Dim | float
 
@@ -46,6 +46,29 @@ def isinf(c: Lowering, x: Ref) -> Ref:
 @lowers("isfinite")
 def isfinite(c: Lowering, x: Ref) -> Ref:
     return _magnitude(c, x, "lt")
+
+
+lowers("isposinf")(lambda c, x: c.emit("compare", c.operand(x, "f32"), c.constant(math.inf), kind="eq"))
+lowers("isneginf")(lambda c, x: c.emit("compare", c.operand(x, "f32"), c.constant(-math.inf), kind="eq"))
+
+
+@lowers("isreal")
+def isreal(c: Lowering, x: Ref) -> Ref:
+    return c.emit("compare", x, x, kind="eq") if x.dtype != "f32" else filled(c, x.shape, True, "bool")
+
+
+@lowers("isclose")
+def isclose(c: Lowering, a: Ref, b: Ref, rtol: float, atol: float, equal_nan: bool) -> Ref:
+    """a = b, or |a - b| <= atol + rtol |b| with a finite left side."""
+    a, b = c.operand(a, "f32"), c.operand(b, "f32")
+    apart = c.emit("unary", c.emit("sub", a, b), kind="abs")
+    room = c.emit("mul", c.emit("unary", b, kind="abs"), c.constant(float(rtol)))
+    near = c.emit("compare", apart, c.emit("add", room, c.constant(float(atol))), kind="le")
+    near = c.emit("logical", near, _magnitude(c, apart, "lt"), kind="and")
+    y = c.emit("logical", c.emit("compare", a, b, kind="eq"), near, kind="or")
+    if not equal_nan:
+        return y
+    return c.emit("logical", y, c.emit("logical", is_nan(c, a), is_nan(c, b), kind="and"), kind="or")
 
 
 def _register_logic(kind: str, *names: str) -> None:

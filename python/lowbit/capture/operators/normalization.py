@@ -114,12 +114,12 @@ def instance_norm(
     return group_norm(c, x, channels, weight, bias, eps)
 
 
-@lowers("softmax.int", "_softmax")
+@lowers("softmax.int", "_softmax", "special_softmax")
 def softmax(c: Lowering, x: Ref, axis: int) -> Ref:
     return c.emit("softmax", c.operand(x, "f32"), axis=c.axis(x, axis))
 
 
-@lowers("log_softmax.int", "_log_softmax")
+@lowers("log_softmax.int", "_log_softmax", "special_log_softmax")
 def log_softmax(c: Lowering, x: Ref, axis: int) -> Ref:
     """(x - max) - log(sum(e^(x - max)))"""
     x, axis = c.operand(x, "f32"), c.axis(x, axis)

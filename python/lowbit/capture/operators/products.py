@@ -95,3 +95,30 @@ def multi_dot(c: Lowering, tensors: Sequence[Ref]) -> Ref:
     for item in tensors[1:]:
         y = product(c, y, c.reshape(item, (*item.shape, 1)) if item.rank == 1 else item)
     return c.reshape(y)
+
+
+@lowers("addr")
+def addr(c: Lowering, addend: Ref, a: Ref, b: Ref, beta: Number, alpha: Number) -> Ref:
+    return _with_addend(c, addend, outer(c, a, b), beta, alpha)
+
+
+@lowers("addbmm")
+def addbmm(c: Lowering, addend: Ref, a: Ref, b: Ref, beta: Number, alpha: Number) -> Ref:
+    total = c.emit("reduce", product(c, a, b), kind="sum", axes=(0,))
+    return _with_addend(c, addend, total, beta, alpha)
+
+
+@lowers("linalg_vecdot")
+def vecdot(c: Lowering, a: Ref, b: Ref) -> Ref:
+    y = c.emit("mul", a, b)
+    return c.emit("reduce", y, kind="sum", axes=(c.axis(y, c.argument("dim", -1)),))
+
+
+@lowers("matrix_power", "linalg_matrix_power")
+def matrix_power(c: Lowering, x: Ref, n: int) -> Ref:
+    """By squaring."""
+    if n < 1:
+        raise Unlowerable("a power of a matrix below 1")
+    half = x if n == 1 else matrix_power(c, x, n // 2)
+    y = x if n == 1 else product(c, half, half)
+    return product(c, y, x) if n % 2 and n > 1 else y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ... import dims
 from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
-from .common import Number, axes_of, part
+from .common import Number, axes_of, binary, part
 
 
 def _reduce(c: Lowering, kind: str, x: Ref, axes: tuple[int, ...], keepdim: bool) -> Ref:
@@ -41,6 +42,15 @@ def sum_(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
 @lowers("sum.default")
 def sum_of_all(c: Lowering, x: Ref) -> Ref:
     return sum_(c, x, None, False)
+
+
+@lowers("sum_to_size")
+def sum_to_size(c: Lowering, x: Ref) -> Ref:
+    """Over the axes that the result has not, or has as one."""
+    shape = c.out_shape()
+    lead = x.rank - len(shape)
+    axes = (axis for axis in range(x.rank) if axis < lead or (shape[axis - lead] == 1 != x.shape[axis]))
+    return c.reshape(_reduce(c, "sum", x, tuple(axes), True))
 
 
 @lowers("prod.dim_int")
@@ -157,20 +167,86 @@ def norm(c: Lowering, x: Ref, p: Number | None) -> Ref:
     return _norm(c, x, p, axes_of(x, None), False)
 
 
+def _matrix_norm(c: Lowering, x: Ref, p: Any, axes: Sequence[int], keepdim: bool) -> Ref:
+    """Frobenius' norm; the largest or smallest sum of a column (1) or row (infinity)."""
+    x, (rows, columns) = c.operand(x, "f32"), (c.axis(x, axis) for axis in axes)
+    if p in ("fro", None):
+        return _norm(c, x, 2, tuple(sorted((rows, columns))), keepdim)
+    if not isinstance(p, int | float) or abs(p) not in (1, math.inf):
+        raise Unlowerable(f"the norm {p!r} of a matrix, which needs its singular values")
+    summed, found = (rows, columns) if abs(p) == 1 else (columns, rows)
+    sums = _reduce(c, "sum", c.emit("unary", x, kind="abs"), (summed,), True)
+    y = _reduce(c, "max" if p > 0 else "min", sums, (found,), True)
+    return y if keepdim else c.reshape(y)
+
+
 @lowers("linalg_norm")
-def linalg_norm(c: Lowering, x: Ref, p: Number | None, axes: Any, keepdim: bool) -> Ref:
-    chosen = axes_of(x, axes)
-    if p is not None and len(chosen) != 1:
-        raise Unlowerable("the norm of a matrix", "use torch.linalg.vector_norm")
-    return _norm(c, x, p, chosen, keepdim)
+def linalg_norm(c: Lowering, x: Ref, p: Any, axes: Any, keepdim: bool) -> Ref:
+    chosen = [axes] if isinstance(axes, int) else axes
+    if p is not None and len(chosen if chosen is not None else range(x.rank)) == 2:
+        return _matrix_norm(c, x, p, chosen or (0, 1), keepdim)
+    return _norm(c, x, p, axes_of(x, axes), keepdim)
 
 
-@lowers("linalg_matrix_norm", "frobenius_norm")
-def matrix_norm(c: Lowering, x: Ref) -> Ref:
-    raise Unlowerable("the norm of a matrix", "use torch.linalg.vector_norm")
+@lowers("linalg_matrix_norm")
+def matrix_norm(c: Lowering, x: Ref, p: Any) -> Ref:
+    return _matrix_norm(c, x, p, c.argument("dim", (-2, -1)), c.argument("keepdim", False))
 
 
-@lowers("logsumexp")
+@lowers("frobenius_norm")
+def frobenius_norm(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
+    return _norm(c, x, 2, axes_of(x, axes), keepdim)
+
+
+@lowers("dist")
+def dist(c: Lowering, a: Ref, b: Ref, p: Number) -> Ref:
+    apart = binary(c, "sub", a, b, "f32")
+    return _norm(c, apart, p, axes_of(apart, None), False)
+
+
+@lowers("trapezoid.dx", "trapz.dx")
+def trapezoid(c: Lowering, y: Ref, step: Number, axis: int) -> Ref:
+    total = _reduce(c, "sum", _strips(c, y, axis), (c.axis(y, axis),), False)
+    return c.emit("mul", total, c.constant(float(step)))
+
+
+@lowers("trapezoid.x", "trapz.x")
+def trapezoid_between(c: Lowering, y: Ref, x: Ref, axis: int) -> Ref:
+    return _reduce(c, "sum", _strips_between(c, y, x, axis), (c.axis(y, axis),), False)
+
+
+@lowers("cumulative_trapezoid.dx")
+def cumulative_trapezoid(c: Lowering, y: Ref, step: Number, axis: int) -> Ref:
+    total = c.emit("cumsum", _strips(c, y, axis), axis=c.axis(y, axis))
+    return c.emit("mul", total, c.constant(float(step)))
+
+
+@lowers("cumulative_trapezoid.x")
+def cumulative_trapezoid_between(c: Lowering, y: Ref, x: Ref, axis: int) -> Ref:
+    return c.emit("cumsum", _strips_between(c, y, x, axis), axis=c.axis(y, axis))
+
+
+def _neighbours(c: Lowering, y: Ref, axis: int) -> tuple[Ref, Ref]:
+    """Each element but the last, and the one after it."""
+    y, axis = c.operand(y, "f32"), c.axis(y, axis)
+    length = dims.sub(y.shape[axis], 1)
+    return part(c, y, axis, 0, length), part(c, y, axis, 1, length)
+
+
+def _strips(c: Lowering, y: Ref, axis: int) -> Ref:
+    """The means of neighbours."""
+    return c.emit("mul", c.emit("add", *_neighbours(c, y, axis)), c.constant(0.5))
+
+
+def _strips_between(c: Lowering, y: Ref, x: Ref, axis: int) -> Ref:
+    """Times the distances of their places."""
+    if x.rank == 1:
+        x = c.reshape(x, (*x.shape, *(1,) * (y.rank - 1 - c.axis(y, axis))))
+    before, after = _neighbours(c, x, c.axis(y, axis) - (y.rank - x.rank))
+    return c.emit("mul", _strips(c, y, axis), c.emit("sub", after, before))
+
+
+@lowers("logsumexp", "special_logsumexp")
 def logsumexp(c: Lowering, x: Ref, axes: Any, keepdim: bool) -> Ref:
     """max + log(sum(e^(x - max))), with a max that is no infinity."""
     chosen = axes_of(x, axes)
@@ -209,7 +285,8 @@ def topk(c: Lowering, x: Ref, k: Dim, axis: int, largest: bool) -> Lowered:
     return c.emit_all("topk", x, k=k, axis=c.axis(x, axis), largest=int(largest))
 
 
-def _sorted(c: Lowering, x: Ref, axis: int, descending: bool) -> tuple[Ref, Ref]:
+def ordered(c: Lowering, x: Ref, axis: int, descending: bool) -> tuple[Ref, Ref]:
+    """Sorted values, and where they were; NaN last."""
     number = x if x.dtype in ("f32", "i64", "i32") else c.cast(x, "i32")
     values, indices = c.emit_all("sort", number, axis=c.axis(x, axis), descending=int(descending))
     return c.cast(values, x.dtype), indices
@@ -217,37 +294,46 @@ def _sorted(c: Lowering, x: Ref, axis: int, descending: bool) -> tuple[Ref, Ref]
 
 @lowers("sort.default")
 def sort(c: Lowering, x: Ref, axis: int, descending: bool) -> Lowered:
-    return _sorted(c, x, axis, descending)
+    return ordered(c, x, axis, descending)
 
 
 @lowers("sort.stable")
 def sort_stable(c: Lowering, x: Ref, stable: bool, axis: int, descending: bool) -> Lowered:
-    return _sorted(c, x, c.argument("dim", -1), c.argument("descending", False))
+    return ordered(c, x, c.argument("dim", -1), c.argument("descending", False))
 
 
 @lowers("argsort")
 def argsort(c: Lowering, x: Ref) -> Ref:
-    return _sorted(c, x, c.argument("dim", -1), c.argument("descending", False))[1]
+    return ordered(c, x, c.argument("dim", -1), c.argument("descending", False))[1]
 
 
 @lowers("msort")
 def msort(c: Lowering, x: Ref) -> Ref:
-    return _sorted(c, x, 0, False)[0]
+    return ordered(c, x, 0, False)[0]
 
 
-@lowers("median.dim")
-def median(c: Lowering, x: Ref, axis: int, keepdim: bool) -> Lowered:
-    """The lower one of the two in the middle; the first NaN, if there is one: NaN comes last in order."""
-    axis = c.axis(x, axis)
-    last = dims.sub(x.shape[axis], 1)
-    ordered = _sorted(c, x, axis, False)
-    values, indices = (part(c, item, axis, dims.floordiv(last, 2), 1) for item in ordered)
-    if x.dtype == "f32":
-        largest = part(c, ordered[0], axis, last, 1)
-        is_nan = c.emit("compare", largest, largest, kind="ne")
-        values = c.emit("where", is_nan, largest, values)
-        indices = c.emit("where", is_nan, _arg_extreme(c, "max", x, axis, True), indices)
-    return c.reshape(values, c.out_shape(0)), c.reshape(indices, c.out_shape(0))
+def _register_running(kind: str) -> None:
+    def running(c: Lowering, x: Ref, axis: int) -> Lowered:
+        """The extreme so far, and where it was last: the greatest index of an element that equals it, or is NaN."""
+        if x.rank == 0:
+            return x, c.operand(0, "i64")
+        axis = c.axis(x, axis)
+        wide = x if x.dtype in ("f32", "i64") else c.cast(x, "i64")
+        values = c.emit("cumsum", wide, axis=axis, kind=kind)
+        differs = c.emit("compare", wide, values, kind="ne")
+        if wide.dtype == "f32":
+            number = c.emit("compare", wide, wide, kind="eq")
+            differs = c.emit("logical", differs, number, kind="and")
+        places = c.emit("arange", start=0, length=x.shape[axis], dtype="i64")
+        along = c.reshape(places, (x.shape[axis], *(1,) * (x.rank - 1 - axis)))
+        known = c.emit("where", differs, c.operand(0, "i64"), along)
+        return c.cast(values, x.dtype), c.emit("cumsum", known, axis=axis, kind="max")
+
+    lowers(f"cum{kind}")(running)
+
+
+for _kind in ("max", "min"):
+    _register_running(_kind)
 
 
 @lowers("diff")

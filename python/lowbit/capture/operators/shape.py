@@ -12,7 +12,7 @@ from .common import part
 
 @lowers(
     "view.default", "reshape", "_unsafe_view", "_reshape_copy", "flatten", "unflatten", "squeeze", "unsqueeze",
-    "squeeze_copy", "unsqueeze_copy", "view_as", "reshape_as",
+    "squeeze_copy", "unsqueeze_copy", "view_as", "reshape_as", "view_copy", "ravel",
 )  # fmt: skip
 def reshape(c: Lowering, x: Ref) -> Ref:
     return c.reshape(x)
@@ -20,7 +20,7 @@ def reshape(c: Lowering, x: Ref) -> Ref:
 
 @lowers(
     "contiguous", "clone", "alias", "detach", "detach_", "lift_fresh_copy", "lift_fresh", "identity", "positive",
-    "resolve_conj", "resolve_neg",
+    "resolve_conj", "resolve_neg", "alias_copy", "detach_copy", "lift",
 )  # fmt: skip
 def identity(c: Lowering, x: Ref) -> Ref:
     return x
@@ -55,7 +55,7 @@ def transpose(c: Lowering, x: Ref, a: int, b: int) -> Ref:
     return permute(c, x, axes)
 
 
-@lowers("t", "numpy_T")
+@lowers("t", "numpy_T", "t_copy")
 def transposed(c: Lowering, x: Ref) -> Ref:
     return permute(c, x, list(range(x.rank))[::-1])
 
@@ -65,11 +65,13 @@ def matrix_transposed(c: Lowering, x: Ref) -> Ref:
     return transpose(c, x, -2, -1)
 
 
-@lowers("movedim.int")
-def movedim(c: Lowering, x: Ref, source: int, destination: int) -> Ref:
-    axes = [axis for axis in range(x.rank) if axis != source % x.rank]
-    axes.insert(destination % x.rank, source % x.rank)
-    return permute(c, x, axes)
+@lowers("movedim", "moveaxis")
+def movedim(c: Lowering, x: Ref, source: int | Sequence[int], destination: int | Sequence[int]) -> Ref:
+    """The axes that move, at their places; the others in their order."""
+    moving, places = ([item] if isinstance(item, int) else list(item) for item in (source, destination))
+    goals = {place % x.rank: axis % x.rank for axis, place in zip(moving, places, strict=True)}
+    rest = iter(axis for axis in range(x.rank) if axis not in goals.values())
+    return permute(c, x, [goals[place] if place in goals else next(rest) for place in range(x.rank)])
 
 
 @lowers("cat", "concat", "concatenate")
@@ -85,6 +87,46 @@ def stack(c: Lowering, tensors: Sequence[Ref], axis: int) -> Ref:
     parts = [c.operand(item, c.out_dtype()) for item in tensors]
     parts = [c.reshape(item, (*item.shape[:axis], 1, *item.shape[axis:])) for item in parts]
     return parts[0] if len(parts) == 1 else c.emit("concat", *parts, axis=axis)
+
+
+def _at_least(c: Lowering, x: Ref, rank: int) -> Ref:
+    """torch's atleast_nd: of an image, the third axis comes last."""
+    if x.rank >= rank:
+        return x
+    shape: tuple[Dim, ...] = x.shape
+    if rank == 1:
+        return c.reshape(x, (1,))
+    if rank == 2 or x.rank == 0:
+        return c.reshape(x, (*(1,) * (rank - x.rank), *shape))
+    return c.reshape(x, (1, *shape, 1) if x.rank == 1 else (*shape, 1))
+
+
+def _register_at_least(rank: int) -> None:
+    def lowering(c: Lowering, x: Ref | Sequence[Ref]) -> Lowered:
+        return _at_least(c, x, rank) if isinstance(x, Ref) else tuple(_at_least(c, item, rank) for item in x)
+
+    lowers(f"atleast_{rank}d")(lowering)
+
+
+for _rank in (1, 2, 3):
+    _register_at_least(_rank)
+
+
+def _register_stacking(name: str, rank: int, axis: int, columns: bool = False) -> None:
+    """Tensors with at least `rank` axes, side by side; columns: vectors become such."""
+
+    def lowering(c: Lowering, tensors: Sequence[Ref]) -> Ref:
+        grown = [
+            c.reshape(x, (dims.mul(*x.shape), 1)) if columns and x.rank < 2 else _at_least(c, x, rank) for x in tensors
+        ]
+        return cat(c, grown, 0 if name == "hstack" and grown[0].rank == 1 else axis)
+
+    lowers(name)(lowering)
+
+
+for _name, _kind in {"hstack": (1, 1), "vstack": (2, 0), "row_stack": (2, 0), "dstack": (3, 2)}.items():
+    _register_stacking(_name, *_kind)
+_register_stacking("column_stack", 2, 1, columns=True)
 
 
 @lowers("slice.Tensor", "slice_copy.Tensor")
@@ -114,10 +156,14 @@ def select(c: Lowering, x: Ref, axis: int, index: Dim) -> Ref:
     return c.reshape(part(c, x, axis, start, 1))
 
 
-@lowers("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "unbind")
+@lowers(
+    "split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "unbind", "split_copy",
+    "split_with_sizes_copy", "unsafe_split_with_sizes", "unbind_copy", "hsplit", "vsplit", "dsplit",
+)  # fmt: skip
 def split(c: Lowering, x: Ref) -> Lowered:
     """The pieces are torch's; the axis is the one that they divide."""
-    axis = c.axis(x, c.argument("dim", 0))
+    named = {"hsplit": 1 if x.rank > 1 else 0, "vsplit": 0, "dsplit": 2}.get(str(c.node.target).split(".")[1])
+    axis = named if named is not None else c.axis(x, c.argument("dim", 0))
     unbind = "unbind" in str(c.node.target)
     parts: list[Ref] = []
     start: Dim = 0
