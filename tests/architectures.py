@@ -809,6 +809,39 @@ def _crnn() -> nn.Module:
     return Crnn()
 
 
+class LogMel(nn.Module):
+    """Sound [N, samples] to the log of its energy in bands, as torchaudio and Whisper do; convolutions and a GRU."""
+
+    def __init__(self, size: int = 64, hop: int = 24, bands: int = 16, width: int = 32) -> None:
+        super().__init__()
+        self.size, self.hop = size, hop
+        self.register_buffer("window", torch.hann_window(size))
+        peaks = torch.linspace(0, size // 2, bands + 2)
+        places = torch.arange(size // 2 + 1.0)[:, None]
+        rise, fall = (places - peaks[:-2]) / peaks.diff()[:-1], (peaks[2:] - places) / peaks.diff()[1:]
+        self.register_buffer("bank", torch.minimum(rise, fall).clamp(min=0))
+        self.convs = nn.Sequential(
+            nn.Conv1d(bands, width, 3, padding=1), nn.GELU(), nn.Conv1d(width, width, 3, 2, padding=1), nn.GELU()
+        )
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        window: Any = self.window
+        spectrum = torch.stft(x, self.size, self.hop, window=window, return_complex=True)
+        energy = spectrum.abs() ** 2
+        bands = (energy.transpose(1, 2) @ self.bank).clamp(min=1e-10).log10().transpose(1, 2)
+        bands = (torch.maximum(bands, bands.amax((1, 2), keepdim=True) - 8) + 4) / 4
+        states, _ = self.gru(self.convs(bands).transpose(1, 2))
+        logits: Tensor = self.head(states).log_softmax(-1)
+        return logits
+
+
+@_architecture("log_mel", _sounds(), shapes=IMAGE_SHAPES)
+def _log_mel() -> nn.Module:
+    return LogMel()
+
+
 class DeepSpeech(nn.Module):
     """Spectrograms [N, 1, bins, time]: convolutions, GRUs whose directions are summed, a letter for each frame."""
 

@@ -340,8 +340,7 @@ class Accumulate final : public Op {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
     constexpr std::array<std::string_view, 4> kKinds = {"sum", "prod", "max", "min"};
-    if (std::ranges::find(kKinds, kind_) == kKinds.end())
-      node.fail("attribute 'kind' must be sum, prod, max or min");
+    if (std::ranges::find(kKinds, kind_) == kKinds.end()) node.fail("attribute 'kind' must be sum, prod, max or min");
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     normalized_axis(axis_, inputs[0].shape.rank());

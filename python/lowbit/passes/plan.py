@@ -152,7 +152,23 @@ def _problem(graph: Graph, node: Node) -> str:
         codes = np.abs(round_nearest(weight).codes.astype(np.int64)).reshape(weight.shape[0], -1)
         if 255 * int(codes.sum(axis=1).max()) >= 2**31:
             return f"its sums of {depth} products could pass 32 bits"
+    if _is_logarithm_next(graph, node.outputs[0]):
+        return "a logarithm follows, which shows what noise codes would add to small values"
     return ""
+
+
+_KEEPS = ("clip", "maximum", "add", "mul", "reshape", "transpose", "slice")
+"""What may stand between a layer and the logarithm of what it makes, such as a floor and an offset."""
+
+
+def _is_logarithm_next(graph: Graph, value: str) -> bool:
+    """Whether a value is read by a logarithm, as energies in bands of a spectrum are."""
+    for reader in graph.consumers(value):
+        if reader.op == "unary" and reader.attrs["kind"] in ("log", "log2", "log1p"):
+            return True
+        if reader.op in _KEEPS and len(operands(graph, reader)) == 1:
+            return _is_logarithm_next(graph, reader.outputs[0])
+    return False
 
 
 def _with_borders(graph: Graph, name: str, cost: Cost, int8: set[str], dynamic: Container[str]) -> float:
