@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import lowbit
 from against_torch import Function, check, check_free, convert
@@ -86,6 +86,7 @@ def _written(a: Tensor, b: Tensor) -> Tensor:
     out = torch.zeros(3, 4, 6, dtype=torch.cfloat)
     out[..., :4] = a
     out[:, 1:3, -2:] += b[:, 1:3, :2]
+    out[:, 3], out[0, 0] = 0, 2j
     return out
 
 
@@ -267,3 +268,107 @@ def test_what_is_refused(function: Callable[[Tensor], Tensor], reason: str) -> N
         Function(function).eval(), X, scheme="float32", dynamic=None, fallback="torch", progress=False
     )
     torch.testing.assert_close(model(X), function(X), rtol=1e-3, atol=1e-4)
+
+
+class GlobalFilter(nn.Module):
+    """GFNet (Rao et al. 2021): features times a learned filter in the frequency domain, then an MLP."""
+
+    def __init__(self, width: int = 16, side: int = 6) -> None:
+        super().__init__()
+        self.side = side
+        self.weight = nn.Parameter(0.1 * noise(side, side // 2 + 1, width, 2))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, width = x.shape
+        y = fft.rfft2(x.view(batch, self.side, self.side, width), dim=(1, 2), norm="ortho")
+        y = fft.irfft2(y * torch.view_as_complex(self.weight), s=(self.side, self.side), dim=(1, 2), norm="ortho")
+        return x + self.mlp(y.reshape(batch, count, width))
+
+
+class FourierOperator(nn.Module):
+    """A layer of FNO (Li et al. 2021): complex weights for the lowest frequencies, zeros for the others."""
+
+    def __init__(self, width: int = 6, modes: int = 3) -> None:
+        super().__init__()
+        self.modes, self.skip = modes, nn.Conv2d(width, width, 1)
+        weights = [
+            torch.complex(noise(width, width, modes, modes), noise(width, width, modes, modes)) for _ in range(2)
+        ]
+        self.low, self.high = (nn.Parameter(weight / width) for weight in weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        m, z = self.modes, fft.rfft2(x)
+        y = torch.zeros_like(z)
+        y[:, :, :m, :m] = torch.einsum("bixy,ioxy->boxy", z[:, :, :m, :m], self.low)
+        y[:, :, -m:, :m] = torch.einsum("bixy,ioxy->boxy", z[:, :, -m:, :m], self.high)
+        return nn.functional.gelu(fft.irfft2(y, s=x.shape[-2:]) + self.skip(x))
+
+
+class FourierMixing(nn.Module):
+    """A block of FNet (Lee-Thorp et al. 2021): tokens mixed by a transform over sequence and features."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(50, width), nn.Linear(width, width)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embedding(input_ids)
+        return self.linear(nn.functional.layer_norm(x + fft.fftn(x, dim=(1, 2)).real, x.shape[-1:]))
+
+
+class Rotary(nn.Module):
+    """Rotary embeddings as Llama's own code has them: a complex buffer, cut to the sequence."""
+
+    def __init__(self, width: int = 16, longest: int = 32) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, width)
+        turns = torch.outer(torch.arange(longest), 10000 ** (-torch.arange(0, width, 2) / width))
+        self.turns = nn.Buffer(torch.polar(torch.ones_like(turns), turns))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x, turns = self.embedding(input_ids), self.turns[: input_ids.shape[1]]
+        return torch.view_as_real(paired(x) * turns).flatten(2)
+
+
+class Spectrogram(nn.Module):
+    """Whisper's features: the log of the energy in bands, cut 8 below the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window, self.bank = nn.Buffer(torch.hann_window(40)), nn.Buffer(torch.rand(8, 21))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.stft(x, 40, 16, window=self.window, return_complex=True)
+        bands = (self.bank @ z[..., :-1].abs() ** 2).clamp(min=1e-10).log10()
+        return (torch.maximum(bands, bands.amax((1, 2), keepdim=True) - 8) + 4) / 4
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Tensor], Any]] = {
+    "GFNet": (GlobalFilter, lambda batch, _: noise(batch, 36, 16), "auto"),
+    "FNO": (FourierOperator, lambda batch, _: noise(batch, 6, 8, 10), "auto"),
+    "FNet": (FourierMixing, lambda batch, length: torch.randint(0, 50, (batch, length)), "auto"),
+    "rotary embedding": (Rotary, lambda batch, length: torch.randint(0, 50, (batch, length)), "auto"),
+    "log-mel": (Spectrogram, lambda batch, length: noise(batch, 40 * length), {"x": {0: "batch", 1: "samples"}}),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_spectral_nets(name: str) -> None:
+    """Whole, with all their sizes free; what goes into a logarithm stays float32."""
+    torch.manual_seed(0)
+    build, inputs, dynamic = NETS[name]
+    net = build().eval()
+    model = lowbit.convert(net, inputs(2, 8), scheme="float32", dynamic=dynamic, progress=False)
+    for batch, length in ((1, 5), (3, 11)):
+        x = inputs(batch, length)
+        with torch.no_grad():
+            expected = net(x)
+        torch.testing.assert_close(model(x), expected, rtol=2e-5, atol=2e-5)
+    if name == "log-mel":
+        quantized = lowbit.convert(net, inputs(2, 8), dynamic=dynamic, progress=False)
+        assert not any(row["scheme"] == "int8" for row in quantized.decisions)
+        with torch.no_grad():
+            torch.testing.assert_close(quantized(x), net(x), rtol=1e-4, atol=1e-4)

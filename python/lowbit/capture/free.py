@@ -129,7 +129,8 @@ def _leaf_name(path: Any, parameters: list[str]) -> str:
 
 def _is_tokens(leaf: Any) -> bool:
     """Whether it is a table of numbers of samples and steps, such as input_ids and attention_mask."""
-    return isinstance(leaf, torch.Tensor) and leaf.dim() == 2 and not leaf.dtype.is_floating_point
+    is_table = isinstance(leaf, torch.Tensor) and leaf.dim() == 2
+    return is_table and not (leaf.dtype.is_floating_point or leaf.dtype.is_complex)
 
 
 def _is_steps(leaf: torch.Tensor) -> bool:

@@ -114,7 +114,8 @@ def ones(c: Lowering) -> Complex:
 def full(c: Lowering, like: Any, value: Any) -> Complex:
     """The value is the argument of that name in some of them, a size in others."""
     name = "s" if "scalar_tensor" in str(c.node.target) else "value" if "fill" in str(c.node.target) else "fill_value"
-    return parted(c, c.argument(name, 0.0), c.out_shape())
+    value = parted(c, c.argument(name, 0.0), c.out_shape())
+    return Complex(*(repetition.expanded(c, item, c.out_shape()) for item in (value.real, value.imag)))
 
 
 @lowers_complex("eye")
