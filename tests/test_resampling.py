@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import lowbit
 from against_torch import check, compare, convert
 from graphs import BATCH, Maker
 from lowbit import interpreter
@@ -226,6 +227,30 @@ def test_affine_grid_as_torch(align: bool) -> None:
 
     check(moved, torch.randn(2, 3, 4, 6), theta)
     check(lambda theta: F.affine_grid(theta, [2, 3, 4, 2, 6], align_corners=align), torch.randn(2, 3, 4))
+
+
+def test_resized_codes_stay_codes() -> None:
+    """Between int8 layers nothing becomes float, and the result is near torch's."""
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = F.interpolate(self.first(x).relu(), scale_factor=(1.1, 2.1))
+            y = F.interpolate(y, scale_factor=0.6, mode="bilinear", antialias=True)
+            out: torch.Tensor = self.last(F.interpolate(y, size=(12, 13), mode="bilinear"))
+            return out
+
+    net, data = Net().eval(), [torch.randn(2, 16, 9, 11) for _ in range(3)]
+    model = lowbit.convert(net, data[0], calibration=data, progress=False)
+    found = [node.op for node in model.graph]
+    assert found == ["quantize", "conv2d_i8", "resize", "resample", "resample", "resize", "conv2d_i8"]
+    with torch.no_grad():
+        expected = net(data[0])
+    assert float((model(data[0]) - expected).norm() / expected.norm()) < 0.02
 
 
 class Pyramid(nn.Module):

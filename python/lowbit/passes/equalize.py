@@ -20,7 +20,7 @@ from ..ir import Array, Graph, Node, Value, Weight, replace
 from .calibrate import Feeds, Progress, watch
 from .layers import LAYERS
 
-POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "resize")
+POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "resize", "resample")
 STRENGTH = 0.25
 """k = (largest range / channel's range) ** STRENGTH: 1 evens the activations out fully, at the weights' expense."""
 WIDEST = 100.0

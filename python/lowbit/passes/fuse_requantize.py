@@ -19,7 +19,7 @@ from .functions import function_of, operands
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
-CARRIERS = ("max_pool2d", "adaptive_max_pool2d", "reshape", "transpose", "slice", "pad", "concat", "resize")
+CARRIERS = ("max_pool2d", "adaptive_max_pool2d", "reshape", "transpose", "slice", "pad", "concat", "resize", "resample")
 """Ops that move or blend codes and leave their meaning alone."""
 PAIRS = ("add", "mul")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")

@@ -99,9 +99,12 @@ class Sites:
         return next(rules.of(node) for node in nodes if node.name in int8 - self._plan.dynamic)
 
     def _is_read(self, value: str) -> bool:
-        """Whether more is done with the value than moving it: what a maximum drops need not be represented."""
+        """Whether more is done with the value than moving it: what a maximum drops need not be represented.
+
+        What is blended is read: it reaches further than the blends.
+        """
         readers = self._plan.graph.consumers(value)
-        moved = [node.op in CARRIERS and node.name in self._plan.int8 for node in readers]
+        moved = [node.op in CARRIERS and node.name in self._plan.int8 and not _blends(node) for node in readers]
         return not (moved and all(moved)) or value in self._plan.graph.outputs
 
     def _root(self, name: str) -> str:
@@ -113,3 +116,7 @@ class Sites:
         a, b = self._root(a), self._root(b)
         if a != b:
             self._parent[a] = b
+
+
+def _blends(node: Node) -> bool:
+    return node.op == "resample" or (node.op == "resize" and node.attrs["mode"] in ("linear", "cubic"))
