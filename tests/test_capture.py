@@ -316,24 +316,6 @@ def test_the_callers_input_is_not_written_to() -> None:
     assert_close(list(result.values()), [2 * x.clamp(min=0)])
 
 
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count += 1
-        return x * 2
-
-
-def test_a_module_that_keeps_state_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"'count'.*writes to this buffer"):
-        capture(Counting().eval(), torch.randn(2))
-
-
-# ------------------------------------------------------------------------------------------------------ batch norm
-
-
 def test_batch_norm_folds_into_the_convolution_before_it() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.Linear(5, 2), nn.Tanh())
     net[1].running_mean.normal_()

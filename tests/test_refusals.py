@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +20,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch import distributions as D
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 import lowbit
-from lowbit.errors import InputError, UnsupportedError
+from lowbit.errors import InputError, LowbitError, UnsupportedError
 
 
 class Function(nn.Module):
@@ -28,6 +36,11 @@ class Function(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         return self.function(self.layer(inputs[0]), *inputs[1:])
+
+
+@dataclasses.dataclass
+class Answer:
+    value: Tensor
 
 
 def convert(net: nn.Module, *inputs: Any, **options: Any) -> lowbit.Model:
@@ -352,3 +365,379 @@ def test_decisions_are_refused_with_one_message_and_nothing_else(name: str, capf
         lowbit.convert(Function(DECISIONS[name]).eval(), torch.randn(2, 8))
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+# ----------------------------------------------------------------------------------------------------------- odd inputs
+
+
+class Table(nn.Module):
+    """Adds what a function makes of a buffer."""
+
+    def __init__(self, table: Tensor, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("table", table)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x), self.table)
+
+
+ODD_DTYPES = [torch.complex64, torch.int16, torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("dtype", ODD_DTYPES, ids=str)
+def test_buffers_of_types_that_graphs_have_not(dtype: torch.dtype) -> None:
+    """What only torch reads at conversion may be of any type; whole numbers and floats are widened."""
+    table = torch.arange(8).to(dtype)
+    for function in (lambda y, t: y, lambda y, t: y + t.to(torch.float32)):
+        net = Table(table, function)
+        assert_same(convert(net, torch.randn(2, 8)), net, torch.randn(3, 8))
+
+
+def test_narrow_whole_numbers_wrap_as_in_torch() -> None:
+    table = (torch.arange(8) * 5000).to(torch.int16)
+    net = Table(table, lambda y, t: y + (t * t).float() + t[y.argmax(1)].float()[:, None])
+    assert_same(convert(net, torch.randn(2, 8)), net, torch.randn(3, 8))
+
+
+UNUSABLE: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "sparse": (lambda: torch.eye(8).to_sparse(), lambda y, t: torch.sparse.mm(t, y.T).T),
+    "rows": (lambda: torch.eye(8).to_sparse_csr(), lambda y, t: (t @ y.T).T),
+    "int16": (lambda: torch.arange(8).to(torch.int16), lambda y, t: (t[y.argmax(1)] * 300).float()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_buffers_that_cannot_be_are_named(name: str) -> None:
+    make, function = UNUSABLE[name]
+    with pytest.raises(UnsupportedError, match=r"(?s)(buffer 'table'|int16).*test_refusals\.py:\d+.*remedy"):
+        convert(Table(make(), function), torch.randn(2, 8))
+
+
+def test_torchscript_is_refused() -> None:
+    layer = nn.Linear(8, 8).eval()
+    for script in (torch.jit.trace(layer, torch.randn(2, 8)), torch.jit.script(layer)):
+        for inputs in (None, torch.randn(2, 8)):
+            with pytest.raises(InputError, match=r"convert the nn\.Module"):
+                lowbit.convert(script, inputs)
+    with pytest.raises(UnsupportedError, match=r"'1' is TorchScript: use the nn\.Module"):
+        lowbit.convert(nn.Sequential(nn.ReLU(), torch.jit.script(layer)), torch.randn(2, 8))
+
+
+ODD_INPUTS: dict[str, Callable[[], Any]] = {
+    "sparse": lambda: torch.randn(2, 8).to_sparse(),
+    "rows": lambda: torch.randn(2, 8).to_sparse_csr(),
+    "meta": lambda: torch.randn(2, 8, device="meta"),
+    "quantized": lambda: torch.quantize_per_tensor(torch.randn(2, 8), 0.1, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.randn(2, 8), torch.randn(3, 8)]),
+    "complex": lambda: torch.randn(2, 8, dtype=torch.complex64),
+    "int16": lambda: torch.ones(2, 8).short(),
+    "text": lambda: np.array(["a"]),
+    "record": lambda: np.zeros(2, [("a", "f4")]),
+    "object": object,
+    "generator": lambda: (i for i in range(2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse CSR")
+@pytest.mark.parametrize("name", ODD_INPUTS)
+def test_odd_tensors_are_refused_wherever_they_come(name: str) -> None:
+    net, x = nn.Linear(8, 8).eval(), torch.randn(2, 8)
+    model = convert(net, x)
+    calls: list[Callable[[Any], Any]] = [
+        model,
+        model.compare,
+        model.profile,
+        model.session.run,
+        lambda odd: model.session.run_list([odd]),
+        lambda odd: lowbit.convert(net, odd, progress=False),
+        lambda odd: lowbit.convert(net, progress=False)(odd),
+        lambda odd: lowbit.convert(net, x, calibration=[odd], progress=False),
+    ]
+    for call in calls:
+        with pytest.raises(LowbitError):
+            call(ODD_INPUTS[name]())
+
+
+def test_arrays_of_any_layout_are_examples() -> None:
+    whole = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    for array in (whole[:, ::-1], whole.astype(">f4"), np.asfortranarray(whole), np.broadcast_to(whole[:1], (2, 8))):
+        net = nn.Linear(8, 8)
+        assert_same(convert(net, array), net, torch.randn(3, 8))
+
+
+WRONG: list[Any] = [0, -1, 2.5, "x", b"x", [], [1], {}, {"a": 1}, {1: 2}, set(), object(), np.zeros(2), 10**30, ...]
+
+
+@pytest.mark.parametrize("name", ["calibration", "scheme", "dynamic", "max_drop", "fallback", "tune", "threads"])
+def test_wrong_options_raise_nothing_else(name: str) -> None:
+    net, x = nn.Linear(8, 8).eval(), torch.randn(2, 8)
+    for value in WRONG:
+        with suppress(LowbitError):
+            lowbit.convert(net, x, progress=False, **{name: value})
+
+
+def test_wrong_arguments_raise_nothing_else(tmp_path: Path) -> None:
+    model = convert(nn.Linear(8, 8), torch.randn(2, 8))
+    model.save(tmp_path / "a.lowbit")
+    fields = [field.name for field in dataclasses.fields(lowbit.Scheme)]
+    for value in WRONG:
+        calls: list[Callable[[], Any]] = [
+            lambda v=value: lowbit.load(v),
+            lambda v=value: lowbit.load(tmp_path / "a.lowbit", threads=v),
+            lambda v=value: lowbit.Session(v),
+            lambda v=value: lowbit.convert(v),
+            lambda v=value: model(v),
+            lambda v=value: model(input=v),
+            lambda v=value: model.profile(torch.randn(2, 8), repeats=v),
+            lambda v=value: model.session.run(v),
+            lambda v=value: model.session.run_list(v),
+            lambda v=value: model.session.run_into(v, v),
+            lambda v=value: model.session.made_up(v),
+            *(lambda v=value, f=field: lowbit.Scheme(**{"name": "mine", f: v}) for field in fields),
+        ]
+        for call in calls:
+            with suppress(LowbitError, FileNotFoundError):
+                call()
+
+
+# ----------------------------------------------------------------------------------------------------- threads, pickles
+
+
+def test_threads_that_convert_at_once() -> None:
+    """Recurrent layers are replaced for a while, so conversions take turns; torch.compile's too."""
+
+    def run(place: int) -> None:
+        net = nn.Sequential(nn.Linear(8 + place, 8), nn.GRU(8, 8, batch_first=True)).eval()
+        x = torch.randn(2, 5, 8 + place)
+        with torch.no_grad():
+            if place == 0:
+                found = torch.compile(net, backend="lowbit", options={"scheme": "float32"})(x)
+            else:
+                found = lowbit.convert(net, x, scheme="float32", progress=False)(x)
+            torch.testing.assert_close(found, net(x), rtol=1e-4, atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+
+
+def test_pickles_and_copies_of_models(small_net: nn.Module, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 16, 16)
+    model = lowbit.convert(small_net, x, progress=False)
+    expected = model(x)
+    model.save(tmp_path / "a.lowbit")
+    loaded = lowbit.load(tmp_path / "a.lowbit", threads=1)
+    assert len(pickle.dumps(model)) < 1.2 * (tmp_path / "a.lowbit").stat().st_size
+    for copied in (copy.deepcopy(model), copy.copy(model)):
+        assert copied.session is model.session
+        assert torch.equal(copied(x), expected)
+    again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))
+    assert torch.equal(again(x), expected)
+    with pytest.raises(LowbitError, match="no float graph"):
+        again.compare(x)
+    other = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(loaded))))
+    assert other.session.threads == 1
+    for plain in (loaded, copy.deepcopy(loaded), other):
+        np.testing.assert_array_equal(plain(x.numpy()), expected.numpy())
+    session = pickle.loads(pickle.dumps(model.session))
+    assert copy.deepcopy(session) is session
+    np.testing.assert_array_equal(session.run(x.numpy())[0], expected.numpy())
+    (tmp_path / "a.lowbit").unlink()
+    with pytest.raises(LowbitError, match="gone or has changed"):
+        pickle.dumps(loaded)
+
+
+def test_a_model_to_be_captured_is_copied_and_not_pickled(small_net: nn.Module) -> None:
+    model = lowbit.convert(small_net, progress=False)
+    with pytest.raises(LowbitError, match="call it once"):
+        pickle.dumps(model)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+def test_pickles_bring_segments_and_classes() -> None:
+    net = Function(lambda h: Answer(value=torch.special.i0(h)))
+    model = convert(net, torch.randn(2, 8), fallback="torch")
+    found = pickle.loads(pickle.dumps(model))(torch.randn(3, 8))
+    assert type(found) is Answer
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    value: Tensor
+    count: int = 3
+    name: str = "a"
+
+
+@dataclasses.dataclass
+class Wider(Answer):
+    more: Any = None
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Finished:
+    value: Tensor
+    twice: Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.twice = self.value * 2
+        self.value = self.value + 1
+
+
+RESULTS: dict[str, Callable[[Tensor], Any]] = {
+    "plain": lambda h: Answer(h),
+    "frozen": lambda h: Frozen(h, h.shape[1]),
+    "subclass": lambda h: Wider(h, (h, None, 1.5), {"a": [h + 1]}),
+    "nested": lambda h: (Wider(h, Answer(h * 2)), {"b": Frozen(h)}, [None]),
+    "finished": lambda h: Finished(value=h),
+}
+
+
+def unfolded(value: Any) -> Any:
+    """The classes and tensors of a result."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return [type(value).__name__, *(unfolded(getattr(value, name)) for name in fields)]
+    if isinstance(value, dict):
+        return {key: unfolded(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [unfolded(item) for item in value]
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_dataclasses_are_results(name: str) -> None:
+    net = Function(RESULTS[name])
+    model = convert(net, torch.randn(2, 8))
+    x = torch.randn(3, 8)
+    for found, expected in zip(*map(pytree.tree_leaves, map(unfolded, (model(x), net(x)))), strict=True):
+        if isinstance(expected, Tensor):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        else:
+            assert found == expected
+    assert set(pytree.SUPPORTED_NODES).isdisjoint({Answer, Frozen, Wider, Finished}), "nothing is left registered"
+
+
+@pytest.mark.parametrize("result", [{1}, object(), torch.float32, "text", None, ()], ids=repr)
+def test_results_that_are_refused(result: Any) -> None:
+    with pytest.raises(UnsupportedError, match="the model returns"):
+        convert(Function(lambda h: result), torch.randn(2, 8))
+
+
+# ---------------------------------------------------------------------------------------------------------------- state
+
+
+class Stateful(nn.Module):
+    """Writes to a buffer in one of many ways."""
+
+    def __init__(self, write: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.write = write
+        self.register_buffer("calls", torch.tensor(2.0))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.full((8,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x)
+        found = self.write(self, h)
+        return found if isinstance(found, Tensor) and found.shape == h.shape else h
+
+
+def counts(net: Any, h: Tensor) -> None:
+    net.calls += 1
+
+
+def averages(net: Any, h: Tensor) -> None:
+    net.mean.mul_(0.9).add_(h.mean(0), alpha=0.1)
+
+
+def assigns(net: Any, h: Tensor) -> None:
+    net.mean = h.mean(0)
+
+
+def marks(net: Any, h: Tensor) -> None:
+    net.mean[h.argmax(1)] = 1.0
+
+
+def uses_the_new(net: Any, h: Tensor) -> Tensor:
+    net.mean.copy_(h.mean(0))
+    return h - net.mean
+
+
+def clears(net: Any, h: Tensor) -> Tensor:
+    net.mean.zero_()
+    net.mean += h.mean(0)
+    return h + net.mean
+
+
+def remembers(net: Any, h: Tensor) -> None:
+    net.last = h.mean()
+
+
+def reads_before(net: Any, h: Tensor) -> Tensor:
+    scaled = h * net.calls
+    net.calls += 1
+    return scaled
+
+
+def reads_after(net: Any, h: Tensor) -> Tensor:
+    net.calls += 1
+    return h * net.calls
+
+
+def centers(net: Any, h: Tensor) -> Tensor:
+    net.mean.mul_(0.9).add_(h.mean(0), alpha=0.1)
+    return h - net.mean
+
+
+def fills_a_part(net: Any, h: Tensor) -> Tensor:
+    net.mean[0] = 1.0
+    return h + net.mean
+
+
+WRITES = [counts, lambda net, h: net.seen.add_(1), averages, assigns, marks, uses_the_new, clears]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_no_call_sees_of_the_last_one_is_noted(write: Callable[[Any, Tensor], Any]) -> None:
+    """Any number of calls gives what the module gives; its buffers stay."""
+    net = Stateful(write).eval()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    model = convert(net, torch.randn(2, 8))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+    assert len(model.notes) == 1
+    assert "writes to its buffer" in model.notes[0]
+    assert "test_refusals.py:" in model.notes[0]
+    for _ in range(2):
+        assert_same(model, net, torch.randn(3, 8))
+
+
+def test_an_attribute_is_no_buffer() -> None:
+    net = Stateful(remembers)
+    assert_same(convert(net, torch.randn(2, 8)), net, torch.randn(3, 8))
+
+
+@pytest.mark.parametrize("write", [reads_before, reads_after, centers, fills_a_part])
+@pytest.mark.parametrize("fallback", [None, "torch"])
+def test_what_the_next_call_would_see_is_refused(write: Callable[[Any, Tensor], Any], fallback: str | None) -> None:
+    pattern = r"(?s)buffer '(calls|mean)'.*depends on what the last call left.*test_refusals\.py:\d+.*remedy"
+    with pytest.raises(UnsupportedError, match=pattern):
+        convert(Stateful(write), torch.randn(2, 8), fallback=fallback)
+
+
+@pytest.mark.filterwarnings("ignore:backend='lowbit' leaves a graph in torch")
+def test_compiled_modules_keep_their_counts() -> None:
+    net = Stateful(counts).eval()
+    compiled = torch.compile(net, backend="lowbit")
+    with torch.no_grad():
+        for _ in range(3):
+            compiled(torch.randn(2, 8))
+    assert float(net.calls) == 5.0

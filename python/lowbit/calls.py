@@ -232,7 +232,7 @@ def _match(tree: Mapping[str, Any], value: Any, path: str, leaves: list[Leaf], p
         keys = list(value) if isinstance(value, Mapping) else None
         if keys is None or set(keys) != set(tree["dict"]):
             problems.append(
-                f"{path} must be a dict of {list(tree['dict'])}, is {_kind(value) if keys is None else keys}"
+                f"{path} must be a dict of {list(tree['dict'])}, is {kind_of(value) if keys is None else keys}"
             )
             return
         for key, item in tree["dict"].items():
@@ -240,13 +240,14 @@ def _match(tree: Mapping[str, Any], value: Any, path: str, leaves: list[Leaf], p
     else:
         kind, items = _items(tree)
         if not isinstance(value, (tuple, list)) or len(value) != len(items):
-            problems.append(f"{path} must be a {kind} of {len(items)}, is {_kind(value)}")
+            problems.append(f"{path} must be a {kind} of {len(items)}, is {kind_of(value)}")
             return
         for index, item in enumerate(items):
             _match(item, value[index], f"{path}[{index}]", leaves, problems)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What messages call a value."""
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list)) else "")
 
 
@@ -257,7 +258,7 @@ def read_array(leaf: Leaf, expected: str) -> Array:
     """
     target = DTYPES[expected]
     if not isinstance(leaf.value, np.ndarray):
-        got = _kind(leaf.value)
+        got = kind_of(leaf.value)
         raise InputError(f"input {leaf.path} must be a NumPy array, is {got}: use np.asarray(x, np.{target})")
     array: Array = leaf.value
     if leaf.dtype in COMPLEX:

@@ -58,7 +58,7 @@ def compile_graph(module: torch.fx.GraphModule, inputs: Sequence[Any], **given: 
             raise
         return _in_torch(module, " ".join(str(error).split()[:60]))
     if model.meta["writes"]:
-        return _in_torch(module, "it writes to its inputs")
+        return _in_torch(module, "it writes to its inputs or buffers")
     _models[key] = model
     return frame.runner(model)
 

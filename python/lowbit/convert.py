@@ -73,8 +73,16 @@ def convert(
     """
     if not isinstance(net, torch.nn.Module):
         raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
-    if fallback not in (None, "torch"):
+    if isinstance(net, torch.jit.ScriptModule):
+        raise InputError(
+            "lowbit.convert takes no TorchScript (torch.jit.trace, torch.jit.script, torch.jit.load): "
+            "convert the nn.Module that it was made from"
+        )
+    if fallback is not None and not (isinstance(fallback, str) and fallback == "torch"):
         raise InputError(f'fallback must be None or "torch", is {fallback!r}')
+    for name, flag in (("tune", tune), ("progress", progress)):
+        if not isinstance(flag, bool | int):
+            raise InputError(f"{name} must be True or False, is {flag!r}")
     _check_budget(evaluate, max_drop)
     rules = schemes.rules(scheme)
     data = _reiterable(calibration)

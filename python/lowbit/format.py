@@ -54,6 +54,40 @@ def save(path: str | os.PathLike[str], graph: Graph, meta: Mapping[str, Any] | N
 
     import safetensors.numpy
 
+    tensors, metadata = _contents(graph, meta)
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(target)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{target} cannot be written: {error}") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def dumps(graph: Graph, meta: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of the file that `save` writes. Raises GraphError, FormatError."""
+    import safetensors.numpy
+
+    tensors, metadata = _contents(graph, meta)
+    return bytes(safetensors.numpy.save(tensors, metadata=metadata))
+
+
+def loads(data: bytes) -> tuple[Graph, dict[str, Any]]:
+    """What `load` reads, from a file's bytes. Raises FormatError, GraphError."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.lowbit")
+        path.write_bytes(data)
+        return load(path)
+
+
+def _contents(graph: Graph, meta: Mapping[str, Any] | None) -> tuple[dict[str, Array], dict[str, str]]:
+    """The tensors of a file, and the document about them."""
     validate(graph)
     constants, tensors = _constant_table(graph)
     document = {
@@ -72,17 +106,7 @@ def save(path: str | os.PathLike[str], graph: Graph, meta: Mapping[str, Any] | N
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"the graph or its metadata is not plain JSON: {error}") from None
     _check_text(text)
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        safetensors.numpy.save_file(tensors, temporary, metadata={"lowbit": text})
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(target)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{target} cannot be written: {error}") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    return tensors, {"lowbit": text}
 
 
 def _umask() -> int:

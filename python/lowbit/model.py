@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from . import calls, format, session
 from .capture import Example
 from .capture import example as as_example
-from .capture.export import DTYPE_NAMES
+from .capture.export import DTYPE_NAMES, not_plain
+from .capture.results import rebuilt
 from .errors import InputError, LowbitError
 from .ir import Array, Graph, Node, Quant
 from .passes.calibrate import runner
@@ -75,12 +76,12 @@ class Decisions(list[dict[str, Any]]):
 class Conversion:
     """All that a converted model is made of.
 
-    reference: the float graph whose values `graph` stands for. classes: those of the module's outputs, by their names
-    in `meta["output"]`.
+    reference: the float graph whose values `graph` stands for; None in what was unpickled. classes: those of the
+    module's outputs, by their names in `meta["output"]`.
     """
 
     graph: Graph
-    reference: Graph
+    reference: Graph | None
     meta: Mapping[str, Any]
     classes: Mapping[str, type]
     threads: int | None = None
@@ -96,6 +97,9 @@ class Model(session.Model):
     It is called as the module was (positional or keyword inputs) and returns the same structure, in the module's own
     classes. Any number of threads may call it at once. A model that was converted without example inputs is captured
     at its first call.
+
+    A pickle holds the bytes of the file that `save` writes, and the outputs' classes by name; it brings no float graph,
+    so `compare` is not for what was unpickled. As any pickle, it is to be trusted. Copies share the session.
     """
 
     def __init__(self, made: Conversion | Callable[[tuple[Any, ...], dict[str, Any]], Conversion]) -> None:
@@ -111,8 +115,21 @@ class Model(session.Model):
         super().__init__(session.Session(made.graph, threads=made.threads), made.meta)
         self._make = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._make is not None:
+            raise LowbitError("the model is captured at its first call, and can be pickled from then on: call it once")
+        made = self._conversion
+        classes = {name: kind for name, kind in made.classes.items() if "<" not in kind.__qualname__}
+        return _unpickled, (format.dumps(made.graph, made.meta), classes, made.threads)
+
+    def __copy__(self) -> Model:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._lock = threading.Lock()
+        return made
+
     def __getattr__(self, name: str) -> Any:
-        if name in ("_conversion", "_convention", "session", "meta"):
+        if name in ("_conversion", "_convention", "session", "meta", "_file"):
             raise LowbitError(
                 "the model is captured at its first call: call it once, or pass example_inputs to lowbit.convert"
             )
@@ -150,7 +167,9 @@ class Model(session.Model):
 
     @property
     def reference(self) -> Graph:
-        """The float32 graph whose values those of `graph` stand for, name by name."""
+        """The float32 graph whose values those of `graph` stand for, name by name. Raises LowbitError without one."""
+        if self._conversion.reference is None:
+            raise LowbitError("a model that was unpickled has no float graph to compare with: convert the module again")
         return self._conversion.reference
 
     @property
@@ -168,7 +187,7 @@ class Model(session.Model):
         return self._compare(self._read_all(args, kwargs)[0])
 
     def _compare(self, arrays: list[Array]) -> Comparison:
-        graph, reference = self._conversion.graph, self._conversion.reference
+        graph, reference = self.graph, self.reference
         names = [name for node in graph for name in node.outputs if _is_comparable(graph, reference, name)]
         scales = {part for name in names for part in _parts(graph.values[name].quant)}
         feeds = dict(zip(graph.inputs, arrays, strict=True))
@@ -187,7 +206,7 @@ class Model(session.Model):
             self._read_all(args, kwargs)
         made = self._conversion
         call = Example(args=args, kwargs=kwargs) if given else made.example
-        if call is None:
+        if call is None or made.reference is None:
             return super()._facts(args, kwargs)
         arrays = self._arrays(call.args, call.kwargs)
         reference = session.Session(made.reference, threads=made.threads)
@@ -243,10 +262,12 @@ class Model(session.Model):
 
     def _object(self, name: str, fields: dict[str, Any]) -> Any:
         """An output in the module's own class."""
-        kind: Any = self._conversion.classes[name]
+        kind: Any = self._conversion.classes.get(name)
+        if kind is None:  # a class that has no place of its own to be unpickled from
+            return calls.Record(fields)
         if kind.__module__ == "torch.return_types":  # such as what topk gives
             return kind(tuple(fields.values()))
-        return kind(fields) if issubclass(kind, Mapping) and not is_dataclass(kind) else kind(**fields)
+        return rebuilt(kind, fields)
 
     def _read_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Array], torch.device | None]:
         """The graph's inputs, and the device of the caller's tensors (None: there are only arrays)."""
@@ -274,9 +295,14 @@ class Model(session.Model):
         return super().__repr__()
 
 
+def _unpickled(data: bytes, classes: Mapping[str, type], threads: int | None) -> Model:
+    graph, meta = format.loads(data)
+    return Model(Conversion(graph=graph, reference=None, meta=meta, classes=classes, threads=threads))
+
+
 def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Array:
     """A tensor as the array of dtype `expected` the graph takes; `dtype` is the module's own. Raises InputError."""
-    if tensor.dtype is not DTYPES_BY_NAME[expected] or dtype in calls.COMPLEX:
+    if (tensor.dtype is not DTYPES_BY_NAME[expected] and not_plain(tensor) is None) or dtype in calls.COMPLEX:
         if DTYPE_NAMES.get(tensor.dtype) != dtype:
             wanted = DTYPES_BY_NAME[dtype or expected]
             raise InputError(f"input {path} must be {wanted}, is {tensor.dtype}: use x.to({wanted})")
@@ -284,7 +310,11 @@ def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Arra
             tensor = torch.view_as_real(tensor.resolve_conj())
         tensor = tensor.to(DTYPES_BY_NAME[expected])
     plain = tensor.detach() if tensor.requires_grad else tensor
-    array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).contiguous().numpy()
+    try:
+        array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).contiguous().numpy()
+    except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
+        problem = not_plain(tensor) or f"a {type(tensor).__name__} without values: {str(error).splitlines()[0]}"
+        raise InputError(f"input {path} is {problem}") from None
     return array
 
 

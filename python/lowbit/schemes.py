@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from typing import Any
 
 from .errors import InputError, UnsupportedError
 from .ir import Node
@@ -17,6 +18,9 @@ from .packings import OF_BITS
 
 RANGES = ("minmax", "percentile", "mse")
 ACTIVATIONS = ("auto", "static", "dynamic")
+
+
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": bool}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,10 @@ class Scheme:
     smooth: bool = True
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), _TYPES[str(field.type)]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+                raise InputError(f"{field.name} of a scheme is of type {field.type}, not {type(value).__name__}")
         if self.range_method not in RANGES:
             raise InputError(f"range_method must be one of {', '.join(RANGES)}, not {self.range_method!r}")
         if self.activations not in ACTIVATIONS:

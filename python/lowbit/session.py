@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import calls, dims, format, segments
-from .errors import InputError, UnsupportedError
+from .errors import InputError, LowbitError, UnsupportedError
 from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
 from .ops import OPS, attributes
@@ -117,17 +119,41 @@ class Session:
 
     threads: of one call, at most (None: LOWBIT_THREADS, else what the process may use). isa: caps the instruction set
     (None: LOWBIT_ISA, else the best). Raises GraphError, UnsupportedError, InputError, EnvironmentVariableError.
+
+    A pickle holds the bytes of the graph's file, and is compiled where it is loaded; it needs the graph to be alive
+    still. A copy, deep or not, is the session itself.
     """
 
     def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
+        if not isinstance(graph, Graph):
+            raise InputError(f"a session is of a lowbit.ir.Graph, not of a {type(graph).__name__}")
         self._start(replace(graph, constants={}), _compile(validate(graph), threads, isa), _weight_bytes(graph))
+        self._options: dict[str, Any] = {"threads": threads, "isa": isa}
+        self._file = _of_graph(weakref.ref(graph))
 
     @classmethod
-    def _finished(cls, graph: Graph, core: _core.Session | segments.Chain, weight_bytes: Mapping[str, int]) -> Session:
+    def _finished(
+        cls,
+        graph: Graph,
+        core: _core.Session | segments.Chain,
+        weight_bytes: Mapping[str, int],
+        threads: int | None,
+        file: Callable[[], bytes],
+    ) -> Session:
         """From what is compiled already, so that the caller can let go of the constants before they are packed."""
         session = cls.__new__(cls)
         session._start(graph, core, weight_bytes)
+        session._options, session._file = {"threads": threads, "isa": None}, file
         return session
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _session_of, (self._file(), self._options)
+
+    def __copy__(self) -> Session:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Session:
+        return self
 
     def _start(self, graph: Graph, core: _core.Session | segments.Chain, weight_bytes: Mapping[str, int]) -> None:
         self.graph = graph
@@ -189,20 +215,34 @@ class Session:
         """`run` for arrays of the right dtypes, in order: nothing is done in Python."""
         try:
             return self._core.run(arrays)
-        except InputError:
-            bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))  # says it better, if it is about shapes
+        except (InputError, TypeError):
+            self._explain(arrays)
             raise
         except MemoryError:
             raise InputError(
                 f"there is not enough memory to run inputs of shapes {[a.shape for a in arrays]}"
             ) from None
 
+    def _explain(self, arrays: Any) -> None:
+        """Raises InputError for what the core says less well."""
+        if not isinstance(arrays, list) or not all(isinstance(array, np.ndarray) for array in arrays):
+            raise InputError(f"the inputs are a list of NumPy arrays, not {calls.kind_of(arrays)}")
+        if len(arrays) != len(self.graph.inputs):
+            raise InputError(f"the inputs are {list(self.graph.inputs)}; got {len(arrays)} arrays")
+        bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))
+
     def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """`run` that writes into the caller's C-contiguous arrays; allocates nothing once these shapes were run."""
-        self._core.run_into(list(inputs), list(outputs))
+        try:
+            self._core.run_into(list(inputs), list(outputs))
+        except TypeError:
+            kinds = f"{calls.kind_of(inputs)} and {calls.kind_of(outputs)}"
+            raise InputError(f"run_into takes lists of NumPy arrays, not {kinds}") from None
 
     def made_up(self, sizes: Mapping[str, int] | None = None) -> list[Array]:
         """Inputs that fit, of no meaning: normal floats, small integers. sizes: of free dimensions, else 1 or a few."""
+        if sizes is not None and not isinstance(sizes, Mapping):
+            raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
         free = {
             name: min(max(1 if "batch" in name else FEW, symbol.minimum), symbol.maximum)
             for name, symbol in self.graph.symbols.items()
@@ -215,7 +255,7 @@ class Session:
 
     def profile_list(self, arrays: list[Array], repeats: int) -> Profile:
         """`profile` for arrays as `run_list` takes them."""
-        if not isinstance(repeats, int) or repeats < 1:
+        if not isinstance(repeats, int) or not 1 <= repeats < 2**31:
             raise InputError(f"repeats must be a positive integer, is {repeats!r}")
         keys = ("node", "op", "kernel", "seconds", "operations", "bytes")
         steps = self._core.profile(arrays, repeats)
@@ -239,7 +279,7 @@ def _compile(graph: Graph, threads: int | None, isa: str | None) -> _core.Sessio
 
 
 def _finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> _core.Session:
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+    if threads is not None and (type(threads) is not int or not 1 <= threads < 2**31):
         raise InputError(f"threads must be a positive integer or None, is {threads!r}")
     return builder.finish(isa=isa or "", threads=threads or 0)
 
@@ -340,12 +380,27 @@ class Model:
 
     meta: "signature" and "output" (calls.py), "producer", "decisions". Raises FormatError for metadata that do not
     fit the graph. Subclasses may read and write other tensors than NumPy's.
+
+    A pickle holds the file's bytes: of a model that was loaded, its file must be there, unchanged. Unpickling trusts
+    what it reads, and so takes segments that run in torch. Copies share the session.
     """
 
     def __init__(self, session: Session, meta: Mapping[str, Any]) -> None:
         self.session = session
         self.meta = meta
         self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
+        self._file = session._file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _model_of, (self._file(), self.session._options)
+
+    def __deepcopy__(self, memo: Any) -> Model:
+        return copy.copy(self)
+
+    def __copy__(self) -> Model:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
 
     def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
         """Run the model. Raises InputError for inputs that do not fit, before anything is run.
@@ -459,6 +514,48 @@ class Model:
         return f"<lowbit.{type(self).__name__}({self._convention.describe()}), {self.session.isa}>"
 
 
+def _of_graph(held: Callable[[], Graph | None], meta: Mapping[str, Any] | None = None) -> Callable[[], bytes]:
+    """Makes the bytes of a graph's file, as long as the graph lives."""
+
+    def file() -> bytes:
+        graph = held()
+        if graph is None:
+            raise LowbitError("the graph of this session is gone, so it cannot be pickled: keep the graph, or its file")
+        return format.dumps(graph, meta)
+
+    return file
+
+
+def _of_path(path: Path) -> Callable[[], bytes]:
+    """Reads the bytes of a file that was loaded, unless it has changed since."""
+    found, known = path.absolute(), path.stat()
+
+    def file() -> bytes:
+        try:
+            now = found.stat()
+            if (now.st_size, now.st_mtime_ns) == (known.st_size, known.st_mtime_ns):
+                return found.read_bytes()
+        except OSError:
+            pass
+        raise LowbitError(f"{found}, from which this model was loaded, is gone or has changed: it cannot be pickled")
+
+    return file
+
+
+def _session_of(data: bytes, options: Mapping[str, Any]) -> Session:
+    """From a pickle, which is trusted as any pickle must be: segments that run in torch are taken."""
+    session = Session(format.loads(data)[0], **options)
+    session._file = lambda: data
+    return session
+
+
+def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
+    graph, meta = format.loads(data)
+    model = Model(Session(graph, **options), meta)
+    model.session._file = model._file = lambda: data
+    return model
+
+
 def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
     """The model of a `.lowbit` file, compiled for this CPU, without torch.
 
@@ -466,14 +563,19 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
     `fallback="torch"`): their programs come from the file, so only for files that you trust. Raises FormatError,
     GraphError, EnvironmentVariableError, OSError, and UnsupportedError that names the segments.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
     graph, meta = format.load(path)
+    file = _of_path(Path(path))
     if segments.has_segments(graph):
         if not allow_torch:
             raise UnsupportedError(
                 f"{path} holds segments that run in torch: {segments.describe(graph)}. If you trust the file, load it "
                 "with allow_torch=True; torch must then be installed"
             )
-        return Model(Session(graph, threads=threads), meta)
+        model = Model(Session(graph, threads=threads), meta)
+        model._file = file
+        return model
     builder, sizes = _fill(graph), _weight_bytes(graph)
     graph = replace(graph, constants={})
-    return Model(Session._finished(graph, _finish(builder, threads, None), sizes), meta)
+    return Model(Session._finished(graph, _finish(builder, threads, None), sizes, threads, file), meta)

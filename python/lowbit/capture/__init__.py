@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,8 +27,8 @@ __all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example
 class Captured:
     """A float32 graph, and what a call of it takes and returns (see `export`). `notes`: what was decided, and why.
 
-    classes: those of the outputs, by their names in `output`. writes: the inputs that the module writes to, and
-    calls of the graph do not.
+    classes: those of the outputs, by their names in `output`. writes: the inputs and buffers that the module writes
+    to, and calls of the graph do not.
     """
 
     graph: Graph
@@ -50,7 +51,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     """
     codes: list[Coded] = []
     notes: list[str] = []
-    with plain_weights(net, codes, notes):
+    with _ONE_AT_A_TIME, plain_weights(net, codes, notes):
         program, made = _fitting(net, inputs, dynamic, fallback)
     return Captured(
         graph=made.graph,
@@ -58,9 +59,13 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         output=_renumber(program.output, made.positions),
         classes=program.classes,
         notes=(*notes, *program.notes, *made.notes, *map(_WRITES.format, made.writes)),
-        writes=made.writes,
+        writes=(*made.writes, *made.state),
         codes=(*codes, *made.codes),
     )
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""torch.export, and what is replaced in torch while it runs, belong to the process."""
 
 
 def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) -> tuple[Program, Made]:

@@ -138,13 +138,14 @@ Place = tuple[int, int, int, int]
 
 def _wanted(frame: FrameType) -> bool | None:
     """The answer for which a check finds nothing wrong; None if the question is no check's."""
-    checks = _checks(frame.f_code.co_filename)
-    positions: Callable[[], Any] | None = getattr(frame.f_code, "co_positions", None)  # from Python 3.11 on
-    rewritten = any(name.startswith("@py_assert") for name in frame.f_code.co_varnames)  # by pytest: only lines hold
-    if positions is not None and not rewritten:
+    code, checks = frame.f_code, _checks(frame.f_code.co_filename)
+    positions: Callable[[], Any] | None = getattr(code, "co_positions", None)  # from Python 3.11 on
+    if positions is not None:
         jump = frame.f_lasti // 2  # where an `if` jumps, what it asks about comes right before
-        before, here = itertools.islice(positions(), max(jump - 1, 0), max(jump, 1) + 1)
-        return checks.get(_place(here), checks.get(_place(before)))
+        places = itertools.islice(positions(), max(jump - 1, 0), max(jump, 1) + 1)
+        exact = [checks[place] for place in map(_place, places) if place in checks]
+        if exact or not any(name.startswith("@py_assert") for name in code.co_varnames):  # pytest moves its asserts
+            return exact[-1] if exact else None
     found = {answer for place, answer in checks.items() if place[0] <= frame.f_lineno <= place[1]}
     return found.pop() if len(found) == 1 else None
 

@@ -113,8 +113,7 @@ class Builder:
     def constant(self, data: Array | torch.Tensor | float, name: str = "") -> Ref:
         """A constant; any float becomes float32, and a Python number a float32 scalar."""
         if isinstance(data, torch.Tensor):
-            data = data.detach().cpu()
-            data = (data.float() if data.dtype in FLOAT_NAMES else data).resolve_conj().contiguous().numpy()
+            data = _to_array(data)
         array = np.asarray(data, dtype=np.float32 if isinstance(data, int | float) else None)
         dtype = _DTYPES.get(array.dtype)
         if dtype is None:
@@ -217,6 +216,23 @@ class Builder:
     def is_taken(self, name: str) -> bool:
         """Whether a value or a node has that name."""
         return name in self.values or name in self.node_names
+
+
+WIDER = {torch.int16: torch.int32, torch.uint16: torch.int32, torch.uint32: torch.int64}
+"""Of constants: the whole numbers that a graph has not, and what holds them."""
+
+
+def _to_array(tensor: torch.Tensor) -> Array:
+    """A tensor's numbers, all floats as float32, and whole numbers that a graph has not as wider ones."""
+    try:
+        plain = tensor.detach().cpu()
+        wanted = torch.float32 if plain.dtype.is_floating_point else WIDER.get(plain.dtype, plain.dtype)
+        array: Array = plain.to(wanted).resolve_conj().contiguous().numpy()
+    except (RuntimeError, TypeError):  # sparse, quantized, meta
+        raise Unlowerable(
+            f"a constant of {tensor.dtype}, {tensor.layout} on {tensor.device} is not supported"
+        ) from None
+    return array
 
 
 def ir_dtype(dtype: torch.dtype) -> str:

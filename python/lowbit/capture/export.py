@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, cast
 
+import numpy as np
 import sympy
 import torch
 from torch.utils import _pytree as pytree
@@ -25,6 +26,7 @@ from ..ir import Symbol
 from .asked import ASKED, Asked
 from .free import Example, export_free, export_named, has_names, named_axes, run_export, without_cache
 from .recurrent import whole_layers
+from .results import Parts, known_results
 from .sizes import symbol_bounds, symbol_names, user_inputs
 
 FLOAT_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -98,14 +100,23 @@ def _as_tensors(tree: Any) -> Any:
     seen: set[int] = set()
 
     def leaf(value: Any) -> Any:
-        if type(value).__module__ == "numpy" and hasattr(value, "__array_interface__"):
-            return torch.from_numpy(value)
+        if isinstance(value, np.ndarray | np.generic) and not isinstance(value, bool | int | float | str):
+            return _from_numpy(value)
         if isinstance(value, torch.Tensor) and id(value) in seen:  # torch would take both inputs for one
             return value.clone()
         seen.add(id(value))
         return value
 
     return pytree.tree_map(leaf, tree)
+
+
+def _from_numpy(value: Any) -> torch.Tensor:
+    """An array of any layout as a tensor. Raises InputError for what torch has no element type for."""
+    array = np.array(value, order="C", copy=None)
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        raise InputError(f"an input array of {array.dtype} is not supported; use numbers or truth values") from None
 
 
 def example_of_item(net: torch.nn.Module, item: Any) -> Example:
@@ -164,7 +175,7 @@ def export(
         notes.append("the model was in train mode: converted as in eval mode")
         if notes[-1] not in told:
             warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
-    with _eval_mode(net), without_cache(net, call, notes), whole_layers(net):
+    with _eval_mode(net), without_cache(net, call, notes), whole_layers(net), known_results(net):
         if isinstance(dynamic, str):
             exported, axes = export_free(net, call, notes, unfree, told)
         elif has_names(dynamic):
@@ -212,9 +223,24 @@ def _is_exported(net: torch.nn.Module) -> bool:
     return isinstance(net, torch.fx.GraphModule) and "eval" in vars(net)
 
 
+def not_plain(tensor: torch.Tensor) -> str | None:
+    """What a tensor is that holds no values in memory, element by element, and what to do; None for a plain one."""
+    if tensor.is_nested:
+        return "a nested tensor; pad it: torch.nested.to_padded_tensor(x, 0.0)"
+    if tensor.layout is not torch.strided:
+        return f"a tensor of layout {tensor.layout}; pass x.to_dense()"
+    if tensor.is_quantized:
+        return "a quantized tensor; pass x.dequantize()"
+    if tensor.device.type == "meta":
+        return "a meta tensor, which has no values"
+    return None
+
+
 def _check_inputs(call: Example) -> None:
     for leaf in pytree.tree_leaves((call.args, call.kwargs)):
         if isinstance(leaf, torch.Tensor):
+            if (problem := not_plain(leaf)) is not None:
+                raise InputError(f"an example input is {problem}")
             if leaf.dtype not in DTYPE_NAMES:
                 raise InputError(
                     f"an input of {leaf.dtype} is not supported; use one of {', '.join(map(str, DTYPE_NAMES))}"
@@ -303,6 +329,8 @@ def _output(exported: torch.export.ExportedProgram) -> tuple[dict[str, Any], dic
             count += 1
         else:
             raise UnsupportedError(f"the model returns {spec.arg.name}, a {kind}; return tensors and numbers only")
+    if count == 0:
+        raise UnsupportedError("the model returns no tensor, so there is nothing to compute")
     classes: dict[str, type] = {}
     tree = _output_tree(pytree.tree_unflatten(leaves, cast(Any, exported.call_spec.out_spec)), classes)
     return tree, classes
@@ -319,13 +347,16 @@ def _output_tree(value: Any, classes: dict[str, type]) -> dict[str, Any]:
     items = {str(key): _output_tree(item, classes) for key, item in fields.items()}
     if kind == "dict":
         return {"dict": items}
-    name = f"{type(value).__module__}:{type(value).__qualname__}"
-    classes[name] = type(value)
+    of = value.kind if isinstance(value, Parts) else type(value)
+    name = f"{of.__module__}:{of.__qualname__}"
+    classes[name] = of
     return {kind: items, "class": name}
 
 
 def _fields(value: Any) -> tuple[str, Mapping[Any, Any]]:
     """The kind of a structure with named parts, and the parts."""
+    if isinstance(value, Parts):
+        return "object", value.items
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return "namedtuple", value._asdict()
     if isinstance(value, tuple) and type(value).__module__ == "torch.return_types":

@@ -358,6 +358,8 @@ def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export
             exported = torch.export.export(net, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
         exported.graph_module.meta[ASKED] = asked
         return exported
+    except UnsupportedError:
+        raise
     except GuardOnDataDependentSymNode as error:
         raise UnsupportedError(
             f"{type(net).__name__} decides by the values of a tensor what to compute:\n{_place(error)}\n"
@@ -368,8 +370,14 @@ def run_export(net: torch.nn.Module, call: Example, shapes: Any) -> torch.export
     except Exception as error:
         raise UnsupportedError(
             f"torch.export cannot capture {type(net).__name__}: {_first_lines(error)}\n"
-            "(If the model itself fails on these inputs, correct the inputs.)"
+            f"(If the model itself fails on these inputs, correct the inputs.{_scripted(net)})"
         ) from error
+
+
+def _scripted(net: torch.nn.Module) -> str:
+    """A hint where parts are TorchScript."""
+    names = [name for name, module in net.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    return f" {names[0]!r} is TorchScript: use the nn.Module that it was made from." if names else ""
 
 
 @contextmanager

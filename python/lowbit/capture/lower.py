@@ -13,6 +13,7 @@ of the tensor would see it too).
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +32,20 @@ from ..errors import GraphError, LowbitError, UnsupportedError
 from ..interpreter import with_sizes
 from ..ir import Coded, Dim, Graph, Node, Value, Weight
 from ..ops import infer
-from .builder import REMEDY, Builder, Complex, Ref, Unlowerable, is_held
-from .export import RESULTS, Program
+from .builder import REMEDY, WIDER, Builder, Complex, Ref, Unlowerable, is_held
+from .export import RESULTS, Program, not_plain
 from .fallback import Unit, Writer, between, units
 from .places import Problem, describe, node_name, source_of
 from .sizes import dim_of, user_inputs
-from .writes import has_hidden_writes, has_writes, live_nodes, writes
+from .writes import (
+    has_hidden_writes,
+    has_writes,
+    live_nodes,
+    without_written_state,
+    writes,
+    writes_state,
+    written_state,
+)
 
 __all__ = [
     "COMPLEX_LOWERINGS",
@@ -92,14 +101,15 @@ def _register(
 class Made:
     """A float32 graph; for each of the model's result tensors its position in the outputs.
 
-    notes: what runs in torch. writes: the inputs that forward() writes to, and the graph does not. codes: the weights
-    that came quantized.
+    notes: what runs in torch. writes, state: the inputs and the buffers that forward() writes to, and the graph does
+    not. codes: the weights that came quantized.
     """
 
     graph: Graph
     positions: tuple[int, ...]
     notes: tuple[str, ...]
     writes: tuple[str, ...]
+    state: tuple[str, ...] = ()
     codes: tuple[Coded, ...]
 
 
@@ -140,14 +150,17 @@ def _at_least_2(program: Program, names: Sequence[str]) -> Program:
 
 
 def _lower(program: Program, *, fallback: bool) -> Made:
-    exported = program.exported
-    if has_hidden_writes(exported.graph_module):
+    exported, state = program.exported, dict[str, str]()
+    if writes_state(exported):
+        exported, state = _stateless(exported)
+    elif has_hidden_writes(exported.graph_module):
         exported = _functional(exported)
     in_torch: dict[TorchNode, Problem] = {}
     while True:
         lowering = Lowering(program, exported, in_torch)
         try:
-            return lowering.run()
+            made = lowering.run()
+            return replace(made, notes=(*state.values(), *made.notes), state=tuple(state))
         except UnsupportedError:
             refused = lowering.joining or lowering.refused
             found = {node: problem for node, problem in refused.items() if node not in in_torch}
@@ -166,6 +179,31 @@ def _functional(exported: torch.export.ExportedProgram) -> torch.export.Exported
         return cast(torch.export.ExportedProgram, exported.run_decompositions({}))
 
 
+def _stateless(exported: torch.export.ExportedProgram) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
+    """The program without what it writes to buffers; their names, each with a note.
+
+    Raises UnsupportedError if the next call would see what is written.
+    """
+    if has_writes(exported.graph_module):
+        exported = _functional(exported)
+    problems: list[Problem] = []
+    notes: dict[str, str] = {}
+    for name, (made, reader) in written_state(exported).items():
+        place = source_of(made) or (source_of(reader) if reader is not None else "")
+        if reader is None:
+            notes[name] = f"the module writes to its buffer {name!r} ({place}); calls of the model leave it as it is"
+        else:
+            reason = "forward() writes to this buffer, and a result depends on what the last call left there"
+            problems.append(Problem(f"buffer {name!r}", f"{reason}; a converted model keeps no state", _STATE, place))
+    if problems:
+        raise UnsupportedError(describe(problems))
+    without_written_state(exported)
+    return exported, notes
+
+
+_STATE = "take the state as an input of forward() and return its new value as an output"
+
+
 class Lowering(Builder):
     """The graph that is being made, and the exported node that is being lowered."""
 
@@ -182,6 +220,8 @@ class Lowering(Builder):
         self.problems: list[Problem] = []
         self.refused: dict[TorchNode, Problem] = {}
         self.joining: dict[TorchNode, Problem] = {}
+        self.narrow: dict[str, torch.dtype] = {}
+        self.foreign: dict[str, torch.Tensor] = {}
         self.notes: list[str] = []
         self.codes: list[Coded] = []
 
@@ -191,10 +231,6 @@ class Lowering(Builder):
         """Lower everything. Raises UnsupportedError."""
         inputs = self.declare_inputs()
         results = self.lower_graph(self.exported.graph_module)
-        mutated = dict.fromkeys((*self.exported.graph_signature.buffers_to_mutate.values(), *self.written_buffers()))
-        for name in mutated:
-            reason = "forward() writes to this buffer, and a converted model keeps no state"
-            self.problems.append(Problem(f"buffer {name!r}", reason, "return the new value as an output", ""))
         self.raise_problems()
         outputs, positions = self.declare_outputs(results)
         used = {name for node in self.nodes for name in node.inputs} | set(outputs)
@@ -248,7 +284,7 @@ class Lowering(Builder):
             value = node.meta.get("val")
             if node.name not in users:
                 target = specs[node.name].target or node.name
-                self.env[node] = self.known(tensors[target], target) if node.users else None
+                self.env[node] = self.held(tensors[target], target) if node.users else None
             elif isinstance(value, torch.Tensor):
                 declared = self.declared(value)
                 self.values[node.name] = declared
@@ -258,6 +294,28 @@ class Lowering(Builder):
             else:
                 self.env[node] = value
         return tuple(inputs)
+
+    def held(self, tensor: torch.Tensor, name: str) -> Ref | Complex:
+        """A constant, or what stands in for a tensor that no graph can hold; constants may be computed from that."""
+        try:
+            ref = self.known(tensor, name)
+        except (Unlowerable, RuntimeError):  # of sparse and quantized tensors
+            name = self.unique(name)
+            self.foreign[name] = tensor
+            self.values[name] = Value(dtype=str(tensor.dtype), shape=tuple(tensor.shape))
+            return Ref(name, str(tensor.dtype), tuple(tensor.shape))
+        if isinstance(ref, Ref) and tensor.dtype in WIDER:
+            self.narrow[ref.name] = tensor.dtype
+        return ref
+
+    def refuse_foreign(self, node: TorchNode) -> None:
+        """Raises Unlowerable if the operation reads what no graph can hold."""
+        for ref in pytree.tree_leaves([self.env.get(item) for item in node.all_input_nodes]):
+            if isinstance(ref, Ref) and ref.name in self.foreign:
+                tensor = self.foreign[ref.name]
+                kind = not_plain(tensor) or f"of {tensor.dtype}, which lowbit has not"
+                remedy = "keep it in another form (register_buffer of what is computed from it, as float32 or integers)"
+                raise Unlowerable(f"the buffer {ref.name!r} is {kind}", remedy, always=True)
 
     def declare_outputs(self, results: list[Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Distinct values of nodes; an input or constant that is returned as it is gets a node of its own."""
@@ -321,6 +379,7 @@ class Lowering(Builder):
         try:
             values = [self.declared(node.meta.get("val")) for node in shown]
             for node in unit:
+                self.refuse_foreign(node)
                 writer.add(node)
         except (Unlowerable, LowbitError) as error:
             self.env.update({node: self.refuse(str(error), getattr(error, "remedy", REMEDY), node) for node in unit})
@@ -390,6 +449,8 @@ class Lowering(Builder):
             folded = self.fold(node)
             if folded is not None and "quantized_decomposed.dequantize_per" in target:
                 self.keep_codes(node, folded)
+            if folded is None:
+                self.refuse_foreign(node)
             result = folded if folded is not None else self.dispatch(node)
         except (Unlowerable, LowbitError) as error:
             return self.refuse(str(error), getattr(error, "remedy", REMEDY), sized=not getattr(error, "always", False))
@@ -485,7 +546,8 @@ class Lowering(Builder):
         """Whether an argument is known now."""
         if isinstance(value, Complex):
             return value.real.name in self.constants and value.imag.name in self.constants
-        return isinstance(value, int) or (isinstance(value, Ref) and value.name in self.constants)
+        known = isinstance(value, Ref) and (value.name in self.constants or value.name in self.foreign)
+        return known or isinstance(value, int)
 
     def fold(self, node: TorchNode) -> Any:
         """The result as constants, if the operation depends on constants alone."""
@@ -503,15 +565,16 @@ class Lowering(Builder):
         if not all(isinstance(item, torch.Tensor) and all(isinstance(n, int) for n in item.shape) for item in results):
             return None
         parts = [part for item in inputs for part in ((item.real, item.imag) if isinstance(item, Complex) else (item,))]
-        available = sum(self.constants[item.name].size for item in parts if isinstance(item, Ref))
+        available = sum(math.prod(map(int, item.shape)) for item in parts if isinstance(item, Ref))
         if sum(item.numel() for item in results) > max(FOLD_LIMIT, available):
             return None
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda item: self.tensor(self.env[item]))
         with torch.no_grad():
             computed = node.target(*args, **kwargs)
+        name = f"{node_name(node, 'value')}.constant"
         if isinstance(computed, torch.Tensor):
-            return self.known(computed)
-        return tuple(self.known(item) for item in computed)
+            return self.held(computed, name)
+        return tuple(self.held(item, name) for item in computed)
 
     def keep_codes(self, node: TorchNode, numbers: Any) -> None:
         """Note the codes of a constant that the program dequantizes, if they are such as `Weight` can say."""
@@ -528,7 +591,12 @@ class Lowering(Builder):
         """A constant as a tensor of its own."""
         if isinstance(value, Complex):
             return torch.complex(self.tensor(value.real), self.tensor(value.imag))
-        return torch.from_numpy(self.constants[value.name].copy()) if isinstance(value, Ref) else value
+        if isinstance(value, Ref) and value.name in self.foreign:
+            return self.foreign[value.name]
+        if not isinstance(value, Ref):
+            return value
+        tensor = torch.from_numpy(self.constants[value.name].copy())
+        return tensor.to(self.narrow.get(value.name, tensor.dtype))
 
     # --------------------------------------------------------------------------------------------------- in place
 
@@ -540,12 +608,6 @@ class Lowering(Builder):
         self.same[node] = root
         for other in (root, *(item for item, its in self.same.items() if its is root)):
             self.env[other] = result
-
-    def written_buffers(self) -> list[str]:
-        """The parameters and buffers that in-place operations write to."""
-        names = {spec.arg.name: spec.target for spec in self.exported.graph_signature.input_specs if spec.target}
-        roots = {self.same[node].name for node in self.same}
-        return [str(target) for name, target in names.items() if name in roots]
 
     def written_inputs(self) -> tuple[str, ...]:
         """The caller's tensors that in-place operations write to."""

@@ -29,6 +29,61 @@ def _storage(node: TorchNode) -> int | None:
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
+def writes_state(exported: torch.export.ExportedProgram) -> bool:
+    """Whether forward() writes to parameters or buffers, or to parts of them."""
+    signature = exported.graph_signature
+    held = {spec.arg.name for spec in signature.input_specs if spec.kind.name != "USER_INPUT"}
+    storages = {_storage(node) for node in exported.graph.nodes if node.op == "placeholder" and node.name in held}
+    graphs = [item.graph for item in exported.graph_module.modules() if isinstance(item, GraphModule)]
+    written = (node.args[0] for graph in graphs for node in graph.nodes if writes(node))
+    return bool(signature.buffers_to_mutate) or any(
+        isinstance(base, TorchNode) and _storage(base) in storages - {None} for base in written
+    )
+
+
+def written_state(exported: torch.export.ExportedProgram) -> dict[str, tuple[TorchNode, TorchNode | None]]:
+    """Of a program without in-place operations, the buffers and parameters that it writes to.
+
+    For each the node that makes its new value, and the one that reads the value it had, if a result depends on that:
+    then each call would see what the last one left.
+    """
+    specs, results = exported.graph_signature.output_specs, list(exported.graph.nodes)[-1].args[0]
+    held = {str(spec.target): spec.arg.name for spec in exported.graph_signature.input_specs if spec.target}
+    pairs = list(zip(specs, results, strict=True))
+    wanted = _sources([node for spec, node in pairs if spec.kind.name == "USER_OUTPUT"])
+    found: dict[str, tuple[TorchNode, TorchNode | None]] = {}
+    for spec, node in pairs:
+        if spec.kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION") and isinstance(node, TorchNode):
+            found[str(spec.target)] = node, wanted.get(held[str(spec.target)])
+    return found
+
+
+_SHAPE_ALONE = ("copy", "full_like", "zeros_like", "ones_like", "empty_like", "zero", "fill", "sym_size")
+"""Operations that take no value of their first argument."""
+
+
+def _sources(results: list[Any]) -> dict[str, TorchNode]:
+    """The names of all nodes whose values some results depend on, each with a node that reads it."""
+    found: dict[str, TorchNode] = {}
+    waiting = [(node, node) for node in results if isinstance(node, TorchNode)]
+    while waiting:
+        node, reader = waiting.pop()
+        if node.name in found:
+            continue
+        found[node.name] = reader
+        blind = str(node.target).removeprefix("aten.").partition(".")[0] in _SHAPE_ALONE
+        first = node.args[0] if blind and node.args else None
+        waiting += [(source, node) for source in node.all_input_nodes if source is not first]
+    return found
+
+
+def without_written_state(exported: torch.export.ExportedProgram) -> None:
+    """Drop the new values of buffers from a program's results."""
+    specs, output = exported.graph_signature.output_specs, list(exported.graph.nodes)[-1]
+    results = zip(specs, output.args[0], strict=True)
+    output.args = (tuple(node if spec.kind.name == "USER_OUTPUT" else None for spec, node in results),)
+
+
 def has_writes(module: GraphModule) -> bool:
     """Whether there is any in-place operation."""
     graphs = [item.graph for item in module.modules() if isinstance(item, GraphModule)]
