@@ -26,7 +26,9 @@ def live_nodes(module: GraphModule) -> set[TorchNode]:
 
 def _storage(node: TorchNode) -> int | None:
     value = node.meta.get("val")
-    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+        return None
+    return value.untyped_storage()._cdata
 
 
 def writes_state(exported: torch.export.ExportedProgram) -> bool:
