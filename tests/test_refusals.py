@@ -432,7 +432,6 @@ ODD_INPUTS: dict[str, Callable[[], Any]] = {
     "meta": lambda: torch.randn(2, 8, device="meta"),
     "quantized": lambda: torch.quantize_per_tensor(torch.randn(2, 8), 0.1, 0, torch.qint8),
     "nested": lambda: torch.nested.nested_tensor([torch.randn(2, 8), torch.randn(3, 8)]),
-    "complex": lambda: torch.randn(2, 8, dtype=torch.complex64),
     "int16": lambda: torch.ones(2, 8).short(),
     "text": lambda: np.array(["a"]),
     "record": lambda: np.zeros(2, [("a", "f4")]),

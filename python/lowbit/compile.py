@@ -48,7 +48,7 @@ def compile_graph(module: torch.fx.GraphModule, inputs: Sequence[Any], **given: 
     if reason:
         return _in_torch(module, reason)
     frame = Frame(without_fast_paths(module), inputs)
-    if not frame.results:
+    if not frame.results or not frame.example:
         return _counted(module.forward)
     key = frame.key(options)
     try:

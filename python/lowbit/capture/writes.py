@@ -28,7 +28,7 @@ def _storage(node: TorchNode) -> int | None:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return None
-    return value.untyped_storage()._cdata
+    return int(value.untyped_storage()._cdata)
 
 
 def writes_state(exported: torch.export.ExportedProgram) -> bool:
