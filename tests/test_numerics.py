@@ -213,6 +213,23 @@ def test_static_codes_of_what_is_not_finite(zero_point: int) -> None:
         np.testing.assert_array_equal(session.run(x)[0], expected)
 
 
+def test_models_with_data_read_what_is_not_finite_as_the_nearest_number() -> None:
+    """The first layer's codes are static: NaN counts as 0, infinity as a number beyond the range."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(), nn.Linear(32 * 64, 8)
+    ).eval()
+    x = torch.randn(4, 16, 12, 12)
+    model = lowbit.convert(net, (x,), calibration=[x], progress=False)
+    assert model.graph.nodes[0].op == "quantize"
+    for bad, number in zip(BAD, (0.0, 1e6, -1e6), strict=True):
+        y, z = x.clone(), x.clone()
+        y[1, 2, 3, 4], z[1, 2, 3, 4] = bad, number
+        assert torch.equal(model(y), model(z))
+        with pytest.raises(InputError, match="of 9216 values"):
+            model(y, check_finite=True)
+
+
 class Pair(nn.Module):
     def forward(self, images: Tensor, extra: dict[str, Tensor]) -> Tensor:
         return images + extra["ids"] + extra["mask"]

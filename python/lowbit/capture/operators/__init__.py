@@ -24,7 +24,6 @@ from . import (
     search,
     shape,
     similarity,
-    special,
     spectra,
 )
 
@@ -52,7 +51,6 @@ __all__ = [
     "search",
     "shape",
     "similarity",
-    "special",
     "spectra",
 ]
 
