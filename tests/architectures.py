@@ -953,3 +953,113 @@ class Ncf(nn.Module):
 )
 def _ncf() -> nn.Module:
     return Ncf()
+
+
+class MaskedEncoder(nn.Module):
+    """An encoder with each kind of mask: made for the length, a part of a buffer, and an input of padding."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+
+        def encoder() -> nn.Module:
+            return nn.TransformerEncoder(nn.TransformerEncoderLayer(width, 4, 64, batch_first=True), 1)
+
+        self.causal, self.local, self.padded = encoder(), encoder(), encoder()
+        self.near: Tensor
+        distance = (torch.arange(64)[None] - torch.arange(64)[:, None]).abs()
+        self.register_buffer("near", torch.zeros(64, 64).masked_fill(distance > 5, float("-inf")))
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        length = x.shape[1]
+        x = self.causal(x, mask=nn.Transformer.generate_square_subsequent_mask(length))
+        x = self.local(x, mask=self.near[:length, :length])
+        ahead = torch.ones(length, length, dtype=torch.bool).triu(4)
+        return self.padded(x, mask=ahead, src_key_padding_mask=padding)  # type: ignore[no-any-return]
+
+
+def _padded_steps(batch: int, length: int) -> Inputs:
+    lengths = torch.randint(max(length // 2, 1), length + 1, (batch,))
+    return {"x": torch.randn(batch, length, 32), "padding": torch.arange(length)[None] >= lengths[:, None]}
+
+
+@_architecture("masked_encoder", _padded_steps, SEQUENCE_SHAPES)
+def _masked_encoder() -> nn.Module:
+    return MaskedEncoder()
+
+
+class GraphNet(nn.Module):
+    """Two graph convolutions (Kipf and Welling, 2017): messages are gathered along edges and added where they lead."""
+
+    def __init__(self, features: int = 16, hidden: int = 64, classes: int = 7) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(features, hidden), nn.Linear(hidden, hidden)
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        source, target = edges[:, 0], edges[:, 1]
+        ones = torch.ones_like(source, dtype=x.dtype)
+        degree = torch.ones(x.shape[:2]).scatter_add(1, target, ones).rsqrt()
+        for layer in (self.first, self.second):
+            h = layer(x) * degree.unsqueeze(-1)
+            messages = h.gather(1, source.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
+            h = h.scatter_add(1, target.unsqueeze(-1).expand(-1, -1, h.shape[-1]), messages)
+            x = F.relu(h * degree.unsqueeze(-1))
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@_architecture(
+    "graph_convolution",
+    lambda batch, _: {"x": torch.randn(batch, 10, 16), "edges": torch.randint(0, 10, (batch, 2, 24))},
+)
+def _graph_convolution() -> nn.Module:
+    return GraphNet()
+
+
+class BagOfWords(nn.Module):
+    """An MLP on the mean of words, as fastText's, and on their weighted sum."""
+
+    def __init__(self, words: int = 200, width: int = 64, classes: int = 5) -> None:
+        super().__init__()
+        self.mean = nn.EmbeddingBag(words, width, mode="mean")
+        self.sum = nn.EmbeddingBag(words, width, mode="sum")
+        self.layers = nn.Sequential(
+            nn.Linear(2 * width, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, classes)
+        )
+
+    def forward(self, words: Tensor, weights: Tensor) -> Tensor:
+        bags = self.mean(words), self.sum(words, per_sample_weights=weights)
+        return self.layers(torch.cat(bags, -1))  # type: ignore[no-any-return]
+
+
+@_architecture(
+    "embedding_bag",
+    lambda batch, length: {"words": torch.randint(0, 200, (batch, length)), "weights": torch.rand(batch, length)},
+    SEQUENCE_SHAPES,
+)
+def _embedding_bag() -> nn.Module:
+    return BagOfWords()
+
+
+class Siamese(nn.Module):
+    """Two images through one encoder: how far apart they are, and their cosine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(256, 64),
+        )
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.encoder(first), self.encoder(second)
+        return F.pairwise_distance(a, b), F.cosine_similarity(a, b)
+
+
+@_architecture("siamese", lambda batch, _: {**_images(name="first")(batch, _), **_images(name="second")(batch, _)})
+def _siamese() -> nn.Module:
+    return Siamese()
