@@ -210,7 +210,7 @@ class RandomNode {
   // Coordinates for 3 x 2 pixels of each image, some of them no numbers.
   std::string grid() {
     Array array = random_floats({size(0), 3, 2, random_.whole(0, 9) == 0 ? 3 : 2}, random_);
-    for (int64_t i = 0; i < array.type().shape.elements(); ++i)
+    for (int64_t i = 0; i < array.type.shape.elements(); ++i)
       if (random_.whole(0, 9) == 0)
         array.as<float>()[i] = random_.whole(0, 1) == 0 ? std::numeric_limits<float>::quiet_NaN()
                                                         : std::ldexp(1.0f, static_cast<int>(random_.whole(0, 128)));
