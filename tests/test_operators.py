@@ -39,6 +39,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         (S, R),
     ),
     "error functions": (lambda x: (x.erfc(), torch.special.ndtr(x), torch.special.entr(x), x.sinc()), (S,)),
+    "gamma functions": (
+        lambda x: (x.lgamma(), x.digamma(), x.clamp(-1, 1).erfinv()),
+        (torch.cat([S[0], torch.linspace(-7.9, 12, 60), torch.tensor([-1.0, -2.0, -1e-5, 2.0, 0.499])]),),
+    ),
     "tests": (
         lambda a, b: (a.isposinf(), a.isneginf(), torch.isclose(a, b), torch.isclose(a, b, equal_nan=True), a.isreal()),
         (S, R),

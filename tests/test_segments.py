@@ -45,7 +45,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "neighbours": (1, lambda f, x: hard(hard(f(x)) + hard(x * 2))),  # the sum lies on the way: two groups
     "several outputs": (1, lambda f, x: (lambda a: (f(a[0]), a[1] * 1.0))(torch.frexp(f(x)))),
     "around a layer": (2, lambda f, x: hard(x) + hard(f(hard(x)))),
-    "sizes": (1, lambda f, x: hard(x)[:, : x.shape[1] - 1].repeat_interleave(2, dim=0).erfinv() + 1),
+    "sizes": (1, lambda f, x: hard(x)[:, : x.shape[1] - 1].repeat_interleave(2, dim=0).i0() + 1),
     "values decide sizes": (1, lambda f, x: f(x) + x[x > 0].sum()),
     "complex numbers": (
         1,
@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "numbers of 16 bits": (1, lambda f, x: x + (f(x) * 10).to(torch.int16).float()),
     "held back on the way": (1, lambda f, x: _around((f(x) * 10).short()).float() + f(x)),
     "float8": (1, lambda f, x: f(x).to(torch.float8_e4m3fn).float() * 2),
-    "in place": (1, lambda f, x: f(f(x).clone().lgamma_().clamp_(-1, 1))),
+    "in place": (1, lambda f, x: f(f(x).clone().i0_().clamp_(-1, 1))),
     "without gradient": (1, lambda f, x: _without_grad(f, x) + 1),
     "an index": (1, lambda f, x: torch.bucketize(f(x), torch.tensor([0.0, 0.5])).float()),
     "all of it": (1, lambda f, x: hard(x)),

@@ -19,13 +19,19 @@ from .capture import Captured, Example, capture, dummy_inputs, example, example_
 from .errors import AccuracyError, CalibrationError, InputError
 from .ir import Array, Graph
 from .model import Conversion, Model, array_of
+from .packings import OF_BITS
 from .passes import optimize
 from .passes.adopt_quantization import adopt_quantization, is_quantized
+from .passes.drop_channels import Left, drop_channels
+from .passes.known_weights import KnownWeights
 from .passes.note_sparsity import note_sparsity, sparse_layers
-from .passes.plan import all_float
+from .passes.plan import Decision, all_float
 from .passes.quantize import Quantized, Quantizer
 from .passes.share_constants import share_constants
 from .progress import Progress, reporter
+
+DIVISOR = 32
+"""Of what stays of a layer's channels where weights have four bits, so that groups divide them."""
 
 
 def convert(
@@ -122,7 +128,7 @@ def _convert(
     report("capture", 0, None)
     captured = capture(net, inputs, dynamic, fallback=fallback is not None)
     report("optimize", 0, None)
-    graph = optimize(captured.graph)
+    graph, left = _without_channels(optimize(captured.graph), captured, rules)
     idle = rules.check(graph, _module_paths(net, captured.graph))
     for note in idle:
         warnings.warn(note, stacklevel=4)
@@ -133,7 +139,7 @@ def _convert(
         "scheme": rules.name,
         "signature": captured.signature,
         "output": captured.output,
-        "notes": [*captured.notes, *idle],
+        "notes": [*captured.notes, *idle, *(f"{name} is {each}" for name, each in left.items())],
         "writes": list(captured.writes),
     }
 
@@ -141,7 +147,7 @@ def _convert(
 
     def conversion(made: Quantized, **more: Any) -> Conversion:
         noted = note_sparsity(made.graph)
-        decisions = [asdict(decision) for decision in made.decisions]
+        decisions = [asdict(_with_left(decision, left)) for decision in made.decisions]
         return Conversion(
             graph=share_constants(noted),  # a layer that is called twice has its codes once
             reference=made.reference,
@@ -178,6 +184,24 @@ def _convert(
     if not outcome.holds:
         raise _missed(outcome, limit, Model(found))
     return found
+
+
+def _without_channels(graph: Graph, captured: Captured, rules: schemes.Rules) -> tuple[Graph, dict[str, Left]]:
+    """The graph of smaller layers, and what left which; codes that came with a weight stay whole."""
+    if is_quantized(graph):
+        return graph, {}
+    known = KnownWeights(captured.codes)
+    few_bits = any(scheme.weight_bits in OF_BITS for _, scheme in rules.rules)
+    made, left = drop_channels(
+        graph, keeps=lambda weight: known.of(weight) is not None, step=DIVISOR if few_bits else 1
+    )
+    return made, {each.node: each for each in left}
+
+
+def _with_left(decision: Decision, left: Mapping[str, Left]) -> Decision:
+    """The decision, with what left its layer."""
+    found = left.get(decision.node)
+    return decision if found is None else replace(decision, reason=f"{decision.reason}; {found}")
 
 
 def _missed(outcome: Outcome, max_drop: float, model: Model) -> AccuracyError:

@@ -24,6 +24,7 @@ from . import (
     search,
     shape,
     similarity,
+    special,
     spectra,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "search",
     "shape",
     "similarity",
+    "special",
     "spectra",
 ]
 
