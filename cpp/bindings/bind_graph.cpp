@@ -359,7 +359,14 @@ void bind_graph(py::module_& m) {
   py::class_<GraphBuilder>(m, "GraphBuilder",
                            "Takes a graph piece by piece; what is wrong with it is told, all at once, by finish().")
       .def(py::init<>())
-      .def("symbol", &GraphBuilder::symbol, py::arg("name"), py::arg("minimum"), py::arg("maximum"))
+      .def("symbol", &GraphBuilder::symbol, py::arg("name"), py::arg("minimum"), py::arg("maximum"),
+           py::arg("multiple") = 1, py::arg("remainder") = 0, py::arg("trial") = 0)
+      .def(
+          "condition",
+          [](GraphBuilder& builder, const std::string& kind, std::vector<int64_t> size) {
+            builder.condition(kind, {std::move(size)});
+          },
+          py::arg("kind"), py::arg("size"))
       .def("input", &add_input, py::arg("name"), py::arg("dtype"), py::arg("shape"))
       .def("constant", &add_constant, py::arg("name"), py::arg("array"))
       .def("node", &add_node, py::arg("op"), py::arg("name"), py::arg("inputs"), py::arg("outputs"),

@@ -1,5 +1,6 @@
 #include "graph/graph.h"
 
+#include <algorithm>
 #include <array>
 
 namespace lowbit::graph {
@@ -14,15 +15,41 @@ std::string quoted(const std::string& name) {
 
 }  // namespace
 
-int64_t GraphBuilder::symbol(std::string name, int64_t minimum, int64_t maximum) {
+int64_t Symbol::allowed_from(int64_t size) const {
+  size = std::clamp(size, minimum, maximum);
+  const int64_t above = size + ((remainder - size) % multiple + multiple) % multiple;
+  return above <= maximum ? above : above - multiple;
+}
+
+int64_t GraphBuilder::symbol(std::string name, int64_t minimum, int64_t maximum, int64_t multiple, int64_t remainder,
+                             int64_t trial) {
   if (!symbol_names_.insert(name).second) problem("symbol " + quoted(name) + " is defined twice");
   if (minimum < 0 || maximum < minimum || maximum > kMaxSymbol) {
     problem("symbol " + quoted(name) + ": bounds must satisfy 0 <= minimum <= maximum < 2^31, got " +
             std::to_string(minimum) + " and " + std::to_string(maximum));
     minimum = maximum = 1;
   }
-  graph_.symbols.push_back({std::move(name), minimum, maximum});
+  if (multiple < 1 || multiple > kMaxSymbol || remainder < 0 || remainder >= multiple) {
+    problem("symbol " + quoted(name) + ": " + std::to_string(remainder) + " is no remainder of " +
+            std::to_string(multiple));
+    multiple = 1, remainder = 0;
+  }
+  Symbol symbol{std::move(name), minimum, maximum, multiple, remainder, trial};
+  if (trial == 0) symbol.trial = symbol.allowed_from(1);
+  if (!symbol.allows(symbol.trial)) {
+    problem("symbol " + quoted(symbol.name) + " cannot be " + std::to_string(symbol.trial));
+    symbol = {std::move(symbol.name)};
+  }
+  graph_.symbols.push_back(std::move(symbol));
   return static_cast<int64_t>(graph_.symbols.size()) - 1;
+}
+
+void GraphBuilder::condition(std::string_view kind, Dim size) {
+  constexpr std::array<std::string_view, 3> kinds = {"zero", "nonzero", "natural"};
+  const auto found = std::find(kinds.begin(), kinds.end(), kind);
+  const std::string reason = found == kinds.end() ? "of no known kind" : problem_of(size, graph_.symbols.size());
+  if (!reason.empty()) return problem("a condition: " + reason);
+  graph_.conditions.push_back({static_cast<Condition::Kind>(found - kinds.begin()), std::move(size)});
 }
 
 int GraphBuilder::define(const std::string& name, const std::string& what) {
@@ -124,7 +151,7 @@ bool parse_dtype(std::string_view name, DType& type) {
 }
 
 std::string to_string(const Dim& dim, const std::vector<Symbol>& symbols) {
-  constexpr std::array<const char*, 7> words = {" + ", " - ", "*", "//", "%", "max", "min"};
+  constexpr std::array<const char*, 8> words = {" + ", " - ", "*", "//", "%", "max", "min", "scale"};
   std::vector<std::string> stack;
   for (size_t i = 0; i < dim.rpn.size(); i += 2) {
     const auto op = static_cast<DimOp>(dim.rpn[i]);
@@ -136,7 +163,7 @@ std::string to_string(const Dim& dim, const std::vector<Symbol>& symbols) {
       const std::string b = std::move(stack.back());
       stack.pop_back();
       const std::string word = words[static_cast<size_t>(op) - static_cast<size_t>(DimOp::add)];
-      const bool call = op == DimOp::max || op == DimOp::min;
+      const bool call = op == DimOp::max || op == DimOp::min || op == DimOp::scale;
       stack.back() = call ? word + "(" + stack.back() + ", " + b + ")" : "(" + stack.back() + word + b + ")";
       if (stack.back().size() > 200) stack.back() = "...";
     }

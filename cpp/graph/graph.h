@@ -10,9 +10,21 @@
 
 namespace lowbit::graph {
 
+// A size is `remainder` more than a multiple of `multiple`. trial: the one at which the graph is validated.
 struct Symbol {
   std::string name;
-  int64_t minimum = 1, maximum = 1;
+  int64_t minimum = 1, maximum = 1, multiple = 1, remainder = 0, trial = 1;
+
+  bool allows(int64_t size) const { return size >= minimum && size <= maximum && size % multiple == remainder; }
+  // The first that is allowed from there on, or the last one.
+  int64_t allowed_from(int64_t size) const;
+};
+
+// What sizes must fulfil beyond their symbols' own limits: to be 0, not to be 0, to be 0 or more.
+struct Condition {
+  enum class Kind { zero, nonzero, natural };
+  Kind kind;
+  Dim size;
 };
 
 struct Graph {
@@ -28,6 +40,7 @@ struct Graph {
     Attributes attributes;
   };
   std::vector<Symbol> symbols;
+  std::vector<Condition> conditions;
   std::vector<std::string> values;  // names; a value is an index
   std::vector<Input> inputs;
   std::map<int, Constant> constants;  // by value
@@ -40,7 +53,10 @@ struct Graph {
 // values; a node's inputs must have been defined before it; "" is an absent optional input.
 class GraphBuilder {
  public:
-  int64_t symbol(std::string name, int64_t minimum, int64_t maximum);  // its index in size expressions
+  // Its index in size expressions. trial 0: the smallest size there is, above 0.
+  int64_t symbol(std::string name, int64_t minimum, int64_t maximum, int64_t multiple = 1, int64_t remainder = 0,
+                 int64_t trial = 0);
+  void condition(std::string_view kind, Dim size);  // zero, nonzero or natural; its symbols come before it
   void input(const std::string& name, std::string_view dtype, std::vector<Dim> shape);
   void constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
                 Buffer data);  // row-major

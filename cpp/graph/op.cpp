@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 
 namespace lowbit::graph {
 namespace {
 
+constexpr uint64_t kOneBits = uint64_t{0x3FF} << 52;
 constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxRpn = size_t{1} << 16;
 
@@ -33,6 +35,13 @@ int64_t apply(DimOp op, int64_t a, int64_t b) {
     case DimOp::min:
       result = std::min(a, b);
       break;
+    case DimOp::scale: {
+      const double product =
+          std::floor(static_cast<double>(a) * std::bit_cast<double>(static_cast<uint64_t>(b) + kOneBits));
+      overflow = !(std::fabs(product) < 4.6e18);
+      result = overflow ? 0 : static_cast<int64_t>(product);
+      break;
+    }
     default:
       if (b == 0) fail_size("divides by zero");
       if (b == -1) {  // INT64_MIN / -1 traps
@@ -55,7 +64,7 @@ std::string problem_of(const Dim& dim, size_t symbols) {
   size_t depth = 0;
   for (size_t i = 0; i < dim.rpn.size(); i += 2) {
     const int64_t opcode = dim.rpn[i], operand = dim.rpn[i + 1];
-    if (opcode < 0 || opcode > static_cast<int64_t>(DimOp::min)) return "a size expression has an unknown operation";
+    if (opcode < 0 || opcode > static_cast<int64_t>(DimOp::scale)) return "a size expression has an unknown operation";
     if (opcode == static_cast<int64_t>(DimOp::symbol) && (operand < 0 || static_cast<size_t>(operand) >= symbols))
       return "a size expression uses a symbol that does not exist";
     if (opcode <= static_cast<int64_t>(DimOp::symbol)) {

@@ -20,7 +20,8 @@
 namespace lowbit::graph {
 
 // A dimension: a number, or an expression over the graph's symbols in reverse Polish notation.
-enum class DimOp : int64_t { constant, symbol, add, sub, mul, floordiv, mod, max, min };
+// scale: a * factor in float64, rounded down; b holds the factor's bits less those of 1.0.
+enum class DimOp : int64_t { constant, symbol, add, sub, mul, floordiv, mod, max, min, scale };
 struct Dim {
   std::vector<int64_t> rpn;  // pairs (opcode, operand); the operand of an arithmetic opcode is ignored
 

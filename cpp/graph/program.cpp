@@ -31,8 +31,7 @@ class Preparation {
   Program run() {
     Program program;
     types_.resize(graph_.values.size());
-    for (const Symbol& symbol : graph_.symbols)
-      sizes_.push_back(std::clamp<int64_t>(1, symbol.minimum, symbol.maximum));
+    for (const Symbol& symbol : graph_.symbols) sizes_.push_back(symbol.trial);
     infer_inputs();
     for (const auto& [value, constant] : graph_.constants) types_[static_cast<size_t>(value)] = constant.type;
     count_readers();
@@ -156,6 +155,7 @@ class Preparation {
 
   void finish(Program& program, const std::vector<char>& read) {
     program.symbols = std::move(graph_.symbols);
+    program.conditions = std::move(graph_.conditions);
     program.copy = make_copy(isa_);
     for (std::string& name : graph_.values) program.values.push_back({std::move(name), {}, false});
     for (auto& [value, constant] : graph_.constants) {
@@ -175,8 +175,7 @@ class Preparation {
     for (int64_t step : {1, 2, 3, 8}) {
       std::vector<int64_t> sizes;
       for (size_t i = 0; i < sizes_.size(); ++i)
-        sizes.push_back(std::clamp(sizes_[i] * 2 + step + static_cast<int64_t>(i), program.symbols[i].minimum,
-                                   program.symbols[i].maximum));
+        sizes.push_back(program.symbols[i].allowed_from(sizes_[i] * 2 + step + static_cast<int64_t>(i)));
       try {
         std::vector<TensorType> inputs;
         for (const Program::Input& input : program.inputs) {
@@ -240,9 +239,11 @@ std::vector<int64_t> bind_symbols(const Program& program, std::span<const Tensor
       int64_t& size = symbols[static_cast<size_t>(rpn[1])];
       if (size < 0) size = inputs[i].shape[static_cast<int>(axis)];
       const Symbol& symbol = program.symbols[static_cast<size_t>(rpn[1])];
-      if (size < symbol.minimum || size > symbol.maximum) {
+      if (!symbol.allows(size)) {
+        const std::string more = std::to_string(symbol.remainder) + " more than a multiple of ";
         throw wrong(i, ": " + symbol.name + " must be from " + std::to_string(symbol.minimum) + " to " +
-                           std::to_string(symbol.maximum));
+                           std::to_string(symbol.maximum) +
+                           (symbol.multiple > 1 ? ", " + more + std::to_string(symbol.multiple) : ""));
       }
     }
   }
@@ -252,6 +253,15 @@ std::vector<int64_t> bind_symbols(const Program& program, std::span<const Tensor
       if (expected != inputs[i].shape[static_cast<int>(axis)])
         throw wrong(i, ": axis " + std::to_string(axis) + " must be " + std::to_string(expected));
     }
+  }
+  for (const Condition& condition : program.conditions) {
+    const int64_t found = evaluate(condition.size, symbols);
+    const bool holds = condition.kind == Condition::Kind::natural
+                           ? found >= 0
+                           : (found == 0) == (condition.kind == Condition::Kind::zero);
+    if (!holds)
+      throw Error(ErrorKind::input, "the inputs' sizes do not go together: " +
+                                        to_string(condition.size, program.symbols) + " is " + std::to_string(found));
   }
   return symbols;
 }

@@ -27,6 +27,7 @@ struct Program {
     std::unique_ptr<const Op> impl;
   };
   std::vector<Symbol> symbols;
+  std::vector<Condition> conditions;
   std::vector<Value> values;
   std::vector<Input> inputs;
   std::vector<Output> outputs;

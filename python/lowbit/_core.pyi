@@ -55,8 +55,12 @@ class GraphBuilder:
     """
 
     def __init__(self) -> None: ...
-    def symbol(self, name: str, minimum: int, maximum: int) -> int:
-        """The symbol's index in size expressions."""
+    def symbol(
+        self, name: str, minimum: int, maximum: int, multiple: int = 1, remainder: int = 0, trial: int = 0
+    ) -> int:
+        """The symbol's index in size expressions; trial: a size at which the graph is validated, 0 for the smallest."""
+    def condition(self, kind: str, size: list[int]) -> None:
+        """What sizes must fulfil together: an expression that is "zero", "nonzero" or "natural"."""
 
     def input(self, name: str, dtype: str, shape: Sequence[int | Sequence[int]]) -> None: ...
     def constant(self, name: str, array: _Array) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 import lowbit
 from lowbit import format as lowbit_format
+from lowbit import limits
 from lowbit.ir import Graph, Value, Weight
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.tables import heading, profile_table
@@ -127,7 +128,9 @@ def _summary(file: Path, graph: Graph) -> Table:
         for name in names:
             table.add_row(kind, escape(f"{name}: {_type(graph.values[name])}"))
     for name, symbol in graph.symbols.items():
-        table.add_row("free", f"{escape(name)} in {symbol.minimum} .. {symbol.maximum}")
+        table.add_row("free", f"{escape(name)}: {limits.describe(symbol)}")
+    for condition in graph.conditions:
+        table.add_row("free", escape(limits.sentence(condition)))
     table.add_row("weights", _weights(graph))
     counts = Counter(node.op for node in graph)
     table.add_row("nodes", ", ".join(f"{count} {op}" for op, count in counts.most_common()))

@@ -11,13 +11,15 @@ canonical text of a polynomial over atoms (symbols, quotients, remainders, maxim
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from .errors import GraphError
-from .ir import Dim, Symbol
+from .ir import Condition, Dim, Symbol
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 40
@@ -25,9 +27,14 @@ MAX_TERMS = 64
 LIMIT = 2**62
 """No literal, coefficient or result may reach this: the runtime computes in 64 bits."""
 
-_TOKEN = re.compile(r"\s*(?:(?P<int>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<op>//|[-+*%(),]))", re.ASCII)
+_TOKEN = re.compile(
+    r"\s*(?:(?P<real>[0-9]+\.[0-9]*(?:e[-+]?[0-9]+)?|[0-9]+e[-+]?[0-9]+)|(?P<int>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<op>//|[-+*%(),]))",
+    re.ASCII,
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_OPCODES = {"constant": 0, "symbol": 1, "+": 2, "-": 3, "*": 4, "//": 5, "%": 6, "max": 7, "min": 8}
+_OPCODES = {"constant": 0, "symbol": 1, "+": 2, "-": 3, "*": 4, "//": 5, "%": 6, "max": 7, "min": 8, "scale": 9}
+_ONE = 0x3FF << 52
+"""The bits of 1.0. The second operand of "scale" is a factor's bits less these, so that it stays within `LIMIT`."""
 
 
 class Atom(NamedTuple):
@@ -121,11 +128,11 @@ class _Parser:
             if len(token) > 19:
                 raise self.error("a number is too large")
             return _constant(int(token))
-        if token in ("max", "min"):
+        if token in ("max", "min") or (token == "scale" and self.peek() == "("):
             self.take("(")
             a = self.expression()
             self.take(",")
-            b = self.expression()
+            b = self.expression() if token != "scale" else self.decimal()
             self.take(")")
             return _apply(token, a, b)
         if token == "(":
@@ -135,6 +142,21 @@ class _Parser:
         if not is_symbol_name(token):
             raise self.error(f"unexpected {token!r}")
         return (((Atom(token),), 1),)
+
+    def decimal(self) -> Poly:
+        token = self.take()
+        factor = float(token) if re.fullmatch(r"[0-9.]+(e[-+]?[0-9]+)?", token) else 0.0
+        if not 0 < factor < 1e9:
+            raise self.error(f"{token!r} is no factor")
+        return _constant(_bits(factor))
+
+
+def _bits(factor: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", factor))[0]) - _ONE
+
+
+def _factor(bits: int) -> float:
+    return float(struct.unpack("<d", struct.pack("<q", bits + _ONE))[0])
 
 
 @lru_cache(maxsize=4096)
@@ -187,7 +209,10 @@ def _mul(a: Poly, b: Poly) -> Poly:
 
 
 def _atom(op: str, a: Poly, b: Poly) -> Poly:
-    text = f"{op}({_text(a)}, {_text(b)})" if op in ("max", "min") else f"({_operand(a)} {op} {_operand(b)})"
+    if op == "scale":
+        text = f"scale({_text(a)}, {_factor(_as_int(b) or 0)!r})"
+    else:
+        text = f"{op}({_text(a)}, {_text(b)})" if op in ("max", "min") else f"({_operand(a)} {op} {_operand(b)})"
     if len(text) > MAX_LENGTH:
         raise GraphError("a size expression grows too large")
     return (((Atom(text, op, a, b),), 1),)
@@ -205,7 +230,30 @@ def _divide(op: str, a: Poly, b: Poly) -> Poly:
     exact = _exact_quotient(a, b)
     if exact is not None:
         return exact if op == "//" else ()
+    if op == "//" and len(b) == 1:
+        cancelled = _cancelled(a, b)
+        if cancelled is not None:
+            return _divide(op, *cancelled)
     return _atom(op, a, b)
+
+
+def _cancelled(a: Poly, b: Poly) -> tuple[Poly, Poly] | None:
+    """a and a single term b without their common factors, which change no quotient; None if they have none."""
+    (monomial, coefficient), terms = b[0], [list(atoms) for atoms, _ in a]
+    number = math.gcd(coefficient, *(factor for _, factor in a))
+    common: list[Atom] = []
+    for atom in monomial:
+        if all(atom in left for left in terms):
+            common.append(atom)
+            for left in terms:
+                left.remove(atom)
+    if not a or (not common and number == 1):
+        return None
+    rest = list(monomial)
+    for atom in common:
+        rest.remove(atom)
+    top = _collect((tuple(left), factor // number) for left, (_, factor) in zip(terms, a, strict=True))
+    return top, _collect([(tuple(rest), coefficient // number)])
 
 
 def _divide_by_number(op: str, a: Poly, divisor: int) -> Poly:
@@ -258,6 +306,9 @@ def _apply(op: str, a: Poly, b: Poly) -> Poly:
         return _add(a, b, -1)
     if op == "*":
         return _mul(a, b)
+    if op == "scale":
+        number, factor = _as_int(a), _factor(_as_int(b) or 0)
+        return _atom(op, a, b) if number is None else _constant(math.floor(number * factor))
     return _extreme(op, a, b) if op in ("max", "min") else _divide(op, a, b)
 
 
@@ -292,21 +343,74 @@ def _dim(poly: Poly) -> Dim:
 
 
 def simplify(dim: Dim, symbols: Mapping[str, Symbol] | None = None) -> Dim:
-    """The canonical form; with `symbols`, maxima and minima that their bounds decide disappear. Raises GraphError."""
+    """The canonical form; with `symbols`, what their bounds and multiples decide disappears. Raises GraphError."""
     poly = _poly(dim)
     if symbols is not None and any(atom.op for monomial, _ in poly for atom in monomial):
-        poly = _decide(poly, symbols)
+        units = {name: symbol for name, symbol in symbols.items() if symbol.multiple > 1}
+        known = {**symbols, **{_unit(name): _unit_bounds(symbol) for name, symbol in units.items()}}
+        poly = _decide(_in_units(poly, units) if units else poly, known)
+        poly = _from_units(poly, units) if units else poly
     return _dim(poly)
 
 
-def _decide(poly: Poly, symbols: Mapping[str, Symbol]) -> Poly:
+def _unit(name: str) -> str:
+    """Stands for how many times its multiple a size is; no name of a symbol."""
+    return f"{name}/"
+
+
+def _unit_bounds(symbol: Symbol) -> Symbol:
+    low = -((symbol.remainder - symbol.minimum) // symbol.multiple)
+    return Symbol(minimum=low, maximum=max(low, (symbol.maximum - symbol.remainder) // symbol.multiple))
+
+
+def _mapped(poly: Poly, atom: Callable[[Atom], Poly]) -> Poly:
+    """The sum of products with every atom replaced."""
     result: Poly = ()
     for monomial, coefficient in poly:
         term = _constant(coefficient)
-        for atom in monomial:
-            term = _mul(term, _decide_atom(atom, symbols))
+        for each in monomial:
+            term = _mul(term, atom(each))
         result = _add(result, term)
     return result
+
+
+def _in_units(poly: Poly, units: Mapping[str, Symbol]) -> Poly:
+    """s = multiple * (s/) + remainder, so that quotients by what divides the multiple come out even."""
+
+    def replaced(atom: Atom) -> Poly:
+        if atom.op:
+            return _apply(atom.op, _in_units(atom.a, units), _in_units(atom.b, units))
+        if atom.text not in units:
+            return (((atom,), 1),)
+        symbol = units[atom.text]
+        return _collect([((Atom(_unit(atom.text)),), symbol.multiple), ((), symbol.remainder)])
+
+    return _mapped(poly, replaced)
+
+
+def _from_units(poly: Poly, units: Mapping[str, Symbol]) -> Poly:
+    """Back: as much of a coefficient as there is makes a quotient of s, or s itself: 4 * (s/) is s // 2 for 8."""
+    names = {_unit(name): name for name in units}
+    result: Poly = ()
+    for monomial, coefficient in poly:
+        term: Poly = _constant(1)
+        for atom in monomial:
+            if atom.op:
+                term = _mul(term, _apply(atom.op, _from_units(atom.a, units), _from_units(atom.b, units)))
+            elif atom.text in names:
+                symbol = units[names[atom.text]]
+                common = math.gcd(coefficient, symbol.multiple)
+                coefficient //= common
+                whole = _add((((Atom(names[atom.text]),), 1),), _constant(-symbol.remainder))
+                term = _mul(term, _divide("//", whole, _constant(symbol.multiple // common)))
+            else:
+                term = _mul(term, (((atom,), 1),))
+        result = _add(result, _mul(term, _constant(coefficient)))
+    return result
+
+
+def _decide(poly: Poly, symbols: Mapping[str, Symbol]) -> Poly:
+    return _mapped(poly, lambda atom: _decide_atom(atom, symbols))
 
 
 def _decide_atom(atom: Atom, symbols: Mapping[str, Symbol]) -> Poly:
@@ -403,6 +507,8 @@ def _evaluate_atom(atom: Atom, values: Mapping[str, int]) -> int:
     a, b = _evaluate(atom.a, values), _evaluate(atom.b, values)
     if atom.op in ("max", "min"):
         return max(a, b) if atom.op == "max" else min(a, b)
+    if atom.op == "scale":
+        return math.floor(a * _factor(b))
     if b == 0:
         raise GraphError(f"the size expression {atom.text!r} divides by zero")
     return a // b if atom.op == "//" else a % b
@@ -438,13 +544,16 @@ def _atom_bounds(atom: Atom, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
         return max(a[0], b[0]), max(a[1], b[1])
     if atom.op == "min":
         return min(a[0], b[0]), min(a[1], b[1])
+    if atom.op == "scale":
+        factor = _factor(b[0])
+        return math.floor(a[0] * factor), math.floor(a[1] * factor)
     if b[0] > 0 and atom.op == "//":
         return _hull(a, b, lambda x, y: x // y)
     size = max(abs(x) for x in (a if atom.op == "//" else b))
     return (0, size) if atom.op == "%" and b[0] > 0 else (-size - 1, size + 1)
 
 
-def equal(a: Dim, b: Dim, symbols: Mapping[str, Symbol] | None = None) -> bool:
+def equal(a: Dim, b: Dim, symbols: Mapping[str, Symbol] | None = None, conditions: Iterable[Condition] = ()) -> bool:
     """Whether two sizes are the same: by canonical form, else (with `symbols`) by agreeing on a fixed sample of sizes.
 
     The sample covers what no normal form decides, such as `max(s, 3) - 3` against `max(s - 3, 0)`; the runtime
@@ -455,22 +564,107 @@ def equal(a: Dim, b: Dim, symbols: Mapping[str, Symbol] | None = None) -> bool:
     names = sorted(symbols_of(a) | symbols_of(b))
     if symbols is None or not names or any(name not in symbols for name in names):
         return False
-    difference = _add(_poly(a), _poly(b), -1)
+    difference = sub(a, b)
+    if simplify(difference, symbols) == 0:
+        return True
+    found = samples(symbols, conditions)
+    return bool(found) and all(holds(Condition(kind="zero", size=difference), sample) for sample in found)
+
+
+def holds(condition: Condition, sizes: Mapping[str, int]) -> bool:
+    """Whether sizes fulfil a condition; where the expression has no value, they do not."""
     try:
-        return all(_evaluate(difference, sample) == 0 for sample in _samples(names, symbols))
+        value = evaluate(condition.size, sizes)
     except GraphError:
         return False
+    return value >= 0 if condition.kind == "natural" else (value == 0) == (condition.kind == "zero")
 
 
-def _samples(names: list[str], symbols: Mapping[str, Symbol]) -> Iterable[dict[str, int]]:
-    """24 assignments inside the bounds: the ends, small sizes, and sizes of many remainders."""
-    for index in range(24):
+def samples(
+    symbols: Mapping[str, Symbol], conditions: Iterable[Condition] = (), count: int = 24
+) -> list[dict[str, int]]:
+    """So many possible assignments, if there are: the smallest, small sizes, sizes of many remainders; never 0."""
+    tests, found = tuple(conditions), []
+    for index in range(count if not tests else 50 * count):
         sample = {}
-        for place, name in enumerate(names):
-            low, high = symbols[name].minimum, min(symbols[name].maximum, symbols[name].minimum + 1000)
-            step = (index * (2 * place + 7) + place) if index < 16 else index * 97 * (place + 1)
-            sample[name] = low + step % (high - low + 1)
-        yield sample
+        for place, name in enumerate(sorted(symbols)):
+            symbol = symbols[name]
+            low, far = _first(symbol), index % 24 == 23
+            most = max(min(symbol.maximum - low, (2**13 if far else 1000) * symbol.multiple) // symbol.multiple, 0)
+            step = (index * (2 * place + 7) + place) if index % 24 < 16 else index * 97 * (place + 1)
+            step = most - place if far else step
+            sample[name] = low + symbol.multiple * ((step if index else 0) % (most + 1))
+        if all(holds(test, sample) for test in tests):
+            found.append(sample)
+        if len(found) == count:
+            break
+    return found
+
+
+def _first(symbol: Symbol) -> int:
+    """The smallest possible size above 0."""
+    low = max(symbol.minimum, 1)
+    return low + (symbol.remainder - low) % symbol.multiple
+
+
+def sides(dim: Dim) -> tuple[Dim, Dim]:
+    """Two sizes of which the expression is the difference, neither with a minus in its sum."""
+    poly = _poly(dim)
+    left = _collect((monomial, coefficient) for monomial, coefficient in poly if coefficient > 0)
+    return _dim(left), _dim(_add(left, poly, -1))
+
+
+def primitive(dim: Dim) -> Dim:
+    """The expression without numbers and symbols that are factors of all its terms; a - (a // m) * m becomes a % m.
+
+    It is 0 where the expression is, sizes of 0 apart.
+    """
+    poly = _poly(dim)
+    if not poly:
+        return 0
+    number = math.gcd(*(coefficient for _, coefficient in poly))
+    common = [atom for atom in poly[0][0] if not atom.op and all(atom in monomial for monomial, _ in poly)]
+    rest = _collect((_less(monomial, common), coefficient // number) for monomial, coefficient in poly)
+    for sign in (1, -1):
+        for monomial, coefficient in _mul(rest, _constant(sign)):
+            divisor = _as_int(monomial[0].b) if len(monomial) == 1 and monomial[0].op == "//" else None
+            if divisor and coefficient == -divisor:
+                dividend = _add(_mul(rest, _constant(sign)), ((monomial, divisor),))
+                if _divide("//", dividend, _constant(divisor)) == ((monomial, 1),):
+                    return _dim(_divide("%", dividend, _constant(divisor)))
+    return _dim(rest)
+
+
+def _less(monomial: Monomial, common: Iterable[Atom]) -> Monomial:
+    left = list(monomial)
+    for atom in common:
+        if atom in left:
+            left.remove(atom)
+    return tuple(left)
+
+
+def remainder_of(dim: Dim) -> tuple[Dim, int] | None:
+    """a and m of an expression that is a % m."""
+    poly = _poly(dim)
+    if len(poly) != 1 or len(poly[0][0]) != 1 or poly[0][0][0].op != "%":
+        return None
+    atom, divisor = poly[0][0][0], _as_int(poly[0][0][0].b)
+    return (_dim(atom.a), divisor) if divisor else None
+
+
+def divisors(dim: Dim) -> set[int]:
+    """The numbers that the expression divides by."""
+    return set() if isinstance(dim, int) else _divisors(_poly(dim))
+
+
+def _divisors(poly: Poly) -> set[int]:
+    found: set[int] = set()
+    for atom in {atom for monomial, _ in poly for atom in monomial if atom.op}:
+        number = _as_int(atom.b)
+        found |= _divisors(atom.a) | (set() if atom.op == "scale" else _divisors(atom.b))
+        if atom.op in ("//", "%") and number:
+            found.add(abs(number))
+    return found
 
 
 def to_rpn(dim: Dim, index: Mapping[str, int]) -> list[int]:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,7 +21,7 @@ import numpy as np
 from . import blocks, dims
 from .errors import FormatError, GraphError
 from .interpreter import validate
-from .ir import Array, Attribute, Dim, Graph, Node, Quant, Symbol, Value, Weight
+from .ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Symbol, Value, Weight
 from .ops.spec import MAX_RANK
 from .packings import PACKINGS
 
@@ -92,7 +92,8 @@ def _contents(graph: Graph, meta: Mapping[str, Any] | None) -> tuple[dict[str, A
     constants, tensors = _constant_table(graph)
     document = {
         "version": VERSION,
-        "symbols": {name: [symbol.minimum, symbol.maximum] for name, symbol in graph.symbols.items()},
+        "symbols": {name: _symbol_json(symbol) for name, symbol in graph.symbols.items()},
+        **_conditions_json(graph.conditions),
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
         "values": {name: _value_json(value) for name, value in graph.values.items()},
@@ -451,10 +452,28 @@ def _constant(
 
 
 def _symbol(entry: Any, what: str) -> Symbol:
-    pair = _list(entry, what, _size)
+    items = _list(entry, what, _size)
+    if len(items) not in (2, 4):
+        raise FormatError(f"{what} is neither two bounds, nor these and a multiple and a remainder")
+    multiple, remainder = items[2:] or (1, 0)
+    return Symbol(minimum=items[0], maximum=items[1], multiple=multiple, remainder=remainder)
+
+
+def _symbol_json(symbol: Symbol) -> list[int]:
+    bounds = [symbol.minimum, symbol.maximum]
+    return bounds if symbol.multiple == 1 else [*bounds, symbol.multiple, symbol.remainder]
+
+
+def _condition(entry: Any, what: str) -> Condition:
+    pair = _list(entry, what, _text)
     if len(pair) != 2:
-        raise FormatError(f"{what} is not a pair of bounds")
-    return Symbol(minimum=pair[0], maximum=pair[1])
+        raise FormatError("a condition is not a pair")
+    return Condition(kind=pair[0], size=pair[1])
+
+
+def _conditions_json(conditions: Sequence[Condition]) -> dict[str, Any]:
+    """The key is there only where there are some, so that older readers take all other files."""
+    return {"conditions": [[each.kind, str(each.size)] for each in conditions]} if conditions else {}
 
 
 def _state(entry: Any, what: str) -> tuple[str, str]:
@@ -466,7 +485,7 @@ def _state(entry: Any, what: str) -> tuple[str, str]:
 
 def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
     keys = ("version", "symbols", "inputs", "outputs", "values", "constants", "nodes", "states", "meta")
-    fields = _object(document, "the graph", keys)
+    fields = _object(document, "the graph", keys, ("conditions",))
     used: set[str] = set()
     try:
         values = {name: _value(entry, f"value {name!r}") for name, entry in _named(fields["values"], "values")}
@@ -480,6 +499,7 @@ def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
                 for name, entry in _named(fields["constants"], "constants")
             },
             symbols={name: _symbol(entry, f"symbol {name!r}") for name, entry in _named(fields["symbols"], "symbols")},
+            conditions=_list(fields.get("conditions", []), "conditions", _condition),
             states=_list(fields["states"], "states", _state),
         )
     except GraphError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import blocks, dims
+from . import blocks, dims, limits
 from .errors import GraphError, InputError
 from .ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
 from .ops import OPS, constant_value, describe
@@ -17,6 +17,7 @@ from .ops.spec import MAX_ELEMENTS, MAX_RANK
 from .packings import BITS, PACKINGS
 
 MAX_NODES = 100_000
+MAX_CONDITIONS = 200
 LIMITS = {"multiplier": MAX_MULTIPLIER, "bias": MAX_BIAS}
 """In magnitude, of the constants that requantize."""
 
@@ -43,10 +44,24 @@ def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
         if any(dims.evaluate(dim, sizes) != size for dim, size in zip(value.shape, array.shape, strict=True)):
             raise InputError(_shape_message(name, value, array, sizes))
     for symbol, size in sizes.items():
-        low, high = graph.symbols[symbol].minimum, graph.symbols[symbol].maximum
-        if not low <= size <= high:
-            raise InputError(f"the size {symbol!r} of the inputs must be from {low} to {high}, is {size}")
+        if not limits.allowed(graph.symbols[symbol], size):
+            where = _axis_of(graph, symbol)
+            raise InputError(f"{where} must be {limits.describe(graph.symbols[symbol])}; it is {size}")
+    for condition in graph.conditions:
+        if not dims.holds(condition, sizes):
+            used = sorted(dims.symbols_of(condition.size))
+            given = ", ".join(f"{_axis_of(graph, symbol)} is {sizes.get(symbol)}" for symbol in used)
+            raise InputError(f"{limits.sentence(condition)}: {given}")
     return sizes
+
+
+def _axis_of(graph: Graph, symbol: str) -> str:
+    """How messages name a free size: where an input shows it."""
+    places = (
+        (name, axis) for name in graph.inputs for axis, dim in enumerate(graph.values[name].shape) if dim == symbol
+    )
+    name, axis = next(places, ("", 0))
+    return f"axis {axis} of input {name!r} ({symbol})"
 
 
 def _shape_message(name: str, value: Value, array: Array, sizes: Mapping[str, int] | None = None) -> str:
@@ -131,8 +146,30 @@ def _symbol_problems(graph: Graph) -> Iterator[str]:
             yield f"{name!r} is no name for a symbol"
         elif not 0 <= symbol.minimum <= symbol.maximum <= 2**31 - 1:
             yield f"symbol {name!r} has bounds [{symbol.minimum}, {symbol.maximum}]"
+        elif not 0 <= symbol.remainder < symbol.multiple <= 2**31 - 1:
+            yield f"symbol {name!r} is {symbol.remainder} more than a multiple of {symbol.multiple}"
+        elif not limits.allowed(symbol, limits.nearest(symbol, symbol.minimum)):
+            yield f"symbol {name!r} has no size: {limits.describe(symbol)}"
         elif name not in bare:
             yield f"symbol {name!r} is not the size of any input"
+    yield from _condition_problems(graph)
+
+
+def _condition_problems(graph: Graph) -> Iterator[str]:
+    if len(graph.conditions) > MAX_CONDITIONS:
+        yield f"{len(graph.conditions)} conditions are more than {MAX_CONDITIONS}"
+        return
+    for condition in graph.conditions:
+        try:
+            unknown = dims.symbols_of(condition.size) - graph.symbols.keys()
+        except GraphError as error:
+            yield f"a condition: {error}"
+            return
+        if unknown or condition.kind not in ("zero", "nonzero", "natural"):
+            yield f"condition {condition.kind!r} of {condition.size}: unknown kind or symbols {sorted(unknown)}"
+            return
+    if graph.conditions and limits.smallest(graph.symbols, graph.conditions) is None:
+        yield f"no sizes are possible: {'; '.join(map(limits.sentence, graph.conditions))}"
 
 
 def _value_problems(graph: Graph, value: Value) -> Iterator[str]:
@@ -317,7 +354,8 @@ def _type(value: Value) -> str:
 def _same_type(graph: Graph, a: Value, b: Value) -> bool:
     same = a.dtype == b.dtype and len(a.shape) == len(b.shape)
     try:
-        return same and all(dims.equal(x, y, graph.symbols) for x, y in zip(a.shape, b.shape, strict=True))
+        pairs = zip(a.shape, b.shape, strict=True) if same else ()
+        return same and all(dims.equal(x, y, graph.symbols, graph.conditions) for x, y in pairs)
     except GraphError:
         return False
 

@@ -82,10 +82,23 @@ Coded = tuple[Array, Weight, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Symbol:
-    """A size unknown until run time, with inclusive bounds."""
+    """A size unknown until run time: inclusive bounds, and `remainder` more than a multiple of `multiple`."""
 
     minimum: int = 1
     maximum: int = 2**31 - 1
+    multiple: int = 1
+    remainder: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What sizes must fulfil beyond the limits of each by itself: the expression is "zero", "nonzero" or "natural".
+
+    natural: 0 or more.
+    """
+
+    kind: str
+    size: Dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +123,7 @@ class Graph:
     nodes: tuple[Node, ...]
     constants: Mapping[str, Array | Weight]
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
 
     def producer(self, value: str) -> Node | None:

@@ -218,6 +218,7 @@ def _piece(graph: Graph, nodes: list[Node], needed: set[str], later: set[str]) -
         nodes=tuple(nodes),
         constants=constants,
         symbols={name: symbol for name, symbol in graph.symbols.items() if name in symbols},
+        conditions=tuple(item for item in graph.conditions if dims.symbols_of(item.size) <= symbols),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import calls, dims, format, segments
+from . import calls, dims, format, limits, segments
 from .errors import InputError, LowbitError, UnsupportedError
 from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
@@ -240,14 +240,18 @@ class Session:
             raise InputError(f"run_into takes lists of NumPy arrays, not {kinds}") from None
 
     def made_up(self, sizes: Mapping[str, int] | None = None) -> list[Array]:
-        """Inputs that fit, of no meaning: normal floats, small integers. sizes: of free dimensions, else 1 or a few."""
+        """Inputs that fit, of no meaning: normal floats, small integers.
+
+        sizes: of free dimensions, else 1 or a few; what is not possible becomes the next size that is.
+        """
         if sizes is not None and not isinstance(sizes, Mapping):
             raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
-        free = {
-            name: min(max(1 if "batch" in name else FEW, symbol.minimum), symbol.maximum)
-            for name, symbol in self.graph.symbols.items()
-        }
-        return [_made_up(self.graph.values[name], {**free, **(sizes or {})}) for name in self.graph.inputs]
+        symbols = self.graph.symbols
+        wishes = {name: 1 if "batch" in name else FEW for name in symbols} | dict(sizes or {})
+        free = {name: limits.nearest(symbol, wishes[name]) for name, symbol in symbols.items()}
+        if not all(dims.holds(condition, free) for condition in self.graph.conditions):
+            free = limits.smallest(symbols, self.graph.conditions) or free
+        return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
 
     def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
         """The median time of each step over `repeats` calls. Raises InputError."""
@@ -291,7 +295,13 @@ def _fill(graph: Graph) -> _core.GraphBuilder:
     if graph.states:
         raise UnsupportedError("graphs that keep states between calls are not available yet")
     builder = _core.GraphBuilder()
-    index = {name: builder.symbol(name, symbol.minimum, symbol.maximum) for name, symbol in graph.symbols.items()}
+    trial = limits.smallest(graph.symbols, graph.conditions) or {}
+    index = {
+        name: builder.symbol(name, s.minimum, s.maximum, s.multiple, s.remainder, trial.get(name, 0))
+        for name, s in graph.symbols.items()
+    }
+    for condition in graph.conditions:
+        builder.condition(condition.kind, dims.to_rpn(condition.size, index))
     for name in graph.inputs:
         value = graph.values[name]
         builder.input(name, value.dtype, [_dim(dim, index) for dim in value.shape])

@@ -21,6 +21,7 @@ from typing import Any
 
 import sympy
 import torch
+from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
@@ -70,6 +71,7 @@ def asking() -> Iterator[Asked]:
     """For a while, questions by values that are checks have an answer; all else is noted as torch traces."""
     found = Asked()
     evaluate, is_true = ShapeEnv.evaluate_expr, SymNode.bool_
+    machinery = symbolic_shapes.uninteresting_files()
 
     def evaluate_expr(env: ShapeEnv, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -95,6 +97,9 @@ def asking() -> Iterator[Asked]:
         replaced(SymNode, "bool_", bool_),
         replaced(torch.nn.modules.transformer, "_detect_is_causal_mask", _is_causal),
         replaced(torch.distributions.Distribution, "_validate_args", False),
+        replaced(
+            symbolic_shapes, "uninteresting_files", lambda: {*machinery, __file__}
+        ),  # of which guards tell no line
     ):
         yield found
     found.notes[:] = dict.fromkeys(found.notes)

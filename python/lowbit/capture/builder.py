@@ -11,12 +11,14 @@ import sympy
 import torch
 from torch.fx import Node as TorchNode
 
+from .. import dims
 from ..errors import GraphError
-from ..ir import Array, Attribute, Dim, Graph, Node, Symbol, Value
+from ..ir import Array, Attribute, Condition, Dim, Graph, Node, Value
+from ..limits import Limits
 from ..ops import OPS, infer
 from .export import FLOAT_NAMES
 from .places import node_name, source_of
-from .sizes import dim_of
+from .sizes import Need, dim_of
 
 REMEDY = "rewrite this part of forward() with supported operations, or keep it outside of the converted module"
 
@@ -74,17 +76,19 @@ _TORCH_DTYPES = {
 
 
 class Builder:
-    """A graph that grows node by node, for the exported `node` at hand. names: of torch's symbols."""
+    """A graph that grows node by node, for the exported `node` at hand. names: of torch's symbols.
 
-    def __init__(self, symbols: Mapping[str, Symbol], names: Mapping[sympy.Symbol, str], node: TorchNode) -> None:
-        self.symbols, self.names, self.node = symbols, names, node
+    limits: which sizes are possible; they become narrower with what the nodes need. needs: what was learned so, and
+    from which line.
+    """
+
+    def __init__(self, limits: Limits, names: Mapping[sympy.Symbol, str], node: TorchNode) -> None:
+        self.limits, self.names, self.node = limits, names, node
+        self.needs: list[Need] = []
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Array] = {}
         self.nodes: list[Node] = []
         self.node_names: set[str] = set()
-        self.typed = Graph(
-            inputs=(), outputs=(), values=self.values, nodes=(), constants=self.constants, symbols=symbols
-        )
 
     def emit(self, op: str, *inputs: Ref | None, **attrs: Attribute | None) -> Ref:
         """Append a node with one output; attributes that are None are left out."""
@@ -103,12 +107,39 @@ class Builder:
         given = {key: value for key, value in attrs.items() if value is not None}
         node = Node(op=op, name=name, inputs=tuple(names), outputs=outputs, attrs=given, source=source_of(self.node))
         try:
-            values = infer(node, self.typed)
+            values = infer(node, self.typed(), self.assume)
         except GraphError as error:
             raise Unlowerable(str(error)) from None
         self.values.update(zip(outputs, values, strict=True))
         self.nodes.append(node)
         return tuple(Ref(item, value.dtype, value.shape) for item, value in zip(outputs, values, strict=True))
+
+    def typed(self) -> Graph:
+        """What is known so far, for the operators' shape rules."""
+        return Graph(
+            inputs=(),
+            outputs=(),
+            values=self.values,
+            nodes=(),
+            constants=self.constants,
+            symbols=self.limits.symbols,
+            conditions=self.limits.conditions,
+        )
+
+    def assume(self, condition: Condition) -> bool:
+        """Take for given what a node needs of free sizes, if the example's sizes are such."""
+        if self.limits.certain(condition):
+            return True
+        if not dims.holds(condition, self.limits.example):
+            return False
+        self.limits = self.limits.learn(condition)
+        self.needs.append((condition, source_of(self.node)))
+        return True
+
+    def require(self, kind: str, size: Dim, what: str) -> None:
+        """Raises Unlowerable with `what` where a size cannot be "zero", or "natural": 0 or more; else it must be."""
+        if not self.assume(Condition(kind=kind, size=dims.simplify(size))):
+            raise Unlowerable(f"{what} ({size})")
 
     def constant(self, data: Array | torch.Tensor | float, name: str = "") -> Ref:
         """A constant; any float becomes float32, and a Python number a float32 scalar."""
@@ -154,7 +185,7 @@ class Builder:
 
     def shape_of(self, tensor: torch.Tensor) -> tuple[Dim, ...]:
         """The shape of one of torch's tensors."""
-        return tuple(dim_of(size, self.names) for size in tensor.shape)
+        return tuple(dims.simplify(dim_of(size, self.names), self.limits.symbols) for size in tensor.shape)
 
     def out_dtype(self) -> str:
         """The dtype of the result in the graph; of complex numbers, of each part."""

@@ -21,13 +21,16 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
+from .. import dims
 from ..errors import InputError, UnsupportedError
 from ..ir import Symbol
+from ..limits import Limits
+from ..limits import describe as describe_limit
 from .asked import ASKED, Asked
 from .free import Example, export_free, export_named, has_names, named_axes, run_export, without_cache
 from .recurrent import whole_layers
 from .results import Parts, known_results
-from .sizes import symbol_bounds, symbol_names, user_inputs
+from .sizes import Need, decisions, example_sizes, symbol_bounds, symbol_names, user_inputs
 
 FLOAT_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 DTYPE_NAMES = {
@@ -50,15 +53,24 @@ RESULTS: dict[str, Any] = {"TensorArgument": None, "SymIntArgument": "int", "Sym
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Program:
-    """An exported module. `names`: torch's symbols to lowbit's; `notes`: what was decided on the way, and why."""
+    """An exported module. `names`: torch's symbols to lowbit's; `notes`: what was decided on the way, and why.
+
+    limits: which sizes are possible, by torch's bounds and by `needs`: what the module's code found true of sizes.
+    """
 
     exported: torch.export.ExportedProgram
     signature: dict[str, Any]
     output: dict[str, Any]
     classes: Mapping[str, type]
     names: Mapping[sympy.Symbol, str]
-    symbols: Mapping[str, Symbol]
+    limits: Limits
+    needs: tuple[Need, ...]
     notes: tuple[str, ...]
+
+    @property
+    def symbols(self) -> Mapping[str, Symbol]:
+        """The free sizes."""
+        return self.limits.symbols
 
 
 # --------------------------------------------------------------------------------------------------------------- inputs
@@ -185,7 +197,7 @@ def export(
     names = symbol_names(exported, axes)
     output, classes = _output(exported)
     asked: Asked = exported.graph_module.meta[ASKED]
-    symbols = symbol_bounds(exported, names)
+    symbols = symbol_bounds(exported, names, dynamic)
     for symbol in asked.apart.keys() & names.keys():
         name = names[symbol]
         if symbols[name].minimum == 1:
@@ -194,13 +206,25 @@ def export(
                 f"the {name.replace('_', ' ')} is at least 2: code takes another way for 1: {asked.apart[symbol]}"
             )
     notes += asked.notes
+    limits = Limits(symbols=symbols, example=example_sizes(exported, names))
+    needs = [need for need in decisions(exported, names) if dims.holds(need[0], limits.example)]
+    for condition, place in needs:
+        known = limits
+        limits = limits if limits.certain(condition) else limits.learn(condition)
+        for name, free in limits.symbols.items():
+            if free.maximum < known.symbols[name].maximum:
+                size = f"the {name.replace('_', ' ')} is {describe_limit(free)}"
+                notes.append(f"{size}: the code at {place} decides by it")
+                if notes[-1] not in told:
+                    warnings.warn(notes[-1], stacklevel=2)
     return Program(
         exported=exported,
         signature=_signature(net, call, exported),
         output=output,
         classes=classes,
         names=names,
-        symbols=symbols,
+        limits=limits,
+        needs=tuple(needs),
         notes=tuple(notes),
     )
 

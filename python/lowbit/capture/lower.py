@@ -16,7 +16,7 @@ import inspect
 import math
 import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -27,16 +27,19 @@ from torch.fx import GraphModule
 from torch.fx import Node as TorchNode
 from torch.utils import _pytree as pytree
 
+from .. import dims
 from ..dims import evaluate, symbols_of
 from ..errors import GraphError, LowbitError, UnsupportedError
 from ..interpreter import with_sizes
-from ..ir import Coded, Dim, Graph, Node, Value, Weight
+from ..ir import Coded, Condition, Dim, Graph, Node, Value, Weight
+from ..limits import Limits, sentence, smallest
+from ..limits import describe as describe_limit
 from ..ops import infer
 from .builder import REMEDY, WIDER, Builder, Complex, Ref, Unlowerable, is_held
 from .export import RESULTS, Program, not_plain
 from .fallback import Unit, Writer, between, units
 from .places import Problem, describe, node_name, source_of
-from .sizes import dim_of, user_inputs
+from .sizes import Need, dim_of, user_inputs
 from .writes import (
     has_hidden_writes,
     has_writes,
@@ -64,6 +67,9 @@ __all__ = [
 
 FOLD_LIMIT = 2**24
 """Elements: a constant larger than this, and larger than what it is computed from, is not computed at capture."""
+
+MAX_NEEDS = 10_000
+"""Of sizes, after which nothing more is learned."""
 
 Lowered = Ref | tuple[Ref | None, ...]
 LowerFunction = Callable[..., Any]
@@ -146,7 +152,7 @@ _AT_LEAST_2 = "the {} is at least 2: the code at {} fits no size of 1"
 def _at_least_2(program: Program, names: Sequence[str]) -> Program:
     """The program with these sizes from 2 on."""
     grown = {name: replace(program.symbols[name], minimum=2) for name in names}
-    return replace(program, symbols={**program.symbols, **grown})
+    return replace(program, limits=replace(program.limits, symbols={**program.symbols, **grown}))
 
 
 def _lower(program: Program, *, fallback: bool) -> Made:
@@ -156,20 +162,39 @@ def _lower(program: Program, *, fallback: bool) -> Made:
     elif has_hidden_writes(exported.graph_module):
         exported = _functional(exported)
     in_torch: dict[TorchNode, Problem] = {}
+    limits, needs = program.limits, list(program.needs)
     while True:
-        lowering = Lowering(program, exported, in_torch)
+        lowering = Lowering(program, exported, in_torch, limits)
         try:
-            made = lowering.run()
-            return replace(made, notes=(*state.values(), *made.notes), state=tuple(state))
-        except UnsupportedError:
-            refused = lowering.joining or lowering.refused
-            found = {node: problem for node, problem in refused.items() if node not in in_torch}
-            if not fallback or not found:
-                raise
+            made: Made | UnsupportedError = lowering.run()
+        except UnsupportedError as error:
+            made = error
+        if lowering.needs and len(needs) < MAX_NEEDS:  # once more: sizes are written by what is known of them
+            limits, needs = lowering.limits, needs + lowering.needs
+            continue
+        if isinstance(made, Made):
+            notes = (*state.values(), *_told(program, limits, needs), *made.notes)
+            return replace(made, notes=notes, state=tuple(state))
+        refused = lowering.joining or lowering.refused
+        found = {node: problem for node, problem in refused.items() if node not in in_torch}
+        if not fallback or not found:
+            raise made
         if has_writes(exported.graph_module):
             exported, in_torch = _functional(exported), {}
         else:
             in_torch |= found
+
+
+def _told(program: Program, limits: Limits, needs: list[Need]) -> Iterator[str]:
+    """What sizes must be beyond what torch says, each with the first line that needs it."""
+    for name, symbol in limits.symbols.items():
+        if symbol.multiple > 1 or symbol.minimum > program.symbols[name].minimum:
+            places = [place for condition, place in needs if name in dims.symbols_of(condition.size) and place]
+            told = f"the {name.replace('_', ' ')} is {describe_limit(symbol)}"
+            yield told + (f": needed at {places[0]}" if places else "")
+    for condition in limits.conditions:
+        place = next((place for need, place in needs if need == condition), "")
+        yield sentence(condition) + (f": needed at {place}" if place else "")
 
 
 def _functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -212,8 +237,9 @@ class Lowering(Builder):
         program: Program,
         exported: torch.export.ExportedProgram,
         in_torch: Mapping[TorchNode, Problem],
+        limits: Limits,
     ) -> None:
-        super().__init__(program.symbols, program.names, next(iter(exported.graph.nodes)))
+        super().__init__(limits, program.names, next(iter(exported.graph.nodes)))
         self.program, self.exported, self.in_torch = program, exported, in_torch
         self.env: dict[TorchNode, Any] = {}
         self.same: dict[TorchNode, TorchNode] = {}
@@ -243,7 +269,8 @@ class Lowering(Builder):
             values=values,
             nodes=tuple(self.nodes),
             constants=constants,
-            symbols=self.symbols,
+            symbols=self.limits.symbols,
+            conditions=self.limits.conditions,
         )
         self.check_smallest(graph)
         return Made(
@@ -264,11 +291,16 @@ class Lowering(Builder):
 
     def check_smallest(self, graph: Graph) -> None:
         """Raises UnsupportedError if a node fits sizes of 2 and more, and none of 1."""
-        for smallest in (1, 2):
-            node = _unfit(graph, {name: max(symbol.minimum, smallest) for name, symbol in graph.symbols.items()})
+        for least in (1, 2):
+            symbols = {
+                name: replace(symbol, minimum=min(max(symbol.minimum, least), symbol.maximum))
+                for name, symbol in graph.symbols.items()
+            }
+            sizes = smallest(symbols, graph.conditions)
+            node = None if sizes is None else _unfit(graph, sizes)
             if node is None:
                 break
-            self.problems += [_too_small(graph, node)] if smallest == 1 else []
+            self.problems += [_too_small(graph, node)] if least == 1 else []
         else:
             self.problems.clear()
         self.raise_problems()
@@ -456,13 +488,25 @@ class Lowering(Builder):
             return self.refuse(str(error), getattr(error, "remedy", REMEDY), sized=not getattr(error, "always", False))
         if writes(node) and isinstance(result, Ref | Complex):
             self.rebind(node, result)
+        if self.limits.symbols:
+            self.agree(value, result)
         return result
+
+    def agree(self, value: Any, result: Any) -> None:
+        """Where torch found a number for a size that is free here, as of x[:8], the rest of its trace rests on it."""
+        if isinstance(value, tuple | list) and isinstance(result, tuple | list):
+            for item, part in zip(value, result, strict=False):
+                self.agree(item, part)
+        elif isinstance(value, torch.Tensor) and isinstance(result, Ref) and result.rank == value.dim():
+            for size, found in zip(value.shape, result.shape, strict=True):
+                if isinstance(size, int) and isinstance(found, str):
+                    self.assume(Condition(kind="zero", size=dims.sub(found, size)))
 
     def size(self, value: Any) -> Dim | None:
         """A size; None (and a problem) where it is not arithmetic of the input's sizes."""
         try:
             self.check_size(value)
-            return dim_of(value, self.names)
+            return dims.simplify(dim_of(value, self.names), self.limits.symbols)
         except (Unlowerable, LowbitError) as error:
             self.refuse(str(error), getattr(error, "remedy", REMEDY))
             return None
@@ -677,7 +721,7 @@ def _unfit(graph: Graph, sizes: Mapping[str, int]) -> Node | None:
         return replace(value, shape=tuple(evaluate(size, sizes) for size in value.shape))
 
     values = {name: sized(graph.values[name]) for name in graph.inputs}
-    plain = replace(graph, values=values, symbols={})
+    plain = replace(graph, values=values, symbols={}, conditions=())
     for node in graph.nodes:
         try:
             values.update(zip(node.outputs, infer(with_sizes(node, sizes), plain), strict=True))

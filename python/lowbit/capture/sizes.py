@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import sympy
 import torch
 from torch.fx import Node
 
 from .. import dims
-from ..errors import UnsupportedError
-from ..ir import Dim, Symbol
+from ..errors import LowbitError, UnsupportedError
+from ..ir import Condition, Dim, Symbol
 
 MAXIMUM = 2**31 - 1
 
@@ -56,11 +57,17 @@ def _free(wish: str, names: Mapping[sympy.Symbol, str]) -> str:
     return next(name for name in (wish, *(f"{wish}_{i}" for i in range(2, 999))) if name not in taken)
 
 
-def symbol_bounds(exported: torch.export.ExportedProgram, names: Mapping[sympy.Symbol, str]) -> dict[str, Symbol]:
-    """Inclusive bounds of each name, by torch's constraints and by the tables that positions are looked up in."""
+def symbol_bounds(
+    exported: torch.export.ExportedProgram, names: Mapping[sympy.Symbol, str], dynamic: Any = None
+) -> dict[str, Symbol]:
+    """Inclusive bounds of each name, by torch's constraints and by the tables that positions are looked up in.
+
+    The least size is what a person states in `dynamic`: torch's own says where its tracing would take another way.
+    """
     bounds: dict[str, Symbol] = {}
+    stated = _stated_minima(dynamic)
     for symbol, name in names.items():
-        low, high = _constraint(exported.range_constraints.get(symbol))
+        low, high = stated.get(name, 1), _maximum(exported.range_constraints.get(symbol))
         known = bounds.get(name, Symbol(minimum=low, maximum=high))
         bounds[name] = Symbol(minimum=max(low, known.minimum), maximum=min(high, known.maximum))
     for symbol, rows in _table_rows(exported):
@@ -70,12 +77,77 @@ def symbol_bounds(exported: torch.export.ExportedProgram, names: Mapping[sympy.S
     return bounds
 
 
-def _constraint(constraint: Any) -> tuple[int, int]:
-    """Inclusive bounds; torch's lower bound of 2 only says that 0 and 1 were not traced apart."""
-    lower, upper = getattr(constraint, "lower", 0), getattr(constraint, "upper", None)
-    minimum = int(lower) if isinstance(lower, int | sympy.Integer) else 1
-    maximum = int(upper) if isinstance(upper, int | sympy.Integer) else MAXIMUM
-    return (1 if minimum <= 2 else minimum), min(maximum, MAXIMUM)
+def _maximum(constraint: Any) -> int:
+    upper = getattr(constraint, "upper", None)
+    return min(int(upper), MAXIMUM) if isinstance(upper, int | sympy.Integer) else MAXIMUM
+
+
+def _stated_minima(dynamic: Any) -> dict[str, int]:
+    """The minimum of each torch.export.Dim in `dynamic_shapes`, by its name; 2 says no more than 1 does."""
+    if isinstance(dynamic, Mapping | tuple | list):
+        parts = dynamic.values() if isinstance(dynamic, Mapping) else dynamic
+        return {name: low for part in parts for name, low in _stated_minima(part).items()}
+    low, name = getattr(dynamic, "min", None), getattr(dynamic, "__name__", "")
+    return {name: low} if isinstance(low, int) and low > 2 else {}
+
+
+# ------------------------------------------------------------------------------------------------ what a trace rests on
+
+Need = tuple[Condition, str]
+"""What sizes must fulfil, and the line of code that says so."""
+
+_TORCH = Path(torch.__file__).parent
+_RELATIONS = {
+    "Equality": ("zero", 0),
+    "Unequality": ("nonzero", 0),
+    "GreaterThan": ("natural", 0),
+    "StrictGreaterThan": ("natural", 1),
+    "LessThan": ("natural", 0),
+    "StrictLessThan": ("natural", 1),
+}
+"""By sympy's class: the kind of condition for a - b (b - a of the last two), and what is taken off it."""
+
+
+def example_sizes(exported: torch.export.ExportedProgram, names: Mapping[sympy.Symbol, str]) -> dict[str, int]:
+    """Each free size in the example that was exported."""
+    found: dict[str, int] = {}
+    for node in user_inputs(exported):
+        tensor = node.meta.get("val")
+        for size in tensor.shape if isinstance(tensor, torch.Tensor) else ():
+            symbol = symbol_of(size)
+            if symbol in names:
+                found.setdefault(names[symbol], int(cast(Any, size).node.hint))
+    return found
+
+
+def decisions(exported: torch.export.ExportedProgram, names: Mapping[sympy.Symbol, str]) -> Iterator[Need]:
+    """What Python code (no operator of torch) found true of sizes, so that the trace took this way and no other.
+
+    That something is not 0 or 1 is no decision worth keeping: torch tells these sizes apart everywhere.
+    """
+    sizes = [size for node in user_inputs(exported) for size in getattr(node.meta.get("val"), "shape", ())]
+    shape_env = next((size.node.shape_env for size in sizes if isinstance(size, torch.SymInt)), None)
+    for guard in getattr(shape_env, "guards", ()):
+        frame = getattr(getattr(guard, "sloc", None), "framework_loc", None)
+        place = Path(getattr(frame, "filename", None) or _TORCH)
+        if place.is_relative_to(_TORCH) and not place.is_relative_to(_TORCH / "nn"):
+            continue
+        kind, off = _RELATIONS.get(type(guard.expr).__name__, ("", 0))
+        try:
+            a, b = (dim_of(side, names) for side in (guard.expr.args if kind else ()))
+            left, right = (b, a) if type(guard.expr).__name__.endswith("LessThan") else (a, b)
+            size = dims.sub(dims.sub(left, right), off)
+        except (LowbitError, ValueError):
+            continue
+        if not (dims.symbols_of(size) and _is_small(kind, a, b, off)):
+            yield Condition(kind=kind, size=size), f"{place.name}:{getattr(frame, 'lineno', 0)}"
+
+
+def _is_small(kind: str, a: Dim, b: Dim, off: int) -> bool:
+    """Whether a relation only says that a size is not 0 or 1."""
+    number = a if isinstance(a, int) else b
+    limit = {"nonzero": 1, "natural": 2 - off}.get(kind, -1)
+    return isinstance(number, int) and number <= limit
 
 
 _MOVES = ("view", "reshape", "unsqueeze", "expand", "to", "_to_copy", "contiguous", "clone", "alias")
@@ -124,6 +196,8 @@ def _text(expr: Any, names: Mapping[sympy.Symbol, str]) -> str:
         return f"({int(expr)})"
     if type(expr).__name__ in ("TruncToInt", "FloorToInt") and (text := _scaled(expr.args[0], names)):
         return text
+    if type(expr).__name__ == "CeilToInt" and (text := _scaled(expr.args[0], names, "-")):
+        return f"(-{text})"
     args = [_text(arg, names) for arg in expr.args]
     match type(expr).__name__:
         case "Add":
@@ -145,22 +219,24 @@ def _text(expr: Any, names: Mapping[sympy.Symbol, str]) -> str:
     raise UnsupportedError(f"the size {expr} depends on more than the input's sizes by whole-number arithmetic")
 
 
-def _scaled(expr: Any, names: Mapping[sympy.Symbol, str]) -> str | None:
-    """floor(1.5 * size) as (3 * size) // 2; None for what is no number times a size, or rounds otherwise."""
+def _scaled(expr: Any, names: Mapping[sympy.Symbol, str], sign: str = "") -> str | None:
+    """floor(1.5 * size) as (3 * size) // 2; None for what is no number times a size. sign "-": of -size."""
     kind = type(expr).__name__
     if kind == "ToFloat":
-        return _text(expr.args[0], names)
+        return f"({sign}{_text(expr.args[0], names)})"
     if kind == "IntTrueDiv":
-        return f"({_text(expr.args[0], names)} // {_text(expr.args[1], names)})"
+        return f"(({sign}{_text(expr.args[0], names)}) // {_text(expr.args[1], names)})"
     factors = [arg for arg in expr.args if isinstance(arg, sympy.Float)]
     sizes = [arg for arg in expr.args if type(arg).__name__ == "ToFloat"]
     if kind != "Mul" or len(factors) != 1 or len(sizes) != 1 or len(expr.args) != 2:
         return None
     factor = float(factors[0])
     ratio = Fraction(factor).limit_denominator(1000)
-    if factor <= 0 or any(int(factor * n) != n * ratio.numerator // ratio.denominator for n in range(4096)):
+    if not 0 < factor < 1e9:
         return None
-    return f"(({ratio.numerator} * {_text(sizes[0].args[0], names)}) // {ratio.denominator})"
+    if any(int(factor * n) != n * ratio.numerator // ratio.denominator for n in range(4096)):
+        return f"scale({sign}{_text(sizes[0].args[0], names)}, {factor!r})"
+    return f"(({sign}{ratio.numerator} * {_text(sizes[0].args[0], names)}) // {ratio.denominator})"
 
 
 def named_sizes(arguments: Mapping[str, Any], shapes: Any) -> dict[tuple[str, int], str]:

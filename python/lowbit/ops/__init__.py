@@ -18,7 +18,7 @@ from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
 from . import unpool as unpool_ops
-from .spec import Attr, Call, Input, Op, attributes, constant_value, describe
+from .spec import Assume, Attr, Call, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
@@ -39,7 +39,7 @@ _MOVING = (shape_ops, indexing, sizes, segment_ops)
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in (*_COMPUTING, *_MOVING) for op in family.OPS})
 
 
-def infer(node: Node, graph: Graph) -> tuple[Value, ...]:
+def infer(node: Node, graph: Graph, assume: Assume | None = None) -> tuple[Value, ...]:
     """The types of a node's outputs, from its inputs in `graph.values` (or its constants). Raises GraphError."""
     if node.op not in OPS:
         raise GraphError(f"{describe(node)}: there is no such operator")
@@ -48,4 +48,4 @@ def infer(node: Node, graph: Graph) -> tuple[Value, ...]:
         if name and name not in graph.values and name not in graph.constants:
             raise GraphError(f"{describe(node)}: input {name!r} is not defined")
         values.append((graph.values.get(name) or constant_value(graph.constants[name])) if name else None)
-    return OPS[node.op].infer(node, values, graph)
+    return OPS[node.op].infer(node, values, graph, assume)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
 from ..ir import Array, Dim, Value
 from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, dim_list, integer, integers, reduced_axes
 from .windows import (
@@ -179,7 +178,9 @@ def infer_adaptive(call: Call) -> tuple[Dim, ...]:
     """The output shape of an adaptive pool of input 0 [N, C, H, W]."""
     *lead, height, width = call.shape(0, rank=4)
     for size in (height, width):
-        call.need(dims.bounds(size, call.symbols)[1] >= 1, "the input is empty")
+        call.at_least(size, 1, "the input is empty")
+    for size in call.attrs["output_size"]:
+        call.at_least(size, 1, "the output is empty")
     return (*lead, *call.attrs["output_size"])
 
 
@@ -191,6 +192,9 @@ def _adaptive_avg_pool2d(call: Call) -> Sequence[Array]:
 def _infer_mean(call: Call) -> Sequence[Value]:
     shape = call.shape(0)
     axes = reduced_axes(call, len(shape))
+    for axis in axes:
+        if isinstance(shape[axis], str):
+            call.at_least(shape[axis], 1, "the mean is over no elements")
     kept = [1 if axis in axes else size for axis, size in enumerate(shape) if call.attrs["keepdim"] or axis not in axes]
     return [Value(dtype="f32", shape=tuple(kept))]
 

@@ -134,7 +134,7 @@ def _infer_bags(call: Call) -> Sequence[Value]:
     call.match(3, (count,))
     call.need(not call.is_present(3) or call.attrs["mode"] == "sum", "weights of samples go with the sum alone")
     bags = dims.sub(offsets, call.attrs["last"])
-    call.need(dims.bounds(bags, call.symbols)[1] >= 0, "there is no offset")
+    call.at_least(bags, 0, "there is no offset")
     return [Value(dtype="f32", shape=(bags, width))]
 
 

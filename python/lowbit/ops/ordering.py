@@ -54,8 +54,7 @@ def _sorted(call: Call, descending: bool, count: int | None = None) -> Sequence[
 def _infer_topk(call: Call) -> Sequence[Value]:
     shape, k = call.shape(0), call.attrs["k"]
     axis = call.axis(len(shape))
-    fits = dims.bounds(dims.sub(shape[axis], k), call.symbols)[1] >= 0
-    call.need(fits, f"k is {k}, the axis has {shape[axis]}")
+    call.at_least(dims.sub(shape[axis], k), 0, f"k is {k}, the axis has {shape[axis]}")
     result = (*shape[:axis], k, *shape[axis + 1 :])
     return [Value(dtype=call.value(0).dtype, shape=result), Value(dtype="i64", shape=result)]
 

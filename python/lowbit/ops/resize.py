@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
 from ..ir import Array, Value, replace
 from .spec import FLAG, SIZE, SIZE_OR_NUMBER, Attr, Call, Input, Op, choice, dim_list, integer, number
 from .windows import at
@@ -31,8 +30,8 @@ def _infer(call: Call) -> Sequence[Value]:
     scales = call.attrs.get("scales", sizes)
     call.need(len(scales) == len(sizes), f"scales has {len(scales)} items, size {len(sizes)}")
     for before, after in zip(shape[2:], sizes, strict=True):
-        can = min(dims.bounds(before, call.symbols)[1], dims.bounds(after, call.symbols)[1]) >= 1
-        call.need(can, f"cannot resize {before} elements to {after}")
+        for size in (before, after):
+            call.at_least(size, 1, f"cannot resize {before} elements to {after}")
     return [Value(dtype=call.value(0).dtype, shape=(*shape[:2], *sizes))]
 
 
@@ -107,8 +106,8 @@ def _resize(call: Call) -> Sequence[Array]:
 
 def _infer_resample(call: Call) -> Sequence[Value]:
     shape, axis, size = list(call.shape(0, rank=4)), call.attrs["axis"], call.attrs["size"]
-    can = min(dims.bounds(shape[axis], call.symbols)[1], dims.bounds(size, call.symbols)[1]) >= 1
-    call.need(can, f"cannot resize {shape[axis]} elements to {size}")
+    for each in (shape[axis], size):
+        call.at_least(each, 1, f"cannot resize {shape[axis]} elements to {size}")
     shape[axis] = size
     return [Value(dtype=call.value(0).dtype, shape=tuple(shape))]
 

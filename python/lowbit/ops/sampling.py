@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
 from ..ir import Array, Value
 from .resize import cubic_weights
 from .spec import FLAG, Call, Input, Op, choice
@@ -31,7 +30,7 @@ def _infer(call: Call) -> Sequence[Value]:
     call.same(grid[0], x[0], "the batches do not fit")
     call.same(grid[-1], axes, "the grid's last axis does not fit the image")
     for size in x[2:]:
-        call.need(dims.bounds(size, call.symbols)[1] >= 1, "the input is empty")
+        call.at_least(size, 1, "the input is empty")
     return [Value(dtype="f32", shape=(*x[:2], *grid[1:-1]))]
 
 

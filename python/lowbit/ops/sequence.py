@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import dims
 from ..ir import Array, Dim, Value
 from .spec import FLAG, MAX_RANK, SIZE, Call, Input, Op, broadcast, integer, number
 
@@ -43,11 +42,11 @@ def _infer_attention(call: Call) -> Sequence[Value]:
         call.same(q[0], size, "the batches differ")
     heads = (q[-3], k[-3])
     whole = isinstance(heads[0], int) and isinstance(heads[1], int) and heads[1] > 0 and heads[0] % heads[1] == 0
-    call.need(whole or dims.equal(*heads, call.symbols), f"{heads[0]} heads of q do not share {heads[1]} heads of k")
+    call.need(whole or call.equal(*heads), f"{heads[0]} heads of q do not share {heads[1]} heads of k")
     if call.is_present(3):
         full = (*q[:-1], k[-2])
         mask = broadcast(call, call.shape(3), full)
-        fits = len(mask) == len(full) and all(dims.equal(a, b, call.symbols) for a, b in zip(mask, full, strict=True))
+        fits = len(mask) == len(full) and all(map(call.equal, mask, full))
         call.need(fits, f"the mask {list(call.shape(3))} does not broadcast to {list(full)}")
     return [Value(dtype="f32", shape=(*q[:-1], v[-1]))]
 

@@ -41,7 +41,7 @@ def _infer_reshape(call: Call) -> Sequence[Value]:
 def _infer_expand(call: Call) -> Sequence[Value]:
     shape = tuple(call.attrs["shape"])
     together = broadcast(call, call.shape(0), shape)
-    same = len(together) == len(shape) and all(map(lambda a, b: dims.equal(a, b, call.symbols), together, shape))
+    same = len(together) == len(shape) and all(map(call.equal, together, shape))
     call.need(same, f"{list(call.shape(0))} does not expand to {list(shape)}")
     return [Value(dtype=call.value(0).dtype, shape=shape)]
 
@@ -72,8 +72,9 @@ def _infer_pad(call: Call) -> Sequence[Value]:
     call.need(dtype == "f32" or (value == int(value) and low <= value <= high), f"{value} is no {dtype}")
     for axis, size in enumerate(shape):
         for side in padding[2 * axis : 2 * axis + 2]:
-            most = dims.bounds(dims.sub(_widest(mode, size), side), call.symbols)[1]
-            call.need(mode == "constant" or side == 0 or most >= 0, f"mode {mode} cannot add {side} to {size} elements")
+            if mode == "constant" or side == 0:
+                continue
+            call.at_least(dims.sub(_widest(mode, size), side), 0, f"mode {mode} cannot add {side} to {size} elements")
     padded = [dims.add(size, padding[2 * axis], padding[2 * axis + 1]) for axis, size in enumerate(shape)]
     return [Value(dtype=dtype, shape=tuple(padded))]
 
@@ -134,7 +135,7 @@ def _infer_slice(call: Call) -> Sequence[Value]:
     axis, step = call.axis(len(shape)), call.attrs["step"]
     start = dims.minimum(call.attrs["start"], shape[axis])
     stop = dims.maximum(start, dims.minimum(call.attrs["stop"], shape[axis]))
-    call.need(dims.bounds(start, call.symbols)[1] >= 0, f"start {start} is negative")
+    call.at_least(start, 0, f"start {start} is negative")
     shape[axis] = dims.floordiv(dims.add(stop, dims.mul(-1, start), step - 1), step)
     return [Value(dtype=call.value(0).dtype, shape=tuple(shape))]
 

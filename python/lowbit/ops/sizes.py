@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .. import dims
 from ..ir import DTYPES, Value
-from .spec import SIZE_OR_NUMBER, Attr, Op, choice, integer
+from .spec import SIZE_OR_NUMBER, Attr, Call, Op, choice, integer
+
+
+def _infer_arange(call: Call) -> Sequence[Value]:
+    call.at_least(call.attrs["length"], 0, "its length is negative")
+    return [Value(dtype=call.attrs["dtype"], shape=(call.attrs["length"],))]
+
 
 OPS = (
     Op(
@@ -18,7 +26,7 @@ OPS = (
             "step": integer(default=1),
             "dtype": choice("i64", "i32"),
         },
-        infer_rule=lambda call: [Value(dtype=call.attrs["dtype"], shape=(call.attrs["length"],))],
+        infer_rule=_infer_arange,
         reference_rule=lambda call: [
             (call.attrs["start"] + call.attrs["step"] * np.arange(call.attrs["length"], dtype=np.int64)).astype(
                 DTYPES[call.attrs["dtype"]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import dims
 from ..errors import GraphError
-from ..ir import Array, Attribute, Dim, Graph, Node, Symbol, Value, Weight, replace
+from ..ir import Array, Attribute, Condition, Dim, Graph, Node, Symbol, Value, Weight, replace
 
 MAX_RANK = 8
 MAX_ELEMENTS = 2**40
@@ -22,6 +22,8 @@ FLOAT_TINY = float(np.finfo(np.float32).tiny)
 
 Infer = Callable[["Call"], Sequence[Value]]
 Reference = Callable[["Call"], Sequence[Array]]
+Assume = Callable[[Condition], bool]
+"""While a graph is made: takes a condition for given if its sizes can be such, and says whether it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +137,13 @@ class Op:
         """The description of the input at `position`."""
         return self.inputs[min(position, len(self.inputs) - 1)] if self.variadic else self.inputs[position]
 
-    def infer(self, node: Node, inputs: Sequence[Value | None], graph: Graph | None = None) -> tuple[Value, ...]:
-        """The outputs' types, symbolic sizes kept; `graph` lends its symbols' bounds. Raises GraphError."""
+    def infer(
+        self, node: Node, inputs: Sequence[Value | None], graph: Graph | None = None, assume: Assume | None = None
+    ) -> tuple[Value, ...]:
+        """The outputs' types, symbolic sizes kept; `graph` lends its symbols' limits. Raises GraphError.
+
+        assume: what the operator needs of free sizes is asked of it, not refused.
+        """
         problems = attribute_problems(self, node) + arity_problems(self, node)
         if not problems:
             problems = dtype_problems(self, node, inputs)
@@ -144,7 +151,14 @@ class Op:
             raise GraphError(f"{describe(node)}: {'; '.join(problems)}")
         symbols = graph.symbols if graph is not None else {}
         try:
-            call = Call(node=node, attrs=attributes(self, node), values=tuple(inputs), symbols=symbols)
+            call = Call(
+                node=node,
+                attrs=attributes(self, node),
+                values=tuple(inputs),
+                symbols=symbols,
+                conditions=graph.conditions if graph is not None else (),
+                assume=assume,
+            )
             return tuple(self._checked(value, symbols) for value in self.infer_rule(call))
         except GraphError as error:
             raise GraphError(f"{describe(node)}: {error}") from None
@@ -173,6 +187,8 @@ class Call:
     values: tuple[Value | None, ...] = ()
     arrays: tuple[Array | Weight | None, ...] = ()
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
+    assume: Assume | None = None
 
     def value(self, position: int) -> Value:
         """The type of a required input."""
@@ -211,7 +227,20 @@ class Call:
 
     def same(self, a: Dim, b: Dim, what: str) -> None:
         """Raises GraphError unless the two sizes are equal."""
-        self.need(dims.equal(a, b, self.symbols), f"{what}: {a} is not {b}")
+        self.need(self.equal(a, b), f"{what}: {a} is not {b}")
+
+    def equal(self, a: Dim, b: Dim) -> bool:
+        """Whether two sizes are the same at all sizes that are possible."""
+        if dims.equal(a, b, self.symbols, self.conditions):
+            return True
+        return self.assume is not None and self.assume(Condition(kind="zero", size=dims.sub(a, b)))
+
+    def at_least(self, size: Dim, least: int, reason: str) -> None:
+        """Raises GraphError with `reason` where a size cannot be so large."""
+        low, high = dims.bounds(size, self.symbols)
+        self.need(high >= least, reason)
+        if low < least and self.assume is not None:
+            self.need(self.assume(Condition(kind="natural", size=dims.sub(size, least))), reason)
 
     def fixed_shape(self, position: int, rank: int | None = None) -> tuple[int, ...]:
         """The shape of an input that has no symbols in it, such as a weight."""
@@ -236,9 +265,7 @@ class Call:
         value = self.values[position] if position < len(self.values) else None
         if value is None:
             return
-        ok = len(value.shape) == len(shape) and all(
-            dims.equal(a, b, self.symbols) for a, b in zip(value.shape, shape, strict=True)
-        )
+        ok = len(value.shape) == len(shape) and all(self.equal(a, b) for a, b in zip(value.shape, shape, strict=True))
         self.need(ok, f"input {position} must have shape {list(shape)}, has {list(value.shape)}")
 
     def axis(self, rank: int) -> int:
@@ -253,7 +280,7 @@ def broadcast(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, 
     rank = max(len(a), len(b))
     out: list[Dim] = []
     for x, y in zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True):
-        fits = x == 1 or y == 1 or dims.equal(x, y, call.symbols)
+        fits = x == 1 or y == 1 or call.equal(x, y)
         call.need(fits, f"shapes {list(a)} and {list(b)} do not broadcast")
         out.append(y if x == 1 else x)
     return tuple(out)

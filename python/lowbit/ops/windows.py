@@ -68,7 +68,7 @@ def _transposed_out(call: Call, axis: int, size: Dim, kernel: int) -> Dim:
     call.need(extra < max(stride, dilation), f"output_padding {extra} must be below the stride or the dilation")
     rest = dilation * (kernel - 1) + 1 - sum(attrs["padding"][2 * axis : 2 * axis + 2]) + extra
     out = dims.add(dims.mul(dims.sub(size, 1), stride), rest)
-    call.need(dims.bounds(out, call.symbols)[1] >= 1, f"the padding leaves nothing of an input of {size}")
+    call.at_least(out, 1, f"the padding leaves nothing of an input of {size}")
     return out
 
 
@@ -90,8 +90,9 @@ def _out(call: Call, axis: int, size: Dim, kernel: int, dilation: int, pool: boo
     )
     room = dims.add(size, begin + end - reach - 1)
     ceil_mode = call.attrs.get("ceil_mode", 0)
-    call.need(
-        dims.bounds(room, call.symbols)[1] > (-stride if ceil_mode else -1),
+    call.at_least(
+        room,
+        1 - stride if ceil_mode else 0,
         f"a window of {reach + 1} does not fit into {size} with padding {begin} + {end}",
     )
     if not ceil_mode:

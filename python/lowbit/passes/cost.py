@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import dims
+from .. import dims, limits
 from ..ir import Array, Attribute, Graph, Node, Weight, replace
 from ..ops import OPS, attributes, constant_value, infer
 from ..packings import OF_BITS
@@ -98,10 +98,7 @@ def nominal_sizes(graph: Graph) -> dict[str, int]:
     A size is of samples if it leads the shape of an input.
     """
     leading = {graph.values[name].shape[0] for name in graph.inputs if graph.values[name].shape}
-    return {
-        name: min(max(symbol.minimum, 1 if name in leading else NOMINAL), symbol.maximum)
-        for name, symbol in graph.symbols.items()
-    }
+    return {name: limits.nearest(symbol, 1 if name in leading else NOMINAL) for name, symbol in graph.symbols.items()}
 
 
 class MeasuredCosts(Costs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ... import dims
 from ..lower import Lowering, Ref, Unlowerable, lowers
 from .common import Number, clip, part
 
@@ -146,5 +147,6 @@ def glu(c: Lowering, x: Ref, axis: int) -> Ref:
     """The first half times the sigmoid of the second."""
     axis = c.axis(x, axis)
     half = c.out_shape()[axis]
+    c.require("zero", dims.sub(x.shape[axis], dims.mul(2, half)), "half of an odd size")
     gate = c.emit("unary", part(c, x, axis, half, half), kind="sigmoid")
     return c.emit("mul", part(c, x, axis, 0, half), gate)

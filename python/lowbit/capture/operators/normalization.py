@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ... import dims
 from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
 
@@ -111,6 +112,7 @@ def instance_norm(
     channels = x.shape[1]
     if not isinstance(channels, int):
         raise Unlowerable("instance norm over channels whose number is free")
+    c.require("natural", dims.sub(dims.mul(*x.shape[2:]), 2), "instance norm of single elements")
     return group_norm(c, x, channels, weight, bias, eps)
 
 

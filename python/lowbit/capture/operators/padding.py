@@ -24,6 +24,7 @@ def pad(c: Lowering, x: Ref, sides: Sequence[Dim], mode: str, value: float | Non
     for axis in range(x.rank):
         begin, end = (min(side, 0) if isinstance(side, int) else 0 for side in frame[2 * axis : 2 * axis + 2])
         if begin or end:
+            c.require("natural", dims.add(x.shape[axis], begin, end), "more is cropped than there is")
             x = part(c, x, axis, -begin, dims.add(x.shape[axis], begin, end))
     padding = tuple(max(side, 0) if isinstance(side, int) else side for side in frame)
     if not any(padding):

@@ -113,6 +113,7 @@ def rot90(c: Lowering, x: Ref, turns: int, axes: Sequence[int]) -> Ref:
 def unfold(c: Lowering, x: Ref, axis: int, size: int, step: int) -> Ref:
     """Windows along an axis; their elements go to a new last axis."""
     axis = c.axis(x, axis)
+    c.require("natural", dims.sub(x.shape[axis], size), "windows that are larger than the axis")
     starts = c.emit("arange", start=0, length=c.out_shape()[axis], step=int(step), dtype="i64")
     inside = c.emit("arange", start=0, length=size, dtype="i64")
     places = c.emit("add", c.reshape(starts, (*starts.shape, 1)), inside)

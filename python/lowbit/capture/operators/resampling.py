@@ -159,6 +159,8 @@ def unfold(c: Lowering, x: Ref, kernel: Any, dilation: Any, padding: Any, stride
         dims.add(dims.floordiv(dims.sub(whole, window), step), 1)
         for whole, window, step in zip(images.shape[2:], reach, steps, strict=True)
     ]
+    for size_out in out:
+        c.require("natural", dims.sub(size_out, 1), "windows that are larger than the image")
     columns = []
     for i, j in itertools.product(range(size[0]), range(size[1])):
         view = part(c, part(c, images, 2, i * spread[0], out[0], steps[0]), 3, j * spread[1], out[1], steps[1])

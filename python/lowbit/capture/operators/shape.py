@@ -7,15 +7,24 @@ from collections.abc import Sequence
 from ... import dims
 from ...ir import Dim
 from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..sizes import MAXIMUM
 from .common import part
 
 
 @lowers(
-    "view.default", "reshape", "_unsafe_view", "_reshape_copy", "flatten", "unflatten", "squeeze", "unsqueeze",
-    "squeeze_copy", "unsqueeze_copy", "view_as", "reshape_as", "view_copy", "ravel",
+    "flatten", "unflatten", "squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy", "view_as", "reshape_as", "ravel",
 )  # fmt: skip
 def reshape(c: Lowering, x: Ref) -> Ref:
     return c.reshape(x)
+
+
+@lowers("view.default", "reshape", "_unsafe_view", "_reshape_copy", "view_copy")
+def view(c: Lowering, x: Ref, given: Sequence[Dim]) -> Ref:
+    """The sizes as they are given: torch's own result may say less, h // (h // 2) for a 2."""
+    known = dims.mul(*(size for size in given if size != -1))
+    rest = dims.simplify(dims.floordiv(dims.mul(*x.shape), known), c.limits.symbols) if -1 in given and known else -1
+    shape = tuple(rest if size == -1 else dims.simplify(size, c.limits.symbols) for size in given)
+    return c.reshape(x, shape if -1 not in shape else None)
 
 
 @lowers(
@@ -136,6 +145,8 @@ def slice_(c: Lowering, x: Ref, axis: int, start: Dim | None, stop: Dim | None, 
     length = c.out_shape()[axis]
     if length == x.shape[axis]:
         return x
+    if isinstance(stop, int) and stop > MAXIMUM and isinstance(start, int) and start >= 0:
+        return c.emit("slice", x, axis=axis, start=start, stop=x.shape[axis], step=int(step))
     first: Dim = 0 if start is None else start
     if isinstance(first, int) and first < 0:
         first = dims.maximum(0, dims.add(x.shape[axis], first))
@@ -146,6 +157,7 @@ def slice_(c: Lowering, x: Ref, axis: int, start: Dim | None, stop: Dim | None, 
 def narrow(c: Lowering, x: Ref, axis: int, start: Dim, length: Dim) -> Ref:
     axis = c.axis(x, axis)
     first = dims.add(x.shape[axis], start) if isinstance(start, int) and start < 0 else start
+    c.require("natural", dims.sub(x.shape[axis], dims.add(first, length)), "narrow goes beyond the end")
     return x if length == x.shape[axis] else part(c, x, axis, first, length)
 
 
@@ -164,6 +176,7 @@ def split(c: Lowering, x: Ref) -> Lowered:
     """The pieces are torch's; the axis is the one that they divide."""
     named = {"hsplit": 1 if x.rank > 1 else 0, "vsplit": 0, "dsplit": 2}.get(str(c.node.target).split(".")[1])
     axis = named if named is not None else c.axis(x, c.argument("dim", 0))
+    _same_pieces(c, x.shape[axis], len(c.node.meta["val"]))
     unbind = "unbind" in str(c.node.target)
     parts: list[Ref] = []
     start: Dim = 0
@@ -174,3 +187,18 @@ def split(c: Lowering, x: Ref) -> Lowered:
         parts.append(c.reshape(piece, shape))
         start = dims.add(start, length)
     return tuple(parts)
+
+
+def _same_pieces(c: Lowering, size: Dim, count: int) -> None:
+    """How many pieces there are may depend on the size: it must be such that there are as many as here."""
+    name = str(c.node.target)
+    each = c.argument("split_size", None)
+    if "chunk" in name:
+        chunks = int(c.argument("chunks", 1))
+        each = dims.floordiv(dims.add(size, chunks - 1), chunks)
+    if each is None or isinstance(each, Ref | tuple | list) or count < 2:
+        return
+    what = f"a split into other than {count} pieces"
+    c.require("natural", dims.sub(size, dims.add(dims.mul(each, count - 1), 1)), what)
+    if "chunk" not in name:
+        c.require("natural", dims.sub(dims.mul(each, count), size), what)
