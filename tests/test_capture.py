@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._higher_order_ops import while_loop
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
@@ -521,8 +522,11 @@ def test_what_depends_on_values_is_refused_with_its_line(kind: str, remedy: str)
 
 
 def test_blocks_that_depend_on_values_are_refused() -> None:
+    def steps(x: torch.Tensor) -> torch.Tensor:
+        return while_loop(lambda i, y: i < y.max(), lambda i, y: (i + 1, y * 0.5), (torch.tensor(0), x))[1]
+
     with pytest.raises(UnsupportedError, match=r"(?s)blocks that depend on values.*torch\.where"):
-        capture(Function(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y * 2, (x,))), torch.rand(2, 3))
+        capture(Function(steps), torch.rand(2, 3))
 
 
 def test_a_number_taken_out_of_a_tensor_may_be_computed_with() -> None:

@@ -741,3 +741,24 @@ def test_compiled_modules_keep_their_counts() -> None:
         for _ in range(3):
             compiled(torch.randn(2, 8))
     assert float(net.calls) == 5.0
+
+
+BRANCHES: dict[str, Callable[[Tensor], Any]] = {
+    "one result": lambda h: torch.cond(h.sum() > 0, lambda y: y + 1, lambda y: y * 2, (h,)),
+    "several": lambda h: torch.cond(h.mean() > 0, lambda y: (y, y.sum(1)), lambda y: (y * 2, y.mean(1)), (h,)),
+    "not finite": lambda h: torch.cond(h.sum() > 0, lambda y: y / y.relu().sum(), lambda y: y * float("inf"), (h,)),
+    "nested": lambda h: torch.cond(
+        h.sum() > 0,
+        lambda y: torch.cond(y.max() > 1, lambda z: z * 3, lambda z: z - 1, (y,)),
+        lambda y: torch.cond(y.min() < -1, lambda z: z * 4, lambda z: z - 2, (y,)),
+        (h,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_of_cond(name: str) -> None:
+    net = Function(BRANCHES[name])
+    model = convert(net, torch.randn(2, 8))
+    for shift in (-3.0, -0.5, 0.5, 3.0):
+        assert_same(model, net, torch.randn(3, 8) + shift * net.layer.weight.detach().sum(0))

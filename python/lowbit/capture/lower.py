@@ -546,20 +546,39 @@ class Lowering(Builder):
 
     def inline(self, node: TorchNode) -> tuple[Any, ...]:
         """A block such as `with torch.no_grad():`, whose graph hangs off the module."""
-        skip = _WRAPPERS[str(node.target)]
-        module, *args = node.args[skip:]
-        assert isinstance(module, TorchNode)
+        module, *args = node.args[_WRAPPERS[str(node.target)] :]
+        return self.block(module, args)
+
+    def block(self, module: Any, args: Any) -> tuple[Any, ...]:
+        """What a graph that hangs off the module gives."""
         graph_module = self.env[module]
         placeholders = [inner for inner in graph_module.graph.nodes if inner.op == "placeholder"]
         self.env.update(zip(placeholders, self.resolve(args), strict=True))
         return tuple(self.lower_graph(graph_module))
 
+    def choose(self, node: TorchNode) -> tuple[Any, ...]:
+        """torch.cond: both branches, and of their results those that the condition picks."""
+        condition, yes, no, *operands = node.args
+        branches = [self.block(module, operands[0] if operands else ()) for module in (yes, no)]
+        self.node = node
+        picks = self.resolve(condition)
+        if not isinstance(picks, Ref):
+            raise Unlowerable("the condition of torch.cond is no tensor", _BLOCK_REMEDY, always=True)
+        picks = self.cast(self.reshape(picks, ()), "bool")
+        results: list[Any] = []
+        for a, b in zip(*branches, strict=True):
+            if not (isinstance(a, Ref) and isinstance(b, Ref)):
+                raise Unlowerable("a branch of torch.cond gives what is no real tensor", _BLOCK_REMEDY, always=True)
+            results.append(self.emit("where", picks, a, b))
+        return tuple(results)
+
     def dispatch(self, node: TorchNode) -> Any:
         """Find the lowering and call it with the arguments in schema order."""
         schema = getattr(node.target, "_schema", None)
+        if str(node.target) == "cond":
+            return self.choose(node)
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            remedy = "choose with torch.where between results"
-            raise Unlowerable("lowbit runs no blocks that depend on values", remedy, always=True)
+            raise Unlowerable("lowbit runs no blocks that depend on values", _BLOCK_REMEDY, always=True)
         if _is_random(node):
             raise Unlowerable("it draws random numbers", "draw them outside, and pass them to forward()", always=True)
         is_complex = self.is_complex(node)
@@ -754,6 +773,7 @@ _WHOLE_NUMBER = (
     "pass the number as an argument of forward(), or keep the tensor and compute with it",
 )
 _CHECKS = ("_assert", "sym_constrain")
+_BLOCK_REMEDY = "choose with torch.where between results, and take a fixed number of steps"
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Blocks to lower in place, and the number of their arguments before the block's graph."""
 
