@@ -57,7 +57,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "float8": (1, lambda f, x: f(x).to(torch.float8_e4m3fn).float() * 2),
     "in place": (1, lambda f, x: f(f(x).clone().i0_().clamp_(-1, 1))),
     "without gradient": (1, lambda f, x: _without_grad(f, x) + 1),
-    "an index": (1, lambda f, x: torch.bucketize(f(x), torch.tensor([0.0, 0.5])).float()),
+    "an index": (1, lambda f, x: torch.gcd((f(x) * 9).long(), (x * 9).long()).float()),
     "all of it": (1, lambda f, x: hard(x)),
     "infinities": (1, lambda f, x: torch.nextafter(f(x), torch.full_like(x, float("inf")))),
 }

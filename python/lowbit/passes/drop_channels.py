@@ -292,8 +292,7 @@ def _link(c: _Channels, node: Node) -> _Link | None:
         )
         return _Link(places=tuple(range(len(lanes))), axis=axis) if fits and is_known else None
     lane = lanes[0]
-    assert lane is not None
-    moved = _moved(c, node, lane)
+    moved = None if lane is None else _moved(c, node, lane)
     return None if moved is None else _Link(places=(0,), axis=moved[0], repeat=moved[1])
 
 
