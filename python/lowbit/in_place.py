@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import _core, schemes
+from . import schemes
 from .compress.set_codes import codes_given
 from .dequantize import arrays, weight_of
 from .errors import InputError, UnsupportedError
@@ -36,7 +35,7 @@ from .progress import reporter
 _OTHERS = (nn.modules.conv._ConvNd, nn.RNNBase, nn.EmbeddingBag)
 """Layers that are not swapped, but may be a network's first or last."""
 AT_ONCE = 2**20
-"""Weights that a thread rounds at once."""
+"""Weights that are rounded together."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
 """What is called around a layer's `forward`; it follows the layer."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -230,18 +229,16 @@ def _ends_of(tensor: Tensor) -> tuple[float, float]:
 
 
 def _codes(layers: Sequence[_Layer]) -> Iterator[Weight]:
-    """The codes of each layer's weight, in this order: those it was given, else the nearest, found by some threads."""
-    with ThreadPoolExecutor(max_workers=_core.cpu()["threads"]) as pool:
-        parts: list[list[Future[Weight]]] = []
-        for layer in layers:
-            rows = max(1, AT_ONCE // layer.weight.shape[1])
-            own = codes_given(layer.module) is None
-            parts.append(
-                [pool.submit(_nearest, layer, part) for part in layer.weight.detach().split(rows)] if own else []
-            )
-        for layer, futures in zip(layers, parts, strict=True):
-            yield _joined([future.result() for future in futures]) if futures else _given(layer.module)
-            futures.clear()
+    """The codes of each layer's weight, in this order: those it was given, else the nearest.
+
+    One thread: NumPy's calls on blocks that fit the cache are so short that two spend their time on Python's lock.
+    """
+    for layer in layers:
+        if codes_given(layer.module) is not None:
+            yield _given(layer.module)
+            continue
+        rows = max(1, AT_ONCE // layer.weight.shape[1])
+        yield _joined([_nearest(layer, part) for part in layer.weight.detach().split(rows)])
 
 
 def _given(module: nn.Module) -> Weight:

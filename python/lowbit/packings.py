@@ -44,10 +44,11 @@ class Packing:
     def pack(self, weight: Weight) -> Array:
         """A weight's codes as u8 [channels, bytes of a channel]."""
         rows = weight.codes.reshape(weight.codes.shape[0], -1)
-        codes = (rows + (self.middle if weight.zero_points is None else 0)).astype(np.uint8)
-        whole = np.pad(codes, ((0, 0), (0, -codes.shape[1] % self.places)))
-        packed = np.zeros((len(codes), self.bytes_of(codes.shape[1])), np.uint8)
-        for place in range(self.places):
+        codes = (rows + np.int8(self.middle if weight.zero_points is None else 0)).view(np.uint8)
+        beyond = -codes.shape[1] % self.places
+        whole = np.pad(codes, ((0, 0), (0, beyond))) if beyond else codes
+        packed = whole[:, :: self.places].copy()
+        for place in range(1, self.places):
             packed |= whole[:, place :: self.places] << (place * self.bits)
         return packed
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir import Array
 
-TOGETHER = 1 << 16
+TOGETHER = 1 << 17
 """Weights whose scales are sought together: they stay in the cache."""
 ROUNDING = 2.0**-22
 """Of a scaled weight, which two or three roundings of float32 have made."""
@@ -66,13 +66,14 @@ def _candidates(rows: Array, trials: Sequence[Trial], reach: float) -> Array:
     """Which trials may be the best of a row: bool [trials, N]."""
     depth = rows.shape[1]
     scaled, codes = np.empty_like(rows), np.empty_like(rows)
+    left, right = scaled[:, None, :], scaled[:, :, None]
     norms, slack = np.empty((len(trials), len(rows))), np.empty((len(trials), len(rows)))
     for place, trial in enumerate(trials):
         np.multiply(rows, _column(trial.factor), out=scaled)
         np.rint(scaled, out=codes)
-        np.clip(codes, _column(trial.low), _column(trial.high), out=codes)
+        codes.clip(_column(trial.low), _column(trial.high), out=codes)
         np.subtract(scaled, codes, out=scaled)
-        squares = np.matmul(scaled[:, None, :], scaled[:, :, None]).reshape(-1)
+        squares = np.matmul(left, right).reshape(-1)
         norms[place], slack[place] = np.sqrt(squares) * trial.step, trial.step
     slack = slack * (reach * ROUNDING * depth**0.5) + norms * (1e-6 + depth * 2.0**-24)
     may: Array = norms - slack <= (norms + slack).min(axis=0)
