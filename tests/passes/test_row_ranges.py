@@ -12,12 +12,12 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import InputError
 from lowbit.interpreter import run, validate
 from lowbit.ir import Array, Graph, Symbol
-from lowbit.passes import cost
+from lowbit.passes import cost, rehearse
 from lowbit.passes.cost import Costs
 from lowbit.passes.layer_inputs import coded_rows
 from lowbit.passes.plan import decide
 from lowbit.passes.quantize import Quantized, quantize
-from lowbit.passes.row_ranges import NOISE, SAMPLE, RowRange, _Sample, candidates, factors_of
+from lowbit.passes.row_ranges import SAMPLE, _Sample, candidates, factors_of
 from lowbit.schemes import Scheme
 from passes.same import ops
 
@@ -97,15 +97,21 @@ def test_activations_can_be_prescribed() -> None:
         change(INT8, activations="never")
 
 
-def test_ranges_that_are_good_enough_stay_static() -> None:
-    """Rows alike and channels alike: a range for all rows costs little, and no pass over the rows."""
+def test_ranges_that_the_outputs_bear_stay_static(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows alike and channels alike: a range for all rows costs little, and no pass over them, if many are known."""
     m = Maker(4, BATCH)
     x = m.input("x", "batch", 32)
     hidden = m.node("linear", x, m.floats(64, 32, scale=0.2), m.floats(64), activation_min=0.0)
     graph = validate(m.graph(m.node("linear", hidden, m.floats(8, 64, scale=0.2), m.floats(8))))
     rng = np.random.default_rng(0)
-    feeds = [{"x": rng.standard_normal((32, 32)).astype(np.float32)} for _ in range(2)]
-    assert ops(quantize(graph, calibration=feeds).graph) == {"quantize": 1, "linear_i8": 2}
+    feeds = [{"x": rng.uniform(-1, 1, (256, 32)).astype(np.float32)} for _ in range(2)]
+    assert ops(quantize(graph, calibration=feeds).graph) == {"dynamic_quantize": 2, "linear_i8": 2}
+    monkeypatch.setattr(rehearse, "EXTRA", 3.0)
+    result = quantize(graph, calibration=feeds)
+    assert ops(result.graph) == {"quantize": 1, "linear_i8": 2}
+    assert all("one range for all rows" in decision.reason for decision in result.decisions)
+    few = [{"x": feeds[0]["x"][:9]}]
+    assert ops(quantize(graph, calibration=few).graph)["quantize"] == 0, "there are no others to try the ranges on"
 
 
 def test_who_has_a_choice() -> None:
@@ -120,13 +126,6 @@ def test_who_has_a_choice() -> None:
     found = candidates(decide(graph, Costs(graph), static=True, floats={}))
     softmax = next(node.outputs[0] for node in graph if node.op == "softmax")
     assert set(found) == {hidden, softmax}
-
-
-def test_the_rule() -> None:
-    assert RowRange(factors=None, noise=1e-5, static=2.1 * NOISE).is_better(1)
-    assert not RowRange(factors=None, noise=1e-5, static=0.9 * NOISE).is_better(1), "within what all may add"
-    assert RowRange(factors=None, noise=1e-5, static=0.9 * NOISE).is_better(2), "and that is shared"
-    assert not RowRange(factors=None, noise=0.6 * NOISE, static=1.1 * NOISE).is_better(1), "hardly worse"
 
 
 def test_factors() -> None:

@@ -291,11 +291,27 @@ def observe(
     progress: Progress | None = None,
 ) -> dict[str, Histogram]:
     """One histogram for each float value in `names`, over all calibration data. Raises CalibrationError."""
-    histograms = {name: Histogram() for name in names}
-    for batch, found in watch(graph, calibration, names, stage="calibrate", threads=threads, progress=progress):
-        for name, histogram in histograms.items():
+    first, second = observe_halves(graph, calibration, names, threads=threads, progress=progress)
+    for name, histogram in first.items():
+        histogram.merge(second[name])
+    return first
+
+
+def observe_halves(
+    graph: Graph,
+    calibration: Iterable[Feeds],
+    names: Sequence[str],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
+    """The same of every second piece of the data from the first on, and of the other pieces."""
+    halves: tuple[dict[str, Histogram], ...] = tuple({name: Histogram() for name in names} for _ in range(2))
+    seen = watch(graph, calibration, names, stage="calibrate", threads=threads, progress=progress)
+    for piece, (batch, found) in enumerate(seen):
+        for name, histogram in halves[piece % 2].items():
             try:
                 histogram.add(found[name])
             except CalibrationError as error:
                 raise CalibrationError(f"calibration batch {batch.number}: value {name!r}: {error}") from None
-    return histograms
+    return halves[0], halves[1]

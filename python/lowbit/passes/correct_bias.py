@@ -2,6 +2,8 @@
 
     b'[c] = b[c] + W[c] . E[x] - Wq[c] . E[q(x)]
 
+n / (n + 16) of it, where few x were seen: n.
+
 x is what the weights meet in the float graph on the calibration data, q(x) the same after its own quantization: each
 layer answers for its own rounding of weights and inputs, and for nothing before it, so that all are corrected at once.
 
@@ -13,12 +15,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..ir import Array
-from .layer_inputs import Seen
+from .layer_inputs import UNKNOWN, Seen
 
 
 def correct_bias(bias: Array, weight: Array, rounded: Array, seen: Seen) -> Array:
     """The corrected bias, float64 [N]; weight and rounded: [N, ...], before and after rounding."""
-    corrected: Array = bias + _product(weight, seen.mean) - _product(rounded, seen.coded_mean)
+    error = _product(weight, seen.mean) - _product(rounded, seen.coded_mean)
+    corrected: Array = bias + error * (seen.rows / (seen.rows + UNKNOWN))
     return corrected
 
 

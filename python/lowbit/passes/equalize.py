@@ -18,6 +18,7 @@ import numpy as np
 
 from ..ir import Array, Graph, Node, Value, Weight, replace
 from .calibrate import Feeds, Progress, watch
+from .layer_inputs import UNKNOWN
 from .layers import LAYERS
 
 POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "resize", "resample")
@@ -60,17 +61,19 @@ def equalize(
     if not groups:
         return graph
     names = [name for group in groups for name in group.values]
-    ranges = channel_ranges(graph, calibration, names, threads=threads, progress=progress)
+    seen = _channels(graph, calibration, names, threads=threads, progress=progress)
     constants, values = dict(graph.constants), dict(graph.values)
     inputs = {node.name: list(node.inputs) for node in graph}
     for group in groups:
-        factors = _factors(np.max([ranges[name] for name in group.values], axis=0))
+        factors = _factors(np.max([seen[name][0] for name in group.values], axis=0))
+        count = min(seen[name][1] for name in group.values)
+        factors **= count / (count + UNKNOWN)  # a channel of which little was seen may be wider than it looks
         for node in group.writers:
             for position in (1, 2):
                 if len(node.inputs) > position and node.inputs[position]:
                     _scale(constants, values, inputs[node.name], node, position, factors)
         for node in group.readers:
-            _scale(constants, values, inputs[node.name], node, 1, _reader_factors(node, graph, 1 / factors))
+            _scale(constants, values, inputs[node.name], node, 1, reader_factors(node, graph, 1 / factors))
     nodes = tuple(replace(node, inputs=tuple(inputs[node.name])) for node in graph)
     used = {name for node in nodes for name in node.inputs} | set(graph.outputs)
     dropped = {name for name in constants if name not in used and name in graph.constants}
@@ -90,7 +93,7 @@ def _factors(ranges: Array) -> Array:
     return factors
 
 
-def _reader_factors(node: Node, graph: Graph, factors: Array) -> Array:
+def reader_factors(node: Node, graph: Graph, factors: Array) -> Array:
     """Factors in the shape of the reader's weight."""
     weight = graph.constants[node.inputs[1]]
     if node.op == "linear":
@@ -128,15 +131,30 @@ def channel_ranges(
     progress: Progress | None = None,
 ) -> dict[str, Array]:
     """The largest magnitude of each channel (axis 1, or the last of a matrix) over all calibration data, float64."""
+    seen = _channels(graph, calibration, names, threads=threads, progress=progress)
+    return {name: largest for name, (largest, _) in seen.items()}
+
+
+def _channels(
+    graph: Graph,
+    calibration: Iterable[Feeds],
+    names: Iterable[str],
+    *,
+    threads: int | None,
+    progress: Progress | None,
+) -> dict[str, tuple[Array, int]]:
+    """The largest magnitude of each channel, and how many elements of it were seen."""
     names = list(dict.fromkeys(names))
     largest: dict[str, Array] = {}
+    counts: dict[str, int] = {}
     for _, found in watch(graph, calibration, names, stage="equalize", threads=threads, progress=progress):
         for name, array in found.items():
             axis = channel_axis(array.ndim)
             others = tuple(other for other in range(array.ndim) if other != axis)
             seen = np.maximum(array.max(axis=others), -array.min(axis=others)).astype(np.float64)
             largest[name] = np.maximum(largest.get(name, 0.0), seen)
-    return largest
+            counts[name] = counts.get(name, 0) + array.size // max(array.shape[axis], 1)
+    return {name: (seen, counts[name]) for name, seen in largest.items()}
 
 
 def channel_axis(rank: int) -> int:
@@ -151,7 +169,7 @@ def find_groups(graph: Graph) -> list[Group]:
     """Sets of values that may be scaled channel by channel without changing the graph's function."""
     ties = _Ties()
     for node in graph:
-        for name in filter(None, _tied(graph, node)):
+        for name in filter(None, tied(graph, node)):
             ties.join(name, node.outputs[0])
     blocked = {ties.root(name) for name in (*graph.inputs, *graph.outputs, *graph.constants)}
     blocked |= {ties.root(name) for node in graph for name in _blocked_by(graph, node)}
@@ -186,11 +204,11 @@ class _Ties:
         self._parent[self.root(a)] = self.root(b)
 
 
-def _tied(graph: Graph, node: Node) -> Iterator[str]:
+def tied(graph: Graph, node: Node) -> Iterator[str]:
     """The inputs whose channels are the output's, and scale it when they are scaled."""
     same = len({graph.values[name].shape for name in (*node.inputs, *node.outputs) if name}) == 1
     passes = {
-        "clip": _is_homogeneous(node.attrs, "min", "max"),
+        "clip": is_homogeneous(node.attrs, "min", "max"),
         "unary": node.attrs.get("kind") in ("relu", "leaky_relu"),
         "add": same,
         "reshape": node.op == "reshape" and _keeps_channels(graph, node),
@@ -204,19 +222,19 @@ def _tied(graph: Graph, node: Node) -> Iterator[str]:
 def _blocked_by(graph: Graph, node: Node) -> Iterator[str]:
     """The values that may not be scaled because of this node."""
     if node.op not in LAYERS:
-        yield from (*node.inputs, *node.outputs) if not list(_tied(graph, node)) else ()
+        yield from (*node.inputs, *node.outputs) if not list(tied(graph, node)) else ()
         return
     if not isinstance(graph.constants.get(node.inputs[1]), np.ndarray):
         yield node.inputs[0]
         yield node.outputs[0]
-    if not _is_homogeneous(node.attrs, "activation_min", "activation_max"):
+    if not is_homogeneous(node.attrs, "activation_min", "activation_max"):
         yield node.outputs[0]
     if node.op == "linear" and len(graph.values[node.inputs[0]].shape) in (4, 5):
         yield node.inputs[0]  # its channels are the last axis, those of its neighbours axis 1
         yield node.outputs[0]
 
 
-def _is_homogeneous(attrs: Mapping[str, object], low: str, high: str) -> bool:
+def is_homogeneous(attrs: Mapping[str, object], low: str, high: str) -> bool:
     """Whether clip(k x) = k clip(x) for every k > 0."""
     return attrs.get(low, 0.0) == 0.0 and attrs.get(high, 0.0) == 0.0
 

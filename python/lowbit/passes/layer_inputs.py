@@ -16,7 +16,7 @@ from ..ops import OPS, attributes
 from ..ops.integer import dynamic_quantize
 from ..ops.windows import at, out_size, pad_image, spread
 from .calibrate import Feeds, Progress, watch
-from .round_weights import Factored, factored
+from .round_weights import Factored, factored, shrunk
 
 ROWS = 128
 """Output positions taken from each sample, evenly spread; a quarter of them where each channel has its own weights."""
@@ -28,6 +28,8 @@ TOGETHER = 1024
 """Rows of small batches that are multiplied together: adding a matrix of moments costs as much as 100 rows."""
 DEEPEST_FOUR_BITS = 4608
 """The same for all layers with weights of four bits."""
+UNKNOWN = 16.0
+"""Rows that calibration data are weighed against: what few of them show may be chance."""
 BUDGET = 48 << 20
 """Elements of second moments that are collected at once; more take another pass over the calibration data."""
 
@@ -44,17 +46,19 @@ class Seen:
     """x is what output channels of a group are the products of: an input row of linear, a window of a convolution.
 
     mean: E[x], coded_mean: E[x after its quantization], both float64 [groups, K]. moments: E[z z^T], float64
-    [groups, K, K], of z = x or, if rows are multiplied by factors, of the products; None for layers too deep.
+    [groups, K, K], of z = x or, if rows are multiplied by factors, of the products; None for layers too deep. rows: how
+    many x there were.
     """
 
     mean: Array
     coded_mean: Array
     moments: Array | None
+    rows: int
 
     @cached_property
     def factored(self) -> Factored | None:
         """The moments as rounding needs them; kept, as several layers may see the same."""
-        return None if self.moments is None else factored(self.moments)
+        return None if self.moments is None else factored(shrunk(self.moments, self.rows))
 
 
 def layer_inputs(
@@ -139,7 +143,7 @@ class _Sums:
         self._multiply()
         rows = max(self._rows, 1)
         moments = None if self._moments is None else self._moments.astype(np.float64) / rows
-        return Seen(mean=self._mean / rows, coded_mean=self._coded / rows, moments=moments)
+        return Seen(mean=self._mean / rows, coded_mean=self._coded / rows, moments=moments, rows=self._rows)
 
 
 def _parts(graph: Graph, layers: Sequence[Node], limits: Mapping[str, int]) -> Iterator[list[Node]]:

@@ -74,6 +74,12 @@ class Plan:
         """The value that is stored when the node has run."""
         return self.activations[node.name].outputs[0] if node.name in self.activations else node.outputs[0]
 
+    @property
+    def microseconds(self) -> float:
+        """What all layers take by their costs."""
+        costs = (row.cost_float_us if row.scheme == "float32" else row.cost_int8_us for row in self.decisions)
+        return sum(filter(None, costs))
+
     def wants_codes(self, value: str) -> bool:
         """Whether some node reads the value's codes, as they are by the value's static range."""
         return any(node.name in self.int8 - self.dynamic for node in self.graph.consumers(value))

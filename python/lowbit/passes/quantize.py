@@ -8,7 +8,9 @@ row at run time (`row_ranges.py`). Without: all layers find their inputs' ranges
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,8 @@ from ..interpreter import bind, validate
 from ..ir import Array, Coded, Graph, Node, Quant, Weight, replace
 from ..packings import OF_BITS
 from . import fuse_requantize as emit_
-from .calibrate import Feeds, Histogram, Progress, batches, observe
+from .balance_joins import balance_joins
+from .calibrate import Feeds, Histogram, Progress, batches, observe_halves
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .equalize import equalize
@@ -33,10 +36,14 @@ from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .layers import LAYERS
 from .plan import Decision, Plan, all_float, decide, layer_slope
+from .rehearse import bearable, measure
 from .round_groups import GroupCodes, round_groups
-from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest
+from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
 from .row_ranges import RowRange, adds_floats, candidates, survey
 from .sites import Sites
+
+AS_CODES = 4.0
+"""How much more a static range saves where the value is made as codes: it is written, read and converted in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,12 +105,19 @@ class Quantizer:
             graph = fuse_residual(graph)
             sizes = _first_sizes(graph, calibration)
             fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(graph, node)}
+            floats = {node.name for node in graph if self.rules.of(node).is_float}
+            graph = balance_joins(graph, calibration, fixed=fixed | floats, **self._options)
             graph = equalize(graph, calibration, fixed=fixed, **self._options)
         self.graph = graph
         self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes)
         self._histograms: dict[str, Histogram] = {}
+        self._halves: dict[str, Histogram] = {}
+        """Of every second piece of the data: ranges by these are tried on the others."""
         self._ranges: dict[object, Quant] = {}
+        self._half_ranges: dict[object, Quant] = {}
         self._rows: dict[str, RowRange] | None = None
+        self._notes: dict[str, str] = {}
+        """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
         self._tables = tables(graph, rules, self._known)
         self._table_codes: dict[str, Weight] = {}
@@ -132,7 +146,12 @@ class Quantizer:
             widths={**self._widths, **wider},
             tables=self._tables,
         )
-        return Quantized(graph=validate(self._integer(plan)), reference=self.graph, decisions=plan.decisions)
+        graph = validate(self._integer(plan))
+        return Quantized(graph=graph, reference=self.graph, decisions=tuple(map(self._noted, plan.decisions)))
+
+    def _noted(self, decision: Decision) -> Decision:
+        note = self._notes.get(decision.node, "") if decision.scheme != "float32" else ""
+        return replace(decision, reason=f"{decision.reason}; {note}") if note else decision
 
     def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
         """The graph in which one layer works on codes and all else in float32; it may be slower than any other.
@@ -176,22 +195,67 @@ class Quantizer:
         """The values of which each row has a range of its own, and how their rows are quantized."""
         assert self._calibration is not None
         floats = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
-        known: dict[str, RowRange] = {}
-        chosen: dict[str, RowRange] = {}
+        rows: dict[str, RowRange] = {}
+        savings: dict[str, float] = {}
         while True:  # what reads such a layer's floats has a choice, too, even if all between was on codes before
-            plan = decide(self.graph, self._costs, static=True, floats=floats, dynamic=self._readers(chosen))
-            readers = {name: nodes for name, nodes in candidates(plan).items() if name not in known}
+            plan = decide(self.graph, self._costs, static=True, floats=floats, dynamic=self._readers(rows))
+            readers = {name: nodes for name, nodes in candidates(plan).items() if name not in rows}
             readers = {name: nodes for name, nodes in readers.items() if self._policy(nodes) != "static"}
             if not readers:
-                return chosen
+                return self._without_static(rows, savings, floats)
             settings = {name: self._row_scheme(nodes) for name, nodes in readers.items()}
             quants = self._quants(plan)
             groups = {name: width.group_size for name, width in self._widths.items()}
-            known |= survey(self.graph, self._calibration, readers, quants, settings, groups=groups, **self._options)
+            rows |= survey(self.graph, self._calibration, readers, quants, settings, groups=groups, **self._options)
             for name, nodes in readers.items():
-                is_needed = self._policy(nodes) == "dynamic" or any(adds_floats(plan, node) for node in nodes)
-                if is_needed or known[name].is_better(len(known)):
-                    chosen[name] = known[name]
+                if self._policy(nodes) != "dynamic" and not any(adds_floats(plan, node) for node in nodes):
+                    savings[name] = self._saving(plan, name)
+
+    def _saving(self, plan: Plan, value: str) -> float:
+        """About what a static range of a value saves: bytes, fewer if only its own conversion becomes cheaper."""
+        producer = plan.graph.producer(value)
+        as_codes = producer is not None and producer.name in plan.int8
+        return math.prod(self._costs.shape(value)) * (AS_CODES if as_codes else 1.0)
+
+    def _without_static(
+        self, rows: Mapping[str, RowRange], savings: Mapping[str, float], floats: Mapping[str, str]
+    ) -> dict[str, RowRange]:
+        """`rows` without the values that may have one range for all rows, of those in `savings`."""
+        assert self._calibration is not None
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if savings else None
+        if noise is None:
+            return dict(rows)
+        layers: dict[tuple[str, bool], Layer] = {}
+
+        def others(static: Sequence[str]) -> dict[str, RowRange]:
+            return {name: found for name, found in rows.items() if name not in static}
+
+        def planned(static: Sequence[str]) -> Plan:
+            dynamic = self._readers(others(static))
+            return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
+
+        def rehearse(static: Sequence[str]) -> Array:
+            return noise(self._rehearsed(planned(static), rows, layers))
+
+        added = {name: max(rows[name].static - rows[name].noise, 0.0) / saved for name, saved in savings.items()}
+        chosen, reason = bearable(
+            sorted(added, key=added.__getitem__), rehearse, lambda static: planned(static).microseconds
+        )
+        self._notes = {node.name: reason for node in self.graph if node.op == "linear" and node.inputs[0] in chosen}
+        return others(chosen)
+
+    def _rehearsed(self, plan: Plan, rows: Mapping[str, RowRange], known: dict[tuple[str, bool], Layer]) -> Graph:
+        """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
+        for node in plan.graph:
+            key = (node.name, node.name in plan.dynamic)
+            if node.op in LAYERS and node.name in plan.int8 and key not in known:
+                factors = rows[node.inputs[0]].factors if key[1] else None
+                codes = self._codes(node, plan, factors, None, quick=True)
+                known[key] = Layer(codes=codes, bias=self._bias(node), factors=factors)
+        layers = {
+            name: known[name, name in plan.dynamic] for name in plan.int8 if (name, name in plan.dynamic) in known
+        }
+        return _emit(plan, self._quants(plan, half=True), layers, {})
 
     def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
         """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""
@@ -230,14 +294,19 @@ class Quantizer:
             self._table_codes[node.name] = made.as_weight()
         return self._table_codes[node.name]
 
-    def _quants(self, plan: Plan) -> dict[str, Quant]:
-        """The static ranges that a plan needs."""
+    def _quants(self, plan: Plan, *, half: bool = False) -> dict[str, Quant]:
+        """The static ranges that a plan needs, by all data or by every second piece."""
         assert self._calibration is not None
         sites = Sites(plan)
         missing = [name for name in sites.observed if name not in self._histograms]
         if missing or not self._histograms:  # data without use are checked all the same
-            self._histograms |= observe(plan.graph, self._calibration, missing, **self._options)
-        return sites.quants(self._histograms, self.rules, self._ranges)
+            first, second = observe_halves(plan.graph, self._calibration, missing, **self._options)
+            self._halves |= copy.deepcopy(first)
+            for name, histogram in first.items():
+                histogram.merge(second[name])
+            self._histograms |= first
+        seen, known = (self._halves, self._half_ranges) if half else (self._histograms, self._ranges)
+        return sites.quants(seen, self.rules, known)
 
     def _learn(self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]) -> Iterator[tuple[Node, Layer]]:
         """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
@@ -272,20 +341,34 @@ class Quantizer:
     def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
         """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
         scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
-        has_bias = len(node.inputs) > 2 and node.inputs[2] != ""
-        bias = _array(self.graph, node.inputs[2]).astype(np.float64) if has_bias else np.zeros(weight.shape[0])
+        bias = self._bias(node)
         key = self._key(node, plan)
         if key not in self._rounded:
             moments = seen.factored if seen is not None and scheme.compensate else None
-            even = weight if factors is None else weight / factors
-            size = plan.groups.get(node.name, 0)
-            known = self._known.of(weight)
-            fits = known is not None and isinstance(known, GroupCodes) == (size > 0)
-            self._rounded[key] = known if known and fits else _rounded(node, scheme, even, moments, size)
+            self._rounded[key] = self._codes(node, plan, factors, moments)
         codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
         return Layer(codes=codes, bias=bias, factors=factors)
+
+    def _bias(self, node: Node) -> Array:
+        """float64, zeros where a layer has none."""
+        if len(node.inputs) > 2 and node.inputs[2]:
+            return _array(self.graph, node.inputs[2]).astype(np.float64)
+        return np.zeros(_array(self.graph, node.inputs[1]).shape[0])
+
+    def _codes(
+        self, node: Node, plan: Plan, factors: Array | None, moments: Factored | None, *, quick: bool = False
+    ) -> Codes | GroupCodes:
+        """A layer's codes: those that came with its weight, else by what is known of its inputs."""
+        weight, size = _array(self.graph, node.inputs[1]), plan.groups.get(node.name, 0)
+        known = self._known.of(weight)
+        if known is not None and isinstance(known, GroupCodes) == (size > 0):
+            return known
+        even = weight if factors is None else weight / factors
+        if quick and node.op == "linear" and not size:
+            return round_plain(even)
+        return _rounded(node, self.rules.of(node), even, moments, size)
 
 
 def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:

@@ -45,6 +45,14 @@ class Codes:
         return numbers
 
 
+def round_plain(weight: Array) -> Codes:
+    """Each weight to its nearest code, with scales that the largest weights give: quickly made."""
+    rows = weight.reshape(weight.shape[0], -1).astype(np.float32)
+    scales = np.maximum(np.abs(rows).max(axis=1, initial=0.0) / np.float32(LIMIT), np.finfo(np.float32).tiny)
+    codes = np.rint(rows / scales[:, None]).astype(np.int8)
+    return Codes(codes=codes.reshape(weight.shape), scales=scales.astype(np.float64))
+
+
 def round_nearest(weight: Array) -> Codes:
     """Each weight to its nearest code; the scales lose least squared error."""
     rows = weight.reshape(weight.shape[0], math.prod(weight.shape[1:]))
@@ -63,6 +71,25 @@ class Factored:
 
     order: Array
     upper: Array
+
+
+def shrunk(moments: Array, rows: int) -> Array:
+    """H [G, K, K], seen on so many rows, with what is between two inputs made smaller by its share of chance.
+
+    Few rows show correlations where there are none, and rounding against these loses more than it gains. The share is
+    the variance of H's elements beside its diagonal (as of normal numbers) over their squares, or K / (K + rows), if
+    that is more: one strong direction, such as a mean, hides how much of all others is chance.
+
+    Source: Schaefer and Strimmer 2005, "A shrinkage approach to large-scale covariance matrix estimation", target D.
+    """
+    diagonal = np.einsum("gkk->gk", moments)
+    apart = np.square(moments).sum(axis=(1, 2)) - np.square(diagonal).sum(axis=1)
+    chance = (np.square(diagonal.sum(axis=1)) - np.square(diagonal).sum(axis=1) + apart) / max(rows, 1)
+    least = moments.shape[1] / (moments.shape[1] + rows)
+    share = np.clip(chance / np.maximum(apart, np.finfo(np.float64).tiny), least, 1.0)[:, None]
+    made: Array = moments * (1 - share[:, :, None])
+    np.einsum("gkk->gk", made)[...] = diagonal
+    return made
 
 
 def factored(moments: Array) -> Factored:

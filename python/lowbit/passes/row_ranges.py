@@ -27,7 +27,7 @@ from ..packings import NIBBLES, OF_BITS
 from ..schemes import Scheme
 from .calibrate import Feeds, Progress, quantized, watch
 from .functions import operands
-from .layer_inputs import ROWS, coded_rows, spread_rows
+from .layer_inputs import ROWS, UNKNOWN, coded_rows, spread_rows
 from .layers import CONVOLUTIONS
 from .plan import Plan
 from .round_groups import round_groups
@@ -39,15 +39,11 @@ SAMPLE = 1024
 OUTPUTS = 768
 """Output channels that they are measured on, at most: an even share of all layers that read the value."""
 COMPENSATED = 0.4
-"""What compensated rounding leaves of the noise of nearest rounding, about."""
+"""What compensated rounding leaves of the noise of nearest rounding, about, where it has seen many rows."""
 FAINT = 0.1
 """Rows with less than this share of the median row's energy are taken to have it."""
 WIDEST = 1e3
 """Channels narrower than the widest by more than this are treated as if by this."""
-NOISE = 1e-3
-"""What the static ranges of all linear layers together may add to the noise, as a share of the signal: -30 dB."""
-AS_GOOD = 2.0
-"""A static range with up to so many times the noise of ranges per row is preferred: it is faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +61,8 @@ class RowRange:
     @property
     def reason(self) -> str:
         """For the report."""
-        return f"each input row has its own range: noise {_db(self.noise)}, with one range for all {_db(self.static)}"
-
-    def is_better(self, values: int) -> bool:
-        """Whether rows should have ranges of their own, in a graph where linear layers read so many values."""
-        return self.static > max(AS_GOOD * self.noise, NOISE / values)
+        apart, together = decibels(self.noise), decibels(self.static)
+        return f"each input row has its own range: noise {apart}, with one range for all {together}"
 
 
 def candidates(plan: Plan) -> dict[str, list[Node]]:
@@ -120,15 +113,18 @@ def survey(
             sample.add(found[name])
     made: dict[str, RowRange] = {}
     for name, nodes in readers.items():
-        x, weights, scheme = samples.pop(name).rows(), _stack(graph, nodes), schemes[name]
-        strengths, share = STRENGTHS if scheme.smooth else (0.0,), COMPENSATED if scheme.compensate else 1.0
+        sample = samples.pop(name)
+        x, seen, weights, scheme = sample.rows(), sample.seen, _stack(graph, nodes), schemes[name]
+        strengths = STRENGTHS if scheme.smooth and seen >= UNKNOWN else (0.0,)
+        share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
         size = max(groups.get(node.name, 0) for node in nodes)
         rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
         made[name] = _measure(x, weights, quants[name], strengths, share, rounded)
     return made
 
 
-def _db(noise: float) -> str:
+def decibels(noise: float) -> str:
+    """A noise, as a share of the signal, for people."""
     return f"{10 * np.log10(max(noise, 1e-20)):.0f} dB"
 
 
@@ -138,9 +134,13 @@ class _Sample:
     def __init__(self) -> None:
         self._parts: list[Array] = []
         self._places, self._count = ROWS, 0
+        self.seen = 0
+        """Rows of all batches."""
 
     def add(self, x: Array) -> None:
-        rows = spread_rows(x.reshape(-1, x.shape[-1]), self._places)
+        whole = x.reshape(-1, x.shape[-1])
+        rows = spread_rows(whole, self._places)
+        self.seen += len(whole)
         self._parts.append(rows)
         self._count += len(rows)
         while self._count > SAMPLE:  # from here on half as many of each batch
@@ -178,8 +178,9 @@ def _measure(
         return share_of((coded - x) @ weights.T)
 
     rms, best, least = np.sqrt(np.square(x, dtype=np.float64).mean(axis=0)), RowRange(factors=None), np.inf
+    known = len(x) / (len(x) + UNKNOWN)
     for strength in strengths:
-        factors = factors_of(rms, strength)
+        factors = factors_of(rms, strength * known)
         from_rows = noise(coded_rows(x, factors))
         scaled = weights if factors is None else weights / factors
         error = ((rounded(scaled) - scaled) * (1.0 if factors is None else factors)).astype(np.float32)
@@ -187,6 +188,11 @@ def _measure(
         if from_rows + share * from_weights < least:
             least, best = from_rows + share * from_weights, RowRange(factors=factors, noise=from_rows)
     return RowRange(factors=best.factors, noise=best.noise, static=noise(quantized(x, quant).astype(np.float32)))
+
+
+def _left(rows: int, depth: int) -> float:
+    """The share of nearest rounding's noise that compensation leaves, which knows little if it has seen few rows."""
+    return (COMPENSATED * rows + depth) / (rows + depth)
 
 
 def _nearest(weights: Array) -> Array:

@@ -1,0 +1,128 @@
+"""Calibration data do not lower accuracy: deep nets of all kinds, with outlier channels, with much data and little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lowbit
+from lowbit.passes.rehearse import EXTRA, UNHEARD, bearable
+
+MARGIN = 0.5
+"""Decibels by which a net with calibration data may be worse than without."""
+
+
+class Mixer(nn.Module):
+    """Products over tokens and over channels in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(6))
+        self.tokens = nn.ModuleList(nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(3))
+        self.channels = nn.ModuleList(
+            nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, (tokens, channels) in enumerate(zip(self.tokens, self.channels, strict=True)):
+            x = x + tokens(self.norms[2 * index](x).transpose(1, 2)).transpose(1, 2)
+            x = x + channels(self.norms[2 * index + 1](x))
+        return x.mean(1)
+
+
+class Residual(nn.Module):
+    """An MLP whose layers add to what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(128, 128) for _ in range(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + F.gelu(layer(x))
+        return x
+
+
+def encoder(layers: int, gain: float = 1.0, **options: object) -> nn.Module:
+    """torch's encoder; three channels of each norm are wide."""
+    layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True, **options)  # type: ignore[arg-type]
+    net = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight[:3] *= gain
+            elif isinstance(module, nn.Linear):
+                module.weight += 0.02 * torch.randn_like(module.weight)  # layers are not copies of each other
+    return net
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "encoder": (lambda: encoder(4, activation="gelu", norm_first=True), (4, 16, 64)),
+    "wide channels": (lambda: encoder(4, 40.0), (4, 16, 64)),
+    "wide channels, pre-norm": (lambda: encoder(4, 30.0, norm_first=True), (4, 16, 64)),
+    "mixer": (Mixer, (4, 16, 64)),
+    "residual": (Residual, (32, 128)),
+}
+
+
+def sqnr(net: nn.Module, model: lowbit.Model, shape: Sequence[int]) -> float:
+    """dB, on inputs that no conversion has seen."""
+    torch.manual_seed(900)
+    x = torch.randn(16, *shape[1:])
+    with torch.no_grad():
+        y = net(x).double()
+    return 10 * float(np.log10(float((y**2).sum() / ((model(x).double() - y) ** 2).sum())))
+
+
+@pytest.mark.parametrize("name", list(NETS))
+def test_calibration_data_do_not_lower_accuracy(name: str) -> None:
+    build, shape = NETS[name]
+    torch.manual_seed(0)
+    net = build().eval()
+    data = [torch.randn(shape) for _ in range(4)]
+    plain = sqnr(net, lowbit.convert(net, data[0], progress=False), shape)
+    for part in (data, [data[0][:1]]):
+        model = lowbit.convert(net, data[0], calibration=part, progress=False)
+        chosen = any("layers are" in row["reason"] and "times faster" in row["reason"] for row in model.decisions)
+        assert chosen or sqnr(net, model, shape) > plain - MARGIN, f"with {len(part)} batches"
+
+
+def test_all_are_static_where_the_outputs_bear_it() -> None:
+    """The limit is a share of the noise that is there anyway; the reason says so."""
+    asked: list[Sequence[str]] = []
+
+    def noise(static: Sequence[str]) -> np.ndarray:
+        asked.append(static)
+        return np.array([1e-3, 1e-5]) * (1 + 0.9 * EXTRA * len(static) / 3)
+
+    chosen, reason = bearable(["a", "b", "c"], noise, lambda static: 1.0)
+    assert chosen == ["a", "b", "c"]
+    assert "0.3 dB" in reason
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("bad", ["abcdefgh"[i] for i in range(8)])
+def test_what_the_outputs_do_not_bear_is_left_out(bad: str) -> None:
+    """Each output counts by itself: a loud one does not hide a quiet one."""
+
+    def noise(static: Sequence[str]) -> np.ndarray:
+        return np.array([1e-3, 1e-7 * (10 if bad in static else 1)])
+
+    chosen, _ = bearable(list("abcdefgh"), noise, lambda static: 1.0)
+    assert bad not in chosen
+    assert len(chosen) >= 4, "most of the others are found"
+
+
+@pytest.mark.parametrize(("gain", "level"), [(1.5, 0.5), (1.5, 2.0), (1.1, 0.5)])
+def test_speed_decides_where_noise_is_not_heard(gain: float, level: float) -> None:
+    def noise(static: Sequence[str]) -> np.ndarray:
+        return np.array([level * UNHEARD * (1.0 if static else 0.1)])
+
+    chosen, reason = bearable(["a"], noise, lambda static: 1.0 if static else gain)
+    assert bool(chosen) == (gain > 1.25 and level < 1)
+    assert not chosen or f"{gain} times faster" in reason
