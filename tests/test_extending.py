@@ -37,6 +37,7 @@ def test_two_bits_reach_the_file(static: bool, symmetric: bool, tmp_path: Path) 
     graph = m.graph(m.node("linear", hidden, m.floats(40, 96, scale=0.2), m.floats(40)))
     feeds = {"x": np.random.default_rng(1).standard_normal((32, 64)).astype(np.float32)}
     scheme = Scheme(name="two", weight_bits=2, granularity="group", group_size=32, symmetric=symmetric)
+    scheme = replace(scheme, activations="static" if static else "auto")
     made = quantize(graph, scheme=scheme, calibration=[feeds] if static else None)
     assert [row.scheme for row in made.decisions] == ["int2", "int2"]
     format.save(tmp_path / "net.lowbit", made.graph)

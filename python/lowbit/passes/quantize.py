@@ -34,7 +34,7 @@ from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .fuse_residual import fuse_residual
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
-from .layers import LAYERS
+from .layers import CONVOLUTIONS, LAYERS
 from .plan import Decision, Plan, all_float, decide, layer_slope
 from .rehearse import bearable, measure
 from .round_groups import GroupCodes, round_groups
@@ -147,11 +147,20 @@ class Quantizer:
             tables=self._tables,
         )
         graph = validate(self._integer(plan))
-        return Quantized(graph=graph, reference=self.graph, decisions=tuple(map(self._noted, plan.decisions)))
+        return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
 
-    def _noted(self, decision: Decision) -> Decision:
-        note = self._notes.get(decision.node, "") if decision.scheme != "float32" else ""
-        return replace(decision, reason=f"{decision.reason}; {note}") if note else decision
+    def _noted(self, plan: Plan) -> Iterator[Decision]:
+        """The decisions, with what static ranges are good for."""
+        nodes = {node.name: node for node in plan.graph}
+        for decision in plan.decisions:
+            coded, note = decision.node in plan.int8 - plan.dynamic, ""
+            if coded and decision.op in CONVOLUTIONS and type(self._costs) is Costs:
+                cost = self._costs.layer(nodes[decision.node], dynamic=True)
+                slower = (cost.int8 + cost.to_codes) / max(decision.cost_int8_us or 0.0, 1e-9)
+                note = f"one range for all samples: {slower:.1f} times faster than a range for each"
+            elif coded:
+                note = self._notes.get(decision.node, "")
+            yield dataclasses.replace(decision, reason=f"{decision.reason}; {note}") if note else decision
 
     def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
         """The graph in which one layer works on codes and all else in float32; it may be slower than any other.
