@@ -106,6 +106,12 @@ def test_all_are_static_where_the_outputs_bear_it() -> None:
     assert len(asked) == 2
 
 
+def test_none_is_static_where_nothing_can_be_measured() -> None:
+    """An output that is mostly noise hardly changes, whatever is added; nor is one of NaN within any limit."""
+    for level in (0.1, float("nan")):
+        assert bearable(["a"], lambda static, level=level: np.array([level]), lambda static: 1.0)[0] == []
+
+
 @pytest.mark.parametrize("bad", ["abcdefgh"[i] for i in range(8)])
 def test_what_the_outputs_do_not_bear_is_left_out(bad: str) -> None:
     """Each output counts by itself: a loud one does not hide a quiet one."""

@@ -21,6 +21,8 @@ from .row_ranges import decibels
 
 EXTRA = 0.06
 """What all static ranges together may add to the noise of an output, as a share of it: 0.3 dB."""
+LOUD = 0.03
+"""Noise of an output, as a share of the signal, in which what a static range adds can no longer be measured: -15 dB."""
 UNHEARD = 1e-4
 """What noise of the outputs, as a share of the signal, is small enough to choose by speed: -40 dB."""
 FASTER = 1.25
@@ -78,7 +80,10 @@ def bearable(
 
     ordered: the best to have static comes first. noise: of the outputs. microseconds: of the graph's layers.
     """
-    whole, least = noise(ordered), noise(())
+    least = noise(())
+    if not (least <= LOUD).all():
+        return [], ""
+    whole = noise(ordered)
     limit = (1 + EXTRA) * least
     within = f"one range for all rows: all such raise the outputs' noise by {10 * np.log10(1 + EXTRA):.1f} dB at most"
     if (whole <= limit).all():
