@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import lowbit
 from lowbit import dims, limits
-from lowbit.errors import GraphError, InputError
+from lowbit.errors import GraphError, InputError, UnsupportedError
 from lowbit.ir import Condition, Graph, Node, Symbol, Value
 from lowbit.model import Model
 from lowbit.session import Session
@@ -360,3 +360,41 @@ def test_a_compiled_graph_checks_its_conditions_itself() -> None:
         session._core.run([np.zeros((1, 2), np.float32)])
     with pytest.raises(InputError, match=r"m \+ n must not be a multiple of 3: axis 1 of input 'x' \(m\) is 2, axis 0"):
         session.run(np.zeros((1, 2), np.float32))
+
+
+# --------------------------------------------------------------------------------------------- sizes that values decide
+
+
+class Experts(nn.Module):
+    """Each expert takes the rows that chose it."""
+
+    def __init__(self, by_mask: bool) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(8, 3), nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.by_mask = by_mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen, y = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            if self.by_mask:
+                y[chosen == index] = expert(x[chosen == index])
+            else:
+                rows = torch.where(chosen == index)[0]
+                y = y.index_add(0, rows, expert(x[rows]))
+        return y
+
+
+class Lengths(nn.Module):
+    """A length regulator."""
+
+    def forward(self, x: Tensor, durations: Tensor) -> Tensor:
+        return torch.repeat_interleave(x, durations, dim=0)
+
+
+@pytest.mark.parametrize("kind", ["experts by rows", "experts by masks", "lengths"])
+def test_sizes_that_values_decide_are_refused_by_the_line(kind: str) -> None:
+    net = Lengths() if kind == "lengths" else Experts("masks" in kind)
+    inputs = (torch.randn(5, 8), torch.tensor([1, 2, 3, 1, 2]))[: 2 if kind == "lengths" else 1]
+    with pytest.raises(UnsupportedError, match=r"(?s)at .*test_free_sizes\.py:\d+.*remedy") as caught:
+        lowbit.convert(net.eval(), inputs, progress=False)
+    assert "eval_with_key" not in str(caught.value)
