@@ -304,6 +304,9 @@ DISTRIBUTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = {
         lambda h, y: D.MixtureSameFamily(D.Categorical(logits=h), D.Normal(h, h.exp())).log_prob(y),
         torch.randn(4),
     ),
+    "bernoulli": (lambda h, y: D.Bernoulli(logits=h).log_prob(y), torch.randint(0, 2, (4, 8)).float()),
+    "gamma": (lambda h, y: D.Gamma(h.exp(), h.exp()).log_prob(y), torch.rand(4, 8) + 0.1),
+    "poisson": (lambda h, y: D.Poisson(h.exp()).log_prob(y), torch.randint(0, 5, (4, 8)).float()),
     "loss": (
         lambda h, y: F.gaussian_nll_loss(h, y, h.exp(), reduction="none"),
         torch.randn(4, 8),
