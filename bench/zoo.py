@@ -115,6 +115,129 @@ MODELS: dict[str, Callable[[], Subject]] = {
 }
 
 
+def first_k6() -> Subject:
+    """What the detectors of one family begin with: three channels, 6x6 windows, SiLU."""
+    return _small("first_k6", nn.Sequential(nn.Conv2d(3, 16, 6, 2, 2), nn.SiLU(), nn.Conv2d(16, 16, 1)), 3, 320)
+
+
+def first_k3() -> Subject:
+    """What mobile networks begin with."""
+    return _small("first_k3", nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.Conv2d(32, 32, 1)), 3, 224)
+
+
+def pointwise_prelu() -> Subject:
+    """A slope for each channel between 1x1 convolutions."""
+    net = nn.Sequential(nn.Conv2d(64, 128, 1), nn.PReLU(128), nn.Conv2d(128, 64, 1))
+    return _small("pointwise_prelu", net, 64, 56)
+
+
+def depthwise_prelu() -> Subject:
+    """Slopes behind depthwise convolutions."""
+    net = nn.Sequential(*_depthwise(64), *_depthwise(64), nn.Conv2d(64, 64, 1))
+    return _small("depthwise_prelu", net, 64, 56)
+
+
+def mobilefacenet() -> Subject:
+    """A network like MobileFaceNet (Chen et al. 2018, arXiv:1804.07573), at half its width."""
+    blocks = [(32, 32, 64, 2), (32, 32, 64, 1), (32, 64, 128, 2), (64, 64, 128, 1), (64, 64, 256, 2), (64, 64, 128, 1)]
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, 2, 1), nn.PReLU(32), *_depthwise(32)),
+        *(_Bottleneck(*block) for block in blocks),
+        *(nn.Conv2d(64, 256, 1), nn.PReLU(256), nn.Conv2d(256, 256, 7, groups=256), nn.Flatten(), nn.Linear(256, 128)),
+    )
+    return _small("mobilefacenet", net, 3, 112)
+
+
+def detector() -> Subject:
+    """A small detector's backbone and one head: SiLU, splits and joins."""
+    stages = [layer for a, b in ((16, 32), (32, 64), (64, 128)) for layer in (*_silu(a, b, 3, 2), _Split(b))]
+    net = nn.Sequential(*_silu(3, 16, 3, 2), *stages, *_silu(128, 64, 1, 1), nn.Conv2d(64, 85, 1))
+    return _small("detector", net, 3, 320)
+
+
+SMALL: dict[str, Callable[[], Subject]] = {
+    "first_k6": first_k6,
+    "first_k3": first_k3,
+    "pointwise_prelu": pointwise_prelu,
+    "depthwise_prelu": depthwise_prelu,
+    "mobilefacenet": mobilefacenet,
+    "detector": detector,
+}
+"""Networks of the layers that gain least in int8: first ones, narrow ones, functions between them."""
+
+
+def drawn(seed: int) -> Subject:
+    """A random small network of such layers, by its seed."""
+    random = np.random.default_rng(seed)
+    channels = int(random.choice([8, 16, 24, 32, 64]))
+    kernel, stride, size = int(random.integers(3, 8)), int(random.integers(1, 3)), int(random.integers(32, 161))
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, kernel, stride, kernel // 2), _function(random, channels)]
+    for _ in range(int(random.integers(1, 5))):
+        kind, width = random.choice(["pointwise", "depthwise", "window"]), int(random.choice([8, 16, 32, 48, 96]))
+        if kind == "depthwise":
+            window = int(random.choice([3, 5, 7]))
+            layers.append(
+                nn.Conv2d(channels, channels, window, int(random.integers(1, 3)), window // 2, groups=channels)
+            )
+        else:
+            window = 1 if kind == "pointwise" else 3
+            layers.append(nn.Conv2d(channels, width, window, 1, window // 2))
+            channels = width
+        layers.append(_function(random, channels))
+    return _small(f"drawn {seed}", nn.Sequential(*layers, nn.Conv2d(channels, 16, 1)), 3, size, seed)
+
+
+def _function(random: np.random.Generator, channels: int) -> nn.Module:
+    kinds = [nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Sigmoid(), nn.ReLU(), nn.PReLU(channels), nn.LeakyReLU(0.1)]
+    return kinds[int(random.integers(len(kinds)))]
+
+
+def _depthwise(channels: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(channels, channels, 3, stride, 1, groups=channels), nn.PReLU(channels)
+
+
+def _silu(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.SiLU()
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, inputs: int, outputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        wide = (nn.Conv2d(inputs, width, 1), nn.PReLU(width), *_depthwise(width, stride))
+        self.layers = nn.Sequential(*wide, nn.Conv2d(width, outputs, 1))
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layers(x)
+        return x + y if self.adds else y
+
+
+class _Split(nn.Module):
+    """Half of the channels goes through two convolutions; all halves are joined."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.first = nn.Sequential(*_silu(channels, channels, 1, 1))
+        self.inner = nn.Sequential(*_silu(half, half, 3, 1), *_silu(half, half, 3, 1))
+        self.last = nn.Sequential(*_silu(3 * half, channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.first(x).chunk(2, 1)
+        joined: torch.Tensor = self.last(torch.cat([a, b, b + self.inner(b)], 1))
+        return joined
+
+
+def _small(name: str, net: nn.Module, channels: int, size: int, seed: int = 0) -> Subject:
+    """Random weights, and inputs as of noise."""
+    torch.manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+    images = np.random.default_rng(seed).standard_normal((5, channels, size, size)).astype(np.float32)
+    return _subject(name, net, images, batch=2)
+
+
 def _imagenet(name: str, build: Callable[[], nn.Module]) -> Subject:
     torch.manual_seed(0)
     images = photographs(33)

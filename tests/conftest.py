@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 import lowbit
+from lowbit.passes import cost
+
+cost.this_level = lambda: "avx512vnni"  # decisions that tests look at are the same on every CPU
 
 
 def pytest_configure(config: pytest.Config) -> None:

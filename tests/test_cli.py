@@ -54,6 +54,14 @@ def test_bench(small_file: Path) -> None:
     assert re.search(r"threads: 1: int8 [\d.]+ GOP/s, float32 [\d.]+ GFLOP/s; GB/s read: .*DRAM [\d.]+\n", printed)
 
 
+def test_bench_names_the_layers_that_lose_here(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their names and times, and what to do about it; whether there are any depends on the machine."""
+    monkeypatch.setattr("lowbit.passes.cost.slower_here", lambda *given: {"0": (7.5, 5.25)})
+    printed = invoke("bench", str(small_file), "--rounds", "1")
+    assert re.search(r"\b0 .*7\.5 .*5\.2", printed)
+    assert "The file was made for avx512vnni" in " ".join(printed.split())
+
+
 def test_a_foreign_file_is_one_line(tmp_path: Path) -> None:
     """An error of lowbit's is one line on standard error and exit status 1."""
     path = tmp_path / "foreign.lowbit"

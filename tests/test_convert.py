@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -328,3 +330,47 @@ def test_progress_on_a_terminal(
     lowbit.convert(net, images[:1], calibration=[images], progress=True)
     text = capsys.readouterr().err
     assert rich or "lowbit: capture" in text
+
+
+# --------------------------------------------------------------------------------------------------------------- target
+
+
+def stem() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
+    return net.eval(), torch.randn(1, 3, 96, 96)
+
+
+def test_a_target_decides_and_is_recorded(tmp_path: Path) -> None:
+    """A first layer of three channels gains on AVX512-VNNI only; each target gives one model, whatever the CPU."""
+    net, x = stem()
+    schemes = {}
+    for target in ("avx2", "avx512vnni"):
+        made = [lowbit.convert(net, (x,), calibration=[x], target=target, progress=False) for _ in range(2)]
+        assert made[0].decisions == made[1].decisions
+        assert made[0].meta["target"] == target
+        schemes[target] = {row["node"]: row["scheme"] for row in made[0].decisions}
+        made[0].save(tmp_path / target)
+        np.testing.assert_array_equal(lowbit.load(tmp_path / target)(x.numpy()), made[0](x).numpy())
+    assert schemes == {"avx2": {"0": "float32", "2": "int8"}, "avx512vnni": {"0": "int8", "2": "int8"}}
+
+
+def test_an_unknown_target_is_refused() -> None:
+    net, x = stem()
+    with pytest.raises(InputError, match="target must be one of scalar, avx2"):
+        lowbit.convert(net, (x,), target="neon", progress=False)
+
+
+def test_a_file_for_a_higher_cpu_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = stem()
+    for target, level, warns in (("avx2", "scalar", True), ("avx2", "avx2", False), ("scalar", "avx2", False)):
+        lowbit.convert(net, (x,), target=target, progress=False).save(tmp_path / "net.lowbit")
+        monkeypatch.setattr("lowbit.session._level", lambda level=level: level)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            lowbit.load(tmp_path / "net.lowbit")
+        found = [str(warning.message) for warning in caught]
+        assert len(found) == warns, found
+        if warns:
+            assert f"was converted for {target}, and this CPU runs {level}" in found[0]
+            assert caught[0].filename == __file__

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/copy_few.h"
 #include "kernels/unroll.h"
 
 namespace lowbit::kernels {
@@ -71,7 +72,7 @@ struct Avx2 {
     } else {
       alignas(16) uint8_t part[16];
       _mm_store_si128(reinterpret_cast<__m128i*>(part), packed);
-      for (int i = 0; i < count; ++i) y[i] = part[i];
+      copy_few<16>(y, part, count);
     }
   }
 };

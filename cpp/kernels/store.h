@@ -2,6 +2,7 @@
 // (avx2.h, avx512.h). For ISA files only: everything has internal linkage.
 #pragma once
 
+#include "kernels/copy_few.h"
 #include "kernels/eltwise/byte_table.h"
 #include "kernels/kernel.h"
 #include "kernels/unroll.h"
@@ -18,16 +19,14 @@ __attribute__((noinline)) void change_codes(const OutputTile& t, int rows) {
   alignas(64) uint8_t codes[(kRows * kColumns + kBytes - 1) / kBytes * kBytes];
   const bool full = t.columns == kColumns;
   for (int r = 0; r < rows; ++r)
-    __builtin_memcpy(codes + r * kColumns, row_of<uint8_t>(t, r),
-                     full ? size_t{kColumns} : static_cast<size_t>(t.columns));
+    copy_few<kColumns>(codes + r * kColumns, row_of<uint8_t>(t, r), full ? kColumns : t.columns);
   const Bytes lo = splat_byte(static_cast<char>(e.lo)), hi = splat_byte(static_cast<char>(e.hi));
   for (int i = 0; i < rows * kColumns; i += kBytes) {
     const Bytes bounded = within(load_bytes(codes + i), lo, hi);
     store_bytes(codes + i, e.table != nullptr ? lookup(e.table->steps, bounded) : bounded);
   }
   for (int r = 0; r < rows; ++r)
-    __builtin_memcpy(row_of<uint8_t>(t, r), codes + r * kColumns,
-                     full ? size_t{kColumns} : static_cast<size_t>(t.columns));
+    copy_few<kColumns>(row_of<uint8_t>(t, r), codes + r * kColumns, full ? kColumns : t.columns);
 }
 
 // One result vector before the output's bounds: kernel.h's t.

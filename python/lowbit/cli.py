@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import lowbit
+from lowbit import _core, limits
 from lowbit import format as lowbit_format
-from lowbit import limits
 from lowbit.ir import Graph, Value, Weight
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.tables import heading, profile_table
@@ -50,8 +50,6 @@ def demo(
 @app.command()
 def info() -> None:
     """This machine: the CPU, the instruction sets, the threads, the kernels that would run."""
-    from lowbit import _core
-
     cpu = _core.cpu()
     table = Table(show_header=False, title="This machine", title_justify="left")
     table.add_row("lowbit", lowbit.__version__)
@@ -65,8 +63,6 @@ def info() -> None:
 
 def _kernels(usable: Sequence[str]) -> Table:
     """The families' rows that `usable` instruction sets may run, best first."""
-    from lowbit import _core
-
     table = heading("Kernels, best first", ("family", "kernels"))
     families = {
         "int8 matrix product, convolution": _core.gemm_i8_kernels(),
@@ -87,7 +83,7 @@ def _kernels(usable: Sequence[str]) -> Table:
 def inspect(file: File) -> None:
     """What a file holds: inputs, outputs, nodes, weights, and why each layer is as it is."""
     graph, meta = lowbit_format.load(file)
-    console.print(_summary(file, graph))
+    console.print(_summary(file, graph, meta))
     console.print(_nodes(graph))
     decisions = meta.get("decisions")
     if isinstance(decisions, list) and decisions:
@@ -116,14 +112,37 @@ def bench(
     limit = profile.limit
     console.print(f"The limits of its steps add up to {limit.seconds * 1e3:.3f} ms: {limit.of(time.median)}")
     console.print(f"{profile.roofline}", highlight=False)
+    _print_slower(file, batch, model.session.threads)
     if report is not None:
         model.report(report, *inputs)
         console.print(f"Wrote {report}")
 
 
-def _summary(file: Path, graph: Graph) -> Table:
+def _print_slower(file: Path, batch: int, threads: int) -> None:
+    """The layers that this machine would run faster in float32, each timed alone."""
+    from lowbit.passes.cost import slower_here
+
+    graph, meta = lowbit_format.load(file)
+    slower = slower_here(graph, dict.fromkeys(graph.symbols, batch), threads)
+    if not slower:
+        return
+    table = heading("Slower on codes than in float32 here", ("layer", "us", "us in float32"))
+    for name, (coded, floats) in slower.items():
+        table.add_row(escape(name), f"{coded:.1f}", f"{floats:.1f}")
+    console.print(table)
+    level, target = _core.cpu()["default_isa"], meta.get("target", "an unknown CPU")
+    console.print(
+        escape(
+            f"Timed alone, without activations and conversions. The file was made for {target}; a model that is "
+            f"converted with target={level!r}, or here with tune=True, leaves them in float32 where that gains."
+        )
+    )
+
+
+def _summary(file: Path, graph: Graph, meta: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, title=escape(file.name), title_justify="left")
     table.add_row("size", f"{file.stat().st_size:,} bytes")
+    table.add_row("made for", escape(str(meta.get("target", "unknown"))))
     for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
         for name in names:
             table.add_row(kind, escape(f"{name}: {_type(graph.values[name])}"))

@@ -27,7 +27,7 @@ from .errors import InputError, UnsupportedError
 from .model import Model
 
 Compiled = Callable[..., Any]
-OPTIONS = {"scheme": "int8", "threads": None, "tune": False, "fallback": "torch"}
+OPTIONS = {"scheme": "int8", "threads": None, "tune": False, "target": None, "fallback": "torch"}
 """What torch.compile's `options` may hold, with the defaults: `lowbit.convert`'s arguments of these names."""
 
 _models: weakref.WeakValueDictionary[Any, Model] = weakref.WeakValueDictionary()

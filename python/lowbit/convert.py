@@ -22,6 +22,7 @@ from .model import Conversion, Model, array_of
 from .packings import OF_BITS
 from .passes import optimize
 from .passes.adopt_quantization import adopt_quantization, is_quantized
+from .passes.cost import target_of
 from .passes.drop_channels import Left, drop_channels
 from .passes.known_weights import KnownWeights
 from .passes.note_sparsity import note_sparsity, sparse_layers
@@ -45,6 +46,7 @@ def convert(
     max_drop: float | None = None,
     fallback: str | None = None,
     tune: bool = False,
+    target: str | None = None,
     threads: int | None = None,
     progress: bool = True,
 ) -> Model:
@@ -58,7 +60,9 @@ def convert(
     sample by sample. An iterator that can be read once only is held in memory.
     scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
     "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path decides about it and
-    all in it; what none matches is int8. tune: measure layers instead of estimating which are worth quantizing.
+    all in it; what none matches is int8. target: the instruction set for which layers are chosen that are worth
+    quantizing: "avx2", "avxvnni", "avx512vnni" or "scalar"; None: this CPU's best, as LOWBIT_ISA caps it. The model
+    runs anywhere and gives the same bits; with a target given, every CPU makes the same. tune: measure layers instead.
     dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; {input: {axis: name}} frees
     these, or torch.export's `dynamic_shapes`. fallback: "torch" lets torch run what lowbit has no operator for; such a
     file loads with `allow_torch=True` only.
@@ -84,12 +88,14 @@ def convert(
         if not isinstance(flag, bool | int):
             raise InputError(f"{name} must be True or False, is {flag!r}")
     _check_budget(evaluate, max_drop)
-    rules = schemes.rules(scheme)
+    rules, level = schemes.rules(scheme), target_of(target)
     data = _reiterable(calibration)
 
     def make(inputs: Any) -> Conversion:
         with reporter(progress) as report:
-            return _convert(net, inputs, data, rules, dynamic, fallback, tune, threads, evaluate, max_drop, report)
+            return _convert(
+                net, inputs, data, rules, dynamic, fallback, tune, level, threads, evaluate, max_drop, report
+            )
 
     if example_inputs is None and data is not None:
         example_inputs = example_of_item(net, _first(data))
@@ -119,6 +125,7 @@ def _convert(
     dynamic: Any,
     fallback: str | None,
     tune: bool,
+    target: str,
     threads: int | None,
     evaluate: Callable[[Any], float] | None,
     max_drop: float | None,
@@ -137,6 +144,7 @@ def _convert(
         "producer": _producer(),
         "name": type(net).__name__,
         "scheme": rules.name,
+        "target": target,
         "signature": captured.signature,
         "output": captured.output,
         "notes": [*captured.notes, *idle, *(f"{name} is {each}" for name, each in left.items())],
@@ -164,7 +172,9 @@ def _convert(
         adopted = adopt_quantization(graph, captured.codes)
         floats = replace(adopted, graph=adopted.reference)
     elif not rules.is_float:
-        quantizer = Quantizer(graph, rules, feeds, coded=captured.codes, tune=tune, threads=threads, progress=report)
+        quantizer = Quantizer(
+            graph, rules, feeds, coded=captured.codes, tune=tune, target=target, threads=threads, progress=report
+        )
         for note in quantizer.lost():
             warnings.warn(note, stacklevel=4)
             meta["notes"] = [*meta["notes"], note]

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import re
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -566,16 +567,40 @@ def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
     return model
 
 
+LEVELS = ("scalar", "avx2", "avxvnni", "avx512vnni")
+"""The instruction sets that a model may be converted for, lower ones first."""
+
+
+def _level() -> str:
+    """The highest instruction set that sessions use here."""
+    from . import _core
+
+    return str(_core.cpu()["default_isa"])
+
+
+def _warn_of_target(path: str | os.PathLike[str], meta: Mapping[str, Any]) -> None:
+    """Say that a file was made for a CPU above this one: which layers are int8 was decided for that."""
+    target, level = meta.get("target"), _level()
+    if target in LEVELS and LEVELS.index(target) > LEVELS.index(level):
+        warnings.warn(
+            f"{path} was converted for {target}, and this CPU runs {level}: layers may be slower in int8 than in "
+            f"float32 here. `lowbit bench` names them; lowbit.convert(..., target={level!r}) chooses for this CPU",
+            stacklevel=3,
+        )
+
+
 def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
     """The model of a `.lowbit` file, compiled for this CPU, without torch.
 
     threads: of one call, at most. allow_torch: whether a file may hold segments that run in torch (convert's
-    `fallback="torch"`): their programs come from the file, so only for files that you trust. Raises FormatError,
+    `fallback="torch"`): their programs come from the file, so only for files that you trust. Warns where the file was
+    converted for a higher instruction set than this CPU's. Raises FormatError,
     GraphError, EnvironmentVariableError, OSError, and UnsupportedError that names the segments.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
     graph, meta = format.load(path)
+    _warn_of_target(path, meta)
     file = _of_path(Path(path))
     if segments.has_segments(graph):
         if not allow_torch:

@@ -14,11 +14,11 @@ from lowbit import format as lowbit_format
 from lowbit.errors import UnsupportedError
 from lowbit.interpreter import run, validate
 from lowbit.ir import Array, Graph, Weight
-from lowbit.passes import cost
 from lowbit.passes.four_bits import Width, group_size, widths
 from lowbit.passes.known_weights import KnownWeights
 from lowbit.passes.quantize import Quantizer, quantize
 from lowbit.schemes import SCHEMES, Scheme, rules
+from passes.cheap import cheap_conversions
 
 INT4 = SCHEMES["int4-g32"]
 EVERYWHERE = dataclasses.replace(INT4, keep_ends=False)
@@ -118,8 +118,7 @@ def images(graph: Graph, count: int, seed: int = 0) -> list[dict[str, Array]]:
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_convolutions_become_conv2d_i4(calibrated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     session = pytest.importorskip("lowbit.session")
-    monkeypatch.setattr(cost, "OVERHEAD", 0.0)
-    monkeypatch.setattr(cost, "BANDWIDTH", 1e9)
+    cheap_conversions(monkeypatch)
     m = Maker(0, BATCH)
     x = m.input("x", "batch", 8, 9, 9)
     x = m.node("conv2d", x, m.floats(16, 8, 3, 3, scale=0.1), m.floats(16), padding=PAD1, activation_min=0.0)

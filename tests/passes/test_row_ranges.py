@@ -12,13 +12,14 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import InputError
 from lowbit.interpreter import run, validate
 from lowbit.ir import Array, Graph, Symbol
-from lowbit.passes import cost, rehearse
+from lowbit.passes import rehearse
 from lowbit.passes.cost import Costs
 from lowbit.passes.layer_inputs import coded_rows
 from lowbit.passes.plan import decide
 from lowbit.passes.quantize import Quantized, quantize
 from lowbit.passes.row_ranges import SAMPLE, _Sample, candidates, factors_of
 from lowbit.schemes import Scheme
+from passes.cheap import cheap_conversions
 from passes.same import ops
 
 INT8 = Scheme(name="int8")
@@ -28,8 +29,7 @@ SYMBOLS = {**BATCH, "length": Symbol(minimum=1, maximum=64)}
 @pytest.fixture(autouse=True)
 def _cheap_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small graphs are worth quantizing here, additions of their own included."""
-    monkeypatch.setattr(cost, "OVERHEAD", 0.0)
-    monkeypatch.setattr(cost, "BANDWIDTH", 1e9)
+    cheap_conversions(monkeypatch)
 
 
 def block(seed: int = 0) -> Graph:

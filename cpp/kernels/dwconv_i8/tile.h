@@ -121,6 +121,8 @@ template <class V, Mode kMode, int kRows>
 StripTiles<V> choose_tiles(const Strip& strip) {
   constexpr int kGroups3 = (3 + V::kGroup - 1) / V::kGroup, kGroups5 = (5 + V::kGroup - 1) / V::kGroup;
   const bool dense = strip.step == 1;
+  if (kMode == Mode::any && strip.dilation_w == 1 && strip.kernel_w == 3 && strip.groups == kGroups3)
+    return strip_tiles<V, kMode, 3, kGroups3, 0, kRows>;
   if (kMode == Mode::any || strip.dilation_w != 1) return strip_tiles<V, kMode, 0, 0, 0, kRows>;
   if (strip.kernel_w == 3 && strip.groups == kGroups3)
     return dense ? strip_tiles<V, kMode, 3, kGroups3, 1, kRows> : strip_tiles<V, kMode, 3, kGroups3, 0, kRows>;

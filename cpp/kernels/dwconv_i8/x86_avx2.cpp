@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/copy_few.h"
 #include "kernels/dwconv_i8/tile.h"
 #include "kernels/eltwise/byte_table.h"
 
@@ -66,26 +67,17 @@ struct Finish : BlockConstants<32> {
   inline void store(__m256i v, int64_t at, int64_t there) const {
     uint8_t* y = codes + at;
     if (channels == 32) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), v);
-    alignas(32) uint8_t bytes[32];
+    alignas(32) uint8_t bytes[64];
     _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), v);
-    for (int64_t part = 0; part < there; ++part) copy_few(bytes + part * 16, y + part * pixel);
-  }
-
-  inline void copy_few(const uint8_t* from, uint8_t* to) const {
-    if (channels == 16) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), load_part(from));
-    } else {
-      for (int64_t i = 0; i < channels; ++i) to[i] = from[i];
-    }
+    for (int64_t part = 0; part < there; ++part) copy_few<32>(y + part * pixel, bytes + part * 16, channels);
   }
 
   // Copied channel by channel where the block is not full: a residual promises no slack.
   __m256i residual_codes(int64_t at, int64_t there) const {
     const uint8_t* r = epilogue->residual.data + at;
     if (channels == 32) return load_parts<1>(r, 0, 1);
-    alignas(32) uint8_t bytes[32] = {};
-    for (int64_t part = 0; part < there; ++part)
-      for (int64_t i = 0; i < channels; ++i) bytes[part * 16 + i] = r[part * residual_pixel + i];
+    alignas(32) uint8_t bytes[64] = {};
+    for (int64_t part = 0; part < there; ++part) copy_few<32>(bytes + part * 16, r + part * residual_pixel, channels);
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
   }
 
@@ -104,8 +96,12 @@ struct Finish : BlockConstants<32> {
       _mm_store_ps(natural + 4 * q, _mm256_castps256_ps128(y));
       _mm_store_ps(natural + 16 + 4 * q, _mm256_extractf128_ps(y, 1));
     }
-    for (int64_t part = 0; part < there; ++part)
-      for (int64_t i = 0; i < channels; ++i) floats[at + part * pixel + i] = natural[part * 16 + i];
+    for (int64_t part = 0; part < there; ++part) {
+      float* y = floats + at + part * pixel;
+      int64_t i = 0;
+      for (; i + 8 <= channels; i += 8) _mm256_storeu_ps(y + i, _mm256_load_ps(natural + part * 16 + i));
+      for (; i < channels; ++i) y[i] = natural[part * 16 + i];
+    }
   }
 
   void finish_any(const __m256i acc[4], int64_t y, int64_t residual, int64_t there) const {

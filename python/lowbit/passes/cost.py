@@ -1,9 +1,7 @@
-"""What a layer costs in int8 and in float32: by default a roofline with fixed figures, which is reproducible.
+"""What a layer costs in int8 and in float32: by default estimated for a target, which is reproducible.
 
-    time = OVERHEAD + max(multiply-adds / rate, bytes moved / bandwidth)
-
-The figures are those of one core with AVX512-VNNI, with the efficiency that the kernels reach. What decides is their
-ratios, which differ little between CPUs. `MeasuredCosts` times sessions of one node on this machine instead.
+A target is an instruction set; its figures are in `rates.py`. `MeasuredCosts` times sessions of one node on this
+machine instead.
 """
 
 from __future__ import annotations
@@ -15,23 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import dims, limits
-from ..ir import Array, Attribute, Graph, Node, Weight, replace
+from .. import _core, dims, limits
+from ..errors import InputError
+from ..ir import Array, Attribute, Graph, Node, Value, Weight, replace
 from ..ops import OPS, attributes, constant_value, infer
 from ..packings import OF_BITS
 from ..session import Session
-from .layers import CONVOLUTIONS
+from . import rates
+from .layers import LAYERS
 
-OVERHEAD = 0.5
-"""Microseconds for each node of a plan."""
-BANDWIDTH = 20e3
-"""Bytes a microsecond, read or written."""
-RATES = {"float32": 55e3, "int8": 250e3}
-"""Multiply-adds a microsecond in dense layers."""
-DEPTHWISE_RATES = {"float32": 12e3, "int8": 45e3}
-"""Multiply-adds a microsecond in depthwise convolutions."""
 NOMINAL = 64
 """Of a free sequence length, where no calibration data show a typical one."""
+NOISE = 1.05
+"""How many times as long a layer must take to be called slower."""
 GEOMETRY = ("stride", "padding", "dilation", "groups", "output_padding")
 
 
@@ -40,6 +34,9 @@ class Cost:
     """Microseconds of one layer in both forms, and of the conversions between it and float32 neighbours."""
 
     int8: float
+    """With the output that is usual: codes, or floats where its input's range is found at run time."""
+    int8_floats: float
+    """With floats as output."""
     float32: float
     to_codes: float
     """Quantizing its input."""
@@ -47,13 +44,30 @@ class Cost:
     """Dequantizing its output, where it makes codes."""
 
 
+def this_level() -> str:
+    """This CPU's best instruction set, as LOWBIT_ISA caps it."""
+    return str(_core.cpu()["default_isa"])
+
+
+def target_of(name: str | None = None) -> str:
+    """The target of that name; None: this CPU's instruction set, as LOWBIT_ISA caps it. Raises InputError."""
+    if name is None:
+        return this_level()
+    if name not in rates.RATES:
+        raise InputError(f"target must be one of {', '.join(rates.RATES)}, or None for this CPU's own, is {name!r}")
+    return name
+
+
 class Costs:
-    """The deterministic costs of a graph's layers, at given sizes of its symbols, else at `nominal_sizes`."""
+    """The deterministic costs of a graph's layers on a target, at given sizes of its symbols, else `nominal_sizes`."""
 
     verb = "by the cost model"
+    margin = rates.MARGIN
+    """How many times faster than in float32 a layer must be in int8."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int] | None = None, target: str | None = None) -> None:
         self.graph, self.sizes = graph, {**nominal_sizes(graph), **(sizes or {})}
+        self._rates = rates.RATES[target_of(target)]
 
     def shape(self, value: str) -> tuple[int, ...]:
         """The numbers behind a value's shape."""
@@ -64,32 +78,38 @@ class Costs:
 
         group_size: of weights that have `bits` bits as codes, a half-float scale a group; 0: eight bits.
         """
-        x, weight, y = (math.prod(self.shape(name)) for name in (*node.inputs[:2], node.outputs[0]))
-        residual = y if len(node.inputs) > 3 and node.inputs[3] else 0
-        # Every weight is met once by each output pixel, or input pixel of a transposed convolution.
+        shape_x, shape_w, shape_y = (self.shape(name) for name in (*node.inputs[:2], node.outputs[0]))
+        size_x, size_w, size_y = math.prod(shape_x), math.prod(shape_w), math.prod(shape_y)
+        residual = size_y if len(node.inputs) > 3 and node.inputs[3] else 0
         transposed = "output_padding" in node.attrs
-        pixels = x // self.shape(node.inputs[0])[1] if transposed else y // self.shape(node.inputs[1])[0]
-        work = weight * pixels
-        rates = DEPTHWISE_RATES if self._is_depthwise(node) else RATES
+        pixels = size_x // shape_x[1] if transposed else size_y // shape_w[0]
+        depthwise = rates.is_depthwise(shape_w, int(node.attrs.get("groups", 1)))  # type: ignore[arg-type]
+        factors = self._rates.depthwise if depthwise else self._rates.dense
 
-        coded = weight * (bits / 8 + 2 / group_size if group_size else 1.0)
+        def total(form: str) -> float:
+            done = rates.counts(shape_x, shape_w, shape_y, node.attrs, pixels=pixels, form=form)
+            return sum(count * factor for count, factor in zip(done, factors[form], strict=True))
 
-        def total(kind: str, width: int, width_y: int) -> float:
-            # To floats whose range is found at run time, the residual is added in a pass of its own.
-            added = residual * (12 if dynamic and kind == "int8" else width)
-            moved = x * width + (coded if kind == "int8" else 4 * weight) + added + y * width_y
-            return OVERHEAD + max(work / rates[kind], moved / BANDWIDTH)
-
+        form, added = "int8", residual * self._rates.add / 4
+        if dynamic:  # the residual is added to floats, in a pass of its own
+            form, added = "dynamic", residual and residual * self._rates.add + self._rates.node
+        saved = (1 - bits / 8 - 2 / group_size) * size_w * factors[form][3] if group_size else 0.0
+        range_ = self._rates.find_range if dynamic else 0.0
         return Cost(
-            int8=total("int8", 1, 4 if dynamic else 1),
-            float32=total("float32", 4, 4),
-            to_codes=OVERHEAD + x * (9 if dynamic else 5) / BANDWIDTH,
-            to_float=OVERHEAD + y * 5 / BANDWIDTH,
+            int8=(total(form) - saved + added) / 1e3,
+            int8_floats=(total("dynamic") - saved + added) / 1e3,
+            float32=(total("float32") + residual * self._rates.add / 2) / 1e3,
+            to_codes=(self._rates.node + size_x * (self._rates.quantize + range_)) / 1e3,
+            to_float=(self._rates.node + size_y * self._rates.dequantize) / 1e3,
         )
 
-    def _is_depthwise(self, node: Node) -> bool:
-        filters = self.shape(node.inputs[1])[0]
-        return node.op in CONVOLUTIONS and node.attrs.get("groups", 1) == filters != 1
+    def function(self, node: Node, *, is_slope: bool) -> tuple[float, float]:
+        """Microseconds of a function of one value: on a layer's codes, in its epilogue, and on float32."""
+        size = math.prod(self.shape(node.outputs[0]))
+        is_cheap = node.op != "unary" or node.attrs["kind"] in rates.CHEAP
+        each = self._rates.cheap if is_cheap else self._rates.costly
+        coded = self._rates.slope if is_slope else self._rates.table
+        return size * coded / 1e3, (self._rates.node + size * each) / 1e3
 
 
 def nominal_sizes(graph: Graph) -> dict[str, int]:
@@ -105,6 +125,7 @@ class MeasuredCosts(Costs):
     """Costs by timing sessions of one node on this machine; equal layers are timed once."""
 
     verb = "measured here"
+    margin = 1.0
 
     def __init__(self, graph: Graph, sizes: Mapping[str, int] | None = None, threads: int | None = None) -> None:
         super().__init__(graph, sizes)
@@ -130,39 +151,97 @@ class MeasuredCosts(Costs):
         group_size: int,
         bits: int,
     ) -> Cost:
-        shape_x, shape_w, shape_y = shapes
-        rng = np.random.default_rng(0)
-        floats, codes = rng.standard_normal(shape_x).astype(np.float32), rng.integers(0, 256, shape_x).astype(np.uint8)
-        weight = _made_up(rng, shape_w, group_size, bits)
-        channels = np.full(shape_w[0], 1e-3, np.float32)
+        int8, float32 = self.both(op, shapes, geometry, dynamic, group_size, bits)
+        int8_floats = int8 if dynamic else self.both(op, shapes, geometry, True, group_size, bits)[0]
+        floats = np.random.default_rng(0).standard_normal(shapes[0]).astype(np.float32)
         affine: dict[str, Attribute] = {"scale": 0.1, "zero_point": 9}
         granularity = "row" if op == "linear" else "sample"
-        output = "f32" if dynamic else "u8"
         return Cost(
-            int8=self._run(
-                f"{op}_i{bits if group_size else 8}",
-                {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": output},
-                codes,
-                weight,
-                channels,
-                channels,
-            ),
-            float32=self._run(op, geometry, floats, rng.standard_normal(shape_w).astype(np.float32), channels),
+            int8=int8,
+            int8_floats=int8_floats,
+            float32=float32,
             to_codes=self._run("dynamic_quantize", {"granularity": granularity}, floats)
             if dynamic
             else self._run("quantize", affine, floats),
-            to_float=self._run("dequantize", affine, rng.integers(0, 256, shape_y).astype(np.uint8)),
+            to_float=self._run("dequantize", affine, _made_up_codes(shapes[2])),
         )
 
+    def both(
+        self,
+        op: str,
+        shapes: tuple[tuple[int, ...], ...],
+        geometry: Mapping[str, Attribute],
+        dynamic: bool,
+        group_size: int,
+        bits: int,
+    ) -> tuple[float, float]:
+        """Microseconds of a layer on codes and in float32, without residual and activation.
+
+        shapes: of its input, its weight in float32 and its output.
+        """
+        rng = np.random.default_rng(0)
+        floats, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes[:2])
+        channels = np.full(shapes[1][0], 1e-3, np.float32)
+        weight = _made_up(rng, shapes[1], group_size, bits)
+        attrs = {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": "f32" if dynamic else "u8"}
+        name = f"{op}_i{bits if group_size else 8}"
+        coded = self._run(name, attrs, _made_up_codes(shapes[0]), weight, channels, channels)
+        return coded, self._run(op, geometry, floats, w, channels)
+
     def _run(self, op: str, attrs: Mapping[str, Attribute], x: Array, *constants: Array | Weight) -> float:
-        given: dict[str, Array | Weight] = {f"c{index}": constant for index, constant in enumerate(constants)}
-        values = {"x": constant_value(x), **{name: constant_value(constant) for name, constant in given.items()}}
-        outputs = tuple(f"y{index}" for index in range(OPS[op].outputs))
-        node = Node(op=op, name="probe", inputs=("x", *given), outputs=outputs, attrs=dict(attrs))
-        graph = Graph(inputs=("x",), outputs=outputs, values=values, nodes=(node,), constants=given)
-        graph = replace(graph, values={**values, **dict(zip(outputs, infer(node, graph), strict=True))})
-        session = Session(graph, threads=self._threads)
-        return fastest(lambda: session.run(x))
+        session = Session(alone(op, attrs, x, *constants), threads=self._threads)
+        return fastest(lambda: next(row.seconds for row in session.profile(x, repeats=3) if row.node == "probe"))
+
+
+def slower_here(
+    graph: Graph, sizes: Mapping[str, int] | None = None, threads: int | None = None
+) -> dict[str, tuple[float, float]]:
+    """The layers on codes that take longer on this machine than in float32: microseconds in both forms.
+
+    Each is timed alone, without its activation, its residual, and conversions around it.
+    """
+    costs = MeasuredCosts(graph, sizes, threads)
+    timed: dict[object, tuple[float, float]] = {}
+    found: dict[str, tuple[float, float]] = {}
+    for node in graph:
+        op, _, bits = node.op.rpartition("_i")
+        weight = graph.constants.get(node.inputs[1]) if op in LAYERS else None
+        if not isinstance(weight, Weight):
+            continue
+        shape = weight.shape if bits == "8" else (weight.shape[0], weight.shape[-1], *weight.shape[1:-1])
+        shapes = (costs.shape(node.inputs[0]), shape, costs.shape(node.outputs[0]))
+        given = attributes(OPS[node.op], node)
+        geometry = {key: given[key] for key in GEOMETRY if key in given}
+        dynamic = len(node.inputs) > 6 and node.inputs[6] != ""
+        key = (op, shapes, tuple(geometry.items()), dynamic, weight.group_size, bits)
+        if key not in timed:
+            timed[key] = costs.both(op, shapes, geometry, dynamic, weight.group_size, int(bits))
+        if timed[key][0] > NOISE * timed[key][1]:
+            found[node.name] = timed[key]
+    return found
+
+
+def alone(op: str, attrs: Mapping[str, Attribute], x: Array, *constants: Array | Weight) -> Graph:
+    """A graph whose node "probe" reads what a pool makes of an input like x: images lie as layers leave them."""
+    given: dict[str, Array | Weight] = {f"c{index}": constant for index, constant in enumerate(constants)}
+    values: dict[str, Value] = {
+        "x": constant_value(x),
+        **{name: constant_value(constant) for name, constant in given.items()},
+    }
+    ones: dict[str, Attribute] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0, 0, 0)}
+    pool = Node(op="max_pool2d", name="pool", inputs=("x",), outputs=("pooled",), attrs=ones)
+    outputs = tuple(f"y{index}" for index in range(OPS[op].outputs))
+    first = "pooled" if x.ndim == 4 else "x"
+    probe = Node(op=op, name="probe", inputs=(first, *given), outputs=outputs, attrs=dict(attrs))
+    graph = Graph(inputs=("x",), outputs=outputs, values=values, nodes=(), constants=given)
+    for node in (pool, probe) if x.ndim == 4 else (probe,):
+        made = dict(zip(node.outputs, infer(node, graph), strict=True))
+        graph = replace(graph, nodes=(*graph.nodes, node), values={**graph.values, **made})
+    return graph
+
+
+def _made_up_codes(shape: tuple[int, ...]) -> Array:
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
 def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, bits: int) -> Weight:
@@ -181,12 +260,10 @@ def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, 
     )
 
 
-def fastest(call: Callable[[], object], budget: float = 0.02) -> float:
-    """Microseconds of the fastest run within about `budget` seconds, after a warm-up."""
-    call()
+def fastest(seconds: Callable[[], float], budget: float = 0.02) -> float:
+    """Microseconds: the least that `seconds` gives within about `budget` seconds, after a warm-up."""
+    seconds()
     best, begin, runs = math.inf, time.perf_counter(), 0
     while runs < 5 or time.perf_counter() - begin < budget:
-        start = time.perf_counter()
-        call()
-        best, runs = min(best, time.perf_counter() - start), runs + 1
+        best, runs = min(best, seconds()), runs + 1
     return best * 1e6

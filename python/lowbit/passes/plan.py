@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -113,16 +114,9 @@ def decide(
         for node in graph
         if problems.get(node.name) == ""
     }
-    layers = set(priced)
-    while True:
-        int8 = layers | _followers(graph, costs, layers - set(by_row), floats)
-        # Fewer int8 layers make more borders, so what loses among many also loses among few: the order does not matter.
-        totals = {name: _with_borders(graph, name, cost, int8, by_row) for name, cost in priced.items()}
-        slower = {name for name in layers if totals[name] > priced[name].float32}
-        if not slower:
-            break
-        layers -= slower
-    activations = _activations(graph, int8 - set(by_row))
+    search = _Search(graph=graph, costs=costs, priced=priced, by_row=by_row, floats=floats)
+    chosen = search.best()
+    int8, layers, totals, activations = chosen.int8, chosen.layers, chosen.totals, chosen.activations
     by_row_coded = frozenset(layers & set(by_row))
     plan = Plan(
         graph=graph,
@@ -136,7 +130,7 @@ def decide(
     for node in graph:
         if node.name in priced:
             scheme = f"int{bits.get(node.name, 8)}"
-            made = _priced(node, priced[node.name], totals[node.name], plan, scheme, costs.verb)
+            made = _priced(node, totals[node.name], plan, scheme, costs)
             notes = (wide.get(node.name, ""), made.reason, by_row.get(node.name, ""))
             reason = "; ".join(filter(None, notes)) if node.name in int8 else made.reason
             decisions.append(replace(made, reason=reason))
@@ -177,15 +171,128 @@ def _is_logarithm_next(graph: Graph, value: str) -> bool:
     return False
 
 
-def _with_borders(graph: Graph, name: str, cost: Cost, int8: set[str], dynamic: Container[str]) -> float:
-    """Microseconds of a layer in int8 with the conversions that its neighbours make necessary."""
-    node = next(node for node in graph if node.name == name)
-    if name in dynamic:  # layers that read a value so share its conversion
+@dataclass(frozen=True, kw_only=True)
+class _Total:
+    """Microseconds of a layer among its neighbours, with the function that it takes with it.
+
+    int8: with the conversions that the neighbours make necessary; alone: without.
+    """
+
+    alone: float
+    int8: float
+    float32: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Layers on codes, all nodes on codes, what each layer takes with it, and what each layer takes of time."""
+
+    layers: frozenset[str]
+    int8: set[str]
+    activations: dict[str, Node]
+    totals: dict[str, _Total]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """Looks for the layers that are worth int8.
+
+    What each layer must gain is one choice. But where one hardly gains, its neighbours pay conversions for it and lose
+    their functions on codes. So where layers that hand each other codes gain by the margin all together, those of them
+    stay that gain but a part of it.
+    """
+
+    graph: Graph
+    costs: Costs
+    priced: Mapping[str, Cost]
+    by_row: Mapping[str, str]
+    floats: Mapping[str, str]
+
+    @cached_property
+    def _nodes(self) -> dict[str, Node]:
+        return {node.name: node for node in self.graph}
+
+    @cached_property
+    def _behind(self) -> dict[str, Node]:
+        """The function behind each layer that could take it with it, if both were on codes."""
+        return _activations(self.graph, set(self._nodes))
+
+    def best(self) -> _Choice:
+        """The layers, from both choices."""
+        margin = self.costs.margin
+        strict = self._stable(lambda t: max(t.alone * margin, t.int8) > t.float32, frozenset(self.priced))
+        wide = self._stable(lambda t: t.alone * math.sqrt(margin) > t.float32, frozenset(self.priced))
+        layers = set(strict.layers)
+        for region in self._regions(wide):
+            if self._spent(wide, region) * margin < self._spent(strict, region):
+                layers |= region
+        return self._of(frozenset(layers))
+
+    def _stable(self, is_slower: Callable[[_Total], bool], layers: frozenset[str]) -> _Choice:
+        """What is left when slower layers go. Fewer int8 layers make more borders: the order does not matter."""
+        while True:
+            choice = self._of(layers)
+            slower = {name for name in layers if is_slower(choice.totals[name])}
+            if not slower:
+                return choice
+            layers -= slower
+
+    def _of(self, layers: frozenset[str]) -> _Choice:
+        static = set(layers - set(self.by_row))
+        int8 = layers | _followers(self.graph, self.costs, static, self.floats)
+        activations = _activations(self.graph, set(int8) - set(self.by_row))
+        totals = {name: self._total(name, set(int8), activations.get(name)) for name in self.priced}
+        return _Choice(layers=layers, int8=set(int8), activations=activations, totals=totals)
+
+    def _total(self, name: str, int8: set[str], activation: Node | None) -> _Total:
+        cost, node = self.priced[name], self._nodes[name]
+        coded, floats = self._function(node, activation)
+        readers = self.graph.consumers(node.outputs[0])
+        is_read = any(reader.name in int8 and reader.name not in self.by_row for reader in readers)
+        alone = (cost.int8 if is_read else cost.int8_floats) + coded
+        borders = _borders(self.graph, node, cost, int8, self.by_row)
+        return _Total(alone=alone, int8=alone + borders, float32=cost.float32 + floats)
+
+    def _function(self, layer: Node, activation: Node | None) -> tuple[float, float]:
+        """Microseconds of a function behind a layer: in its epilogue, and on its own on float32."""
+        if activation is None:
+            return 0.0, 0.0
+        return self.costs.function(activation, is_slope=layer_slope(self.graph, layer, activation) is not None)
+
+    def _regions(self, choice: _Choice) -> list[set[str]]:
+        """The layers that are joined by codes, set by set."""
+        static, of = choice.int8 - set(self.by_row), dict[str, set[str]]()
+        for node in self.graph:
+            if node.name not in static:
+                continue
+            joined = {node.name}
+            for value in node.inputs:
+                maker = self.graph.producer(value) if value else None
+                if maker is not None and maker.name in of:
+                    joined |= of[maker.name]
+            of.update(dict.fromkeys(joined, joined))
+        regions = {id(region): region & choice.layers for region in of.values()}
+        return [region for region in regions.values() if region]
+
+    def _spent(self, choice: _Choice, region: set[str]) -> float:
+        """Microseconds of these layers and of the functions behind them."""
+        total = 0.0
+        for name in sorted(region):
+            node = self._nodes[name]
+            total += choice.totals[name].int8 if name in choice.layers else self.priced[name].float32
+            if name not in choice.activations or name not in choice.layers:
+                total += self._function(node, self._behind.get(name))[1]
+        return total
+
+
+def _borders(graph: Graph, node: Node, cost: Cost, int8: set[str], dynamic: Container[str]) -> float:
+    """Microseconds of the conversions that a layer's neighbours make necessary."""
+    if node.name in dynamic:  # layers that read a value so share its conversion
         sharers = [
             r for r in graph.consumers(node.inputs[0]) if r.name in int8 and r.name in dynamic and r.op == node.op
         ]
-        return cost.int8 + cost.to_codes / max(len(sharers), 1)
-    total = cost.int8
+        return cost.to_codes / max(len(sharers), 1)
+    total = 0.0
     for place in (0, 3):
         value = node.inputs[place] if len(node.inputs) > place else ""
         producer = graph.producer(value) if value else None
@@ -265,20 +372,24 @@ def layer_slope(graph: Graph, layer: Node, activation: Node) -> Array | None:
     return slope_of(graph, activation) if layer.op in LAYERS and not is_bounded else None
 
 
-def _priced(node: Node, cost: Cost, total: float, plan: Plan, scheme: str, verb: str) -> Decision:
-    is_coded = node.name in plan.int8
-    faster, slower = sorted((total, cost.float32))
-    borders = "" if total == cost.int8 else ", conversions included"
-    times = f"{total:.1f} us in {scheme}{borders}, {cost.float32:.1f} us in float32"
-    verdict = f"{slower / faster:.1f} times faster" if is_coded else f"{scheme} would be slower"
-    reason = f"{verdict} {verb}: {times}"
+def _priced(node: Node, total: _Total, plan: Plan, scheme: str, costs: Costs) -> Decision:
+    is_coded, coded, floats = node.name in plan.int8, total.int8, total.float32
+    more = ["conversions"] if coded > total.alone else []
+    more += [plan.activations[node.name].op] if node.name in plan.activations else []
+    included = f", {' and '.join(more)} included" if more else ""
+    times = f"{coded:.1f} us in {scheme}{included}, {floats:.1f} us in float32"
+    is_close = not is_coded and coded <= floats
+    verdict = f"{scheme} would hardly be faster" if is_close else f"{scheme} would be slower"
+    if is_coded:
+        verdict = f"{floats / coded:.1f} times faster"
+    reason = f"{verdict} {costs.verb}: {times}"
     return Decision(
         node=node.name,
         op=node.op,
         scheme=scheme if is_coded else "float32",
         reason=reason,
-        cost_int8_us=total,
-        cost_float_us=cost.float32,
+        cost_int8_us=coded,
+        cost_float_us=floats,
     )
 
 

@@ -61,14 +61,15 @@ def quantize(
     scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] | schemes.Rules = "int8",
     calibration: Iterable[Feeds] | None = None,
     tune: bool = False,
+    target: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """The graph with its layers on 8-bit codes where that is faster.
 
     graph: optimized float32. scheme: of all nodes, or of those that a pattern matches. calibration: batches of {input
-    name: array}, read several times; None: dynamic. tune: measure the layers instead of estimating them. Raises
-    CalibrationError for data that are empty, not finite or unfit.
+    name: array}, read several times; None: dynamic. tune: measure the layers instead of estimating them for `target`,
+    an instruction set (None: this CPU's). Raises CalibrationError for data that are empty, not finite or unfit.
 
     before: x -> conv2d(clip 0..6) -> conv2d -> y
     after:  x -> quantize -> conv2d_i8(codes) -> conv2d_i8(float) -> y
@@ -76,7 +77,7 @@ def quantize(
     rules = schemes.rules(scheme)
     if rules.is_float:
         return Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
-    return Quantizer(graph, rules, calibration, tune=tune, threads=threads, progress=progress).make()
+    return Quantizer(graph, rules, calibration, tune=tune, target=target, threads=threads, progress=progress).make()
 
 
 class Quantizer:
@@ -94,6 +95,7 @@ class Quantizer:
         *,
         coded: Sequence[Coded] = (),
         tune: bool = False,
+        target: str | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -109,7 +111,7 @@ class Quantizer:
             graph = balance_joins(graph, calibration, fixed=fixed | floats, **self._options)
             graph = equalize(graph, calibration, fixed=fixed, **self._options)
         self.graph = graph
-        self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes)
+        self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes, target)
         self._histograms: dict[str, Histogram] = {}
         self._halves: dict[str, Histogram] = {}
         """Of every second piece of the data: ranges by these are tried on the others."""

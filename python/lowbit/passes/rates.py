@@ -1,0 +1,191 @@
+"""What layers take on each instruction set: what a layer does is counted, and each count has a factor in nanoseconds.
+
+The factors are those of one core of a Zen 4, fitted to 800 random layers a set (`bench/fit_costs.py`): a single layer
+is off by a factor of 1.1 to 1.25, hence `MARGIN`. "scalar" was fitted to 110 layers, "avxvnni" was not measured: it has
+AVX2's figures, but for the products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+MARGIN = 1.15
+"""How many times faster than in float32 a layer in int8 must be by these figures."""
+CACHE = 2**20
+"""Bytes; what a layer moves beyond has a factor of its own."""
+CHEAP = frozenset(
+    ("clip", "relu", "abs", "neg", "square", "hardsigmoid", "hardswish", "leaky_relu", "reciprocal", "sign")
+)
+"""The unary functions that are few operations in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Nanoseconds, by instruction set.
+
+    Layers: by form (int8, dynamic: int8 whose outputs are float32, float32), the factors of `counts`. All else: for
+    each element; `node`: for each node more.
+    """
+
+    dense: Mapping[str, tuple[float, ...]]
+    depthwise: Mapping[str, tuple[float, ...]]
+    quantize: float
+    find_range: float
+    """Of a dynamic quantization, beside its quantize."""
+    dequantize: float
+    table: float
+    """Of a layer's codes, as its epilogue looks them up."""
+    slope: float
+    """Of a layer's codes below zero."""
+    cheap: float
+    """One of `CHEAP` on float32, or arithmetic with a constant."""
+    costly: float
+    """Any other one."""
+    add: float
+    """Of float32."""
+    node: float = 100.0
+
+
+def is_depthwise(w: Sequence[int], groups: int) -> bool:
+    """Whether a layer with such weights has one filter a channel."""
+    return groups == w[0] != 1 and w[1] == 1
+
+
+def counts(
+    x: Sequence[int], w: Sequence[int], y: Sequence[int], attrs: Mapping[str, Any], *, pixels: int, form: str
+) -> list[float]:
+    """What a layer does, for the shapes of its input, weight [O, I / groups, kernel ...] and output.
+
+    pixels: rows of the product: output pixels, or those of the input of a transposed convolution.
+
+    Dense: groups; products, padded as kernels do; what rows read; weights; rows times taps, and rows, by channels of
+    whole vectors; rows; rows whose last vector is not full; bytes beyond `CACHE`.
+    Depthwise: one; products of windows up to 5 x 5, and of larger ones; pixels by channels of whole vectors; pixels
+    whose last vector is not full; products of large windows with a stride; what few channels meet in large windows, in
+    all, and with a stride; inputs; weights; bytes beyond `CACHE`; rows of the output by blocks of channels.
+    """
+    groups, window = int(attrs.get("groups", 1)), w[2:]
+    width = 1 if form == "int8" else 4
+    coded = form != "float32"
+    moved = (1 if coded else 4) * (math.prod(x) + math.prod(w)) + width * math.prod(y)
+    far = max(0, moved - CACHE)
+    if is_depthwise(w, groups):
+        channels, area, lanes = w[0], math.prod(window), _up(w[0], 16)
+        is_large, is_narrow, is_strided = max(window) > 5, channels <= 16, max(_tuple(attrs.get("stride", 1))) > 1
+        products = pixels * lanes * area
+        return [
+            1,
+            0 if is_large else products,
+            products if is_large else 0,
+            pixels * lanes,
+            pixels * (channels % 16 != 0),
+            pixels * _up(channels, 64) * area * (is_large and is_strided),
+            pixels * area * (is_large and is_narrow),
+            pixels * area * is_narrow,
+            pixels * area * is_narrow * is_strided,
+            math.prod(x),
+            lanes * area,
+            far,
+            pixels // max(1, y[-1]) * -(-channels // 64),
+        ]
+    outputs = w[0] // groups
+    is_joined = groups == 1 and _tuple(attrs.get("dilation", 1))[-1] == 1
+    taps = math.prod(window[:-1] if is_joined else window)
+    run = w[1] * (math.prod(window[-1:]) if is_joined else 1)
+    depth, lanes = taps * (_up(run, 4) if coded else run), groups * _up(outputs, 16)
+    return [
+        groups,
+        pixels * lanes * depth,
+        groups * pixels * depth,
+        math.prod(w),
+        pixels * lanes * taps,
+        pixels * lanes,
+        groups * pixels,
+        groups * pixels * (outputs % 16 != 0),
+        far,
+    ]
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def _tuple(attribute: Any) -> tuple[int, ...]:
+    return tuple(attribute) if isinstance(attribute, tuple | list) else (attribute,)
+
+
+AVX2 = Rates(
+    dense={
+        "int8": (109, 0.00985, 0.0493, 0.00637, 0.0365, 0.153, 3.39, 0.847, 0.00205),
+        "dynamic": (109, 0.00987, 0.0474, 0.00622, 0.0358, 0.384, 3.56, 2.1, 0),
+        "float32": (82.9, 0.0166, 0.0198, 0.0336, 0.00549, 0.157, 0.951, 4.11, 0.00372),
+    },
+    depthwise={
+        "int8": (275, 0.0335, 0.0275, 0, 1.13, 0, 0, 0.103, 0.449, 0.0621, 0.425, 0.0261, 47.2),
+        "dynamic": (255, 0.0331, 0.0279, 0.263, 0.353, 0, 0, 0.07, 0.454, 0.0599, 0.428, 0.0491, 50.9),
+        "float32": (122, 0.0326, 0.0331, 0.224, 3.68, 0.000723, 0.0533, 0, 0, 0.0873, 0.24, 0.0217, 0),
+    },
+    quantize=0.13,
+    find_range=0.05,
+    dequantize=0.055,
+    table=0.25,
+    slope=0.15,
+    cheap=0.09,
+    costly=0.8,
+    add=0.15,
+)
+RATES: dict[str, Rates] = {
+    "scalar": Rates(
+        dense={
+            "int8": (0, 0.059, 0, 0.564, 0, 3.77, 0, 0, 0),
+            "dynamic": (0, 0.0599, 0, 0.516, 0, 3.08, 0, 0, 0),
+            "float32": (0, 0.496, 0, 1.76, 0, 0.755, 0, 0, 0),
+        },
+        depthwise={
+            "int8": (0, 0.465, 0.481, 0, 0.18, 0, 0, 0, 0, 4.03, 0, 0, 0),
+            "dynamic": (0, 0.484, 0.484, 0, 0, 0, 0, 0, 0, 3.35, 0, 0, 0),
+            "float32": (0, 0.497, 0.667, 0, 0, 0, 0, 0, 0, 4.16, 0.149, 0, 0),
+        },
+        quantize=3.4,
+        find_range=0.3,
+        dequantize=0.11,
+        table=0.3,
+        slope=4.0,
+        cheap=0.6,
+        costly=20.0,
+        add=0.5,
+    ),
+    "avx2": AVX2,
+    "avxvnni": replace(
+        AVX2,
+        dense={
+            "int8": (109, 0.0055, 0.01, 0.00637, 0.0365, 0.153, 3.39, 0.847, 0.00205),
+            "dynamic": (109, 0.0055, 0.01, 0.00622, 0.0358, 0.384, 3.56, 2.1, 0),
+            "float32": AVX2.dense["float32"],
+        },
+    ),
+    "avx512vnni": Rates(
+        dense={
+            "int8": (112, 0.004, 0.00822, 0.00717, 0.00987, 0.0399, 1.94, 0.542, 0),
+            "dynamic": (105, 0.00408, 0.00582, 0.00676, 0.0116, 0.236, 1.42, 0.335, 0),
+            "float32": (83.9, 0.0168, 0.0365, 0.0202, 0.0101, 0.0845, 1.05, 0.09, 0.00275),
+        },
+        depthwise={
+            "int8": (152, 0.0068, 0.0114, 0.0412, 0.359, 0.00778, 0.308, 0.0691, 0, 0.014, 0.125, 0.00816, 7.44),
+            "dynamic": (328, 0.0172, 0.0131, 0.157, 0.12, 0.00498, 0.00222, 0.293, 0.271, 0.0406, 0.024, 0.0259, 81),
+            "float32": (95.7, 0.0267, 0.0271, 0.169, 0, 0.000177, 0.0185, 0, 0, 0.0894, 0.353, 0.0238, 20.8),
+        },
+        quantize=0.1,
+        find_range=0.04,
+        dequantize=0.05,
+        table=0.15,
+        slope=0.12,
+        cheap=0.08,
+        costly=0.4,
+        add=0.12,
+    ),
+}
+"""By target: the instruction sets of `LOWBIT_ISA`, lower ones first."""
