@@ -171,11 +171,6 @@ WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]]
         UnsupportedError,
         "2: .*1e.27",
     ),
-    "no weights": (
-        lambda net: lowbit.quantize_(nn.Sequential(nn.Linear(4, 0))),
-        InputError,
-        "none was chosen that has",
-    ),
     "device": (
         lambda net: lowbit.quantize_(net.to("meta")),
         UnsupportedError,
@@ -295,6 +290,18 @@ def test_groups_and_ends_as_in_convert() -> None:
     net = nn.Sequential(nn.Embedding(9, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 2))
     lowbit.quantize_(net)
     assert [layer.format for layer in net] == ["int4-nibbles", "int4-nibbles", "int4-nibbles", "int8"]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(10, 0), (0, 5), (0, 0)])
+def test_layers_without_weights_stay(inputs: int, outputs: int) -> None:
+    """They answer as before, alone as beside others."""
+    for net in (
+        nn.Sequential(nn.Linear(inputs, outputs)),
+        nn.Sequential(nn.Linear(inputs, outputs), nn.Linear(outputs, 4)),
+    ):
+        lowbit.quantize_(net, "int8")
+        assert type(net[0]) is nn.Linear
+        assert net(torch.ones(3, inputs)).shape == (3, 4 if len(net) > 1 else outputs)
 
 
 def test_an_embedding() -> None:

@@ -420,3 +420,18 @@ def test_softmax_of_infinities() -> None:
         y, _ = _core.softmax(row, x)
         np.testing.assert_allclose(y[0], [1 / (1 + math.e), 0.0, math.e / (1 + math.e)], rtol=1e-6)
         assert np.isnan(y[1]).all()
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_rounding_errors(size: int) -> None:
+    """Near what float64 makes of the same codes; rows bit for bit alike."""
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((7, size)).astype(np.float32)
+    factor = rng.uniform(1, 60, (5, 7)).astype(np.float32)
+    low, high = -rng.integers(0, 128, (5, 7)).astype(np.float32), rng.integers(0, 128, (5, 7)).astype(np.float32)
+    scaled = x * factor[:, :, None]
+    codes = np.clip(np.rint(scaled), low[:, :, None], high[:, :, None])
+    truth = _core.rounding_errors(x, factor, low, high, kernel="scalar")
+    np.testing.assert_allclose(truth, np.square(scaled.astype(np.float64) - codes).sum(axis=2), rtol=1e-6 * size)
+    for row in ROWS:
+        same_bits(_core.rounding_errors(x, factor, low, high, kernel=row), truth, row)

@@ -398,6 +398,26 @@ py::tuple run_softmax(const std::string& name, const Array<float>& x, int64_t ta
   return py::make_tuple(y, seconds);
 }
 
+Array<float> run_rounding_errors(const Array<float>& x, const Array<float>& factor, const Array<float>& low,
+                                 const Array<float>& high, const std::string& name) {
+  const EltwiseKernel& kernel = name.empty() ? select_eltwise(default_isa()) : eltwise_row(name);
+  require(x.ndim() == 2 && factor.ndim() == 2 && factor.shape(1) == x.shape(0),
+          "x must be [rows][row], factor [trials][rows]");
+  for (const Array<float>* bound : {&low, &high})
+    require(bound->ndim() == 2 && bound->shape(0) == factor.shape(0) && bound->shape(1) == factor.shape(1),
+            "low and high must be [trials][rows]");
+  Array<float> error({factor.shape(0), factor.shape(1)});
+  RoundingArgs args = {x.shape(0), x.shape(1), factor.shape(0)};
+  args.x = x.data();
+  args.factor = factor.data();
+  args.low = low.data();
+  args.high = high.data();
+  args.error = error.mutable_data();
+  py::gil_scoped_release release;
+  rounding_errors(kernel, args);
+  return error;
+}
+
 void bind_images(py::module_& m) {
   const py::none none;
   const auto tasks = py::arg("tasks") = 1;
@@ -481,6 +501,11 @@ void bind_eltwise(py::module_& m) {
   m.def("unary", run_unary, "(f(x), seconds a call).", py::arg("kernel"), py::arg("kind"), py::arg("x").noconvert(),
         py::kw_only(), py::arg("alpha") = 1.0f, py::arg("min") = -kInfinity, py::arg("max") = kInfinity, tasks,
         repeats);
+  m.def("rounding_errors", run_rounding_errors,
+        "What rounding rows of x [rows][row] to codes loses, for each factor and bounds [trials][rows]; kernel: a row, "
+        "or the best.",
+        py::arg("x").noconvert(), py::arg("factor").noconvert(), py::arg("low").noconvert(),
+        py::arg("high").noconvert(), py::kw_only(), py::arg("kernel") = "");
   m.def("softmax", run_softmax, "(softmax over the rows of x [rows][row], seconds a call).", py::arg("kernel"),
         py::arg("x").noconvert(), py::kw_only(), tasks, repeats);
 }

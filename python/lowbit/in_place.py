@@ -77,8 +77,6 @@ def quantize_(
     if problems:
         raise UnsupportedError("these layers cannot be quantized so; give them another scheme: " + "; ".join(problems))
     chosen = [layer for layer in picked if layer.is_worth_it]
-    if not chosen:
-        raise InputError(f"no layer to quantize in {type(net).__name__}: none was chosen that has weights")
     with reporter(progress) as report:
         made: list[QuantizedLayer] = []
         for weight, layer in zip(_codes(chosen), chosen, strict=True):

@@ -138,5 +138,20 @@ void where_block(const uint8_t* condition, const float* a, int64_t a_step, const
 
 void softmax_block(const float* x, float* y, int64_t n) { exp_and_divide(x, y, n, highest_of(x, n)); }
 
+// Lanes past the end are 0, and 0 lies between low and high: they add nothing.
+void rounding_block(const float* x, int64_t n, const float* factor, const float* low, const float* high, float* error,
+                    int64_t trials, int64_t stride) {
+  for (int64_t at = 0; at < trials * stride; at += stride) {
+    const Lanes scale = splat(factor[at]), bottom = splat(low[at]), top = splat(high[at]);
+    Lanes sums = splat(0.0f);
+    for_lanes(n, [&](int64_t i, auto count) {
+      const Lanes scaled = load(x + i, count) * scale;
+      const Lanes left = scaled - less(greater(round(scaled), bottom), top);
+      sums = fma(left, left, sums);
+    });
+    error[at] = sum_lanes(sums);
+  }
+}
+
 }  // namespace
 }  // namespace lowbit::kernels

@@ -252,6 +252,13 @@ void dynamic_quantize(const EltwiseKernel& kernel, const DynamicQuantizeArgs& ar
   }
 }
 
+void rounding_errors(const EltwiseKernel& kernel, const RoundingArgs& args, int64_t task, int64_t tasks) {
+  const Share share = share_of(args.rows, 1, task, tasks);
+  for (int64_t r = share.begin; r < share.end; ++r)
+    kernel.rounding(args.x + r * args.row, args.row, args.factor + r, args.low + r, args.high + r, args.error + r,
+                    args.trials, args.rows);
+}
+
 void lookup(const EltwiseKernel& kernel, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count,
             int64_t task, int64_t tasks) {
   const Share share = share_of(count, 64, task, tasks);

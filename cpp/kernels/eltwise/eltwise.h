@@ -206,4 +206,15 @@ struct SoftmaxArgs {
 };
 void softmax(const EltwiseKernel&, const SoftmaxArgs&, int64_t task = 0, int64_t tasks = 1);
 
+// What rounding to codes loses of rows of adjacent floats, for several scales each:
+//   error[t, r] = sum over i of (v - min(max(rne(v), low[t, r]), high[t, r]))^2, v = x[r, i] * factor[t, r]
+// in 16 lanes as softmax's sum, with one fma an element; low <= 0 <= high.
+struct RoundingArgs {
+  int64_t rows = 0, row = 0, trials = 0;
+  const float* x = nullptr;
+  const float *factor = nullptr, *low = nullptr, *high = nullptr;  // [trials][rows]
+  float* error = nullptr;                                          // [trials][rows]
+};
+void rounding_errors(const EltwiseKernel&, const RoundingArgs&, int64_t task = 0, int64_t tasks = 1);
+
 }  // namespace lowbit::kernels

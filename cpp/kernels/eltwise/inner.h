@@ -28,6 +28,9 @@ struct EltwiseKernel {
                 int64_t n);
   void (*unary)(const UnaryArgs&);
   void (*softmax)(const float* x, float* y, int64_t n);
+  // What rounding_errors says of one row: of trial t, the factor and bounds and the error at [t * stride].
+  void (*rounding)(const float* x, int64_t n, const float* factor, const float* low, const float* high, float* error,
+                   int64_t trials, int64_t stride);
   // y[r * y_stride + c] = x[c * x_stride + r] for r < rows, c < cols.
   void (*transpose_u8)(const uint8_t* x, int64_t x_stride, uint8_t* y, int64_t y_stride, int64_t rows, int64_t cols);
   void (*transpose_u32)(const uint32_t* x, int64_t x_stride, uint32_t* y, int64_t y_stride, int64_t rows, int64_t cols);

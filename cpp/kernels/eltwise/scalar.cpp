@@ -28,6 +28,7 @@ const EltwiseKernel kEltwiseScalar = {
     where_block,
     unary_block,
     softmax_block,
+    rounding_block,
     transpose_block<uint8_t>,
     transpose_block<uint32_t>,
 };

@@ -8,8 +8,9 @@
 namespace lowbit::kernels {
 
 const EltwiseKernel kEltwiseAvx2 = {
-    "avx2",       Isa::avx2,   quantize_block, dequantize_block, range_block,        lookup_block,        pair_i8_block,
-    binary_block, where_block, unary_block,    softmax_block,    transpose_u8_block, transpose_u32_block,
+    "avx2",        Isa::avx2,      quantize_block,     dequantize_block,    range_block,
+    lookup_block,  pair_i8_block,  binary_block,       where_block,         unary_block,
+    softmax_block, rounding_block, transpose_u8_block, transpose_u32_block,
 };
 
 }  // namespace lowbit::kernels

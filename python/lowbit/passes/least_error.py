@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import _core
 from ..ir import Array
 
 TOGETHER = 1 << 17
@@ -64,23 +65,14 @@ def least(
 
 def _candidates(rows: Array, trials: Sequence[Trial], reach: float) -> Array:
     """Which trials may be the best of a row: bool [trials, N]."""
-    depth = rows.shape[1]
-    scaled, codes = np.empty_like(rows), np.empty_like(rows)
-    left, right = scaled[:, None, :], scaled[:, :, None]
-    norms, slack = np.empty((len(trials), len(rows))), np.empty((len(trials), len(rows)))
+    depth, shape = rows.shape[1], (len(trials), len(rows))
+    factors, lows, highs = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.float32)
+    slack = np.empty(shape)
     for place, trial in enumerate(trials):
-        np.multiply(rows, _column(trial.factor), out=scaled)
-        np.rint(scaled, out=codes)
-        codes.clip(_column(trial.low), _column(trial.high), out=codes)
-        np.subtract(scaled, codes, out=scaled)
-        squares = np.matmul(left, right).reshape(-1)
-        norms[place], slack[place] = np.sqrt(squares) * trial.step, trial.step
+        factors[place], lows[place], highs[place], slack[place] = trial.factor, trial.low, trial.high, trial.step
+    errors = _core.rounding_errors(np.ascontiguousarray(rows), factors, lows, highs)
+    norms = np.sqrt(errors, dtype=np.float64) * slack
     slack = slack * (reach * ROUNDING * depth**0.5) + norms * (1e-6 + depth * 2.0**-24)
     may: Array = norms - slack <= (norms + slack).min(axis=0)
     may[1:] &= rows.any(axis=1)  # zeros lose nothing by any
     return may
-
-
-def _column(number: Array | float) -> Array | np.float32:
-    """For each row, in float32."""
-    return number.astype(np.float32)[:, None] if isinstance(number, np.ndarray) else np.float32(number)
