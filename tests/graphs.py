@@ -386,6 +386,21 @@ def recurrent_net() -> Graph:
     return m.graph(y, m.node("add", u, c), h)
 
 
+def lengths_net() -> Graph:
+    """Recurrent layers whose samples end before the last step; batch and number of steps free."""
+    m = Maker(9, {**BATCH, "steps": Symbol(minimum=4, maximum=40)})
+    x, h0, n = m.input("x", "steps", "batch", 24), m.input("state", "batch", 5), m.input("n", "batch", dtype="i64")
+    n = m.node("add", m.node("remainder", n, m.node("dim_value", value="steps")), m.constant(np.int64([1])))
+    a, h, c = m.node("lstm", x, m.floats(24, 5, scale=0.4), h0, "", m.floats(5, 6), n, outputs=3, reverse=1)
+    b, _, d = m.node("lstm", x, m.floats(24, 6, scale=0.4), "", "", "", n, outputs=3)
+    gates = m.node("linear", m.node("concat", a, b, axis=2), m.floats(15, 11), m.floats(15))
+    y, g = m.node("gru", gates, m.floats(15, 5, scale=0.4), m.floats(15), h0, n, outputs=2)
+    z, _ = m.node("gru", gates, m.floats(15, 5, scale=0.4), "", "", n, outputs=2, reverse=1)
+    y, u = m.node("rnn", m.node("add", y, z), m.floats(5, 5, scale=0.3), h0, n, outputs=2, kind="tanh", reverse=1)
+    z, v = m.node("rnn", y, m.floats(5, 5, scale=0.3), "", n, outputs=2, kind="relu")
+    return m.graph(y, z, m.node("add", c, d), *(h, g, u, v))
+
+
 def resampling_net() -> Graph:
     """Interpolation and padding of every mode, on floats and codes; height free."""
     m = Maker(6, {**BATCH, "rows": Symbol(minimum=3, maximum=40)})
@@ -446,6 +461,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "number_net": number_net,
     "index_net": index_net,
     "recurrent_net": recurrent_net,
+    "lengths_net": lengths_net,
 }
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from lowbit.capture import capture
-from lowbit.errors import UnsupportedError
 from test_capture import Function, assert_close, call, check, ops
 
 
@@ -318,21 +317,6 @@ def test_shared_layers_and_what_is_restored() -> None:
 def test_the_input_projection_is_a_linear_layer() -> None:
     captured = capture(nn.LSTM(5, 6, num_layers=2, bidirectional=True).eval(), torch.randn(3, 2, 5))
     assert ops(captured)["linear"] == 4
-
-
-class Packed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]), enforce_sorted=True)
-        return self.rnn(packed)[1]
-
-
-def test_packed_sequences_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="packed sequence"):
-        capture(Packed().eval(), torch.randn(3, 2, 5), None)
 
 
 def test_lengths_free_in_attention_layers() -> None:

@@ -242,12 +242,14 @@ def test_recurrent_layers(steps: int, batch: int, hidden: int, data: st.DataObje
     outputs = outputs if w_hr else hidden
     x, h0, p0 = m.input("x", steps, batch, 4 * hidden), m.input("h0", batch, hidden), m.input("p0", batch, outputs)
     h0, p0 = (h0, p0) if data.draw(st.booleans()) else ("", "")
+    ends = steps > 0 and data.draw(st.booleans())
+    n = m.constant(np.random.default_rng(seed).integers(1, steps, batch, endpoint=True)) if ends else ""
     gates = {n: m.node("slice", x, axis=2, start=0, stop=n * hidden) for n in (1, 3)}
     made = [
-        *m.node("lstm", x, m.floats(4 * hidden, outputs, scale=scale), p0, h0, w_hr, outputs=3, reverse=reverse),
-        *m.node("gru", gates[3], m.floats(3 * hidden, hidden, scale=scale), "", h0, outputs=2, reverse=reverse),
+        *m.node("lstm", x, m.floats(4 * hidden, outputs, scale=scale), p0, h0, w_hr, n, outputs=3, reverse=reverse),
+        *m.node("gru", gates[3], m.floats(3 * hidden, hidden, scale=scale), "", h0, n, outputs=2, reverse=reverse),
         *m.node("gru", gates[3], m.floats(3 * hidden, hidden, scale=scale), m.floats(3 * hidden), outputs=2),
-        *m.node("rnn", gates[1], m.floats(hidden, hidden, scale=scale), h0, outputs=2, kind="tanh", reverse=reverse),
+        *m.node("rnn", gates[1], m.floats(hidden, hidden, scale=scale), h0, n, outputs=2, kind="tanh", reverse=reverse),
         *m.node("rnn", gates[1], m.floats(hidden, hidden, scale=scale), outputs=2, kind="relu"),
     ]
     check(m.graph(*made), seed=seed)

@@ -68,7 +68,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"gather", {DType::f32, 3, "alike", "axis"}},
       {"group_norm", {DType::f32, 4, "channels|? channels|?", "groups factor_eps"}},
       {"grid_sample", {DType::f32, 4, "grid", "sampled beyond align_corners"}},
-      {"gru", {DType::f32, 3, "gru", "reverse", 2}},
+      {"gru", {DType::f32, 3, "gru ? ? lengths|?", "reverse", 2}},
       {"index", {DType::f32, 4, "places places|?", "axis"}},
       {"index_put", {DType::f32, 3, "rows three", "axis reduce"}},
       {"layer_norm", {DType::f32, -1, "last|? last|?", "count factor_eps"}},
@@ -78,7 +78,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"logical", {DType::boolean, -1, "like", "logic"}},
       {"logical_not", {DType::boolean, -1}},
       {"lookup", {DType::u8, -1, "table|tables"}},
-      {"lstm", {DType::f32, 3, "lstm", "reverse", 3}},
+      {"lstm", {DType::f32, 3, "lstm ? ? ? lengths|?", "reverse", 3}},
       {"matmul", {DType::f32, -1, "matrix", "transpose_b"}},
       {"max_pool2d", {DType::f32, 4, "", "kernel stride padding dilation ceil_mode"}},
       {"max_pool2d_with_indices", {DType::f32, 4, "", "kernel stride padding dilation ceil_mode", 2}},
@@ -98,7 +98,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"reshape", {DType::f32, -1, "", "shape"}},
       {"resize", {DType::f32, 4, "", "size_list mode align_corners snap"}},
       {"rms_norm", {DType::f32, -1, "last|?", "count factor_eps"}},
-      {"rnn", {DType::f32, 3, "rnn", "reverse cell", 2}},
+      {"rnn", {DType::f32, 3, "rnn ? lengths|?", "reverse cell", 2}},
       {"scatter", {DType::f32, 3, "alike updates", "axis reduce"}},
       {"slice", {DType::f32, -1, "", "axis start stop step"}},
       {"softmax", {DType::f32, -1, "", "axis"}},
@@ -198,6 +198,7 @@ class RandomNode {
     if (word == "scores") inputs.push_back(m_.floats({size(rank() - 2), size(rank() - 2)}));
     if (word == "matrix") inputs.push_back(maybe() ? x_ : m_.floats({last, random_.whole(1, 40)}));
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
+    if (word == "lengths") inputs.push_back(lengths());
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
     if (word == "grid") inputs.push_back(grid());
     if (word == "alike") inputs.push_back(places(type_.shape));
@@ -205,6 +206,13 @@ class RandomNode {
     if (word == "conv" || word == "linear") layer(word == "conv", inputs);
     for (const auto& [name, gates] : {std::pair{"lstm", 4}, {"gru", 3}, {"rnn", 1}})
       if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
+  }
+
+  std::string lengths() {
+    Array array(DType::i64, {size(1)});
+    for (int64_t i = 0; i < size(1); ++i)
+      array.as<int64_t>()[i] = random_.whole(0, 40) == 0 ? hostile() : random_.whole(1, std::max<int64_t>(size(0), 1));
+    return m_.constant(array);
   }
 
   // Coordinates for 3 x 2 pixels of each image, some of them no numbers.

@@ -3,6 +3,8 @@
 //
 // A sample's sums do not depend on its neighbours, so the batch may be split among threads, which then run all steps
 // without waiting for each other. Few samples with large weights split each step's product instead.
+//
+// With lengths, a sample's steps past its end leave its state and give zeros; backward, they come first.
 #include "graph/ops/common.h"
 #include "graph/ops/ops.h"
 #include "kernels/gemm_f32/gemm_f32.h"
@@ -24,6 +26,10 @@ struct Step {
   float* c;             // [rows][hidden], lstm
   float* scratch;       // [rows][gates + hidden]
   int threads;
+  const int64_t* lengths = nullptr;  // [rows], if samples end before the last step
+  int64_t t = 0;
+
+  bool runs(int64_t row) const { return lengths == nullptr || t < lengths[row]; }
 };
 
 class Recurrent : public Op {
@@ -41,9 +47,15 @@ class Recurrent : public Op {
       require_type(inputs, input, DType::f32);
       require_shape(inputs, input, types[i].shape);
     }
+    if (lengths_ < inputs.size() && present_[lengths_]) {
+      require_type(inputs, lengths_, DType::i64);
+      require_shape(inputs, lengths_, {x[1]});
+    }
     return types;
   }
-  bool reads(size_t input) const override { return input == 0 || input == h0_ || (has_cell_ && input == h0_ + 1); }
+  bool reads(size_t input) const override {
+    return input == 0 || input == h0_ || input == lengths_ || (has_cell_ && input == h0_ + 1);
+  }
   std::string kernel() const override { return weights_.kernel->name; }
   size_t bytes() const override { return weights_.bytes() + projection_.bytes() + bias_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int) const override {
@@ -59,6 +71,7 @@ class Recurrent : public Op {
 
   void run(const RunArgs& args) const override {
     const int64_t batch = args.inputs[0].shape[1];
+    check_lengths(args);
     for (size_t i = 1; i < args.outputs.size(); ++i) start_state(args, i);
     const int64_t shares = shares_of(batch, args.threads);
     if (shares <= 1) return run_rows(args, 0, batch, args.threads);
@@ -67,9 +80,14 @@ class Recurrent : public Op {
   }
 
  protected:
-  // input h0: where the initial states begin; they may be absent.
-  Recurrent(const NodeInfo& node, int64_t gates, size_t h0, bool has_cell)
-      : kernel_(kernels::select_rnn(node.isa)), gates_(gates), h0_(h0), has_cell_(has_cell), present_(node.present) {
+  // inputs h0 and lengths: where the initial states begin, and the last input; they may be absent.
+  Recurrent(const NodeInfo& node, int64_t gates, size_t h0, size_t lengths, bool has_cell)
+      : kernel_(kernels::select_rnn(node.isa)),
+        gates_(gates),
+        h0_(h0),
+        lengths_(lengths),
+        has_cell_(has_cell),
+        present_(node.present) {
     const Constant& weight = node.constant(1, DType::f32, 2);
     hidden_ = weight.type.shape[0] / gates;
     outputs_ = weight.type.shape[1];
@@ -111,6 +129,20 @@ class Recurrent : public Op {
   int64_t gates_, hidden_ = 0, outputs_ = 0;
 
  private:
+  const int64_t* lengths(const RunArgs& args) const {
+    return lengths_ < args.inputs.size() && args.inputs[lengths_].data != nullptr
+               ? args.inputs[lengths_].as<const int64_t>()
+               : nullptr;
+  }
+
+  void check_lengths(const RunArgs& args) const {
+    const int64_t *at = lengths(args), steps = args.inputs[0].shape[0];
+    for (int64_t b = 0; at != nullptr && b < args.inputs[0].shape[1]; ++b)
+      if (at[b] < 1 || at[b] > steps)
+        throw Error(ErrorKind::input,
+                    "the length " + std::to_string(at[b]) + " of a sequence is not in 1 .. " + std::to_string(steps));
+  }
+
   void start_state(const RunArgs& args, size_t output) const {
     const Tensor& state = args.outputs[output];
     const size_t input = h0_ + output - 1;
@@ -134,25 +166,41 @@ class Recurrent : public Op {
     Step step{rows, nullptr, state, nullptr, nullptr, nullptr, threads};
     if (has_cell_) step.c = args.outputs[2].as<float>() + first * hidden_;
     step.scratch = reinterpret_cast<float*>(args.scratch) + first * (gates_ + 1) * hidden_;
+    if (const int64_t* at = lengths(args)) step.lengths = at + first;
     for (int64_t i = 0; i < steps; ++i) {
-      const int64_t row = (reverse_ ? steps - 1 - i : i) * batch + first;
+      step.t = reverse_ ? steps - 1 - i : i;
+      const int64_t row = step.t * batch + first;
       step.gates = x.as<const float>() + row * gates_ * hidden_;
       step.y = y.as<float>() + row * outputs_;
       run_step(step);
-      step.before = step.y;
+      if (step.lengths == nullptr)
+        step.before = step.y;
+      else
+        keep_ended(step, state);
     }
-    if (steps > 0) std::copy_n(step.before, rows * outputs_, state);
+    if (steps > 0 && step.lengths == nullptr) std::copy_n(step.before, rows * outputs_, state);
   }
 
-  size_t h0_;
+  // A sample that runs takes its new state; of one that has ended, or is yet to begin, the step gives zeros.
+  void keep_ended(const Step& step, float* state) const {
+    for (int64_t r = 0; r < step.rows; ++r) {
+      float* y = step.y + r * outputs_;
+      if (step.runs(r))
+        std::copy_n(y, outputs_, state + r * outputs_);
+      else
+        std::fill_n(y, outputs_, 0.0f);
+    }
+  }
+
+  size_t h0_, lengths_;
   bool has_cell_, reverse_ = false;
   std::vector<bool> present_;
 };
 
 class Lstm final : public Recurrent {
  public:
-  enum Input : size_t { kGates, kWeight, kH0, kC0, kProjection, kInputs };
-  explicit Lstm(const NodeInfo& node) : Recurrent(node, 4, kH0, true) {
+  enum Input : size_t { kGates, kWeight, kH0, kC0, kProjection, kLengths, kInputs };
+  explicit Lstm(const NodeInfo& node) : Recurrent(node, 4, kH0, kLengths, true) {
     node.expect_inputs(kWeight + 1, kInputs);
     if (node.has(kProjection)) {
       const Constant& projection = node.constant(kProjection, DType::f32, 2);
@@ -171,15 +219,15 @@ class Lstm final : public Recurrent {
     float *gates = step.scratch, *full = projected ? gates + step.rows * 4 * hidden_ : step.y;
     multiply(weights_, step, step.before, gates, nullptr, step.gates);
     for (int64_t r = 0; r < step.rows; ++r)
-      kernel_.lstm(gates + r * 4 * hidden_, hidden_, step.c + r * hidden_, full + r * hidden_);
+      if (step.runs(r)) kernel_.lstm(gates + r * 4 * hidden_, hidden_, step.c + r * hidden_, full + r * hidden_);
     if (projected) multiply(projection_, step, full, step.y);
   }
 };
 
 class Gru final : public Recurrent {
  public:
-  enum Input : size_t { kGates, kWeight, kBias, kH0, kInputs };
-  explicit Gru(const NodeInfo& node) : Recurrent(node, 3, kH0, false) {
+  enum Input : size_t { kGates, kWeight, kBias, kH0, kLengths, kInputs };
+  explicit Gru(const NodeInfo& node) : Recurrent(node, 3, kH0, kLengths, false) {
     node.expect_inputs(kWeight + 1, kInputs);
     if (outputs_ != hidden_) node.fail("w_hh must have one column a unit");
     if (!node.has(kBias)) return;
@@ -193,15 +241,17 @@ class Gru final : public Recurrent {
   void run_step(const Step& step) const override {
     multiply(weights_, step, step.before, step.scratch, bias_.as<float>());
     for (int64_t r = 0; r < step.rows; ++r)
-      kernel_.gru(step.gates + r * 3 * hidden_, step.scratch + r * 3 * hidden_, step.before + r * hidden_, hidden_,
-                  step.y + r * hidden_);
+      if (step.runs(r))
+        kernel_.gru(step.gates + r * 3 * hidden_, step.scratch + r * 3 * hidden_, step.before + r * hidden_, hidden_,
+                    step.y + r * hidden_);
   }
 };
 
 class Rnn final : public Recurrent {
  public:
-  enum Input : size_t { kGates, kWeight, kH0, kInputs };
-  explicit Rnn(const NodeInfo& node) : Recurrent(node, 1, kH0, false), eltwise_(kernels::select_eltwise(node.isa)) {
+  enum Input : size_t { kGates, kWeight, kH0, kLengths, kInputs };
+  explicit Rnn(const NodeInfo& node)
+      : Recurrent(node, 1, kH0, kLengths, false), eltwise_(kernels::select_eltwise(node.isa)) {
     node.expect_inputs(kWeight + 1, kInputs);
     if (outputs_ != hidden_) node.fail("w_hh must be square");
     const std::string& kind = node.text("kind");

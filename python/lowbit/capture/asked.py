@@ -126,6 +126,14 @@ def _asker() -> FrameType | None:
     return frame
 
 
+def caller_line() -> str:
+    """The line of the innermost code that is neither torch's nor lowbit's: `net.py:12: y = f(x)`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith((str(Path(HERE).parent), TORCH, "<")):
+        frame = frame.f_back
+    return "" if frame is None else _line(frame)
+
+
 def _is_own(frame: FrameType) -> bool:
     return "site-packages" not in frame.f_code.co_filename
 

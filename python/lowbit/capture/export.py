@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import sympy
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from .. import dims
@@ -86,6 +87,12 @@ def example(net: torch.nn.Module, inputs: Any) -> Example:
 
     Raises InputError when `net.forward` would not take them.
     """
+    leaves = pytree.tree_leaves(inputs, is_leaf=_is_packed)
+    if any(map(_is_packed, leaves)):
+        raise InputError(
+            "an example input is a packed sequence; pass the padded batch and its lengths, and pack them in the "
+            "module's forward"
+        )
     if isinstance(inputs, Example):
         made = inputs
     elif isinstance(inputs, Mapping):
@@ -105,6 +112,10 @@ def example(net: torch.nn.Module, inputs: Any) -> Example:
     if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((made.args, made.kwargs))):
         raise InputError("the example inputs hold no tensor")
     return made
+
+
+def _is_packed(value: Any) -> bool:
+    return isinstance(value, PackedSequence)
 
 
 def _as_tensors(tree: Any) -> Any:
@@ -187,7 +198,7 @@ def export(
         notes.append("the model was in train mode: converted as in eval mode")
         if notes[-1] not in told:
             warnings.warn("the model is in train mode; lowbit converts it as in eval mode (net.eval())", stacklevel=2)
-    with _eval_mode(net), without_cache(net, call, notes), whole_layers(net), known_results(net):
+    with _eval_mode(net), without_cache(net, call, notes), whole_layers(net, notes), known_results(net):
         if isinstance(dynamic, str):
             exported, axes = export_free(net, call, notes, unfree, told)
         elif has_names(dynamic):

@@ -94,6 +94,8 @@ def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
             free[0] = Free(name="batch")
         elif leaf.dim() > 1:  # a batch of its own: so many images for so many texts
             free[0] = Free(name=f"{name}_batch", expected=False)
+        elif recurrent and steps and leaf.shape[0] == steps[0].shape[1]:  # the lengths of [steps, batch, features]
+            free[0] = Free(name=next(f"{other}_steps" for other, item in named if item is steps[0]), expected=False)
         if leaf.dim() == 2 and (_is_decoder(name), leaf.shape) in sequences:  # masks of floats too
             free[1] = Free(name=sequences[_is_decoder(name), leaf.shape])
         elif any(leaf is item for item in steps) and not sequences:  # the features of steps

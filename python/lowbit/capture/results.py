@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
@@ -59,7 +60,9 @@ _PLAIN = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, int, float,
 
 
 def _known(value: Any) -> Any:
-    return pytree.tree_map(_parts, value, is_leaf=lambda item: _parts_of(item) is not None)
+    return pytree.tree_map(
+        _parts, value, is_leaf=lambda item: isinstance(item, PackedSequence) or _parts_of(item) is not None
+    )
 
 
 def _parts(value: Any) -> Any:
@@ -68,6 +71,8 @@ def _parts(value: Any) -> Any:
         return Parts(type(value), {name: _known(item) for name, item in items.items()})
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, PackedSequence):
+        raise UnsupportedError("the model returns a packed sequence; return what pad_packed_sequence makes of it")
     of = f"{type(value).__module__}.{type(value).__qualname__}"
     raise UnsupportedError(f"the model returns a {of}; return tensors, numbers, tuples, lists, dicts or dataclasses")
 

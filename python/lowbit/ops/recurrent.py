@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..ir import Array, Dim, Value
 from .float import sigmoid
-from .spec import FLAG, Call, Input, Op, choice
+from .spec import FLAG, Call, Input, Op, choice, describe
 
 F32, F64 = np.float32, np.float64
+_LENGTHS_AT = {4: 5, 3: 4, 1: 3}
+"""The position of the lengths, by the number of gates."""
 
 
 def _infer(call: Call, gates: int, states: int) -> tuple[list[Value], int]:
-    """Outputs y [T, B, R], h [B, R] and, of two states, c [B, H]; and H. states: the position of h0."""
+    """Outputs y [T, B, R], h [B, R] and, of two states, c [B, H]; and H. states: the position of h0.
+
+    The last input, if present, is the lengths [B].
+    """
     steps, batch, width = call.shape(0, rank=3)
     rows, outputs = call.fixed_shape(1, rank=2)
     hidden = rows // gates
@@ -26,6 +32,7 @@ def _infer(call: Call, gates: int, states: int) -> tuple[list[Value], int]:
         shapes.append((batch, hidden))
     for place, shape in enumerate(shapes[1:]):
         call.match(states + place, shape)
+    call.match(_LENGTHS_AT[gates], (batch,))
     return [Value(dtype="f32", shape=shape) for shape in shapes], hidden
 
 
@@ -50,14 +57,29 @@ def _infer_gru(call: Call) -> Sequence[Value]:
     return _square(call, 3, 3)
 
 
-def _scan(call: Call, step: Callable[[Array, list[Array]], list[Array]], states: list[Array]) -> Sequence[Array]:
-    """The states after each step; what is returned of a step is its first."""
-    x = call.array(0).astype(F64)
+def _lengths(call: Call, gates: int) -> Array:
+    """The steps of each sample, all of them where none are given. Raises InputError for one that is out of range."""
+    steps, batch = call.array(0).shape[:2]
+    lengths = call.optional(_LENGTHS_AT[gates])
+    if lengths is None:
+        return np.full(batch, steps)
+    wrong = lengths[(lengths < 1) | (lengths > steps)]
+    if wrong.size:
+        raise InputError(f"{describe(call.node)}: the length {wrong[0]} of a sequence is not in 1 .. {steps}")
+    return lengths
+
+
+def _scan(
+    call: Call, gates: int, step: Callable[[Array, list[Array]], list[Array]], states: list[Array]
+) -> Sequence[Array]:
+    """The states after each step; what is returned of a step is its first. Past its end, a sample keeps its states."""
+    x, lengths = call.array(0).astype(F64), _lengths(call, gates)
     y = np.zeros((*x.shape[:2], states[0].shape[-1]), F32)
     order = range(len(x))
     for t in reversed(order) if call.attrs["reverse"] else order:
-        states = step(x[t], states)
-        y[t] = states[0]
+        runs = (t < lengths)[:, None]
+        states = [np.where(runs, *pair) for pair in zip(step(x[t], states), states, strict=True)]
+        y[t] = np.where(runs, states[0], 0)
     return [y, *(state.astype(F32) for state in states)]
 
 
@@ -75,7 +97,7 @@ def _lstm(call: Call) -> Sequence[Array]:
         h = sigmoid(o) * np.tanh(c)
         return [h if projection is None else h @ projection.astype(F64).T, c]
 
-    return _scan(call, step, [_state(call, 2, weight.shape[1]), _state(call, 3, weight.shape[0] // 4)])
+    return _scan(call, 4, step, [_state(call, 2, weight.shape[1]), _state(call, 3, weight.shape[0] // 4)])
 
 
 def _gru(call: Call) -> Sequence[Array]:
@@ -87,22 +109,23 @@ def _gru(call: Call) -> Sequence[Array]:
         fresh = np.tanh(xn + sigmoid(xr + hr) * hn)
         return [fresh + sigmoid(xz + hz) * (states[0] - fresh)]
 
-    return _scan(call, step, [_state(call, 3, weight.shape[1])])
+    return _scan(call, 3, step, [_state(call, 3, weight.shape[1])])
 
 
 def _rnn(call: Call) -> Sequence[Array]:
     weight = call.array(1).astype(F64)
     function: Any = np.tanh if call.attrs["kind"] == "tanh" else lambda x: np.maximum(x, 0)
-    return _scan(call, lambda x, states: [function(x + states[0] @ weight.T)], [_state(call, 2, weight.shape[1])])
+    return _scan(call, 1, lambda x, states: [function(x + states[0] @ weight.T)], [_state(call, 2, weight.shape[1])])
 
 
 _GATES, _WEIGHT = Input(name="gates"), Input(name="w_hh", constant=True)
+_LENGTHS = Input(name="lengths", dtypes=("i64",), optional=True)
 _H0, _C0 = Input(name="h0", optional=True), Input(name="c0", optional=True)
 
 OPS = (
     Op(
         name="lstm",
-        inputs=(_GATES, _WEIGHT, _H0, _C0, Input(name="w_hr", optional=True, constant=True)),
+        inputs=(_GATES, _WEIGHT, _H0, _C0, Input(name="w_hr", optional=True, constant=True), _LENGTHS),
         attrs={"reverse": FLAG},
         outputs=3,
         infer_rule=_infer_lstm,
@@ -110,7 +133,7 @@ OPS = (
     ),
     Op(
         name="gru",
-        inputs=(_GATES, _WEIGHT, Input(name="b_hh", optional=True, constant=True), _H0),
+        inputs=(_GATES, _WEIGHT, Input(name="b_hh", optional=True, constant=True), _H0, _LENGTHS),
         attrs={"reverse": FLAG},
         outputs=2,
         infer_rule=_infer_gru,
@@ -118,11 +141,13 @@ OPS = (
     ),
     Op(
         name="rnn",
-        inputs=(_GATES, _WEIGHT, _H0),
+        inputs=(_GATES, _WEIGHT, _H0, _LENGTHS),
         attrs={"kind": choice("tanh", "relu"), "reverse": FLAG},
         outputs=2,
         infer_rule=lambda call: _square(call, 1, 2),
         reference_rule=_rnn,
     ),
 )
-"""gates: LSTM [i f g o], GRU [r z n] (its b_hh stays apart, because r multiplies the state's share), RNN one."""
+"""gates: LSTM [i f g o], GRU [r z n] (its b_hh stays apart, because r multiplies the state's share), RNN one.
+
+lengths: how many of the steps each sample has, 1 to T; past its end it gives zeros, and backward it begins there."""

@@ -18,9 +18,16 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 
 def _scan(
-    c: Lowering, kind: str, x: Ref, states: Sequence[Ref], params: Sequence[Ref], has_biases: bool, reverse: bool
+    c: Lowering,
+    kind: str,
+    x: Ref,
+    states: Sequence[Ref],
+    params: Sequence[Ref],
+    has_biases: bool,
+    reverse: bool,
+    lengths: Ref | None = None,
 ) -> tuple[Ref, ...]:
-    """One direction of one layer: x [T, B, I]; y [T, B, R] and the last states [B, R], [B, H]."""
+    """One direction of one layer: x [T, B, I], lengths [B]; y [T, B, R] and the last states [B, R], [B, H]."""
     w_ih, w_hh, *rest = params
     b_ih, b_hh = rest[:2] if has_biases else (None, None)
     for weight in params:
@@ -34,13 +41,13 @@ def _scan(
     op = attrs.pop("op")
     if op == "lstm":
         projection = rest[-1] if len(rest) % 2 else None
-        return c.emit_all(op, gates, w_hh, h0, states[1] if states else None, projection, **attrs)
-    return c.emit_all(op, gates, w_hh, *((b_hh, h0) if op == "gru" else (h0,)), **attrs)
+        return c.emit_all(op, gates, w_hh, h0, states[1] if states else None, projection, lengths, **attrs)
+    return c.emit_all(op, gates, w_hh, *((b_hh, h0) if op == "gru" else (h0,)), lengths, **attrs)
 
 
 def _layers(c: Lowering, kind: str, x: Ref, states: Sequence[Ref], params: Sequence[Ref], options: Any) -> Lowered:
     """All layers and directions; the last states are stacked as torch does, layer by layer, forward before backward."""
-    has_biases, num_layers, _, _, bidirectional, batch_first = options
+    has_biases, num_layers, _, _, bidirectional, batch_first, lengths = options
     directions = 2 if bidirectional else 1
     each = len(params) // (num_layers * directions)
     y = permute(c, x, (1, 0, 2)) if batch_first else x
@@ -51,7 +58,7 @@ def _layers(c: Lowering, kind: str, x: Ref, states: Sequence[Ref], params: Seque
             cell = layer * directions + direction
             starts = [c.reshape(part(c, state, 0, cell, 1), state.shape[1:]) for state in states]
             own = params[cell * each : (cell + 1) * each]
-            results.append(_scan(c, kind, y, starts, own, has_biases, direction == 1))
+            results.append(_scan(c, kind, y, starts, own, has_biases, direction == 1, lengths))
         y = results[0][0] if directions == 1 else c.emit("concat", results[0][0], results[1][0], axis=2)
         ends += [result[1:] for result in results]
     stacked = []
@@ -73,9 +80,11 @@ def _register(kind: str) -> None:
         train: bool,
         bidirectional: bool,
         batch_first: bool,
+        lengths: Ref | None = None,
     ) -> Lowered:
         starts = [states] if isinstance(states, Ref) else list(states)
-        return _layers(c, kind, x, starts, params, (has_biases, num_layers, dropout, train, bidirectional, batch_first))
+        options = (has_biases, num_layers, dropout, train, bidirectional, batch_first, lengths)
+        return _layers(c, kind, x, starts, params, options)
 
     def cell(c: Lowering, x: Ref, states: Any, w_ih: Ref, w_hh: Ref, b_ih: Ref | None, b_hh: Ref | None) -> Lowered:
         """A scan of one step."""
