@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from graphs import BATCH, GRAPHS, Maker, feeds
 from lowbit import _core, interpreter
 from lowbit.errors import EnvironmentVariableError, GraphError, InputError
-from lowbit.ir import Array, Graph, Symbol
+from lowbit.ir import Array, Graph, Symbol, replace
 from lowbit.session import Session
 
 ISAS = _core.cpu()["isas"]
@@ -53,7 +53,7 @@ def check(graph: Graph, sizes: dict[str, int] | None = None, seed: int = 0, tole
 # ------------------------------------------------------------------------------------------------------------ operators
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("batch", [0, 1, 2, 5])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_equals_interpreter(name: str, batch: int) -> None:
     check(GRAPHS[name](), {"batch": batch})
@@ -391,8 +391,9 @@ def test_an_empty_batch() -> None:
     session = Session(m.graph(y, z))
     outputs = session.run(np.zeros((0, 3, 5, 5), np.float32))
     assert [y.shape for y in outputs] == [(0, 4, 3, 3), (0, 4)]
+    pairs = replace(m.graph(y, z), symbols={"batch": Symbol(minimum=2, maximum=9)})
     with pytest.raises(InputError, match="batch"):
-        Session(GRAPHS["float_net"]()).run(np.zeros((0, 3, 12, 10), np.float32))
+        Session(pairs).run(np.zeros((0, 3, 5, 5), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def compile_graph(module: torch.fx.GraphModule, inputs: Sequence[Any], **given: 
     if reason:
         return _in_torch(module, reason)
     frame = Frame(without_fast_paths(module), inputs)
-    if not frame.results or not frame.example:
+    if not frame.results or not frame.example or frame.is_empty:
         return _counted(module.forward)
     key = frame.key(options)
     try:
@@ -136,6 +136,12 @@ class Frame(torch.nn.Module):
         self._taken.append(take)
         self.axes.append(axes)
         self.example += (value,)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a tensor has no elements, so that there is nothing to compute."""
+        pairs = zip(self.example, self._taken, strict=True)
+        return any(not value.numel() and not isinstance(take, _Length) for value, take in pairs)
 
     def convert(self, options: Mapping[str, Any]) -> Model:
         """The converted model. Raises UnsupportedError."""

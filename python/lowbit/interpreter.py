@@ -43,10 +43,11 @@ def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
         value, array = graph.values[name], feeds[name]
         if any(dims.evaluate(dim, sizes) != size for dim, size in zip(value.shape, array.shape, strict=True)):
             raise InputError(_shape_message(name, value, array, sizes))
+    symbols = limits.of_calls(graph)
     for symbol, size in sizes.items():
-        if not limits.allowed(graph.symbols[symbol], size):
+        if not limits.allowed(symbols[symbol], size):
             where = _axis_of(graph, symbol)
-            raise InputError(f"{where} must be {limits.describe(graph.symbols[symbol])}; it is {size}")
+            raise InputError(f"{where} must be {limits.describe(symbols[symbol])}; it is {size}")
     for condition in graph.conditions:
         if not dims.holds(condition, sizes):
             used = sorted(dims.symbols_of(condition.size))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from . import dims
-from .ir import Condition, Dim, Symbol
+from .ir import Condition, Dim, Graph, Symbol
 
 MAX_PERIOD = 4096
 """Sizes: a condition that repeats itself only beyond so many is kept as it is."""
@@ -132,6 +132,21 @@ def _last(good: object, low: int, high: int) -> int:
 def allowed(symbol: Symbol, size: int) -> bool:
     """Whether the symbol may be of that size."""
     return symbol.minimum <= size <= symbol.maximum and size % symbol.multiple == symbol.remainder
+
+
+def of_calls(graph: Graph) -> dict[str, Symbol]:
+    """The symbols as a call may have them: a batch, the first axis of an input, may also be 0.
+
+    A batch that needs two samples or more, but for a multiple of some number, may not. A graph itself is reasoned about
+    with samples in it, so its symbols say nothing of this.
+    """
+    batches = {graph.values[name].shape[0] for name in graph.inputs if graph.values[name].shape}
+    return {
+        name: replace(symbol, minimum=0)
+        if name in batches and symbol.minimum <= symbol.multiple and symbol.remainder == 0
+        else symbol
+        for name, symbol in graph.symbols.items()
+    }
 
 
 def nearest(symbol: Symbol, size: int) -> int:

@@ -152,6 +152,8 @@ class Model(session.Model):
             if dtype in calls.NUMBERS:
                 return calls.write_array(output, dtype)
             tensor = torch.from_numpy(output)
+            if not output.size:  # NumPy's strides are 0
+                tensor = torch.empty(output.shape, dtype=tensor.dtype)
             if dtype in calls.COMPLEX:
                 tensor = torch.view_as_complex(tensor)
             wanted = DTYPES_BY_NAME.get(dtype, tensor.dtype)

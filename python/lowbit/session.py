@@ -216,21 +216,28 @@ class Session:
         """`run` for arrays of the right dtypes, in order: nothing is done in Python."""
         try:
             return self._core.run(arrays)
-        except (InputError, TypeError):
-            self._explain(arrays)
+        except (InputError, TypeError) as error:
+            self._explain(arrays, str(error))
             raise
         except MemoryError:
             raise InputError(
                 f"there is not enough memory to run inputs of shapes {[a.shape for a in arrays]}"
             ) from None
 
-    def _explain(self, arrays: Any) -> None:
-        """Raises InputError for what the core says less well."""
+    def _explain(self, arrays: Any, reason: str) -> None:
+        """Raises InputError for what the core, which gave a reason, says less well."""
         if not isinstance(arrays, list) or not all(isinstance(array, np.ndarray) for array in arrays):
             raise InputError(f"the inputs are a list of NumPy arrays, not {calls.kind_of(arrays)}")
         if len(arrays) != len(self.graph.inputs):
             raise InputError(f"the inputs are {list(self.graph.inputs)}; got {len(arrays)} arrays")
-        bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))
+        sizes = bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))
+        empty = [name for name, size in sizes.items() if size < self.graph.symbols[name].minimum]
+        if empty:
+            node = next((node for node in self.graph if reason.startswith(f"node {node.name!r} (")), None)
+            place = f"{node.source}: " if node is not None and node.source else ""
+            raise InputError(
+                f"there is no answer where {empty[0]} is 0: {place}{reason}; call it with a sample or more"
+            )
 
     def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """`run` that writes into the caller's C-contiguous arrays; allocates nothing once these shapes were run."""
@@ -299,7 +306,7 @@ def _fill(graph: Graph) -> _core.GraphBuilder:
     trial = limits.smallest(graph.symbols, graph.conditions) or {}
     index = {
         name: builder.symbol(name, s.minimum, s.maximum, s.multiple, s.remainder, trial.get(name, 0))
-        for name, s in graph.symbols.items()
+        for name, s in limits.of_calls(graph).items()
     }
     for condition in graph.conditions:
         builder.condition(condition.kind, dims.to_rpn(condition.size, index))

@@ -29,8 +29,9 @@ class Attention final : public Op {
     for (size_t input : {kQ, kK, kV}) require_type(inputs, input, DType::f32, rank);
     const Shape &q = inputs[kQ].shape, &k = inputs[kK].shape, &v = inputs[kV].shape;
     const int heads = rank - 3, rows = rank - 2, last = rank - 1;
-    require(q[last] == k[last] && k[rows] == v[rows] && k[heads] == v[heads] && k[heads] > 0 &&
-                q[heads] % k[heads] == 0 && (rank == 3 || (q[0] == k[0] && q[0] == v[0])),
+    const bool shared = k[heads] > 0 ? q[heads] % k[heads] == 0 : q[heads] == 0;
+    require(q[last] == k[last] && k[rows] == v[rows] && k[heads] == v[heads] && shared &&
+                (rank == 3 || (q[0] == k[0] && q[0] == v[0])),
             "q " + to_string(q) + ", k " + to_string(k) + " and v " + to_string(v) + " do not fit");
     if (masked_) require_mask(inputs[kMask], q, k);
     Shape y = q;

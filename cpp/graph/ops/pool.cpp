@@ -1,6 +1,9 @@
 // Pools over NHWC images: max and average, float and codes, sliding and adaptive; with the place of each maximum.
 #include "kernels/pool/pool.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "graph/ops/integer.h"
 #include "graph/ops/ops.h"
 
@@ -199,7 +202,6 @@ class Mean final : public Op {
       require(count < kMaxWindow, "the mean is over too many elements");
       if (!gone || keep_) shape.push_back(gone ? 1 : x[axis]);
     }
-    require(count > 0 || shape.elements() == 0, "the mean is over no elements");
     return {{DType::f32, shape}};
   }
   Layout input_layout(size_t) const override { return Layout::any; }
@@ -214,7 +216,11 @@ class Mean final : public Op {
   }
 
   void run(const RunArgs& args) const override {
-    const Tensor& x = args.inputs[0];
+    const Tensor &x = args.inputs[0], &y = args.outputs[0];
+    if (x.shape.elements() == 0) {  // 0 / 0
+      std::fill_n(y.as<float>(), y.shape.elements(), std::numeric_limits<float>::quiet_NaN());
+      return;
+    }
     int64_t outer = 1, count = 1, inner = 1;
     const void* data = x.data;
     if (!split(x, outer, count, inner)) {
@@ -228,7 +234,7 @@ class Mean final : public Op {
     pool.h = {.size = count, .outputs = 1, .adaptive = true};
     pool.w = {.size = 1, .outputs = 1, .adaptive = true};
     pool.x = {data, count * inner, inner, inner};
-    pool.y = {args.outputs[0].data, inner, inner, inner};
+    pool.y = {y.data, inner, inner, inner};
     const int64_t tasks = kernel_.tasks(pool, args.threads);
     run_tasks(tasks, args.threads, [&](int64_t task) { kernel_.avg_f32(pool, task, tasks); });
   }

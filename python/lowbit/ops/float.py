@@ -202,7 +202,9 @@ def _infer_mean(call: Call) -> Sequence[Value]:
 def _mean(call: Call) -> Sequence[Array]:
     x = call.array(0)
     axes = reduced_axes(call, x.ndim)
-    return [np.asarray(x.mean(axis=axes, dtype=F64, keepdims=bool(call.attrs["keepdim"])).astype(F32))]
+    total = np.sum(x, axis=axes, dtype=F64, keepdims=bool(call.attrs["keepdim"]))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the mean of no elements
+        return [np.asarray(total / np.float64(math.prod(x.shape[axis] for axis in axes)), dtype=F32)]
 
 
 def _infer_softmax(call: Call) -> Sequence[Value]:

@@ -83,7 +83,7 @@ def _embedding_i4(call: Call) -> Sequence[Array]:
     """Rows of real numbers; a code times a half-float is exact in float32."""
     weight = call.weight(1)
     rows = check_indices(call, call.array(0), 0, weight.shape[0])
-    groups = weight.codes[rows].astype(np.int16).reshape(*rows.shape, -1, weight.group_size)
+    groups = weight.codes[rows].astype(np.int16).reshape(*weight.scales[rows].shape, weight.group_size)
     if weight.zero_points is not None:
         groups = groups - weight.zero_points[rows][..., None]
     return [(groups.astype(F32) * weight.scales[rows].astype(F32)[..., None]).reshape(*rows.shape, weight.shape[1])]

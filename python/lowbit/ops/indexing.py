@@ -141,7 +141,7 @@ def _infer_bags(call: Call) -> Sequence[Value]:
 def _bags(call: Call) -> Sequence[Array]:
     table, offsets, weights, mode = call.array(0), call.array(2).astype(np.int64), call.optional(3), call.attrs["mode"]
     indices = check_indices(call, call.array(1), 0, table.shape[0])
-    ends = offsets[1:] if call.attrs["last"] else np.append(offsets[1:], indices.size)
+    ends = offsets[1:] if call.attrs["last"] else np.append(offsets[1:], indices.size)[: offsets.size]
     starts = offsets[: ends.size]
     if offsets.size and (offsets[0] != 0 or (starts > ends).any() or offsets[-1] > indices.size):
         raise InputError(f"{describe(call.node)}: the offsets must rise from 0 to at most {indices.size}")

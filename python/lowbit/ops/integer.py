@@ -5,6 +5,7 @@ Integer products go through a float BLAS whose precision holds every partial sum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ def dynamic_quantize(x: Array, granularity: str, factors: Array | None = None) -
 
     The scale of one that holds NaN or infinity is NaN. factors [K]: each row is multiplied by them first.
     """
-    rows = x.reshape(-1, x.shape[-1]) if granularity == "row" else x.reshape(x.shape[0], -1)
+    shape = (math.prod(x.shape[:-1]), x.shape[-1]) if granularity == "row" else (x.shape[0], math.prod(x.shape[1:]))
+    rows = x.reshape(shape)
     with np.errstate(all="ignore"):
         if factors is not None:
             rows = rows * factors

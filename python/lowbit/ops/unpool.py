@@ -47,7 +47,8 @@ def _adaptive_max_pool(call: Call) -> Sequence[Array]:
     for i in range(size[0]):
         for j in range(size[1]):
             window = (..., slice(top[i], bottom[i]), slice(left[j], right[j]))
-            values, index = x[window].reshape(*x.shape[:2], -1), places[window].reshape(1, 1, -1)
+            index = places[window].reshape(1, 1, -1)
+            values = x[window].reshape(*x.shape[:2], index.size)
             best[..., i, j], place[..., i, j] = _first_maxima(values, index)
     return [best, place]
 
@@ -61,7 +62,8 @@ def _infer_unpool(call: Call) -> Sequence[Value]:
 def _max_unpool(call: Call) -> Sequence[Array]:
     x, (height, width) = call.array(0), call.attrs["output_size"]
     y = np.zeros((*x.shape[:2], height * width), x.dtype)
-    indices = check_indices(call, call.array(1), 0, height * width).reshape(*x.shape[:2], -1)
+    indices = check_indices(call, call.array(1), 0, height * width)
+    indices = indices.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
     np.put_along_axis(y, indices, x.reshape(indices.shape), axis=2)
     return [y.reshape(*x.shape[:2], height, width)]
 
