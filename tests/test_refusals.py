@@ -628,7 +628,9 @@ def test_dataclasses_are_results(name: str) -> None:
     assert set(pytree.SUPPORTED_NODES).isdisjoint({Answer, Frozen, Wider, Finished}), "nothing is left registered"
 
 
-@pytest.mark.parametrize("result", [{1}, object(), torch.float32, "text", None, ()], ids=repr)
+@pytest.mark.parametrize(
+    "result", [{1}, object(), torch.float32, "text", None, ()], ids=["set", "object", "dtype", "text", "none", "empty"]
+)
 def test_results_that_are_refused(result: Any) -> None:
     with pytest.raises(UnsupportedError, match="the model returns"):
         convert(Function(lambda h: result), torch.randn(2, 8))
