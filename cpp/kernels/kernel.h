@@ -30,10 +30,10 @@ struct Rows {
 //   t = fma(float(acc) * multiplier[c], row_scale[n], bias[c])    (instead, if row_scale)
 //   t = fma(float(r), residual_multiplier, t)                     (only if residual.data; its zero point is in bias)
 //   t = fma(t, t < 0 ? slope[c] : 1, zero_point)                  (only if slope)
-// output u8:  y = rne(clampf(t, lo, hi)), then y = table[y] (only if table); without slope, the output's zero point is
-// in bias, too output f32: y = clampf(t, min, max)                              NaN stays NaN Each operation is rounded
-// once. t is never NaN on the way to u8: prepare checks that multiplier, bias, residual_multiplier and slope are finite
-// and too small to overflow, and row_scale goes with f32 output only.
+// output u8:  y = rne(clampf(t, lo, hi)), then y = table[y] (only if table); the zero point is in bias, without slope
+// output f32: y = clampf(t, min, max)                                        NaN stays NaN
+// Each operation is rounded once. t is never NaN on the way to u8: prepare checks that multiplier, bias, slope and
+// residual_multiplier are finite and too small to overflow, and row_scale goes with f32 output only.
 struct Epilogue {
   static constexpr int64_t kSlack = 64;  // floats that can be read behind the channels' multipliers, biases and slopes
   const float* multiplier = nullptr;     // [channels]
