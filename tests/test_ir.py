@@ -187,8 +187,7 @@ def test_all_problems_at_once() -> None:
         (lambda x: {"x": x.astype(np.float64)}, "must be float32, is float64"),
         (lambda x: {"x": x[0]}, "has \\[3, 12, 10\\]: add the batch axis"),
         (lambda x: {"x": x[:, :, :11]}, "must have shape"),
-        (lambda x: {"x": x[:0]}, r"axis 0 of input 'x' \(batch\) must be from 1 to 64; it is 0"),
-        (lambda x: {"x": np.tile(x, (40, 1, 1, 1))}, "from 1 to 64; it is 80"),
+        (lambda x: {"x": np.tile(x, (40, 1, 1, 1))}, r"axis 0 of input 'x' \(batch\) must be from 1 to 64; it is 80"),
     ],
 )
 def test_feeds_that_do_not_fit(change: Callable[[Any], dict[str, Any]], message: str) -> None:

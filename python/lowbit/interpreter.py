@@ -47,7 +47,7 @@ def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
     for symbol, size in sizes.items():
         if not limits.allowed(symbols[symbol], size):
             where = _axis_of(graph, symbol)
-            raise InputError(f"{where} must be {limits.describe(symbols[symbol])}; it is {size}")
+            raise InputError(f"{where} must be {limits.describe(graph.symbols[symbol])}; it is {size}")
     for condition in graph.conditions:
         if not dims.holds(condition, sizes):
             used = sorted(dims.symbols_of(condition.size))
