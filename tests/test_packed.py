@@ -109,6 +109,43 @@ def test_a_total_length_is_exact(total: int) -> None:
         compare(model, net, inputs)
 
 
+@pytest.mark.parametrize("longest", [lambda n: n.max(), lambda n: n.max().item()])
+def test_a_total_length_by_values_is_that_of_what_was_packed(longest: Any) -> None:
+    def function(x: Tensor, n: Tensor) -> Any:
+        packed = pack_padded_sequence(x, n, True, False)
+        return pad_packed_sequence(packed, True, 0.0, longest(n))
+
+    inputs = torch.randn(3, 4, 2), torch.tensor([1, 4, 2])
+    model = convert(function, inputs)
+    compare(model, function, inputs)
+    assert any("as many steps as were packed" in note for note in model.notes)
+
+
+def test_lengths_from_a_mask_and_the_steps_they_pick() -> None:
+    """What models do around packing: lengths by counting, sorting by hand, the last step of each, a masked mean."""
+    torch.manual_seed(0)
+    table, layer = nn.Embedding(9, 4, padding_idx=0), nn.GRU(4, 5, batch_first=True, bidirectional=True)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer = table, layer
+
+        def forward(self, ids: Tensor) -> Any:
+            n, order = (ids != 0).sum(1).sort(descending=True)
+            back = order.argsort()
+            y, h = self.layer(pack_padded_sequence(self.table(ids)[order], n, batch_first=True))
+            y, n = pad_packed_sequence(y, batch_first=True)
+            y, n = y[back], n[back]
+            return y[torch.arange(y.shape[0]), n - 1], y.sum(1) / n[:, None], h[:, back]
+
+    ids = torch.randint(1, 9, (4, 6))
+    ids[0, 2:], ids[2, 5:], ids[3, 1:] = 0, 0, 0
+    net = Net().eval()
+    with torch.no_grad():
+        compare(lowbit.convert(net, ids, scheme="float32", progress=False), net, (ids,))
+
+
 class Stacked(nn.Module):
     """Two layers on one packed sequence, by the module's name; the embedding has a length input of 32 bits."""
 
@@ -191,6 +228,11 @@ def test_what_else_is_done_with_a_packed_sequence_is_refused(use: Any, what: str
     with pytest.raises(UnsupportedError, match=what) as refusal:
         convert(function, (torch.randn(2, 7, 4), torch.tensor([7, 3])))
     assert "test_packed.py" in str(refusal.value) or use is rnn.unpack_sequence
+
+
+def test_lengths_as_computed_numbers_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="without tolist"):
+        convert(lambda x, n: pack_padded_sequence(x, n.tolist())[0], (torch.randn(4, 2, 3), torch.tensor([4, 2])))
 
 
 def test_a_packed_result_is_refused() -> None:

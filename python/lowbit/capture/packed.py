@@ -6,17 +6,20 @@ make and read a `Padded`, and recurrent layers take its lengths; the batch keeps
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn import functional as F
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
 from .asked import caller_line
@@ -47,10 +50,12 @@ class Padded(PackedSequence):
         _refuse("a part of a packed sequence")
 
     def __iter__(self) -> Any:
-        _refuse("a packed sequence as a tuple")
+        if sys._getframe(1).f_code.co_filename != pytree.__file__:  # where torch looks for sizes in local variables
+            _refuse("a packed sequence as a tuple")
+        return iter(())
 
 
-def _refuse(what: str) -> Any:
+def _refuse(what: str) -> NoReturn:
     raise UnsupportedError(
         f"{what} is not supported: {caller_line()}\nA converted model has the padded batch and its lengths; hand "
         "packed sequences to recurrent layers and pad_packed_sequence alone, and compute all else on the padded batch."
@@ -88,6 +93,11 @@ def pack(input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool) -
     if _NOTES.get() is None:
         packed: PackedSequence = _TORCHS["pack_padded_sequence"](input, lengths, batch_first, enforce_sorted)
         return packed
+    if isinstance(lengths, list | tuple) and any(map(_is_computed, lengths)):
+        raise UnsupportedError(
+            f"lengths as numbers that follow from a tensor's values are not supported: {caller_line()}\nPass the "
+            "tensor itself to pack_padded_sequence, without tolist()."
+        )
     lengths = torch.as_tensor(lengths).to(torch.int64)
     batch = input.shape[0 if batch_first else 1]
     if lengths.dim() != 1 or lengths.shape[0] != batch:
@@ -95,8 +105,13 @@ def pack(input: Tensor, lengths: Any, batch_first: bool, enforce_sorted: bool) -
     return Padded(input, lengths, batch_first)
 
 
-def pad(sequence: Any, batch_first: bool, padding_value: float, total_length: int | None) -> tuple[Tensor, Tensor]:
-    """As torch's; without a total length as long as what was packed, since sizes cannot follow from values."""
+def _is_computed(size: Any) -> bool:
+    """Whether a number follows from a tensor's values."""
+    return isinstance(size, Tensor) or bool(free_unbacked_symbols(size))
+
+
+def pad(sequence: Any, batch_first: bool, padding_value: float, total_length: Any) -> tuple[Tensor, Tensor]:
+    """As torch's; as long as what was packed if the total length is not given as a size, but by values."""
     notes = _NOTES.get()
     if notes is None:
         result: tuple[Tensor, Tensor] = _TORCHS["pad_packed_sequence"](
@@ -109,7 +124,7 @@ def pad(sequence: Any, batch_first: bool, padding_value: float, total_length: in
     if not made.ends_in_zeros or padding_value != 0:
         past = torch.arange(steps) >= made.lengths.unsqueeze(1)
         x = x.masked_fill(past.reshape(*past.shape, *(1 for _ in x.shape[2:])), padding_value)
-    if total_length is None:
+    if total_length is None or _is_computed(total_length):
         note = f"pad_packed_sequence gives as many steps as were packed, not the longest length: {caller_line()}"
         notes += [] if note in notes else [note]
     elif total_length > steps:
