@@ -33,9 +33,11 @@ def two_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("static", [True, False])
 def test_two_bits_reach_the_file(static: bool, symmetric: bool, tmp_path: Path) -> None:
     m = Maker(5, BATCH)
-    hidden = m.node("linear", m.input("x", "batch", 64), m.floats(96, 64, scale=0.2), m.floats(96), activation_min=0.0)
-    graph = m.graph(m.node("linear", hidden, m.floats(40, 96, scale=0.2), m.floats(40)))
-    feeds = {"x": np.random.default_rng(1).standard_normal((32, 64)).astype(np.float32)}
+    hidden = m.node(
+        "linear", m.input("x", "batch", 256), m.floats(384, 256, scale=0.1), m.floats(384), activation_min=0.0
+    )
+    graph = m.graph(m.node("linear", hidden, m.floats(160, 384, scale=0.1), m.floats(160)))
+    feeds = {"x": np.random.default_rng(1).standard_normal((32, 256)).astype(np.float32)}
     scheme = Scheme(name="two", weight_bits=2, granularity="group", group_size=32, symmetric=symmetric)
     scheme = replace(scheme, activations="static" if static else "auto")
     made = quantize(graph, scheme=scheme, calibration=[feeds] if static else None)
@@ -44,7 +46,7 @@ def test_two_bits_reach_the_file(static: bool, symmetric: bool, tmp_path: Path) 
     loaded, _ = format.load(tmp_path / "net.lowbit")
     weights = [constant for constant in loaded.constants.values() if isinstance(constant, Weight)]
     assert [(w.bits, w.packing, format.stored_bytes(w)) for w in weights] == [
-        (2, "quarters", n * k // 4 + n * k // 32 * (2 if symmetric else 3)) for n, k in ((96, 64), (40, 96))
+        (2, "quarters", n * k // 4 + n * k // 32 * (2 if symmetric else 3)) for n, k in ((384, 256), (160, 384))
     ]
     (name,) = graph.outputs
     y, expected, exact = (interpreter.run(each, feeds)[name] for each in (loaded, made.graph, graph))
