@@ -35,14 +35,16 @@ def convert(function: Callable[..., Any], inputs: tuple[Tensor, ...], dynamic: A
         return lowbit.convert(net, inputs, scheme="float32", dynamic=dynamic, progress=False)
 
 
-def compare(model: lowbit.Model, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
+def compare(
+    model: lowbit.Model, function: Callable[..., Any], inputs: tuple[Tensor, ...], within: float = 2e-6
+) -> None:
     """dtypes, shapes and values as torch's; every session and the interpreter agree."""
     expected = pytree.tree_leaves(function(*(x.clone() for x in inputs)))
     found = pytree.tree_leaves(model(*inputs))
     assert len(found) == len(expected)
     for place, (a, e) in enumerate(zip(found, expected, strict=True)):
         assert (a.dtype, a.shape) == (e.dtype, e.shape), place
-        torch.testing.assert_close(a, e, rtol=2e-5, atol=2e-6, equal_nan=True, msg=lambda m, p=place: f"{p}: {m}")
+        torch.testing.assert_close(a, e, rtol=2e-5, atol=within, equal_nan=True, msg=lambda m, p=place: f"{p}: {m}")
     graph = model.graph
     feeds = dict(zip(graph.inputs, (x.numpy() for x in inputs), strict=True))
     reference = interpreter.run(graph, feeds)
@@ -56,8 +58,8 @@ def compare(model: lowbit.Model, function: Callable[..., Any], inputs: tuple[Ten
         np.testing.assert_array_equal(y, other)
 
 
-def check(function: Callable[..., Any], *inputs: Tensor) -> None:
-    compare(convert(function, inputs), function, inputs)
+def check(function: Callable[..., Any], *inputs: Tensor, within: float = 2e-6) -> None:
+    compare(convert(function, inputs), function, inputs, within)
 
 
 def check_free(

@@ -139,7 +139,7 @@ def test_never_slower() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "| mnist | the whole network |" in done.stdout, done.stderr
     assert done.stdout.count("| mnist | ") >= 4
-    assert re.search(r"\d of 6 are slower in int8", done.stdout)
+    assert re.search(r"\d of \d+ are slower in int8", done.stdout)
 
 
 def test_roofline() -> None:

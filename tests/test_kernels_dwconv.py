@@ -309,6 +309,10 @@ def pool(x: Array, kind: str, p: dict[str, Any]) -> Array:
                 zero_point = p["zero_point"]
                 rounded = np.rint(np.clip(t, p["lo"] - zero_point, p["hi"] - zero_point)) + zero_point
                 y[:, h, w] = rounded if p["output"] == "u8" else t
+            elif "outputs" in p or elements > 16:
+                pairs = window[:, : elements // 2 * 2].reshape(x.shape[0], -1, 2, x.shape[3])
+                total = np.concatenate([pairs[:, :, 0] + pairs[:, :, 1], window[:, elements // 2 * 2 :]], axis=1)
+                y[:, h, w] = total.astype(np.float64).sum(axis=1) / np.float64(count)
             else:
                 acc_f32 = np.zeros((x.shape[0], x.shape[3]), np.float32)
                 for i in range(elements):

@@ -134,7 +134,7 @@ def test_a_sample_whose_range_is_found_in_parts(place: int, bad: float, threads:
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
-    "linear": (lambda: nn.Linear(64, 64), (3, 64), "int8"),
+    "linear": (lambda: nn.Linear(512, 512), (3, 512), "int8"),
     "two": (lambda: nn.Sequential(linear(), nn.ReLU(), linear(), nn.Hardtanh()), (3, 256), "int8"),
     "gelu": (lambda: nn.Sequential(linear(), nn.GELU(), linear(), nn.Softmax(-1)), (3, 256), "int8"),
     "conv": (lambda: nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU6(), nn.Conv2d(64, 64, 1)), (3, 16, 24, 24), "int8"),

@@ -164,7 +164,8 @@ def test_interpolate_as_torch(data: st.DataObject, axes: int, channels: int, see
     x = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(seed))
     if axes > 1 and data.draw(st.booleans()):
         x = x.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
-    check(lambda x: F.interpolate(x, **options), x)
+    # torch may fuse what finds a place among 70 pixels: 2^-18 of a pixel, times what neighbours differ by.
+    check(lambda x: F.interpolate(x, **options), x, within=3e-5)
 
 
 def test_nearest_where_the_size_stays_or_doubles() -> None:
