@@ -130,7 +130,7 @@ def decisions(exported: torch.export.ExportedProgram, names: Mapping[sympy.Symbo
     for guard in getattr(shape_env, "guards", ()):
         frame = getattr(getattr(guard, "sloc", None), "framework_loc", None)
         place = Path(getattr(frame, "filename", None) or _TORCH)
-        if place.is_relative_to(_TORCH) and not place.is_relative_to(_TORCH / "nn"):
+        if place.is_relative_to(_TORCH) and not place.is_relative_to(_TORCH / "nn") and not _is_fixed(guard.expr):
             continue
         kind, off = _RELATIONS.get(type(guard.expr).__name__, ("", 0))
         try:
@@ -141,6 +141,12 @@ def decisions(exported: torch.export.ExportedProgram, names: Mapping[sympy.Symbo
             continue
         if not (dims.symbols_of(size) and _is_small(kind, a, b, off)):
             yield Condition(kind=kind, size=size), f"{place.name}:{getattr(frame, 'lineno', 0)}"
+
+
+def _is_fixed(expr: Any) -> bool:
+    """Whether a rounded size, such as a resized image's, is a number: torch then says so wherever it occurs."""
+    rounded = any(type(side).__name__ in ("TruncToInt", "FloorToInt", "CeilToInt") for side in expr.args)
+    return type(expr).__name__ == "Equality" and rounded and any(isinstance(side, sympy.Integer) for side in expr.args)
 
 
 def _is_small(kind: str, a: Dim, b: Dim, off: int) -> bool:
