@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._dynamo.convert_frame import compile_lock  # also held where torch.compile traces in another thread
 from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
@@ -64,8 +64,8 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     )
 
 
-_ONE_AT_A_TIME = threading.RLock()
-"""torch.export, and what is replaced in torch while it runs, belong to the process."""
+_ONE_AT_A_TIME = compile_lock
+"""torch.export, and what is replaced in torch while it runs, belong to the process: nobody may trace meanwhile."""
 
 
 def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) -> tuple[Program, Made]:
