@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lowbit import compile as backend
-from lowbit.session import table
+from lowbit.profile import table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from architectures import ARCHITECTURES, Architecture

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import lowbit
 from lowbit import _core
 from lowbit.modules import QuantizedLayer
-from lowbit.session import table
+from lowbit.profile import table
 from lowbit.timing import interleave
 
 sys.path.insert(0, str(Path(__file__).parent))

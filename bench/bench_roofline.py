@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from lowbit import _core, roofline
-from lowbit.session import table
+from lowbit.profile import table
 
 
 def line(roof: roofline.Roofline) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from layers import repetitions
 from lowbit.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
-from lowbit.session import Row, Session
+from lowbit.profile import Row
+from lowbit.session import Session
 
 Floats = npt.NDArray[np.float32]
 

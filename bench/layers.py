@@ -18,8 +18,9 @@ import numpy.typing as npt
 from lowbit import _core, roofline
 from lowbit.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
+from lowbit.profile import Row
 from lowbit.roofline import Roofline
-from lowbit.session import Row, Session
+from lowbit.session import Session
 
 ZERO = 128
 """The zero point of inputs and outputs: the middle of the codes."""

@@ -365,7 +365,7 @@ def test_a_file_for_a_higher_cpu_warns(tmp_path: Path, monkeypatch: pytest.Monke
     net, x = stem()
     for target, level, warns in (("avx2", "scalar", True), ("avx2", "avx2", False), ("scalar", "avx2", False)):
         lowbit.convert(net, (x,), target=target, progress=False).save(tmp_path / "net.lowbit")
-        monkeypatch.setattr("lowbit.session._level", lambda level=level: level)
+        monkeypatch.setattr("lowbit.loading.this_level", lambda level=level: level)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             lowbit.load(tmp_path / "net.lowbit")

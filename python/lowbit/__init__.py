@@ -30,8 +30,9 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from .in_place import quantize_
+    from .loading import Model, load
     from .schemes import Scheme
-    from .session import Model, Session, load
+    from .session import Session
 
     __version__: str
 
@@ -56,9 +57,9 @@ __all__ = [
 
 _HOMES = {
     "convert": "convert",
-    "load": "session",
+    "load": "loading",
     "quantize_": "in_place",
-    "Model": "session",
+    "Model": "loading",
     "Session": "session",
     "Scheme": "schemes",
 } | dict.fromkeys(__all__[7:-1], "errors")

@@ -19,6 +19,7 @@ from lowbit import format as lowbit_format
 from lowbit.ir import Graph, Value, Weight
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.tables import heading, profile_table
+from lowbit.targets import this_level
 from lowbit.timing import interleave
 
 app = typer.Typer(
@@ -130,7 +131,7 @@ def _print_slower(file: Path, batch: int, threads: int) -> None:
     for name, (coded, floats) in slower.items():
         table.add_row(escape(name), f"{coded:.1f}", f"{floats:.1f}")
     console.print(table)
-    level, target = _core.cpu()["default_isa"], meta.get("target", "an unknown CPU")
+    level, target = this_level(), meta.get("target", "an unknown CPU")
     console.print(
         escape(
             f"Timed alone, without activations and conversions. The file was made for {target}; a model that is "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import calls, format, session
+from . import calls, format, loading
 from .capture import Example
 from .capture import example as as_example
 from .capture.export import DTYPE_NAMES, not_plain
@@ -21,7 +21,8 @@ from .capture.results import rebuilt
 from .errors import InputError, LowbitError
 from .ir import Array, Graph, Node, Quant
 from .passes.calibrate import runner
-from .session import table
+from .profile import REPEATS, table
+from .session import Session
 
 if TYPE_CHECKING:
     from .report import Facts
@@ -91,7 +92,7 @@ class Conversion:
     """What was converted, as long as it lives."""
 
 
-class Model(session.Model):
+class Model(loading.Model):
     """A converted model: torch tensors in give torch tensors out, NumPy arrays in give NumPy arrays out.
 
     It is called as the module was (positional or keyword inputs) and returns the same structure, in the module's own
@@ -112,7 +113,7 @@ class Model(session.Model):
 
     def _adopt(self, made: Conversion) -> None:
         self._conversion = made
-        super().__init__(session.Session(made.graph, threads=made.threads), made.meta)
+        super().__init__(Session(made.graph, threads=made.threads), made.meta)
         self._make = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -211,7 +212,7 @@ class Model(session.Model):
         if call is None or made.reference is None:
             return super()._facts(args, kwargs)
         arrays = self._arrays(call.args, call.kwargs)
-        reference = session.Session(made.reference, threads=made.threads)
+        reference = Session(made.reference, threads=made.threads)
         contestants: dict[str, Callable[[], object]] = {"this model": lambda: self.session.run_list(arrays)}
         if made.graph is not made.reference:
             contestants["lowbit float32"] = lambda: reference.run_list(arrays)
@@ -226,9 +227,9 @@ class Model(session.Model):
             arrays,
             steps=steps_of(
                 self.session.graph,
-                self.session.profile_list(arrays, session.REPEATS),
+                self.session.profile_list(arrays, REPEATS),
                 self.session.weight_bytes,
-                {row.node: row.seconds for row in reference.profile_list(arrays, session.REPEATS)},
+                {row.node: row.seconds for row in reference.profile_list(arrays, REPEATS)},
                 {row.node: row.sqnr for row in compared},
                 self._near(),
             ),

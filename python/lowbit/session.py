@@ -1,16 +1,10 @@
-"""Graphs compiled for this CPU: `Session` runs arrays, `Model` is called as the original was, `load` reads one."""
+"""Graphs compiled for this CPU: a `Session` runs arrays."""
 
 from __future__ import annotations
 
-import copy
 import math
-import os
-import re
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,98 +15,13 @@ from .interpreter import bind, validate
 from .ir import DTYPES, Array, Dim, Graph, Node, Value, Weight, replace
 from .ops import OPS, attributes
 from .packings import PACKINGS
-from .roofline import Limit, Roofline, measure, total
+from .profile import REPEATS, Profile, Row
 
 if TYPE_CHECKING:
     from . import _core
-    from .report import Facts
 
-
-REPEATS = 10
-"""Calls of which a step's time is the median."""
 FEW = 16
 """The size of a made-up input along a free axis that is no batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One step of a profile: median seconds; operations (a multiply-add counts two) and bytes of one call."""
-
-    node: str
-    op: str
-    kernel: str
-    seconds: float
-    operations: float
-    bytes: float
-
-    @property
-    def gops(self) -> float:
-        """Billions of operations a second."""
-        return self.operations / self.seconds / 1e9 if self.seconds > 0 else 0.0
-
-    def limit(self, roof: Roofline) -> Limit:
-        """The least time it can take on a machine, and what binds it."""
-        return roof.limit(self.operations, self.bytes, "int8" if re.search(r"_i\d$", self.op) else "float32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Where the time of a call goes, step by step; prints as a table, with each step's share of what limits it."""
-
-    rows: tuple[Row, ...]
-    isa: str
-    threads: int
-
-    @property
-    def seconds(self) -> float:
-        """The sum over all steps."""
-        return sum(row.seconds for row in self.rows)
-
-    @property
-    def roofline(self) -> Roofline:
-        """The machine's limits for these threads and instructions; the first use in a process measures for 0.3 s."""
-        return measure(threads=self.threads, isa=self.isa if self.isa != "torch" else None)
-
-    @property
-    def limit(self) -> Limit:
-        """The sum of the steps' limits, named after what binds most of it."""
-        roof = self.roofline
-        return total([row.limit(roof) for row in self.rows])
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __str__(self) -> str:
-        seconds, roof = self.seconds or 1.0, self.roofline
-        lines = [("node", "op", "kernel", "ms", "GOP/s", "of limit", "share")]
-        for row in self.rows:
-            rate = f"{row.gops:.1f}" if row.operations else ""
-            share = f"{100 * row.seconds / seconds:.1f} %"
-            near = row.limit(roof).of(row.seconds)
-            lines.append((row.node, row.op, row.kernel, f"{row.seconds * 1e3:.4f}", rate, near, share))
-        machine, near = f"{self.isa}, threads: {self.threads}", self.limit.of(self.seconds)
-        lines.append(("total", "", machine, f"{self.seconds * 1e3:.4f}", "", near, "100.0 %"))
-        return table(lines, right=(3, 4, 5, 6))
-
-    def __rich__(self) -> str:
-        return str(self)
-
-
-def table(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Text in aligned columns, a rule under the first line; columns in `right` are flushed right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    out = []
-    for line in lines:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        out.append("  ".join(cells).rstrip())
-    out.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(out)
-
-
-# -------------------------------------------------------------------------------------------------------------- session
 
 
 class Session:
@@ -128,12 +37,12 @@ class Session:
     def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
         if not isinstance(graph, Graph):
             raise InputError(f"a session is of a lowbit.ir.Graph, not of a {type(graph).__name__}")
-        self._start(replace(graph, constants={}), _compile(validate(graph), threads, isa), _weight_bytes(graph))
+        self._start(replace(graph, constants={}), _compile(validate(graph), threads, isa), weight_bytes_of(graph))
         self._options: dict[str, Any] = {"threads": threads, "isa": isa}
         self._file = _of_graph(weakref.ref(graph))
 
     @classmethod
-    def _finished(
+    def finished(
         cls,
         graph: Graph,
         core: _core.Session | segments.Chain,
@@ -279,24 +188,26 @@ class Session:
         return self._core.nodes()
 
 
-def _weight_bytes(graph: Graph) -> dict[str, int]:
+def weight_bytes_of(graph: Graph) -> dict[str, int]:
+    """What each quantized weight takes in a file, by name."""
     return {name: format.stored_bytes(it) for name, it in graph.constants.items() if isinstance(it, Weight)}
 
 
 def _compile(graph: Graph, threads: int | None, isa: str | None) -> _core.Session | segments.Chain:
     """A valid graph, compiled; with segments that torch runs where it has such."""
     if segments.has_segments(graph):
-        return segments.Chain(graph, lambda piece: _finish(_fill(piece), threads, isa))
-    return _finish(_fill(graph), threads, isa)
+        return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa))
+    return finish(fill(graph), threads, isa)
 
 
-def _finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> _core.Session:
+def finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> _core.Session:
+    """Compiles what a builder holds. Raises GraphError, InputError."""
     if threads is not None and (type(threads) is not int or not 1 <= threads < 2**31):
         raise InputError(f"threads must be a positive integer or None, is {threads!r}")
     return builder.finish(isa=isa or "", threads=threads or 0)
 
 
-def _fill(graph: Graph) -> _core.GraphBuilder:
+def fill(graph: Graph) -> _core.GraphBuilder:
     """A builder that holds the graph, with a copy of every constant that a node reads."""
     from . import _core
 
@@ -358,10 +269,6 @@ def _with_parts(graph: Graph, node: Node, parts: Mapping[str, list[str]]) -> tup
     return inputs, sizes | ({"kernel": list(weight.shape[1:3])} if len(weight.shape) == 4 else {})
 
 
-def _type(value: Value) -> str:
-    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-
-
 def _made_up(value: Value, sizes: Mapping[str, int]) -> Array:
     if value.dtype not in DTYPES:
         raise InputError(f"an input of dtype {value.dtype} cannot be made up")
@@ -390,148 +297,6 @@ def _attribute(kind: str, value: Any, index: Mapping[str, int]) -> Any:
     return [convert(item) for item in value] if kind in ("ints", "floats") else convert(value)
 
 
-# ---------------------------------------------------------------------------------------------------------------- model
-
-
-class Model:
-    """A session that is called as the original module was: same parameters, same structure of outputs, NumPy arrays.
-
-    meta: "signature" and "output" (calls.py), "producer", "decisions". Raises FormatError for metadata that do not
-    fit the graph. Subclasses may read and write other tensors than NumPy's.
-
-    A pickle holds the file's bytes: of a model that was loaded, its file must be there, unchanged. Unpickling trusts
-    what it reads, and so takes segments that run in torch. Copies share the session.
-    """
-
-    def __init__(self, session: Session, meta: Mapping[str, Any]) -> None:
-        self.session = session
-        self.meta = meta
-        self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
-        self._file = session._file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _model_of, (self._file(), self.session._options)
-
-    def __deepcopy__(self, memo: Any) -> Model:
-        return copy.copy(self)
-
-    def __copy__(self) -> Model:
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        return made
-
-    def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
-        """Run the model. Raises InputError for inputs that do not fit, before anything is run.
-
-        check_finite (a truth value; untyped, so that a checker takes `model(**tensors)`): also for inputs that hold NaN
-        or infinity, which int8 codes with ranges from calibration do not carry on (docs/numerics.md).
-        """
-        arrays = self._arrays(args, kwargs)
-        if check_finite:
-            self._require_finite(args, kwargs, arrays)
-        return self._rebuild(self.session.run_list(arrays))
-
-    def _require_finite(self, args: Sequence[Any], kwargs: Mapping[str, Any], arrays: Sequence[Array]) -> None:
-        """Says which argument it is, as the caller knows it."""
-        paths = {leaf.input: leaf.path for leaf in self._convention.bind(args, kwargs)}
-        calls.require_finite({paths[name]: it for name, it in zip(self.session.graph.inputs, arrays, strict=True)})
-
-    def profile(self, *args: Any, repeats: int = REPEATS, **kwargs: Any) -> Profile:
-        """Where the time of this call goes: the median of each step over `repeats` calls. Raises InputError."""
-        return self.session.profile_list(self._arrays(args, kwargs), repeats)
-
-    @property
-    def nodes(self) -> list[dict[str, Any]]:
-        """node, op and kernel of each step."""
-        return self.session.nodes()
-
-    @property
-    def decisions(self) -> list[Any]:
-        """What convert decided for each layer, and why."""
-        decisions = self.meta.get("decisions", [])
-        return list(decisions) if isinstance(decisions, list) else []
-
-    def report(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write one page of HTML that needs no network: size, speed, error against float32, and each layer with why.
-
-        args, kwargs: a call to measure on; without one, the example of the conversion, else made-up inputs. Raises
-        InputError, OSError.
-        """
-        from .report import render
-
-        Path(path).write_text(render(self._facts(args, kwargs)), encoding="utf-8")
-
-    def _facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Facts:
-        """What a report shows, measured now."""
-        from .report import steps_of, timed
-
-        given = bool(args or kwargs)
-        arrays = self._arrays(args, kwargs) if given else self.session.made_up()
-        return self._known(
-            "the given inputs" if given else "made-up inputs",
-            arrays,
-            steps=steps_of(
-                self.session.graph,
-                self.session.profile_list(arrays, REPEATS),
-                self.session.weight_bytes,
-                near=self._near(),
-            ),
-            times=timed({"this model": lambda: self.session.run_list(arrays)}),
-        )
-
-    def _near(self) -> Callable[[Row], str]:
-        """Says of a step how near it comes to the machine's limit: `84 % int8`."""
-        roof = measure(threads=self.session.threads, isa=self.session.isa if self.session.isa != "torch" else None)
-        return lambda row: row.limit(roof).of(row.seconds)
-
-    def _known(self, what: str, arrays: list[Array], **measured: Any) -> Facts:
-        """What a report shows, but for what was measured on `arrays`."""
-        from . import _core
-        from .report import Facts, constants_of, rows_of
-
-        meta, sizes = self.meta, list(constants_of(self.session.graph, self.session.weight_bytes).values())
-        shapes = ", ".join(" x ".join(map(str, array.shape)) or "a scalar" for array in arrays)
-        known: dict[str, Any] = {
-            "name": str(meta.get("name") or "A lowbit model"),
-            "producer": str(meta.get("producer", "lowbit")),
-            "scheme": str(meta.get("scheme", "")),
-            "cpu": str(_core.cpu()["model"]),
-            "isa": self.session.isa,
-            "threads": self.session.threads,
-            "inputs": tuple(f"{name}: {_type(value)}" for name, value in self.session.inputs),
-            "outputs": tuple(f"{name}: {_type(value)}" for name, value in self.session.outputs),
-            "measured_on": f"{what} ({shapes})",
-            "weight_bytes": sum(size for size, _ in sizes),
-            "float_bytes": sum(size for _, size in sizes),
-            "decisions": rows_of(meta.get("decisions"), node=str, scheme=str, reason=str),
-            "sparsity": rows_of(meta.get("sparsity"), node=str, pattern=str, density=float),
-            "evaluations": rows_of(
-                meta.get("evaluations"),
-                model=str,
-                score=int | float,
-                drop=int | float,
-                int8_layers=int,
-                float_layers=list | tuple,
-            ),
-            "max_drop": meta["max_drop"] if isinstance(meta.get("max_drop"), int | float) else None,
-            "notes": tuple(map(str, meta.get("notes") or ())),
-        }
-        return Facts(**{**known, **measured})
-
-    def _arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Array]:
-        arrays = {leaf.input: self._read(leaf) for leaf in self._convention.bind(args, kwargs)}
-        return [arrays[name] for name in self.session.graph.inputs]
-
-    def _read(self, leaf: calls.Leaf) -> Array:
-        return calls.read_array(leaf, self.session.graph.values[leaf.input].dtype)
-
-    def _rebuild(self, outputs: Sequence[Array]) -> Any:
-        return calls.rebuild(self._convention.output, outputs, calls.write_array)
-
-    def __repr__(self) -> str:
-        return f"<lowbit.{type(self).__name__}({self._convention.describe()}), {self.session.isa}>"
-
-
 def _of_graph(held: Callable[[], Graph | None], meta: Mapping[str, Any] | None = None) -> Callable[[], bytes]:
     """Makes the bytes of a graph's file, as long as the graph lives."""
 
@@ -544,80 +309,8 @@ def _of_graph(held: Callable[[], Graph | None], meta: Mapping[str, Any] | None =
     return file
 
 
-def _of_path(path: Path) -> Callable[[], bytes]:
-    """Reads the bytes of a file that was loaded, unless it has changed since."""
-    found, known = path.absolute(), path.stat()
-
-    def file() -> bytes:
-        try:
-            now = found.stat()
-            if (now.st_size, now.st_mtime_ns) == (known.st_size, known.st_mtime_ns):
-                return found.read_bytes()
-        except OSError:
-            pass
-        raise LowbitError(f"{found}, from which this model was loaded, is gone or has changed: it cannot be pickled")
-
-    return file
-
-
 def _session_of(data: bytes, options: Mapping[str, Any]) -> Session:
     """From a pickle, which is trusted as any pickle must be: segments that run in torch are taken."""
     session = Session(format.loads(data)[0], **options)
     session._file = lambda: data
     return session
-
-
-def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
-    graph, meta = format.loads(data)
-    model = Model(Session(graph, **options), meta)
-    model.session._file = model._file = lambda: data
-    return model
-
-
-LEVELS = ("scalar", "avx2", "avxvnni", "avx512vnni")
-"""The instruction sets that a model may be converted for, lower ones first."""
-
-
-def _level() -> str:
-    """The highest instruction set that sessions use here."""
-    from . import _core
-
-    return str(_core.cpu()["default_isa"])
-
-
-def _warn_of_target(path: str | os.PathLike[str], meta: Mapping[str, Any]) -> None:
-    """Say that a file was made for a CPU above this one: which layers are int8 was decided for that."""
-    target, level = meta.get("target"), _level()
-    if target in LEVELS and LEVELS.index(target) > LEVELS.index(level):
-        warnings.warn(
-            f"{path} was converted for {target}, and this CPU runs {level}: layers may be slower in int8 than in "
-            f"float32 here. `lowbit bench` names them; lowbit.convert(..., target={level!r}) chooses for this CPU",
-            stacklevel=3,
-        )
-
-
-def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
-    """The model of a `.lowbit` file, compiled for this CPU, without torch.
-
-    threads: of one call, at most. allow_torch: whether a file may hold segments that run in torch (convert's
-    `fallback="torch"`): their programs come from the file, so only for files that you trust. Warns where the file was
-    converted for a higher instruction set than this CPU's. Raises FormatError,
-    GraphError, EnvironmentVariableError, OSError, and UnsupportedError that names the segments.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
-    graph, meta = format.load(path)
-    _warn_of_target(path, meta)
-    file = _of_path(Path(path))
-    if segments.has_segments(graph):
-        if not allow_torch:
-            raise UnsupportedError(
-                f"{path} holds segments that run in torch: {segments.describe(graph)}. If you trust the file, load it "
-                "with allow_torch=True; torch must then be installed"
-            )
-        model = Model(Session(graph, threads=threads), meta)
-        model._file = file
-        return model
-    builder, sizes = _fill(graph), _weight_bytes(graph)
-    graph = replace(graph, constants={})
-    return Model(Session._finished(graph, _finish(builder, threads, None), sizes, threads, file), meta)

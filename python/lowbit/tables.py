@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from lowbit.session import Profile
+from lowbit.profile import Profile
 
 
 def heading(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:

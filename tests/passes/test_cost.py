@@ -9,7 +9,7 @@ from lowbit.errors import InputError
 from lowbit.ir import Array, Graph, Symbol, Weight
 from lowbit.passes.cost import NOMINAL, Costs, MeasuredCosts, fastest, nominal_sizes, slower_here, target_of
 from lowbit.passes.rates import RATES
-from lowbit.session import LEVELS
+from lowbit.targets import LEVELS
 
 
 def layer(channels: int, size: int, groups: int = 1) -> Graph:

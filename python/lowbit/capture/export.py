@@ -2,7 +2,7 @@
 
 `torch.export` runs the module once on shapes alone (nothing is computed, no parameter is copied or changed) and yields
 its aten operations. What a caller may pass and what a call returns is kept as plain JSON (`signature`, `output`; see
-`session.py`), so that a saved file can be called without torch and without the model's own classes.
+`loading.py`), so that a saved file can be called without torch and without the model's own classes.
 """
 
 from __future__ import annotations

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _core, dims, limits
+from .. import dims, limits
 from ..errors import InputError
 from ..ir import Array, Attribute, Graph, Node, Value, Weight, replace
 from ..ops import OPS, attributes, constant_value, infer
 from ..packings import OF_BITS
 from ..session import Session
+from ..targets import this_level
 from . import rates
 from .layers import LAYERS
 
@@ -42,11 +43,6 @@ class Cost:
     """Quantizing its input."""
     to_float: float
     """Dequantizing its output, where it makes codes."""
-
-
-def this_level() -> str:
-    """This CPU's best instruction set, as LOWBIT_ISA caps it."""
-    return str(_core.cpu()["default_isa"])
 
 
 def target_of(name: str | None = None) -> str:
