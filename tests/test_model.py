@@ -117,6 +117,26 @@ def test_gradients_and_strides_do_not_matter(many: tuple[Many, Any]) -> None:
     assert all(torch.equal(a, e) and not a.requires_grad for a, e in zip(result, expected, strict=True))
 
 
+class Shifted(nn.Module):
+    """hardtanh(x) + a buffer."""
+
+    def __init__(self, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.hardtanh(x, -0.5, 0.5) + self.shift
+
+
+def test_a_sign_that_torch_keeps_aside_is_applied() -> None:
+    """The imaginary part of a conjugate is a view of the other sign: as an input, and as a buffer."""
+    x, shift = torch.randn(2, 1, 4, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    assert shift.is_neg()
+    net = Shifted(shift).eval()
+    assert torch.equal(lowbit.convert(net, x, progress=False)(x), net(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_outside_float32_inside(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -112,6 +112,18 @@ class Node:
     attrs: Mapping[str, Attribute] = field(default_factory=dict)
     source: str = ""
 
+    def integer(self, name: str, default: int = 0) -> int:
+        """An attribute that is a whole number; `default` where it is not given."""
+        value = self.attrs.get(name, default)
+        assert isinstance(value, int | np.integer), f"{name} of {self.name} is {value!r}"
+        return int(value)
+
+    def number(self, name: str, default: float = 0.0) -> float:
+        """An attribute that is a number; `default` where it is not given."""
+        value = self.attrs.get(name, default)
+        assert isinstance(value, int | float | np.number), f"{name} of {self.name} is {value!r}"
+        return float(value)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:

@@ -314,9 +314,13 @@ def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Arra
         tensor = tensor.to(DTYPES_BY_NAME[expected])
     plain = tensor.detach() if tensor.requires_grad else tensor
     try:
-        array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).contiguous().numpy()
+        array: Array = (plain if plain.device.type == "cpu" else plain.cpu()).resolve_neg().contiguous().numpy()
     except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
-        problem = not_plain(tensor) or f"a {type(tensor).__name__} without values: {str(error).splitlines()[0]}"
+        problem = not_plain(tensor)
+        if problem is None:
+            if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+                raise
+            problem = f"a {type(tensor).__name__} without values: {str(error).splitlines()[0]}"
         raise InputError(f"input {path} is {problem}") from None
     return array
 

@@ -16,7 +16,7 @@ from ..errors import GraphError
 from ..ir import Array, Attribute, Condition, Dim, Graph, Node, Value
 from ..limits import Limits
 from ..ops import OPS, infer
-from .export import FLOAT_NAMES
+from .export import FLOAT_NAMES, not_plain
 from .places import node_name, source_of
 from .sizes import Need, dim_of
 
@@ -142,8 +142,9 @@ class Builder:
             raise Unlowerable(f"{what} ({size})")
 
     def constant(self, data: Array | torch.Tensor | float, name: str = "") -> Ref:
-        """A constant; any float becomes float32, and a Python number a float32 scalar."""
+        """A constant; any float becomes float32, and a Python number a float32 scalar. Raises Unlowerable."""
         if isinstance(data, torch.Tensor):
+            _require_plain(data)
             data = _to_array(data)
         array = np.asarray(data, dtype=np.float32 if isinstance(data, int | float) else None)
         dtype = _DTYPES.get(array.dtype)
@@ -165,7 +166,8 @@ class Builder:
         return self.emit("concat", *(self.reshape(item, (*x.shape, 1)) for item in (x.real, x.imag)), axis=x.rank)
 
     def known(self, tensor: torch.Tensor, name: str = "") -> Ref | Complex:
-        """`constant` for any tensor; of complex numbers, both parts."""
+        """`constant` for any tensor; of complex numbers, both parts. Raises Unlowerable."""
+        _require_plain(tensor)
         if not tensor.is_complex():
             return self.constant(tensor, name)
         name = name or f"{node_name(self.node, 'value')}.constant"
@@ -253,16 +255,16 @@ WIDER = {torch.int16: torch.int32, torch.uint16: torch.int32, torch.uint32: torc
 """Of constants: the whole numbers that a graph has not, and what holds them."""
 
 
+def _require_plain(tensor: torch.Tensor) -> None:
+    if not_plain(tensor) is not None:
+        raise Unlowerable(f"a constant of {tensor.dtype}, {tensor.layout} on {tensor.device} is not supported")
+
+
 def _to_array(tensor: torch.Tensor) -> Array:
     """A tensor's numbers, all floats as float32, and whole numbers that a graph has not as wider ones."""
-    try:
-        plain = tensor.detach().cpu()
-        wanted = torch.float32 if plain.dtype.is_floating_point else WIDER.get(plain.dtype, plain.dtype)
-        array: Array = plain.to(wanted).resolve_conj().contiguous().numpy()
-    except (RuntimeError, TypeError):  # sparse, quantized, meta
-        raise Unlowerable(
-            f"a constant of {tensor.dtype}, {tensor.layout} on {tensor.device} is not supported"
-        ) from None
+    plain = tensor.detach().cpu()
+    wanted = torch.float32 if plain.dtype.is_floating_point else WIDER.get(plain.dtype, plain.dtype)
+    array: Array = plain.to(wanted).resolve_conj().resolve_neg().contiguous().numpy()
     return array
 
 

@@ -331,7 +331,7 @@ class Lowering(Builder):
         """A constant, or what stands in for a tensor that no graph can hold; constants may be computed from that."""
         try:
             ref = self.known(tensor, name)
-        except (Unlowerable, RuntimeError):  # of sparse and quantized tensors
+        except Unlowerable:
             name = self.unique(name)
             self.foreign[name] = tensor
             self.values[name] = Value(dtype=str(tensor.dtype), shape=tuple(tensor.shape))

@@ -79,7 +79,7 @@ def _gain(graph: Graph, value: str, readers: Sequence[Node], factors: Array) -> 
     for node in readers:
         if node.op in LAYERS and node.inputs[0] == value:
             weights = np.square(np.asarray(graph.constants[node.inputs[1]], np.float64))
-            grouped = weights.reshape(int(node.attrs.get("groups", 1)), -1, *weights.shape[1:])  # type: ignore[arg-type]
+            grouped = weights.reshape(node.integer("groups", 1), -1, *weights.shape[1:])
             energy = grouped.sum(axis=(1, *range(3, grouped.ndim)))
             left = (energy / factors.reshape(len(energy), -1) ** 2).sum(axis=1)
             best = max(best, float((energy.sum(axis=1) / np.maximum(left, 1e-30)).max()))
@@ -107,7 +107,7 @@ def _is_join(graph: Graph, node: Node) -> bool:
     if any(name in graph.constants for name in node.inputs):
         return False
     sized = all(isinstance(graph.values[name].shape[channel_axis(rank)], int) for name in node.inputs)
-    return sized and int(node.attrs["axis"]) % rank == channel_axis(rank)  # type: ignore[arg-type]
+    return sized and node.integer("axis") % rank == channel_axis(rank)
 
 
 def _channels(graph: Graph, value: str) -> int:
@@ -261,8 +261,8 @@ class _Changes:
     def _bound(self, node: Node, factors: Array) -> None:
         """One factor of all channels moves the bounds of a layer with it."""
         node = self._nodes[node.name]
-        bounds = {key: node.attrs[key] for key in ("activation_min", "activation_max") if key in node.attrs}
-        scaled = {key: float(bound) * float(factors[0]) for key, bound in bounds.items()}  # type: ignore[arg-type]
+        bounds = [key for key in ("activation_min", "activation_max") if key in node.attrs]
+        scaled = {key: node.number(key) * float(factors[0]) for key in bounds}
         self._nodes[node.name] = replace(node, attrs={**node.attrs, **scaled})
 
     def _product(self, value: str, factors: Array, before: Node) -> str:

@@ -79,7 +79,7 @@ class Costs:
         residual = size_y if len(node.inputs) > 3 and node.inputs[3] else 0
         transposed = "output_padding" in node.attrs
         pixels = size_x // shape_x[1] if transposed else size_y // shape_w[0]
-        depthwise = rates.is_depthwise(shape_w, int(node.attrs.get("groups", 1)))  # type: ignore[arg-type]
+        depthwise = rates.is_depthwise(shape_w, node.integer("groups", 1))
         factors = self._rates.depthwise if depthwise else self._rates.dense
 
         def total(form: str) -> float:

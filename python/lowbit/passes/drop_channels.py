@@ -172,7 +172,7 @@ class _Channels:
         weight = self.array(node.inputs[1])
         assert weight is not None
         bias = self.array(node.inputs[2]) if len(node.inputs) > 2 else None
-        groups = int(node.attrs.get("groups", 1))  # type: ignore[arg-type]
+        groups = node.integer("groups", 1)
         return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64), groups
 
     def _fills(self, node: Node, link: _Link) -> Array:
@@ -284,7 +284,7 @@ def _link(c: _Channels, node: Node) -> _Link | None:
     if node.op in PAIRS:
         return _pair_link(c, node, lanes)
     if node.op == "concat":
-        axis = int(node.attrs["axis"]) % c.rank(node.outputs[0])  # type: ignore[arg-type]
+        axis = node.integer("axis") % c.rank(node.outputs[0])
         fits = all(lane is None or lane.axis == axis for lane in lanes)
         sizes = [c.graph.values[name].shape[axis] for name in node.inputs]
         is_known = all(isinstance(size, int) for size in sizes) and not any(

@@ -98,7 +98,7 @@ def reader_factors(node: Node, graph: Graph, factors: Array) -> Array:
     weight = graph.constants[node.inputs[1]]
     if node.op == "linear":
         return factors[None, :]
-    groups, filters, depth = int(node.attrs.get("groups", 1)), weight.shape[0], weight.shape[1]  # type: ignore[arg-type]
+    groups, filters, depth = node.integer("groups", 1), weight.shape[0], weight.shape[1]
     return np.repeat(factors.reshape(groups, 1, depth), filters // groups, axis=1).reshape(
         filters, depth, *(1,) * (len(weight.shape) - 2)
     )

@@ -31,5 +31,5 @@ def _fold(r: Rewriter, node: Node) -> Node:
     return replace(
         node,
         inputs=(node.inputs[0], right),
-        attrs={"transpose_b": 1 - int(node.attrs.get("transpose_b", 0))},  # type: ignore[arg-type]
+        attrs={"transpose_b": 1 - node.integer("transpose_b")},
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-from ..ir import Attribute, Graph, Node, replace
+from ..ir import Graph, Node, replace
 from .layers import LAYERS
 from .rewrite import Rewriter, rewrite
 
@@ -29,15 +28,16 @@ def _fuse(r: Rewriter, node: Node) -> Node:
     layer = r.producer(node.inputs[0]) if node.op == "clip" else None
     if layer is None or layer.op not in NAMES or not r.is_private(layer.outputs[0]):
         return node
-    low, high = _bounds(node.attrs, *NAMES["clip"])
+    low, high = _bounds(node)
     names = NAMES[layer.op]
-    bounds = [min(max(bound, low), high) for bound in _bounds(layer.attrs, *names)]
+    bounds = [min(max(bound, low), high) for bound in _bounds(layer)]
     attrs = {key: value for key, value in layer.attrs.items() if key not in names}
     attrs.update({name: bound for name, bound in zip(names, bounds, strict=True) if math.isfinite(bound)})
     r.take(layer)
     return replace(layer, outputs=node.outputs, attrs=attrs)
 
 
-def _bounds(attrs: Mapping[str, Attribute], low: str, high: str) -> tuple[float, float]:
+def _bounds(node: Node) -> tuple[float, float]:
     """Absent bounds are infinite."""
-    return float(attrs.get(low, -math.inf)), float(attrs.get(high, math.inf))  # type: ignore[arg-type]
+    low, high = NAMES[node.op]
+    return node.number(low, -math.inf), node.number(high, math.inf)

@@ -7,7 +7,7 @@ between two integer nodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ CARRIERS = ("max_pool2d", "adaptive_max_pool2d", "reshape", "transpose", "slice"
 """Ops that move or blend codes and leave their meaning alone."""
 PAIRS = ("add", "mul")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")
+BOUNDS = ("activation_min", "activation_max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,11 +175,10 @@ def put_layer(
     scale_y, zero_y = emit.quant(out if slope is not None else node.outputs[0]) if as_codes else (1.0, 0)
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
     attrs |= {"zero_point_x": zero_x, "output": "u8" if as_codes else "f32"}
-    bounds = (node.attrs.get("activation_min"), node.attrs.get("activation_max"))
     if as_codes:
-        attrs |= {"zero_point_y": zero_y, **_code_bounds(bounds, scale_y, zero_y)}
+        attrs |= {"zero_point_y": zero_y, **_code_bounds(node, BOUNDS, scale_y, zero_y)}
     else:
-        attrs |= _float_bounds(bounds)
+        attrs |= _float_bounds(node)
     inputs = [emit.codes(node.inputs[0])]
     inputs += _layer_constants(emit, node, layer, scale_x / scale_y, 1 / scale_y)
     if len(node.inputs) > 3 and node.inputs[3]:
@@ -212,7 +212,7 @@ def put_pair(emit: Emitter, node: Node, activation: Node | None = None) -> None:
         attrs["multiplier_b"] = float(np.float32(scale_b / scale_y))
     inputs = [emit.codes(name) for name in node.inputs]
     if activation is not None and is_clip:
-        attrs |= _code_bounds((activation.attrs.get("min"), activation.attrs.get("max")), scale_y, zero_y)
+        attrs |= _code_bounds(activation, ("min", "max"), scale_y, zero_y)
     elif activation is not None:
         table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
         inputs.append(emit.constant(f"{activation.name}.table", table))
@@ -280,14 +280,16 @@ def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float,
     ]
 
 
-def _code_bounds(bounds: Sequence[Attribute | None], scale: float, zero_point: int) -> dict[str, Attribute]:
-    codes = [None if bound is None else round(float(bound) / scale) + zero_point for bound in bounds]  # type: ignore[arg-type]
-    low, high = (0 if codes[0] is None else codes[0], 255 if codes[1] is None else codes[1])
+def _code_bounds(node: Node, names: tuple[str, str], scale: float, zero_point: int) -> dict[str, Attribute]:
+    low, high = (
+        round(node.number(name) / scale) + zero_point if name in node.attrs else end
+        for name, end in zip(names, (0, 255), strict=True)
+    )
     return {"lo": int(np.clip(low, 0, 255)), "hi": int(np.clip(high, 0, 255))}
 
 
-def _float_bounds(bounds: Sequence[Attribute | None]) -> dict[str, Attribute]:
-    return {name: bound for name, bound in zip(("min", "max"), bounds, strict=True) if bound is not None}
+def _float_bounds(node: Node) -> dict[str, Attribute]:
+    return {name: node.attrs[bound] for name, bound in zip(("min", "max"), BOUNDS, strict=True) if bound in node.attrs}
 
 
 def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tuple[float, int]) -> Array:
@@ -311,7 +313,7 @@ def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
     granularity = "row" if node.op == "linear" else "sample"
     codes, scale, zero_point = emit.dynamic_codes(node.inputs[0], granularity, layer.factors)
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
-    bounds = _float_bounds((node.attrs.get("activation_min"), node.attrs.get("activation_max")))
+    bounds = _float_bounds(node)
     inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", scale, zero_point)
     made = replace(node, op=_op(node, layer), inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
     if len(node.inputs) < 4 or not node.inputs[3]:
