@@ -11,7 +11,7 @@ namespace lowbit {
 
 enum class DType : uint8_t { f32, f16, bf16, i64, i32, boolean, u8, s8 };
 
-constexpr size_t size_of(DType type) {
+constexpr int64_t size_of(DType type) {
   switch (type) {
     case DType::i64:
       return 8;
@@ -36,9 +36,9 @@ class Shape {
     for (int64_t dim : dims) push_back(dim);
   }
   constexpr int rank() const { return rank_; }
-  constexpr int64_t& operator[](int axis) { return dims_[static_cast<size_t>(axis)]; }
-  constexpr int64_t operator[](int axis) const { return dims_[static_cast<size_t>(axis)]; }
-  constexpr void push_back(int64_t dim) { dims_[static_cast<size_t>(rank_++)] = dim; }  // caller keeps rank <= kMaxRank
+  constexpr int64_t& operator[](int axis) { return dims_[axis]; }
+  constexpr int64_t operator[](int axis) const { return dims_[axis]; }
+  constexpr void push_back(int64_t dim) { dims_[rank_++] = dim; }  // caller keeps rank <= kMaxRank
   constexpr const int64_t* begin() const { return dims_.data(); }
   constexpr const int64_t* end() const { return dims_.data() + rank_; }
   constexpr int64_t elements() const {
@@ -64,11 +64,11 @@ struct TensorType {
   friend constexpr bool operator==(const TensorType&, const TensorType&) = default;
 };
 
+constexpr int64_t bytes_of(const TensorType& type) { return type.shape.elements() * size_of(type.dtype); }
+
 // A view. `shape` is logical (torch's order: NCHW); `strides`, in elements, say how it lies in memory:
 // channels-last is only another set of strides.
-struct Tensor {
-  DType dtype = DType::f32;
-  Shape shape;
+struct Tensor : TensorType {
   Shape strides;
   void* data = nullptr;
 

@@ -41,7 +41,7 @@ int64_t GraphBuilder::symbol(std::string name, int64_t minimum, int64_t maximum,
     symbol = {std::move(symbol.name)};
   }
   graph_.symbols.push_back(std::move(symbol));
-  return static_cast<int64_t>(graph_.symbols.size()) - 1;
+  return std::ssize(graph_.symbols) - 1;
 }
 
 void GraphBuilder::condition(std::string_view kind, Dim size) {
@@ -53,7 +53,7 @@ void GraphBuilder::condition(std::string_view kind, Dim size) {
 }
 
 int GraphBuilder::define(const std::string& name, const std::string& what) {
-  const int value = static_cast<int>(graph_.values.size());
+  const int value = graph_.values.size();
   graph_.values.push_back(name);
   if (name.empty()) {
     problem(what + ": a value needs a name");
@@ -69,7 +69,7 @@ int GraphBuilder::find(const std::string& name, const std::string& what) {
   if (found != names_.end()) return found->second;
   if (undefined_.insert(name).second) problem(what + ": value " + quoted(name) + " is not defined before its use");
   graph_.values.push_back(name);
-  return static_cast<int>(graph_.values.size()) - 1;
+  return std::ssize(graph_.values) - 1;
 }
 
 void GraphBuilder::input(const std::string& name, std::string_view dtype, std::vector<Dim> shape) {
@@ -96,7 +96,7 @@ void GraphBuilder::constant(const std::string& name, std::string_view dtype, con
   for (int64_t size : shape) type.shape.push_back(size);
   if (checked_elements(type) < 0)
     return problem(what + ": shape " + to_string(type.shape) + " is negative or too large");
-  const size_t bytes = static_cast<size_t>(type.shape.elements()) * size_of(type.dtype);
+  const size_t bytes = bytes_of(type);
   if (bytes != data.bytes()) {
     return problem(what + ": " + to_string(type) + " takes " + std::to_string(bytes) + " bytes, got " +
                    std::to_string(data.bytes()));
@@ -158,11 +158,11 @@ std::string to_string(const Dim& dim, const std::vector<Symbol>& symbols) {
     if (op == DimOp::constant) {
       stack.push_back(std::to_string(dim.rpn[i + 1]));
     } else if (op == DimOp::symbol) {
-      stack.push_back(symbols[static_cast<size_t>(dim.rpn[i + 1])].name);
+      stack.push_back(symbols[dim.rpn[i + 1]].name);
     } else {
       const std::string b = std::move(stack.back());
       stack.pop_back();
-      const std::string word = words[static_cast<size_t>(op) - static_cast<size_t>(DimOp::add)];
+      const std::string word = words[static_cast<int>(op) - static_cast<int>(DimOp::add)];
       const bool call = op == DimOp::max || op == DimOp::min || op == DimOp::scale;
       stack.back() = call ? word + "(" + stack.back() + ", " + b + ")" : "(" + stack.back() + word + b + ")";
       if (stack.back().size() > 200) stack.back() = "...";

@@ -19,24 +19,23 @@ Jobs divide(const Program& program, std::span<const TensorType> types) {
   for (size_t i = 0; i < count; ++i) {
     const Program::Node& node = program.nodes[i];
     size_t made = 0;
-    for (int value : node.outputs) made += bytes_of(types[static_cast<size_t>(value)]);
-    is_known[i] = bytes + made <= kMaxKeptBytes && std::all_of(node.inputs.begin(), node.inputs.end(), [&](int value) {
-                    return value < 0 || known[static_cast<size_t>(value)];
-                  });
+    for (int value : node.outputs) made += bytes_of(types[value]);
+    is_known[i] = bytes + made <= kMaxKeptBytes && std::all_of(node.inputs.begin(), node.inputs.end(),
+                                                               [&](int value) { return value < 0 || known[value]; });
     if (is_known[i]) bytes += made;
-    for (int value : node.outputs) known[static_cast<size_t>(value)] = is_known[i];
+    for (int value : node.outputs) known[value] = is_known[i];
   }
   const auto any = [](const std::vector<int>& values, const std::vector<char>& flags) {
-    return std::any_of(values.begin(), values.end(), [&](int value) { return flags[static_cast<size_t>(value)]; });
+    return std::any_of(values.begin(), values.end(), [&](int value) { return flags[value]; });
   };
   const auto mark = [](const std::vector<int>& values, std::vector<char>& flags) {
     for (int value : values)
-      if (value >= 0) flags[static_cast<size_t>(value)] = 1;
+      if (value >= 0) flags[value] = 1;
   };
   Jobs jobs;
   for (const Program::Output& output : program.outputs) {
     jobs.always.outputs.push_back(output.value);
-    wanted[static_cast<size_t>(output.value)] = 1;
+    wanted[output.value] = 1;
   }
   for (size_t i = count; i-- > 0;) {
     const Program::Node& node = program.nodes[i];
@@ -45,7 +44,7 @@ Jobs divide(const Program& program, std::span<const TensorType> types) {
     if (runs_always[i])
       mark(node.inputs, wanted);
     else
-      for (int value : node.outputs) kept[static_cast<size_t>(value)] = wanted[static_cast<size_t>(value)];
+      for (int value : node.outputs) kept[value] = wanted[value];
   }
   needed = kept;
   for (size_t i = count; i-- > 0;) {
@@ -53,11 +52,11 @@ Jobs divide(const Program& program, std::span<const TensorType> types) {
     if (runs_once[i]) mark(program.nodes[i].inputs, needed);
   }
   for (size_t i = 0; i < count; ++i) {
-    if (runs_once[i]) jobs.once.nodes.push_back(static_cast<int>(i));
-    if (runs_always[i]) jobs.always.nodes.push_back(static_cast<int>(i));
+    if (runs_once[i]) jobs.once.nodes.push_back(i);
+    if (runs_always[i]) jobs.always.nodes.push_back(i);
   }
   for (size_t value = 0; value < types.size(); ++value)
-    if (kept[value]) jobs.once.outputs.push_back(static_cast<int>(value));
+    if (kept[value]) jobs.once.outputs.push_back(value);
   return jobs;
 }
 

@@ -17,8 +17,4 @@ struct Jobs {
 
 Jobs divide(const Program& program, std::span<const TensorType> types);
 
-inline size_t bytes_of(const TensorType& type) {
-  return static_cast<size_t>(type.shape.elements()) * size_of(type.dtype);
-}
-
 }  // namespace lowbit::graph

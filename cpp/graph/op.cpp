@@ -65,7 +65,7 @@ std::string problem_of(const Dim& dim, size_t symbols) {
   for (size_t i = 0; i < dim.rpn.size(); i += 2) {
     const int64_t opcode = dim.rpn[i], operand = dim.rpn[i + 1];
     if (opcode < 0 || opcode > static_cast<int64_t>(DimOp::scale)) return "a size expression has an unknown operation";
-    if (opcode == static_cast<int64_t>(DimOp::symbol) && (operand < 0 || static_cast<size_t>(operand) >= symbols))
+    if (opcode == static_cast<int64_t>(DimOp::symbol) && (operand < 0 || operand >= static_cast<int64_t>(symbols)))
       return "a size expression uses a symbol that does not exist";
     if (opcode <= static_cast<int64_t>(DimOp::symbol)) {
       if (++depth > kMaxDepth) return "a size expression is nested too deeply";
@@ -86,7 +86,7 @@ int64_t evaluate(const Dim& dim, std::span<const int64_t> symbols) {
     if (op == DimOp::constant) {
       stack[depth++] = operand;
     } else if (op == DimOp::symbol) {
-      stack[depth++] = symbols[static_cast<size_t>(operand)];
+      stack[depth++] = symbols[operand];
     } else {
       --depth;
       stack[depth - 1] = apply(op, stack[depth - 1], stack[depth]);
@@ -231,11 +231,10 @@ const Constant& NodeInfo::constant(size_t input, DType dtype, int rank) const {
 Work Op::work(Types inputs, Types outputs) const {
   Work work;
   for (const TensorType& type : inputs)
-    if (type.shape.rank() > 0)
-      work.bytes += static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
+    if (type.shape.rank() > 0) work.bytes += bytes_of(type);
   for (const TensorType& type : outputs) {
-    work.bytes += static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
-    work.operations += static_cast<double>(type.shape.elements());
+    work.bytes += bytes_of(type);
+    work.operations += type.shape.elements();
   }
   return work;
 }
@@ -273,11 +272,11 @@ std::string to_string(const Shape& shape) {
 std::string to_string(const TensorType& type) { return std::string(name_of(type.dtype)) + " " + to_string(type.shape); }
 
 int64_t checked_elements(const TensorType& type) {
-  int64_t product = static_cast<int64_t>(size_of(type.dtype));
+  int64_t product = size_of(type.dtype);
   for (int64_t dim : type.shape)
     if (dim < 0 || __builtin_mul_overflow(product, std::max<int64_t>(dim, 1), &product) || product > kMaxBytes)
       return -1;
-  return product / static_cast<int64_t>(size_of(type.dtype));
+  return product / size_of(type.dtype);
 }
 
 }  // namespace lowbit::graph

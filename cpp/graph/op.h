@@ -46,7 +46,7 @@ struct Constant {
 
   template <class T>
   std::span<const T> values() const {
-    return {buffer->as<const T>(), static_cast<size_t>(type.shape.elements())};
+    return {buffer->as<const T>(), buffer->as<const T>() + type.shape.elements()};
   }
 };
 

@@ -41,7 +41,7 @@ struct Storage {
   Kind kind = Kind::arena;
   size_t index = 0;      // input or output
   void* data = nullptr;  // constant
-  size_t bytes = 0;
+  int64_t bytes = 0;
   int first = INT_MAX, last = -1;  // steps
   int needed = -1;                 // last node that needs any value in it
   bool slack = false;              // some step reads past its end
@@ -69,7 +69,7 @@ class Planner {
   std::unique_ptr<Plan> run() {
     find_last_uses();
     place_inputs_and_constants();
-    for (size_t i = 0; i < job_.nodes.size(); ++i) add_node(static_cast<int>(i));
+    for (size_t i = 0; i < job_.nodes.size(); ++i) add_node(i);
     for (size_t i = 0; i < job_.outputs.size(); ++i) add_output(i);
     pack_arena();
     bind();
@@ -103,20 +103,18 @@ class Planner {
     int layout = kContiguous;
   };
 
-  const Program::Node& node(int index) const {
-    return program_.nodes[static_cast<size_t>(job_.nodes[static_cast<size_t>(index)])];
-  }
-  const TensorType& type(int value) const { return types_[static_cast<size_t>(value)]; }
-  const std::string& name(int value) const { return program_.values[static_cast<size_t>(value)].name; }
-  Places& places(int value) { return places_[static_cast<size_t>(value)]; }
-  Storage& storage(int index) { return storages_[static_cast<size_t>(index)]; }
+  const Program::Node& node(int index) const { return program_.nodes[job_.nodes[index]]; }
+  const TensorType& type(int value) const { return types_[value]; }
+  const std::string& name(int value) const { return program_.values[value].name; }
+  Places& places(int value) { return places_[value]; }
+  Storage& storage(int index) { return storages_[index]; }
   static Layout layout_of(int layout) { return layout == kChannelsLast ? Layout::channels_last : Layout::contiguous; }
 
   void find_last_uses() {
     for (size_t i = 0; i < job_.nodes.size(); ++i)
-      for (int value : node(static_cast<int>(i)).inputs)
-        if (value >= 0) last_use_[static_cast<size_t>(value)] = static_cast<int>(i);
-    for (int output : job_.outputs) last_use_[static_cast<size_t>(output)] = INT_MAX;
+      for (int value : node(i).inputs)
+        if (value >= 0) last_use_[value] = i;
+    for (int output : job_.outputs) last_use_[output] = INT_MAX;
   }
 
   void place_inputs_and_constants() {
@@ -128,7 +126,7 @@ class Planner {
     for (size_t value = 0; value < program_.values.size(); ++value) {
       const Constant& constant = program_.values[value].constant;
       if (constant.buffer == nullptr) continue;
-      place_whole(static_cast<int>(value), kContiguous,
+      place_whole(value, kContiguous,
                   add_storage({.kind = Storage::Kind::constant,
                                .data = constant.buffer->as<void>(),
                                .bytes = bytes_of(constant.type)}));
@@ -141,7 +139,7 @@ class Planner {
 
   int add_storage(Storage storage) {
     storages_.push_back(storage);
-    return static_cast<int>(storages_.size()) - 1;
+    return std::ssize(storages_) - 1;
   }
 
   // Notes that the value lies there; also for the other layout, where that is the same memory.
@@ -156,7 +154,7 @@ class Planner {
       }
     }
     Storage& s = storage(spot.storage);
-    s.needed = std::max(s.needed, last_use_[static_cast<size_t>(value)]);
+    s.needed = std::max(s.needed, last_use_[value]);
   }
 
   Spot place_whole(int value, int layout, int storage) {
@@ -204,7 +202,7 @@ class Planner {
 
   size_t emit(const Op& op, std::string_view op_name, std::string_view name, std::span<const Operand> inputs,
               std::span<const Operand> outputs) {
-    const int step = static_cast<int>(plan_->steps.size());
+    const int step = plan_->steps.size();
     plan_->steps.push_back({&op, op_name, name, plan_->tensors.size(), inputs.size(), outputs.size()});
     for (const auto operands : {inputs, outputs}) {
       for (const Operand& operand : operands) {
@@ -214,7 +212,7 @@ class Planner {
           continue;
         }
         const TensorType& t = type(operand.value);
-        plan_->tensors.push_back({t.dtype, t.shape, operand.spot.strides, nullptr});
+        plan_->tensors.push_back({t, operand.spot.strides, nullptr});
         Storage& s = storage(operand.spot.storage);
         s.first = std::min(s.first, step);
         s.last = std::max(s.last, step);
@@ -242,8 +240,8 @@ class Planner {
     std::vector<TensorType> in, out;
     for (int value : node.inputs) in.push_back(value < 0 ? TensorType{} : type(value));
     for (int value : node.outputs) out.push_back(type(value));
-    const size_t scratch = op.scratch_bytes(in, out, threads_);
-    const int at = static_cast<int>(step);
+    const int64_t scratch = op.scratch_bytes(in, out, threads_);
+    const int at = step;
     scratch_.push_back(scratch == 0 ? -1 : add_storage({.bytes = scratch, .first = at, .last = at}));
     scratch_steps_.push_back(step);
   }
@@ -265,7 +263,7 @@ class Planner {
       Spot spot = find(from, layout, true);
       if (!spot.exists()) continue;
       int64_t& stride = spot.strides[part->axis];
-      spot.offset += part->start * stride * static_cast<int64_t>(size_of(type(from).dtype));
+      spot.offset += part->start * stride * size_of(type(from).dtype);
       stride *= part->step;
       if (!is_adjacent(type(to).shape, spot.strides, layout_of(layout))) continue;
       place(to, layout, spot);
@@ -279,32 +277,31 @@ class Planner {
     const int joined = node.outputs[0];
     const std::optional<int> axis = node.impl->join_axis(type(joined).shape);
     if (!axis) return false;
-    const Home& home = homes_[static_cast<size_t>(joined)];
-    if (std::none_of(node.inputs.begin(), node.inputs.end(), [&](int value) {
-          return is_home_[static_cast<size_t>(value)] && homes_[static_cast<size_t>(value)].whole == home.whole;
-        }))
+    const Home& home = homes_[joined];
+    if (std::none_of(node.inputs.begin(), node.inputs.end(),
+                     [&](int value) { return is_home_[value] && homes_[value].whole == home.whole; }))
       return false;
-    const int layout = wholes_[static_cast<size_t>(home.whole)].layout;
+    const int layout = wholes_[home.whole].layout;
     Home place = home;
     for (int value : node.inputs) {
-      const Home& own = homes_[static_cast<size_t>(value)];
+      const Home& own = homes_[value];
       const bool belongs = own.whole == place.whole && own.position == place.position;
-      if (type(value).shape.elements() > 0 && !(belongs && is_home_[static_cast<size_t>(value)]))
+      if (type(value).shape.elements() > 0 && !(belongs && is_home_[value]))
         copy(any_place(value, layout), {value, layout, spot_at(place, type(value))}, node.op, node.name);
-      if (belongs) is_home_[static_cast<size_t>(value)] = 1;
+      if (belongs) is_home_[value] = 1;
       place.position[*axis] += type(value).shape[*axis];
     }
     this->place(joined, layout, spot_at(home, type(joined)));
-    is_home_[static_cast<size_t>(joined)] = 1;
+    is_home_[joined] = 1;
     return true;
   }
 
   // What lies at that position in a whole that has its memory.
   Spot spot_at(const Home& home, const TensorType& type) {
-    const Whole& whole = wholes_[static_cast<size_t>(home.whole)];
+    const Whole& whole = wholes_[home.whole];
     Spot spot{whole.storage, 0, strides_of(this->type(home.whole).shape, layout_of(whole.layout))};
     for (int axis = 0; axis < type.shape.rank(); ++axis)
-      spot.offset += home.position[axis] * spot.strides[axis] * static_cast<int64_t>(size_of(type.dtype));
+      spot.offset += home.position[axis] * spot.strides[axis] * size_of(type.dtype);
     return spot;
   }
 
@@ -339,7 +336,7 @@ class Planner {
 
   // A constant that the operator took at prepare.
   bool is_packed(const Program::Node& node, size_t i) const {
-    return program_.values[static_cast<size_t>(node.inputs[i])].is_constant && !node.impl->reads(i);
+    return program_.values[node.inputs[i]].is_constant && !node.impl->reads(i);
   }
 
   Operand output_operand(const Program::Node& node, size_t i, int same, const std::vector<Operand>& inputs, int index) {
@@ -355,8 +352,8 @@ class Planner {
 
   // Whether the value may go home: what is read beside an input must not change under the operator.
   bool can_share(const Program::Node& node, const std::vector<Operand>& inputs, int value) const {
-    const int whole = homes_[static_cast<size_t>(value)].whole;
-    const int taken = whole < 0 ? -1 : wholes_[static_cast<size_t>(whole)].storage;
+    const int whole = homes_[value].whole;
+    const int taken = whole < 0 ? -1 : wholes_[whole].storage;
     for (size_t i = 0; i < inputs.size(); ++i)
       if (taken >= 0 && inputs[i].spot.storage == taken && node.impl->reads_slack(i)) return false;
     return true;
@@ -364,16 +361,15 @@ class Planner {
 
   // The value's place in the join that it belongs to, if it can be written there.
   Spot home_of(int value, int layout, bool parts) {
-    const Home& home = homes_[static_cast<size_t>(value)];
+    const Home& home = homes_[value];
     if (home.whole < 0 || home.whole == value) return {};
     const TensorType& type = this->type(home.whole);
-    Whole& whole = wholes_[static_cast<size_t>(home.whole)];
+    Whole& whole = wholes_[home.whole];
     if (whole.storage >= 0 && whole.layout != layout) return {};
     if (!parts && !is_dense(this->type(value).shape, strides_of(type.shape, layout_of(layout)), layout_of(layout)))
       return {};
-    if (whole.storage < 0)
-      whole = {add_storage({.bytes = bytes_of(type), .needed = last_use_[static_cast<size_t>(home.whole)]}), layout};
-    is_home_[static_cast<size_t>(value)] = 1;
+    if (whole.storage < 0) whole = {add_storage({.bytes = bytes_of(type), .needed = last_use_[home.whole]}), layout};
+    is_home_[value] = 1;
     return spot_at(home, this->type(value));
   }
 
@@ -381,15 +377,15 @@ class Planner {
   Spot reusable_input(const Program::Node& node, int layout, const std::vector<Operand>& inputs, int index) {
     const int position = node.impl->in_place();
     if (position < 0) return {};
-    const Operand& operand = inputs[static_cast<size_t>(position)];
+    const Operand& operand = inputs[position];
     if (!operand.spot.exists() || operand.layout != layout) return {};
     const TensorType &from = type(operand.value), &to = type(node.outputs[0]);
     const Storage& s = storage(operand.spot.storage);
     if (!(from.shape == to.shape) || size_of(from.dtype) != size_of(to.dtype)) return {};
     if (!is_dense(from.shape, operand.spot.strides, layout_of(layout))) return {};
     if (s.kind != Storage::Kind::arena || s.needed > index) return {};
-    for (size_t i = 0; i < inputs.size(); ++i)
-      if (i != static_cast<size_t>(position) && inputs[i].spot.storage == operand.spot.storage) return {};
+    for (int i = 0; i < std::ssize(inputs); ++i)
+      if (i != position && inputs[i].spot.storage == operand.spot.storage) return {};
     return operand.spot;
   }
 
@@ -429,7 +425,7 @@ class Planner {
                                      [](const Storage* a, const Storage* b) { return a->offset < b->offset; }),
                     s);
     }
-    const auto memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t memory = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     if (plan_->arena_bytes > memory) {
       throw Error(ErrorKind::input, "a run at these sizes needs " + std::to_string(plan_->arena_bytes >> 20) +
                                         " MiB of working memory; this machine has " + std::to_string(memory >> 20));
@@ -440,7 +436,7 @@ class Planner {
     for (size_t i = 0; i < spots_.size(); ++i) {
       if (spots_[i].storage < 0) continue;
       const Storage& s = storage(spots_[i].storage);
-      const auto offset = static_cast<size_t>(spots_[i].offset);
+      const size_t offset = spots_[i].offset;
       switch (s.kind) {
         case Storage::Kind::constant:
           plan_->tensors[i].data = static_cast<std::byte*>(s.data) + offset;
@@ -513,7 +509,7 @@ std::map<int, Buffer> compute(const Program& program, std::span<const TensorType
   const Buffer arena(plan->arena_bytes);
   for (const Plan::Binding& binding : plan->arena_bindings)
     plan->tensors[binding.tensor].data = arena.as<std::byte>() + binding.offset;
-  for (int value : job.outputs) values.emplace(value, Buffer(bytes_of(types[static_cast<size_t>(value)])));
+  for (int value : job.outputs) values.emplace(value, Buffer(bytes_of(types[value])));
   for (const Plan::Binding& binding : plan->call_bindings)
     plan->tensors[binding.tensor].data = values.at(job.outputs[binding.index]).as<std::byte>() + binding.offset;
   const DefaultFloatEnvironment environment;

@@ -33,15 +33,14 @@ class Preparation {
     types_.resize(graph_.values.size());
     for (const Symbol& symbol : graph_.symbols) sizes_.push_back(symbol.trial);
     infer_inputs();
-    for (const auto& [value, constant] : graph_.constants) types_[static_cast<size_t>(value)] = constant.type;
+    for (const auto& [value, constant] : graph_.constants) types_[value] = constant.type;
     count_readers();
     std::vector<char> read(graph_.values.size(), 0);  // constants that a node reads at run time
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       std::unique_ptr<Op> op = make(graph_.nodes[i]);
       if (op != nullptr && live_[i]) {
         for (size_t input = 0; input < graph_.nodes[i].inputs.size(); ++input)
-          if (const int value = graph_.nodes[i].inputs[input]; value >= 0 && op->reads(input))
-            read[static_cast<size_t>(value)] = 1;
+          if (const int value = graph_.nodes[i].inputs[input]; value >= 0 && op->reads(input)) read[value] = 1;
         Graph::Node& node = graph_.nodes[i];
         program.packed_bytes += op->bytes();
         program.nodes.push_back(
@@ -50,12 +49,12 @@ class Preparation {
       release(graph_.nodes[i].inputs, read);
     }
     for (int output : graph_.outputs) {
-      if (types_[static_cast<size_t>(output)]) {
-        program.outputs.push_back({output, types_[static_cast<size_t>(output)]->dtype, {}});
+      if (types_[output]) {
+        program.outputs.push_back({output, types_[output]->dtype, {}});
       } else if (graph_.problems.empty()) {
-        graph_.problems.push_back("output '" + graph_.values[static_cast<size_t>(output)] + "' has no type");
+        graph_.problems.push_back("output '" + graph_.values[output] + "' has no type");
       }
-      read[static_cast<size_t>(output)] = 1;
+      read[output] = 1;
     }
     throw_problems(graph_.problems);
     finish(program, read);
@@ -69,9 +68,9 @@ class Preparation {
       try {
         for (const Dim& dim : input.shape) type.shape.push_back(evaluate(dim, sizes_));
         if (checked_elements(type) < 0) throw Error(ErrorKind::input, "its size is negative or too large");
-        types_[static_cast<size_t>(input.value)] = type;
+        types_[input.value] = type;
       } catch (const Error& error) {
-        graph_.problems.push_back("input '" + graph_.values[static_cast<size_t>(input.value)] + "': " + error.what());
+        graph_.problems.push_back("input '" + graph_.values[input.value] + "': " + error.what());
       }
     }
   }
@@ -80,15 +79,14 @@ class Preparation {
     readers_.resize(graph_.values.size());
     live_.resize(graph_.nodes.size());
     std::vector<char> needed(graph_.values.size(), 0);
-    for (int output : graph_.outputs) needed[static_cast<size_t>(output)] = 1;
+    for (int output : graph_.outputs) needed[output] = 1;
     for (size_t i = graph_.nodes.size(); i-- > 0;) {
       const Graph::Node& node = graph_.nodes[i];
-      live_[i] = std::any_of(node.outputs.begin(), node.outputs.end(),
-                             [&](int value) { return needed[static_cast<size_t>(value)]; });
+      live_[i] = std::any_of(node.outputs.begin(), node.outputs.end(), [&](int value) { return needed[value]; });
       for (int value : node.inputs) {
         if (value < 0) continue;
-        ++readers_[static_cast<size_t>(value)];
-        if (live_[i]) needed[static_cast<size_t>(value)] = 1;
+        ++readers_[value];
+        if (live_[i]) needed[value] = 1;
       }
     }
   }
@@ -119,7 +117,7 @@ class Preparation {
         if (!info.known.contains(key)) note(node, "unknown attribute '" + key.substr(0, 100) + "'");
       if (!types) return nullptr;  // a consequence of a problem noted before
       const std::vector<TensorType> outputs = infer_node(*op, *types, sizes_, node.outputs.size());
-      for (size_t i = 0; i < outputs.size(); ++i) types_[static_cast<size_t>(node.outputs[i])] = outputs[i];
+      for (size_t i = 0; i < outputs.size(); ++i) types_[node.outputs[i]] = outputs[i];
       return op;
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::input) return note(node, error.what());
@@ -132,8 +130,8 @@ class Preparation {
   std::optional<std::vector<TensorType>> input_types(const Graph::Node& node) const {
     std::vector<TensorType> types;
     for (int value : node.inputs) {
-      if (value >= 0 && !types_[static_cast<size_t>(value)]) return std::nullopt;
-      types.push_back(value < 0 ? TensorType{} : *types_[static_cast<size_t>(value)]);
+      if (value >= 0 && !types_[value]) return std::nullopt;
+      types.push_back(value < 0 ? TensorType{} : *types_[value]);
     }
     return types;
   }
@@ -146,7 +144,7 @@ class Preparation {
   // Frees constants that no later node reads, unless a prepared node wants them at run time.
   void release(const std::vector<int>& inputs, const std::vector<char>& read) {
     for (int value : inputs) {
-      if (value < 0 || --readers_[static_cast<size_t>(value)] > 0 || read[static_cast<size_t>(value)]) continue;
+      if (value < 0 || --readers_[value] > 0 || read[value]) continue;
       if (std::find(graph_.outputs.begin(), graph_.outputs.end(), value) != graph_.outputs.end()) continue;
       const auto found = graph_.constants.find(value);
       if (found != graph_.constants.end()) found->second.buffer.reset();
@@ -159,10 +157,10 @@ class Preparation {
     program.copy = make_copy(isa_);
     for (std::string& name : graph_.values) program.values.push_back({std::move(name), {}, false});
     for (auto& [value, constant] : graph_.constants) {
-      if (!read[static_cast<size_t>(value)]) constant.buffer.reset();
+      if (!read[value]) constant.buffer.reset();
       program.packed_bytes += constant.buffer ? constant.buffer->bytes() : 0;
-      program.values[static_cast<size_t>(value)].constant = std::move(constant);
-      program.values[static_cast<size_t>(value)].is_constant = true;
+      program.values[value].constant = std::move(constant);
+      program.values[value].is_constant = true;
     }
     for (Graph::Input& input : graph_.inputs)
       program.inputs.push_back({input.value, input.dtype, std::move(input.shape)});
@@ -175,7 +173,7 @@ class Preparation {
     for (int64_t step : {1, 2, 3, 8}) {
       std::vector<int64_t> sizes;
       for (size_t i = 0; i < sizes_.size(); ++i)
-        sizes.push_back(program.symbols[i].allowed_from(sizes_[i] * 2 + step + static_cast<int64_t>(i)));
+        sizes.push_back(program.symbols[i].allowed_from(sizes_[i] * 2 + step + i));
       try {
         std::vector<TensorType> inputs;
         for (const Program::Input& input : program.inputs) {
@@ -188,11 +186,10 @@ class Preparation {
       }
     }
     for (Program::Output& output : program.outputs) {
-      const Shape& shape = types_[static_cast<size_t>(output.value)]->shape;
-      const bool compare = !larger.empty() && larger[static_cast<size_t>(output.value)].shape.rank() == shape.rank();
+      const Shape& shape = types_[output.value]->shape;
+      const bool compare = !larger.empty() && larger[output.value].shape.rank() == shape.rank();
       for (int axis = 0; axis < shape.rank(); ++axis)
-        output.shape.push_back(
-            compare && larger[static_cast<size_t>(output.value)].shape[axis] == shape[axis] ? shape[axis] : -1);
+        output.shape.push_back(compare && larger[output.value].shape[axis] == shape[axis] ? shape[axis] : -1);
     }
   }
 
@@ -221,7 +218,7 @@ Program prepare(Graph&& graph, Isa isa) { return Preparation(std::move(graph), i
 std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs) {
   const auto wrong = [&](size_t i, const std::string& reason) -> Error {
     const Program::Input& input = program.inputs[i];
-    return Error(ErrorKind::input, "input '" + program.values[static_cast<size_t>(input.value)].name + "': expected " +
+    return Error(ErrorKind::input, "input '" + program.values[input.value].name + "': expected " +
                                        describe(program, input) + ", got " + to_string(inputs[i]) + reason);
   };
   if (inputs.size() != program.inputs.size())
@@ -230,15 +227,14 @@ std::vector<int64_t> bind_symbols(const Program& program, std::span<const Tensor
   std::vector<int64_t> symbols(program.symbols.size(), -1);
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Program::Input& input = program.inputs[i];
-    if (inputs[i].dtype != input.dtype || static_cast<size_t>(inputs[i].shape.rank()) != input.shape.size())
-      throw wrong(i, "");
+    if (inputs[i].dtype != input.dtype || inputs[i].shape.rank() != std::ssize(input.shape)) throw wrong(i, "");
     if (checked_elements(inputs[i]) < 0) throw wrong(i, ", which is too large");
     for (size_t axis = 0; axis < input.shape.size(); ++axis) {
       const std::vector<int64_t>& rpn = input.shape[axis].rpn;
       if (rpn.size() != 2 || rpn[0] != static_cast<int64_t>(DimOp::symbol)) continue;
-      int64_t& size = symbols[static_cast<size_t>(rpn[1])];
-      if (size < 0) size = inputs[i].shape[static_cast<int>(axis)];
-      const Symbol& symbol = program.symbols[static_cast<size_t>(rpn[1])];
+      int64_t& size = symbols[rpn[1]];
+      if (size < 0) size = inputs[i].shape[axis];
+      const Symbol& symbol = program.symbols[rpn[1]];
       if (!symbol.allows(size)) {
         const std::string more = std::to_string(symbol.remainder) + " more than a multiple of ";
         throw wrong(i, ": " + symbol.name + " must be from " + std::to_string(symbol.minimum) + " to " +
@@ -250,7 +246,7 @@ std::vector<int64_t> bind_symbols(const Program& program, std::span<const Tensor
   for (size_t i = 0; i < inputs.size(); ++i) {
     for (size_t axis = 0; axis < program.inputs[i].shape.size(); ++axis) {
       const int64_t expected = evaluate(program.inputs[i].shape[axis], symbols);
-      if (expected != inputs[i].shape[static_cast<int>(axis)])
+      if (expected != inputs[i].shape[axis])
         throw wrong(i, ": axis " + std::to_string(axis) + " must be " + std::to_string(expected));
     }
   }
@@ -270,14 +266,14 @@ std::vector<TensorType> infer_types(const Program& program, std::span<const Tens
                                     std::span<const int64_t> symbols) {
   std::vector<TensorType> types(program.values.size());
   for (size_t i = 0; i < program.values.size(); ++i) types[i] = program.values[i].constant.type;
-  for (size_t i = 0; i < inputs.size(); ++i) types[static_cast<size_t>(program.inputs[i].value)] = inputs[i];
+  for (size_t i = 0; i < inputs.size(); ++i) types[program.inputs[i].value] = inputs[i];
   std::vector<TensorType> arguments;
   for (const Program::Node& node : program.nodes) {
     arguments.clear();
-    for (int value : node.inputs) arguments.push_back(value < 0 ? TensorType{} : types[static_cast<size_t>(value)]);
+    for (int value : node.inputs) arguments.push_back(value < 0 ? TensorType{} : types[value]);
     try {
       const std::vector<TensorType> results = infer_node(*node.impl, arguments, symbols, node.outputs.size());
-      for (size_t i = 0; i < results.size(); ++i) types[static_cast<size_t>(node.outputs[i])] = results[i];
+      for (size_t i = 0; i < results.size(); ++i) types[node.outputs[i]] = results[i];
     } catch (const Error& error) {
       throw Error(ErrorKind::input, describe(node.name, node.op) + ": " + error.what());
     }

@@ -21,11 +21,9 @@ constexpr int kMaxThreads = 1024;
 bool fits(const Plan& plan, std::span<const Tensor> inputs) {
   if (plan.inputs.size() != inputs.size()) return false;
   for (size_t i = 0; i < inputs.size(); ++i)
-    if (plan.inputs[i].dtype != inputs[i].dtype || !(plan.inputs[i].shape == inputs[i].shape)) return false;
+    if (plan.inputs[i] != inputs[i]) return false;
   return true;
 }
-
-size_t bytes_of(const Tensor& tensor) { return static_cast<size_t>(tensor.shape.elements()) * size_of(tensor.dtype); }
 
 bool overlap(const Tensor& a, const Tensor& b) {
   const auto* first = a.as<const std::byte>();
@@ -101,7 +99,7 @@ Plan* Session::Call::find_plan() const {
   const auto known = std::find_if(plans.begin(), plans.end(), [&](const auto& plan) { return fits(*plan, inputs_); });
   if (known != plans.end()) return known->get();
   std::vector<TensorType> types;
-  for (const Tensor& input : inputs_) types.push_back({input.dtype, input.shape});
+  for (const Tensor& input : inputs_) types.push_back(input);
   std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_);
   if (plans.size() < kMaxPlans) return plans.emplace_back(std::move(plan)).get();
   const auto older = [](const auto& a, const auto& b) { return a->last_used < b->last_used; };
@@ -118,10 +116,10 @@ void Session::Call::bind(std::span<const Tensor> outputs) {
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     const TensorType& expected = plan_->outputs[i];
-    const std::string& name = program.values[static_cast<size_t>(program.outputs[i].value)].name;
-    if (outputs[i].dtype != expected.dtype || !(outputs[i].shape == expected.shape)) {
-      throw Error(ErrorKind::input, "output '" + name + "': expected " + to_string(expected) + ", got " +
-                                        to_string(TensorType{outputs[i].dtype, outputs[i].shape}));
+    const std::string& name = program.values[program.outputs[i].value].name;
+    if (outputs[i] != expected) {
+      throw Error(ErrorKind::input,
+                  "output '" + name + "': expected " + to_string(expected) + ", got " + to_string(outputs[i]));
     }
     const auto overlaps = [&](const Tensor& other) { return overlap(outputs[i], other); };
     if (std::any_of(inputs_.begin(), inputs_.end(), overlaps) ||
@@ -152,8 +150,7 @@ void Session::Call::run(std::span<const Tensor> outputs) {
 Work Session::Call::work(size_t step) const {
   const Plan::Step& s = plan_->steps[step];
   std::vector<TensorType> types;
-  for (size_t i = 0; i < s.inputs + s.outputs; ++i)
-    types.push_back({plan_->tensors[s.first + i].dtype, plan_->tensors[s.first + i].shape});
+  for (size_t i = 0; i < s.inputs + s.outputs; ++i) types.push_back(plan_->tensors[s.first + i]);
   const std::span<const TensorType> all(types);
   Work work = s.op->work(all.first(s.inputs), all.subspan(s.inputs));
   if (s.op == session_.program_.copy.get()) work.operations = 0;

@@ -37,7 +37,7 @@ struct Array {
   TensorType type;
   std::vector<std::byte> bytes;
 
-  Array(DType dtype, Shape shape) : type{dtype, shape}, bytes(static_cast<size_t>(shape.elements()) * size_of(dtype)) {}
+  Array(DType dtype, Shape shape) : type{dtype, shape}, bytes(bytes_of(type)) {}
   template <class T>
   T* as() {
     return reinterpret_cast<T*>(bytes.data());
@@ -46,9 +46,7 @@ struct Array {
   const T* as() const {
     return reinterpret_cast<const T*>(bytes.data());
   }
-  Tensor view() {
-    return {type.dtype, type.shape, graph::strides_of(type.shape, graph::Layout::contiguous), bytes.data()};
-  }
+  Tensor view() { return {type, graph::strides_of(type.shape, graph::Layout::contiguous), bytes.data()}; }
   friend bool operator==(const Array&, const Array&) = default;
 };
 

@@ -54,8 +54,6 @@ kernels::Rows<T> pixels_of(const Tensor& x) {
   return {static_cast<T*>(x.data), x.strides[0], x.strides[2], x.strides[3]};
 }
 
-inline int64_t bytes_of(const Tensor& x) { return x.shape.elements() * static_cast<int64_t>(size_of(x.dtype)); }
-
 // Runs run(task) for all tasks, on the call's threads.
 template <class F>
 void run_tasks(int64_t tasks, int threads, F run) {

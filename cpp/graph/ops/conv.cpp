@@ -10,8 +10,7 @@ constexpr int64_t kCacheBytes = 1 << 20;  // of padded copy that is worth making
 constexpr int64_t kMaxPhases = 4096, kMaxParts = 1 << 16;
 
 size_t taps_bytes(int64_t taps) {
-  return (static_cast<size_t>(taps) * sizeof(int64_t) + Buffer::kAlignment - 1) / Buffer::kAlignment *
-         Buffer::kAlignment;
+  return (taps * sizeof(int64_t) + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
 }
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
@@ -26,21 +25,20 @@ ConvOp::ConvOp(const NodeInfo& node, DType x, const Shape& weight, Borders borde
   node.expect_outputs(1);
   filters_ = weight[0], depth_ = weight[1];
   if (weight.elements() == 0) node.fail("the weight is empty");
-  const auto count = static_cast<size_t>(axes_);
-  const std::vector<int64_t> ones(count, 1), zeros(2 * count, 0);
+  const std::vector<int64_t> ones(axes_, 1), zeros(2 * axes_, 0);
   const std::vector<int64_t> stride = node.integers("stride", 1, kMaxExtent, ones),
                              dilation = node.integers("dilation", 1, kMaxExtent, ones),
                              padding = node.integers("padding", 0, kMaxExtent, zeros);
-  const size_t missing = kAxes - count;
-  for (size_t axis = 0; axis < count; ++axis) {
-    kernel_[missing + axis] = weight[2 + static_cast<int>(axis)];
+  const int missing = kAxes - axes_;
+  for (int axis = 0; axis < axes_; ++axis) {
+    kernel_[missing + axis] = weight[2 + axis];
     if (kernel_[missing + axis] > kMaxExtent) node.fail("the kernel is too large");
     stride_[missing + axis] = stride[axis], dilation_[missing + axis] = dilation[axis];
     padding_[2 * (missing + axis)] = padding[2 * axis], padding_[2 * (missing + axis) + 1] = padding[2 * axis + 1];
   }
   if (transposed_) {
-    const std::vector<int64_t> extra = node.integers("output_padding", 0, kMaxExtent, std::vector<int64_t>(count, 0));
-    for (size_t axis = 0; axis < count; ++axis) {
+    const std::vector<int64_t> extra = node.integers("output_padding", 0, kMaxExtent, std::vector<int64_t>(axes_, 0));
+    for (int axis = 0; axis < axes_; ++axis) {
       output_padding_[missing + axis] = extra[axis];
       if (extra[axis] >= std::max(stride[axis], dilation[axis]))
         node.fail("output_padding must be below the stride or the dilation");
@@ -61,7 +59,7 @@ void ConvOp::add_phases(const NodeInfo& node) {
     border_ = padding_, tap_step_ = dilation_, x_step_ = stride_;
     Phase& whole = phases_.emplace_back();
     for (size_t axis = 0; axis < kAxes; ++axis) {
-      whole.taps[axis].resize(static_cast<size_t>(kernel_[axis]));
+      whole.taps[axis].resize(kernel_[axis]);
       std::iota(whole.taps[axis].begin(), whole.taps[axis].end(), int64_t{0});
     }
     return;
@@ -79,24 +77,22 @@ void ConvOp::add_phases(const NodeInfo& node) {
 
 // Output p + q * stride of an axis meets, at tap i, input q + (p + padding - i * dilation) / stride, where that
 // divides.
-void ConvOp::add_axis(int axis, std::vector<Phase>& phases) {
-  const auto a = static_cast<size_t>(axis);
+void ConvOp::add_axis(int a, std::vector<Phase>& phases) {
   const int64_t stride = stride_[a], dilation = dilation_[a], begin = padding_[2 * a];
   tap_step_[a] = dilation / std::gcd(dilation, stride);
   const int64_t reach = dilation * (kernel_[a] - 1) + output_padding_[a] - begin - padding_[2 * a + 1];
-  std::vector<std::vector<int64_t>> taps(static_cast<size_t>(stride));
-  std::vector<int64_t> first(static_cast<size_t>(stride));
+  std::vector<std::vector<int64_t>> taps(stride);
+  std::vector<int64_t> first(stride);
   for (int64_t p = 0; p < stride; ++p) {
-    const auto phase = static_cast<size_t>(p);
     int64_t low = 0, high = 0;
     for (int64_t i = kernel_[a] - 1; i >= 0; --i) {
       if ((p + begin - i * dilation) % stride != 0) continue;
       high = (p + begin - i * dilation) / stride;
-      if (taps[phase].empty()) low = high;
-      taps[phase].push_back(i);
+      if (taps[p].empty()) low = high;
+      taps[p].push_back(i);
     }
-    if (taps[phase].empty()) taps[phase].push_back(-1);
-    first[phase] = low;
+    if (taps[p].empty()) taps[p].push_back(-1);
+    first[p] = low;
     border_[2 * a] = std::max(border_[2 * a], -low);
     border_[2 * a + 1] = std::max(border_[2 * a + 1], high + floor_div(reach - p, stride));
   }
@@ -104,15 +100,14 @@ void ConvOp::add_axis(int axis, std::vector<Phase>& phases) {
   for (const Phase& phase : phases)
     for (int64_t p = 0; p < stride; ++p) {
       Phase& next = all.emplace_back(phase);
-      next.taps[a] = taps[static_cast<size_t>(p)];
-      next.first_x[a] = border_[2 * a] + first[static_cast<size_t>(p)];
+      next.taps[a] = taps[p];
+      next.first_x[a] = border_[2 * a] + first[p];
       next.first_y[a] = p;
     }
   phases = std::move(all);
 }
 
-int64_t ConvOp::outputs(int axis, int64_t size) const {
-  const auto a = static_cast<size_t>(axis);
+int64_t ConvOp::outputs(int a, int64_t size) const {
   const int64_t reach = dilation_[a] * (kernel_[a] - 1) + 1, padding = padding_[2 * a] + padding_[2 * a + 1];
   if (transposed_) return (size - 1) * stride_[a] + reach - padding + output_padding_[a];
   return size + padding < reach ? 0 : (size + padding - reach) / stride_[a] + 1;
@@ -120,8 +115,7 @@ int64_t ConvOp::outputs(int axis, int64_t size) const {
 
 ConvOp::Sizes ConvOp::spatial(const Shape& shape) const {
   Sizes sizes{1, 1, 1};
-  for (int axis = kAxes - axes_; axis < kAxes; ++axis)
-    sizes[static_cast<size_t>(axis)] = shape[2 + axis - (kAxes - axes_)];
+  for (int axis = kAxes - axes_; axis < kAxes; ++axis) sizes[axis] = shape[2 + axis - (kAxes - axes_)];
   return sizes;
 }
 
@@ -134,7 +128,7 @@ std::vector<TensorType> ConvOp::infer(Types inputs, std::span<const int64_t>) co
   TensorType image{x_type_, {1, x[1]}};
   Shape shape{x[0], filters_};
   for (int axis = kAxes - axes_; axis < kAxes; ++axis) {
-    const int64_t size = sizes[static_cast<size_t>(axis)], out = outputs(axis, size);
+    const int64_t size = sizes[axis], out = outputs(axis, size);
     require(out > 0 && (size > 0 || !transposed_), "the window or the padding does not fit the input " + to_string(x));
     shape.push_back(out);
     image.shape.push_back(padded(axis, size));
@@ -155,9 +149,8 @@ int64_t ConvOp::typical_rows(const NodeInfo& node) const {
   const Shape& x = node.types[kX].shape;
   const Sizes sizes = spatial(x);
   int64_t rows = std::min(x[0], kMaxTypicalRows);
-  for (int axis : {kHeight, kWidth}) {
-    const auto a = static_cast<size_t>(axis);
-    const int64_t out = std::max<int64_t>(outputs(axis, std::min(sizes[a], kMaxTypicalRows)), 0);
+  for (int a : {kHeight, kWidth}) {
+    const int64_t out = std::max<int64_t>(outputs(a, std::min(sizes[a], kMaxTypicalRows)), 0);
     rows = std::min(rows * std::min((out + y_step_[a] - 1) / y_step_[a], kMaxTypicalRows), kMaxTypicalRows);
   }
   return rows;
@@ -170,20 +163,19 @@ Work ConvOp::work(Types inputs, Types outputs) const {
                         static_cast<double>(transposed_ ? depth_ * groups_ : filters_);
   const double weights = area * static_cast<double>(depth_) * static_cast<double>(filters_);
   work.operations = 2.0 * pixels * weights;
-  work.bytes += weights * static_cast<double>(size_of(x_type_));
+  work.bytes += weights * size_of(x_type_);
   return work;
 }
 
 int64_t ConvOp::padded_sample(const Shape& x) const {
   const Sizes sizes = spatial(x);
   int64_t elements = x[1];
-  for (int axis : {kDepth, kHeight, kWidth}) elements *= padded(axis, sizes[static_cast<size_t>(axis)]);
+  for (int axis : {kDepth, kHeight, kWidth}) elements *= padded(axis, sizes[axis]);
   return elements;
 }
 
 int64_t ConvOp::samples_at_once(const Shape& x) const {
-  return std::clamp<int64_t>(kCacheBytes / (padded_sample(x) * static_cast<int64_t>(size_of(x_type_))), 1,
-                             std::max<int64_t>(x[0], 1));
+  return std::clamp<int64_t>(kCacheBytes / (padded_sample(x) * size_of(x_type_)), 1, std::max<int64_t>(x[0], 1));
 }
 
 // Elements; at least a pixel's, for those beside an image of no width.
@@ -201,21 +193,19 @@ size_t ConvOp::scratch_bytes(Types inputs, Types, int threads) const {
   const Shape& x = inputs[kX].shape;
   const int64_t elements =
       (padded_ ? samples_at_once(x) * padded_sample(x) : 0) + (bordered_ ? x[0] * border_row(x) : 0);
-  return static_cast<size_t>(threads) * task_scratch() + taps_bytes(most_taps()) +
-         static_cast<size_t>(elements) * size_of(x_type_);
+  return threads * task_scratch() + taps_bytes(most_taps()) + elements * size_of(x_type_);
 }
 
 void ConvOp::run(const RunArgs& args) const {
   const Tensor& x = args.inputs[kX];
   const Sizes sizes = spatial(x.shape);
-  std::byte* const scratch = args.scratch + static_cast<size_t>(args.threads) * task_scratch();
-  const std::span<int64_t> taps{reinterpret_cast<int64_t*>(scratch), static_cast<size_t>(most_taps())};
+  std::byte* const scratch = args.scratch + args.threads * task_scratch();
+  const std::span<int64_t> taps(reinterpret_cast<int64_t*>(scratch), most_taps());
   std::byte* const copy = scratch + taps_bytes(most_taps());
   const int64_t samples = x.shape[0], step = padded_ ? samples_at_once(x.shape) : samples;
-  std::byte* const border =
-      copy + (padded_ ? step * padded_sample(x.shape) : 0) * static_cast<int64_t>(size_of(x_type_));
+  std::byte* const border = copy + (padded_ ? step * padded_sample(x.shape) : 0) * size_of(x_type_);
   for (int64_t sample = 0; bordered_ && sample < samples; ++sample)
-    std::memset(border + sample * border_row(x.shape), fill(args, sample), static_cast<size_t>(border_row(x.shape)));
+    std::memset(border + sample * border_row(x.shape), fill(args, sample), border_row(x.shape));
   for (int64_t first = 0; first < samples; first += step) {
     Plane plane{};
     plane.border = reinterpret_cast<const uint8_t*>(border + first * border_row(x.shape));
@@ -255,7 +245,7 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
                       w * tap_step_[kWidth] * plane.stride_w;
   plane.taps = taps.first(tap);
   plane.y = phase.first_y;
-  const auto element = static_cast<int64_t>(size_of(x_type_));
+  const auto element = size_of(x_type_);
   const Sizes sizes = spatial(args.inputs[kX].shape);
   int64_t corner = phase.first_x[kDepth] * stride_d;
   if (bordered_ && !padded_) {
@@ -277,7 +267,7 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
 void ConvOp::pad(const RunArgs& args, int64_t first, int64_t samples, std::byte* to) const {
   const Tensor& x = args.inputs[kX];
   const Sizes sizes = spatial(x.shape);
-  const int64_t element = static_cast<int64_t>(size_of(x.dtype)), channels = x.shape[1], width = sizes[kWidth];
+  const int64_t element = size_of(x.dtype), channels = x.shape[1], width = sizes[kWidth];
   const int64_t pixel = channels * element, height = padded(kHeight, sizes[kHeight]);
   const int64_t rows = padded(kDepth, sizes[kDepth]) * height, row_bytes = padded(kWidth, width) * pixel;
   const int64_t left = border_[2 * kWidth] * pixel, right = border_[2 * kWidth + 1] * pixel;
@@ -290,15 +280,15 @@ void ConvOp::pad(const RunArgs& args, int64_t first, int64_t samples, std::byte*
       const int border = fill(args, sample);
       std::byte* row = to + i * row_bytes;
       if (d < 0 || d >= sizes[kDepth] || h < 0 || h >= sizes[kHeight]) {
-        std::memset(row, border, static_cast<size_t>(row_bytes));
+        std::memset(row, border, row_bytes);
         continue;
       }
-      std::memset(row, border, static_cast<size_t>(left));
-      std::memset(row + row_bytes - right, border, static_cast<size_t>(right));
+      std::memset(row, border, left);
+      std::memset(row + row_bytes - right, border, right);
       const int64_t at = sample * x.strides[0] + d * stride(x, kDepth) + h * stride(x, kHeight);
       const std::byte* from = x.as<const std::byte>() + at * element;
       if (channels_last) {
-        std::memcpy(row + left, from, static_cast<size_t>(width * pixel));
+        std::memcpy(row + left, from, width * pixel);
       } else {
         kernels::copy(copy_, {{channels, width},
                               static_cast<int>(element),

@@ -34,7 +34,7 @@ class ConvOp : public Op {
     Sizes first_x{};                               // of the padded image: what the first output's first tap meets
     Sizes first_y{};                               // the first output
     std::array<std::vector<int64_t>, kAxes> taps;  // each tap's index in the weight; -1: it is zero
-    int64_t count(int axis) const { return static_cast<int64_t>(taps[static_cast<size_t>(axis)].size()); }
+    int64_t count(int axis) const { return static_cast<int64_t>(taps[axis].size()); }
     int64_t area() const { return count(kDepth) * count(kHeight) * count(kWidth); }
   };
 
@@ -78,8 +78,8 @@ class ConvOp : public Op {
   template <class T>
   kernels::Rows<T> rows(const Tensor& tensor, const Plane& plane, int64_t channel) const {
     int64_t offset = plane.first * tensor.strides[0] + channel;
-    for (int axis : {kDepth, kHeight, kWidth}) offset += plane.y[static_cast<size_t>(axis)] * stride(tensor, axis);
-    const int64_t bytes = offset * static_cast<int64_t>(size_of(tensor.dtype));
+    for (int axis : {kDepth, kHeight, kWidth}) offset += plane.y[axis] * stride(tensor, axis);
+    const int64_t bytes = offset * size_of(tensor.dtype);
     kernels::Rows<T> rows{};
     using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
     rows.data = reinterpret_cast<T*>(static_cast<Byte*>(tensor.data) + bytes);
@@ -93,7 +93,7 @@ class ConvOp : public Op {
   template <class T>
   Buffer ordered_weight(const Constant& weight, const Phase& phase, int64_t first, int64_t count) const {
     const int64_t area = kernel_[kDepth] * kernel_[kHeight] * kernel_[kWidth];
-    Buffer ordered(static_cast<size_t>(count * depth_ * phase.area()) * sizeof(T));
+    Buffer ordered(count * depth_ * phase.area() * sizeof(T));
     const T* w = weight.buffer->as<T>() + first * depth_ * area;
     T* out = ordered.as<T>();
     for (int64_t c = 0; c < count; ++c)
@@ -125,9 +125,7 @@ class ConvOp : public Op {
   void add_phases(const NodeInfo& node);
   void add_axis(int axis, std::vector<Phase>& phases);
   int64_t outputs(int axis, int64_t size) const;
-  int64_t padded(int axis, int64_t size) const {
-    return size + border_[static_cast<size_t>(2 * axis)] + border_[static_cast<size_t>(2 * axis) + 1];
-  }
+  int64_t padded(int axis, int64_t size) const { return size + border_[2 * axis] + border_[2 * axis + 1]; }
   Sizes spatial(const Shape& shape) const;
   int64_t stride(const Tensor& tensor, int axis) const {
     const int at = tensor.shape.rank() - kAxes + axis;

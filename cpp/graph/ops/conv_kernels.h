@@ -43,7 +43,7 @@ class ConvKernels : public ConvOp {
       return run_kernel(*dwconv.weights->kernel, dwconv, args.threads);
     }
     for (int64_t group = 0; group < groups_; ++group) {
-      const auto& weights = matrices_[plane.phase * static_cast<size_t>(groups_) + static_cast<size_t>(group)];
+      const auto& weights = matrices_[plane.phase * groups_ + group];
       typename Family::Gemm gemm{};
       gemm.weights = &weights;
       gemm.taps = plane.taps;

@@ -75,7 +75,7 @@ class GridSample final : public Op {
     const int axes = x.shape.rank() - 2;
     const int64_t channels = x.shape[1], all = grid.shape.elements() / axes, pixels = all / x.shape[0];
     const int64_t blocks = (pixels + kBlock - 1) / kBlock;
-    run_shares(x.shape[0] * blocks, 8 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+    run_shares(x.shape[0] * blocks, 8 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       int64_t offsets[kBlock * kMaxTaps];
       float weights[kBlock * kMaxTaps];
       int32_t counts[kBlock];

@@ -25,9 +25,6 @@ class IndexOp : public Op {
   }
 
  protected:
-  static double bytes_of(const TensorType& type) {
-    return static_cast<double>(type.shape.elements()) * static_cast<double>(size_of(type.dtype));
-  }
   int axis(const Shape& shape) const { return normalized_axis(axis_, shape.rank()); }
   // Input 1 holds indices, of input 0's shape but for the axis.
   void require_fit(Types inputs) const {
@@ -71,8 +68,7 @@ void copy_blocks(const std::byte* x, std::byte* y, int64_t bytes, int64_t begin,
     case 8:
       return each(uint64_t{});
     default:
-      for (int64_t i = begin; i < end; ++i)
-        std::memcpy(y + i * bytes, x + place(i) * bytes, static_cast<size_t>(bytes));
+      for (int64_t i = begin; i < end; ++i) std::memcpy(y + i * bytes, x + place(i) * bytes, bytes);
   }
 }
 
@@ -89,8 +85,8 @@ class Take final : public IndexOp {
     const Tensor &x = args.inputs[0], &indices = args.inputs[1], &y = args.outputs[0];
     const AxisSplit at = split_at(x.shape, axis(x.shape));
     check_indices(indices, 0, at.size);
-    const int64_t count = indices.shape.elements(), block = at.inner * static_cast<int64_t>(size_of(x.dtype));
-    run_shares(at.outer * count, 2 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+    const int64_t count = indices.shape.elements(), block = at.inner * size_of(x.dtype);
+    run_shares(at.outer * count, 2 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       copy_blocks(x.as<const std::byte>(), y.as<std::byte>(), block, begin, end,
                   [&](int64_t row) { return row / count * at.size + index_at(indices, row % count); });
     });
@@ -130,7 +126,7 @@ class Gather final : public IndexOp {
     const AxisSplit at = split_at(x.shape, axis_of_x);
     const int64_t size = y.shape[axis_of_x];
     check_indices(indices, 0, at.size);
-    run_shares(at.outer * size, 4 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+    run_shares(at.outer * size, 4 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       switch (size_of(x.dtype)) {
         case 1:
           return rows<uint8_t>(x, indices, y, at, size, begin, end);
@@ -156,41 +152,35 @@ class Gather final : public IndexOp {
 // Several index tensors, broadcast to one shape, for as many adjacent axes; a negative index counts from the end.
 class Places {
  public:
-  Places(size_t first, size_t count) : first_(first), count_(count) {}
+  Places(int first, int count) : first_(first), count_(count) {}
 
   void require_fit(Op::Types inputs, const Shape& x, int axis) const {
-    require(axis + static_cast<int>(count_) <= x.rank(), std::to_string(count_) + " indices from axis " +
-                                                             std::to_string(axis) + " are more than " + to_string(x) +
-                                                             " has");
-    for (size_t i = 0; i < count_; ++i) require_indices(inputs, first_ + i);
+    require(axis + count_ <= x.rank(), std::to_string(count_) + " indices from axis " + std::to_string(axis) +
+                                           " are more than " + to_string(x) + " has");
+    for (int i = 0; i < count_; ++i) require_indices(inputs, first_ + i);
   }
   template <class Operands>
   Shape shape(const Operands& inputs) const {
     Shape shape;
-    for (size_t i = 0; i < count_; ++i) shape = broadcast_shape(shape, inputs[first_ + i].shape);
+    for (int i = 0; i < count_; ++i) shape = broadcast_shape(shape, inputs[first_ + i].shape);
     return shape;
   }
-  Shape result(Op::Types inputs, const Shape& x, int axis) const {
-    return indexed(x, axis, static_cast<int>(count_), shape(inputs));
-  }
+  Shape result(Op::Types inputs, const Shape& x, int axis) const { return indexed(x, axis, count_, shape(inputs)); }
   // x as [outer][indexed axes][inner]
   AxisSplit split(const Shape& x, int axis) const {
     AxisSplit split;
-    for (int i = 0; i < x.rank(); ++i)
-      (i < axis ? split.outer : i < axis + static_cast<int>(count_) ? split.size : split.inner) *= x[i];
+    for (int i = 0; i < x.rank(); ++i) (i < axis ? split.outer : i < axis + count_ ? split.size : split.inner) *= x[i];
     return split;
   }
-  size_t scratch_bytes(Op::Types inputs) const {
-    return static_cast<size_t>(shape(inputs).elements()) * sizeof(int64_t);
-  }
+  size_t scratch_bytes(Op::Types inputs) const { return shape(inputs).elements() * sizeof(int64_t); }
   // The position within the indexed axes, for each of the indices' elements. Throws for one out of range.
   void find(std::span<const Tensor> inputs, const Shape& x, int axis, int64_t* places) const {
     const Shape all = shape(inputs);
     const int64_t elements = all.elements();
     std::fill_n(places, elements, 0);
-    for (size_t i = 0; i < count_; ++i) {
+    for (int i = 0; i < count_; ++i) {
       const Tensor& indices = inputs[first_ + i];
-      const int64_t size = x[axis + static_cast<int>(i)];
+      const int64_t size = x[axis + i];
       check_indices(indices, -size, size);
       if (indices.dtype == DType::i64)
         add_places<int64_t>(indices, all, size, places);
@@ -216,14 +206,14 @@ class Places {
       }
       for (int d = rank - 2; d >= 0; --d) {
         offset += strides[d];
-        if (++at[static_cast<size_t>(d)] < all[d]) break;
+        if (++at[d] < all[d]) break;
         offset -= strides[d] * all[d];
-        at[static_cast<size_t>(d)] = 0;
+        at[d] = 0;
       }
     }
   }
 
-  size_t first_, count_;
+  int first_, count_;
 };
 
 // y[.., i.., ..] = x[.., a[i..], b[i..], .., ..]
@@ -243,9 +233,9 @@ class Index final : public IndexOp {
     const AxisSplit at = places_.split(x.shape, axis(x.shape));
     auto* places = reinterpret_cast<int64_t*>(args.scratch);
     places_.find(args.inputs, x.shape, axis(x.shape), places);
-    const int64_t count = places_.shape(args.inputs).elements(), element = static_cast<int64_t>(size_of(x.dtype));
+    const int64_t count = places_.shape(args.inputs).elements(), element = size_of(x.dtype);
     const int64_t block = at.inner * element;
-    run_shares(at.outer * count, 2 * lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+    run_shares(at.outer * count, 2 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       copy_blocks(x.as<const std::byte>(), y.as<std::byte>(), block, begin, end,
                   [&](int64_t row) { return row / count * at.size + places[row % count]; });
     });
@@ -318,7 +308,7 @@ class Scatter final : public IndexOp {
     const AxisSplit at = split_at(x.shape, axis_of_x);
     const int64_t size = indices.shape[axis_of_x], rows = indices.shape.elements() == 0 ? 0 : at.outer * size;
     check_indices(indices, 0, at.size);
-    if (y.data != x.data) std::memcpy(y.data, x.data, static_cast<size_t>(lowbit::graph::bytes_of(x)));
+    if (y.data != x.data) std::memcpy(y.data, x.data, bytes_of(x));
     with_element(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       for (int64_t row = 0; row < rows; ++row) {
@@ -358,7 +348,7 @@ class IndexPut final : public IndexOp {
     auto* places = reinterpret_cast<int64_t*>(args.scratch);
     places_.find(args.inputs, x.shape, axis(x.shape), places);
     const int64_t count = places_.shape(args.inputs).elements();
-    if (y.data != x.data) std::memcpy(y.data, x.data, static_cast<size_t>(lowbit::graph::bytes_of(x)));
+    if (y.data != x.data) std::memcpy(y.data, x.data, bytes_of(x));
     with_element(x.dtype, [&](auto zero) {
       using T = decltype(zero);
       for (int64_t row = 0; row < at.outer * count; ++row) {
@@ -388,7 +378,7 @@ class MaxUnpool final : public Op {
     require_shape(inputs, 1, inputs[0].shape);
     Shape shape = inputs[0].shape;
     for (int axis : {2, 3}) {
-      shape[axis] = evaluate(size_[static_cast<size_t>(axis) - 2], symbols);
+      shape[axis] = evaluate(size_[axis - 2], symbols);
       require(shape[axis] >= 0 && shape[axis] <= kMaxSize,
               "the output has " + std::to_string(shape[axis]) + " elements an axis");
     }
@@ -402,7 +392,7 @@ class MaxUnpool final : public Op {
     const int64_t channels = x.shape[1], from = x.shape[2] * x.shape[3], to = y.shape[2] * y.shape[3];
     check_indices(indices, 0, to);
     const int64_t blocks = (channels + kBlock - 1) / kBlock;
-    run_shares(x.shape[0] * blocks, lowbit::graph::bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
+    run_shares(x.shape[0] * blocks, bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         const int64_t n = block / blocks, first = block % blocks * kBlock, count = std::min(kBlock, channels - first);
         float* image = y.as<float>() + n * to * channels + first;

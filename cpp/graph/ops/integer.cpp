@@ -19,7 +19,7 @@ Buffer channel_floats(const NodeInfo& node, size_t input, int64_t channels, doub
   for (float value : constant.values<float>())
     if (!(std::fabs(static_cast<double>(value)) <= limit))
       node.fail("input " + std::to_string(input) + " holds a value that is not finite or too large");
-  Buffer padded(static_cast<size_t>(channels + kernels::Epilogue::kSlack) * sizeof(float));
+  Buffer padded((channels + kernels::Epilogue::kSlack) * sizeof(float));
   std::ranges::copy(constant.values<float>(), padded.as<float>());
   return padded;
 }

@@ -27,9 +27,7 @@ class LinearKernels : public Op {
   bool reads_slack(size_t input) const override { return input == kX; }
   std::string kernel() const override { return weights_.kernel->name; }
   size_t bytes() const override { return weights_.bytes() + epilogue_.bytes(); }
-  size_t scratch_bytes(Types, Types, int threads) const override {
-    return static_cast<size_t>(threads) * task_scratch();
-  }
+  size_t scratch_bytes(Types, Types, int threads) const override { return threads * task_scratch(); }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
     work.operations *= 2.0 * static_cast<double>(depth_);

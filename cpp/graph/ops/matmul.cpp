@@ -50,7 +50,7 @@ class Matmul final : public Op {
   std::string kernel() const override { return kernels::select_gemm_f32(isa_, 64, 1, 64, 64).name; }
   size_t scratch_bytes(Types inputs, Types outputs, int threads) const override {
     const Cut c = cut(inputs[0].shape, inputs[1].shape, outputs[0].shape, threads);
-    return static_cast<size_t>(c.tasks * c.k * row(c).nr) * sizeof(float);
+    return c.tasks * c.k * row(c).nr * sizeof(float);
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);

@@ -119,9 +119,7 @@ class ArgExtreme final : public OrderingOp {
 class Order : public OrderingOp {
  public:
   explicit Order(const NodeInfo& node) : OrderingOp(node) { node.expect_outputs(2); }
-  size_t scratch_bytes(Types inputs, Types, int) const override {
-    return static_cast<size_t>(inputs[0].shape.elements()) * sizeof(int64_t);
-  }
+  size_t scratch_bytes(Types inputs, Types, int) const override { return inputs[0].shape.elements() * sizeof(int64_t); }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
     work.operations = 8 * static_cast<double>(inputs[0].shape.elements());

@@ -160,7 +160,7 @@ class AdaptivePool final : public Pool {
 
  protected:
   int64_t outputs(int axis, int64_t size, std::span<const int64_t> symbols) const override {
-    const int64_t outputs = evaluate(size_[static_cast<size_t>(axis)], symbols);
+    const int64_t outputs = evaluate(size_[axis], symbols);
     require(size > 0, "the input is empty");
     require(outputs > 0 && outputs <= kMaxSize, "the output has " + std::to_string(outputs) + " elements an axis");
     return outputs;
@@ -193,11 +193,11 @@ class Mean final : public Op {
     require_type(inputs, 0, DType::f32);
     const Shape& x = inputs[0].shape;
     const Axes axes = reduced(x);
-    require(static_cast<size_t>(std::count(axes.begin(), axes.end(), true)) == axes_.size(), "axes repeat");
+    require(std::count(axes.begin(), axes.end(), true) == std::ssize(axes_), "axes repeat");
     int64_t count = 1;
     Shape shape;
     for (int axis = 0; axis < x.rank(); ++axis) {
-      const bool gone = axes[static_cast<size_t>(axis)];
+      const bool gone = axes[axis];
       if (gone) count *= x[axis];
       require(count < kMaxWindow, "the mean is over too many elements");
       if (!gone || keep_) shape.push_back(gone ? 1 : x[axis]);
@@ -205,9 +205,7 @@ class Mean final : public Op {
     return {{DType::f32, shape}};
   }
   Layout input_layout(size_t) const override { return Layout::any; }
-  size_t scratch_bytes(Types inputs, Types, int) const override {
-    return static_cast<size_t>(inputs[0].shape.elements()) * sizeof(float);
-  }
+  size_t scratch_bytes(Types inputs, Types, int) const override { return inputs[0].shape.elements() * sizeof(float); }
   std::string kernel() const override { return kernel_.name; }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
@@ -244,7 +242,7 @@ class Mean final : public Op {
 
   Axes reduced(const Shape& shape) const {
     Axes axes{};
-    for (int64_t axis : axes_) axes[static_cast<size_t>(normalized_axis(axis, shape.rank()))] = true;
+    for (int64_t axis : axes_) axes[normalized_axis(axis, shape.rank())] = true;
     return axes;
   }
 
@@ -258,7 +256,7 @@ class Mean final : public Op {
     int phase = 0;
     for (int i = 0; i < rank; ++i) {
       const int axis = !channels_last || i == 0 ? i : i == rank - 1 ? 1 : i + 1;
-      const bool gone = axes[static_cast<size_t>(axis)];
+      const bool gone = axes[axis];
       if (x.shape[axis] == 1) continue;
       if (gone && phase == 2) return false;
       phase = gone ? 1 : phase == 0 ? 0 : 2;
@@ -274,7 +272,7 @@ class Mean final : public Op {
     count = inner = 1;
     for (bool gone : {true, false}) {
       for (int axis = 0; axis < x.shape.rank(); ++axis) {
-        if (axes[static_cast<size_t>(axis)] != gone) continue;
+        if (axes[axis] != gone) continue;
         shape.push_back(x.shape[axis]);
         from.push_back(x.strides[axis]);
         to.push_back(0);
@@ -282,8 +280,8 @@ class Mean final : public Op {
       }
     }
     for (int64_t axis = shape.rank() - 1, stride = 1; axis >= 0; --axis) {
-      to[static_cast<int>(axis)] = stride;
-      stride *= shape[static_cast<int>(axis)];
+      to[axis] = stride;
+      stride *= shape[axis];
     }
     copy_view(copy_, shape, sizeof(float), x.data, from, args.scratch, to, args.threads);
   }

@@ -101,9 +101,8 @@ class DynamicQuantize final : public ElementwiseOp {
   bool reads(size_t input) const override { return input == 0; }
   size_t bytes() const override { return factors_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
-    if (factor_count_ >= 0)
-      return static_cast<size_t>(tasks_for(inputs[0].shape, threads) * factor_count_) * sizeof(float);
-    return static_cast<size_t>(std::min<int64_t>(rows(inputs[0].shape), threads) * 2 * threads) * sizeof(float);
+    if (factor_count_ >= 0) return tasks_for(inputs[0].shape, threads) * factor_count_ * sizeof(float);
+    return std::min<int64_t>(rows(inputs[0].shape), threads) * 2 * threads * sizeof(float);
   }
   void run(const RunArgs& args) const override {
     const Tensor& x = args.inputs[0];

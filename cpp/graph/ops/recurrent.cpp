@@ -59,7 +59,7 @@ class Recurrent : public Op {
   std::string kernel() const override { return weights_.kernel->name; }
   size_t bytes() const override { return weights_.bytes() + projection_.bytes() + bias_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int) const override {
-    return static_cast<size_t>(inputs[0].shape[1] * (gates_ + 1) * hidden_) * sizeof(float);
+    return inputs[0].shape[1] * (gates_ + 1) * hidden_ * sizeof(float);
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work({}, outputs);

@@ -69,17 +69,16 @@ struct Loops {
     std::array<int64_t, kMaxRank> size{}, stride{};
     int64_t count = 1;
     void add(int64_t n, int64_t step) {
-      size[static_cast<size_t>(rank)] = n;
-      stride[static_cast<size_t>(rank++)] = step;
+      size[rank] = n;
+      stride[rank++] = step;
       count *= n;
     }
     // The offset of the index whose number in row-major order is i.
     int64_t offset(int64_t i) const {
       int64_t offset = 0;
       for (int d = rank - 1; d >= 0; --d) {
-        const auto axis = static_cast<size_t>(d);
-        offset += i % size[axis] * stride[axis];
-        i /= size[axis];
+        offset += i % size[d] * stride[d];
+        i /= size[d];
       }
       return offset;
     }
@@ -99,7 +98,7 @@ Loops loops_of(const Shape& x, const std::array<bool, kMaxRank>& reduced) {
   size_t count = 0;
   int64_t stride = 1;
   for (int axis = x.rank() - 1; axis >= 0; --axis) {  // innermost first
-    const bool gone = reduced[static_cast<size_t>(axis)];
+    const bool gone = reduced[axis];
     if (x[axis] != 1) {
       if (count > 0 && parts[count - 1].gone == gone)
         parts[count - 1].size *= x[axis];
@@ -249,11 +248,11 @@ class Reduce final : public Op {
     require(is_variance() ? inputs[0].dtype == DType::f32 : find_reduce(kind_, inputs[0].dtype) != nullptr,
             kind_ + " is not defined for " + std::string(name_of(inputs[0].dtype)));
     const std::array<bool, kMaxRank> reduced = reduced_axes(x);
-    require(static_cast<size_t>(std::count(reduced.begin(), reduced.end(), true)) == axes_.size(), "axes repeat");
+    require(std::count(reduced.begin(), reduced.end(), true) == std::ssize(axes_), "axes repeat");
     Shape shape;
     bool empty = false;
     for (int axis = 0; axis < x.rank(); ++axis) {
-      const bool gone = reduced[static_cast<size_t>(axis)];
+      const bool gone = reduced[axis];
       empty |= gone && x[axis] == 0;
       if (!gone || keep_) shape.push_back(gone ? 1 : x[axis]);
     }
@@ -288,7 +287,7 @@ class Reduce final : public Op {
 
   std::array<bool, kMaxRank> reduced_axes(const Shape& shape) const {
     std::array<bool, kMaxRank> reduced{};
-    for (int64_t axis : axes_) reduced[static_cast<size_t>(normalized_axis(axis, shape.rank()))] = true;
+    for (int64_t axis : axes_) reduced[normalized_axis(axis, shape.rank())] = true;
     return reduced;
   }
 

@@ -59,9 +59,9 @@ class Resample final : public Op {
     const int64_t row = x.shape[3] * channels, step = wide ? channels : row;
     const Tables tables = tables_at(args.scratch, outputs, window.taps);
     for (int64_t i = 0; i < outputs; ++i) fill(tables, window, i, size, step);
-    const auto element = static_cast<int64_t>(size_of(x.dtype));
+    const auto element = size_of(x.dtype);
     const int64_t rows = y.shape[0] * y.shape[2], y_row = y.shape[3] * channels;
-    run_shares(rows, lowbit::graph::bytes_of(x) * 4, args.threads, [&](int64_t begin, int64_t end) {
+    run_shares(rows, bytes_of(x) * 4, args.threads, [&](int64_t begin, int64_t end) {
       kernels::BlendArgs blend;
       blend.pixels = wide ? outputs : 1, blend.channels = wide ? channels : y_row;
       blend.taps = static_cast<int>(window.taps), blend.y_stride = blend.channels;
@@ -102,9 +102,9 @@ class Resample final : public Op {
     return window;
   }
   static Tables tables_at(std::byte* memory, int64_t outputs, int64_t taps) {
-    const auto count = static_cast<size_t>(outputs), all = count * static_cast<size_t>(taps);
-    const size_t weights = aligned(all * sizeof(int64_t)), counts = weights + aligned(all * sizeof(float));
-    const size_t bytes = counts + aligned(count * sizeof(int32_t));
+    const size_t weights = aligned(outputs * taps * sizeof(int64_t)),
+                 counts = weights + aligned(outputs * taps * sizeof(float));
+    const size_t bytes = counts + aligned(outputs * sizeof(int32_t));
     if (memory == nullptr) return {nullptr, nullptr, nullptr, bytes};
     return {reinterpret_cast<int64_t*>(memory), reinterpret_cast<float*>(memory + weights),
             reinterpret_cast<int32_t*>(memory + counts), bytes};

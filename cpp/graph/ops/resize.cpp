@@ -47,7 +47,7 @@ class Resize final : public Op {
     const int rank = static_cast<int>(size_.size()) + 2;
     require_type(inputs, 0, type.dtype == DType::u8 ? DType::u8 : DType::f32, rank);
     for (int axis = 2; axis < rank; ++axis) {
-      const int64_t size = evaluate(size_[static_cast<size_t>(axis) - 2], symbols);
+      const int64_t size = evaluate(size_[axis - 2], symbols);
       require(type.shape[axis] > 0 && size > 0 && size <= kMaxSize,
               "cannot resize " + std::to_string(type.shape[axis]) + " elements to " + std::to_string(size));
       type.shape[axis] = size;
@@ -81,7 +81,7 @@ class Resize final : public Op {
     for (int axis = 2; axis < rank; ++axis) {
       AxisTable& table = tables[axis - 2 + 5 - rank];
       table.index = reinterpret_cast<int64_t*>(at);
-      table.weight = reinterpret_cast<float*>(at + aligned(static_cast<size_t>(y.shape[axis]) * kMaxTaps * 8));
+      table.weight = reinterpret_cast<float*>(at + aligned(y.shape[axis] * kMaxTaps * 8));
       at += table_bytes(y.shape[axis]);
       fill(table, axis - 2, x.shape[axis], y.shape[axis], snaps);
     }
@@ -105,7 +105,7 @@ class Resize final : public Op {
     if (name != "cubic") node.fail("attribute 'mode' must be nearest, nearest_exact, linear or cubic");
     return Mode::cubic;
   }
-  static size_t table_bytes(int64_t outputs) { return aligned(static_cast<size_t>(outputs) * kMaxTaps * 12 + 64); }
+  static size_t table_bytes(int64_t outputs) { return aligned(outputs * kMaxTaps * 12 + 64); }
   bool is_nearest() const { return mode_ == Mode::nearest || mode_ == Mode::nearest_exact; }
 
   // torch's arithmetic, in float32 (ops/resize.py is the specification).
@@ -113,11 +113,10 @@ class Resize final : public Op {
     const auto n = static_cast<float>(size), m = static_cast<float>(outputs);
     const bool snapped = snaps && (outputs == size || outputs == 2 * size);
     const bool scaled = !scales_.empty() && !align_ && !snapped;
-    const bool whole =
-        size == outputs && (mode_ == Mode::linear || !scaled || scales_[static_cast<size_t>(axis)] == 1.0);
+    const bool whole = size == outputs && (mode_ == Mode::linear || !scaled || scales_[axis] == 1.0);
     table.taps = whole || is_nearest() ? 1 : mode_ == Mode::linear ? 2 : 4;
     const float scale = align_   ? (outputs > 1 ? (n - 1.0f) / (m - 1.0f) : 0.0f)
-                        : scaled ? static_cast<float>(1.0 / scales_[static_cast<size_t>(axis)])
+                        : scaled ? static_cast<float>(1.0 / scales_[axis])
                                  : n / m;
     for (int64_t i = 0; i < outputs; ++i) {
       int64_t* index = table.index + i * table.taps;
@@ -151,7 +150,7 @@ class Resize final : public Op {
     const int64_t height = y.shape[rank - 2], depth = rank == 5 ? y.shape[2] : 1, width = y.shape[rank - 1];
     const int64_t h = row % height, d = row / height % depth, n = row / height / depth, channels = y.shape[1];
     const AxisTable &deep = tables[0], &high = tables[1], &wide = tables[2];
-    const auto element = static_cast<int64_t>(size_of(x.dtype));
+    const auto element = size_of(x.dtype);
     const int64_t stride_d = rank == 5 ? x.strides[2] : 0, stride_h = x.strides[rank - 2];
     kernels::BlendArgs blend;
     blend.pixels = width, blend.channels = channels, blend.taps = wide.taps;
@@ -172,11 +171,11 @@ class Resize final : public Op {
     if (!is_nearest()) return x.dtype == DType::u8 ? kernel_.u8(blend) : kernel_.f32(blend);
     const bool repeats = again && h > 0 && high.index[h] == high.index[h - 1] && pixel == channels;
     if (repeats) {
-      std::memcpy(to, to - y_h * element, static_cast<size_t>(width * channels * element));
+      std::memcpy(to, to - y_h * element, width * channels * element);
     } else {
       const auto* from = static_cast<const std::byte*>(blend.row[0]);
       for (int64_t w = 0; w < width; ++w)
-        std::memcpy(to + w * pixel * element, from + wide.index[w] * element, static_cast<size_t>(channels * element));
+        std::memcpy(to + w * pixel * element, from + wide.index[w] * element, channels * element);
     }
   }
 

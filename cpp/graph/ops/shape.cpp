@@ -43,7 +43,7 @@ class MoveOp : public ElementwiseOp {
  protected:
   // The bytes of the element at `index` along `axis`.
   static std::byte* at(const Tensor& x, int axis, int64_t index) {
-    return x.as<std::byte>() + index * x.strides[axis] * static_cast<int64_t>(size_of(x.dtype));
+    return x.as<std::byte>() + index * x.strides[axis] * size_of(x.dtype);
   }
   void copy(const RunArgs& args, const Shape& shape, const Tensor& like, const void* x, const Shape& x_strides, void* y,
             const Shape& y_strides) const {
@@ -63,10 +63,10 @@ class Transpose final : public MoveOp {
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     const Shape& x = inputs[0].shape;
-    require(static_cast<size_t>(x.rank()) == perm_.size(),
+    require(x.rank() == std::ssize(perm_),
             "perm has " + std::to_string(perm_.size()) + " axes, the input " + std::to_string(x.rank()));
     TensorType type{inputs[0].dtype, {}};
-    for (int64_t axis : perm_) type.shape.push_back(x[static_cast<int>(axis)]);
+    for (int64_t axis : perm_) type.shape.push_back(x[axis]);
     return {type};
   }
   Layout input_layout(size_t) const override { return Layout::any; }
@@ -74,7 +74,7 @@ class Transpose final : public MoveOp {
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     Shape strides;
-    for (int64_t axis : perm_) strides.push_back(x.strides[static_cast<int>(axis)]);
+    for (int64_t axis : perm_) strides.push_back(x.strides[axis]);
     copy(args, y.shape, y, x.data, strides, y.data, y.strides);
   }
 
@@ -125,9 +125,9 @@ class Pad final : public MoveOp {
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
     TensorType type = inputs[0];
     require(type.dtype != DType::f16 && type.dtype != DType::bf16, "cannot pad " + std::string(name_of(type.dtype)));
-    require(padding_.size() == 2 * static_cast<size_t>(type.shape.rank()),
-            "padding has " + std::to_string(padding_.size()) + " items, rank " + std::to_string(type.shape.rank()) +
-                " needs " + std::to_string(2 * type.shape.rank()));
+    require(std::ssize(padding_) == 2 * type.shape.rank(), "padding has " + std::to_string(padding_.size()) +
+                                                               " items, rank " + std::to_string(type.shape.rank()) +
+                                                               " needs " + std::to_string(2 * type.shape.rank()));
     require(type.dtype == DType::f32 || fits(type.dtype), "the value is none of the input's type");
     for (int axis = 0; axis < type.shape.rank(); ++axis) {
       int64_t& size = type.shape[axis];
@@ -151,7 +151,7 @@ class Pad final : public MoveOp {
       begin.push_back(side(axis, 0, args.symbols));
       offset += begin[axis] * y.strides[axis];
     }
-    std::byte* inside = y.as<std::byte>() + offset * static_cast<int64_t>(size_of(y.dtype));
+    std::byte* inside = y.as<std::byte>() + offset * size_of(y.dtype);
     copy(args, x.shape, x, x.data, x.strides, inside, y.strides);
     if (mode_ == Mode::constant) return;
     // Axes before this one are complete, those behind it hold only the input yet.
@@ -180,10 +180,10 @@ class Pad final : public MoveOp {
     return Mode::constant;
   }
   static int64_t bytes_to(const Tensor& y, int axis, int64_t count) {
-    return count * y.strides[axis] * static_cast<int64_t>(size_of(y.dtype));
+    return count * y.strides[axis] * size_of(y.dtype);
   }
   int64_t side(int axis, int end, std::span<const int64_t> symbols) const {
-    return evaluate(padding_[2 * static_cast<size_t>(axis) + static_cast<size_t>(end)], symbols);
+    return evaluate(padding_[2 * axis + end], symbols);
   }
   // The most that a mode other than constant can add on one side.
   int64_t widest(int64_t size) const {
@@ -310,14 +310,14 @@ class Triangle final : public MoveOp {
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     const int rank = y.shape.rank();
-    const int64_t rows = y.shape[rank - 2], cols = y.shape[rank - 1], element = static_cast<int64_t>(size_of(y.dtype));
+    const int64_t rows = y.shape[rank - 2], cols = y.shape[rank - 1], element = size_of(y.dtype);
     const int64_t diagonal = std::clamp(evaluate(diagonal_, args.symbols), -rows - 1, cols + 1);
     run_shares(y.shape.elements() / cols, 2 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t split = std::clamp<int64_t>(row % rows + diagonal + (upper_ ? 0 : 1), 0, cols);
         const auto* from = x.as<const std::byte>() + row * cols * element;
         auto* to = y.as<std::byte>() + row * cols * element;
-        const auto left = static_cast<size_t>(split * element), right = static_cast<size_t>((cols - split) * element);
+        const int64_t left = split * element, right = (cols - split) * element;
         if (upper_) {
           std::memset(to, 0, left);
           std::memcpy(to + left, from + left, right);

@@ -19,7 +19,7 @@ class Softmax final : public ElementwiseOp {
   size_t scratch_bytes(Types inputs, Types, int) const override {
     const Shape& x = inputs[0].shape;
     const bool last = normalized_axis(axis_, x.rank()) == x.rank() - 1 && !has_layouts(x);
-    return last ? 0 : static_cast<size_t>(x.elements()) * sizeof(float);
+    return last ? 0 : x.elements() * sizeof(float);
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
