@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 from importlinter.cli import lint_imports
 
@@ -27,6 +29,14 @@ def includes(path: Path) -> list[str]:
 def test_python_rooms() -> None:
     """The import-linter contracts of pyproject.toml hold."""
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
+
+
+def test_no_module_imports_itself_by_others() -> None:
+    """There is an order in which all modules could be loaded; imports in functions count, those for types do not."""
+    graph = grimp.build_graph("lowbit", exclude_type_checking_imports=True, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) - {module} for module in graph.modules}
+    assert {"lowbit.capture.lower", "lowbit.capture.operators"} <= imports.keys()
+    TopologicalSorter(imports).prepare()
 
 
 def test_there_are_sources() -> None:

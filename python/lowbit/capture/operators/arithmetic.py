@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import Number, binary
 
 Operand = Ref | Dim | float

@@ -6,7 +6,9 @@ import math
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 
 
 @lowers("scaled_dot_product_attention")

@@ -10,7 +10,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import DTYPES, Dim
-from ..lower import FOLD_LIMIT, Lowering, Ref, Unlowerable
+from ..builder import Ref, Unlowerable
+from ..folding import FOLD_LIMIT
+from ..lowering import Lowering
 
 Number = int | float
 

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...ir import Dim
-from ..lower import COMPLEX_LOWERINGS, LOWERINGS, Complex, Lowering, Ref, Unlowerable, lowers, lowers_complex
+from ..builder import Complex, Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import COMPLEX_LOWERINGS, LOWERINGS, lowers, lowers_complex
 from . import creation, einsum, padding, products, reduction, repetition, shape
 from .arithmetic import arc_tangent, is_nan
 from .common import filled

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...ir import Attribute
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import numbers
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import binary, filled
 
 Operand = Ref | Dim | float

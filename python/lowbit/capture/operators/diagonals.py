@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import filled
 from .shape import permute
 

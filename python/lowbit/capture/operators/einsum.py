@@ -9,7 +9,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import part
 from .shape import permute
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import DTYPES, Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 from .common import filled, part
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from ...ir import Dim
-from ..lower import Lowering, Ref, lowers
+from ..builder import Ref
+from ..lowering import Lowering
+from ..registry import lowers
 from .arithmetic import is_nan
 from .common import filled, promoted
 

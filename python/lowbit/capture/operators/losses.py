@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ... import dims
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .arithmetic import xlogy
 from .common import binary
 from .similarity import pairwise_distance

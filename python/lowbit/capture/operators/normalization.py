@@ -8,7 +8,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 
 
 @lowers("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm")

@@ -10,7 +10,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowering, Ref, lowers
+from ..builder import Ref
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import part
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from ... import dims
 from ...ir import Attribute, Dim
-from ..lower import Lowered, Lowering, Ref, lowers
+from ..builder import Ref
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 from .common import numbers
 
 Plane = Callable[[Ref, tuple[int, ...]], Ref]

@@ -13,7 +13,9 @@ import torch
 
 from ...dequantize import arrays, weight_of
 from ...dequantize import dequantize as numbers_of
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import clip
 
 SHIFTS = {torch.uint8: 0, torch.int8: 128}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..lower import Lowered, Lowering, Ref, lowers
+from ..builder import Ref
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 from .common import part
 from .shape import permute
 

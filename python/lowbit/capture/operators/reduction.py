@@ -10,7 +10,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 from .common import Number, axes_of, binary, part
 
 

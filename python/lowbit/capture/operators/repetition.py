@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import part
 
 

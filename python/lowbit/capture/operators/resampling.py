@@ -13,7 +13,9 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from ... import dims
 from ...ir import Attribute, Dim
 from ...ops.spec import SIZE
-from ..lower import Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import numbers, part
 
 _MODES = {

@@ -8,7 +8,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 from .arithmetic import is_nan
 from .common import axes_of, part, promoted
 from .reduction import ordered

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from ... import dims
 from ...ir import Dim
-from ..lower import Lowered, Lowering, Ref, Unlowerable, lowers
+from ..builder import Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import Lowered, lowers
 from ..sizes import MAXIMUM
 from .common import part
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..lower import Lowering, Ref, lowers
+from ..builder import Ref
+from ..lowering import Lowering
+from ..registry import lowers
 from .common import Number, binary, clip
 from .reduction import vector_norm
 

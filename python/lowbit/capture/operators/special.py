@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..lower import Lowering, Ref, lowers
+from ..builder import Ref
+from ..lowering import Lowering
+from ..registry import lowers
 
 SHIFT = 7
 """Series for large arguments are summed from 8 on; smaller ones are moved up by so many steps."""

@@ -20,7 +20,9 @@ import numpy as np
 
 from ... import dims
 from ...ir import Array, Dim
-from ..lower import Complex, Lowering, Ref, Unlowerable, lowers, lowers_complex
+from ..builder import Complex, Ref, Unlowerable
+from ..lowering import Lowering
+from ..registry import lowers, lowers_complex
 from .common import filled, part
 from .complex_values import conj, parted
 from .padding import pad
