@@ -17,6 +17,7 @@ from graphs import BATCH, Maker
 from lowbit.ir import Graph
 from lowbit.passes import drop_channels as module
 from lowbit.passes.drop_channels import drop_channels
+from lowbit.passes.layers import LAYERS
 from passes.same import apply, ops
 
 
@@ -38,7 +39,7 @@ def pruned(m: Maker, shape: tuple[int, ...], rows: float = 0.0, columns: float =
 
 def sizes(graph: Graph) -> list[tuple[int, ...]]:
     """Of the layers' weights."""
-    return [tuple(graph.constants[node.inputs[1]].shape[:2]) for node in graph if node.op in module.LAYERS]
+    return [tuple(graph.constants[node.inputs[1]].shape[:2]) for node in graph if node.op in LAYERS]
 
 
 def test_the_picture() -> None:

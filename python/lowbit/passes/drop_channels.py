@@ -9,26 +9,23 @@ what was saved is worth that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ..ir import Array, Attribute, Graph, Node, replace
-from ..ops import OPS, attributes, constant_value, infer
-from .layers import CONVOLUTIONS, LAYERS
+from ..ops import constant_value, infer
+from .channel_uses import Uses
+from .channels import Channels, Kept, Lane, Link, inputs_read
 from .remove_dead import remove_dead
 
-PAIRS = ("add", "sub", "mul", "div", "minimum", "maximum", "prelu", "pow")
-POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "resize")
 RESTORING, RESTORING_ROWS = 128, 384
 """Multiply-adds that take as long as putting one element back into an image, and into rows."""
 WIDE, TILE = 256, 32
 """Layers of more outputs than WIDE keep a multiple of TILE, as kernels compute so many together."""
 BLOCK = 4
 """Others of TILE outputs at least keep a multiple of it, for kernels of sparse weights."""
-Kept = Callable[[Array], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,292 +52,13 @@ def drop_channels(graph: Graph, *, keeps: Kept = lambda weight: False, step: int
     """
     whole: set[str] = set()
     while True:
-        made = _Dropped(_Channels(graph, keeps, whole), step)
+        channels = Channels(graph, keeps, whole)
+        made = _Dropped(channels, Uses(channels), step)
         result = made.run()
         costly = made.costly() - whole
         if not costly:
             return result, made.left
         whole |= costly
-
-
-# ------------------------------------------------------------------------------------------------- what is known of it
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Lane:
-    """Where a value's channels lie, and the numbers of those that are constant; NaN: computed."""
-
-    axis: int
-    fills: Array
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Link:
-    """A node that works channel by channel: its inputs that have channels, where these are in its output.
-
-    repeat: adjacent channels of the output that one of the input becomes (a flattened image).
-    """
-
-    places: tuple[int, ...]
-    axis: int
-    repeat: int = 1
-
-
-class _Channels:
-    """What each value's channels are, and which are read; `whole`: layers that make all of theirs."""
-
-    def __init__(self, graph: Graph, keeps: Kept, whole: set[str]) -> None:
-        self.graph, self.whole, self._keeps = graph, whole, keeps
-        self.lanes: dict[str, _Lane] = {}
-        self.links: dict[str, _Link] = {}
-        self.layers: set[str] = set()
-        for node in graph:
-            self._look(node)
-        self.used, self.anchors = (
-            {name: np.zeros(lane.fills.shape, bool) for name, lane in self.lanes.items()} for _ in range(2)
-        )
-        for name in graph.outputs:
-            self._use(name, True)
-        for node in reversed(graph.nodes):
-            self._ask(node)
-
-    def array(self, name: str) -> Array | None:
-        """The content of a plain constant, else None."""
-        constant = self.graph.constants.get(name) if name else None
-        return constant if isinstance(constant, np.ndarray) else None
-
-    def rank(self, name: str) -> int:
-        return len(self.graph.values[name].shape)
-
-    def needed(self, name: str) -> Array:
-        """Which channels must be computed."""
-        return self.used[name] & (np.isnan(self.lanes[name].fills) | self.anchors[name])
-
-    def lane_of_input(self, node: Node) -> _Lane | None:
-        """The channels that a layer reads, if they lie along the axis that it sums over."""
-        lane = self.lanes.get(node.inputs[0])
-        axis = 1 if node.op in CONVOLUTIONS else self.rank(node.inputs[0]) - 1
-        return lane if lane is not None and lane.axis == axis else None
-
-    def takes_constants(self, node: Node, fills: Array) -> Array:
-        """Which constant channels of its input a layer can take in its bias: where it pads, zeros only."""
-        attrs: Mapping[str, Any] = attributes(OPS[node.op], node)
-        plain = "output_padding" not in attrs and not any(attrs.get("padding", ()))
-        return ~np.isnan(fills) if plain else fills == 0
-
-    def _use(self, name: str, which: Array | bool) -> None:
-        if name in self.used:
-            self.used[name] |= which
-
-    # Forward: lanes.
-
-    def _look(self, node: Node) -> None:
-        if node.op in LAYERS and self._is_open(node):
-            self.layers.add(node.name)
-            axis = 1 if node.op in CONVOLUTIONS else self.rank(node.outputs[0]) - 1
-            self.lanes[node.outputs[0]] = _Lane(axis=axis, fills=self._layer_fills(node))
-            return
-        link = _link(self, node)
-        if link is not None and len(node.outputs) == 1:
-            self.links[node.name] = link
-            self.lanes[node.outputs[0]] = _Lane(axis=link.axis, fills=self._fills(node, link))
-
-    def _is_open(self, node: Node) -> bool:
-        arrays = [self.array(name) for name in node.inputs[1:3] if name]
-        plain = all(array is not None and np.isfinite(array).all() for array in arrays) and len(node.inputs) < 4
-        weight = arrays[0] if plain else None
-        return weight is not None and weight.dtype == np.float32 and weight.size > 0 and not self._keeps(weight)
-
-    def _layer_fills(self, node: Node) -> Array:
-        """The bias of channels whose weights are zero, with what constant inputs add to it."""
-        weight, bias, groups = self.parts(node)
-        filters, depth = weight.shape[:2]
-        lane = self.lane_of_input(node)
-        fills = np.full(depth * groups, np.nan) if lane is None else lane.fills
-        constant = self.takes_constants(node, fills).reshape(groups, 1, depth)
-        sums = weight.reshape(groups, filters // groups, depth, -1).sum(axis=3, dtype=np.float64)
-        active = _active(weight).reshape(groups, filters // groups, depth)
-        is_computed = (active & ~constant).any(axis=2).reshape(-1)
-        known = np.where(constant, np.nan_to_num(fills.reshape(groups, 1, depth)), 0.0)
-        numbers = bias + (sums * known).sum(axis=2).reshape(-1)
-        low, high = (node.attrs.get(f"activation_{end}", bound) for end, bound in (("min", -np.inf), ("max", np.inf)))
-        clipped = np.clip(numbers, low, high).astype(np.float32).astype(np.float64)
-        return np.where(is_computed | (node.name in self.whole), np.nan, clipped)
-
-    def parts(self, node: Node) -> tuple[Array, Array, int]:
-        """Weight, bias (float64) and groups of a layer."""
-        weight = self.array(node.inputs[1])
-        assert weight is not None
-        bias = self.array(node.inputs[2]) if len(node.inputs) > 2 else None
-        groups = node.integer("groups", 1)
-        return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64), groups
-
-    def _fills(self, node: Node, link: _Link) -> Array:
-        size = int(self.graph.values[node.outputs[0]].shape[link.axis])
-        if node.op == "concat":
-            return np.concatenate([self._input_fills(node, place, link) for place in link.places])
-        if node.op in PAIRS:
-            return self._pair_fills(node, size, link)
-        fills = self._input_fills(node, link.places[0], link)
-        if node.op in ("unary", "clip"):
-            with np.errstate(all="ignore"):
-                found = np.asarray(OPS[node.op].reference(node, [fills.astype(np.float32)])[0], np.float64)
-            return np.where(np.isnan(fills) | ~np.isfinite(found), np.nan, found)
-        attrs = attributes(OPS[node.op], node)
-        if node.op == "avg_pool2d" and any(attrs["padding"]):
-            return np.where(fills == 0, fills, np.nan)
-        if node.op == "pad" and attrs["mode"] == "constant":
-            return np.where(fills == attrs["value"], fills, np.nan)
-        return np.repeat(fills, link.repeat)
-
-    def _input_fills(self, node: Node, place: int, link: _Link) -> Array:
-        """NaN for a value of which nothing is known."""
-        name = node.inputs[place]
-        if name in self.lanes:
-            return self.lanes[name].fills
-        axis = link.axis - (self.rank(node.outputs[0]) - self.rank(name) if node.op in PAIRS else 0)
-        return np.full(int(self.graph.values[name].shape[axis]), np.nan)
-
-    def _pair_fills(self, node: Node, size: int, link: _Link) -> Array:
-        known: list[Array] = []
-        for place, name in enumerate(node.inputs):
-            array = self.array(name)
-            if array is None:
-                known.append(self._input_fills(node, place, link) if place in link.places else np.full(size, np.nan))
-            else:
-                known.append(_by_channel(array, size, link.axis, self.rank(node.outputs[0])))
-        with np.errstate(all="ignore"):
-            arrays = [each.astype(np.float32) for each in known]
-            found = np.asarray(OPS[node.op].reference(node, arrays)[0], np.float64)
-        unknown = np.isnan(known[0]) | np.isnan(known[1]) | ~np.isfinite(found)
-        result = np.where(unknown, np.nan, found)
-        return np.where((known[0] == 0) | (known[1] == 0), 0.0, result) if node.op == "mul" else result
-
-    # Backward: which channels are read.
-
-    def _ask(self, node: Node) -> None:
-        out = node.outputs[0]
-        if node.name in self.layers:
-            self._ask_layer(node)
-        elif node.name in self.links:
-            link, needed = self.links[node.name], self.needed(out)
-            first = 0
-            for place in link.places:
-                name = node.inputs[place]
-                size = len(self._input_fills(node, place, link)) * link.repeat
-                part = needed[first : first + size] if node.op == "concat" else needed
-                first += size
-                self._use(name, np.asarray(part.reshape(-1, link.repeat).any(axis=1)))
-                if len(link.places) == 1 and link.repeat == 1 and name in self.anchors:
-                    self.anchors[name] |= self.anchors[out]
-            for place, name in enumerate(node.inputs):
-                if place not in link.places:
-                    self._use(name, True)
-        else:
-            for name in node.inputs:
-                self._use(name, True)
-
-    def _ask_layer(self, node: Node) -> None:
-        weight, _, groups = self.parts(node)
-        needed = self.needed(node.outputs[0])
-        if self.lane_of_input(node) is None:
-            self._use(node.inputs[0], True)
-        elif groups == 1:
-            rows = weight[needed]
-            self._use(node.inputs[0], np.asarray(_active(rows).any(axis=0)))
-            self._ask_anchor(node, rows)
-        else:
-            alive = needed.reshape(groups, -1).any(axis=1)
-            self._use(node.inputs[0], np.repeat(alive, weight.shape[1]))
-
-    def _ask_anchor(self, node: Node, rows: Array) -> None:
-        """Constants that a padded convolution cannot take in its bias become one channel, which is computed."""
-        lane = self.lane_of_input(node)
-        assert lane is not None
-        beyond = np.nan_to_num(lane.fills) * ~self.takes_constants(node, lane.fills) * _active(rows).any(axis=0)
-        if beyond.any():
-            self.anchors[node.inputs[0]][np.abs(beyond).argmax()] = True
-
-
-def _active(rows: Array) -> Array:
-    """Which inputs each output reads: bool [outputs, inputs]."""
-    found: Array = (rows != 0).any(axis=tuple(range(2, rows.ndim)))
-    return found
-
-
-def _by_channel(array: Array, size: int, axis: int, rank: int) -> Array:
-    """A constant operand as one number a channel, NaN where it is not."""
-    wide = (1,) * (rank - array.ndim) + array.shape
-    if array.dtype.kind != "f" or any(n != 1 for other, n in enumerate(wide) if other != axis):
-        return np.full(size, np.nan)
-    return np.broadcast_to(array.reshape(-1), (size,)).astype(np.float64)
-
-
-def _link(c: _Channels, node: Node) -> _Link | None:
-    """How a node works channel by channel, or None."""
-    lanes = [c.lanes.get(name) for name in node.inputs]
-    if not any(lanes) or any(c.graph.values[name].dtype != "f32" for name in node.outputs):
-        return None
-    if node.op in PAIRS:
-        return _pair_link(c, node, lanes)
-    if node.op == "concat":
-        axis = node.integer("axis") % c.rank(node.outputs[0])
-        fits = all(lane is None or lane.axis == axis for lane in lanes)
-        sizes = [c.graph.values[name].shape[axis] for name in node.inputs]
-        is_known = all(isinstance(size, int) for size in sizes) and not any(
-            name in c.graph.constants for name in node.inputs
-        )
-        return _Link(places=tuple(range(len(lanes))), axis=axis) if fits and is_known else None
-    lane = lanes[0]
-    moved = None if lane is None else _moved(c, node, lane)
-    return None if moved is None else _Link(places=(0,), axis=moved[0], repeat=moved[1])
-
-
-def _pair_link(c: _Channels, node: Node, lanes: Sequence[_Lane | None]) -> _Link | None:
-    shape = c.graph.values[node.outputs[0]].shape
-    rank = len(shape)
-    axes = {lane.axis + rank - c.rank(name) for lane, name in zip(lanes, node.inputs, strict=True) if lane is not None}
-    axis = axes.pop()
-    if axes or not isinstance(shape[axis], int):
-        return None
-    places = []
-    for place, (lane, name) in enumerate(zip(lanes, node.inputs, strict=True)):
-        inner = axis - (rank - c.rank(name))
-        size = c.graph.values[name].shape[inner] if inner >= 0 else 1
-        if size not in (1, shape[axis]) or (lane is not None and size != shape[axis]):
-            return None
-        if size == shape[axis] and name not in c.graph.constants:
-            places.append(place)
-    return _Link(places=tuple(places), axis=axis) if places else None
-
-
-def _moved(c: _Channels, node: Node, lane: _Lane) -> tuple[int, int] | None:
-    """Where the channels are after a node with one input, and how many there are of each."""
-    axis, rank = lane.axis, c.rank(node.inputs[0])
-    attrs: Mapping[str, Any] = attributes(OPS[node.op], node)
-    if node.op in ("unary", "clip") or (node.op in POOLS and axis == 1):
-        return axis, 1
-    if node.op == "pad":
-        return (axis, 1) if tuple(attrs["padding"][2 * axis : 2 * axis + 2]) == (0, 0) else None
-    if node.op == "transpose":
-        return tuple(attrs["perm"]).index(axis), 1
-    if node.op == "mean":
-        axes = {each % rank for each in attrs["axes"]}
-        shift = 0 if attrs.get("keepdim") else sum(each < axis for each in axes)
-        return None if axis in axes else (axis - shift, 1)
-    if node.op == "reshape":
-        before, after = (c.graph.values[name].shape for name in (node.inputs[0], node.outputs[0]))
-        if after[: axis + 1] == before[: axis + 1]:
-            return axis, 1
-        rest = before[axis + 1 :]
-        if after[:-1] == before[:axis] and all(isinstance(size, int) for size in rest):
-            return axis, math.prod(int(size) for size in rest)
-        if axis == rank - 1 and after[-1:] == before[-1:]:
-            return len(after) - 1, 1
-    return None
-
-
-# ------------------------------------------------------------------------------------------------------------ rewriting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -355,8 +73,8 @@ class _Cut:
 class _Dropped:
     """The graph under construction."""
 
-    def __init__(self, channels: _Channels, step: int) -> None:
-        self._c, self._step = channels, step
+    def __init__(self, channels: Channels, uses: Uses, step: int) -> None:
+        self._c, self._uses, self._step = channels, uses, step
         self._graph = channels.graph
         self._values, self._constants = dict(self._graph.values), dict(self._graph.constants)
         self._nodes: list[Node] = []
@@ -420,7 +138,7 @@ class _Dropped:
                 self._restored[layer] = self._restored.get(layer, 0.0) + cost * len(wanted)
         return self._made[key]
 
-    def _gather(self, value: str, name: str, lane: _Lane, kept: Array, wanted: Array) -> str:
+    def _gather(self, value: str, name: str, lane: Lane, kept: Array, wanted: Array) -> str:
         """Picks channels, and puts back those that are missing.
 
         before: x [N, 3, ...] of five channels, of which 1 and 3 are 0 and b
@@ -464,7 +182,7 @@ class _Dropped:
 
     def _layer(self, node: Node) -> None:
         weight, bias, groups = self._c.parts(node)
-        needed, used = self._c.needed(node.outputs[0]), self._c.used[node.outputs[0]]
+        needed, used = self._uses.needed(node.outputs[0]), self._uses.used[node.outputs[0]]
         fills = self._c.lanes[node.outputs[0]].fills
         is_read = used & np.isnan(fills)  # the others, where they stay, must not read what may not be there
         if not is_read.all():
@@ -514,7 +232,7 @@ class _Dropped:
         cut = self._cuts.get(value)
         if cut is None or lane is None:
             return self._full(value), np.arange(rows.shape[1])
-        asked = _active(rows).any(axis=0) & ~self._c.takes_constants(node, lane.fills)
+        asked = inputs_read(rows).any(axis=0) & ~self._c.takes_constants(node, lane.fills)
         asked &= np.isnan(lane.fills) | (self._anchor(value) is None)
         asked[cut.kept] = True
         columns = np.flatnonzero(asked)
@@ -523,7 +241,7 @@ class _Dropped:
     def _anchor(self, value: str) -> int | None:
         """A constant channel that is there, of which others are multiples."""
         kept = self._cuts[value].kept
-        found = kept[self._c.anchors[value][kept]]
+        found = kept[self._uses.anchors[value][kept]]
         return int(found[0]) if len(found) else None
 
     def _merged(self, node: Node, weight: Array, columns: Array) -> Array:
@@ -578,7 +296,7 @@ class _Dropped:
             names = tuple(self._cuts[name].name if name in self._cuts else name for name in node.inputs)
             self._put(self._cut(replace(node, inputs=names), np.concatenate(parts), self._layers_of(node)))
             return
-        asked = self._c.needed(value)
+        asked = self._uses.needed(value)
         for place in link.places:
             cut = self._cuts.get(node.inputs[place])
             kept = np.ones(size // link.repeat, bool)
@@ -604,7 +322,7 @@ class _Dropped:
             attrs["shape"] = tuple(shape)
         self._put(self._cut(replace(node, inputs=inputs, attrs=attrs), kept_out, self._layers_of(node)))
 
-    def _operand(self, node: Node, place: int, kept: Array, link: _Link) -> str:
+    def _operand(self, node: Node, place: int, kept: Array, link: Link) -> str:
         name = node.inputs[place]
         array = self._c.array(name)
         if place in link.places:
@@ -616,7 +334,7 @@ class _Dropped:
             return name
         return self._constant(np.ascontiguousarray(array.take(kept, axis=axis)), f"{name}.left")
 
-    def _as_any(self, value: str, wanted: Array, link: _Link, node: Node) -> str:
+    def _as_any(self, value: str, wanted: Array, link: Link, node: Node) -> str:
         """The value with these channels; of one that no layer made, too."""
         if value in self._c.lanes:
             return self._as(value, wanted)
