@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "bench" / "README.md",
 ]
 
@@ -55,7 +57,7 @@ def test_requirements() -> None:
     needed = [line for line in metadata.requires("lowbit") or [] if "extra ==" not in line]
     assert sorted(re.split(r"[^a-z]", line)[0] for line in needed) == ["numpy", "safetensors"]
     extras = metadata.metadata("lowbit").get_all("Provides-Extra") or []
-    assert {"torch", "cli", "demo", "bench", "test", "dev"} <= set(extras)
+    assert {"torch", "cli", "demo", "bench", "test", "docs", "dev"} <= set(extras)
 
 
 def test_version() -> None:
@@ -64,9 +66,9 @@ def test_version() -> None:
     assert f"## {lowbit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_quick_start() -> None:
+def test_the_two_commands() -> None:
     """One fenced block of exactly two lines, each a command for a fresh machine."""
-    section = (ROOT / "README.md").read_text().split("## Quick start\n", 1)[1].split("\n## ", 1)[0]
+    section = (ROOT / "README.md").read_text().split("## Demo and tests\n", 1)[1].split("\n## ", 1)[0]
     blocks = re.findall(r"^```\w*\n(.*?)^```", section, re.S | re.M)
     assert len(blocks) == 1
     demo, test = blocks[0].splitlines()

@@ -1,0 +1,94 @@
+"""The documentation keeps its word: the quick start runs as written, and what the code knows is as the code has it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """docs/tables.py."""
+    pytest.importorskip("typer")
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_up_to_date(tables: ModuleType) -> None:
+    """`python docs/tables.py` has nothing to write."""
+    stale = [page.name for page in tables.PAGES if tables.updated(page.read_text()) != page.read_text()]
+    assert stale == [], "run: python docs/tables.py"
+
+
+def test_every_generated_part_is_on_a_page(tables: ModuleType) -> None:
+    """No table is made for nothing."""
+    used = {match[2] for page in tables.PAGES for match in tables.PART.finditer(page.read_text())}
+    assert used == set(tables.TABLES)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_quick_start(tmp_path: Path) -> None:
+    """Its three programs convert a model, serve its file without torch, and get the answer that the page promises."""
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", page, re.S | re.M):
+        (tmp_path / name).write_text(code)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": "1",
+        "LOWBIT_THREADS": "1",
+    }
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = run("convert.py")
+    exact, converted = map(float, re.findall(r"float32 ([\d.]+), converted ([\d.]+)", printed)[0])
+    assert exact > 0.9
+    assert converted >= exact - 0.01
+    assert "conv2d   int8" in printed
+    port = free_port()
+    no_torch = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path('serve.py')"
+    with subprocess.Popen([sys.executable, "-c", no_torch, "serve.py", port], cwd=tmp_path, env=environment) as server:
+        try:
+            wait_for(port, server)
+            answer = run("ask.py", port).strip()
+        finally:
+            server.kill()
+    assert answer in page
+    assert answer == '{"classes": [0, 2]}'
+
+
+def wait_for(port: str, server: subprocess.Popen[bytes]) -> None:
+    """Until the server listens."""
+    deadline = time.monotonic() + 120
+    while server.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server does not listen")
