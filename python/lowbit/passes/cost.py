@@ -117,6 +117,25 @@ def nominal_sizes(graph: Graph) -> dict[str, int]:
     return {name: limits.nearest(symbol, 1 if name in leading else NOMINAL) for name, symbol in graph.symbols.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a layer computes, whoever it is: the shapes of its input, float32 weight and output, and its codes."""
+
+    op: str
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    y: tuple[int, ...]
+    geometry: tuple[tuple[str, Attribute], ...]
+    dynamic: bool
+    group_size: int
+    bits: int
+
+
+def _geometry(node: Node) -> tuple[tuple[str, Attribute], ...]:
+    given = attributes(OPS[node.op], node)
+    return tuple((key, given[key]) for key in GEOMETRY if key in given)
+
+
 class MeasuredCosts(Costs):
     """Costs by timing sessions of one node on this machine; equal layers are timed once."""
 
@@ -126,63 +145,45 @@ class MeasuredCosts(Costs):
     def __init__(self, graph: Graph, sizes: Mapping[str, int] | None = None, threads: int | None = None) -> None:
         super().__init__(graph, sizes)
         self._threads = threads
-        self._known: dict[object, Cost] = {}
+        self._known: dict[Work, Cost] = {}
 
     def layer(self, node: Node, *, dynamic: bool, group_size: int = 0, bits: int = 4) -> Cost:
         """The costs of a layer, in microseconds of the fastest of several runs."""
-        given = attributes(OPS[node.op], node)
-        geometry = {key: given[key] for key in GEOMETRY if key in given}
-        shapes = tuple(self.shape(name) for name in (*node.inputs[:2], node.outputs[0]))
-        key = (node.op, shapes, tuple(geometry.items()), dynamic, group_size, bits)
-        if key not in self._known:
-            self._known[key] = self._time(node.op, shapes, geometry, dynamic, group_size, bits)
-        return self._known[key]
+        x, w, y = (self.shape(name) for name in (*node.inputs[:2], node.outputs[0]))
+        work = Work(
+            op=node.op, x=x, w=w, y=y, geometry=_geometry(node), dynamic=dynamic, group_size=group_size, bits=bits
+        )
+        if work not in self._known:
+            self._known[work] = self._time(work)
+        return self._known[work]
 
-    def _time(
-        self,
-        op: str,
-        shapes: tuple[tuple[int, ...], ...],
-        geometry: Mapping[str, Attribute],
-        dynamic: bool,
-        group_size: int,
-        bits: int,
-    ) -> Cost:
-        int8, float32 = self.both(op, shapes, geometry, dynamic, group_size, bits)
-        int8_floats = int8 if dynamic else self.both(op, shapes, geometry, True, group_size, bits)[0]
-        floats = np.random.default_rng(0).standard_normal(shapes[0]).astype(np.float32)
+    def _time(self, work: Work) -> Cost:
+        int8, float32 = self.both(work)
+        int8_floats = int8 if work.dynamic else self.both(replace(work, dynamic=True))[0]
+        floats = np.random.default_rng(0).standard_normal(work.x).astype(np.float32)
         affine: dict[str, Attribute] = {"scale": 0.1, "zero_point": 9}
-        granularity = "row" if op == "linear" else "sample"
+        granularity = "row" if work.op == "linear" else "sample"
         return Cost(
             int8=int8,
             int8_floats=int8_floats,
             float32=float32,
             to_codes=self._run("dynamic_quantize", {"granularity": granularity}, floats)
-            if dynamic
+            if work.dynamic
             else self._run("quantize", affine, floats),
-            to_float=self._run("dequantize", affine, _made_up_codes(shapes[2])),
+            to_float=self._run("dequantize", affine, _made_up_codes(work.y)),
         )
 
-    def both(
-        self,
-        op: str,
-        shapes: tuple[tuple[int, ...], ...],
-        geometry: Mapping[str, Attribute],
-        dynamic: bool,
-        group_size: int,
-        bits: int,
-    ) -> tuple[float, float]:
-        """Microseconds of a layer on codes and in float32, without residual and activation.
-
-        shapes: of its input, its weight in float32 and its output.
-        """
+    def both(self, work: Work) -> tuple[float, float]:
+        """Microseconds of a layer on codes and in float32, without residual and activation."""
         rng = np.random.default_rng(0)
-        floats, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes[:2])
-        channels = np.full(shapes[1][0], 1e-3, np.float32)
-        weight = _made_up(rng, shapes[1], group_size, bits)
-        attrs = {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": "f32" if dynamic else "u8"}
-        name = f"{op}_i{bits if group_size else 8}"
-        coded = self._run(name, attrs, _made_up_codes(shapes[0]), weight, channels, channels)
-        return coded, self._run(op, geometry, floats, w, channels)
+        floats, w = (rng.standard_normal(shape).astype(np.float32) for shape in (work.x, work.w))
+        channels = np.full(work.w[0], 1e-3, np.float32)
+        weight = _made_up(rng, work.w, work.group_size, work.bits)
+        geometry, output = dict(work.geometry), "f32" if work.dynamic else "u8"
+        attrs: dict[str, Attribute] = {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": output}
+        name = f"{work.op}_i{work.bits if work.group_size else 8}"
+        coded = self._run(name, attrs, _made_up_codes(work.x), weight, channels, channels)
+        return coded, self._run(work.op, geometry, floats, w, channels)
 
     def _run(self, op: str, attrs: Mapping[str, Attribute], x: Array, *constants: Array | Weight) -> float:
         session = Session(alone(op, attrs, x, *constants), threads=self._threads)
@@ -197,7 +198,7 @@ def slower_here(
     Each is timed alone, without its activation, its residual, and conversions around it.
     """
     costs = MeasuredCosts(graph, sizes, threads)
-    timed: dict[object, tuple[float, float]] = {}
+    timed: dict[Work, tuple[float, float]] = {}
     found: dict[str, tuple[float, float]] = {}
     for node in graph:
         op, _, bits = node.op.rpartition("_i")
@@ -205,15 +206,20 @@ def slower_here(
         if not isinstance(weight, Weight):
             continue
         shape = weight.shape if bits == "8" else (weight.shape[0], weight.shape[-1], *weight.shape[1:-1])
-        shapes = (costs.shape(node.inputs[0]), shape, costs.shape(node.outputs[0]))
-        given = attributes(OPS[node.op], node)
-        geometry = {key: given[key] for key in GEOMETRY if key in given}
-        dynamic = len(node.inputs) > 6 and node.inputs[6] != ""
-        key = (op, shapes, tuple(geometry.items()), dynamic, weight.group_size, bits)
-        if key not in timed:
-            timed[key] = costs.both(op, shapes, geometry, dynamic, weight.group_size, int(bits))
-        if timed[key][0] > NOISE * timed[key][1]:
-            found[node.name] = timed[key]
+        work = Work(
+            op=op,
+            x=costs.shape(node.inputs[0]),
+            w=shape,
+            y=costs.shape(node.outputs[0]),
+            geometry=_geometry(node),
+            dynamic=len(node.inputs) > 6 and node.inputs[6] != "",
+            group_size=weight.group_size,
+            bits=int(bits),
+        )
+        if work not in timed:
+            timed[work] = costs.both(work)
+        if timed[work][0] > NOISE * timed[work][1]:
+            found[node.name] = timed[work]
     return found
 
 
