@@ -19,6 +19,7 @@ from graphs import BATCH, GRAPHS, Maker, feeds
 from lowbit import _core, interpreter
 from lowbit.errors import EnvironmentVariableError, GraphError, InputError
 from lowbit.ir import Array, Graph, Symbol, replace
+from lowbit.ops import OPS
 from lowbit.session import Session
 
 ISAS = _core.cpu()["isas"]
@@ -51,6 +52,10 @@ def check(graph: Graph, sizes: dict[str, int] | None = None, seed: int = 0, tole
 
 
 # ------------------------------------------------------------------------------------------------------------ operators
+
+
+def test_every_operator_is_registered_once() -> None:
+    assert _core.operators() == sorted(set(OPS) - {"torch"})  # which is what segments run
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 5])

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "bindings/bindings.h"
+#include "graph/layout.h"
 #include "graph/session.h"
 
 namespace py = pybind11;

@@ -2,13 +2,15 @@
 
 #include <algorithm>
 
+#include "graph/layout.h"
+
 namespace lowbit::graph {
 namespace {
 
 class Search {
  public:
   Search(const Program& program, std::span<const TensorType> types, const Job& job)
-      : program_(program), types_(types), homes_(types.size()), is_free_(types.size(), 0) {
+      : types_(types), slots_(types.size()), is_free_(types.size(), 0) {
     for (int index : job.nodes) {
       const Program::Node& node = program.nodes[index];
       for (int value : node.outputs) is_free_[value] = !node.impl->is_view() && type(value).shape.elements() > 0;
@@ -18,52 +20,58 @@ class Search {
     for (size_t i = job.nodes.size(); i-- > 0;) visit(program.nodes[job.nodes[i]]);
   }
 
-  std::vector<Home> homes() { return std::move(homes_); }
+  std::vector<Slot> slots() { return std::move(slots_); }
 
  private:
   const TensorType& type(int value) const { return types_[value]; }
-  Home& home(int value) { return homes_[value]; }
+  Slot& slot(int value) { return slots_[value]; }
 
   void visit(const Program::Node& node) {
     const int joined = node.outputs[0];
     if (type(joined).shape.elements() == 0) return;
     const std::optional<int> axis = node.impl->join_axis(type(joined).shape);
     if (!axis) return;
-    Home& whole = home(joined);
-    if (whole.whole < 0 && is_free_[joined]) whole = common_home(node, *axis);
+    Slot& whole = slot(joined);
+    if (whole.whole < 0 && is_free_[joined]) whole = common_slot(node, *axis);
     if (whole.whole < 0) {
       whole.whole = joined;
       for (int i = 0; i < type(joined).shape.rank(); ++i) whole.position.push_back(0);
     }
-    Home place = whole;
+    Slot place = whole;
     for (int value : node.inputs) {
-      if (home(value).whole < 0 && is_free_[value]) home(value) = place;
+      if (slot(value).whole < 0 && is_free_[value]) slot(value) = place;
       place.position[*axis] += type(value).shape[*axis];
     }
   }
 
-  // Where the inputs already have homes one behind the other, the place of the first.
-  Home common_home(const Program::Node& node, int axis) {
-    Home first, next;
+  // Where the inputs already have slots one behind the other, the place of the first.
+  Slot common_slot(const Program::Node& node, int axis) {
+    Slot first, next;
     for (int value : node.inputs) {
       if (type(value).shape.elements() == 0) continue;
-      if (first.whole < 0) first = next = home(value);
-      if (first.whole < 0 || home(value).whole != first.whole || !(home(value).position == next.position)) return {};
+      if (first.whole < 0) first = next = slot(value);
+      if (first.whole < 0 || slot(value) != next) return {};
       next.position[axis] += type(value).shape[axis];
     }
     return first;
   }
 
-  const Program& program_;
   std::span<const TensorType> types_;
-  std::vector<Home> homes_;
+  std::vector<Slot> slots_;
   std::vector<char> is_free_;  // made by a node, in memory of its own
 };
 
 }  // namespace
 
-std::vector<Home> find_homes(const Program& program, std::span<const TensorType> types, const Job& job) {
-  return Search(program, types, job).homes();
+Joins::Joins(const Program& program, std::span<const TensorType> types, const Job& job)
+    : types_(types), slots_(Search(program, types, job).slots()), wholes_(types.size()), is_filled_(types.size(), 0) {}
+
+Location Joins::locate(const Slot& slot, const TensorType& type) const {
+  const Whole& whole = wholes_[slot.whole];
+  Location location{whole.storage, 0, strides_of(types_[slot.whole].shape, whole.layout)};
+  for (int axis = 0; axis < type.shape.rank(); ++axis)
+    location.offset += slot.position[axis] * location.strides[axis] * size_of(type.dtype);
+  return location;
 }
 
 }  // namespace lowbit::graph

@@ -8,7 +8,8 @@
 // symbols, as masks and positions do) is computed when the plan is made, and kept with it.
 //
 // Joined values (concat) are written where the whole lies, and parts (slice) are read where it lies, by operators that
-// take strides; the others get a dense copy. joins.h says which value belongs into which.
+// take strides; the others get a dense copy. joins.h says which value belongs into which,
+// packing.h what shares memory.
 #pragma once
 
 #include "graph/program.h"
@@ -47,7 +48,5 @@ std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorTy
 // Runs one step of a plan whose tensors are bound. Throws Error(input) that names the node.
 void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads,
               std::span<const int64_t> symbols);
-
-Shape strides_of(const Shape& shape, Layout layout);
 
 }  // namespace lowbit::graph

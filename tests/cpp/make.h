@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "graph/layout.h"
 #include "graph/session.h"
 
 namespace lowbit::test {

@@ -210,10 +210,15 @@ class Where final : public ElementwiseOp {
 
 }  // namespace
 
-std::unique_ptr<Op> make_arithmetic(const NodeInfo& node) { return std::make_unique<Arithmetic>(node); }
-std::unique_ptr<Op> make_compare(const NodeInfo& node) { return std::make_unique<Compare>(node); }
-std::unique_ptr<Op> make_logical(const NodeInfo& node) { return std::make_unique<Logical>(node); }
-std::unique_ptr<Op> make_logical_not(const NodeInfo& node) { return std::make_unique<LogicalNot>(node); }
-std::unique_ptr<Op> make_where(const NodeInfo& node) { return std::make_unique<Where>(node); }
+const OpRows kArithmeticOps = {
+    {"add", make<Arithmetic>},         {"compare", make<Compare>},
+    {"div", make<Arithmetic>},         {"floor_div", make<Arithmetic>},
+    {"fmod", make<Arithmetic>},        {"logical", make<Logical>},
+    {"logical_not", make<LogicalNot>}, {"maximum", make<Arithmetic>},
+    {"minimum", make<Arithmetic>},     {"mul", make<Arithmetic>},
+    {"pow", make<Arithmetic>},         {"prelu", make<Arithmetic>},
+    {"remainder", make<Arithmetic>},   {"sub", make<Arithmetic>},
+    {"trunc_div", make<Arithmetic>},   {"where", make<Where>},
+};
 
 }  // namespace lowbit::graph

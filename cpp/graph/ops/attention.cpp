@@ -123,6 +123,6 @@ class Attention final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_attention(const NodeInfo& node) { return std::make_unique<Attention>(node); }
+const OpRows kAttentionOps = {{"attention", make<Attention>}};
 
 }  // namespace lowbit::graph

@@ -72,6 +72,11 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
 
 }  // namespace
 
-std::unique_ptr<Op> make_conv(const NodeInfo& node) { return std::make_unique<Conv>(node); }
+const OpRows kConvF32Ops = {
+    {"conv2d", make<Conv>},
+    {"conv3d", make<Conv>},
+    {"conv_transpose2d", make<Conv>},
+    {"conv_transpose3d", make<Conv>},
+};
 
 }  // namespace lowbit::graph

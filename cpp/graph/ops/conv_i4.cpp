@@ -53,6 +53,6 @@ class ConvI4 final : public IntegerConv<ConvOp> {
 
 }  // namespace
 
-std::unique_ptr<Op> make_conv_i4(const NodeInfo& node) { return std::make_unique<ConvI4>(node); }
+const OpRows kConvI4Ops = {{"conv2d_i4", make<ConvI4>}};
 
 }  // namespace lowbit::graph

@@ -87,6 +87,11 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
 
 }  // namespace
 
-std::unique_ptr<Op> make_conv_i8(const NodeInfo& node) { return std::make_unique<ConvI8>(node); }
+const OpRows kConvI8Ops = {
+    {"conv2d_i8", make<ConvI8>},
+    {"conv3d_i8", make<ConvI8>},
+    {"conv_transpose2d_i8", make<ConvI8>},
+    {"conv_transpose3d_i8", make<ConvI8>},
+};
 
 }  // namespace lowbit::graph

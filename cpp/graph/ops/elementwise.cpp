@@ -264,14 +264,16 @@ class Cast final : public ElementwiseOp {
   DType type_ = DType::f32;
 };
 
-}  // namespace
-
 std::unique_ptr<Op> make_unary(const NodeInfo& node) { return std::make_unique<Unary>(node, unary_args(node)); }
 std::unique_ptr<Op> make_clip(const NodeInfo& node) {
   return std::make_unique<Unary>(node, clip(bounds_of(node, "min", "max")));
 }
-std::unique_ptr<Op> make_lookup(const NodeInfo& node) { return std::make_unique<Lookup>(node); }
-std::unique_ptr<Op> make_pair_i8(const NodeInfo& node) { return std::make_unique<PairI8>(node); }
-std::unique_ptr<Op> make_cast(const NodeInfo& node) { return std::make_unique<Cast>(node); }
+
+}  // namespace
+
+const OpRows kElementwiseOps = {
+    {"add_i8", make<PairI8>}, {"cast", make<Cast>},     {"clip", make_clip},
+    {"lookup", make<Lookup>}, {"mul_i8", make<PairI8>}, {"unary", make_unary},
+};
 
 }  // namespace lowbit::graph

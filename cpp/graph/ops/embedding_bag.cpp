@@ -93,6 +93,6 @@ class EmbeddingBag final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_embedding_bag(const NodeInfo& node) { return std::make_unique<EmbeddingBag>(node); }
+const OpRows kEmbeddingBagOps = {{"embedding_bag", make<EmbeddingBag>}};
 
 }  // namespace lowbit::graph

@@ -49,6 +49,6 @@ class EmbeddingI4 final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_embedding_i4(const NodeInfo& node) { return std::make_unique<EmbeddingI4>(node); }
+const OpRows kEmbeddingI4Ops = {{"embedding_i4", make<EmbeddingI4>}};
 
 }  // namespace lowbit::graph

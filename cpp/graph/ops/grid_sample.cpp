@@ -188,6 +188,6 @@ class GridSample final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_grid_sample(const NodeInfo& node) { return std::make_unique<GridSample>(node); }
+const OpRows kGridSampleOps = {{"grid_sample", make<GridSample>}};
 
 }  // namespace lowbit::graph

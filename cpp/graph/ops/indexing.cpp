@@ -413,11 +413,9 @@ class MaxUnpool final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_max_unpool2d(const NodeInfo& node) { return std::make_unique<MaxUnpool>(node); }
-std::unique_ptr<Op> make_take(const NodeInfo& node) { return std::make_unique<Take>(node); }
-std::unique_ptr<Op> make_gather(const NodeInfo& node) { return std::make_unique<Gather>(node); }
-std::unique_ptr<Op> make_index(const NodeInfo& node) { return std::make_unique<Index>(node); }
-std::unique_ptr<Op> make_scatter(const NodeInfo& node) { return std::make_unique<Scatter>(node); }
-std::unique_ptr<Op> make_index_put(const NodeInfo& node) { return std::make_unique<IndexPut>(node); }
+const OpRows kIndexingOps = {
+    {"gather", make<Gather>},          {"index", make<Index>},     {"index_put", make<IndexPut>},
+    {"max_unpool2d", make<MaxUnpool>}, {"scatter", make<Scatter>}, {"take", make<Take>},
+};
 
 }  // namespace lowbit::graph

@@ -76,6 +76,6 @@ class Linear final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_linear(const NodeInfo& node) { return std::make_unique<Linear>(node); }
+const OpRows kLinearOps = {{"linear", make<Linear>}};
 
 }  // namespace lowbit::graph

@@ -21,6 +21,6 @@ class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::Gem
 
 }  // namespace
 
-std::unique_ptr<Op> make_linear_i4(const NodeInfo& node) { return std::make_unique<LinearI4>(node); }
+const OpRows kLinearI4Ops = {{"linear_i4", make<LinearI4>}};
 
 }  // namespace lowbit::graph

@@ -35,8 +35,6 @@ class SparseLinearI8 final : public LinearI8<kernels::SpmmI8Weights, kernels::Sp
   size_t task_scratch() const override { return kernels::spmm_i8_scratch(weights_); }
 };
 
-}  // namespace
-
 std::unique_ptr<Op> make_linear_i8(const NodeInfo& node) {
   const Constant& weight = weight_of(node);
   const int64_t n = weight.type.shape[0], k = weight.type.shape[1], rows = typical_rows(node);
@@ -46,5 +44,9 @@ std::unique_ptr<Op> make_linear_i8(const NodeInfo& node) {
   if (sparse != nullptr) return std::make_unique<SparseLinearI8>(node, weight, *sparse);
   return std::make_unique<DenseLinearI8>(node, weight, dense);
 }
+
+}  // namespace
+
+const OpRows kLinearI8Ops = {{"linear_i8", make_linear_i8}};
 
 }  // namespace lowbit::graph

@@ -142,6 +142,6 @@ class Matmul final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_matmul(const NodeInfo& node) { return std::make_unique<Matmul>(node); }
+const OpRows kMatmulOps = {{"matmul", make<Matmul>}};
 
 }  // namespace lowbit::graph

@@ -110,8 +110,10 @@ class GroupNorm final : public Normalize {
 
 }  // namespace
 
-std::unique_ptr<Op> make_layer_norm(const NodeInfo& node) { return std::make_unique<LastAxesNorm>(node, true); }
-std::unique_ptr<Op> make_rms_norm(const NodeInfo& node) { return std::make_unique<LastAxesNorm>(node, false); }
-std::unique_ptr<Op> make_group_norm(const NodeInfo& node) { return std::make_unique<GroupNorm>(node); }
+const OpRows kNormalizeOps = {
+    {"group_norm", make<GroupNorm>},
+    {"layer_norm", make<LastAxesNorm, true>},
+    {"rms_norm", make<LastAxesNorm, false>},
+};
 
 }  // namespace lowbit::graph

@@ -201,8 +201,10 @@ class TopK final : public Order {
 
 }  // namespace
 
-std::unique_ptr<Op> make_argmax(const NodeInfo& node) { return std::make_unique<ArgExtreme>(node); }
-std::unique_ptr<Op> make_sort(const NodeInfo& node) { return std::make_unique<Sort>(node); }
-std::unique_ptr<Op> make_topk(const NodeInfo& node) { return std::make_unique<TopK>(node); }
+const OpRows kOrderingOps = {
+    {"argmax", make<ArgExtreme>},
+    {"sort", make<Sort>},
+    {"topk", make<TopK>},
+};
 
 }  // namespace lowbit::graph

@@ -294,30 +294,16 @@ class Mean final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_max_pool2d(const NodeInfo& node) {
-  return std::make_unique<SlidingPool>(node, Kind::max, false);
-}
-std::unique_ptr<Op> make_max_pool2d_with_indices(const NodeInfo& node) {
-  return std::make_unique<SlidingPool>(node, Kind::max_index, false);
-}
-std::unique_ptr<Op> make_adaptive_max_pool2d_with_indices(const NodeInfo& node) {
-  return std::make_unique<AdaptivePool>(node, Kind::max_index, false);
-}
-std::unique_ptr<Op> make_avg_pool2d(const NodeInfo& node) {
-  return std::make_unique<SlidingPool>(node, Kind::average, false);
-}
-std::unique_ptr<Op> make_avg_pool2d_i8(const NodeInfo& node) {
-  return std::make_unique<SlidingPool>(node, Kind::average, true);
-}
-std::unique_ptr<Op> make_adaptive_avg_pool2d(const NodeInfo& node) {
-  return std::make_unique<AdaptivePool>(node, Kind::average, false);
-}
-std::unique_ptr<Op> make_adaptive_avg_pool2d_i8(const NodeInfo& node) {
-  return std::make_unique<AdaptivePool>(node, Kind::average, true);
-}
-std::unique_ptr<Op> make_adaptive_max_pool2d(const NodeInfo& node) {
-  return std::make_unique<AdaptivePool>(node, Kind::max, false);
-}
-std::unique_ptr<Op> make_mean(const NodeInfo& node) { return std::make_unique<Mean>(node); }
+const OpRows kPoolOps = {
+    {"adaptive_avg_pool2d", make<AdaptivePool, Kind::average, false>},
+    {"adaptive_avg_pool2d_i8", make<AdaptivePool, Kind::average, true>},
+    {"adaptive_max_pool2d", make<AdaptivePool, Kind::max, false>},
+    {"adaptive_max_pool2d_with_indices", make<AdaptivePool, Kind::max_index, false>},
+    {"avg_pool2d", make<SlidingPool, Kind::average, false>},
+    {"avg_pool2d_i8", make<SlidingPool, Kind::average, true>},
+    {"max_pool2d", make<SlidingPool, Kind::max, false>},
+    {"max_pool2d_with_indices", make<SlidingPool, Kind::max_index, false>},
+    {"mean", make<Mean>},
+};
 
 }  // namespace lowbit::graph

@@ -169,8 +169,10 @@ class DynamicQuantize final : public ElementwiseOp {
 
 }  // namespace
 
-std::unique_ptr<Op> make_quantize(const NodeInfo& node) { return std::make_unique<Quantize>(node); }
-std::unique_ptr<Op> make_dequantize(const NodeInfo& node) { return std::make_unique<Dequantize>(node); }
-std::unique_ptr<Op> make_dynamic_quantize(const NodeInfo& node) { return std::make_unique<DynamicQuantize>(node); }
+const OpRows kQuantizeOps = {
+    {"dequantize", make<Dequantize>},
+    {"dynamic_quantize", make<DynamicQuantize>},
+    {"quantize", make<Quantize>},
+};
 
 }  // namespace lowbit::graph

@@ -276,8 +276,10 @@ class Rnn final : public Recurrent {
 
 }  // namespace
 
-std::unique_ptr<Op> make_gru(const NodeInfo& node) { return std::make_unique<Gru>(node); }
-std::unique_ptr<Op> make_lstm(const NodeInfo& node) { return std::make_unique<Lstm>(node); }
-std::unique_ptr<Op> make_rnn(const NodeInfo& node) { return std::make_unique<Rnn>(node); }
+const OpRows kRecurrentOps = {
+    {"gru", make<Gru>},
+    {"lstm", make<Lstm>},
+    {"rnn", make<Rnn>},
+};
 
 }  // namespace lowbit::graph

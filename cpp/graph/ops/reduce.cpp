@@ -369,7 +369,9 @@ class Accumulate final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_reduce(const NodeInfo& node) { return std::make_unique<Reduce>(node); }
-std::unique_ptr<Op> make_cumsum(const NodeInfo& node) { return std::make_unique<Accumulate>(node); }
+const OpRows kReduceOps = {
+    {"cumsum", make<Accumulate>},
+    {"reduce", make<Reduce>},
+};
 
 }  // namespace lowbit::graph

@@ -144,6 +144,6 @@ class Resample final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_resample(const NodeInfo& node) { return std::make_unique<Resample>(node); }
+const OpRows kResampleOps = {{"resample", make<Resample>}};
 
 }  // namespace lowbit::graph

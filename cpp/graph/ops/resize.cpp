@@ -189,6 +189,6 @@ class Resize final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_resize(const NodeInfo& node) { return std::make_unique<Resize>(node); }
+const OpRows kResizeOps = {{"resize", make<Resize>}};
 
 }  // namespace lowbit::graph

@@ -336,12 +336,9 @@ class Triangle final : public MoveOp {
 
 }  // namespace
 
-std::unique_ptr<Op> make_expand(const NodeInfo& node) { return std::make_unique<Expand>(node); }
-std::unique_ptr<Op> make_triangle(const NodeInfo& node) { return std::make_unique<Triangle>(node); }
-std::unique_ptr<Op> make_reshape(const NodeInfo& node) { return std::make_unique<Reshape>(node); }
-std::unique_ptr<Op> make_transpose(const NodeInfo& node) { return std::make_unique<Transpose>(node); }
-std::unique_ptr<Op> make_pad(const NodeInfo& node) { return std::make_unique<Pad>(node); }
-std::unique_ptr<Op> make_concat(const NodeInfo& node) { return std::make_unique<Concat>(node); }
-std::unique_ptr<Op> make_slice(const NodeInfo& node) { return std::make_unique<Slice>(node); }
+const OpRows kShapeOps = {
+    {"concat", make<Concat>}, {"expand", make<Expand>},       {"pad", make<Pad>},           {"reshape", make<Reshape>},
+    {"slice", make<Slice>},   {"transpose", make<Transpose>}, {"triangle", make<Triangle>},
+};
 
 }  // namespace lowbit::graph

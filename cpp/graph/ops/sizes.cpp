@@ -58,7 +58,9 @@ class DimValue final : public Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_arange(const NodeInfo& node) { return std::make_unique<Arange>(node); }
-std::unique_ptr<Op> make_dim_value(const NodeInfo& node) { return std::make_unique<DimValue>(node); }
+const OpRows kSizesOps = {
+    {"arange", make<Arange>},
+    {"dim_value", make<DimValue>},
+};
 
 }  // namespace lowbit::graph

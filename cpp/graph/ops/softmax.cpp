@@ -65,6 +65,6 @@ class Softmax final : public ElementwiseOp {
 
 }  // namespace
 
-std::unique_ptr<Op> make_softmax(const NodeInfo& node) { return std::make_unique<Softmax>(node); }
+const OpRows kSoftmaxOps = {{"softmax", make<Softmax>}};
 
 }  // namespace lowbit::graph
