@@ -30,9 +30,9 @@ BUILD_FLAGS = [
 
 
 def isa_flags() -> dict[str, list[str]]:
-    """cpp/isa.cmake's list: ISA -> compiler flags."""
-    lines = re.findall(r"^set\(LOWBIT_FLAGS_(\w+) (.+)\)$", (CPP / "isa.cmake").read_text(), re.MULTILINE)
-    return {isa: flags.split() for isa, flags in lines}
+    """Compiler flags of the x86 instruction sets in cpp/base/cpu.h, as cpp/isa.cmake makes them."""
+    rows = re.findall(r'^ *{"(\w+)", "x86", \d+, "([^"]*)"}', (CPP / "base" / "cpu.h").read_text(), re.MULTILINE)
+    return {isa: [f"-m{feature}" for feature in features.split()] for isa, features in rows}
 
 
 def isa_of(source: Path) -> str:

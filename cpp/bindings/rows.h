@@ -51,8 +51,7 @@ template <class Row>
 const Row& find(std::span<const Row> table, const std::string& name) {
   for (const Row& row : table) {
     if (name != row_name(row)) continue;
-    if (!runs_on(row_isa(row), Isa::avx512vnni))
-      throw Error(ErrorKind::environment, "this CPU cannot run kernel " + name);
+    if (!is_available(row_isa(row))) throw Error(ErrorKind::environment, "this CPU cannot run kernel " + name);
     return row;
   }
   throw Error(ErrorKind::input, "no kernel is called '" + name + "'");
@@ -70,7 +69,7 @@ pybind11::list describe(std::span<const Row> table) {
       row["mr"] = kernel.mr;
       row["nr"] = kernel.nr;
     }
-    row["available"] = runs_on(row_isa(kernel), Isa::avx512vnni);
+    row["available"] = is_available(row_isa(kernel));
     rows.append(row);
   }
   return rows;

@@ -100,7 +100,7 @@ constexpr GemmF32Kernel kTable[] = {
 };
 
 double cost(const GemmF32Kernel& kernel, int64_t n, int64_t k, int64_t rows) {
-  const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
+  const int lanes = info_of(kernel.isa).lanes;
   return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, k, GemmF32Tile::kMaxRows);
 }
 

@@ -117,7 +117,7 @@ constexpr GemmI8Kernel kTable[] = {
 std::span<const GemmI8Kernel> gemm_i8_kernels() { return kTable; }
 
 double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows) {
-  const int lanes = kernel.isa == Isa::avx512vnni ? 16 : 8;
+  const int lanes = info_of(kernel.isa).lanes;
   constexpr int kFreeRows = 10;  // with more, their addresses spill
   return cost_of_tiles(rows > 0 ? rows : kTypicalRows, n, kernel.mr, kernel.nr, kernel.nr / lanes,
                        taps * ceil_div(run, 4), kFreeRows);
