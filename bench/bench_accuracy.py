@@ -30,7 +30,7 @@ from torch import nn
 
 import lowbit
 import peers
-from lowbit.schemes import SCHEMES
+from lowbit.quantization.schemes import SCHEMES
 
 Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]

@@ -20,7 +20,7 @@ import torch
 
 import bench_accuracy as accuracy
 import lowbit
-from lowbit.model import Model
+from lowbit.converted_model import ConvertedModel
 from lowbit.timing import interleave
 
 Array = npt.NDArray[Any]
@@ -38,7 +38,7 @@ class Agreement:
         return float((found == self.expected).mean())
 
 
-def paid(model: Model) -> list[str]:
+def paid(model: ConvertedModel) -> list[str]:
     """The layers that the budget returned to float32."""
     return [row["node"] for row in model.decisions if row["reason"].startswith("paid for the accuracy budget")]
 

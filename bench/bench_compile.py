@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from lowbit import compile as backend
-from lowbit.profile import table
+from lowbit.dynamo import compile as backend
+from lowbit.runtime.profile import table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from architectures import ARCHITECTURES, Architecture

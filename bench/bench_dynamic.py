@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import lowbit
-from lowbit.profile import table
+from lowbit.runtime.profile import table
 from lowbit.timing import interleave
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

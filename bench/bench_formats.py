@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from bench_minilm import encoder
-from lowbit.format import stored_bytes
-from lowbit.ir import Array, Graph, Node, Value, Weight
-from lowbit.passes.cost import MeasuredCosts
-from lowbit.passes.four_bits import group_size
-from lowbit.passes.round_groups import round_groups
-from lowbit.passes.round_weights import round_nearest
+from lowbit.graph.ir import Array, Graph, Node, Value, Weight
+from lowbit.quantization.cost import MeasuredCosts
+from lowbit.quantization.four_bits import group_size
+from lowbit.quantization.round_groups import round_groups
+from lowbit.quantization.round_weights import round_nearest
+from lowbit.runtime.format import stored_bytes
 
 SIZE = 4096
 FORMATS = {"int8": -1, "int4-channel": 0, "int4": 128, "int4-g64": 64, "int4-g32": 32}

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import lowbit
 from lowbit import _core
-from lowbit.modules import QuantizedLayer
-from lowbit.profile import table
+from lowbit.eager.modules import QuantizedLayer
+from lowbit.runtime.profile import table
 from lowbit.timing import interleave
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -21,9 +21,10 @@ from bench_peers import sqnr
 from int4_layers import Layer, step_timer, steps
 from int4_peers import PEERS, Peer
 from layers import SLICE, begin
-from lowbit import interpreter, roofline
-from lowbit.roofline import Limit, Roofline
-from lowbit.session import Session
+from lowbit.ops import interpreter
+from lowbit.runtime import roofline
+from lowbit.runtime.roofline import Limit, Roofline
+from lowbit.runtime.session import Session
 from lowbit.timing import Timing, take_turns, timer
 from peers import Missing
 

@@ -2,8 +2,8 @@
 
 Each is a session of one integer node; what counts is that node's own time in a warm session's profile, without the
 change of memory layout at its ends. Before it is timed, its result must equal the NumPy interpreter's bit for bit. How
-near each comes to what binds it stands behind its time, measured in the same run (`lowbit.roofline`). The peers compute
-the same layer in float32 (convolutions on channels-last images), products also in int8.
+near each comes to what binds it stands behind its time, measured in the same run (`lowbit.runtime.roofline`). The peers
+compute the same layer in float32 (convolutions on channels-last images), products also in int8.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from conftest import Limits, Ratios
 from layers import SLICE, Case, conv, node_timer, product, steps
-from lowbit import _core, interpreter, roofline
-from lowbit.session import Session
+from lowbit import _core
+from lowbit.ops import interpreter
+from lowbit.runtime import roofline
+from lowbit.runtime.session import Session
 from lowbit.timing import take_turns, timer
 
 Call = Callable[[], object]

@@ -26,9 +26,10 @@ import numpy as np
 
 from layer_peers import PEERS, Codes, Contestant, kernel_time
 from layers import Case, begin, conv, node_timer, product, steps
-from lowbit import interpreter, roofline
-from lowbit.roofline import Limit, Roofline
-from lowbit.session import Session
+from lowbit.ops import interpreter
+from lowbit.runtime import roofline
+from lowbit.runtime.roofline import Limit, Roofline
+from lowbit.runtime.session import Session
 from lowbit.timing import Timing, take_turns
 from peers import Missing
 

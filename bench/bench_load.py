@@ -146,8 +146,8 @@ def table(results: dict[str, Record]) -> list[str]:
 
 def overheads(rounds: int) -> dict[str, float]:
     """Seconds of a call that does nothing, by the way it is made; the lowest of the rounds' medians."""
-    from lowbit.ir import Graph, Value
-    from lowbit.session import Session
+    from lowbit.graph.ir import Graph, Value
+    from lowbit.runtime.session import Session
     from lowbit.timing import interleave
 
     value = Value(dtype="f32", shape=(1,))

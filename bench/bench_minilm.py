@@ -33,7 +33,7 @@ from torch import nn
 
 import lowbit
 import peers
-from lowbit.schemes import SCHEMES
+from lowbit.quantization.schemes import SCHEMES
 from lowbit.timing import interleave
 
 Array = npt.NDArray[Any]

@@ -25,7 +25,7 @@ import torch
 
 import lowbit
 from lowbit import _core
-from lowbit.model import Model
+from lowbit.converted_model import ConvertedModel
 from lowbit.passes.layers import LAYERS
 from lowbit.timing import timer
 from zoo import MODELS, SMALL, Subject, drawn
@@ -84,7 +84,7 @@ def order(count: int) -> int:
     return outside
 
 
-def conversions(subject: Subject, threads: int) -> dict[str, Model]:
+def conversions(subject: Subject, threads: int) -> dict[str, ConvertedModel]:
     """The network in int8 and in float32."""
     examples = (torch.from_numpy(subject.image),)
     batches = [torch.from_numpy(batch) for batch in subject.calibration]
@@ -96,7 +96,7 @@ def conversions(subject: Subject, threads: int) -> dict[str, Model]:
     }
 
 
-def layers(model: Model, image: Any, repeats: int) -> dict[str, float]:
+def layers(model: ConvertedModel, image: Any, repeats: int) -> dict[str, float]:
     """The median seconds of each step but changes of memory layout, by node."""
     return {row.node: row.seconds for row in model.profile(image, repeats=repeats) if row.op != "layout"}
 
@@ -129,7 +129,7 @@ def compare(subject: Subject, *, threads: int, rounds: int) -> list[Pair]:
     return found
 
 
-def counterpart(model: Model, floats: Model, name: str) -> set[str]:
+def counterpart(model: ConvertedModel, floats: ConvertedModel, name: str) -> set[str]:
     """The nodes of the float32 model that an int8 layer does the work of: from the layer of its name to its output."""
     node = next(node for node in model.session.graph if node.name == name)
     graph = floats.session.graph
@@ -146,7 +146,7 @@ def counterpart(model: Model, floats: Model, name: str) -> set[str]:
     return back(node.outputs[0].removesuffix(".codes")) or {name}
 
 
-def integer(model: Model) -> dict[str, str]:
+def integer(model: ConvertedModel) -> dict[str, str]:
     """The layers that are integer, each with its operator and shapes."""
     graph = model.session.graph
     found = {}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import lowbit
-from lowbit.roofline import Limit
+from lowbit.runtime.roofline import Limit
 from lowbit.timing import Timing, interleave
 from peers import ENGINES, Array, Converted, Missing, Run, version
 from zoo import MODELS, Subject

@@ -2,15 +2,16 @@
 
     python bench/bench_roofline.py [--threads 1,2] [--seconds 1]
 
-One line for each instruction set and number of threads; see `lowbit.roofline`.
+One line for each instruction set and number of threads; see `lowbit.runtime.roofline`.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from lowbit import _core, roofline
-from lowbit.profile import table
+from lowbit import _core
+from lowbit.runtime import roofline
+from lowbit.runtime.profile import table
 
 
 def line(roof: roofline.Roofline) -> tuple[str, ...]:

@@ -33,10 +33,12 @@ import plots
 from bench_layers import contestants, limit
 from bench_never_slower import order
 from layers import Case, conv, node_timer, product
-from lowbit import _core, interpreter, roofline
+from lowbit import _core
 from lowbit.compress import prune
-from lowbit.roofline import Roofline
-from lowbit.session import Session
+from lowbit.ops import interpreter
+from lowbit.runtime import roofline
+from lowbit.runtime.roofline import Roofline
+from lowbit.runtime.session import Session
 from lowbit.timing import Timing, interleave, take_turns
 from zoo import resnet50
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lowbit import _core
-from lowbit.roofline import Limit
+from lowbit.runtime.roofline import Limit
 
 Ratios = dict[str, dict[str, float]]
 """Per benchmark, per contestant: seconds, lowest of the rounds' medians."""

@@ -1,4 +1,4 @@
-"""What layers cost here, in int8 and float32: measures random ones, and fits the figures of `lowbit/passes/rates.py`.
+"""What layers cost here, in int8 and float32: measures random ones, and fits the figures of `quantization/rates.py`.
 
     python bench/fit_costs.py [--isa avx2] [--count 300] [--save costs.json]
 
@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lowbit import _core
-from lowbit.ir import Graph, Weight
-from lowbit.passes import rates
-from lowbit.passes.cost import alone
-from lowbit.session import Session
+from lowbit.graph.ir import Graph, Weight
+from lowbit.quantization import rates
+from lowbit.quantization.cost import alone
+from lowbit.runtime.session import Session
 
 SECONDS = 0.012
 """Of one layer in one form, about."""

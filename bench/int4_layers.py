@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from layers import repetitions
-from lowbit.ir import Array, Graph, Node, Value, Weight
+from lowbit.graph.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
-from lowbit.profile import Row
-from lowbit.session import Session
+from lowbit.runtime.profile import Row
+from lowbit.runtime.session import Session
 
 Floats = npt.NDArray[np.float32]
 

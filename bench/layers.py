@@ -15,12 +15,13 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from lowbit import _core, roofline
-from lowbit.ir import Array, Graph, Node, Value, Weight
+from lowbit import _core
+from lowbit.graph.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
-from lowbit.profile import Row
-from lowbit.roofline import Roofline
-from lowbit.session import Session
+from lowbit.runtime import roofline
+from lowbit.runtime.profile import Row
+from lowbit.runtime.roofline import Roofline
+from lowbit.runtime.session import Session
 
 ZERO = 128
 """The zero point of inputs and outputs: the middle of the codes."""

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 import lowbit
-from lowbit.roofline import Limit
+from lowbit.runtime.roofline import Limit
 
 Array = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]

@@ -99,7 +99,7 @@ def efficientnet_lite0() -> Subject:
 
 def mnist() -> Subject:
     """The demo's digit network after one pass over the digits."""
-    from lowbit.demo import build_net, train
+    from lowbit.cli.demo import build_net, train
 
     training, held_out = load_digits()
     net = build_net(seed=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import typer.main
 
-from lowbit.cli import app
+from lowbit.cli.commands import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import lowbit
-from lowbit import interpreter
-from lowbit.session import Session
+from lowbit.ops import interpreter
+from lowbit.runtime.session import Session
 
 FREE = {0: "rows", 1: "columns"}
 """Both leading sizes of every input, where a test says so."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import lowbit
-from lowbit.passes import cost
+from lowbit.quantization import cost
 
 cost.this_level = lambda: "avx512vnni"  # decisions that tests look at are the same on every CPU
 

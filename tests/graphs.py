@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lowbit import blocks
-from lowbit.ir import Array, Dim, Graph, Node, Quant, Symbol, Value, Weight, replace
+from lowbit.graph import blocks
+from lowbit.graph.ir import Array, Dim, Graph, Node, Quant, Symbol, Value, Weight, replace
 from lowbit.ops import constant_value, infer
 
 
@@ -467,8 +467,8 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 
 def feeds(graph: Graph, sizes: dict[str, int] | None = None, seed: int = 0) -> dict[str, Array]:
     """Random inputs; a free size is `sizes[name]`, else its minimum + 1."""
-    from lowbit import dims
-    from lowbit.ir import DTYPES
+    from lowbit.graph import dims
+    from lowbit.graph.ir import DTYPES
 
     rng = np.random.default_rng(seed)
     known = {name: symbol.minimum + 1 for name, symbol in graph.symbols.items()} | (sizes or {})

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lowbit
-from lowbit.passes.rehearse import EXTRA, UNHEARD, bearable
+from lowbit.quantization.rehearse import EXTRA, UNHEARD, bearable
 
 MARGIN = 0.5
 """Decibels by which a net with calibration data may be worse than without."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import lowbit
 from architectures import ARCHITECTURES, Architecture, Inputs
-from lowbit.ir import Graph, replace
+from lowbit.graph.ir import Graph, replace
 from lowbit.ops import OPS
 
 FLOAT_BOUND = 1e-4

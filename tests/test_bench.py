@@ -19,7 +19,8 @@ import bench_sparse
 from int4_layers import Layer
 from int4_peers import PEERS
 from layers import product
-from lowbit import _core, roofline
+from lowbit import _core
+from lowbit.runtime import roofline
 from lowbit.timing import interleave, take_turns
 
 BENCH = Path(__file__).parent.parent / "bench"

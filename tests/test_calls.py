@@ -13,9 +13,10 @@ import pytest
 
 import lowbit
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
-from lowbit import calls, format, interpreter
 from lowbit.errors import FormatError, InputError, LowbitError, UnsupportedError
-from lowbit.ir import Graph, Symbol, Weight, replace
+from lowbit.graph.ir import Graph, Symbol, Weight, replace
+from lowbit.ops import interpreter
+from lowbit.runtime import calls, format
 
 
 def two_inputs() -> Graph:

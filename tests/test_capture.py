@@ -16,11 +16,11 @@ from torch._higher_order_ops import while_loop
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from lowbit import calls
 from lowbit.capture import Captured, capture, dummy_inputs, example_of_item
 from lowbit.errors import InputError, UnsupportedError
-from lowbit.interpreter import run, validate
+from lowbit.ops.interpreter import run, validate
 from lowbit.passes import optimize
+from lowbit.runtime import calls
 
 BOUND = 1e-4
 """max |difference| / max |y| between torch's float32 and the interpreter's."""

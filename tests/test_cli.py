@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lowbit import demo
-from lowbit.cli import app, console
+from lowbit.cli.commands import app, console, demo
 
 
 def invoke(*arguments: str) -> str:
@@ -56,7 +55,7 @@ def test_bench(small_file: Path) -> None:
 
 def test_bench_names_the_layers_that_lose_here(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their names and times, and what to do about it; whether there are any depends on the machine."""
-    monkeypatch.setattr("lowbit.passes.cost.slower_here", lambda *given: {"0": (7.5, 5.25)})
+    monkeypatch.setattr("lowbit.quantization.cost.slower_here", lambda *given: {"0": (7.5, 5.25)})
     printed = invoke("bench", str(small_file), "--rounds", "1")
     assert re.search(r"\b0 .*7\.5 .*5\.2", printed)
     assert "The file was made for avx512vnni" in " ".join(printed.split())

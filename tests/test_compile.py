@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import lowbit
-from lowbit import compile as backend
-from lowbit.compile import Frame, counting
+from lowbit.dynamo import compile as backend
+from lowbit.dynamo.compile import Frame, counting
 from lowbit.errors import InputError
 
 BOUND = 1e-4
@@ -242,7 +242,7 @@ ENTRY = (
     "import torch, torch._dynamo.backends.registry as registry\n"
     "from importlib.metadata import EntryPoint\n"
     "registry._lazy_import()\n"
-    "registry._BACKENDS['lowbit'] = EntryPoint('lowbit', 'lowbit.backend:entry', 'torch_dynamo_backends')"
+    "registry._BACKENDS['lowbit'] = EntryPoint('lowbit', 'lowbit.dynamo.backend:entry', 'torch_dynamo_backends')"
 )
 
 
@@ -256,8 +256,8 @@ def test_the_backend_is_known_and_recurrent_layers_are_captured(imports: str) ->
         f"{imports}\n"
         "net = torch.nn.LSTM(4, 3).eval()\n"
         "with torch.no_grad(): y, _ = torch.compile(net, backend='lowbit')(torch.ones(5, 2, 4))\n"
-        "import lowbit.compile\n"
-        "(model,) = lowbit.compile._models.values()\n"
+        "import lowbit.dynamo.compile\n"
+        "(model,) = lowbit.dynamo.compile._models.values()\n"
         "assert y.shape == (5, 2, 3) and 'lstm' in [node.op for node in model.graph]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

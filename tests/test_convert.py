@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lowbit
-from lowbit import Scheme, _core, interpreter
+from lowbit import Scheme, _core
 from lowbit.errors import CalibrationError, InputError, LowbitError, UnsupportedError
+from lowbit.ops import interpreter
 
 BOUND = 1e-4
 """max |difference| / max |y| between torch's float32 and scheme float32."""
@@ -365,7 +366,7 @@ def test_a_file_for_a_higher_cpu_warns(tmp_path: Path, monkeypatch: pytest.Monke
     net, x = stem()
     for target, level, warns in (("avx2", "scalar", True), ("avx2", "avx2", False), ("scalar", "avx2", False)):
         lowbit.convert(net, (x,), target=target, progress=False).save(tmp_path / "net.lowbit")
-        monkeypatch.setattr("lowbit.loading.this_level", lambda level=level: level)
+        monkeypatch.setattr("lowbit.runtime.model.this_level", lambda level=level: level)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             lowbit.load(tmp_path / "net.lowbit")

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import lowbit
-from lowbit import format as file_format
 from lowbit.compress import set_codes
 from lowbit.dequantize import dequantize
 from lowbit.errors import InputError, UnsupportedError
-from lowbit.interpreter import run
-from lowbit.ir import Weight
+from lowbit.graph.ir import Weight
+from lowbit.ops.interpreter import run
+from lowbit.runtime import format as file_format
 
 Array = npt.NDArray[Any]
 N, K, GROUP = 256, 512, 64

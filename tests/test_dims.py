@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit import dims
 from lowbit.errors import GraphError
-from lowbit.ir import Symbol
+from lowbit.graph import dims
+from lowbit.graph.ir import Symbol
 
 SYMBOLS = {"a": Symbol(minimum=1, maximum=50), "b": Symbol(minimum=0, maximum=9), "c": Symbol(minimum=3, maximum=300)}
 INDEX = {"a": 0, "b": 1, "c": 2}

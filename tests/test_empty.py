@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 import lowbit
 from architectures import ARCHITECTURES
-from lowbit import InputError, interpreter
+from lowbit import InputError
+from lowbit.ops import interpreter
 
 SCHEMES = ("float32", "int8", "int8 static", "int4")
 

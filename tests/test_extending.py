@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, Maker
-from lowbit import Scheme, format, interpreter, packings
-from lowbit.ir import Weight, replace
-from lowbit.ops import OPS
-from lowbit.packings import Packing
-from lowbit.passes.known_weights import codes_of
-from lowbit.passes.quantize import quantize
+from lowbit import Scheme
+from lowbit.graph import packings
+from lowbit.graph.ir import Weight, replace
+from lowbit.graph.packings import Packing
+from lowbit.ops import OPS, interpreter
+from lowbit.quantization.known_weights import codes_of
+from lowbit.quantization.quantize import quantize
+from lowbit.runtime import format
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ def two_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(packings.BITS, "quarters", 2)
     inputs = tuple(replace(item, bits=2) if item.weight else item for item in four.inputs)
     known = {**OPS, "linear_i2": replace(four, name="linear_i2", inputs=inputs)}
-    for room in ("ops", "interpreter", "passes.four_bits"):
+    for room in ("ops", "ops.interpreter", "quantization.four_bits"):
         monkeypatch.setattr(f"lowbit.{room}.OPS", known)
 
 

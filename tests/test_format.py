@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
-from lowbit import blocks, format, interpreter
 from lowbit.errors import FormatError, GraphError, LowbitError
-from lowbit.ir import Graph, Weight, replace
-from lowbit.ops import OPS
-from lowbit.packings import NIBBLES, Packing
+from lowbit.graph import blocks
+from lowbit.graph.ir import Graph, Weight, replace
+from lowbit.graph.packings import NIBBLES, Packing
+from lowbit.ops import OPS, interpreter
+from lowbit.runtime import format
 
 META = {"producer": "lowbit 0", "signature": None, "decisions": [{"node": "a", "reason": "ñ ≠ n"}]}
 

@@ -13,7 +13,7 @@ from torch import nn
 from lowbit.capture.export import Program, export
 from lowbit.capture.sizes import dim_of, user_inputs
 from lowbit.errors import InputError, UnsupportedError
-from lowbit.ir import Dim
+from lowbit.graph.ir import Dim
 
 
 def shapes(program: Program) -> dict[str, tuple[Dim, ...]]:

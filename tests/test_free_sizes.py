@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lowbit
-from lowbit import dims, limits
+from lowbit.converted_model import ConvertedModel
 from lowbit.errors import GraphError, InputError, UnsupportedError
-from lowbit.ir import Condition, Graph, Node, Symbol, Value
-from lowbit.model import Model
-from lowbit.session import Session
+from lowbit.graph import dims, limits
+from lowbit.graph.ir import Condition, Graph, Node, Symbol, Value
+from lowbit.runtime.session import Session
 
 FREE = {"x": {0: "batch", 2: "h", 3: "w"}}
 REFUSALS = (RuntimeError, ValueError, IndexError, TypeError)
@@ -40,13 +40,13 @@ class Net(nn.Module):
         return self.function(x, *self.layers)
 
 
-def converted(net: nn.Module, shape: Sequence[int] = (2, 3, 32, 48), free: Any = None) -> Model:
+def converted(net: nn.Module, shape: Sequence[int] = (2, 3, 32, 48), free: Any = None) -> ConvertedModel:
     example = torch.linspace(-1, 1, math.prod(shape)).reshape(*shape)
     return lowbit.convert(net.eval(), example, dynamic=free or FREE, scheme="float32", progress=False)
 
 
 def as_torch(
-    net: nn.Module, model: Model, shape: Sequence[int], must_run: bool = False, tolerance: float = 1e-4
+    net: nn.Module, model: ConvertedModel, shape: Sequence[int], must_run: bool = False, tolerance: float = 1e-4
 ) -> bool:
     """Whether the model runs at this shape: it must give torch's answer then, and must not where torch refuses."""
     x = torch.randn(*shape)

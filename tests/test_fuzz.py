@@ -23,10 +23,12 @@ import numpy as np
 import pytest
 
 from graphs import GRAPHS, feeds
-from lowbit import dims, format, interpreter, session
 from lowbit.errors import LowbitError
-from lowbit.ir import Array, Graph, replace
-from lowbit.ops import OPS, Attr, attributes, infer
+from lowbit.graph import dims
+from lowbit.graph.ir import Array, Graph, replace
+from lowbit.ops import OPS, Attr, attributes, infer, interpreter
+from lowbit.runtime import format
+from lowbit.runtime import model as runtime_model
 
 SLOWEST = 20.0
 """Seconds that one case may take, on a busy machine and under a sanitizer."""
@@ -228,7 +230,7 @@ def try_file(path: Path) -> str:
     """ "refused", "large" or "ran"; anything but a LowbitError on the way is a failure."""
     try:
         graph, _ = format.load(path)
-        model = session.load(path, threads=1)
+        model = runtime_model.load(path, threads=1)
         sizes = {name: symbol.minimum for name, symbol in graph.symbols.items()}
         if work(graph, sizes) > MAX_WORK:
             return "large"

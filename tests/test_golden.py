@@ -8,7 +8,8 @@ import pytest
 import safetensors.numpy
 
 import lowbit
-from lowbit import Session, _core, format
+from lowbit import Session, _core
+from lowbit.runtime import format
 
 FILES = sorted(Path(__file__).parent.glob("golden/v*/*.lowbit"))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import lowbit
-from lowbit import schemes
 from lowbit.errors import InputError, LowbitError, UnsupportedError
+from lowbit.quantization import schemes
 
 
 def run_python(code: str, **environment: str) -> str:
@@ -47,7 +47,7 @@ def test_nothing_else_imports_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; import lowbit\n"
         f"for name in {names}: getattr(lowbit, name)\n"
-        "import lowbit.ops, lowbit.interpreter, lowbit.format, lowbit.dims\n"
+        "import lowbit.ops, lowbit.ops.interpreter, lowbit.runtime.format, lowbit.graph.dims\n"
         "assert not any(name.split('.')[0] == 'torch' for name in sys.modules if sys.modules[name])"
     )
     run_python(code)
@@ -61,11 +61,6 @@ def test_public_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         lowbit.nonsense  # noqa: B018
     assert issubclass(lowbit.InputError, lowbit.LowbitError)
-
-
-def test_convert_stays_the_function_when_its_module_is_imported() -> None:
-    pytest.importorskip("torch")
-    run_python("import lowbit.convert, lowbit; lowbit.convert.__code__; from lowbit import convert; convert.__code__")
 
 
 def test_schemes() -> None:

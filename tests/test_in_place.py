@@ -20,8 +20,8 @@ from torch.nn.utils import parametrizations, prune
 
 import lowbit
 from lowbit.compress import set_codes
+from lowbit.eager.modules import ROWS, QuantizedEmbedding, QuantizedLinear
 from lowbit.errors import InputError, LowbitError, UnsupportedError
-from lowbit.modules import ROWS, QuantizedEmbedding, QuantizedLinear
 
 Array = npt.NDArray[Any]
 AFFINE = lowbit.Scheme(name="affine", weight_bits=4, granularity="group", group_size=32, symmetric=False)

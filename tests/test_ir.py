@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
-from lowbit import interpreter
 from lowbit.errors import GraphError, InputError
-from lowbit.interpreter import validate
-from lowbit.ir import Graph, Node, Quant, Symbol, Value, Weight, replace
-from lowbit.ops import OPS
+from lowbit.graph.ir import Graph, Node, Quant, Symbol, Value, Weight, replace
+from lowbit.ops import OPS, interpreter
+from lowbit.ops.interpreter import validate
 
 
 def node_of(graph: Graph, op: str) -> Node:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import BATCH, Maker, feeds
-from lowbit.ir import Graph
-from lowbit.session import Session
+from lowbit.graph.ir import Graph
+from lowbit.runtime.session import Session
 from test_session import check
 
 SCALES = {"zero_point_x": 100, "output": "u8", "zero_point_y": 100}

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 import lowbit
 from against_torch import convert
 from graphs import BATCH, Maker
-from lowbit import _core, interpreter
+from lowbit import _core
 from lowbit.errors import InputError
-from lowbit.ir import Array, Graph
-from lowbit.session import Session
+from lowbit.graph.ir import Array, Graph
+from lowbit.ops import interpreter
+from lowbit.runtime.session import Session
 
 ISAS = _core.cpu()["isas"]
 BAD = (np.nan, np.inf, -np.inf)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import GRAPHS, Maker, feeds
-from lowbit import dims, interpreter
 from lowbit.errors import GraphError
-from lowbit.ir import DTYPES, Array, Graph, Node, Symbol, Value, Weight
-from lowbit.ops import OPS
+from lowbit.graph import dims
+from lowbit.graph.ir import DTYPES, Array, Graph, Node, Symbol, Value, Weight
+from lowbit.ops import OPS, interpreter
 from lowbit.ops.float import UNARY, unary
 from lowbit.ops.integer import dynamic_quantize, fma, quantize
 

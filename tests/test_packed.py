@@ -16,9 +16,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import lowbit
 from against_torch import Function, compare, convert
-from lowbit import interpreter
 from lowbit.errors import InputError, LowbitError, UnsupportedError
-from lowbit.session import Session
+from lowbit.ops import interpreter
+from lowbit.runtime.session import Session
 
 KINDS: dict[str, Any] = {
     "lstm": nn.LSTM,

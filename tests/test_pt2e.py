@@ -16,9 +16,9 @@ from torch.nn import functional as F
 import lowbit
 from lowbit import Session, _core
 from lowbit.capture import capture
+from lowbit.converted_model import ConvertedModel
 from lowbit.errors import AccuracyError, UnsupportedError
-from lowbit.ir import Weight
-from lowbit.model import Model
+from lowbit.graph.ir import Weight
 
 pytest.importorskip("torchao.quantization.pt2e")
 SAME = 0.999
@@ -150,7 +150,7 @@ def make(name: str) -> nn.Module:
     return net
 
 
-def compare(model: Model, reference: nn.Module, x: torch.Tensor) -> None:
+def compare(model: ConvertedModel, reference: nn.Module, x: torch.Tensor) -> None:
     """Output codes: of the model's last quantization, or of 8 bits over the outputs where it leaves them in float."""
     with torch.no_grad():
         expected = reference(x).double()

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 import lowbit
-from lowbit import limits
 from lowbit.errors import InputError, LowbitError, UnsupportedError
+from lowbit.graph import limits
 
 
 class Function(nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lowbit
-from lowbit.cli import app
+from lowbit.cli.commands import app
 from lowbit.report import Facts, OutputError, Step, Timed, render
 from lowbit.report import facts as measured
 

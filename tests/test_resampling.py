@@ -15,11 +15,11 @@ from torch.nn import functional as F
 import lowbit
 from against_torch import check, compare, convert
 from graphs import BATCH, Maker
-from lowbit import interpreter
 from lowbit.capture import capture
 from lowbit.errors import GraphError, InputError
-from lowbit.ir import Symbol
-from lowbit.session import Session
+from lowbit.graph.ir import Symbol
+from lowbit.ops import interpreter
+from lowbit.runtime.session import Session
 from test_capture import check as check_capture
 from test_session import check as check_session
 

@@ -11,9 +11,10 @@ import pytest
 
 import lowbit
 from graphs import feeds
-from lowbit import _core, roofline
+from lowbit import _core
 from lowbit.errors import InputError
-from lowbit.roofline import Limit, Memory, Roofline
+from lowbit.runtime import roofline
+from lowbit.runtime.roofline import Limit, Memory, Roofline
 from test_session import GRAPHS
 
 ROOF = Roofline(

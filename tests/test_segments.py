@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 import lowbit
-from lowbit import format, interpreter, torch_program
 from lowbit.errors import GraphError, InputError, UnsupportedError
-from lowbit.ir import Graph, replace
-from lowbit.segments import split
+from lowbit.graph.ir import Graph, replace
+from lowbit.ops import interpreter, torch_program
+from lowbit.runtime import format
+from lowbit.runtime.segments import split
 
 BOUND = 1e-4
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import Maker
-from lowbit import interpreter
-from lowbit.ir import Array, Symbol
-from lowbit.session import Session
+from lowbit.graph.ir import Array, Symbol
+from lowbit.ops import interpreter
+from lowbit.runtime.session import Session
 from test_ops import run
 from test_session import check, same
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import BATCH, GRAPHS, Maker, feeds
-from lowbit import _core, interpreter
+from lowbit import _core
 from lowbit.errors import EnvironmentVariableError, GraphError, InputError
-from lowbit.ir import Array, Graph, Symbol, replace
-from lowbit.ops import OPS
-from lowbit.session import Session
+from lowbit.graph.ir import Array, Graph, Symbol, replace
+from lowbit.ops import OPS, interpreter
+from lowbit.runtime.session import Session
 
 ISAS = _core.cpu()["isas"]
 PLACES = [(isa, threads) for isa in ISAS for threads in (1, 2)]

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import Maker
-from lowbit import _core, interpreter
-from lowbit.ir import DTYPES, Array, Graph, Symbol
+from lowbit import _core
+from lowbit.graph.ir import DTYPES, Array, Graph, Symbol
+from lowbit.ops import interpreter
 from lowbit.ops.arithmetic import COMPARISONS, LOGIC
 from lowbit.ops.reduction import KINDS
-from lowbit.session import Session
+from lowbit.runtime.session import Session
 
 ISAS = _core.cpu()["isas"]
 SHAPES = st.lists(st.sampled_from([1, 2, 3, 5, 17, 33]), min_size=0, max_size=4).map(tuple)

@@ -9,16 +9,13 @@ Names are imported when they are first used, so `import lowbit` costs next to no
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from .backend import announce
 
 if TYPE_CHECKING:
     from . import compress
-    from .convert import convert
+    from .conversion import convert
+    from .eager.in_place import quantize_
     from .errors import (
         AccuracyError,
         CalibrationError,
@@ -29,10 +26,9 @@ if TYPE_CHECKING:
         LowbitError,
         UnsupportedError,
     )
-    from .in_place import quantize_
-    from .loading import Model, load
-    from .schemes import Scheme
-    from .session import Session
+    from .quantization.schemes import Scheme
+    from .runtime.model import Model, load
+    from .runtime.session import Session
 
     __version__: str
 
@@ -55,25 +51,14 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
-    "convert": "convert",
-    "load": "loading",
-    "quantize_": "in_place",
-    "Model": "loading",
-    "Session": "session",
-    "Scheme": "schemes",
+_ROOMS = {
+    "convert": "conversion",
+    "load": "runtime.model",
+    "quantize_": "eager.in_place",
+    "Model": "runtime.model",
+    "Session": "runtime.session",
+    "Scheme": "quantization.schemes",
 } | dict.fromkeys(__all__[7:-1], "errors")
-
-
-class _Package(ModuleType):
-    """Keeps `lowbit.convert` the function when the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "convert" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
@@ -84,8 +69,8 @@ def __getattr__(name: str) -> Any:
         value: Any = version("lowbit")
     elif name == "compress":
         value = import_module(".compress", __name__)
-    elif name in _HOMES:
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _ROOMS:
+        value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -94,6 +79,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-announce()

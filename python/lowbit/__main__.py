@@ -13,7 +13,7 @@ EXTRAS = {"typer": "cli", "rich": "cli", "torch": "demo"}
 def main() -> None:
     """Run the command that `sys.argv` names; an error of lowbit's is one line on standard error and exit status 1."""
     try:
-        from lowbit.cli import app
+        from lowbit.cli.commands import app
 
         app()
     except LowbitError as error:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, UnsupportedError
-from .interpreter import weight_problems
-from .ir import Array, Weight
-from .packings import PACKINGS
+from .graph.ir import Array, Weight
+from .graph.packings import PACKINGS
+from .ops.interpreter import weight_problems
 
 # A code an element, or packed as in a file: by the name of the format.
 _LOOSE = {f"int{packing.bits}": packing for packing in PACKINGS.values()}

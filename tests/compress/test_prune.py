@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lowbit
-from lowbit import blocks, format
 from lowbit.compress import CRITERIA, Cubic, Iterative, Layer, OneShot, Pruning, Schedule, prune
 from lowbit.errors import InputError
-from lowbit.ir import Weight
+from lowbit.graph import blocks
+from lowbit.graph.ir import Weight
+from lowbit.runtime import format
 
 PATTERNS = list(blocks.PATTERNS)
 

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 import graphs
 import lowbit
-from lowbit import Scheme, Session, compress, format
-from lowbit.passes import four_bits
+from lowbit import Scheme, Session, compress
+from lowbit.quantization import four_bits
+from lowbit.runtime import format
 from passes.cheap import cheap_conversions
 
 HERE = Path(__file__).resolve().parent

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lowbit.passes import rates
-from lowbit.passes.rates import RATES
+from lowbit.quantization import rates
+from lowbit.quantization.rates import RATES
 
 
 def cheap_conversions(monkeypatch: pytest.MonkeyPatch, dynamic: float = 0.05) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lowbit.interpreter import run, validate
-from lowbit.ir import Graph
+from lowbit.graph.ir import Graph
+from lowbit.ops.interpreter import run, validate
 
 BOUND = 1e-5
 """max |difference| / max |y|: a pass may only round differently."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphs import BATCH, Maker
-from lowbit.ir import Weight
+from lowbit.graph.ir import Weight
 from lowbit.passes import FLOAT_PASSES, optimize
 from lowbit.passes.fold_constants import fold_constants
 from lowbit.passes.remove_dead import remove_dead

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lowbit
 from graphs import BATCH, Maker
-from lowbit.ir import Graph
+from lowbit.graph.ir import Graph
 from lowbit.passes import drop_channels as module
 from lowbit.passes.drop_channels import drop_channels
 from lowbit.passes.layers import LAYERS

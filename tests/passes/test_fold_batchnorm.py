@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, Maker
-from lowbit.ir import replace
+from lowbit.graph.ir import replace
 from lowbit.passes.fold_batchnorm import fold_batchnorm
 from passes.same import apply, ops
 

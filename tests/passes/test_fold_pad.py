@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graphs import BATCH, Maker
-from lowbit.ir import Graph
+from lowbit.graph.ir import Graph
 from lowbit.passes.fold_pad import fold_pad
 from passes.same import apply, ops
 

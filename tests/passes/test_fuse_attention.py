@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, Maker
-from lowbit.ir import Graph
+from lowbit.graph.ir import Graph
 from lowbit.passes.fold_transpose import fold_transpose
 from lowbit.passes.fuse_attention import fuse_attention, share_heads
 from passes.same import apply, ops

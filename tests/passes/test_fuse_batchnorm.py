@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, Maker, feeds
-from lowbit.interpreter import run, validate
-from lowbit.ir import Graph
+from lowbit.graph.ir import Graph
+from lowbit.ops.interpreter import run, validate
 from lowbit.passes import optimize
 from lowbit.passes.fuse_batchnorm import fuse_batchnorm
-from lowbit.passes.quantize import quantize
+from lowbit.quantization.quantize import quantize
 
 
 def normalized(*shape: int, axis: int = 1) -> Graph:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, Maker
-from lowbit.ir import Graph
+from lowbit.graph.ir import Graph
 from lowbit.passes.fuse_rms_norm import fuse_rms_norm
 from passes.same import apply, ops
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from graphs import Maker
-from lowbit import blocks
 from lowbit.errors import GraphError
-from lowbit.interpreter import validate
-from lowbit.ir import Array, Weight, replace
+from lowbit.graph import blocks
+from lowbit.graph.ir import Array, Weight, replace
+from lowbit.ops.interpreter import validate
 from lowbit.passes.note_sparsity import density, note_sparsity, sparse_layers
 
 

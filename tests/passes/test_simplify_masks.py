@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, Maker, feeds
-from lowbit import interpreter
-from lowbit.ir import Graph, Symbol
+from lowbit.graph.ir import Graph, Symbol
+from lowbit.ops import interpreter
 from lowbit.passes import optimize
 from lowbit.passes.drop_expands import drop_expands
 from lowbit.passes.simplify_masks import simplify_masks

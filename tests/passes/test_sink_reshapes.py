@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphs import BATCH, Maker, feeds
-from lowbit.interpreter import run, validate
-from lowbit.ir import Graph, Symbol
+from lowbit.graph.ir import Graph, Symbol
+from lowbit.ops.interpreter import run, validate
 from lowbit.passes import optimize
 from lowbit.passes.sink_reshapes import sink_reshapes
 

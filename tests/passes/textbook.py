@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lowbit.interpreter import run
-from lowbit.ir import Array, Graph
+from lowbit.graph.ir import Array, Graph
 from lowbit.ops import OPS
+from lowbit.ops.interpreter import run
 
 Feeds = dict[str, Array]
 

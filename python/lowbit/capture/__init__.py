@@ -13,7 +13,7 @@ from torch._dynamo.convert_frame import compile_lock  # also held where torch.co
 from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
-from ..ir import Coded, Graph
+from ..graph.ir import Coded, Graph
 from . import operators as operators  # each registers what it lowers
 from .export import Program, dummy_inputs, example, example_of_item, export
 from .free import Example

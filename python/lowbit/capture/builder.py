@@ -11,10 +11,10 @@ import sympy
 import torch
 from torch.fx import Node as TorchNode
 
-from .. import dims
 from ..errors import GraphError
-from ..ir import Array, Attribute, Condition, Dim, Graph, Node, Value
-from ..limits import Limits
+from ..graph import dims
+from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Value
+from ..graph.limits import Limits
 from ..ops import OPS, infer
 from .export import FLOAT_NAMES, not_plain
 from .places import node_name, source_of

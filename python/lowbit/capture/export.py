@@ -2,7 +2,7 @@
 
 `torch.export` runs the module once on shapes alone (nothing is computed, no parameter is copied or changed) and yields
 its aten operations. What a caller may pass and what a call returns is kept as plain JSON (`signature`, `output`; see
-`loading.py`), so that a saved file can be called without torch and without the model's own classes.
+`runtime/model.py`), so that a saved file can be called without torch and without the model's own classes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
-from .. import dims
 from ..errors import InputError, UnsupportedError
-from ..ir import Symbol
-from ..limits import Limits
-from ..limits import describe as describe_limit
+from ..graph import dims
+from ..graph.ir import Symbol
+from ..graph.limits import Limits
+from ..graph.limits import describe as describe_limit
 from .asked import ASKED, Asked
 from .free import Example, export_free, export_named, has_names, named_axes, run_export, without_cache
 from .recurrent import whole_layers

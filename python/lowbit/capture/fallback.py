@@ -17,7 +17,7 @@ import torch
 from torch.fx import Node as TorchNode
 
 from ..errors import UnsupportedError
-from ..torch_program import FUNCTIONS
+from ..ops.torch_program import FUNCTIONS
 from .builder import Complex, Ref
 from .export import FLOAT_NAMES
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.fx import Node as TorchNode
 
-from ..ir import Weight
+from ..graph.ir import Weight
 from .builder import Complex, Ref
 from .lowering import Lowering
 from .places import node_name

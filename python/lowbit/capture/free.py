@@ -25,8 +25,8 @@ import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.utils import _pytree as pytree
 
-from .. import dims
 from ..errors import InputError, UnsupportedError
+from ..graph import dims
 from .asked import ASKED, asking, replaced
 from .sizes import Axes, named_sizes, symbol_of, user_inputs
 

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch.fx import Node as TorchNode
 
-from .. import dims
-from ..dims import evaluate, symbols_of
 from ..errors import GraphError, UnsupportedError
-from ..interpreter import with_sizes
-from ..ir import Coded, Graph, Node, Value
-from ..limits import Limits, sentence, smallest
-from ..limits import describe as describe_limit
+from ..graph import dims
+from ..graph.dims import evaluate, symbols_of
+from ..graph.ir import Coded, Graph, Node, Value
+from ..graph.limits import Limits, sentence, smallest
+from ..graph.limits import describe as describe_limit
 from ..ops import infer
+from ..ops.interpreter import with_sizes
 from .builder import REMEDY, Complex, Ref
 from .export import RESULTS, Program
 from .places import Problem, describe, source_of

@@ -9,10 +9,10 @@ import torch
 from torch.fx import Node as TorchNode
 from torch.utils import _pytree as pytree
 
-from ..dims import symbols_of
 from ..errors import LowbitError, UnsupportedError
-from ..ir import Coded, Value
-from ..limits import Limits
+from ..graph.dims import symbols_of
+from ..graph.ir import Coded, Value
+from ..graph.limits import Limits
 from .builder import WIDER, Builder, Complex, Ref, Unlowerable
 from .export import Program, not_plain
 from .places import Problem, describe, source_of

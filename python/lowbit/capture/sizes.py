@@ -12,9 +12,9 @@ import sympy
 import torch
 from torch.fx import Node
 
-from .. import dims
 from ..errors import LowbitError, UnsupportedError
-from ..ir import Condition, Dim, Symbol
+from ..graph import dims
+from ..graph.ir import Condition, Dim, Symbol
 
 MAXIMUM = 2**31 - 1
 

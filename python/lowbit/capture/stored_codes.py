@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import UnsupportedError
-from ..ir import Coded, Weight
+from ..graph.ir import Coded, Weight
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch.fx import Node as TorchNode
 
 from ..errors import LowbitError
-from ..ir import Node
+from ..graph.ir import Node
 from .builder import REMEDY, Ref, Unlowerable, is_held
 from .fallback import Unit, Writer, between
 from .lowering import Lowering

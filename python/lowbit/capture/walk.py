@@ -9,9 +9,9 @@ import torch
 from torch.fx import GraphModule
 from torch.fx import Node as TorchNode
 
-from .. import dims
 from ..errors import LowbitError
-from ..ir import Condition, Dim
+from ..graph import dims
+from ..graph.ir import Condition, Dim
 from .builder import REMEDY, Complex, Ref, Unlowerable
 from .fallback import units
 from .folding import fold, keep_codes

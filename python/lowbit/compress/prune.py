@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ..blocks import PATTERNS, fits
 from ..errors import InputError
-from ..schemes import ancestors
+from ..graph.blocks import PATTERNS, fits
+from ..quantization.schemes import ancestors
 from .criteria import CRITERIA, Criterion, Layer
 from .ranking import Ranking
 from .schedules import OneShot, Schedule

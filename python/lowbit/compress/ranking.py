@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..blocks import PATTERNS
 from ..errors import InputError
+from ..graph.blocks import PATTERNS
 from .criteria import Criterion, Layer
 
 

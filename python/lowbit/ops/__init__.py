@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..errors import GraphError
-from ..ir import Graph, Node, Value
+from ..graph.ir import Graph, Node, Value
 from . import arithmetic, indexing, ordering, reduction, sizes
 from . import float as float_ops
 from . import four_bit as four_bit_ops

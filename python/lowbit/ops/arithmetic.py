@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..ir import DTYPES, Array, Value
+from ..graph.ir import DTYPES, Array, Value
 from .spec import Call, Input, Op, broadcast, choice, describe
 
 NUMBERS = ("f32", "i64", "i32")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array, Dim, Value
+from ..graph.ir import Array, Dim, Value
 from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, dim_list, integer, integers, reduced_axes
 from .windows import (
     CONV_ATTRS,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array, Value, replace
+from ..graph.ir import Array, Value, replace
 from .indexing import check_indices
 from .integer import EPILOGUE_ATTRS, GEMM_INPUTS, epilogue, fma, infer_epilogue, infer_linear_i8
 from .spec import Call, Input, Op, integer

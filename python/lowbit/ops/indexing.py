@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
 from ..errors import InputError
-from ..ir import DTYPES, Array, Dim, Value
+from ..graph import dims
+from ..graph.ir import DTYPES, Array, Dim, Value
 from .spec import FLAG, SIZE, Call, Input, Op, broadcast, choice, describe, integer
 
 ANY = tuple(DTYPES)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
-from ..ir import Array, Value
+from ..graph import dims
+from ..graph.ir import Array, Value
 from .float import infer_adaptive, linear_shape
 from .spec import (
     CODE,
@@ -29,16 +29,7 @@ from .spec import (
     integer,
     number,
 )
-from .windows import (
-    POOL_ATTRS,
-    adaptive_sums,
-    average_counts,
-    box_sums,
-    conv_attrs,
-    conv_shape,
-    correlate,
-    pool_shape,
-)
+from .windows import POOL_ATTRS, adaptive_sums, average_counts, box_sums, conv_attrs, conv_shape, correlate, pool_shape
 
 F32 = np.float32
 U8 = ("u8",)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
-from ..ir import Array, Value
+from ..graph import dims
+from ..graph.ir import Array, Value
 from .spec import FLAG, Attr, Call, Input, Op, choice, integer
 
 _X = (Input(name="x", dtypes=("f32", "i64", "i32")),)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..ir import Array, Dim, Value
+from ..graph.ir import Array, Dim, Value
 from .float import sigmoid
 from .spec import FLAG, Call, Input, Op, choice, describe
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array, Value
+from ..graph.ir import Array, Value
 from .spec import FLAG, SIZE, Call, Input, Op, choice, integer, integers, number, reduced_axes
 
 KINDS: dict[str, Callable[..., Any]] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array, Value, replace
+from ..graph.ir import Array, Value, replace
 from .spec import FLAG, SIZE, SIZE_OR_NUMBER, Attr, Call, Input, Op, choice, dim_list, integer, number
 from .windows import at
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array, Value
+from ..graph.ir import Array, Value
 from .resize import cubic_weights
 from .spec import FLAG, Call, Input, Op, choice
 from .windows import at

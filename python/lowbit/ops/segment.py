@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import torch_program
-from ..ir import Array, Graph, Node, Value
+from ..graph.ir import Array, Graph, Node, Value
+from . import torch_program
 from .spec import MAX_RANK, Attr, Call, Input, Op
 
 DTYPES = ("f32", "i64", "i32", "bool", "u8", "s8")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ir import Array, Dim, Value
+from ..graph.ir import Array, Dim, Value
 from .spec import FLAG, MAX_RANK, SIZE, Call, Input, Op, broadcast, integer, number
 
 F32, F64 = np.float32, np.float64

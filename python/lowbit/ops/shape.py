@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import dims
-from ..ir import DTYPES, Array, Dim, Value
+from ..graph import dims
+from ..graph.ir import DTYPES, Array, Dim, Value
 from .spec import (
     FLAG,
     SIZE,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import dims
-from ..ir import DTYPES, Value
+from ..graph import dims
+from ..graph.ir import DTYPES, Value
 from .spec import SIZE_OR_NUMBER, Attr, Call, Op, choice, integer
 
 

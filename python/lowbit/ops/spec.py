@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
 from ..errors import GraphError
-from ..ir import Array, Attribute, Condition, Dim, Graph, Node, Symbol, Value, Weight, replace
+from ..graph import dims
+from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Symbol, Value, Weight, replace
 
 MAX_RANK = 8
 MAX_ELEMENTS = 2**40

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ir import Array, Value, replace
+from ..graph.ir import Array, Value, replace
 from .float import infer_adaptive
 from .indexing import check_indices
 from .spec import Call, Input, Op, dim_list

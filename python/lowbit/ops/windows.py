@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
-from ..ir import Array, Dim
+from ..graph import dims
+from ..graph.ir import Array, Dim
 from .spec import FLAG, Attr, Call, integer, integers
 
 EXTENT = 2**15 - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ir import Graph
+from ..graph.ir import Graph
 from .drop_expands import drop_expands
 from .fold_batchnorm import fold_batchnorm
 from .fold_constants import fold_constants

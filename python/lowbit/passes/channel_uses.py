@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Array, Node
+from ..graph.ir import Array, Node
 from .channels import Channels, inputs_read
 
 

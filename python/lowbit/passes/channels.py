@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Array, Graph, Node
+from ..graph.ir import Array, Graph, Node
 from ..ops import OPS, attributes
 from .layers import CONVOLUTIONS, LAYERS
 

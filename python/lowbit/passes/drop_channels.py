@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..ir import Array, Attribute, Graph, Node, replace
+from ..graph.ir import Array, Attribute, Graph, Node, replace
 from ..ops import constant_value, infer
 from .channel_uses import Uses
 from .channels import Channels, Kept, Lane, Link, inputs_read

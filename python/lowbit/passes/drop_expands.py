@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import dims
 from ..errors import GraphError
-from ..ir import Graph, Node, replace
+from ..graph import dims
+from ..graph.ir import Graph, Node, replace
 from ..ops import OPS
 from .rewrite import Rewriter, rewrite
 

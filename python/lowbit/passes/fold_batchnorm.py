@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Array, Graph, Node, replace
+from ..graph.ir import Array, Graph, Node, replace
 from .layers import CONVOLUTIONS, LAYERS
 from .rewrite import Rewriter, rewrite
 

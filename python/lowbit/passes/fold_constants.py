@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..errors import InputError
-from ..ir import Graph, Node
+from ..graph.ir import Graph, Node
 from ..ops import OPS
 from .rewrite import Rewriter, rewrite
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir import Graph, Node, replace
+from ..graph.ir import Graph, Node, replace
 from ..ops import OPS, attributes
 from .rewrite import Rewriter, rewrite
 

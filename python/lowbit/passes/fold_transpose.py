@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ir import Graph, Node, replace
+from ..graph.ir import Graph, Node, replace
 from .rewrite import Rewriter, rewrite
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..ir import Array, Graph, Node
+from ..graph.ir import Array, Graph, Node
 from ..ops.float import unary
 from ..ops.integer import MAX_SLOPE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..ir import Graph, Node, replace
+from ..graph.ir import Graph, Node, replace
 from .layers import LAYERS
 from .rewrite import Rewriter, rewrite
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .. import dims
-from ..ir import Dim, Graph, Node, replace
+from ..graph import dims
+from ..graph.ir import Dim, Graph, Node, replace
 from .rewrite import Rewriter, rewrite
 
 

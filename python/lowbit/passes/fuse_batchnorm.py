@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Array, Graph, Node
+from ..graph.ir import Array, Graph, Node
 from .rewrite import Rewriter, rewrite
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..ir import Graph, Node, replace
+from ..graph.ir import Graph, Node, replace
 from .fuse_activation import fuse_activation
 from .layers import LAYERS
 from .rewrite import Rewriter, rewrite

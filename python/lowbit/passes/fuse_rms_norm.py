@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import dims
-from ..ir import Graph, Node, replace
+from ..graph import dims
+from ..graph.ir import Graph, Node, replace
 from .rewrite import Rewriter, rewrite
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import dims
-from ..ir import Graph, Node, replace
+from ..graph import dims
+from ..graph.ir import Graph, Node, replace
 from ..ops import OPS, attributes
 from .rewrite import Rewriter, rewrite
 

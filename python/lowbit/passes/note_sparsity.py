@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import blocks
-from ..ir import Array, Graph, Weight, replace
+from ..graph import blocks
+from ..graph.ir import Array, Graph, Weight, replace
 
 WORTH = 1 / 8
 """The share of its bytes that a weight must save in blocks to be noted as sparse."""

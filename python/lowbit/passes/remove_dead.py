@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir import Graph, Node, replace
+from ..graph.ir import Graph, Node, replace
 
 
 def remove_dead(graph: Graph) -> Graph:

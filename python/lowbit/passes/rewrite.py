@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..ir import Array, Attribute, Graph, Node, replace
+from ..graph.ir import Array, Attribute, Graph, Node, replace
 from ..ops import constant_value, infer
 from .remove_dead import remove_dead
 

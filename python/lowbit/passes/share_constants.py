@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from ..ir import Array, Graph, Weight, replace
+from ..graph.ir import Array, Graph, Weight, replace
 from .remove_dead import remove_dead
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..ir import Array, Graph, Node, replace
+from ..graph.ir import Array, Graph, Node, replace
 from ..ops import OPS, attributes, infer
 from .rewrite import Rewriter, rewrite
 

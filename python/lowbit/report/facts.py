@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..ir import DTYPES, Graph, Node
+from ..graph.ir import DTYPES, Graph, Node
 from ..timing import interleave
 
 ROUNDS, SECONDS = 9, 0.05

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ...ir import Dim
+from ...graph.ir import Dim
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers

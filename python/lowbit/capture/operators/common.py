@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ... import dims
-from ...ir import DTYPES, Dim
+from ...graph import dims
+from ...graph.ir import DTYPES, Dim
 from ..builder import Ref, Unlowerable
 from ..folding import FOLD_LIMIT
 from ..lowering import Lowering

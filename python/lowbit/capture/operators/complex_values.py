@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...ir import Dim
+from ...graph.ir import Dim
 from ..builder import Complex, Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import COMPLEX_LOWERINGS, LOWERINGS, lowers, lowers_complex

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import Attribute
+from ...graph.ir import Attribute
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers

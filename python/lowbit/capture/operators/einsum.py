@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ... import dims
-from ...ir import Dim
+from ...graph import dims
+from ...graph.ir import Dim
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers

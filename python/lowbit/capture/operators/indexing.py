@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ... import dims
-from ...ir import DTYPES, Dim
+from ...graph import dims
+from ...graph.ir import DTYPES, Dim
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import Lowered, lowers

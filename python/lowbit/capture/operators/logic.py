@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...ir import Dim
+from ...graph.ir import Dim
 from ..builder import Ref
 from ..lowering import Lowering
 from ..registry import lowers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ... import dims
+from ...graph import dims
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ... import dims
-from ...ir import Dim
+from ...graph import dims
+from ...graph.ir import Dim
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import Lowered, lowers

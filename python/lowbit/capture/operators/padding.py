@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ... import dims
-from ...ir import Dim
+from ...graph import dims
+from ...graph.ir import Dim
 from ..builder import Ref
 from ..lowering import Lowering
 from ..registry import lowers

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ... import dims
-from ...ir import Attribute, Dim
+from ...graph import dims
+from ...graph.ir import Attribute, Dim
 from ..builder import Ref
 from ..lowering import Lowering
 from ..registry import Lowered, lowers

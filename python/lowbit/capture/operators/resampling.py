@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from ... import dims
-from ...ir import Attribute, Dim
+from ...graph import dims
+from ...graph.ir import Attribute, Dim
 from ...ops.spec import SIZE
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering

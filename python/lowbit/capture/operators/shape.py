@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ... import dims
-from ...ir import Dim
+from ...graph import dims
+from ...graph.ir import Dim
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import Lowered, lowers

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import dims
-from ...ir import Array, Dim
+from ...graph import dims
+from ...graph.ir import Array, Dim
 from ..builder import Complex, Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers, lowers_complex

@@ -1,0 +1,195 @@
+"""The commands: `demo`, `info`, `inspect FILE`, `bench FILE`. Errors and missing extras are `__main__`'s business."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import lowbit
+from lowbit import _core
+from lowbit.cli.tables import heading, profile_table
+from lowbit.graph import limits
+from lowbit.graph.ir import Graph, Value, Weight
+from lowbit.passes.note_sparsity import sparse_layers
+from lowbit.runtime import format as lowbit_format
+from lowbit.timing import interleave
+
+app = typer.Typer(
+    name="lowbit",
+    help="Quantized inference on compiled SIMD kernels, without torch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+File = Annotated[Path, typer.Argument(help="A .lowbit file.", exists=True, dir_okay=False, show_default=False)]
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path | None, typer.Option(help="Keep digits.lowbit here.", show_default=False)] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the 8,000 training digits.", min=1)] = 4,
+) -> None:
+    """Train a network on real digits, convert it, run it without torch, compare the two."""
+    from lowbit.cli import demo as job
+
+    summary = job.run(directory, epochs=epochs, console=console)
+    job.show(summary, console)
+    if directory:
+        console.print(f"\nKept {directory / job.FILE}; try: lowbit inspect {directory / job.FILE}")
+
+
+@app.command()
+def info() -> None:
+    """This machine: the CPU, the instruction sets, the threads, the kernels that would run."""
+    cpu = _core.cpu()
+    table = Table(show_header=False, title="This machine", title_justify="left")
+    table.add_row("lowbit", lowbit.__version__)
+    table.add_row("CPU", cpu["model"])
+    table.add_row("instruction sets", ", ".join(cpu["isas"]))
+    table.add_row("used", f"{cpu['default_isa']} (LOWBIT_ISA caps it)")
+    table.add_row("threads", f"{cpu['threads']} (LOWBIT_THREADS sets it)")
+    console.print(table)
+    console.print(_kernels(cpu["isas"][: cpu["isas"].index(cpu["default_isa"]) + 1]))
+
+
+def _kernels(usable: Sequence[str]) -> Table:
+    """The families' rows that `usable` instruction sets may run, best first."""
+    table = heading("Kernels, best first", ("family", "kernels"))
+    families = {
+        "int8 matrix product, convolution": _core.gemm_i8_kernels(),
+        "the same with weights mostly zero": _core.spmm_i8_kernels(),
+        "four-bit matrix product, convolution": _core.gemm_i4_kernels(),
+        "int8 depthwise convolution": _core.dwconv_i8_kernels(),
+        "float32 matrix product, convolution": _core.gemm_f32_kernels(),
+        "float32 depthwise convolution": _core.dwconv_f32_kernels(),
+        "pooling": _core.pool_kernels(),
+        "elementwise": _core.eltwise_kernels(),
+    }
+    for family, rows in families.items():
+        table.add_row(family, ", ".join(row["name"] for row in rows if row["available"] and row["isa"] in usable))
+    return table
+
+
+@app.command()
+def inspect(file: File) -> None:
+    """What a file holds: inputs, outputs, nodes, weights, and why each layer is as it is."""
+    graph, meta = lowbit_format.load(file)
+    console.print(_summary(file, graph, meta))
+    console.print(_nodes(graph))
+    decisions = meta.get("decisions")
+    if isinstance(decisions, list) and decisions:
+        console.print(_decisions(decisions))
+
+
+@app.command()
+def bench(
+    file: File,
+    batch: Annotated[int, typer.Option(help="The size of every free dimension.", min=1)] = 1,
+    threads: Annotated[int | None, typer.Option(help="Absent: as many as this process may use.", min=1)] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of about 0.1 s.", min=1)] = 15,
+    report: Annotated[Path | None, typer.Option(help="Write all of it to a page of HTML.", show_default=False)] = None,
+    allow_torch: Annotated[bool, typer.Option("--allow-torch", help="Let torch run what it must.")] = False,
+) -> None:
+    """How long a file takes on this machine, as a whole and node by node, on random inputs."""
+    model = lowbit.load(file, threads=threads, allow_torch=allow_torch)
+    inputs = model.session.made_up(dict.fromkeys(model.session.graph.symbols, batch))
+    time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
+    profile = model.profile(*inputs)
+    console.print(profile_table(profile))
+    console.print(
+        f"{file.name}, batch {batch}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
+        f"{time.lowest * 1e3:.3f} ms), {batch / time.median:,.0f} samples/s"
+    )
+    limit = profile.limit
+    console.print(f"The limits of its steps add up to {limit.seconds * 1e3:.3f} ms: {limit.of(time.median)}")
+    console.print(f"{profile.roofline}", highlight=False)
+    _print_slower(file, batch, model.session.threads)
+    if report is not None:
+        model.report(report, *inputs)
+        console.print(f"Wrote {report}")
+
+
+def _print_slower(file: Path, batch: int, threads: int) -> None:
+    """The layers that this machine would run faster in float32, each timed alone."""
+    from lowbit.quantization.cost import slower_here
+
+    graph, meta = lowbit_format.load(file)
+    slower = slower_here(graph, dict.fromkeys(graph.symbols, batch), threads)
+    if not slower:
+        return
+    table = heading("Slower on codes than in float32 here", ("layer", "us", "us in float32"))
+    for name, (coded, floats) in slower.items():
+        table.add_row(escape(name), f"{coded:.1f}", f"{floats:.1f}")
+    console.print(table)
+    level, target = _core.cpu()["default_isa"], meta.get("target", "an unknown CPU")
+    console.print(
+        escape(
+            f"Timed alone, without activations and conversions. The file was made for {target}; a model that is "
+            f"converted with target={level!r}, or here with tune=True, leaves them in float32 where that gains."
+        )
+    )
+
+
+def _summary(file: Path, graph: Graph, meta: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, title=escape(file.name), title_justify="left")
+    table.add_row("size", f"{file.stat().st_size:,} bytes")
+    table.add_row("made for", escape(str(meta.get("target", "unknown"))))
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        for name in names:
+            table.add_row(kind, escape(f"{name}: {_type(graph.values[name])}"))
+    for name, symbol in graph.symbols.items():
+        table.add_row("free", f"{escape(name)}: {limits.describe(symbol)}")
+    for condition in graph.conditions:
+        table.add_row("free", escape(limits.sentence(condition)))
+    table.add_row("weights", _weights(graph))
+    counts = Counter(node.op for node in graph)
+    table.add_row("nodes", ", ".join(f"{count} {op}" for op, count in counts.most_common()))
+    return table
+
+
+def _weights(graph: Graph) -> str:
+    """How many there are, by their bits, and what they take each, scales included."""
+    weights = [constant for constant in graph.constants.values() if isinstance(constant, Weight)]
+    lines = []
+    for bits in sorted({weight.bits for weight in weights}):
+        same = [weight for weight in weights if weight.bits == bits]
+        count, size = sum(math.prod(weight.shape) for weight in same), sum(map(lowbit_format.stored_bytes, same))
+        lines.append(f"{count:,} in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
+    return ", ".join(lines) or "0 in int8"
+
+
+def _nodes(graph: Graph) -> Table:
+    sparse = {str(row["node"]): f"{row['density']:.1%} in {row['pattern']}" for row in sparse_layers(graph)}
+    kept = ("weights kept",) if sparse else ()
+    table = heading("Nodes", ("node", "operator", "output", "scale", "zero point", *kept, "from"))
+    for node in graph:
+        value = graph.values[node.outputs[0]]
+        quant = value.quant
+        scale = "" if quant is None else f"{quant.scale:.4g}" if isinstance(quant.scale, float) else str(quant.scale)
+        zero_point = "" if quant is None else str(quant.zero_point)
+        cells = (node.name, node.op, _type(value), scale, zero_point, *(sparse.get(node.name, "") for _ in kept))
+        table.add_row(*map(escape, (*cells, node.source)))
+    return table
+
+
+def _decisions(decisions: list[Any]) -> Table:
+    keys = ("node", "op", "scheme", "reason")
+    table = heading("Decisions", keys)
+    for decision in decisions:
+        if isinstance(decision, dict):
+            table.add_row(*(escape(str(decision.get(key, ""))) for key in keys))
+    return table
+
+
+def _type(value: Value) -> str:
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"

@@ -1,0 +1,332 @@
+"""The main job in one function: a trained torch module in, a compiled low-bit model out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
+from .converted_model import Conversion, ConvertedModel, array_of
+from .errors import AccuracyError, CalibrationError, InputError
+from .graph.ir import Array, Graph
+from .graph.packings import OF_BITS
+from .ops import interpreter
+from .passes import optimize
+from .passes.drop_channels import Left, drop_channels
+from .passes.note_sparsity import note_sparsity, sparse_layers
+from .passes.share_constants import share_constants
+from .progress import Progress, reporter
+from .quantization import schemes
+from .quantization.adopt_quantization import adopt_quantization, is_quantized
+from .quantization.budget import Outcome, Search
+from .quantization.cost import target_of
+from .quantization.known_weights import KnownWeights
+from .quantization.plan import Decision, all_float
+from .quantization.quantize import Quantized, Quantizer
+from .runtime import calls
+
+DIVISOR = 32
+"""Of what stays of a layer's channels where weights have four bits, so that groups divide them."""
+
+
+def convert(
+    net: torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    calibration: Iterable[Any] | None = None,
+    scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] = "int8",
+    dynamic: Any = "auto",
+    evaluate: Callable[[Any], float] | None = None,
+    max_drop: float | None = None,
+    fallback: str | None = None,
+    tune: bool = False,
+    target: str | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> ConvertedModel:
+    """A model that runs `net` on low-bit kernels; `net` itself is left as it is.
+
+    example_inputs: a tensor, a tuple (positional inputs) or a dict (keyword inputs). Without them, the first item of
+    `calibration`, the module's `dummy_inputs`, or the inputs of the first call.
+    calibration: inputs as the model will meet them, for fixed activation ranges (fastest); any iterable of what
+    example_inputs may be. Of the tuples of a DataLoader the first items are taken, as many as the model has inputs: `y`
+    of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
+    sample by sample. An iterator that can be read once only is held in memory.
+    scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
+    "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path decides about it and
+    all in it; what none matches is int8. target: the instruction set for which layers are chosen that are worth
+    quantizing: "avx2", "avxvnni", "avx512vnni" or "scalar"; None: this CPU's best, as LOWBIT_ISA caps it. The model
+    runs anywhere and gives the same bits; with a target given, every CPU makes the same. tune: measure layers instead.
+    dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; {input: {axis: name}} frees
+    these, or torch.export's `dynamic_shapes`. fallback: "torch" lets torch run what lowbit has no operator for; such a
+    file loads with `allow_torch=True` only.
+    evaluate: fn(model) -> score, higher is better; called with the float32 and the low-bit model, which are called as
+    `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return from four
+    bits to eight, or to float32, until it holds (`model.meta["evaluations"]` has every trial).
+    threads: of one call, at most. progress: show a progress bar on a terminal.
+
+    Raises InputError for inputs that do not fit, UnsupportedError that lists every operation lowbit lacks,
+    CalibrationError for calibration data that are empty, not finite or of the wrong shape, AccuracyError (with the best
+    model found) where no low-bit layer can stay within `max_drop`.
+    """
+    if not isinstance(net, torch.nn.Module):
+        raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise InputError(
+            "lowbit.convert takes no TorchScript (torch.jit.trace, torch.jit.script, torch.jit.load): "
+            "convert the nn.Module that it was made from"
+        )
+    if fallback is not None and not (isinstance(fallback, str) and fallback == "torch"):
+        raise InputError(f'fallback must be None or "torch", is {fallback!r}')
+    for name, flag in (("tune", tune), ("progress", progress)):
+        if not isinstance(flag, bool | int):
+            raise InputError(f"{name} must be True or False, is {flag!r}")
+    _check_budget(evaluate, max_drop)
+    rules, level = schemes.rules(scheme), target_of(target)
+    data = _reiterable(calibration)
+
+    def make(inputs: Any) -> Conversion:
+        with reporter(progress) as report:
+            return _convert(
+                net, inputs, data, rules, dynamic, fallback, tune, level, threads, evaluate, max_drop, report
+            )
+
+    if example_inputs is None and data is not None:
+        example_inputs = example_of_item(net, _first(data))
+    if example_inputs is None:
+        example_inputs = dummy_inputs(net)
+    if example_inputs is None:
+        return ConvertedModel(lambda args, kwargs: make(Example(args=args, kwargs=kwargs)))
+    return ConvertedModel(make(example(net, example_inputs)))
+
+
+def _check_budget(evaluate: Any, max_drop: Any) -> None:
+    if evaluate is not None and not callable(evaluate):
+        raise InputError(f"evaluate must be a function from a model to its score, not a {type(evaluate).__name__}")
+    if max_drop is None:
+        return
+    if evaluate is None:
+        raise InputError("max_drop needs evaluate: a function from a model to its score, higher is better")
+    if isinstance(max_drop, bool) or not isinstance(max_drop, int | float) or not 0 <= max_drop < math.inf:
+        raise InputError(f"max_drop must be a number from 0 on (how far the score may fall), is {max_drop!r}")
+
+
+def _convert(
+    net: torch.nn.Module,
+    inputs: Any,
+    data: Iterable[Any] | None,
+    rules: schemes.Rules,
+    dynamic: Any,
+    fallback: str | None,
+    tune: bool,
+    target: str,
+    threads: int | None,
+    evaluate: Callable[[Any], float] | None,
+    max_drop: float | None,
+    report: Progress,
+) -> Conversion:
+    """Capture, rewrite, quantize, evaluate."""
+    report("capture", 0, None)
+    captured = capture(net, inputs, dynamic, fallback=fallback is not None)
+    report("optimize", 0, None)
+    graph, left = _without_channels(optimize(captured.graph), captured, rules)
+    idle = rules.check(graph, _module_paths(net, captured.graph))
+    for note in idle:
+        warnings.warn(note, stacklevel=4)
+    feeds = None if data is None else CalibrationData(captured, data)
+    meta = {
+        "producer": _producer(),
+        "name": type(net).__name__,
+        "scheme": rules.name,
+        "target": target,
+        "signature": captured.signature,
+        "output": captured.output,
+        "notes": [*captured.notes, *idle, *(f"{name} is {each}" for name, each in left.items())],
+        "writes": list(captured.writes),
+    }
+
+    given = example(net, inputs)
+
+    def conversion(made: Quantized, **more: Any) -> Conversion:
+        noted = note_sparsity(made.graph)
+        decisions = [asdict(_with_left(decision, left)) for decision in made.decisions]
+        return Conversion(
+            graph=share_constants(noted),  # a layer that is called twice has its codes once
+            reference=made.reference,
+            meta={**meta, "decisions": decisions, "sparsity": sparse_layers(noted), **more},
+            classes=captured.classes,
+            threads=threads,
+            example=given,
+            module=weakref.ref(net),
+        )
+
+    floats = Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
+    adopted = quantizer = None
+    if is_quantized(graph) and not rules.is_float:
+        adopted = adopt_quantization(graph, captured.codes)
+        floats = replace(adopted, graph=adopted.reference)
+    elif not rules.is_float:
+        quantizer = Quantizer(
+            graph, rules, feeds, coded=captured.codes, tune=tune, target=target, threads=threads, progress=report
+        )
+        for note in quantizer.lost():
+            warnings.warn(note, stacklevel=4)
+            meta["notes"] = [*meta["notes"], note]
+    if evaluate is None:
+        return conversion(adopted or (quantizer.make() if quantizer is not None else floats))
+    search = Search(lambda made: evaluate(ConvertedModel(conversion(made))), report)
+    search.reference(floats)
+    limit = math.inf if max_drop is None else max_drop
+    if adopted is not None:
+        outcome = search.check(adopted, limit)
+    elif quantizer is not None:
+        samples = [CalibrationData(captured, []).of_call(given)] if feeds is None else feeds
+        outcome = search.hold(quantizer, limit, samples, threads=threads)
+    else:
+        return conversion(floats, evaluations=search.history)
+    found = conversion(outcome.best.made, evaluations=list(outcome.history), max_drop=max_drop)
+    if not outcome.holds:
+        raise _missed(outcome, limit, ConvertedModel(found))
+    return found
+
+
+def _without_channels(graph: Graph, captured: Captured, rules: schemes.Rules) -> tuple[Graph, dict[str, Left]]:
+    """The graph of smaller layers, and what left which; codes that came with a weight stay whole."""
+    if is_quantized(graph):
+        return graph, {}
+    known = KnownWeights(captured.codes)
+    few_bits = any(scheme.weight_bits in OF_BITS for _, scheme in rules.rules)
+    made, left = drop_channels(
+        graph, keeps=lambda weight: known.of(weight) is not None, step=DIVISOR if few_bits else 1
+    )
+    return made, {each.node: each for each in left}
+
+
+def _with_left(decision: Decision, left: Mapping[str, Left]) -> Decision:
+    """The decision, with what left its layer."""
+    found = left.get(decision.node)
+    return decision if found is None else replace(decision, reason=f"{decision.reason}; {found}")
+
+
+def _missed(outcome: Outcome, max_drop: float, model: ConvertedModel) -> AccuracyError:
+    best = outcome.best
+    return AccuracyError(
+        f"no model with low-bit layers holds max_drop={max_drop:g}: of {len(outcome.history) - 1} evaluated, the best "
+        f"scores {best.score:g}, {best.drop:g} below float32, with {best.coded} low-bit layers. Allow that drop, "
+        "calibrate with more representative data, or convert with scheme='float32'; the best model is this error's "
+        "`model`.",
+        model=model,
+        score=best.score,
+        drop=best.drop,
+    )
+
+
+def _module_paths(net: torch.nn.Module, graph: Graph) -> list[str]:
+    """What a scheme's pattern may name although no node of the optimized graph bears it."""
+    return [*(path for path, _ in net.named_modules() if path), *(node.name for node in graph)]
+
+
+def _producer() -> str:
+    try:
+        return f"lowbit {version('lowbit')}"
+    except PackageNotFoundError:
+        return "lowbit"
+
+
+# ---------------------------------------------------------------------------------------------------------- calibration
+
+
+class CalibrationData:
+    """Calibration data as arrays by graph input, checked while they are read; may be read again and again.
+
+    Raises CalibrationError that names the batch (counted from 0) for items that do not fit or are not finite, and for
+    data without any.
+    """
+
+    def __init__(self, captured: Captured, data: Iterable[Any]) -> None:
+        self._graph = captured.graph
+        self._data = data
+        meta = {"signature": captured.signature, "output": captured.output}
+        self._convention = calls.convention(meta, captured.graph.inputs, len(captured.graph.outputs))
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        index = -1
+        for index, item in enumerate(self._data):
+            try:
+                yield self._feeds(item)
+            except InputError as error:
+                raise CalibrationError(f"calibration batch {index}: {error}") from None
+        if index < 0:
+            raise CalibrationError(_EMPTY)
+
+    def __len__(self) -> int:
+        """How many batches there are; TypeError where the data do not say."""
+        return len(self._data)  # type: ignore[arg-type]
+
+    def of_call(self, call: Example) -> dict[str, Array]:
+        """The inputs of one call. Raises InputError for what does not fit."""
+        return self._arrays(call.args, call.kwargs)
+
+    def _feeds(self, item: Any) -> dict[str, Array]:
+        return self._arrays(*self._call(item))
+
+    def _arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Array]:
+        feeds = {leaf.input: self._array(leaf) for leaf in self._convention.bind(args, kwargs)}
+        for name, array in feeds.items():
+            if array.size == 0:
+                raise InputError(f"input {name!r} is empty (shape {list(array.shape)})")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(
+                    f"input {name!r} has {int((~np.isfinite(array)).sum())} values that are NaN or infinite"
+                )
+        interpreter.bind(self._graph, feeds)
+        return feeds
+
+    def _call(self, item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs in an item; what else a data set yields, such as labels, is left out."""
+        parameters = self._convention.parameters
+        positional = sum(parameter.kind != "keyword" for parameter in parameters)
+        if isinstance(item, Mapping):
+            known = {parameter.name for parameter in parameters}
+            return (), {key: value for key, value in item.items() if key in known}
+        if not isinstance(item, tuple | list):
+            return (item,), {}
+        first = next(iter(parameters), None)
+        if item and first is not None and isinstance(item[0], tuple | list | Mapping) and "tensor" in first.tree:
+            return self._call(item[0])  # ((x1, x2), y)
+        return tuple(item[:positional]), {}
+
+    def _array(self, leaf: calls.Leaf) -> Array:
+        expected = self._graph.values[leaf.input].dtype
+        if isinstance(leaf.value, torch.Tensor):
+            return array_of(leaf.value, leaf.dtype, expected, leaf.path)
+        return calls.read_array(leaf, expected)
+
+
+_EMPTY = "calibration holds no batch; pass at least one batch of representative inputs, or leave it out"
+
+
+def _reiterable(calibration: Iterable[Any] | None) -> Iterable[Any] | None:
+    """What can be read several times: an iterator becomes a list, a single tensor or dict is refused."""
+    if calibration is None:
+        return None
+    if isinstance(calibration, torch.Tensor | Mapping | str) or not hasattr(calibration, "__iter__"):
+        raise CalibrationError(
+            "calibration must be an iterable of batches, such as a DataLoader or a list, "
+            f"not a {type(calibration).__name__}"
+        )
+    return list(calibration) if iter(calibration) is calibration else calibration
+
+
+def _first(data: Iterable[Any]) -> Any:
+    for item in data:
+        return item
+    raise CalibrationError(_EMPTY)

@@ -1,0 +1,378 @@
+"""Runs and checks an `ir.Graph` with NumPy alone: plain, and the specification that a compiled session must equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError, InputError
+from ..graph import blocks, dims, limits
+from ..graph.ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
+from ..graph.packings import BITS, PACKINGS
+from . import OPS, constant_value, describe
+from .integer import MAX_BIAS, MAX_MULTIPLIER
+from .spec import MAX_ELEMENTS, MAX_RANK
+
+MAX_NODES = 100_000
+MAX_CONDITIONS = 200
+LIMITS = {"multiplier": MAX_MULTIPLIER, "bias": MAX_BIAS}
+"""In magnitude, of the constants that requantize."""
+
+
+def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """The size of each symbol, from inputs that must have the graph's names, dtypes and shapes. Raises InputError."""
+    missing = [name for name in graph.inputs if name not in feeds]
+    surplus = [name for name in feeds if name not in graph.inputs]
+    if missing or surplus:
+        raise InputError(f"the inputs are {list(graph.inputs)}: missing {missing}, unexpected {surplus}")
+    sizes: dict[str, int] = {}
+    for name in graph.inputs:
+        value, array = graph.values[name], feeds[name]
+        if array.dtype != DTYPES[value.dtype]:
+            raise InputError(f"input {name!r} must be {DTYPES[value.dtype]}, is {array.dtype}")
+        if array.ndim != len(value.shape):
+            remedy = ": add the batch axis with x[None]" if array.ndim == len(value.shape) - 1 else ""
+            raise InputError(_shape_message(name, value, array) + remedy)
+        for dim, size in zip(value.shape, array.shape, strict=True):
+            if isinstance(dim, str) and dim in graph.symbols:
+                sizes.setdefault(dim, size)
+    for name in graph.inputs:
+        value, array = graph.values[name], feeds[name]
+        if any(dims.evaluate(dim, sizes) != size for dim, size in zip(value.shape, array.shape, strict=True)):
+            raise InputError(_shape_message(name, value, array, sizes))
+    symbols = limits.of_calls(graph)
+    for symbol, size in sizes.items():
+        if not limits.allowed(symbols[symbol], size):
+            where = _axis_of(graph, symbol)
+            raise InputError(f"{where} must be {limits.describe(graph.symbols[symbol])}; it is {size}")
+    for condition in graph.conditions:
+        if not dims.holds(condition, sizes):
+            used = sorted(dims.symbols_of(condition.size))
+            given = ", ".join(f"{_axis_of(graph, symbol)} is {sizes.get(symbol)}" for symbol in used)
+            raise InputError(f"{limits.sentence(condition)}: {given}")
+    return sizes
+
+
+def _axis_of(graph: Graph, symbol: str) -> str:
+    """How messages name a free size: where an input shows it."""
+    places = (
+        (name, axis) for name in graph.inputs for axis, dim in enumerate(graph.values[name].shape) if dim == symbol
+    )
+    name, axis = next(places, ("", 0))
+    return f"axis {axis} of input {name!r} ({symbol})"
+
+
+def _shape_message(name: str, value: Value, array: Array, sizes: Mapping[str, int] | None = None) -> str:
+    free = {symbol: size for symbol, size in (sizes or {}).items() if any(dim == symbol for dim in value.shape)}
+    known = f" with {', '.join(f'{symbol} = {size}' for symbol, size in free.items())}" if free else ""
+    return f"input {name!r} must have shape [{', '.join(map(str, value.shape))}]{known}, has {list(array.shape)}"
+
+
+def with_sizes(node: Node, sizes: Mapping[str, int]) -> Node:
+    """The node with the size expressions in its attributes replaced by numbers."""
+    attrs: dict[str, Any] = dict(node.attrs)
+    for name, attr in OPS[node.op].attrs.items():
+        if name in attrs and attr.kind == "dims":
+            attrs[name] = tuple(dims.evaluate(dim, sizes) for dim in attrs[name])
+        elif name in attrs and attr.kind == "dim":
+            attrs[name] = dims.evaluate(attrs[name], sizes)
+    return replace(node, attrs=attrs)
+
+
+def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> dict[str, Array]:
+    """The outputs of a valid graph, and the values named in `keep`, by name.
+
+    feeds: one array a graph input, of its dtype and shape. Raises InputError for other feeds.
+    """
+    sizes = bind(graph, feeds)
+    keep = (*graph.outputs, *keep)
+    last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    known: dict[str, Any] = {**feeds, **graph.constants}
+    for index, node in enumerate(graph.nodes):
+        arrays = [known[name] if name else None for name in node.inputs]
+        known |= zip(node.outputs, OPS[node.op].reference(with_sizes(node, sizes), arrays), strict=True)
+        for name in (*node.inputs, *node.outputs):
+            if last.get(name, -1) <= index and name not in keep:
+                known.pop(name, None)
+    return {name: known[name] for name in keep}
+
+
+# ---------------------------------------------------------------------------------------------------------- validation
+
+
+def validate(graph: Graph) -> Graph:
+    """The graph itself, if it is valid. Raises GraphError that lists every problem."""
+    problems = list(_problems(graph))
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise GraphError(f"the graph has {count}:\n" + "\n".join(f"  - {problem}" for problem in problems[:50]))
+    return graph
+
+
+def _problems(graph: Graph) -> Iterator[str]:
+    if len(graph.nodes) > MAX_NODES:
+        yield f"{len(graph.nodes)} nodes are more than {MAX_NODES}"
+        return
+    yield from _symbol_problems(graph)
+    sound: set[str] = set()
+    for name, value in graph.values.items():
+        reasons = list(_value_problems(graph, value))
+        yield from (f"value {name!r}: {reason}" for reason in reasons)
+        if not reasons:
+            sound.add(name)
+    yield from _constant_problems(graph)
+    yield from _node_problems(graph, sound)
+    if not graph.outputs:
+        yield "there are no outputs"
+    defined = {*graph.inputs, *graph.constants, *(name for node in graph.nodes for name in node.outputs)}
+    for name in graph.outputs:
+        if name not in defined or name not in graph.values:
+            yield f"output {name!r} is not defined"
+        elif isinstance(graph.constants.get(name), Weight):
+            yield f"output {name!r} is a quantized weight"
+    if len(set(graph.inputs)) != len(graph.inputs):
+        yield f"input names repeat: {list(graph.inputs)}"
+    for pair in graph.states:
+        if pair[0] not in graph.inputs or pair[1] not in graph.outputs:
+            yield f"state {list(pair)} is not a pair of an input and an output"
+
+
+def _symbol_problems(graph: Graph) -> Iterator[str]:
+    bare = {dim for name in graph.inputs if name in graph.values for dim in graph.values[name].shape}
+    for name, symbol in graph.symbols.items():
+        if not dims.is_symbol_name(name):
+            yield f"{name!r} is no name for a symbol"
+        elif not 0 <= symbol.minimum <= symbol.maximum <= 2**31 - 1:
+            yield f"symbol {name!r} has bounds [{symbol.minimum}, {symbol.maximum}]"
+        elif not 0 <= symbol.remainder < symbol.multiple <= 2**31 - 1:
+            yield f"symbol {name!r} is {symbol.remainder} more than a multiple of {symbol.multiple}"
+        elif not limits.allowed(symbol, limits.nearest(symbol, symbol.minimum)):
+            yield f"symbol {name!r} has no size: {limits.describe(symbol)}"
+        elif name not in bare:
+            yield f"symbol {name!r} is not the size of any input"
+    yield from _condition_problems(graph)
+
+
+def _condition_problems(graph: Graph) -> Iterator[str]:
+    if len(graph.conditions) > MAX_CONDITIONS:
+        yield f"{len(graph.conditions)} conditions are more than {MAX_CONDITIONS}"
+        return
+    for condition in graph.conditions:
+        try:
+            unknown = dims.symbols_of(condition.size) - graph.symbols.keys()
+        except GraphError as error:
+            yield f"a condition: {error}"
+            return
+        if unknown or condition.kind not in ("zero", "nonzero", "natural"):
+            yield f"condition {condition.kind!r} of {condition.size}: unknown kind or symbols {sorted(unknown)}"
+            return
+    if graph.conditions and limits.smallest(graph.symbols, graph.conditions) is None:
+        yield f"no sizes are possible: {'; '.join(map(limits.sentence, graph.conditions))}"
+
+
+def _value_problems(graph: Graph, value: Value) -> Iterator[str]:
+    if value.dtype not in DTYPES:
+        yield f"dtype {value.dtype!r} is not one of {', '.join(DTYPES)}"
+    if len(value.shape) > MAX_RANK:
+        yield f"rank {len(value.shape)} is more than {MAX_RANK}"
+        return
+    try:
+        elements = 1
+        for dim in value.shape:
+            low, high = dims.bounds(dim, graph.symbols)
+            if high < 0:
+                yield f"size {dim} is negative"
+            elements *= max(low, 1)
+        if elements > MAX_ELEMENTS:
+            yield f"shape {list(value.shape)} has more than 2^40 elements"
+    except GraphError as error:
+        yield str(error)
+    if value.quant is not None:
+        yield from _quant_problems(graph, value.quant, value.dtype)
+
+
+def _quant_problems(graph: Graph, quant: Quant, dtype: str) -> Iterator[str]:
+    for reference, expected in ((quant.scale, "f32"), (quant.zero_point, "u8")):
+        if isinstance(reference, str) and (reference not in graph.values or graph.values[reference].dtype != expected):
+            yield f"its quantization refers to {reference!r}, which is no {expected} value"
+    if not isinstance(quant.scale, str) and not 0 < quant.scale <= float(np.finfo(np.float32).max):
+        yield f"its scale {quant.scale} is not a positive float32"
+    if dtype not in ("u8", "s8"):
+        yield f"it is {dtype} but has a quantization"
+    elif (
+        not isinstance(quant.zero_point, str)
+        and not np.iinfo(DTYPES[dtype]).min <= quant.zero_point <= np.iinfo(DTYPES[dtype]).max
+    ):
+        yield f"its zero point {quant.zero_point} is not a {dtype} code"
+
+
+def _constant_problems(graph: Graph) -> Iterator[str]:
+    for name, constant in graph.constants.items():
+        if name in graph.inputs:
+            yield f"constant {name!r} is also an input"
+        value = graph.values.get(name)
+        if value is None:
+            yield f"constant {name!r} has no entry in values"
+            continue
+        try:
+            actual = constant_value(constant)
+        except GraphError as error:
+            yield f"constant {name!r}: {error}"
+            continue
+        if (actual.dtype, actual.shape) != (value.dtype, value.shape):
+            yield f"constant {name!r} is {_type(actual)}, its value says {_type(value)}"
+        if isinstance(constant, Weight):
+            yield from (f"weight {name!r}: {reason}" for reason in weight_problems(constant))
+
+
+def weight_problems(weight: Weight) -> Iterator[str]:
+    """What is wrong with a quantized weight."""
+    if BITS.get(weight.packing) != weight.bits or weight.axis != 0:
+        stated = f"bits {weight.bits}, packing {weight.packing!r}, axis {weight.axis}"
+        known = " or ".join(f"{bits} bits {name!r}" for name, bits in BITS.items())
+        yield f"{stated}: must be {known}, with channels along axis 0"
+    elif weight.g_idx is not None:
+        yield "g_idx is not available yet"
+    elif weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
+        yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
+    else:
+        yield from _group_problems(weight) if weight.packing in PACKINGS else _int8_problems(weight)
+        yield from _sparsity_problems(weight)
+
+
+def _sparsity_problems(weight: Weight) -> Iterator[str]:
+    if weight.sparsity is None:
+        return
+    if weight.bits != 8:
+        yield f"sparsity {weight.sparsity!r}: only 8-bit codes are kept in blocks"
+        return
+    try:
+        blocks.check(weight.codes, weight.sparsity)
+    except GraphError as error:
+        yield f"sparsity {weight.sparsity!r}: {error}"
+
+
+def _int8_problems(weight: Weight) -> Iterator[str]:
+    if weight.group_size != 0 or weight.zero_points is not None:
+        yield f"group_size {weight.group_size}: 8-bit codes have one scale a channel, and no zero points"
+    yield from _scale_problems(weight, np.float32, weight.codes.shape[:1])
+    depth = int(np.prod(weight.codes.shape[1:], dtype=np.int64))
+    if depth * 128 * 255 >= 2**31:
+        rows = weight.codes.reshape(weight.codes.shape[0], -1)
+        largest = max((int(np.abs(row.astype(np.int16)).sum(dtype=np.int64)) for row in rows), default=0)
+        if 255 * largest >= 2**31:
+            yield "a channel's codes could overflow a 32-bit sum"
+
+
+MAX_GROUPS = 2048
+"""Of a channel's weights (cpp/kernels/gemm_i4/gemm_i4.h)."""
+
+
+def _group_problems(weight: Weight) -> Iterator[str]:
+    """Of packed codes: four bits are -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
+    packing = PACKINGS[weight.packing]
+    if weight.codes.ndim < 2 or 0 in weight.codes.shape:
+        shape = list(weight.codes.shape)
+        yield f"{weight.bits}-bit codes have shape {shape}, must be [channels, depth, ...], none of them 0"
+        return
+    channels, depth = weight.codes.shape[0], math.prod(weight.codes.shape[1:])
+    size = weight.group_size
+    if size < 1 or depth % size != 0 or (size % 8 != 0 and size != depth):
+        yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
+        return
+    if depth // size > MAX_GROUPS:
+        yield f"{depth // size} groups are more than {MAX_GROUPS}"
+    if size >= 2**31 // (255 * packing.highest):
+        yield "a group's codes could overflow a 32-bit sum"
+    groups = (channels, depth // size)
+    yield from _scale_problems(weight, np.float16, groups)
+    zero_points = weight.zero_points
+    low = -packing.middle if zero_points is None else 0
+    high = low + packing.highest
+    if weight.codes.min() < low or weight.codes.max() > high:
+        yield f"a code is not in {low} .. {high}"
+    if zero_points is not None and (zero_points.dtype != np.uint8 or zero_points.shape != groups):
+        yield f"zero_points are {zero_points.dtype} {list(zero_points.shape)}, must be uint8 {list(groups)}"
+    elif zero_points is not None and zero_points.max() > packing.highest:
+        yield f"a zero point is above {packing.highest}"
+
+
+def _scale_problems(weight: Weight, dtype: Any, shape: tuple[int, ...]) -> Iterator[str]:
+    if weight.scales.dtype != dtype or weight.scales.shape != shape:
+        stated = f"{weight.scales.dtype} {list(weight.scales.shape)}"
+        yield f"scales are {stated}, must be {np.dtype(dtype).name} {list(shape)}"
+    elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
+        yield "a scale is not finite and positive"
+
+
+def _node_problems(graph: Graph, sound: set[str]) -> Iterator[str]:
+    defined = {*graph.inputs, *graph.constants}
+    names: set[str] = set()
+    for name in graph.inputs:
+        if name not in graph.values:
+            yield f"input {name!r} has no entry in values"
+    for node in graph.nodes:
+        where = describe(node)
+        if node.name in names:
+            yield f"{where}: another node has that name"
+        names.add(node.name)
+        unknown = [name for name in node.inputs if name and name not in defined]
+        if unknown:
+            yield f"{where}: inputs {unknown} are not defined before it"
+        for name in node.outputs:
+            if not name or name in defined:
+                yield f"{where}: output {name!r} is already defined" if name else f"{where}: an output has no name"
+            elif name not in graph.values:
+                yield f"{where}: output {name!r} has no entry in values"
+        defined.update(node.outputs)
+        if node.op not in OPS:
+            yield f"{where}: there is no such operator"
+        elif all(name in sound for name in node.inputs if name) and not unknown:
+            yield from _typed_problems(graph, node, where)
+
+
+def _typed_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
+    op = OPS[node.op]
+    try:
+        outputs = op.infer(node, [graph.values[name] if name else None for name in node.inputs], graph)
+    except GraphError as error:
+        yield str(error)
+        return
+    for name, inferred in zip(node.outputs, outputs, strict=True):
+        stated = graph.values.get(name)
+        if stated is not None and not _same_type(graph, stated, inferred):
+            yield f"{where}: output {name!r} is {_type(inferred)}, its value says {_type(stated)}"
+    yield from _operand_problems(graph, node, where)
+
+
+def _type(value: Value) -> str:
+    return f"{value.dtype} {list(value.shape)}"
+
+
+def _same_type(graph: Graph, a: Value, b: Value) -> bool:
+    same = a.dtype == b.dtype and len(a.shape) == len(b.shape)
+    try:
+        pairs = zip(a.shape, b.shape, strict=True) if same else ()
+        return same and all(dims.equal(x, y, graph.symbols, graph.conditions) for x, y in pairs)
+    except GraphError:
+        return False
+
+
+def _operand_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
+    """Inputs that must be constants, weights, finite."""
+    op = OPS[node.op]
+    for position, name in enumerate(node.inputs):
+        spec, constant = op.input(position), graph.constants.get(name)
+        if not name:
+            continue
+        if spec.constant and constant is None:
+            yield f"{where}: input {position} ({spec.name}) must be a constant, {name!r} is not"
+        elif spec.weight != isinstance(constant, Weight):
+            yield f"{where}: input {position} ({spec.name}) {'must' if spec.weight else 'cannot'} be a quantized weight"
+        elif isinstance(constant, Weight) and constant.bits != spec.bits:
+            yield f"{where}: input {position} ({spec.name}) must have {spec.bits} bits, {name!r} has {constant.bits}"
+        elif spec.name in LIMITS and not (np.abs(np.asarray(constant)) <= LIMITS[spec.name]).all():
+            yield f"{where}: input {position} ({spec.name}) has a value that is not finite or too large"

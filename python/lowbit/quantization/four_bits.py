@@ -1,0 +1,174 @@
+"""Decides which layers get weights of few bits, four so far, and how many of these share a scale.
+
+The first and the last layers of a network lose most by few bits and weigh little: they keep eight (`keep_ends`). An
+operator's groups lie along the products that it sums, and must divide them evenly: a layer whose depth has no fit
+divisor keeps eight bits, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph.ir import Graph, Node
+from ..graph.packings import OF_BITS
+from ..ops import OPS
+from ..ops.interpreter import MAX_GROUPS
+from ..passes.layers import LAYERS
+from .known_weights import KnownWeights
+from .round_groups import GroupCodes
+from .round_weights import Codes
+from .schemes import Rules, Scheme
+
+STEP, SMALLEST = 8, 16
+"""A group is a multiple of STEP weights, SMALLEST of them at least."""
+SMALL_TABLE = 1 << 18
+"""Weights of a table, positions mostly, that are not worth what its error costs."""
+LARGEST, LEAST = 65504.0 * 7, 2.0**-14 * 7
+"""Of the largest weight of a layer with half-float scales: more has no scale, less has few codes."""
+FEW = 2
+"""Networks of so many layers or fewer have no ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """Of a layer's weights. group_size: of weights of few bits; 0: the layer keeps eight. note: why, for people."""
+
+    group_size: int
+    note: str
+    bits: int = 8
+
+
+def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
+    """What each layer gets whose scheme has four-bit weights, or whose weights came so; other layers are not in it."""
+    ends = _ends(graph)
+    found: dict[str, Width] = {}
+    for node in graph:
+        codes = known.of(graph.constants.get(node.inputs[1])) if node.op in LAYERS else None
+        if node.op not in LAYERS or rules.of(node).is_float:
+            continue
+        if isinstance(codes, GroupCodes):
+            size, bits = codes.group_size, codes.packing.bits
+            note = f"its weights came with {bits}-bit codes in groups of {size}"
+            reason = _formless(node, bits)
+            found[node.name] = (
+                Width(group_size=0, note=f"{reason}; {note}, which are rounded anew")
+                if reason
+                else Width(group_size=size, note=note, bits=bits)
+            )
+        elif isinstance(codes, Codes):
+            found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
+        elif rules.of(node).weight_bits in OF_BITS:
+            found[node.name] = _width(graph, node, rules.of(node), ends)
+    return found
+
+
+def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
+    """The embeddings whose tables came with few bits, or get them by their schemes: all but small ones.
+
+    Groups lie along a row.
+    """
+    found: dict[str, Width] = {}
+    for node in graph:
+        scheme, table = rules.of(node), graph.constants.get(node.inputs[0]) if node.inputs else None
+        is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype == np.float32
+        if node.op != "take" or not is_table or node.attrs.get("axis", 0) != 0 or node.inputs[1] in graph.constants:
+            continue
+        assert isinstance(table, np.ndarray)
+        codes = known.of(table)
+        if isinstance(codes, GroupCodes) and np.all(codes.factors == 1.0) and not scheme.is_float:
+            note = f"its table came with {codes.packing.bits}-bit codes in groups of {codes.group_size}"
+            found[node.name] = Width(group_size=codes.group_size, note=note, bits=codes.packing.bits)
+            continue
+        if scheme.weight_bits not in OF_BITS or table.size < SMALL_TABLE or not np.isfinite(table).all():
+            continue
+        if unfit((float(table.min()), float(table.max()))):
+            continue
+        size = group_size(table.shape[1], scheme.group_size)
+        if size:
+            note = f"a table of {scheme.weight_bits}-bit codes in groups of {size}"
+            found[node.name] = Width(group_size=size, note=note, bits=scheme.weight_bits)
+    return found
+
+
+def group_size(depth: int, wanted: int) -> int:
+    """The largest divisor of `depth` that a group may have and that is not above `wanted`; 0: there is none.
+
+    wanted 0: one group a channel, of whatever depth.
+    """
+    if wanted == 0:
+        return depth
+    for size in range(min(wanted, depth) // STEP * STEP, SMALLEST - 1, -STEP):
+        if depth % size == 0:
+            return size if depth // size <= MAX_GROUPS else 0
+    return 0
+
+
+def unfit(ends: tuple[float, float]) -> str:
+    """Why half-float scales are not fit for weights with that least and largest number, or ""."""
+    largest = max(-ends[0], ends[1])
+    if largest > LARGEST:
+        return f"its weights, up to {largest:.3g}, are beyond half-float scales"
+    if 0 < largest < LEAST:
+        return f"its weights, {largest:.3g} at most, are too small for half-float scales"
+    return ""
+
+
+def has_form(op: str, bits: int) -> bool:
+    """Whether a layer has an operator for weights of so few bits."""
+    return bits in OF_BITS and f"{op}_i{bits}" in OPS
+
+
+def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
+    if scheme.keep_ends and node.name in ends:
+        return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
+    reason = _formless(node, scheme.weight_bits)
+    if reason:
+        return Width(group_size=0, note=reason)
+    weight = graph.constants[node.inputs[1]]
+    reason = unfit((float(weight.min()), float(weight.max()))) if isinstance(weight, np.ndarray) and weight.size else ""
+    if reason:
+        return Width(group_size=0, note=f"8-bit weights, for {reason}")
+    depth = math.prod(weight.shape[1:])
+    size = group_size(depth, scheme.group_size)
+    if size == 0:
+        return Width(
+            group_size=0, note=f"8-bit weights, for no groups of {SMALLEST} to {scheme.group_size} divide {depth}"
+        )
+    bits = scheme.weight_bits
+    return Width(group_size=size, note=f"{bits}-bit weights in groups of {size}", bits=bits)
+
+
+def _formless(node: Node, bits: int) -> str:
+    """Why a layer has no form with so few bits, or ""."""
+    if not has_form(node.op, bits):
+        return f"8-bit weights, for {node.op} has no form with {bits}"
+    return "" if node.attrs.get("groups", 1) == 1 else "8-bit weights, for grouped convolutions have no form with fewer"
+
+
+def _ends(graph: Graph) -> dict[str, str]:
+    """The layers that no layer (nor embedding) comes before, and those that none comes after; not of small networks."""
+    if sum(node.op in LAYERS for node in graph) <= FEW:
+        return {}
+    last = dict.fromkeys(_foremost(graph, backward=True), "it is a last layer")
+    return last | dict.fromkeys(_foremost(graph, backward=False), "it is a first layer")
+
+
+def _foremost(graph: Graph, *, backward: bool) -> Iterator[str]:
+    """The layers that the walk meets before any other on their way."""
+    behind: set[str] = set()
+    for node in reversed(graph.nodes) if backward else graph.nodes:
+        met, next_ = (node.outputs, node.inputs) if backward else (node.inputs, node.outputs)
+        is_behind = not behind.isdisjoint(met)
+        if node.op in LAYERS and not is_behind:
+            yield node.name
+        if is_behind or node.op in LAYERS or _is_embedding(graph, node):
+            behind.update(name for name in next_ if name)
+
+
+def _is_embedding(graph: Graph, node: Node) -> bool:
+    """Whether rows of a table stand for indices."""
+    return node.op in ("embedding_bag", "take") and node.inputs[0] in graph.constants

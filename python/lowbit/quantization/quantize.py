@@ -1,0 +1,459 @@
+"""Decides which layers run on 8-bit codes and rewrites the graph so.
+
+With calibration data: residual additions move into their layers, channels are equalized, the cost model picks the
+layers for int8, pools and activations between them follow, each value that is stored as codes gets its range, and
+weights are rounded against what the layers really see. Linear layers for which one range is too coarse find one a
+row at run time (`row_ranges.py`). Without: all layers find their inputs' ranges at run time; between them is float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import CalibrationError, InputError
+from ..graph.ir import Array, Coded, Graph, Node, Quant, Weight, replace
+from ..graph.packings import OF_BITS
+from ..ops.interpreter import bind, validate
+from ..passes.functions import is_channel_function, is_function
+from ..passes.fuse_residual import fuse_residual
+from ..passes.layers import CONVOLUTIONS, LAYERS
+from . import fuse_requantize as emit_
+from . import schemes
+from .balance_joins import balance_joins
+from .calibrate import Feeds, Histogram, Progress, batches, observe_halves
+from .correct_bias import correct_bias
+from .cost import Costs, MeasuredCosts
+from .equalize import equalize
+from .four_bits import Width, tables, widths
+from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
+from .known_weights import KnownWeights
+from .layer_inputs import Seen, layer_inputs
+from .plan import Decision, Plan, all_float, decide, layer_slope
+from .rehearse import bearable, measure
+from .round_groups import GroupCodes, round_groups
+from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
+from .row_ranges import RowRange, adds_floats, candidates, survey
+from .sites import Sites
+
+AS_CODES = 4.0
+"""How much more a static range saves where the value is made as codes: it is written, read and converted in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantized:
+    """The integer graph; the float graph that its values stand for; and a decision for each of that graph's nodes."""
+
+    graph: Graph
+    reference: Graph
+    decisions: tuple[Decision, ...]
+
+
+def quantize(
+    graph: Graph,
+    *,
+    scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] | schemes.Rules = "int8",
+    calibration: Iterable[Feeds] | None = None,
+    tune: bool = False,
+    target: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """The graph with its layers on 8-bit codes where that is faster.
+
+    graph: optimized float32. scheme: of all nodes, or of those that a pattern matches. calibration: batches of {input
+    name: array}, read several times; None: dynamic. tune: measure the layers instead of estimating them for `target`,
+    an instruction set (None: this CPU's). Raises CalibrationError for data that are empty, not finite or unfit.
+
+    before: x -> conv2d(clip 0..6) -> conv2d -> y
+    after:  x -> quantize -> conv2d_i8(codes) -> conv2d_i8(float) -> y
+    """
+    rules = schemes.rules(scheme)
+    if rules.is_float:
+        return Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
+    return Quantizer(graph, rules, calibration, tune=tune, target=target, threads=threads, progress=progress).make()
+
+
+class Quantizer:
+    """What one float graph's quantization needs to know, learnt once and kept: integer graphs of it are then cheap.
+
+    coded: weights that came quantized keep their codes. graph: the float graph that integer values stand for
+    (residuals fused, channels equalized).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        rules: schemes.Rules,
+        calibration: Iterable[Feeds] | None,
+        *,
+        coded: Sequence[Coded] = (),
+        tune: bool = False,
+        target: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._known = KnownWeights(coded)
+        self.rules, self._calibration = rules, calibration
+        self._options: dict[str, Any] = {"threads": threads, "progress": progress}
+        sizes: dict[str, int] = {}
+        if calibration is not None:
+            graph = fuse_residual(graph)
+            sizes = _first_sizes(graph, calibration)
+            fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(graph, node)}
+            floats = {node.name for node in graph if self.rules.of(node).is_float}
+            graph = balance_joins(graph, calibration, fixed=fixed | floats, **self._options)
+            graph = equalize(graph, calibration, fixed=fixed, **self._options)
+        self.graph = graph
+        self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes, target)
+        self._histograms: dict[str, Histogram] = {}
+        self._halves: dict[str, Histogram] = {}
+        """Of every second piece of the data: ranges by these are tried on the others."""
+        self._ranges: dict[object, Quant] = {}
+        self._half_ranges: dict[object, Quant] = {}
+        self._rows: dict[str, RowRange] | None = None
+        self._notes: dict[str, str] = {}
+        """Why linear layers with a choice have one range for all rows."""
+        self._widths = widths(graph, rules, self._known)
+        self._tables = tables(graph, rules, self._known)
+        self._table_codes: dict[str, Weight] = {}
+        self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
+        self._layers: dict[tuple[str, Quant | None, int], Layer] = {}
+
+    def _may_equalize(self, graph: Graph, node: Node) -> bool:
+        scheme = self.rules.of(node)
+        return (scheme.equalize or scheme.is_float) and self._known.of(graph.constants.get(node.inputs[1])) is None
+
+    def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
+        """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
+
+        eights: layers that have weights of eight bits instead of four, and why; their tables stay float32.
+        """
+        static = self._calibration is not None
+        kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
+        kept |= {name: reason for name, reason in (eights or {}).items() if name in self._tables}
+        wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
+        plan = decide(
+            self.graph,
+            self._costs,
+            static=static,
+            floats={**kept, **(floats or {})},
+            dynamic=self._dynamic_layers(),
+            widths={**self._widths, **wider},
+            tables=self._tables,
+        )
+        graph = validate(self._integer(plan))
+        return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
+
+    def _noted(self, plan: Plan) -> Iterator[Decision]:
+        """The decisions, with what static ranges are good for."""
+        nodes = {node.name: node for node in plan.graph}
+        for decision in plan.decisions:
+            coded, note = decision.node in plan.int8 - plan.dynamic, ""
+            if coded and decision.op in CONVOLUTIONS and type(self._costs) is Costs:
+                cost = self._costs.layer(nodes[decision.node], dynamic=True)
+                slower = (cost.int8 + cost.to_codes) / max(decision.cost_int8_us or 0.0, 1e-9)
+                note = f"one range for all samples: {slower:.1f} times faster than a range for each"
+            elif coded:
+                note = self._notes.get(decision.node, "")
+            yield dataclasses.replace(decision, reason=f"{decision.reason}; {note}") if note else decision
+
+    def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
+        """The graph in which one layer works on codes and all else in float32; it may be slower than any other.
+
+        eights: layers that have weights of eight bits instead of four.
+        """
+        if layer in self._tables:
+            table = {layer: self._tables[layer]}
+            return validate(self._integer(Plan(graph=self.graph, int8=frozenset(), tables=table)))
+        is_dynamic = self._calibration is None or layer in self._dynamic_layers()
+        coded = frozenset({layer})
+        return validate(
+            self._integer(
+                Plan(
+                    graph=self.graph,
+                    int8=coded,
+                    dynamic=coded if is_dynamic else frozenset(),
+                    groups={name: width.group_size for name, width in self._widths.items() if name not in eights},
+                )
+            )
+        )
+
+    def lost(self) -> list[str]:
+        """Notes about codes that weights came with, and that no layer could take."""
+        return self._known.lost()
+
+    def _dynamic_layers(self) -> dict[str, str]:
+        """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
+        if self._calibration is None:
+            return {}
+        if self._rows is None:
+            self._rows = self._survey()
+        return self._readers(self._rows)
+
+    def _readers(self, rows: Mapping[str, RowRange]) -> dict[str, str]:
+        """The linear layers that read these values, and why each row of their inputs has a range of its own."""
+        readers = [(node, rows.get(node.inputs[0])) for node in self.graph if node.op == "linear"]
+        return {node.name: found.reason for node, found in readers if found is not None}
+
+    def _survey(self) -> dict[str, RowRange]:
+        """The values of which each row has a range of its own, and how their rows are quantized."""
+        assert self._calibration is not None
+        floats = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        rows: dict[str, RowRange] = {}
+        savings: dict[str, float] = {}
+        while True:  # what reads such a layer's floats has a choice, too, even if all between was on codes before
+            plan = decide(self.graph, self._costs, static=True, floats=floats, dynamic=self._readers(rows))
+            readers = {name: nodes for name, nodes in candidates(plan).items() if name not in rows}
+            readers = {name: nodes for name, nodes in readers.items() if self._policy(nodes) != "static"}
+            if not readers:
+                return self._without_static(rows, savings, floats)
+            settings = {name: self._row_scheme(nodes) for name, nodes in readers.items()}
+            quants = self._quants(plan)
+            groups = {name: width.group_size for name, width in self._widths.items()}
+            rows |= survey(self.graph, self._calibration, readers, quants, settings, groups=groups, **self._options)
+            for name, nodes in readers.items():
+                if self._policy(nodes) != "dynamic" and not any(adds_floats(plan, node) for node in nodes):
+                    savings[name] = self._saving(plan, name)
+
+    def _saving(self, plan: Plan, value: str) -> float:
+        """About what a static range of a value saves: bytes, fewer if only its own conversion becomes cheaper."""
+        producer = plan.graph.producer(value)
+        as_codes = producer is not None and producer.name in plan.int8
+        return math.prod(self._costs.shape(value)) * (AS_CODES if as_codes else 1.0)
+
+    def _without_static(
+        self, rows: Mapping[str, RowRange], savings: Mapping[str, float], floats: Mapping[str, str]
+    ) -> dict[str, RowRange]:
+        """`rows` without the values that may have one range for all rows, of those in `savings`."""
+        assert self._calibration is not None
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if savings else None
+        if noise is None:
+            return dict(rows)
+        layers: dict[tuple[str, bool], Layer] = {}
+
+        def others(static: Sequence[str]) -> dict[str, RowRange]:
+            return {name: found for name, found in rows.items() if name not in static}
+
+        def planned(static: Sequence[str]) -> Plan:
+            dynamic = self._readers(others(static))
+            return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
+
+        def rehearse(static: Sequence[str]) -> Array:
+            return noise(self._rehearsed(planned(static), rows, layers))
+
+        added = {name: max(rows[name].static - rows[name].noise, 0.0) / saved for name, saved in savings.items()}
+        chosen, reason = bearable(
+            sorted(added, key=added.__getitem__), rehearse, lambda static: planned(static).microseconds
+        )
+        self._notes = {node.name: reason for node in self.graph if node.op == "linear" and node.inputs[0] in chosen}
+        return others(chosen)
+
+    def _rehearsed(self, plan: Plan, rows: Mapping[str, RowRange], known: dict[tuple[str, bool], Layer]) -> Graph:
+        """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
+        for node in plan.graph:
+            key = (node.name, node.name in plan.dynamic)
+            if node.op in LAYERS and node.name in plan.int8 and key not in known:
+                factors = rows[node.inputs[0]].factors if key[1] else None
+                codes = self._codes(node, plan, factors, None, quick=True)
+                known[key] = Layer(codes=codes, bias=self._bias(node), factors=factors)
+        layers = {
+            name: known[name, name in plan.dynamic] for name in plan.int8 if (name, name in plan.dynamic) in known
+        }
+        return _emit(plan, self._quants(plan, half=True), layers, {})
+
+    def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
+        """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""
+        scheme = self.rules.of(readers[0])
+        fixed = any(self._known.of(_array(self.graph, node.inputs[1])) is not None for node in readers)
+        return dataclasses.replace(scheme, smooth=False) if fixed else scheme
+
+    def _policy(self, readers: Sequence[Node]) -> str:
+        return self.rules.of(readers[0]).activations
+
+    def _integer(self, plan: Plan) -> Graph:
+        quants = self._quants(plan) if self._calibration is not None else {}
+        nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
+        keys = {
+            node.name: (
+                node.name,
+                None if node.name in plan.dynamic else quants[node.inputs[0]],
+                plan.groups.get(node.name, 0),
+            )
+            for node in nodes
+        }
+        missing = [node for node in nodes if keys[node.name] not in self._layers]
+        self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan, quants)}
+        codes = {
+            node.name: self._table(node, plan.tables[node.name]) for node in plan.graph if node.name in plan.tables
+        }
+        return _emit(plan, quants, {name: self._layers[key] for name, key in keys.items()}, codes)
+
+    def _table(self, node: Node, width: Width) -> Weight:
+        """The codes of an embedding's rows."""
+        if node.name not in self._table_codes:
+            table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
+            made = self._known.of(table)
+            if not isinstance(made, GroupCodes):
+                made = round_groups(table, width.group_size, symmetric=symmetric, packing=OF_BITS[width.bits])
+            self._table_codes[node.name] = made.as_weight()
+        return self._table_codes[node.name]
+
+    def _quants(self, plan: Plan, *, half: bool = False) -> dict[str, Quant]:
+        """The static ranges that a plan needs, by all data or by every second piece."""
+        assert self._calibration is not None
+        sites = Sites(plan)
+        missing = [name for name in sites.observed if name not in self._histograms]
+        if missing or not self._histograms:  # data without use are checked all the same
+            first, second = observe_halves(plan.graph, self._calibration, missing, **self._options)
+            self._halves |= copy.deepcopy(first)
+            for name, histogram in first.items():
+                histogram.merge(second[name])
+            self._histograms |= first
+        seen, known = (self._halves, self._half_ranges) if half else (self._histograms, self._ranges)
+        return sites.quants(seen, self.rules, known)
+
+    def _learn(self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]) -> Iterator[tuple[Node, Layer]]:
+        """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
+        known = self._rows or {}
+        rows = {
+            n.name: known[n.inputs[0]].factors if n.inputs[0] in known else None
+            for n in nodes
+            if n.name in plan.dynamic
+        }
+        if self._calibration is None:
+            yield from ((node, self._layer(node, plan, rows, None)) for node in nodes)
+            return
+        schemes_of = {node.name: self.rules.of(node) for node in nodes}
+        unrounded = {node.name for node in nodes if self._key(node, plan) not in self._rounded}
+        heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name in unrounded]
+        light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
+        for part, moments in ((heavy, True), (light, False)):
+            if part:
+                fours = {name for name, size in plan.groups.items() if size}
+                options = {"rows": rows, "moments": moments, "four_bits": fours, **self._options}
+                for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
+                    yield node, self._layer(node, plan, rows, seen)
+        for node in nodes:
+            if node not in heavy and node not in light:
+                yield node, self._layer(node, plan, rows, None)
+
+    @staticmethod
+    def _key(node: Node, plan: Plan) -> tuple[str, bool, int]:
+        """What a layer's codes depend on."""
+        return node.name, node.name in plan.dynamic, plan.groups.get(node.name, 0)
+
+    def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
+        """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
+        scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
+        bias = self._bias(node)
+        key = self._key(node, plan)
+        if key not in self._rounded:
+            moments = seen.factored if seen is not None and scheme.compensate else None
+            self._rounded[key] = self._codes(node, plan, factors, moments)
+        codes = self._rounded[key]
+        if seen is not None and scheme.correct_bias:
+            bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
+        return Layer(codes=codes, bias=bias, factors=factors)
+
+    def _bias(self, node: Node) -> Array:
+        """float64, zeros where a layer has none."""
+        if len(node.inputs) > 2 and node.inputs[2]:
+            return _array(self.graph, node.inputs[2]).astype(np.float64)
+        return np.zeros(_array(self.graph, node.inputs[1]).shape[0])
+
+    def _codes(
+        self, node: Node, plan: Plan, factors: Array | None, moments: Factored | None, *, quick: bool = False
+    ) -> Codes | GroupCodes:
+        """A layer's codes: those that came with its weight, else by what is known of its inputs."""
+        weight, size = _array(self.graph, node.inputs[1]), plan.groups.get(node.name, 0)
+        known = self._known.of(weight)
+        if known is not None and isinstance(known, GroupCodes) == (size > 0):
+            return known
+        even = weight if factors is None else weight / factors
+        if quick and node.op == "linear" and not size:
+            return round_plain(even)
+        return _rounded(node, self.rules.of(node), even, moments, size)
+
+
+def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
+    first = next(iter(batches(graph, calibration)))
+    try:
+        return bind(graph, first.feeds)
+    except InputError as error:
+        raise CalibrationError(f"calibration batch {first.number}: {error}") from None
+
+
+# ----------------------------------------------------------------------------------------------------------------- emit
+
+
+def _rounded(
+    node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None, group_size: int
+) -> Codes | GroupCodes:
+    """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
+    if group_size:
+        symmetric, flat = scheme.symmetric, scheme.compensate
+        packing = OF_BITS[scheme.weight_bits]
+        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat, packing=packing)
+    if moments is not None:
+        return round_compensated(weight, moments)
+    is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
+    return round_flat(weight) if is_window else round_nearest(weight)
+
+
+def _array(graph: Graph, name: str) -> Array:
+    constant = graph.constants[name]
+    assert not isinstance(constant, Weight)
+    return constant
+
+
+def _emit(plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer], tables: Mapping[str, Weight]) -> Graph:
+    """The integer graph with these ranges, weights and tables of embeddings."""
+    emit = Emitter(plan.graph, quants)
+    taken = {node.name for node in plan.activations.values()}
+    for node in plan.graph:
+        if node.name in taken:
+            continue
+        if node.name in tables:
+            codes = emit.constant(f"{node.inputs[0]}.codes", tables[node.name])
+            op = f"embedding_i{plan.tables[node.name].bits}"
+            emit.put_floats(replace(node, op=op, inputs=(node.inputs[1], codes), attrs={}))
+        elif node.name in plan.int8:
+            _emit_int8(emit, plan, node, layers)
+        else:
+            emit.put_floats(_with_floats(emit, node))
+    return emit.finish()
+
+
+def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer]) -> None:
+    activation = plan.activations.get(node.name)
+    if node.name in plan.dynamic:
+        emit_.put_dynamic_layer(emit, node, layers[node.name])
+    elif node.op in LAYERS:
+        as_codes = plan.wants_codes(plan.output(node))
+        slope = None if activation is None else layer_slope(plan.graph, node, activation)
+        emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation, slope=slope)
+    else:
+        put_follower(emit, node, activation)
+
+
+def put_follower(emit: Emitter, node: Node, activation: Node | None = None) -> None:
+    """A node that is no layer, on codes; a sum or product with the function or clip after it."""
+    if is_function(emit.graph, node) or is_channel_function(emit.graph, node):
+        emit_.put_function(emit, node)
+    elif node.op in PAIRS:
+        emit_.put_pair(emit, node, activation)
+    elif node.op in AVERAGES:
+        emit_.put_average(emit, node)
+    else:
+        emit_.put_carrier(emit, node)
+
+
+def _with_floats(emit: Emitter, node: Node) -> Node:
+    return replace(node, inputs=tuple(emit.floats(name) if name else "" for name in node.inputs))

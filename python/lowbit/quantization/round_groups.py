@@ -1,0 +1,168 @@
+"""Rounds the weights of layers to few bits, with a scale (and a zero point) for each group of them.
+
+A group's range is narrowed where that loses less squared error: few wide weights are clipped for the sake of the many.
+With the layers' inputs known, weights are rounded one after another as in `round_weights.py`, each with the scale of
+its own group, which is fixed before: so the order is free, and what weighs most goes first. A convolution's weights are
+grouped with its input channels innermost, as the operator stores them.
+
+Source: Frantar et al. 2022, "GPTQ" (arXiv:2210.17323), with act-order and static groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph.ir import Array, Weight
+from ..graph.packings import NIBBLES, Packing
+from .least_error import Trial, blocks, least
+from .round_weights import Factored, round_columns, upper_of_flat
+
+SHARES = np.linspace(1.0, 0.6, 17)
+SMALLEST = float(np.finfo(np.float16).tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupCodes:
+    """A weight as int8 codes [N, K], of four bits 0 .. 15, with float64 scales (exact in float16) and zero points.
+
+    scales, zero_points: [N, groups]; a symmetric weight's zero points are the packing's middle, of four bits 8.
+    window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C]. factors: of output channels.
+    """
+
+    codes: Array
+    scales: Array
+    zero_points: Array
+    symmetric: bool
+    window: tuple[int, ...] = ()
+    packing: Packing = NIBBLES
+    factors: Array | float = 1.0
+
+    @property
+    def group_size(self) -> int:
+        """Adjacent weights of a channel that share a scale."""
+        return int(self.codes.shape[1] // self.scales.shape[1])
+
+    @property
+    def weight(self) -> Array:
+        """The numbers that the codes stand for, float64, in the float weight's shape."""
+        scales, zeros = (np.repeat(part, self.group_size, axis=1) for part in (self.scales, self.zero_points))
+        rows = (self.codes - zeros) * scales * np.reshape(self.factors, (-1, 1))
+        numbers: Array = np.moveaxis(self._stored(rows), -1, 1)
+        return numbers
+
+    def _stored(self, rows: Array) -> Array:
+        return rows.reshape(len(rows), *self.window, -1)
+
+    def as_weight(self) -> Weight:
+        """The constant of a graph."""
+        shift = self.packing.middle if self.symmetric else 0
+        return Weight(
+            codes=self._stored((self.codes - shift).astype(np.int8)),
+            scales=self.scales.astype(np.float16),
+            zero_points=None if self.symmetric else self.zero_points.astype(np.uint8),
+            bits=self.packing.bits,
+            group_size=self.group_size,
+            packing=self.packing.name,
+        )
+
+
+def round_groups(
+    weight: Array,
+    group_size: int,
+    *,
+    symmetric: bool,
+    moments: Factored | None = None,
+    flat: bool = False,
+    packing: Packing = NIBBLES,
+) -> GroupCodes:
+    """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
+
+    moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
+    see `round_flat`; else each to its nearest. packing: says how many bits a code has.
+    """
+    window = weight.shape[2:]
+    rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
+    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, packing=packing)
+    if moments is None and not (flat and math.prod(window) > 1):
+        codes = _nearest(rows, scales, zeros, packing)
+        return GroupCodes(
+            codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, packing=packing
+        )
+    parts = (rows.astype(np.float64), *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
+    if moments is not None:
+        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, packing)
+    else:
+        size = math.prod(window)
+        order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
+        codes = _in_order(parts, order, upper_of_flat(size)[None], packing)
+    return GroupCodes(
+        codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, packing=packing
+    )
+
+
+def _nearest(rows: Array, scales: Array, zeros: Array, packing: Packing) -> Array:
+    """The nearest codes, int8."""
+    codes = np.empty(rows.shape, np.int8)
+    for part in blocks(*rows.shape):
+        scaled = rows[part].reshape(*scales[part].shape, -1).astype(np.float64)
+        scaled /= scales[part, :, None]
+        np.rint(scaled, out=scaled)
+        scaled += zeros[part, :, None]
+        codes[part] = np.clip(scaled, 0, packing.highest, out=scaled).reshape(rows[part].shape)
+    return codes
+
+
+def _stored_order(order: Array, window: int) -> Array:
+    """Places of the columns [C, window] in rows that are stored as [window, C]."""
+    channels, place = np.divmod(order, window)
+    stored: Array = place * (len(order) // window) + channels
+    return stored
+
+
+def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, packing: Packing) -> Array:
+    """Round columns in that order; those of one upper [1, k, k] after the other make up for each other."""
+    shape = (1, -1, upper.shape[1])
+    w, scales, zeros = (part[:, order].reshape(shape) for part in parts)
+    rounded = round_columns(w, upper, scales, zeros, (0, packing.highest))
+    codes = np.empty(parts[0].shape, np.int8)
+    codes[:, order] = rounded.reshape(codes.shape)
+    return codes
+
+
+def best_groups(groups: Array, *, symmetric: bool, packing: Packing = NIBBLES) -> tuple[Array, Array]:
+    """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding."""
+    rows = groups.reshape(-1, groups.shape[2])
+    scales, zeros = np.empty(len(rows)), np.empty(len(rows))
+    for part in blocks(*rows.shape):
+        scales[part], zeros[part] = _best_groups(rows[part], symmetric, packing)
+    return scales.reshape(groups.shape[:2]), zeros.reshape(groups.shape[:2])
+
+
+def _best_groups(rows: Array, symmetric: bool, packing: Packing) -> tuple[Array, Array]:
+    highest, middle = packing.highest, float(packing.middle)
+    low, high = (ends.astype(np.float64) for ends in (rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)))
+    widest = 2 * np.maximum(high, -low) if symmetric else high - low
+    # A half-float scale is what the file holds: the codes must be chosen for that very number.
+    halves = (widest * SHARES[:, None] / highest).astype(np.float16).astype(np.float64)
+    scales = np.maximum(halves, SMALLEST)
+    zeros = np.full(scales.shape, middle) if symmetric else np.rint(-low * SHARES[:, None] / scales).clip(0, highest)
+    fixed = -middle, highest - middle
+
+    def trial(scale: Array, zero: Array) -> Trial:
+        bounds = fixed if symmetric else (-zero, highest - zero)
+        return Trial(factor=1 / scale, low=bounds[0], high=bounds[1], step=scale)
+
+    def exact(place: int, which: Array) -> Array:
+        scale, zero, numbers = scales[place, which, None], zeros[place, which, None], rows[which].astype(np.float64)
+        codes = np.clip(np.rint(numbers / scale) + zero, 0, highest)
+        errors: Array = (((codes - zero) * scale - numbers) ** 2).sum(axis=1)
+        return errors
+
+    trials = [trial(scale, zero) for scale, zero in zip(scales, zeros, strict=True)]
+    reach = 1.01 * highest / SHARES.min()  # a half-float scale is less than 1 % off
+    chosen = least(rows.astype(np.float32, copy=False), trials, reach, exact)
+    at = chosen, np.arange(len(rows))
+    return scales[at], zeros[at]

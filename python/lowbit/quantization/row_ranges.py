@@ -1,0 +1,216 @@
+"""Which linear layers find the range of each input row at run time although calibration data could fix one for all.
+
+What a transformer's layers read has rows of unlike size and a few channels far wider than the rest: one range for all
+wastes most codes. A range of its own for each row costs a pass over the row, which is little beside the product. And
+since rows are touched anyway, channel k is multiplied by factor[k] first, and the weights for it are divided by it:
+
+    x W^T = (x f) (W / f)^T,    f[k] = rms(x[k]) ^ -strength, scaled to a geometric mean of 1
+
+which moves the unlikeness of channels into the weights, where it harms less: these have a scale per output channel and
+are rounded with compensation. The strength that loses least on a sample of rows is taken, for all layers that read a
+value together.
+
+Sources: Xiao et al. 2023, "SmoothQuant" (arXiv:2211.10438), with measured strengths and the root mean square instead of
+the maximum, as rows have ranges of their own; Yao et al. 2022, "ZeroQuant" (arXiv:2206.01861) for ranges per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..graph.ir import Array, Graph, Node, Quant
+from ..graph.packings import NIBBLES, OF_BITS
+from ..passes.functions import operands
+from ..passes.layers import CONVOLUTIONS
+from .calibrate import Feeds, Progress, quantized, watch
+from .layer_inputs import ROWS, UNKNOWN, coded_rows, spread_rows
+from .plan import Plan
+from .round_groups import round_groups
+from .round_weights import LIMIT
+from .schemes import Scheme
+
+STRENGTHS = tuple(i / 8 for i in range(8))
+SAMPLE = 1024
+"""Rows of a value that strengths are measured on, at most."""
+OUTPUTS = 768
+"""Output channels that they are measured on, at most: an even share of all layers that read the value."""
+COMPENSATED = 0.4
+"""What compensated rounding leaves of the noise of nearest rounding, about, where it has seen many rows."""
+FAINT = 0.1
+"""Rows with less than this share of the median row's energy are taken to have it."""
+WIDEST = 1e3
+"""Channels narrower than the widest by more than this are treated as if by this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRange:
+    """How rows of a value are quantized. noise: of its readers' outputs with these codes, static: with a fixed range.
+
+    factors: float32 [K] that rows are multiplied by first, or None. Noises are shares of the outputs' energy, row
+    by row, so that the few rows of great norm that transformers make of separators do not decide.
+    """
+
+    factors: Array | None
+    noise: float = 0.0
+    static: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """For the report."""
+        apart, together = decibels(self.noise), decibels(self.static)
+        return f"each input row has its own range: noise {apart}, with one range for all {together}"
+
+
+def candidates(plan: Plan) -> dict[str, list[Node]]:
+    """The values whose int8 readers are linear layers with a choice, and these readers.
+
+    What comes as codes from a convolution has none: a static range is needed on the way already.
+    """
+    found: dict[str, list[Node]] = {}
+    for node in plan.graph:
+        if node.op == "linear" and node.name in plan.int8 and _is_open(plan, node.inputs[0]):
+            found.setdefault(node.inputs[0], []).append(node)
+    return found
+
+
+def _is_open(plan: Plan, value: str) -> bool:
+    producer = plan.graph.producer(value)
+    if producer is None or producer.name not in plan.int8 or producer.op == "linear":
+        return True
+    return producer.op not in CONVOLUTIONS and all(_is_open(plan, name) for name in operands(plan.graph, producer))
+
+
+def adds_floats(plan: Plan, layer: Node) -> bool:
+    """Whether a layer's residual comes as floats: a static layer would round it to codes, which nobody else needs."""
+    if len(layer.inputs) < 4 or not layer.inputs[3]:
+        return False
+    producer = plan.graph.producer(layer.inputs[3])
+    return producer is None or producer.name not in plan.int8
+
+
+def survey(
+    graph: Graph,
+    calibration: Iterable[Feeds],
+    readers: Mapping[str, Sequence[Node]],
+    quants: Mapping[str, Quant],
+    schemes: Mapping[str, Scheme],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    groups: Mapping[str, int],
+) -> dict[str, RowRange]:
+    """How the rows of each value in `readers` are best quantized, and how much better than by its range in `quants`.
+
+    schemes: of each value's readers. groups: the group sizes of four-bit weights, by reader.
+    """
+    samples: dict[str, _Sample] = {name: _Sample() for name in readers}
+    for _, found in watch(graph, calibration, list(readers), stage="sample rows", threads=threads, progress=progress):
+        for name, sample in samples.items():
+            sample.add(found[name])
+    made: dict[str, RowRange] = {}
+    for name, nodes in readers.items():
+        sample = samples.pop(name)
+        x, seen, weights, scheme = sample.rows(), sample.seen, _stack(graph, nodes), schemes[name]
+        strengths = STRENGTHS if scheme.smooth and seen >= UNKNOWN else (0.0,)
+        share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
+        size = max(groups.get(node.name, 0) for node in nodes)
+        rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
+        made[name] = _measure(x, weights, quants[name], strengths, share, rounded)
+    return made
+
+
+def decibels(noise: float) -> str:
+    """A noise, as a share of the signal, for people."""
+    return f"{10 * np.log10(max(noise, 1e-20)):.0f} dB"
+
+
+class _Sample:
+    """An even share of the rows of all batches, `SAMPLE` at most; the same for the same batches."""
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
+        self._places, self._count = ROWS, 0
+        self.seen = 0
+        """Rows of all batches."""
+
+    def add(self, x: Array) -> None:
+        whole = x.reshape(-1, x.shape[-1])
+        rows = spread_rows(whole, self._places)
+        self.seen += len(whole)
+        self._parts.append(rows)
+        self._count += len(rows)
+        while self._count > SAMPLE:  # from here on half as many of each batch
+            self._places = max(self._places // 2, 1)
+            self._parts = [spread_rows(part, -(-len(part) // 2)) for part in self._parts]
+            if sum(map(len, self._parts)) == self._count:
+                self._parts = self._parts[::2]
+            self._count = sum(map(len, self._parts))
+
+    def rows(self) -> Array:
+        return np.concatenate(self._parts)
+
+
+def _stack(graph: Graph, nodes: Sequence[Node]) -> Array:
+    """Rows of the readers' weights, float32 [outputs, K]."""
+    whole = np.concatenate([np.asarray(graph.constants[node.inputs[1]], np.float32) for node in nodes])
+    return spread_rows(whole, OUTPUTS)
+
+
+def _measure(
+    x: Array,
+    weights: Array,
+    quant: Quant,
+    strengths: Sequence[float],
+    share: float,
+    rounded: Callable[[Array], Array],
+) -> RowRange:
+    signal = np.square(x @ weights.T, dtype=np.float64).sum(axis=1)
+    signal = np.maximum(signal, FAINT * float(np.median(signal)) + 1e-30)
+
+    def share_of(error: Array) -> float:
+        return float((np.square(error, dtype=np.float64).sum(axis=1) / signal).mean())
+
+    def noise(coded: Array) -> float:
+        return share_of((coded - x) @ weights.T)
+
+    rms, best, least = np.sqrt(np.square(x, dtype=np.float64).mean(axis=0)), RowRange(factors=None), np.inf
+    known = len(x) / (len(x) + UNKNOWN)
+    for strength in strengths:
+        factors = factors_of(rms, strength * known)
+        from_rows = noise(coded_rows(x, factors))
+        scaled = weights if factors is None else weights / factors
+        error = ((rounded(scaled) - scaled) * (1.0 if factors is None else factors)).astype(np.float32)
+        from_weights = share_of(x @ error.T)
+        if from_rows + share * from_weights < least:
+            least, best = from_rows + share * from_weights, RowRange(factors=factors, noise=from_rows)
+    return RowRange(factors=best.factors, noise=best.noise, static=noise(quantized(x, quant).astype(np.float32)))
+
+
+def _left(rows: int, depth: int) -> float:
+    """The share of nearest rounding's noise that compensation leaves, which knows little if it has seen few rows."""
+    return (COMPENSATED * rows + depth) / (rows + depth)
+
+
+def _nearest(weights: Array) -> Array:
+    scales = np.maximum(np.abs(weights).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / LIMIT
+    rounded: Array = np.rint(weights / scales) * scales
+    return rounded
+
+
+def _nearest_of_groups(weights: Array, size: int, scheme: Scheme) -> Array:
+    packing = OF_BITS.get(scheme.weight_bits, NIBBLES)  # codes that came with a weight are of no scheme
+    return round_groups(weights, size, symmetric=scheme.symmetric, packing=packing).weight
+
+
+def factors_of(rms: Array, strength: float) -> Array | None:
+    """f = rms ^ -strength with a geometric mean of 1, float32 [K]; None if it is 1 everywhere."""
+    widest = float(rms.max(initial=0.0))
+    if strength == 0 or widest <= 0:
+        return None
+    logs = -strength * np.log(np.maximum(rms, widest / WIDEST))
+    factors: Array = np.exp(logs - logs.mean()).astype(np.float32)
+    return factors

@@ -1,0 +1,213 @@
+"""What a layer's numbers become: bits, granularity and how ranges are chosen, as one frozen value with a name.
+
+`Rules` say which scheme each node of a graph has, by patterns over module paths.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..errors import InputError, UnsupportedError
+from ..graph.ir import Node
+from ..graph.packings import OF_BITS
+
+RANGES = ("minmax", "percentile", "mse")
+ACTIVATIONS = ("auto", "static", "dynamic")
+
+
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": bool}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How to quantize. Raises InputError or UnsupportedError for values outside their ranges.
+
+    weight_bits, activation_bits: 8 and 8, 4 and 8, or 32 and 32 for float32. granularity: of weight scales, "channel"
+    (one per output channel) or, with four bits, "group". group_size: of adjacent weights of a channel that share a
+    scale, a multiple of 8 from 16 on: a layer takes the largest such divisor of its depth that is not above it, and
+    keeps 8 bits where there is none. symmetric: whether four-bit groups do without a zero point. keep_ends: in a
+    network of more than two layers, those that no layer or embedding comes before, and those that none comes after,
+    keep 8 bits, for they lose most and weigh little. range_method: of static activations, "minmax", "percentile"
+    (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the channel ranges of
+    successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's output out of its
+    bias (ibid., section 4.2). compensate: round weights so that their errors cancel on calibration data (Frantar et al.
+    2022, "GPTQ"); without data each goes to its nearest code. activations: of linear layers, "static" (one range from
+    calibration data), "dynamic" (a range for each row, found at run time) or "auto" (what measures better); smooth: let
+    dynamic rows be multiplied by factors that even out their channels (Xiao et al. 2023).
+    """
+
+    name: str
+    weight_bits: int = 8
+    activation_bits: int = 8
+    granularity: str = "channel"
+    group_size: int = 0
+    range_method: str = "mse"
+    percentile: float = 99.99
+    equalize: bool = True
+    correct_bias: bool = True
+    compensate: bool = True
+    symmetric: bool = True
+    keep_ends: bool = True
+    activations: str = "auto"
+    smooth: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), _TYPES[str(field.type)]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+                raise InputError(f"{field.name} of a scheme is of type {field.type}, not {type(value).__name__}")
+        if self.range_method not in RANGES:
+            raise InputError(f"range_method must be one of {', '.join(RANGES)}, not {self.range_method!r}")
+        if self.activations not in ACTIVATIONS:
+            raise InputError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {self.activations!r}")
+        if not 50 < self.percentile <= 100:
+            raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
+        bits = (self.weight_bits, self.activation_bits)
+        grouped = self.granularity == "group" and self.group_size >= 16 and self.group_size % 8 == 0
+        by_channel = self.granularity == "channel" and self.group_size == 0
+        known = {(8, 8): by_channel, (32, 32): by_channel, **{(few, 8): by_channel or grouped for few in OF_BITS}}
+        if not known.get(bits, False):
+            few_bits = " or ".join(map(str, OF_BITS))
+            raise UnsupportedError(
+                f"scheme {self.name!r} asks for {self.weight_bits}-bit weights, {self.activation_bits}-bit "
+                f"activations, granularity {self.granularity!r}, group_size {self.group_size}; available are 8 and 8 "
+                f"bits, or 32 and 32 (float32), with a scale per channel, and {few_bits} and 8 bits with a scale per "
+                "channel or per group of 16, 24, 32, ..."
+            )
+
+    @property
+    def is_float(self) -> bool:
+        """Whether layers stay in float32."""
+        return self.weight_bits == 32
+
+
+SCHEMES = {
+    "int8": Scheme(name="int8"),
+    "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
+    "int4": Scheme(name="int4", weight_bits=4, granularity="group", group_size=128),
+    "int4-g64": Scheme(name="int4-g64", weight_bits=4, granularity="group", group_size=64),
+    "int4-g32": Scheme(name="int4-g32", weight_bits=4, granularity="group", group_size=32),
+    "int4-channel": Scheme(name="int4-channel", weight_bits=4),
+}
+PLANNED = ("ternary", "binary")
+
+
+def resolve(scheme: str | Scheme) -> Scheme:
+    """The scheme of that name, or the scheme itself. Raises InputError, or UnsupportedError for one that is to come."""
+    if isinstance(scheme, Scheme):
+        return scheme
+    if not isinstance(scheme, str):
+        raise InputError(f"a scheme is a name or a lowbit.Scheme, not a {type(scheme).__name__}")
+    if scheme in PLANNED:
+        raise UnsupportedError(f"the scheme {scheme!r} is not available yet; use one of {', '.join(SCHEMES)}")
+    if scheme not in SCHEMES:
+        raise InputError(f"there is no scheme {scheme!r}; use one of {', '.join(SCHEMES)}")
+    return SCHEMES[scheme]
+
+
+# ---------------------------------------------------------------------------------------------------------------- rules
+
+DEFAULT = "int8"
+"""The scheme of a node that no pattern matches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """(pattern, scheme) in order: the first pattern that matches a node's module path gives its scheme.
+
+    A pattern is a glob (`*` matches dots, too), and what matches a module holds for all in it. A node that nothing
+    matches has the scheme `DEFAULT`.
+    """
+
+    rules: tuple[tuple[str, Scheme], ...]
+
+    def pattern(self, node: Node) -> str | None:
+        """The pattern that decides about a node."""
+        return next((pattern for pattern, _ in self.rules if _matches(pattern, _paths(node))), None)
+
+    def of(self, node: Node) -> Scheme:
+        """The scheme of a node."""
+        found = self.pattern(node)
+        return SCHEMES[DEFAULT] if found is None else dict(self.rules)[found]
+
+    def reason(self, node: Node) -> str:
+        """Why the node has its scheme, for people."""
+        found, name = self.pattern(node), self.of(node).name
+        return f"the scheme is {name}" if found in (None, "*") else f"the scheme of {found!r} is {name}"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether no node can be low-bit."""
+        schemes = [scheme for pattern, scheme in self.rules]
+        return all(scheme.is_float for scheme in schemes) and any(pattern == "*" for pattern, _ in self.rules)
+
+    @property
+    def name(self) -> str:
+        """The scheme, or the patterns with theirs."""
+        if len(self.rules) == 1 and self.rules[0][0] == "*":
+            return self.rules[0][1].name
+        return ", ".join(f"{pattern}: {scheme.name}" for pattern, scheme in self.rules)
+
+    def check(self, nodes: Iterable[Node], modules: Iterable[str] = ()) -> list[str]:
+        """Notes about patterns that never decide. Raises InputError for patterns that match nothing at all.
+
+        modules: paths that are known beside those of the nodes, such as of modules that were folded into others.
+        """
+        every = list(nodes)
+        known = [_paths(node) for node in every]
+        others = [ancestors(path) for path in modules]
+        used = {self.pattern(node) for node in every}
+        unknown, idle = [], []
+        for pattern, _ in self.rules:
+            if pattern in used or pattern == "*":
+                continue
+            if any(_matches(pattern, paths) for paths in known):
+                idle.append(f"scheme pattern {pattern!r} decides nothing: an earlier pattern takes all that it matches")
+            elif any(_matches(pattern, paths) for paths in others):
+                idle.append(f"scheme pattern {pattern!r} decides nothing: what it matches has no operation of its own")
+            else:
+                unknown.append(f"{pattern!r}{_hint(pattern, (*known, *others))}")
+        if unknown:
+            raise InputError(f"scheme: no module or operation matches {', '.join(unknown)}")
+        return idle
+
+
+def rules(scheme: str | Scheme | Mapping[str, str | Scheme] | Rules) -> Rules:
+    """What a person passes as scheme. Raises InputError or UnsupportedError as `resolve` does."""
+    if isinstance(scheme, Rules):
+        return scheme
+    if not isinstance(scheme, Mapping):
+        return Rules(rules=(("*", resolve(scheme)),))
+    if not scheme:
+        raise InputError('scheme is an empty dict; pass {pattern: scheme}, such as {"head": "float32", "*": "int8"}')
+    for pattern in scheme:
+        if not isinstance(pattern, str) or not pattern:
+            raise InputError(f"scheme: a pattern must be a text such as 'encoder.*', is {pattern!r}")
+    return Rules(rules=tuple((pattern, resolve(value)) for pattern, value in scheme.items()))
+
+
+def ancestors(path: str) -> tuple[str, ...]:
+    """`a.b.c` -> `a.b.c`, `a.b`, `a`."""
+    parts = path.split(".")
+    return tuple(".".join(parts[:count]) for count in range(len(parts), 0, -1))
+
+
+def _paths(node: Node) -> tuple[str, ...]:
+    """What a pattern may match: the node's name, its module's path, and the modules around it."""
+    module = re.sub(r" ?\([^()]*\)$", "", node.source)
+    module = "" if re.fullmatch(r"[^ ]+:\d+", module) else module
+    return tuple(dict.fromkeys((*ancestors(node.name), *(ancestors(module) if module else ()))))
+
+
+def _matches(pattern: str, paths: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for path in paths)
+
+
+def _hint(pattern: str, known: Iterable[tuple[str, ...]]) -> str:
+    close = difflib.get_close_matches(pattern, {path for paths in known for path in paths}, n=2)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

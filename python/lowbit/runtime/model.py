@@ -1,0 +1,226 @@
+"""A session that is called as the original module was, and the file that it comes from."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, LowbitError, UnsupportedError
+from ..graph.ir import Array, Value, replace
+from . import calls, format, segments
+from .build import fill, finish
+from .profile import REPEATS, Profile, Row
+from .roofline import measure
+from .session import Session, weight_bytes
+from .targets import LEVELS, this_level
+
+if TYPE_CHECKING:
+    from ..report import Facts
+
+
+class Model:
+    """A session that is called as the original module was: same parameters, same structure of outputs, NumPy arrays.
+
+    meta: "signature" and "output" (calls.py), "producer", "decisions". Raises FormatError for metadata that do not
+    fit the graph. Subclasses may read and write other tensors than NumPy's.
+
+    A pickle holds the file's bytes: of a model that was loaded, its file must be there, unchanged. Unpickling trusts
+    what it reads, and so takes segments that run in torch. Copies share the session.
+    """
+
+    def __init__(self, session: Session, meta: Mapping[str, Any]) -> None:
+        self.session = session
+        self.meta = meta
+        self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
+        self._file = session._file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _model_of, (self._file(), self.session._options)
+
+    def __deepcopy__(self, memo: Any) -> Model:
+        return copy.copy(self)
+
+    def __copy__(self) -> Model:
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
+        """Run the model. Raises InputError for inputs that do not fit, before anything is run.
+
+        check_finite (a truth value; untyped, so that a checker takes `model(**tensors)`): also for inputs that hold NaN
+        or infinity, which int8 codes with ranges from calibration do not carry on (docs/numerics.md).
+        """
+        arrays = self._arrays(args, kwargs)
+        if check_finite:
+            self._require_finite(args, kwargs, arrays)
+        return self._rebuild(self.session.run_list(arrays))
+
+    def _require_finite(self, args: Sequence[Any], kwargs: Mapping[str, Any], arrays: Sequence[Array]) -> None:
+        """Says which argument it is, as the caller knows it."""
+        paths = {leaf.input: leaf.path for leaf in self._convention.bind(args, kwargs)}
+        calls.require_finite({paths[name]: it for name, it in zip(self.session.graph.inputs, arrays, strict=True)})
+
+    def profile(self, *args: Any, repeats: int = REPEATS, **kwargs: Any) -> Profile:
+        """Where the time of this call goes: the median of each step over `repeats` calls. Raises InputError."""
+        return self.session.profile_list(self._arrays(args, kwargs), repeats)
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """node, op and kernel of each step."""
+        return self.session.nodes()
+
+    @property
+    def decisions(self) -> list[Any]:
+        """What convert decided for each layer, and why."""
+        decisions = self.meta.get("decisions", [])
+        return list(decisions) if isinstance(decisions, list) else []
+
+    def report(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write one page of HTML that needs no network: size, speed, error against float32, and each layer with why.
+
+        args, kwargs: a call to measure on; without one, the example of the conversion, else made-up inputs. Raises
+        InputError, OSError.
+        """
+        from ..report import render
+
+        Path(path).write_text(render(self._facts(args, kwargs)), encoding="utf-8")
+
+    def _facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Facts:
+        """What a report shows, measured now."""
+        from ..report import steps_of, timed
+
+        given = bool(args or kwargs)
+        arrays = self._arrays(args, kwargs) if given else self.session.made_up()
+        return self._known(
+            "the given inputs" if given else "made-up inputs",
+            arrays,
+            steps=steps_of(
+                self.session.graph,
+                self.session.profile_list(arrays, REPEATS),
+                self.session.weight_bytes,
+                near=self._near(),
+            ),
+            times=timed({"this model": lambda: self.session.run_list(arrays)}),
+        )
+
+    def _near(self) -> Callable[[Row], str]:
+        """Says of a step how near it comes to the machine's limit: `84 % int8`."""
+        roof = measure(threads=self.session.threads, isa=self.session.isa if self.session.isa != "torch" else None)
+        return lambda row: row.limit(roof).of(row.seconds)
+
+    def _known(self, what: str, arrays: list[Array], **measured: Any) -> Facts:
+        """What a report shows, but for what was measured on `arrays`."""
+        from .. import _core
+        from ..report import Facts, constants_of, rows_of
+
+        meta, sizes = self.meta, list(constants_of(self.session.graph, self.session.weight_bytes).values())
+        shapes = ", ".join(" x ".join(map(str, array.shape)) or "a scalar" for array in arrays)
+        known: dict[str, Any] = {
+            "name": str(meta.get("name") or "A lowbit model"),
+            "producer": str(meta.get("producer", "lowbit")),
+            "scheme": str(meta.get("scheme", "")),
+            "cpu": str(_core.cpu()["model"]),
+            "isa": self.session.isa,
+            "threads": self.session.threads,
+            "inputs": tuple(f"{name}: {_type(value)}" for name, value in self.session.inputs),
+            "outputs": tuple(f"{name}: {_type(value)}" for name, value in self.session.outputs),
+            "measured_on": f"{what} ({shapes})",
+            "weight_bytes": sum(size for size, _ in sizes),
+            "float_bytes": sum(size for _, size in sizes),
+            "decisions": rows_of(meta.get("decisions"), node=str, scheme=str, reason=str),
+            "sparsity": rows_of(meta.get("sparsity"), node=str, pattern=str, density=float),
+            "evaluations": rows_of(
+                meta.get("evaluations"),
+                model=str,
+                score=int | float,
+                drop=int | float,
+                int8_layers=int,
+                float_layers=list | tuple,
+            ),
+            "max_drop": meta["max_drop"] if isinstance(meta.get("max_drop"), int | float) else None,
+            "notes": tuple(map(str, meta.get("notes") or ())),
+        }
+        return Facts(**{**known, **measured})
+
+    def _arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Array]:
+        arrays = {leaf.input: self._read(leaf) for leaf in self._convention.bind(args, kwargs)}
+        return [arrays[name] for name in self.session.graph.inputs]
+
+    def _read(self, leaf: calls.Leaf) -> Array:
+        return calls.read_array(leaf, self.session.graph.values[leaf.input].dtype)
+
+    def _rebuild(self, outputs: Sequence[Array]) -> Any:
+        return calls.rebuild(self._convention.output, outputs, calls.write_array)
+
+    def __repr__(self) -> str:
+        return f"<lowbit.Model({self._convention.describe()}), {self.session.isa}>"
+
+
+def _type(value: Value) -> str:
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+
+
+def _of_path(path: Path) -> Callable[[], bytes]:
+    """Reads the bytes of a file that was loaded, unless it has changed since."""
+    found, known = path.absolute(), path.stat()
+
+    def file() -> bytes:
+        try:
+            now = found.stat()
+            if (now.st_size, now.st_mtime_ns) == (known.st_size, known.st_mtime_ns):
+                return found.read_bytes()
+        except OSError:
+            pass
+        raise LowbitError(f"{found}, from which this model was loaded, is gone or has changed: it cannot be pickled")
+
+    return file
+
+
+def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
+    graph, meta = format.loads(data)
+    model = Model(Session(graph, **options), meta)
+    model.session._file = model._file = lambda: data
+    return model
+
+
+def _warn_of_target(path: str | os.PathLike[str], meta: Mapping[str, Any]) -> None:
+    """Say that a file was made for a CPU above this one: which layers are int8 was decided for that."""
+    target, level = meta.get("target"), this_level()
+    if target in LEVELS and LEVELS.index(target) > LEVELS.index(level):
+        warnings.warn(
+            f"{path} was converted for {target}, and this CPU runs {level}: layers may be slower in int8 than in "
+            f"float32 here. `lowbit bench` names them; lowbit.convert(..., target={level!r}) chooses for this CPU",
+            stacklevel=3,
+        )
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
+    """The model of a `.lowbit` file, compiled for this CPU, without torch.
+
+    threads: of one call, at most. allow_torch: whether a file may hold segments that run in torch (convert's
+    `fallback="torch"`): their programs come from the file, so only for files that you trust. Warns where the file was
+    converted for a higher instruction set than this CPU's. Raises FormatError,
+    GraphError, EnvironmentVariableError, OSError, and UnsupportedError that names the segments.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
+    graph, meta = format.load(path)
+    _warn_of_target(path, meta)
+    file = _of_path(Path(path))
+    if segments.has_segments(graph):
+        if not allow_torch:
+            raise UnsupportedError(
+                f"{path} holds segments that run in torch: {segments.describe(graph)}. If you trust the file, load it "
+                "with allow_torch=True; torch must then be installed"
+            )
+        model = Model(Session(graph, threads=threads), meta)
+        model._file = file
+        return model
+    builder, sizes = fill(graph), weight_bytes(graph)
+    graph = replace(graph, constants={})
+    return Model(Session._finished(graph, finish(builder, threads, None), sizes, threads, file), meta)

@@ -1,0 +1,220 @@
+"""A graph compiled for this CPU, which runs arrays."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, LowbitError
+from ..graph import dims, limits
+from ..graph.ir import DTYPES, Array, Graph, Value, Weight, replace
+from ..ops.interpreter import bind, validate
+from . import calls, format, segments
+from .build import compiled
+from .profile import REPEATS, Profile, Row
+
+if TYPE_CHECKING:
+    from .. import _core
+
+FEW = 16
+"""The size of a made-up input along a free axis that is no batch."""
+
+
+class Session:
+    """A valid graph, compiled: immutable, and safe to run from many threads at once.
+
+    threads: of one call, at most (None: LOWBIT_THREADS, else what the process may use). isa: caps the instruction set
+    (None: LOWBIT_ISA, else the best). Raises GraphError, UnsupportedError, InputError, EnvironmentVariableError.
+
+    A pickle holds the bytes of the graph's file, and is compiled where it is loaded; it needs the graph to be alive
+    still. A copy, deep or not, is the session itself.
+    """
+
+    def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
+        if not isinstance(graph, Graph):
+            raise InputError(f"a session is of a lowbit.graph.ir.Graph, not of a {type(graph).__name__}")
+        self._start(replace(graph, constants={}), compiled(validate(graph), threads, isa), weight_bytes(graph))
+        self._options: dict[str, Any] = {"threads": threads, "isa": isa}
+        self._file = _of_graph(weakref.ref(graph))
+
+    @classmethod
+    def _finished(
+        cls,
+        graph: Graph,
+        core: _core.Session | segments.Chain,
+        weight_bytes: Mapping[str, int],
+        threads: int | None,
+        file: Callable[[], bytes],
+    ) -> Session:
+        """From what is compiled already, so that the caller can let go of the constants before they are packed."""
+        session = cls.__new__(cls)
+        session._start(graph, core, weight_bytes)
+        session._options, session._file = {"threads": threads, "isa": None}, file
+        return session
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _session_of, (self._file(), self._options)
+
+    def __copy__(self) -> Session:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Session:
+        return self
+
+    def _start(self, graph: Graph, core: _core.Session | segments.Chain, weight_bytes: Mapping[str, int]) -> None:
+        self.graph = graph
+        """The graph without its constants."""
+        self.weight_bytes = weight_bytes
+        """What each quantized weight takes in a file, by name."""
+        self._core = core
+        self._dtypes = {name: graph.values[name].dtype for name in graph.inputs}
+
+    @property
+    def inputs(self) -> tuple[tuple[str, Value], ...]:
+        """Names and types, in the order of a positional call."""
+        return tuple((name, self.graph.values[name]) for name in self.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[tuple[str, Value], ...]:
+        """Names and types, in the order of the result."""
+        return tuple((name, self.graph.values[name]) for name in self.graph.outputs)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that kernels were chosen for."""
+        return self._core.isa
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call uses at most."""
+        return self._core.threads
+
+    def _feeds(self, args: Sequence[Array], kwargs: Mapping[str, Array]) -> list[Array]:
+        names = self.graph.inputs
+        feeds = dict(zip(names, args, strict=False)) | dict(kwargs)
+        if (
+            len(args) + len(kwargs) != len(names)
+            or len(feeds) != len(names)
+            or any(name not in feeds for name in names)
+        ):
+            given = [*(f"#{index}" for index in range(len(args))), *kwargs]
+            raise InputError(f"the inputs are {list(names)}, in this order or by name; got {given}")
+        return [self._input(name, feeds[name]) for name in names]
+
+    def _input(self, name: str, array: Array) -> Array:
+        dtype = self._dtypes[name]
+        if type(array) is np.ndarray and array.dtype == DTYPES[dtype]:
+            return array
+        return calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=array), dtype)
+
+    def run(self, *args: Array, check_finite: Any = False, **kwargs: Array) -> list[Array]:
+        """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit.
+
+        check_finite: nor may any hold NaN or infinity.
+        """
+        arrays = self._feeds(args, kwargs)
+        if check_finite:
+            calls.require_finite({repr(name): array for name, array in zip(self.graph.inputs, arrays, strict=True)})
+        return self.run_list(arrays)
+
+    def run_list(self, arrays: list[Array]) -> list[Array]:
+        """`run` for arrays of the right dtypes, in order: nothing is done in Python."""
+        try:
+            return self._core.run(arrays)
+        except (InputError, TypeError) as error:
+            self._explain(arrays, str(error))
+            raise
+        except MemoryError:
+            raise InputError(
+                f"there is not enough memory to run inputs of shapes {[a.shape for a in arrays]}"
+            ) from None
+
+    def _explain(self, arrays: Any, reason: str) -> None:
+        """Raises InputError for what the core, which gave a reason, says less well."""
+        if not isinstance(arrays, list) or not all(isinstance(array, np.ndarray) for array in arrays):
+            raise InputError(f"the inputs are a list of NumPy arrays, not {calls.kind_of(arrays)}")
+        if len(arrays) != len(self.graph.inputs):
+            raise InputError(f"the inputs are {list(self.graph.inputs)}; got {len(arrays)} arrays")
+        sizes = bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))
+        empty = [name for name, size in sizes.items() if size < self.graph.symbols[name].minimum]
+        if empty:
+            node = next((node for node in self.graph if reason.startswith(f"node {node.name!r} (")), None)
+            place = f"{node.source}: " if node is not None and node.source else ""
+            raise InputError(
+                f"there is no answer where {empty[0]} is 0: {place}{reason}; call it with a sample or more"
+            )
+
+    def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """`run` that writes into the caller's C-contiguous arrays; allocates nothing once these shapes were run."""
+        try:
+            self._core.run_into(list(inputs), list(outputs))
+        except TypeError:
+            kinds = f"{calls.kind_of(inputs)} and {calls.kind_of(outputs)}"
+            raise InputError(f"run_into takes lists of NumPy arrays, not {kinds}") from None
+
+    def made_up(self, sizes: Mapping[str, int] | None = None) -> list[Array]:
+        """Inputs that fit, of no meaning: normal floats, small integers.
+
+        sizes: of free dimensions, else 1 or a few; what is not possible becomes the next size that is.
+        """
+        if sizes is not None and not isinstance(sizes, Mapping):
+            raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
+        symbols = self.graph.symbols
+        wishes = {name: 1 if "batch" in name else FEW for name in symbols} | dict(sizes or {})
+        free = {name: limits.nearest(symbol, wishes[name]) for name, symbol in symbols.items()}
+        if not all(dims.holds(condition, free) for condition in self.graph.conditions):
+            free = limits.smallest(symbols, self.graph.conditions) or free
+        return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
+
+    def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
+        """The median time of each step over `repeats` calls. Raises InputError."""
+        return self.profile_list(self._feeds(args, kwargs), repeats)
+
+    def profile_list(self, arrays: list[Array], repeats: int) -> Profile:
+        """`profile` for arrays as `run_list` takes them."""
+        if not isinstance(repeats, int) or not 1 <= repeats < 2**31:
+            raise InputError(f"repeats must be a positive integer, is {repeats!r}")
+        keys = ("node", "op", "kernel", "seconds", "operations", "bytes")
+        steps = self._core.profile(arrays, repeats)
+        rows = tuple(Row(**{key: step[key] for key in keys}) for step in steps)
+        return Profile(rows=rows, isa=self.isa, threads=self.threads)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """node, op and kernel of each step."""
+        return self._core.nodes()
+
+
+def weight_bytes(graph: Graph) -> dict[str, int]:
+    """What each quantized weight takes in a file, by name."""
+    return {name: format.stored_bytes(it) for name, it in graph.constants.items() if isinstance(it, Weight)}
+
+
+def _made_up(value: Value, sizes: Mapping[str, int]) -> Array:
+    if value.dtype not in DTYPES:
+        raise InputError(f"an input of dtype {value.dtype} cannot be made up")
+    shape = [dims.evaluate(dim, sizes) for dim in value.shape]
+    dtype, random = DTYPES[value.dtype], np.random.default_rng(0)
+    drawn: Any = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+    return np.asarray(drawn, dtype)
+
+
+def _of_graph(held: Callable[[], Graph | None], meta: Mapping[str, Any] | None = None) -> Callable[[], bytes]:
+    """Makes the bytes of a graph's file, as long as the graph lives."""
+
+    def file() -> bytes:
+        graph = held()
+        if graph is None:
+            raise LowbitError("the graph of this session is gone, so it cannot be pickled: keep the graph, or its file")
+        return format.dumps(graph, meta)
+
+    return file
+
+
+def _session_of(data: bytes, options: Mapping[str, Any]) -> Session:
+    """From a pickle, which is trusted as any pickle must be: segments that run in torch are taken."""
+    session = Session(format.loads(data)[0], **options)
+    session._file = lambda: data
+    return session

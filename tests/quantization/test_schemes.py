@@ -1,0 +1,57 @@
+"""Schemes by pattern: which node has which."""
+
+from __future__ import annotations
+
+import pytest
+
+from lowbit.errors import InputError
+from lowbit.graph.ir import Node
+from lowbit.quantization.schemes import SCHEMES, Rules, rules
+
+
+def node(name: str, source: str = "") -> Node:
+    return Node(op="linear", name=name, inputs=("x",), outputs=(name,), source=source)
+
+
+def names(given: Rules, *nodes: Node) -> list[str]:
+    return [given.of(item).name for item in nodes]
+
+
+def test_the_first_pattern_that_matches_wins() -> None:
+    given = rules({"a.b": "float32", "a*": "int8", "*": "float32"})
+    assert names(given, node("a.b"), node("a.c"), node("ab"), node("b.a")) == ["float32", "int8", "int8", "float32"]
+
+
+def test_a_pattern_that_matches_a_module_holds_for_all_in_it() -> None:
+    given = rules({"encoder.?": "float32", "head": "float32"})
+    inside, outside = node("encoder.3.attention.query"), node("encoder.13.attention.query")
+    assert names(given, inside, outside, node("header"), node("head.add")) == ["float32", "int8", "int8", "float32"]
+
+
+def test_the_module_of_the_source_counts_too() -> None:
+    given = rules({"block.1": "float32"})
+    fused = node("add_7", source="block.1 (net.py:12)")
+    assert names(given, fused, node("add_8", source="net.py:12"), node("x", source="block.10")) == [
+        "float32", "int8", "int8",
+    ]  # fmt: skip
+
+
+def test_one_scheme_is_for_all() -> None:
+    given = rules("float32")
+    assert given.is_float
+    assert given.name == "float32"
+    assert names(given, node("anything")) == ["float32"]
+    assert rules(given) is given
+    assert rules(SCHEMES["int8"]).name == "int8"
+    assert not rules({"a": "float32"}).is_float
+
+
+def test_patterns_are_checked() -> None:
+    nodes = [node("body.conv"), node("head")]
+    assert rules({"head": "float32", "*": "int8"}).check(nodes) == []
+    (note,) = rules({"*": "int8", "head": "float32"}).check(nodes)
+    assert "earlier pattern" in note
+    (note,) = rules({"body.norm": "float32"}).check(nodes, modules=["body.norm"])
+    assert "no operation of its own" in note
+    with pytest.raises(InputError, match=r"'haed' \(did you mean 'head'\?\), 'zzz'"):
+        rules({"haed": "float32", "zzz": "int8"}).check(nodes)
