@@ -2,6 +2,7 @@
 
 from . import (
     activation,
+    angles,
     arithmetic,
     attention,
     complex_values,
@@ -30,6 +31,7 @@ from . import (
 
 __all__ = [
     "activation",
+    "angles",
     "arithmetic",
     "attention",
     "complex_values",

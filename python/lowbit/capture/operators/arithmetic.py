@@ -172,154 +172,46 @@ for _kind in ("erf", "erfc", "exp2", "expm1", "log2", "log1p", "sin", "cos", "at
     _register_unary(_kind)
 
 
-def _unary(c: Lowering, x: Ref, kind: str) -> Ref:
+def unary(c: Lowering, x: Ref, kind: str) -> Ref:
+    """A function of one value, as float32."""
     return c.emit("unary", c.operand(x, "f32"), kind=kind)
 
 
 @lowers("log10")
 def log10(c: Lowering, x: Ref) -> Ref:
-    return c.emit("mul", _unary(c, x, "log2"), c.constant(math.log10(2)))
+    return c.emit("mul", unary(c, x, "log2"), c.constant(math.log10(2)))
 
 
-@lowers("tan")
-def tan(c: Lowering, x: Ref) -> Ref:
-    return c.emit("div", _unary(c, x, "sin"), _unary(c, x, "cos"))
-
-
-def _half_exp(c: Lowering, x: Ref) -> Ref:
-    """e^(|x| / 2): its square overflows no sooner than the result."""
-    return _unary(c, c.emit("mul", _unary(c, c.operand(x, "f32"), "abs"), c.constant(0.5)), "exp")
-
-
-@lowers("sinh")
-def sinh(c: Lowering, x: Ref) -> Ref:
-    """(u + u / (u + 1)) / 2 with u = e^x - 1: right near zero; e^|x| / 2 far from it."""
-    x, half = c.operand(x, "f32"), c.constant(0.5)
-    u = _unary(c, x, "expm1")
-    near = c.emit("mul", c.emit("add", u, c.emit("div", u, c.emit("add", u, c.constant(1.0)))), half)
-    e = _half_exp(c, x)
-    far = _with_sign(c, c.emit("mul", c.emit("mul", e, half), e), x)
-    return c.emit("where", c.emit("compare", _unary(c, x, "abs"), c.constant(10.0), kind="gt"), far, near)
-
-
-@lowers("cosh")
-def cosh(c: Lowering, x: Ref) -> Ref:
-    """(e^|x| + e^-|x|) / 2"""
-    e, half = _half_exp(c, x), c.constant(0.5)
-    back = reciprocal(c, e)
-    return c.emit("add", c.emit("mul", c.emit("mul", e, half), e), c.emit("mul", c.emit("mul", back, half), back))
-
-
-def _sign_bit(c: Lowering, x: Ref) -> Ref:
+def sign_bit(c: Lowering, x: Ref) -> Ref:
     """Whether x is negative, -0 included."""
     zero = c.constant(0.0)
     below = (c.emit("compare", item, zero, kind="lt") for item in (x, reciprocal(c, x)))
     return c.emit("logical", *below, kind="or")
 
 
-def _with_sign(c: Lowering, magnitude: Ref, sign: Ref) -> Ref:
-    return c.emit("where", _sign_bit(c, sign), _unary(c, magnitude, "neg"), magnitude)
-
-
-def arc_tangent(c: Lowering, y: Operand, x: Operand) -> Ref:
-    """The angle of (x, y), by the octant: atan of the smaller over the larger side, reflected."""
-    y, x = c.operand(y, "f32"), c.operand(x, "f32")
-    high, wide = _unary(c, y, "abs"), _unary(c, x, "abs")
-    larger, smaller = c.emit("maximum", high, wide), c.emit("minimum", high, wide)
-    ratio = c.emit("div", smaller, larger)
-    alike = c.emit("compare", high, wide, kind="eq")  # two zeros, or two infinities
-    same = c.emit("where", c.emit("compare", wide, c.constant(0.0), kind="eq"), c.constant(0.0), c.constant(1.0))
-    angle = _unary(c, c.emit("where", alike, same, ratio), "atan")
-    steep = c.emit("compare", high, wide, kind="gt")
-    angle = c.emit("where", steep, c.emit("sub", c.constant(math.pi / 2), angle), angle)
-    angle = c.emit("where", _sign_bit(c, x), c.emit("sub", c.constant(math.pi), angle), angle)
-    return _with_sign(c, angle, y)
-
-
-lowers("atan2", "arctan2")(lambda c, y, x: arc_tangent(c, y, x))
-
-
-def _root(c: Lowering, x: Ref) -> Ref:
-    """sqrt(1 - x^2), precise near both ends."""
-    one = c.constant(1.0)
-    product = c.emit("mul", c.emit("sub", one, x), c.emit("add", one, x))
-    return _unary(c, product, "sqrt")
-
-
-@lowers("asin", "arcsin")
-def asin(c: Lowering, x: Ref) -> Ref:
-    x = c.operand(x, "f32")
-    return _unary(c, c.emit("div", x, _root(c, x)), "atan")
-
-
-@lowers("acos", "arccos")
-def acos(c: Lowering, x: Ref) -> Ref:
-    """2 atan(sqrt((1 - x) / (1 + x)))"""
-    x, one = c.operand(x, "f32"), c.constant(1.0)
-    ratio = c.emit("div", c.emit("sub", one, x), c.emit("add", one, x))
-    return c.emit("mul", _unary(c, _unary(c, ratio, "sqrt"), "atan"), c.constant(2.0))
-
-
-_FAR = 1e8
-
-
-@lowers("asinh", "arcsinh")
-def asinh(c: Lowering, x: Ref) -> Ref:
-    """log(x + sqrt(x^2 + 1)), said for what is near 0; far from it log(2 x)."""
-    x = c.operand(x, "f32")
-    size, one = _unary(c, x, "abs"), c.constant(1.0)
-    near = c.emit("minimum", size, c.constant(_FAR))
-    square = c.emit("mul", near, near)
-    root = _unary(c, c.emit("add", square, one), "sqrt")
-    low = _unary(c, c.emit("add", near, c.emit("div", square, c.emit("add", root, one))), "log1p")
-    high = c.emit("add", _unary(c, size, "log"), c.constant(math.log(2)))
-    y = c.emit("where", c.emit("compare", size, c.constant(_FAR), kind="gt"), high, low)
-    return _with_sign(c, y, x)
-
-
-@lowers("acosh", "arccosh")
-def acosh(c: Lowering, x: Ref) -> Ref:
-    """log(x + sqrt(x^2 - 1)), said for what is near 1."""
-    beyond = c.emit("sub", c.operand(x, "f32"), c.constant(1.0))
-    root = c.emit("mul", _unary(c, beyond, "sqrt"), _unary(c, c.emit("add", beyond, c.constant(2.0)), "sqrt"))
-    return _unary(c, c.emit("add", beyond, root), "log1p")
-
-
-@lowers("atanh", "arctanh")
-def atanh(c: Lowering, x: Ref) -> Ref:
-    """(log(1 + x) - log(1 - x)) / 2"""
-    x = c.operand(x, "f32")
-    logs = (_unary(c, item, "log1p") for item in (x, _unary(c, x, "neg")))
-    return c.emit("mul", c.emit("sub", *logs), c.constant(0.5))
+def with_sign(c: Lowering, magnitude: Ref, sign: Ref) -> Ref:
+    """`magnitude`, turned around where `sign` is negative, -0 included."""
+    return c.emit("where", sign_bit(c, sign), unary(c, magnitude, "neg"), magnitude)
 
 
 @lowers("copysign")
 def copysign(c: Lowering, x: Ref, sign: Operand) -> Ref:
-    return _with_sign(c, _unary(c, x, "abs"), c.operand(sign, "f32"))
+    return with_sign(c, unary(c, x, "abs"), c.operand(sign, "f32"))
 
 
 @lowers("signbit")
 def signbit(c: Lowering, x: Ref) -> Ref:
     if x.dtype == "f32":
-        return _sign_bit(c, x)
+        return sign_bit(c, x)
     return c.emit("compare", x, c.operand(0, x.dtype), kind="lt")
 
 
-def _times(c: Lowering, x: Ref, factor: float) -> Ref:
+def times(c: Lowering, x: Ref, factor: float) -> Ref:
+    """x times a number, as float32."""
     return c.emit("mul", c.operand(x, "f32"), c.constant(factor))
 
 
-lowers("deg2rad", "radians")(lambda c, x: _times(c, x, math.pi / 180))
-lowers("rad2deg", "degrees")(lambda c, x: _times(c, x, 180 / math.pi))
-lowers("special_ndtr")(lambda c, x: _times(c, _unary(c, _times(c, x, -math.sqrt(0.5)), "erfc"), 0.5))
-
-
-@lowers("sinc", "special_sinc")
-def sinc(c: Lowering, x: Ref) -> Ref:
-    """sin(pi x) / (pi x), 1 at 0."""
-    turned = _times(c, x, math.pi)
-    zero = c.emit("compare", turned, c.constant(0.0), kind="eq")
-    return c.emit("where", zero, c.constant(1.0), c.emit("div", _unary(c, turned, "sin"), turned))
+lowers("special_ndtr")(lambda c, x: times(c, unary(c, times(c, x, -math.sqrt(0.5)), "erfc"), 0.5))
 
 
 def _times_log(c: Lowering, x: Operand, logarithm: Ref, y: Ref) -> Ref:
@@ -333,20 +225,20 @@ def _times_log(c: Lowering, x: Operand, logarithm: Ref, y: Ref) -> Ref:
 @lowers("xlogy", "special_xlogy")
 def xlogy(c: Lowering, x: Operand, y: Operand) -> Ref:
     y = c.operand(y, "f32")
-    return _times_log(c, x, _unary(c, y, "log"), y)
+    return _times_log(c, x, unary(c, y, "log"), y)
 
 
 @lowers("special_xlog1py")
 def xlog1py(c: Lowering, x: Operand, y: Operand) -> Ref:
     y = c.operand(y, "f32")
-    return _times_log(c, x, _unary(c, y, "log1p"), y)
+    return _times_log(c, x, unary(c, y, "log1p"), y)
 
 
 @lowers("special_entr")
 def entr(c: Lowering, x: Ref) -> Ref:
     """-x log(x), -infinity below 0."""
     x = c.operand(x, "f32")
-    y = _unary(c, xlogy(c, x, x), "neg")
+    y = unary(c, xlogy(c, x, x), "neg")
     return c.emit("where", c.emit("compare", x, c.constant(0.0), kind="lt"), c.constant(-math.inf), y)
 
 
@@ -360,14 +252,14 @@ def heaviside(c: Lowering, x: Ref, at_zero: Ref) -> Ref:
 
 @lowers("ldexp")
 def ldexp(c: Lowering, x: Ref, exponent: Ref) -> Ref:
-    return c.emit("mul", c.operand(x, "f32"), _unary(c, exponent, "exp2"))
+    return c.emit("mul", c.operand(x, "f32"), unary(c, exponent, "exp2"))
 
 
 @lowers("logaddexp2")
 def logaddexp2(c: Lowering, a: Ref, b: Ref) -> Ref:
     """max + log2(1 + 2^-|a - b|); of two equal infinities, that one."""
-    distance = _unary(c, c.emit("sub", a, b), "abs")
-    tail = _unary(c, c.emit("add", _unary(c, _unary(c, distance, "neg"), "exp2"), c.constant(1.0)), "log2")
+    distance = unary(c, c.emit("sub", a, b), "abs")
+    tail = unary(c, c.emit("add", unary(c, unary(c, distance, "neg"), "exp2"), c.constant(1.0)), "log2")
     larger = c.emit("maximum", a, b)
     return c.emit("where", _endless_pair(c, a, b), a, c.emit("add", larger, tail))
 
@@ -375,7 +267,7 @@ def logaddexp2(c: Lowering, a: Ref, b: Ref) -> Ref:
 def _endless_pair(c: Lowering, a: Ref, b: Ref) -> Ref:
     """Whether both are the same infinity, whose difference is NaN."""
     same = c.emit("compare", a, b, kind="eq")
-    endless = c.emit("compare", _unary(c, a, "abs"), c.constant(math.inf), kind="eq")
+    endless = c.emit("compare", unary(c, a, "abs"), c.constant(math.inf), kind="eq")
     return c.emit("logical", same, endless, kind="and")
 
 
@@ -411,7 +303,7 @@ def logit(c: Lowering, x: Ref, eps: Number | None) -> Ref:
     if eps is not None:
         x = c.emit("clip", x, min=float(eps), max=1 - float(eps))
     one = c.constant(1.0)
-    return _unary(c, c.emit("div", x, c.emit("sub", one, x)), "log")
+    return unary(c, c.emit("div", x, c.emit("sub", one, x)), "log")
 
 
 @lowers("nan_to_num")
@@ -448,8 +340,8 @@ def addcdiv(c: Lowering, x: Ref, a: Ref, b: Ref) -> Ref:
 @lowers("logaddexp")
 def logaddexp(c: Lowering, a: Ref, b: Ref) -> Ref:
     """max + log(1 + e^-|a - b|)"""
-    distance = _unary(c, c.emit("sub", a, b), "abs")
-    tail = _unary(c, _unary(c, _unary(c, distance, "neg"), "exp"), "log1p")
+    distance = unary(c, c.emit("sub", a, b), "abs")
+    tail = unary(c, unary(c, unary(c, distance, "neg"), "exp"), "log1p")
     return c.emit("where", _endless_pair(c, a, b), a, c.emit("add", c.emit("maximum", a, b), tail))
 
 
@@ -461,11 +353,11 @@ def outer(c: Lowering, a: Ref, b: Ref) -> Ref:
 @lowers("hypot")
 def hypot(c: Lowering, a: Ref, b: Ref) -> Ref:
     """The larger side times sqrt(1 + ratio^2), which does not overflow; of an infinity, that."""
-    a, b = (_unary(c, c.operand(item, "f32"), "abs") for item in (a, b))
+    a, b = (unary(c, c.operand(item, "f32"), "abs") for item in (a, b))
     larger, smaller = c.emit("maximum", a, b), c.emit("minimum", a, b)
     zero = c.emit("compare", larger, c.constant(0.0), kind="eq")
     ratio = c.emit("div", smaller, c.emit("where", zero, c.constant(1.0), larger))
-    root = _unary(c, c.emit("add", c.emit("mul", ratio, ratio), c.constant(1.0)), "sqrt")
+    root = unary(c, c.emit("add", c.emit("mul", ratio, ratio), c.constant(1.0)), "sqrt")
     endless = (c.emit("compare", item, c.constant(math.inf), kind="eq") for item in (a, b))
     return c.emit("where", c.emit("logical", *endless, kind="or"), c.constant(math.inf), c.emit("mul", larger, root))
 

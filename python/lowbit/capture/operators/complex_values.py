@@ -16,7 +16,8 @@ from ..builder import Complex, Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import COMPLEX_LOWERINGS, LOWERINGS, lowers, lowers_complex
 from . import creation, einsum, padding, products, reduction, repetition, shape
-from .arithmetic import arc_tangent, is_nan
+from .angles import arc_tangent
+from .arithmetic import is_nan
 from .common import filled
 
 Number = int | float | complex

@@ -6,7 +6,7 @@ from ...graph import dims
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers
-from .arithmetic import xlogy
+from .arithmetic import unary, xlogy
 from .common import binary
 from .similarity import pairwise_distance
 
@@ -18,10 +18,6 @@ def _reduced(c: Lowering, y: Ref, reduction: int) -> Ref:
         return y
     axes = tuple(range(y.rank))
     return c.emit("mean", y, axes=axes) if reduction == MEAN else c.emit("reduce", y, kind="sum", axes=axes)
-
-
-def _unary(c: Lowering, x: Ref, kind: str) -> Ref:
-    return c.emit("unary", x, kind=kind)
 
 
 def _apart(c: Lowering, x: Ref, target: Ref) -> Ref:
@@ -43,12 +39,12 @@ def mse_loss(c: Lowering, x: Ref, target: Ref, reduction: int) -> Ref:
 
 @lowers("l1_loss")
 def l1_loss(c: Lowering, x: Ref, target: Ref, reduction: int) -> Ref:
-    return _reduced(c, _unary(c, _apart(c, x, target), "abs"), reduction)
+    return _reduced(c, unary(c, _apart(c, x, target), "abs"), reduction)
 
 
 def _bent(c: Lowering, x: Ref, target: Ref, width: float, scale: float) -> Ref:
     """scale d^2 / 2 below `width`, scale * width (d - width / 2) above; d = |x - target|"""
-    distance = _unary(c, _apart(c, x, target), "abs")
+    distance = unary(c, _apart(c, x, target), "abs")
     bowl = c.emit("mul", _square(c, distance), c.constant(0.5 * scale))
     line = c.emit("mul", c.emit("sub", distance, c.constant(0.5 * width)), c.constant(scale * width))
     return c.emit("where", c.emit("compare", distance, c.constant(width), kind="lt"), bowl, line)
@@ -74,7 +70,7 @@ def _weighted(c: Lowering, y: Ref, weight: Ref | None) -> Ref:
 def binary_cross_entropy(c: Lowering, x: Ref, target: Ref, weight: Ref | None, reduction: int) -> Ref:
     """Logarithms are at least -100, as in torch."""
     rest = c.emit("sub", c.constant(1.0), x)
-    yes, no = (c.emit("clip", _unary(c, item, "log"), min=-100.0) for item in (x, rest))
+    yes, no = (c.emit("clip", unary(c, item, "log"), min=-100.0) for item in (x, rest))
     kept = c.emit("mul", c.emit("sub", target, c.constant(1.0)), no)
     return _reduced(c, _weighted(c, c.emit("sub", kept, c.emit("mul", target, yes)), weight), reduction)
 
@@ -86,7 +82,7 @@ def binary_cross_entropy_with_logits(
     """(1 - t) x + (1 + (p - 1) t) softplus(-x)"""
     x, target = c.operand(x, "f32"), c.operand(target, "f32")
     one = c.constant(1.0)
-    tail = c.emit("unary", _unary(c, x, "neg"), kind="softplus", alpha=1.0)
+    tail = c.emit("unary", unary(c, x, "neg"), kind="softplus", alpha=1.0)
     if positive is not None:
         share = c.emit("mul", c.emit("sub", positive, one), target)
         tail = c.emit("mul", c.emit("add", share, one), tail)
@@ -96,7 +92,7 @@ def binary_cross_entropy_with_logits(
 
 @lowers("soft_margin_loss")
 def soft_margin_loss(c: Lowering, x: Ref, target: Ref, reduction: int) -> Ref:
-    turned = _unary(c, binary(c, "mul", x, target, "f32"), "neg")
+    turned = unary(c, binary(c, "mul", x, target, "f32"), "neg")
     return _reduced(c, c.emit("unary", turned, kind="softplus", alpha=1.0), reduction)
 
 
@@ -104,7 +100,7 @@ def soft_margin_loss(c: Lowering, x: Ref, target: Ref, reduction: int) -> Ref:
 def kl_div(c: Lowering, x: Ref, target: Ref, reduction: int) -> Ref:
     """t (log(t) - x), 0 where t is; "batchmean" comes as a sum that torch divides."""
     if c.argument("log_target", False):
-        y = c.emit("mul", _unary(c, target, "exp"), c.emit("sub", target, x))
+        y = c.emit("mul", unary(c, target, "exp"), c.emit("sub", target, x))
     else:
         y = c.emit("sub", xlogy(c, target, target), c.emit("mul", target, x))
     return _reduced(c, y, reduction)
@@ -115,9 +111,9 @@ def poisson_nll_loss(c: Lowering, x: Ref, target: Ref, log_input: bool, full: bo
     if full:
         raise Unlowerable("poisson_nll_loss with full=True", "leave out the term of the target alone")
     if log_input:
-        y = c.emit("sub", _unary(c, x, "exp"), c.emit("mul", target, x))
+        y = c.emit("sub", unary(c, x, "exp"), c.emit("mul", target, x))
     else:
-        logarithm = _unary(c, c.emit("add", x, c.constant(float(eps))), "log")
+        logarithm = unary(c, c.emit("add", x, c.constant(float(eps))), "log")
         y = c.emit("sub", x, c.emit("mul", target, logarithm))
     return _reduced(c, y, reduction)
 
@@ -133,14 +129,14 @@ def _negative_likelihood(
     counted = c.emit("compare", target, c.operand(ignored, target.dtype), kind="ne")
     place = c.emit("where", counted, target, c.operand(0, target.dtype))
     spread = c.reshape(place, (*place.shape[:axis], 1, *place.shape[axis:]))
-    picked = _unary(c, c.reshape(c.emit("gather", logs, spread, axis=axis), place.shape), "neg")
+    picked = unary(c, c.reshape(c.emit("gather", logs, spread, axis=axis), place.shape), "neg")
     flags = c.cast(counted, "f32")
     share = flags if weight is None else c.emit("mul", c.emit("take", weight, place, axis=0), flags)
     y = c.emit("where", counted, c.emit("mul", picked, share), c.constant(0.0))
     if smoothing:
         classes = logs.shape[axis]
         scaled = logs if weight is None else c.emit("mul", logs, _along(c, weight, logs.rank - 1 - axis))
-        even = _unary(c, c.emit("reduce", scaled, kind="sum", axes=(axis,)), "neg")
+        even = unary(c, c.emit("reduce", scaled, kind="sum", axes=(axis,)), "neg")
         even = c.emit("where", counted, even, c.constant(0.0))
         even = c.emit("div", even, c.operand(classes, "f32"))
         y = _mixed(c, y, even, smoothing)
@@ -173,8 +169,8 @@ def cross_entropy(
     x = c.operand(x, "f32")
     top = c.emit("reduce", x, kind="max", axes=(axis,), keepdim=1)
     down = c.emit("sub", x, top)
-    total = c.emit("reduce", _unary(c, down, "exp"), kind="sum", axes=(axis,), keepdim=1)
-    logs = c.emit("sub", down, _unary(c, total, "log"))
+    total = c.emit("reduce", unary(c, down, "exp"), kind="sum", axes=(axis,), keepdim=1)
+    logs = c.emit("sub", down, unary(c, total, "log"))
     if target.dtype != "f32":
         return _negative_likelihood(c, logs, target, weight, reduction, ignored, float(smoothing))
     classes = c.operand(x.shape[axis], "f32")
@@ -184,7 +180,7 @@ def cross_entropy(
     y = c.emit("mul", logs, target)
     if weight is not None:
         y = c.emit("mul", y, _along(c, weight, x.rank - 1 - axis))
-    y = _unary(c, c.emit("reduce", y, kind="sum", axes=(axis,)), "neg")
+    y = unary(c, c.emit("reduce", y, kind="sum", axes=(axis,)), "neg")
     if reduction != MEAN:
         return _reduced(c, y, reduction)
     count = dims.mul(*(size for place, size in enumerate(x.shape) if place != axis)) if x.rank > 1 else 1
@@ -207,7 +203,7 @@ def hinge_embedding_loss(c: Lowering, x: Ref, target: Ref, margin: float, reduct
 
 @lowers("margin_ranking_loss")
 def margin_ranking_loss(c: Lowering, a: Ref, b: Ref, target: Ref, margin: float, reduction: int) -> Ref:
-    turned = c.emit("mul", _unary(c, c.operand(target, "f32"), "neg"), c.emit("sub", a, b))
+    turned = c.emit("mul", unary(c, c.operand(target, "f32"), "neg"), c.emit("sub", a, b))
     return _reduced(c, _positive(c, c.emit("add", turned, c.constant(float(margin)))), reduction)
 
 
@@ -221,7 +217,7 @@ def cosine_embedding_loss(c: Lowering, a: Ref, b: Ref, target: Ref, margin: floa
 
     eps = c.constant(1e-12)
     sizes = c.emit("mul", *(c.emit("add", energy(x, x), eps) for x in (a, b)))
-    cosine = c.emit("div", energy(a, b), _unary(c, sizes, "sqrt"))
+    cosine = c.emit("div", energy(a, b), unary(c, sizes, "sqrt"))
     zero, one, minus = c.constant(0.0), c.operand(1, target.dtype), c.operand(-1, target.dtype)
     alike = c.emit("sub", c.constant(1.0), cosine)
     other = _positive(c, c.emit("sub", cosine, c.constant(float(margin))))

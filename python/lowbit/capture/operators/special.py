@@ -8,21 +8,14 @@ from collections.abc import Sequence
 from ..builder import Ref
 from ..lowering import Lowering
 from ..registry import lowers
+from .arithmetic import times, unary
 
 SHIFT = 7
 """Series for large arguments are summed from 8 on; smaller ones are moved up by so many steps."""
 
 
-def _unary(c: Lowering, x: Ref, kind: str) -> Ref:
-    return c.emit("unary", x, kind=kind)
-
-
 def _plus(c: Lowering, x: Ref, number: float) -> Ref:
     return c.emit("add", x, c.constant(number))
-
-
-def _times(c: Lowering, x: Ref, number: float) -> Ref:
-    return c.emit("mul", x, c.constant(number))
 
 
 def _below(c: Lowering, x: Ref, limit: float) -> Ref:
@@ -52,12 +45,12 @@ def erfinv(c: Lowering, x: Ref) -> Ref:
     """M. Giles, Approximating the erfinv function (2010), single precision: polynomials in w = -log(1 - x^2)."""
     x, one = c.operand(x, "f32"), c.constant(1.0)
     inside = c.emit("mul", c.emit("sub", one, x), c.emit("add", one, x))
-    w = _unary(c, _unary(c, inside, "log"), "neg")
+    w = unary(c, unary(c, inside, "log"), "neg")
     near = _polynomial(c, _plus(c, w, -2.5), _CENTER)
-    far = _polynomial(c, _plus(c, _unary(c, w, "sqrt"), -3.0), _TAIL)
+    far = _polynomial(c, _plus(c, unary(c, w, "sqrt"), -3.0), _TAIL)
     y = c.emit("mul", c.emit("where", _below(c, w, 5.0), near, far), x)
-    end = c.emit("compare", _unary(c, x, "abs"), one, kind="eq")
-    return c.emit("where", end, _times(c, x, math.inf), y)
+    end = c.emit("compare", unary(c, x, "abs"), one, kind="eq")
+    return c.emit("where", end, times(c, x, math.inf), y)
 
 
 def _reflected(c: Lowering, x: Ref) -> tuple[Ref, Ref]:
@@ -76,7 +69,7 @@ def _moved(c: Lowering, y: Ref) -> tuple[Ref, Ref, list[Ref]]:
 
 def _half_turns(c: Lowering, x: Ref) -> Ref:
     """pi times what x is from the nearest whole number."""
-    return _times(c, c.emit("sub", x, _unary(c, x, "round")), math.pi)
+    return times(c, c.emit("sub", x, unary(c, x, "round")), math.pi)
 
 
 @lowers("lgamma", "special_gammaln")
@@ -88,17 +81,17 @@ def lgamma(c: Lowering, x: Ref) -> Ref:
     inverse = c.emit("div", c.constant(1.0), z)
     square = c.emit("mul", inverse, inverse)
     series = c.emit("mul", _polynomial(c, square, (1 / 1260, -1 / 360, 1 / 12)), inverse)
-    main = c.emit("sub", c.emit("mul", _plus(c, z, -0.5), _unary(c, z, "log")), z)
+    main = c.emit("sub", c.emit("mul", _plus(c, z, -0.5), unary(c, z, "log")), z)
     total = c.emit("add", _plus(c, main, 0.5 * math.log(2 * math.pi)), series)
     product = steps[0]
     for step in steps[1:]:
         product = c.emit("mul", product, step)
-    total = c.emit("where", small, c.emit("sub", total, _unary(c, product, "log")), total)
-    sine = _unary(c, _unary(c, _half_turns(c, x), "sin"), "abs")
-    turned = c.emit("sub", _plus(c, _unary(c, _unary(c, sine, "log"), "neg"), math.log(math.pi)), total)
+    total = c.emit("where", small, c.emit("sub", total, unary(c, product, "log")), total)
+    sine = unary(c, unary(c, _half_turns(c, x), "sin"), "abs")
+    turned = c.emit("sub", _plus(c, unary(c, unary(c, sine, "log"), "neg"), math.log(math.pi)), total)
     found = c.emit("where", low, turned, total)
-    endless = c.emit("compare", _unary(c, x, "abs"), c.constant(math.inf), kind="eq")
-    whole = c.emit("compare", x, _unary(c, x, "floor"), kind="eq")
+    endless = c.emit("compare", unary(c, x, "abs"), c.constant(math.inf), kind="eq")
+    whole = c.emit("compare", x, unary(c, x, "floor"), kind="eq")
     pole = c.emit("logical", whole, c.emit("compare", x, c.constant(0.0), kind="le"), kind="and")
     return c.emit("where", c.emit("logical", endless, pole, kind="or"), c.constant(math.inf), found)
 
@@ -112,16 +105,16 @@ def digamma(c: Lowering, x: Ref) -> Ref:
     inverse = c.emit("div", c.constant(1.0), z)
     square = c.emit("mul", inverse, inverse)
     series = c.emit("mul", _polynomial(c, square, (-1 / 252, 1 / 120, -1 / 12)), square)
-    total = c.emit("add", c.emit("sub", _unary(c, z, "log"), _times(c, inverse, 0.5)), series)
+    total = c.emit("add", c.emit("sub", unary(c, z, "log"), times(c, inverse, 0.5)), series)
     back = c.emit("div", c.constant(1.0), steps[0])
     for step in steps[1:]:
         back = c.emit("add", back, c.emit("div", c.constant(1.0), step))
     total = c.emit("where", small, c.emit("sub", total, back), total)
     angle = _half_turns(c, x)
-    cotangent = c.emit("div", _unary(c, angle, "cos"), _unary(c, angle, "sin"))
-    found = c.emit("where", low, c.emit("sub", total, _times(c, cotangent, math.pi)), total)
-    whole = c.emit("compare", x, _unary(c, x, "floor"), kind="eq")
+    cotangent = c.emit("div", unary(c, angle, "cos"), unary(c, angle, "sin"))
+    found = c.emit("where", low, c.emit("sub", total, times(c, cotangent, math.pi)), total)
+    whole = c.emit("compare", x, unary(c, x, "floor"), kind="eq")
     pole = c.emit("logical", whole, _below(c, x, 0.0), kind="and")
     undefined = c.emit("where", pole, c.constant(math.nan), found)
     zero = c.emit("compare", x, c.constant(0.0), kind="eq")
-    return c.emit("where", zero, _unary(c, c.emit("div", c.constant(1.0), x), "neg"), undefined)
+    return c.emit("where", zero, unary(c, c.emit("div", c.constant(1.0), x), "neg"), undefined)
