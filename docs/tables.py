@@ -14,6 +14,8 @@ import click
 import typer.main
 
 from lowbit.cli.commands import app
+from lowbit.graph.ir import DTYPES
+from lowbit.ops import FAMILIES, Attr, Op
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -21,7 +23,7 @@ PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of Markdown; numbers in brackets or not stand to the right."""
+    """Lines of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
@@ -76,7 +78,59 @@ def examples() -> str:
     return table(("program", "what it shows"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {each.__name__: each for each in (example, figures, commands, examples)}
+def operators() -> str:
+    """Every operator, by the module of its theme."""
+    parts, seen = [], []
+    for family in FAMILIES:
+        rows = []
+        for op in family.OPS:
+            rows.append((f"`{op.name}`", _inputs(op, seen), _attributes(op, seen), op.note))
+            seen.append(op)
+        title = re.split(r"[.:]", family.__doc__ or "")[0]
+        parts.append(f"### {title}\n\n" + table(("operator", "inputs", "attributes", ""), rows))
+    return "\n".join(parts)
+
+
+def _inputs(op: Op, others: Sequence[Op]) -> str:
+    like = next((other for other in others if len(op.inputs) > 4 and other.inputs == op.inputs), None)
+    if like is not None:
+        return f"as `{like.name}`"
+    found = []
+    for item in op.inputs:
+        kind = " weight" if item.weight else _types(item.dtypes)
+        found.append(f"{item.name}{'?' if item.optional else ''}{kind}{' constant' if item.constant else ''}")
+    return ", ".join(found) + (", ..." if op.variadic else "")
+
+
+def _types(dtypes: Sequence[str]) -> str:
+    if tuple(dtypes) == ("f32",):
+        return ""
+    missing = [dtype for dtype in DTYPES if dtype not in dtypes]
+    if len(missing) > 2:
+        return f" {' or '.join(dtypes)}"
+    return " any type" + (f" but {' and '.join(missing)}" if missing else "")
+
+
+def _attributes(op: Op, others: Sequence[Op]) -> str:
+    """Name, default and choices of each; those that another operator has, too, by its name."""
+    same = [other for other in others if len(other.attrs) > 3 and other.attrs.items() <= op.attrs.items()]
+    like = max(same, key=lambda other: len(other.attrs), default=None)
+    own = {name: attr for name, attr in op.attrs.items() if like is None or name not in like.attrs}
+    return "; ".join([*([f"as `{like.name}`"] if like else []), *(_attribute(*item) for item in own.items())])
+
+
+def _attribute(name: str, attr: Attr) -> str:
+    if attr.optional:
+        return f"{name}?"
+    default = list(attr.default) if isinstance(attr.default, tuple) else attr.default
+    known = "" if default is None else f" = {default:g}" if isinstance(default, float) else f" = {default}"
+    choices = [each for each in attr.choices if each != default]
+    return f"{name}{known}" + (f"{' or' if known else ':'} {', '.join(choices)}" if choices else "")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    each.__name__: each for each in (example, figures, commands, examples, operators)
+}
 
 
 def updated(text: str) -> str:

@@ -22,7 +22,7 @@ from .spec import Assume, Attr, Call, Input, Op, attributes, constant_value, des
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 
-_COMPUTING = (
+FAMILIES = (
     float_ops,
     unpool_ops,
     sequence_ops,
@@ -34,9 +34,13 @@ _COMPUTING = (
     ordering,
     integer_ops,
     four_bit_ops,
+    shape_ops,
+    indexing,
+    sizes,
+    segment_ops,
 )
-_MOVING = (shape_ops, indexing, sizes, segment_ops)
-OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in (*_COMPUTING, *_MOVING) for op in family.OPS})
+"""The modules that hold operators: each has a tuple `OPS`."""
+OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in FAMILIES for op in family.OPS})
 
 
 def infer(node: Node, graph: Graph, assume: Assume | None = None) -> tuple[Value, ...]:

@@ -66,7 +66,9 @@ def _trunc_div(a: Array, b: Array) -> Array:
 _DIVISIONS = ("floor_div", "trunc_div", "remainder", "fmod")
 
 
-def _arithmetic(name: str, function: Callable[[Array, Array], Array], dtypes: tuple[str, ...] = NUMBERS) -> Op:
+def _arithmetic(
+    name: str, function: Callable[[Array, Array], Array], dtypes: tuple[str, ...] = NUMBERS, *, note: str = ""
+) -> Op:
     def reference(call: Call) -> Sequence[Array]:
         a, b = call.array(0), call.array(1)
         if name in _DIVISIONS and a.dtype.kind == "i" and not b.all():
@@ -74,27 +76,28 @@ def _arithmetic(name: str, function: Callable[[Array, Array], Array], dtypes: tu
         return [np.asarray(function(a, b))]
 
     inputs = (Input(name="a", dtypes=dtypes), Input(name="b", dtypes=dtypes))
-    return Op(name=name, inputs=inputs, infer_rule=_infer, reference_rule=reference)
+    return Op(name=name, note=note, inputs=inputs, infer_rule=_infer, reference_rule=reference)
 
 
 _BIT_INPUTS = (Input(name="a", dtypes=BITS), Input(name="b", dtypes=BITS))
 _ANY = tuple(DTYPES)
 
 OPS = (
-    _arithmetic("add", np.add),
-    _arithmetic("sub", np.subtract),
-    _arithmetic("mul", np.multiply),
+    _arithmetic("add", np.add, note="integers wrap around"),
+    _arithmetic("sub", np.subtract, note="integers wrap around"),
+    _arithmetic("mul", np.multiply, note="integers wrap around"),
     _arithmetic("div", np.divide, ("f32",)),
-    _arithmetic("minimum", np.minimum),
-    _arithmetic("maximum", np.maximum),
-    _arithmetic("prelu", lambda a, b: np.where(a > 0, a, a * b), ("f32",)),
-    _arithmetic("pow", _pow),
-    _arithmetic("floor_div", np.floor_divide),
-    _arithmetic("trunc_div", _trunc_div),
-    _arithmetic("remainder", np.remainder),
-    _arithmetic("fmod", np.fmod),
+    _arithmetic("minimum", np.minimum, note="a NaN stays"),
+    _arithmetic("maximum", np.maximum, note="a NaN stays"),
+    _arithmetic("prelu", lambda a, b: np.where(a > 0, a, a * b), ("f32",), note="a > 0 ? a : a * b"),
+    _arithmetic("pow", _pow, note="integers wrap around"),
+    _arithmetic("floor_div", np.floor_divide, note="rounded down"),
+    _arithmetic("trunc_div", _trunc_div, note="rounded towards zero"),
+    _arithmetic("remainder", np.remainder, note="of the quotient that is rounded down"),
+    _arithmetic("fmod", np.fmod, note="of the quotient that is rounded towards zero"),
     Op(
         name="compare",
+        note="a and b of one type; gives bool",
         inputs=(Input(name="a", dtypes=("f32", *BITS)), Input(name="b", dtypes=("f32", *BITS))),
         attrs={"kind": choice(*COMPARISONS)},
         infer_rule=_infer_compare,
@@ -102,6 +105,7 @@ OPS = (
     ),
     Op(
         name="logical",
+        note="a and b of one type; bit by bit",
         inputs=_BIT_INPUTS,
         attrs={"kind": choice(*LOGIC)},
         infer_rule=_infer,
@@ -115,6 +119,7 @@ OPS = (
     ),
     Op(
         name="where",
+        note="a where the condition holds, else b; a and b of one type",
         inputs=(Input(name="condition", dtypes=("bool",)), Input(name="a", dtypes=_ANY), Input(name="b", dtypes=_ANY)),
         infer_rule=_infer_where,
         reference_rule=lambda call: [np.where(call.array(0), call.array(1), call.array(2))],

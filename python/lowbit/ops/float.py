@@ -227,19 +227,34 @@ _CONV_INPUTS = (
 )
 
 
-def _convolution(name: str, axes: int, *, transposed: bool = False) -> Op:
+def _convolution(name: str, axes: int, *, note: str, transposed: bool = False) -> Op:
     attrs = {**conv_attrs(axes, transposed=transposed), **BOUNDS}
-    return Op(name=name, inputs=_CONV_INPUTS, attrs=attrs, infer_rule=_infer_conv, reference_rule=_conv)
+    return Op(name=name, note=note, inputs=_CONV_INPUTS, attrs=attrs, infer_rule=_infer_conv, reference_rule=_conv)
 
 
 OPS = (
-    _convolution("conv2d", 2),
-    _convolution("conv3d", 3),
-    _convolution("conv_transpose2d", 2, transposed=True),
-    _convolution("conv_transpose3d", 3, transposed=True),
-    Op(name="linear", inputs=_CONV_INPUTS, attrs=BOUNDS, infer_rule=_infer_linear, reference_rule=_linear),
+    _convolution(
+        "conv2d", 2, note="w is [filters, channels of a group, height, width]; padding: top, bottom, left, right"
+    ),
+    _convolution("conv3d", 3, note="as `conv2d`, over depth, height and width"),
+    _convolution(
+        "conv_transpose2d",
+        2,
+        transposed=True,
+        note="each input is spread over outputs a stride apart; w as of `conv2d`",
+    ),
+    _convolution("conv_transpose3d", 3, transposed=True, note="as `conv_transpose2d`, over depth, height and width"),
+    Op(
+        name="linear",
+        note="x w^T + b + residual, between the bounds; w is [outputs, inputs]",
+        inputs=_CONV_INPUTS,
+        attrs=BOUNDS,
+        infer_rule=_infer_linear,
+        reference_rule=_linear,
+    ),
     Op(
         name="unary",
+        note="one function of each element; alpha, min and max are parameters of some",
         inputs=(_X,),
         attrs={"kind": choice(*UNARY), "alpha": OPTIONAL_NUMBER, "min": OPTIONAL_NUMBER, "max": OPTIONAL_NUMBER},
         infer_rule=_same,
@@ -247,6 +262,7 @@ OPS = (
     ),
     Op(
         name="clip",
+        note="an absent bound is none",
         inputs=(_X,),
         attrs={"min": OPTIONAL_NUMBER, "max": OPTIONAL_NUMBER},
         infer_rule=_same,
@@ -254,6 +270,7 @@ OPS = (
     ),
     Op(
         name="max_pool2d",
+        note="the maximum of each window",
         inputs=(Input(name="x", dtypes=("f32", "u8")),),
         attrs={**POOL_ATTRS, "dilation": CONV_ATTRS["dilation"]},
         infer_rule=_infer_pool,
@@ -261,6 +278,7 @@ OPS = (
     ),
     Op(
         name="avg_pool2d",
+        note="the mean of each window; count_include_pad: padding counts as elements",
         inputs=(_X,),
         attrs={**POOL_ATTRS, "count_include_pad": FLAG},
         infer_rule=_infer_pool,
@@ -268,6 +286,7 @@ OPS = (
     ),
     Op(
         name="adaptive_avg_pool2d",
+        note="windows that divide the image into output_size parts",
         inputs=(_X,),
         attrs={"output_size": dim_list(2, minimum=1)},
         infer_rule=lambda call: [Value(dtype="f32", shape=infer_adaptive(call))],
@@ -275,6 +294,7 @@ OPS = (
     ),
     Op(
         name="adaptive_max_pool2d",
+        note="as `adaptive_avg_pool2d`, maxima",
         inputs=(Input(name="x", dtypes=("f32", "u8")),),
         attrs={"output_size": dim_list(2, minimum=1)},
         infer_rule=lambda call: [Value(dtype=call.value(0).dtype, shape=infer_adaptive(call))],
@@ -282,10 +302,18 @@ OPS = (
     ),
     Op(
         name="mean",
+        note="over axes",
         inputs=(_X,),
         attrs={"axes": integers(None, -SIZE), "keepdim": FLAG},
         infer_rule=_infer_mean,
         reference_rule=_mean,
     ),
-    Op(name="softmax", inputs=(_X,), attrs={"axis": integer()}, infer_rule=_infer_softmax, reference_rule=_softmax),
+    Op(
+        name="softmax",
+        note="along the axis",
+        inputs=(_X,),
+        attrs={"axis": integer()},
+        infer_rule=_infer_softmax,
+        reference_rule=_softmax,
+    ),
 )

@@ -157,6 +157,10 @@ def _bags(call: Call) -> Sequence[Array]:
 OPS = (
     Op(
         name="embedding_bag",
+        note=(
+            "table [rows, width]; offsets: where bags begin, with last=1 the number of indices too; padding: "
+            "an index left out"
+        ),
         inputs=(
             Input(name="table"),
             _INDICES,
@@ -171,10 +175,25 @@ OPS = (
         infer_rule=_infer_bags,
         reference_rule=_bags,
     ),
-    Op(name="take", inputs=(_X, _INDICES), attrs=_AXIS, infer_rule=_infer_take, reference_rule=_take),
-    Op(name="gather", inputs=(_X, _INDICES), attrs=_AXIS, infer_rule=_infer_gather, reference_rule=_gather),
+    Op(
+        name="take",
+        note="the axis is replaced by the indices' axes; indices from 0 on",
+        inputs=(_X, _INDICES),
+        attrs=_AXIS,
+        infer_rule=_infer_take,
+        reference_rule=_take,
+    ),
+    Op(
+        name="gather",
+        note="indices of x's shape but for the axis, from 0 on",
+        inputs=(_X, _INDICES),
+        attrs=_AXIS,
+        infer_rule=_infer_gather,
+        reference_rule=_gather,
+    ),
     Op(
         name="index",
+        note="indices broadcast; axis: the first of those indexed; negative indices count from the end",
         inputs=(_X, _INDICES),
         variadic=True,
         attrs=_AXIS,
@@ -183,6 +202,7 @@ OPS = (
     ),
     Op(
         name="scatter",
+        note="indices as in `gather`, updates of their shape",
         inputs=(_X, _INDICES, Input(name="updates", dtypes=ANY)),
         attrs=_UPDATE,
         infer_rule=_infer_scatter,
@@ -190,6 +210,7 @@ OPS = (
     ),
     Op(
         name="index_put",
+        note="indices as in `index`",
         inputs=(_X, Input(name="updates", dtypes=ANY), _INDICES),
         variadic=True,
         attrs=_UPDATE,

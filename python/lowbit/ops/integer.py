@@ -298,14 +298,15 @@ _PAIR = (Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE)
 _POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice("u8", "f32"), **OUTPUT_ATTRS}
 
 
-def _convolution(name: str, axes: int, *, transposed: bool = False) -> Op:
+def _convolution(name: str, axes: int, *, note: str, transposed: bool = False) -> Op:
     attrs = {**conv_attrs(axes, transposed=transposed), **EPILOGUE_ATTRS}
-    return Op(name=name, inputs=GEMM_INPUTS, attrs=attrs, infer_rule=_infer_conv_i8, reference_rule=_conv_i8)
+    return Op(name=name, note=note, inputs=GEMM_INPUTS, attrs=attrs, infer_rule=_infer_conv_i8, reference_rule=_conv_i8)
 
 
 OPS = (
     Op(
         name="quantize",
+        note="codes of x",
         inputs=(Input(name="x"),),
         attrs={"scale": SCALE, "zero_point": CODE},
         infer_rule=lambda call: [Value(dtype="u8", shape=call.shape(0))],
@@ -313,6 +314,7 @@ OPS = (
     ),
     Op(
         name="dequantize",
+        note="(x - zero_point) * scale",
         inputs=(_X,),
         attrs={"scale": SCALE, "zero_point": CODE},
         infer_rule=lambda call: [Value(dtype="f32", shape=call.shape(0))],
@@ -320,6 +322,7 @@ OPS = (
     ),
     Op(
         name="dynamic_quantize",
+        note="a range for each row or sample, of x * factors; gives codes u8, scales f32, zero points u8",
         inputs=(Input(name="x"), Input(name="factors", optional=True, constant=True)),
         attrs={"granularity": choice("row", "sample")},
         outputs=3,
@@ -328,16 +331,18 @@ OPS = (
     ),
     Op(
         name="lookup",
+        note="table [256], or [C, 256] for each channel of x",
         inputs=(_X, Input(name="table", dtypes=U8, constant=True)),
         infer_rule=_infer_lookup,
         reference_rule=_lookup,
     ),
-    _convolution("conv2d_i8", 2),
-    _convolution("conv3d_i8", 3),
-    _convolution("conv_transpose2d_i8", 2, transposed=True),
-    _convolution("conv_transpose3d_i8", 3, transposed=True),
+    _convolution("conv2d_i8", 2, note="numerics.md has the equation; table [256], slope [filters]"),
+    _convolution("conv3d_i8", 3, note="as `conv2d_i8`"),
+    _convolution("conv_transpose2d_i8", 2, transposed=True, note="as `conv2d_i8`"),
+    _convolution("conv_transpose3d_i8", 3, transposed=True, note="as `conv2d_i8`"),
     Op(
         name="linear_i8",
+        note="as `conv2d_i8`",
         inputs=GEMM_INPUTS,
         attrs=EPILOGUE_ATTRS,
         infer_rule=infer_linear_i8,
@@ -345,6 +350,7 @@ OPS = (
     ),
     Op(
         name="add_i8",
+        note="codes of the sum",
         inputs=_PAIR,
         attrs={
             "zero_point_a": CODE,
@@ -358,6 +364,7 @@ OPS = (
     ),
     Op(
         name="mul_i8",
+        note="codes of the product",
         inputs=_PAIR,
         attrs={"zero_point_a": CODE, "zero_point_b": CODE, "multiplier": MULTIPLIER, **OUTPUT_ATTRS},
         infer_rule=_infer_pair_i8,
@@ -365,6 +372,7 @@ OPS = (
     ),
     Op(
         name="avg_pool2d_i8",
+        note="as `avg_pool2d`, on codes",
         inputs=(_X,),
         attrs={**POOL_ATTRS, "count_include_pad": FLAG, **_POOL_OUTPUT},
         infer_rule=_infer_pool_i8,
@@ -372,6 +380,7 @@ OPS = (
     ),
     Op(
         name="adaptive_avg_pool2d_i8",
+        note="as `adaptive_avg_pool2d`, on codes",
         inputs=(_X,),
         attrs={"output_size": dim_list(2, minimum=1), **_POOL_OUTPUT},
         infer_rule=_infer_pool_i8,

@@ -62,6 +62,7 @@ def _infer_topk(call: Call) -> Sequence[Value]:
 OPS = (
     Op(
         name="argmax",
+        note="gives i64: the first of equal ones; NaN is the extreme",
         inputs=_X,
         attrs={**_AXIS, "keepdim": FLAG, "kind": choice("max", "min", default="max")},
         infer_rule=_infer_argmax,
@@ -69,6 +70,7 @@ OPS = (
     ),
     Op(
         name="sort",
+        note="gives values and indices i64; stable, NaN is the greatest",
         inputs=_X,
         attrs={**_AXIS, "descending": FLAG},
         infer_rule=_infer_sort,
@@ -77,6 +79,7 @@ OPS = (
     ),
     Op(
         name="topk",
+        note="as `sort`, the first k",
         inputs=_X,
         attrs={**_AXIS, "k": Attr(kind="dim", minimum=0, maximum=dims.LIMIT - 1), "largest": _TRUE},
         infer_rule=_infer_topk,

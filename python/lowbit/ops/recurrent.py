@@ -125,6 +125,10 @@ _H0, _C0 = Input(name="h0", optional=True), Input(name="c0", optional=True)
 OPS = (
     Op(
         name="lstm",
+        note=(
+            "gates [T, B, 4 H], w_hh [4 H, R], h0 [B, R], c0 [B, H], w_hr [R, H]; lengths [B], 1 to T: steps "
+            "past a sample's end give zeros and leave its state. Gives y [T, B, R], h [B, R], c [B, H]"
+        ),
         inputs=(_GATES, _WEIGHT, _H0, _C0, Input(name="w_hr", optional=True, constant=True), _LENGTHS),
         attrs={"reverse": FLAG},
         outputs=3,
@@ -133,6 +137,7 @@ OPS = (
     ),
     Op(
         name="gru",
+        note=("gates [T, B, 3 H], w_hh [3 H, H], h0 [B, H]; lengths as in `lstm`. Gives y [T, B, H], h [B, H]"),
         inputs=(_GATES, _WEIGHT, Input(name="b_hh", optional=True, constant=True), _H0, _LENGTHS),
         attrs={"reverse": FLAG},
         outputs=2,
@@ -141,6 +146,7 @@ OPS = (
     ),
     Op(
         name="rnn",
+        note="gates [T, B, H], w_hh [H, H]; else as `gru`",
         inputs=(_GATES, _WEIGHT, _H0, _LENGTHS),
         attrs={"kind": choice("tanh", "relu"), "reverse": FLAG},
         outputs=2,

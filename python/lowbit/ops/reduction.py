@@ -81,6 +81,7 @@ def _cumsum(call: Call) -> Sequence[Array]:
 OPS = (
     Op(
         name="reduce",
+        note="all and any of bool, var and std of f32: divided by the count less correction",
         inputs=(Input(name="x", dtypes=("f32", "i64", "i32", "bool")),),
         attrs={
             "kind": choice(*KINDS, *_SPREAD),
@@ -93,6 +94,7 @@ OPS = (
     ),
     Op(
         name="cumsum",
+        note="running, along the axis",
         inputs=(Input(name="x", dtypes=("f32", "i64")),),
         attrs={"axis": integer(-8, 7), "kind": choice(*_RUNNING, default="sum")},
         infer_rule=_infer_cumsum,

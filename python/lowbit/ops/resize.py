@@ -162,6 +162,7 @@ def _resample(call: Call) -> Sequence[Array]:
 OPS = (
     Op(
         name="resample",
+        note="one axis, antialiased; scale, if given, stands for output / input size where the size changes",
         inputs=(Input(name="x", dtypes=("f32", "u8")),),
         attrs={
             "axis": integer(2, 3),
@@ -175,6 +176,10 @@ OPS = (
     ),
     Op(
         name="resize",
+        note=(
+            "the last 2 or 3 axes; scales stand for output / input size; snap: with nearest, if the output "
+            "sizes add up to no more, scales do not count on an axis that stays or doubles"
+        ),
         inputs=(Input(name="x", dtypes=("f32", "u8")),),
         attrs={
             "size": dim_list(minimum=1),

@@ -100,6 +100,7 @@ def _grid_sample(call: Call) -> Sequence[Array]:
 OPS = (
     Op(
         name="grid_sample",
+        note="grid [N, ..., 2 or 3]: coordinates from -1 to 1, the last axis's first",
         inputs=(Input(name="x"), Input(name="grid")),
         attrs={
             "mode": choice(*MODES),

@@ -48,6 +48,10 @@ def operations(graph: Graph, node: Node) -> list[str]:
 OPS = (
     Op(
         name="torch",
+        note=(
+            'a part that torch runs: sizes are what {"size": i} means in the program; dtypes, ranks and dims (shapes, '
+            "one after the other) are the outputs'"
+        ),
         inputs=(
             Input(name="program", dtypes=("u8",), constant=True),
             Input(name="x", dtypes=DTYPES, optional=True),

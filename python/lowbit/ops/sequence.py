@@ -132,6 +132,7 @@ _AXES = integer(1, MAX_RANK, default=1)
 OPS = (
     Op(
         name="matmul",
+        note="batched; transpose_b: b's last two axes are exchanged",
         inputs=(Input(name="a"), Input(name="b")),
         attrs={"transpose_b": FLAG},
         infer_rule=_infer_matmul,
@@ -139,6 +140,7 @@ OPS = (
     ),
     Op(
         name="attention",
+        note=("q, k, v are [B, H, L, D] or [H, L, D]; nan_if_empty: a row with nothing to attend to is NaN, else 0"),
         inputs=(
             Input(name="q"),
             Input(name="k"),
@@ -151,6 +153,7 @@ OPS = (
     ),
     Op(
         name="layer_norm",
+        note="over the last `axes` axes",
         inputs=(_X, _WEIGHT, _BIAS),
         attrs={"axes": _AXES, "eps": _EPS},
         infer_rule=_infer_last_axes,
@@ -158,6 +161,7 @@ OPS = (
     ),
     Op(
         name="rms_norm",
+        note="as `layer_norm`, without the mean",
         inputs=(_X, _WEIGHT),
         attrs={"axes": _AXES, "eps": _EPS},
         infer_rule=_infer_last_axes,
@@ -165,6 +169,7 @@ OPS = (
     ),
     Op(
         name="group_norm",
+        note="over each group of channels",
         inputs=(_X, _WEIGHT, _BIAS),
         attrs={"groups": integer(1, SIZE), "eps": _EPS},
         infer_rule=_infer_group_norm,

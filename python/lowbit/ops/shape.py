@@ -169,6 +169,7 @@ OPS = (
     ),
     Op(
         name="expand",
+        note="shape: what x broadcasts to",
         inputs=_X,
         attrs={"shape": dim_list()},
         infer_rule=_infer_expand,
@@ -176,6 +177,7 @@ OPS = (
     ),
     Op(
         name="triangle",
+        note="the other side of the last two axes' diagonal becomes zero",
         inputs=_X,
         attrs={"diagonal": SIZE_OR_NUMBER, "upper": FLAG},
         infer_rule=_infer_triangle,
@@ -190,6 +192,7 @@ OPS = (
     ),
     Op(
         name="pad",
+        note="padding: begin and end of each axis",
         inputs=(Input(name="x", dtypes=("f32", "u8", "s8", "i32", "i64", "bool")),),
         attrs={
             "padding": dim_list(minimum=0),
@@ -201,6 +204,7 @@ OPS = (
     ),
     Op(
         name="concat",
+        note="inputs of one type",
         inputs=_X,
         variadic=True,
         attrs={"axis": integer()},
@@ -218,6 +222,7 @@ OPS = (
     ),
     Op(
         name="cast",
+        note="to integers: towards zero, what is too large becomes the nearest, NaN 0",
         inputs=_X,
         attrs={"dtype": choice(*DTYPES)},
         infer_rule=lambda call: [Value(dtype=call.attrs["dtype"], shape=call.shape(0))],

@@ -35,6 +35,7 @@ OPS = (
     ),
     Op(
         name="dim_value",
+        note="a size as an i64 without axes",
         inputs=(),
         attrs={"value": SIZE_OR_NUMBER},
         infer_rule=lambda call: [Value(dtype="i64", shape=())],

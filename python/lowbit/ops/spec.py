@@ -132,6 +132,8 @@ class Op:
     """The last input may be repeated."""
     outputs: int = 1
     """0: as many as the shape rule gives."""
+    note: str = ""
+    """What its inputs, attributes and outputs do not say by themselves, for docs/file-format.md."""
 
     def input(self, position: int) -> Input:
         """The description of the input at `position`."""

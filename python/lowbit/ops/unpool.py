@@ -73,6 +73,10 @@ _X = Input(name="x")
 OPS = (
     Op(
         name="max_pool2d_with_indices",
+        note=(
+            "gives y, and where in its image [height * width] each maximum lies (the first of equal ones, "
+            "the last NaN; -1: no element)"
+        ),
         inputs=(_X,),
         attrs={**POOL_ATTRS, "dilation": CONV_ATTRS["dilation"]},
         infer_rule=lambda call: _with_indices(Value(dtype="f32", shape=pool_shape(call))),
@@ -81,6 +85,7 @@ OPS = (
     ),
     Op(
         name="adaptive_max_pool2d_with_indices",
+        note="gives the same two",
         inputs=(_X,),
         attrs={"output_size": dim_list(2, minimum=1)},
         infer_rule=lambda call: _with_indices(Value(dtype="f32", shape=infer_adaptive(call))),
@@ -89,6 +94,7 @@ OPS = (
     ),
     Op(
         name="max_unpool2d",
+        note="zeros, but x at its indices",
         inputs=(_X, Input(name="indices", dtypes=("i64",))),
         attrs={"output_size": dim_list(2, minimum=0)},
         infer_rule=_infer_unpool,
