@@ -102,6 +102,18 @@ def unet(x: Tensor, down: nn.Module, up: nn.Module) -> Tensor:
     return y
 
 
+def unet_that_crops(x: Tensor, down: nn.Module, up: nn.Module) -> Tensor:
+    """Takes off, by negative padding, what half an odd size has too much."""
+    small: Tensor = up(down(x))
+    high, wide = x.shape[2] - small.shape[2], x.shape[3] - small.shape[3]
+    return x + F.pad(small, [wide // 2, wide - wide // 2, high // 2, high - high // 2])
+
+
+def folded(x: Tensor) -> Tensor:
+    """Cut into windows, and put together again."""
+    return F.fold(F.unfold(x, 4, stride=3, padding=1).softmax(1), x.shape[2:], 4, stride=3, padding=1)
+
+
 CASES: dict[str, tuple[Net, str, str]] = {
     "half": (Net(scaled(0.5)), "at least 2", "at least 2"),
     "half, bilinear": (Net(scaled(0.5, mode="bilinear")), "at least 2", "at least 2"),
@@ -122,6 +134,10 @@ CASES: dict[str, tuple[Net, str, str]] = {
     "pools": (Net(lambda x: F.max_pool2d(F.avg_pool2d(x, 2), 3, 2)), "at least 6", "at least 6"),
     "patches": (Net(lambda x, c: c(x).flatten(2).transpose(1, 2), conv(3, 8, 4, 4, 0)), "at least 4", "at least 4"),
     "unet that pads": (Net(unet, conv(3, 3), conv(6, 3)), "at least 2", "at least 2"),
+    "unet that crops": (Net(unet_that_crops, conv(3, 3, 3, 2), nn.ConvTranspose2d(3, 3, 2, 2)),
+                        "at least 1", "at least 1"),
+    "padded or cropped to 20": (Net(lambda x: F.pad(x, (20 - x.shape[3], 0, 0, 20 - x.shape[2]), value=0.5)),
+                                "at least 1", "at least 1"),
     "unet": (Net(lambda x, c: torch.cat([x, scaled(8)(c(F.max_pool2d(F.max_pool2d(x, 2), 4)))], 1), conv(3, 3)),
              "a multiple of 8, at least 8", "a multiple of 8, at least 8"),
     "deconvolution": (Net(lambda x, a, b: x + b(a(x)), conv(3, 3, 3, 2), nn.ConvTranspose2d(3, 3, 2, 2)),
@@ -132,6 +148,7 @@ CASES: dict[str, tuple[Net, str, str]] = {
               "a multiple of 2, at least 2", "a multiple of 2, at least 2"),
     "unflatten": (Net(lambda x: x.unflatten(2, (-1, 2)).sum(3)), "a multiple of 2, at least 2", "at least 1"),
     "im2col": (Net(lambda x: F.unfold(x, 4, stride=4)), "at least 4", "at least 4"),
+    "fold": (Net(folded), "2 more than a multiple of 3, at least 2", "a multiple of 3, at least 3"),
     "unfold": (Net(lambda x: x.unfold(2, 4, 4).mean(-1)), "at least 4", "at least 1"),
     "adaptive": (Net(lambda x, c: F.adaptive_avg_pool2d(c(x), 3), conv(3, 4, 3, 2)), "at least 1", "at least 1"),
     "halves": (Net(lambda x: torch.cat(x.chunk(2, 2), 1)), "a multiple of 2, at least 2", "at least 1"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...graph import dims
-from ...graph.ir import Dim
+from ...graph.ir import Condition, Dim
 from ..builder import Ref
 from ..lowering import Lowering
 from ..registry import lowers
@@ -23,12 +23,14 @@ def pad(c: Lowering, x: Ref, sides: Sequence[Dim], mode: str, value: float | Non
     for position in range(len(sides) // 2):
         axis = x.rank - 1 - position
         frame[2 * axis : 2 * axis + 2] = sides[2 * position : 2 * position + 2]
+    cropped = [_cropped(c, side) for side in frame]
     for axis in range(x.rank):
-        begin, end = (min(side, 0) if isinstance(side, int) else 0 for side in frame[2 * axis : 2 * axis + 2])
+        begin, end = cropped[2 * axis : 2 * axis + 2]
         if begin or end:
-            c.require("natural", dims.add(x.shape[axis], begin, end), "more is cropped than there is")
-            x = part(c, x, axis, -begin, dims.add(x.shape[axis], begin, end))
-    padding = tuple(max(side, 0) if isinstance(side, int) else side for side in frame)
+            left = dims.sub(x.shape[axis], dims.add(begin, end))
+            c.require("natural", left, "more is cropped than there is")
+            x = part(c, x, axis, begin, left)
+    padding = tuple(dims.add(side, less) for side, less in zip(frame, cropped, strict=True))
     if not any(padding):
         return x
     x, fill = c.operand(x, c.out_dtype()), 0.0 if value is None else float(value)
@@ -37,6 +39,14 @@ def pad(c: Lowering, x: Ref, sides: Sequence[Dim], mode: str, value: float | Non
     here = c.emit("expand", c.constant(np.ones((1,) * x.rank, np.bool_)), shape=x.shape)
     inside, padded = (c.emit("pad", it, padding=padding, value=0.0, mode=mode) for it in (here, x))
     return c.emit("where", inside, padded, c.constant(fill))
+
+
+def _cropped(c: Lowering, side: Dim) -> Dim:
+    """How much a side takes away: nothing where it is sure to add, and all of it where it is sure not to."""
+    less = dims.sub(0, side)
+    if c.limits.certain(Condition(kind="natural", size=side)):
+        return 0
+    return less if c.limits.certain(Condition(kind="natural", size=less)) else dims.maximum(less, 0)
 
 
 @lowers("constant_pad_nd")

@@ -170,6 +170,13 @@ def unfold(c: Lowering, x: Ref, kernel: Any, dilation: Any, padding: Any, stride
     return c.reshape(columns[0] if len(columns) == 1 else c.emit("concat", *columns, axis=2))
 
 
+def _left_over(c: Lowering, room: Dim, step: int) -> int:
+    """The pixels behind the last window: of free sizes, as many as in the example."""
+    rest = dims.evaluate(dims.mod(room, step), c.limits.example)
+    c.require("zero", dims.mod(dims.sub(room, rest), step), "windows that leave other pixels over")
+    return rest
+
+
 @lowers("col2im")
 def fold(c: Lowering, x: Ref, output_size: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Ref:
     """Every column back to its window, added up: a transposed convolution whose filters are single ones."""
@@ -179,9 +186,7 @@ def fold(c: Lowering, x: Ref, output_size: Any, kernel: Any, dilation: Any, padd
     reach = [d * (k - 1) + 1 for k, d in zip((kh, kw), spread, strict=True)]
     rooms = [dims.sub(whole, window) for whole, window in zip(size, reach, strict=True)]
     out = [dims.add(dims.floordiv(room, step), 1) for room, step in zip(rooms, steps, strict=True)]
-    extra = [dims.mod(room, step) for room, step in zip(rooms, steps, strict=True)]
-    if any(isinstance(rest, str) for rest in extra):
-        raise Unlowerable("fold to a size that is free and leaves pixels over")
+    extra = [_left_over(c, room, step) for room, step in zip(rooms, steps, strict=True)]
     batch = x.shape[0] if x.rank == 3 else 1
     channels = dims.floordiv(x.shape[-2], kh * kw)
     if not isinstance(channels, int):
@@ -189,5 +194,5 @@ def fold(c: Lowering, x: Ref, output_size: Any, kernel: Any, dilation: Any, padd
     ones = np.tile(np.eye(kh * kw, dtype=np.float32).reshape(1, kh * kw, kh, kw), (channels, 1, 1, 1))
     images = c.reshape(x, (batch, x.shape[-2], *out))
     geometry: dict[str, Attribute] = {"stride": steps, "dilation": spread, "groups": channels}
-    geometry |= {"padding": tuple(borders), "output_padding": tuple(int(rest) for rest in extra)}
+    geometry |= {"padding": tuple(borders), "output_padding": tuple(extra)}
     return c.reshape(c.emit("conv_transpose2d", images, c.constant(ones), **geometry))
