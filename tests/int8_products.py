@@ -51,7 +51,7 @@ def check_i8(
 ) -> None:
     """Runs a row of a kernel, gemm_i8 or spmm_i8."""
     n = w.shape[0]
-    y, _ = run(kernel, x, w, tasks=tasks, pitch=n + gap, **p)
+    y = run(kernel, x, w, tasks=tasks, pitch=n + gap, **p)
     np.testing.assert_array_equal(y[:, :n], expected_i8(x, w, p), err_msg=kernel, strict=True)
     assert np.all(np.ascontiguousarray(y[:, n:]).view(np.uint8) == 0xA5), f"{kernel} wrote beyond its channels"
 

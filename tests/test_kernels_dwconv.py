@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import int8_products
-from lowbit import _core
+from lowbit import _core, _kernels
 from lowbit.ops.integer import fma
 
 Array = npt.NDArray[Any]
 
-I8 = [row["name"] for row in _core.dwconv_i8_kernels() if row["available"]]
-F32 = [row["name"] for row in _core.dwconv_f32_kernels() if row["available"]]
-POOL = [row["name"] for row in _core.pool_kernels() if row["available"]]
+I8 = [row["name"] for row in _core.kernels()["dwconv_i8"] if row["available"]]
+F32 = [row["name"] for row in _core.kernels()["dwconv_f32"] if row["available"]]
+POOL = [row["name"] for row in _core.kernels()["pool"] if row["available"]]
 CHANNELS = [1, 3, 7, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 80, 96, 127, 128, 129, 144, 200]
 
 
@@ -63,7 +63,7 @@ def check_i8(
     fields = windows(image, (w.shape[1], w.shape[2]), stride, dilation)
     expected = epilogue(np.einsum("nhwcij,cij->nhwc", fields, w.astype(np.int64)), p)
     for kernel in I8:
-        y, _ = _core.dwconv_i8(
+        y = _kernels.dwconv_i8(
             kernel, x, w, stride=stride, dilation=dilation, padding=padding, tasks=tasks, gap=gap, **p
         )
         np.testing.assert_array_equal(y[..., : w.shape[0]], expected, err_msg=kernel, strict=True)
@@ -253,14 +253,14 @@ def test_float_rows_agree(
         p["bias"] = rng.standard_normal(channels).astype(np.float32)
     if extras & 2:
         p["residual"] = rng.standard_normal((*grid, channels)).astype(np.float32)
-    truth, _ = _core.dwconv_f32("scalar", x, w, **p)
+    truth = _kernels.dwconv_f32("scalar", x, w, **p)
     fields = windows(x.astype(np.float64), kernel, steps, spread)
     exact = np.einsum("nhwcij,cij->nhwc", fields, w.astype(np.float64)) + p.get("bias", 0.0) + p.get("residual", 0.0)
     size = np.einsum("nhwcij,cij->nhwc", np.abs(fields), np.abs(w.astype(np.float64))) + 8
     bound = size * 2.0**-23 * (w[0].size + 2)
     assert np.all(np.abs(truth - np.clip(exact, -1.0, 2.0)) <= bound)
     for name in F32:
-        y, _ = _core.dwconv_f32(name, x, w, tasks=tasks, gap=3, **p)
+        y = _kernels.dwconv_f32(name, x, w, tasks=tasks, gap=3, **p)
         np.testing.assert_array_equal(y[..., :channels].view(np.uint32), truth.view(np.uint32), err_msg=name)
         assert np.all(np.ascontiguousarray(y[..., channels:]).view(np.uint8) == 0xA5), f"{name} wrote beyond"
 
@@ -270,7 +270,7 @@ def test_float_keeps_nan() -> None:
     x[0, 1, 4, 7] = np.nan
     w = np.ones((20, 3, 3), np.float32)
     for name in F32:
-        y, _ = _core.dwconv_f32(name, x, w, min=0.0, max=6.0)
+        y = _kernels.dwconv_f32(name, x, w, min=0.0, max=6.0)
         assert np.isnan(y[0, 0, 2:5, 7]).all()
         assert np.isnan(y).sum() == 3
 
@@ -375,7 +375,7 @@ def test_pools_equal_numpy(
         }
     expected = pool(x, kind, p)
     for name in POOL:
-        y, _ = _core.pool(name, x, kind, tasks=tasks, gap=3, **p)
+        y = _kernels.pool(name, x, kind, tasks=tasks, gap=3, **p)
         np.testing.assert_array_equal(y[..., :channels], expected, err_msg=name, strict=True)
         assert np.all(np.ascontiguousarray(y[..., channels:]).view(np.uint8) == 0xA5), f"{name} wrote beyond"
 
@@ -384,7 +384,7 @@ def test_max_pool_keeps_nan() -> None:
     x = np.zeros((1, 4, 4, 21), np.float32)
     x[0, 1, 1, 5] = np.nan
     for name in POOL:
-        y, _ = _core.pool(name, x, "max", window=(2, 2), stride=(2, 2))
+        y = _kernels.pool(name, x, "max", window=(2, 2), stride=(2, 2))
         assert np.isnan(y[0, 0, 0, 5])
         assert np.isnan(y).sum() == 1
 
@@ -393,7 +393,7 @@ def test_global_average_of_a_large_image() -> None:
     """More elements than 16-bit sums would hold, all at the top code."""
     x = np.full((1, 33, 300, 5), 255, np.uint8)
     for name in POOL:
-        y, _ = _core.pool(name, x, "avg", outputs=(1, 1), x_zero_point=0, output="f32")
+        y = _kernels.pool(name, x, "avg", outputs=(1, 1), x_zero_point=0, output="f32")
         np.testing.assert_array_equal(y, np.full((1, 1, 1, 5), 255, np.float32))
 
 
@@ -402,6 +402,6 @@ def test_unknown_rows_and_bad_shapes_are_refused() -> None:
 
     x, w, one = np.zeros((1, 3, 3, 2), np.uint8), np.zeros((2, 3, 3), np.int8), np.ones(2, np.float32)
     with pytest.raises(LowbitError, match="no kernel"):
-        _core.dwconv_i8("none", x, w, one, one)
+        _kernels.dwconv_i8("none", x, w, one, one)
     with pytest.raises(LowbitError, match="multiplier"):
-        _core.dwconv_i8("scalar", x, w, np.ones(3, np.float32), one)
+        _kernels.dwconv_i8("scalar", x, w, np.ones(3, np.float32), one)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from int8_products import check_i8, convolution, convolutions, gather, random_epilogue, random_operands
-from lowbit import _core
+from lowbit import _core, _kernels
 
 Array = npt.NDArray[Any]
 
-I8 = [row["name"] for row in _core.gemm_i8_kernels() if row["available"]]
-F32 = [row["name"] for row in _core.gemm_f32_kernels() if row["available"]]
+I8 = [row["name"] for row in _core.kernels()["gemm_i8"] if row["available"]]
+F32 = [row["name"] for row in _core.kernels()["gemm_f32"] if row["available"]]
 EDGES = sorted({size + step for size in (1, 4, 8, 16, 32, 64) for step in (-1, 0, 1)} - {0})
 
 
@@ -39,7 +39,7 @@ def test_i8_product(
     x, w = random_operands(rng, rows * k, (n, k))
     p = random_epilogue(rng, n, rows if per_row else 1, rows, n + gap, k, flags)
     p |= {"grid": (rows, 1, 1), "strides": (k, 0, 0)} if per_row else {"grid": (1, 1, rows), "strides": (0, 0, k)}
-    check_i8(_core.gemm_i8, kernel, x, w, p, tasks, gap)
+    check_i8(_kernels.gemm_i8, kernel, x, w, p, tasks, gap)
 
 
 @pytest.mark.parametrize("kernel", I8)
@@ -49,7 +49,7 @@ def test_i8_edges_of_tiles(kernel: str, flags: int) -> None:
     for size in EDGES:
         for rows, n, k in ((size, 33, 20), (5, size, 20), (13, 40, size)):
             x, w = random_operands(rng, rows * k, (n, k))
-            check_i8(_core.gemm_i8, kernel, x, w, random_epilogue(rng, n, 1, rows, n, k, flags))
+            check_i8(_kernels.gemm_i8, kernel, x, w, random_epilogue(rng, n, 1, rows, n, k, flags))
 
 
 @pytest.mark.parametrize("kernel", I8)
@@ -57,7 +57,7 @@ def test_i8_every_height_of_a_tile(kernel: str) -> None:
     rng = np.random.default_rng(8)
     for rows in range(1, 50):
         x, w = random_operands(rng, rows * 9, (70, 9))
-        check_i8(_core.gemm_i8, kernel, x, w, random_epilogue(rng, 70, 1, rows, 70, 9, rows % 4))
+        check_i8(_kernels.gemm_i8, kernel, x, w, random_epilogue(rng, 70, 1, rows, 70, 9, rows % 4))
 
 
 @pytest.mark.parametrize("kernel", I8)
@@ -67,14 +67,14 @@ def test_i8_blocks_of_rows(kernel: str, rows: int, k: int) -> None:
     rng = np.random.default_rng(k)
     x, w = random_operands(rng, rows * k, (35, k))
     for tasks in (1, 3):
-        check_i8(_core.gemm_i8, kernel, x, w, random_epilogue(rng, 35, 1, rows, 35, k, 3), tasks)
+        check_i8(_kernels.gemm_i8, kernel, x, w, random_epilogue(rng, 35, 1, rows, 35, k, 3), tasks)
 
 
 @pytest.mark.parametrize("kernel", I8)
 @settings(max_examples=80, deadline=None)
 @given(conv=convolutions(), seed=st.integers(0, 2**32 - 1))
 def test_i8_convolution(kernel: str, conv: dict[str, int], seed: int) -> None:
-    check_i8(_core.gemm_i8, kernel, *convolution(conv, seed), conv["tasks"])
+    check_i8(_kernels.gemm_i8, kernel, *convolution(conv, seed), conv["tasks"])
 
 
 @pytest.mark.parametrize("kernel", I8)
@@ -91,7 +91,7 @@ def test_i8_extreme_codes_are_exact(kernel: str, x_code: int, w_code: int, x_zer
         "x_zero_point": x_zero_point,
         "output": "f32",
     }
-    y, _ = _core.gemm_i8(kernel, x, w, **p)
+    y = _kernels.gemm_i8(kernel, x, w, **p)
     assert np.all(y == np.float32((x_code - x_zero_point) * w_code * k))
 
 
@@ -101,7 +101,7 @@ def test_i8_overflow_of_the_conversion_clamps(kernel: str, value: float) -> None
     """cvtps2dq turns what does not fit into INT_MIN: the clamp must come before."""
     x, w = np.ones((3, 4), np.uint8), np.ones((50, 4), np.int8)
     multiplier, bias = np.zeros(50, np.float32), np.full(50, value, np.float32)
-    y, _ = _core.gemm_i8(kernel, x, w, multiplier, bias, lo=3, hi=250)
+    y = _kernels.gemm_i8(kernel, x, w, multiplier, bias, lo=3, hi=250)
     assert np.all(y == (250 if value > 0 else 3))
 
 
@@ -110,7 +110,7 @@ def test_i8_rounds_half_to_even(kernel: str) -> None:
     bias = np.arange(100, dtype=np.float32) + np.float32(0.5)
     zeros = np.zeros((100, 4), np.int8)
     for bounded in (False, True):
-        y, _ = _core.gemm_i8(kernel, np.ones((1, 4), np.uint8), zeros, np.ones(100, np.float32), bias, bounded=bounded)
+        y = _kernels.gemm_i8(kernel, np.ones((1, 4), np.uint8), zeros, np.ones(100, np.float32), bias, bounded=bounded)
         np.testing.assert_array_equal(y[0], np.rint(bias))
 
 
@@ -133,8 +133,8 @@ def test_f32_product(kernel: str, rows: int, n: int, k: int, flags: int, tasks: 
     p["bias"] = rng.normal(size=n).astype(np.float32) if flags & 1 else None
     p["residual"] = rng.normal(size=(rows, n + gap)).astype(np.float32) if flags & 2 else None
     p |= ({"min": 0.0} if flags & 4 else {}) | ({"max": 6.0} if flags & 8 else {})
-    y, _ = _core.gemm_f32(kernel, x, w, tasks=tasks, **p)
-    truth, _ = _core.gemm_f32(F32[-1], x, w, **p)
+    y = _kernels.gemm_f32(kernel, x, w, tasks=tasks, **p)
+    truth = _kernels.gemm_f32(F32[-1], x, w, **p)
     np.testing.assert_array_equal(y.view(np.uint32), truth.view(np.uint32), err_msg=kernel, strict=True)
 
     addends = [x.astype(np.float64) @ w.astype(np.float64).T]
@@ -156,8 +156,8 @@ def test_f32_convolution_and_not_finite_values(kernel: str) -> None:
     x[0, 0, 0, 0], x[1, 8, 8, 4] = np.nan, np.inf
     w = rng.normal(size=(37, 3, 15)).astype(np.float32)
     p: dict[str, Any] = {"grid": (2, 4, 4), "strides": (405, 90, 10), "taps": [0, 45, 90], "min": 0.0, "max": 6.0}
-    y, _ = _core.gemm_f32(kernel, x, w, **p)
-    truth, _ = _core.gemm_f32(F32[-1], x, w, **p)
+    y = _kernels.gemm_f32(kernel, x, w, **p)
+    truth = _kernels.gemm_f32(F32[-1], x, w, **p)
     np.testing.assert_array_equal(y, truth)
     assert np.isnan(y[0]).all()
     assert not np.isnan(y[1:-1]).any()
@@ -167,7 +167,7 @@ def test_f32_convolution_and_not_finite_values(kernel: str) -> None:
 
 @pytest.mark.parametrize(
     ("select", "rows"),
-    [(_core.select_gemm_i8, _core.gemm_i8_kernels()), (_core.select_gemm_f32, _core.gemm_f32_kernels())],
+    [(_kernels.select_gemm_i8, _core.kernels()["gemm_i8"]), (_kernels.select_gemm_f32, _core.kernels()["gemm_f32"])],
 )
 def test_selection_uses_the_best_isa_under_the_cap(select: Any, rows: list[dict[str, Any]]) -> None:
     isa_of = {row["name"]: row["isa"] for row in rows}
@@ -198,4 +198,4 @@ def test_selection_uses_the_best_isa_under_the_cap(select: Any, rows: list[dict[
 def test_arguments_out_of_bounds_are_refused(arguments: dict[str, Any]) -> None:
     ones = np.ones(2, np.float32)
     with pytest.raises(ValueError):
-        _core.gemm_i8(I8[-1], np.zeros((3, 8), np.uint8), np.zeros((2, 8), np.int8), ones, ones, **arguments)
+        _kernels.gemm_i8(I8[-1], np.zeros((3, 8), np.uint8), np.zeros((2, 8), np.int8), ones, ones, **arguments)

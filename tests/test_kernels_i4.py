@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit import _core
+from lowbit import _core, _kernels
 from lowbit.ops.integer import fma
 
 Array = npt.NDArray[Any]
-ROWS = [row["name"] for row in _core.gemm_i4_kernels() if row["available"]]
+ROWS = [row["name"] for row in _core.kernels()["gemm_i4"] if row["available"]]
 
 
 def packed(codes: Array) -> Array:
@@ -52,7 +52,8 @@ def check(kernel: str, x: Array, codes: Array, scales: Array, group: int, p: dic
     n = codes.shape[0]
     residual = p.get("residual")
     pitch = n if residual is None else residual.shape[1]
-    y, _ = _core.gemm_i4(kernel, x, packed(codes), scales, group, tasks=tasks, pitch=pitch, **p)
+    walk: dict[str, Any] = {"grid": (x.shape[0], 1, 1), "strides": (x.shape[1], 0, 0), "pitch": pitch}
+    y = _kernels.gemm_i4(kernel, x, packed(codes), scales, group, tasks=tasks, **walk, **p)
     np.testing.assert_array_equal(y[:, :n], expected(x, codes, scales, group, p), err_msg=kernel, strict=True)
     assert np.all(np.ascontiguousarray(y[:, n:]).view(np.uint8) == 0xA5), f"{kernel} wrote beyond its channels"
 
@@ -122,7 +123,7 @@ def test_taps(kernel: str, rows: int, taps: list[int], run: int, group: int, fla
     image = rng.integers(0, 256, max(taps) + run + (rows - 1) * step, dtype=np.uint8)
     met = np.stack([np.concatenate([image[r * step + tap :][:run] for tap in taps]) for r in range(rows)])
     walk = {"run": run, "taps": taps, "grid": (1, 1, rows), "strides": (0, 0, step)}
-    y, _ = _core.gemm_i4(kernel, image, packed(codes), scales, group, tasks=3, **walk, **p)
+    y = _kernels.gemm_i4(kernel, image, packed(codes), scales, group, tasks=3, **walk, **p)
     np.testing.assert_array_equal(y, expected(met, codes, scales, group, p), err_msg=kernel, strict=True)
 
 
@@ -142,7 +143,7 @@ def test_extreme_codes_are_exact(kernel: str) -> None:
     x, codes = np.full((2, k), 255, np.uint8), np.full((3, k), 15, np.uint8)
     scales, one = np.full((3, 1), np.float16(1)).view(np.uint16), np.ones(3, np.float32)
     p = {"multiplier": one, "bias": 0 * one, "zero_points": np.zeros((3, 1), np.uint8), "output": "f32"}
-    y, _ = _core.gemm_i4(kernel, x, packed(codes), scales, k, **p)
+    y = _kernels.gemm_i4(kernel, x, packed(codes), scales, k, **p)
     assert np.all(y == np.float32(255 * 15 * k))
 
 
@@ -151,6 +152,6 @@ def test_arguments_out_of_bounds_are_refused() -> None:
     one = np.ones(2, np.float32)
     for group, what in ((0, "group_size"), (12, "group_size"), (64, "scales must be"), (16, "scales must be")):
         with pytest.raises(ValueError, match=what):
-            _core.gemm_i4("scalar_4x8", x, codes, scales, group, one, one)
+            _kernels.gemm_i4("scalar_4x8", x, codes, scales, group, one, one)
     with pytest.raises(ValueError, match="codes must be"):
-        _core.gemm_i4("scalar_4x8", x, codes[:, 1:].copy(), scales, 32, one, one)
+        _kernels.gemm_i4("scalar_4x8", x, codes[:, 1:].copy(), scales, 32, one, one)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from int8_products import check_i8, convolution, convolutions, random_epilogue, random_operands
-from lowbit import _core
+from lowbit import _core, _kernels
 
 Array = npt.NDArray[Any]
-ROWS = [row["name"] for row in _core.spmm_i8_kernels() if row["available"]]
+ROWS = [row["name"] for row in _core.kernels()["spmm_i8"] if row["available"]]
 
 
 def pruned(rng: np.random.Generator, w: Array) -> Array:
@@ -46,7 +46,7 @@ def test_product(
     x, w = random_operands(rng, rows * k, (n, k))
     p = random_epilogue(rng, n, rows if per_row else 1, rows, n + gap, k, flags)
     p |= {"grid": (rows, 1, 1), "strides": (k, 0, 0)} if per_row else {"grid": (1, 1, rows), "strides": (0, 0, k)}
-    check_i8(_core.spmm_i8, kernel, x, pruned(rng, w), p, tasks, gap)
+    check_i8(_kernels.spmm_i8, kernel, x, pruned(rng, w), p, tasks, gap)
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -57,7 +57,7 @@ def test_convolution(kernel: str, conv: dict[str, int], seed: int) -> None:
     if seed % 2:
         conv = conv | {"channels": 4 * (conv["channels"] % 4 + 1), "stride_w": 1, "groups": 1}
     x, w, p = convolution(conv, seed)
-    check_i8(_core.spmm_i8, kernel, x, pruned(np.random.default_rng(seed), w), p, conv["tasks"])
+    check_i8(_kernels.spmm_i8, kernel, x, pruned(np.random.default_rng(seed), w), p, conv["tasks"])
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -67,7 +67,7 @@ def test_strips(kernel: str, rows: int, k: int) -> None:
     rng = np.random.default_rng(k)
     x, w = random_operands(rng, rows * k, (70, k))
     for tasks in (1, 3):
-        check_i8(_core.spmm_i8, kernel, x, pruned(rng, w), random_epilogue(rng, 70, 1, rows, 70, k, 3), tasks)
+        check_i8(_kernels.spmm_i8, kernel, x, pruned(rng, w), random_epilogue(rng, 70, 1, rows, 70, k, 3), tasks)
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -80,7 +80,7 @@ def test_images_of_several_strips(kernel: str) -> None:
         p = random_epilogue(rng, n, 2, int(np.prod(grid)), n, weights[0].size, flags)
         p |= {"grid": grid, "strides": (h * line, line, c), "taps": [0, line, 2 * line]}
         for tasks in (1, 2):
-            check_i8(_core.spmm_i8, kernel, x, pruned(rng, weights), p, tasks)
+            check_i8(_kernels.spmm_i8, kernel, x, pruned(rng, weights), p, tasks)
 
 
 @pytest.mark.parametrize("kernel", ROWS)
@@ -92,7 +92,7 @@ def test_extreme_codes_are_exact(kernel: str, rows: int, w_code: int, x_zero_poi
     for x_code in (0, 128, 255):
         x, w = np.full((rows, k), x_code, np.uint8), np.full((3, k), w_code, np.int8)
         one = np.ones(3, np.float32)
-        y, _ = _core.spmm_i8(kernel, x, w, one, 0 * one, x_zero_point=x_zero_point, output="f32")
+        y = _kernels.spmm_i8(kernel, x, w, one, 0 * one, x_zero_point=x_zero_point, output="f32")
         assert np.all(y == np.float32((x_code - x_zero_point) * w_code * k))
 
 
@@ -102,5 +102,5 @@ def test_extreme_codes_are_exact(kernel: str, rows: int, w_code: int, x_zero_poi
 def test_overflow_of_the_conversion_clamps(kernel: str, rows: int, value: float) -> None:
     """cvtps2dq turns what does not fit into INT_MIN: the clamp must come before."""
     x, w = np.ones((rows, 4), np.uint8), np.ones((50, 4), np.int8)
-    y, _ = _core.spmm_i8(kernel, x, w, np.zeros(50, np.float32), np.full(50, value, np.float32), lo=3, hi=250)
+    y = _kernels.spmm_i8(kernel, x, w, np.zeros(50, np.float32), np.full(50, value, np.float32), lo=3, hi=250)
     assert np.all(y == (250 if value > 0 else 3))

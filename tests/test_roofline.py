@@ -51,7 +51,7 @@ def test_measured_once_a_process() -> None:
     assert roofline.measure(seconds=0.01, sizes={"L1": 1 << 15}) is not roofline.measure()
 
 
-@pytest.mark.parametrize("isa", [row["isa"] for row in _core.peak_kernels() if row["available"]])
+@pytest.mark.parametrize("isa", [row["isa"] for row in _core.kernels()["peak"] if row["available"]])
 def test_every_instruction_set(isa: str) -> None:
     """Each row of the table can be asked for; caches are measured as they are given, with any number of threads."""
     roof = roofline.measure(isa=isa, threads=2, seconds=0.01, sizes={"L1": 1 << 14, "L2": 1 << 18})

@@ -40,9 +40,6 @@ double bytes(const std::string& name, const Bytes& data, double seconds, int thr
 
 void bind_peak(py::module_& m) {
   m.def(
-      "peak_kernels", [] { return describe(kernels::peak_kernels()); },
-      "The rows of the loops that measure the machine: name, isa, available.");
-  m.def(
       "select_peak",
       [](const std::string& isa) { return kernels::select_peak(isa.empty() ? default_isa() : parse_isa(isa)).name; },
       "Name of the row chosen for an instruction set.", py::arg("isa") = "");

@@ -6,8 +6,7 @@
 namespace lowbit {
 
 void bind_graph(pybind11::module_& m);
-void bind_gemm(pybind11::module_& m);
-void bind_eltwise(pybind11::module_& m);
+void bind_kernels(pybind11::module_& m);
 void bind_peak(pybind11::module_& m);
 
 }  // namespace lowbit

@@ -4,28 +4,18 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
 
 #include "base/cpu.h"
 #include "base/error.h"
-#include "kernels/code_table.h"
 #include "kernels/eltwise/eltwise.h"
 
 namespace lowbit {
 
-inline void require(bool condition, const char* message) {
+inline void require(bool condition, const std::string& message) {
   if (!condition) throw Error(ErrorKind::input, message);
-}
-
-// An epilogue's table, if one is given.
-template <class Array>
-std::optional<kernels::CodeTable> code_table(const std::optional<Array>& table) {
-  if (!table) return std::nullopt;
-  require(table->size() == 256, "the table must have 256 entries");
-  return kernels::CodeTable(table->data());
 }
 
 inline const char* row_name(const kernels::EltwiseKernel* kernel) { return name_of(*kernel); }

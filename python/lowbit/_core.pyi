@@ -1,7 +1,7 @@
-"""The compiled core: graphs become sessions, and every kernel row can be run by name for tests and benchmarks."""
+"""The compiled core: graphs become sessions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,7 @@ __version__: str
 _Array = npt.NDArray[Any]
 _F32 = npt.NDArray[np.float32]
 _U8 = npt.NDArray[np.uint8]
-_S8 = npt.NDArray[np.int8]
-_Pair = Sequence[int]
-_Three = Sequence[int]
 _Attribute = int | float | str | Sequence[int] | Sequence[float] | Sequence[Sequence[int]]
-_Output = Literal["u8", "f32"]
 
 class Cpu(TypedDict):
     """`isas` ascending; `default_isa` and `threads` after LOWBIT_ISA and LOWBIT_THREADS."""
@@ -116,222 +112,17 @@ class Session:
 
     def memory(self) -> Memory: ...
 
-# Kernel rows by name, for tests and benchmarks: results and seconds a call (0 unless `repeats`).
+def kernels() -> dict[str, list[KernelRow]]:
+    """The rows of each family of kernels, by the family's folder in cpp/kernels."""
 
-def gemm_i8_kernels() -> list[KernelRow]: ...
-def spmm_i8_kernels() -> list[KernelRow]: ...
-def gemm_f32_kernels() -> list[KernelRow]: ...
-def dwconv_i8_kernels() -> list[KernelRow]: ...
-def dwconv_f32_kernels() -> list[KernelRow]: ...
-def pool_kernels() -> list[KernelRow]: ...
-def eltwise_kernels() -> list[KernelRow]: ...
-def unary_kinds() -> list[str]: ...
-def select_gemm_i8(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
-def select_gemm_f32(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
-def gemm_i8(
-    kernel: str,
-    x: _U8,
-    w: _S8,
-    multiplier: _F32,
-    bias: _F32,
-    *,
-    grid: _Three | None = None,
-    strides: _Three | None = None,
-    taps: Sequence[int] | None = None,
-    x_zero_point: int = 0,
-    x_zero_points: _U8 | None = None,
-    row_scale: _F32 | None = None,
-    residual: _U8 | None = None,
-    residual_multiplier: float = 0.0,
-    lo: int = 0,
-    hi: int = 255,
-    table: _U8 | None = None,
-    min: float = ...,
-    max: float = ...,
-    output: _Output = "u8",
-    bounded: bool = False,
-    pitch: int = 0,
-    tasks: int = 1,
-    threads: int = 1,
-    repeats: int = 0,
-) -> tuple[_Array, float]: ...
+def rounding_errors(x: _F32, factor: _F32, low: _F32, high: _F32, *, isa: str = "") -> _F32:
+    """The squared errors of rounding rows of x [rows][row] to codes: [trials][rows], as factor, low and high are.
 
-spmm_i8 = gemm_i8
-
-def gemm_i4_kernels() -> list[KernelRow]: ...
-def gemm_i4(
-    kernel: str,
-    x: _U8,
-    codes: _U8,
-    scales: npt.NDArray[np.uint16],
-    group_size: int,
-    multiplier: _F32,
-    bias: _F32,
-    *,
-    zero_points: _U8 | None = None,
-    run: int | None = None,
-    grid: _Three | None = None,
-    strides: _Three | None = None,
-    taps: Sequence[int] | None = None,
-    x_zero_point: int = 0,
-    x_zero_points: _U8 | None = None,
-    row_scale: _F32 | None = None,
-    residual: _U8 | None = None,
-    residual_multiplier: float = 0.0,
-    lo: int = 0,
-    hi: int = 255,
-    table: _U8 | None = None,
-    min: float = ...,
-    max: float = ...,
-    output: _Output = "u8",
-    pitch: int = 0,
-    tasks: int = 1,
-    threads: int = 1,
-    repeats: int = 0,
-    copies: int = 1,
-) -> tuple[npt.NDArray[Any], float]: ...
-def gemm_f32(
-    kernel: str,
-    x: _F32,
-    w: _F32,
-    bias: _F32 | None = None,
-    *,
-    grid: _Three | None = None,
-    strides: _Three | None = None,
-    taps: Sequence[int] | None = None,
-    residual: _F32 | None = None,
-    min: float = ...,
-    max: float = ...,
-    pitch: int = 0,
-    tasks: int = 1,
-    threads: int = 1,
-    repeats: int = 0,
-) -> tuple[_F32, float]: ...
-def dwconv_i8(
-    kernel: str,
-    x: _U8,
-    w: _S8,
-    multiplier: _F32,
-    bias: _F32,
-    *,
-    stride: _Pair = (1, 1),
-    dilation: _Pair = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    x_zero_point: int = 0,
-    x_zero_points: _U8 | None = None,
-    row_scale: _F32 | None = None,
-    residual: _U8 | None = None,
-    residual_multiplier: float = 0.0,
-    lo: int = 0,
-    hi: int = 255,
-    table: _U8 | None = None,
-    min: float = ...,
-    max: float = ...,
-    output: _Output = "u8",
-    bounded: bool = False,
-    gap: int = 0,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> tuple[_Array, float]: ...
-def dwconv_f32(
-    kernel: str,
-    x: _F32,
-    w: _F32,
-    bias: _F32 | None = None,
-    *,
-    stride: _Pair = (1, 1),
-    dilation: _Pair = (1, 1),
-    residual: _F32 | None = None,
-    min: float = ...,
-    max: float = ...,
-    gap: int = 0,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> tuple[_F32, float]: ...
-def pool(
-    kernel: str,
-    x: _Array,
-    kind: str,
-    *,
-    outputs: _Pair | None = None,
-    window: _Pair = (1, 1),
-    stride: _Pair = (1, 1),
-    padding: Sequence[int] = (0, 0, 0, 0),
-    dilation: _Pair = (1, 1),
-    count_include_pad: bool = False,
-    x_zero_point: int = 0,
-    multiplier: float = 1.0,
-    zero_point: int = 0,
-    lo: int = 0,
-    hi: int = 255,
-    output: _Output = "u8",
-    gap: int = 0,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> tuple[_Array, float]: ...
-def copy(kernel: str, x: _Array, y: _Array, *, tasks: int = 1, repeats: int = 0) -> float: ...
-def quantize(
-    kernel: str,
-    x: _F32,
-    y: _U8,
-    *,
-    scale: float = 1.0,
-    zero_point: int = 0,
-    scales: _F32 | None = None,
-    zero_points: _U8 | None = None,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> float: ...
-def dequantize(
-    kernel: str,
-    x: _U8,
-    y: _F32,
-    *,
-    scale: float = 1.0,
-    zero_point: int = 0,
-    scales: _F32 | None = None,
-    zero_points: _U8 | None = None,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> float: ...
-def dynamic_quantize(
-    kernel: str, x: _F32, *, factors: _F32 | None = None, tasks: int = 1, repeats: int = 0
-) -> tuple[_U8, _F32, _U8, float]: ...
-def lookup(kernel: str, x: _U8, table: _U8, *, tasks: int = 1, repeats: int = 0) -> tuple[_U8, float]: ...
-def add_i8(
-    kernel: str,
-    a: _U8,
-    b: _U8,
-    *,
-    zero_point_a: int = 0,
-    multiplier_a: float = 1.0,
-    zero_point_b: int = 0,
-    multiplier_b: float = 1.0,
-    zero_point: int = 0,
-    lo: int = 0,
-    hi: int = 255,
-    table: _U8 | None = None,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> tuple[_U8, float]: ...
-def binary(kernel: str, kind: str, a: _F32, b: _F32, y: _F32, *, tasks: int = 1, repeats: int = 0) -> float: ...
-def unary(
-    kernel: str,
-    kind: str,
-    x: _F32,
-    *,
-    alpha: float = 1.0,
-    min: float = ...,
-    max: float = ...,
-    tasks: int = 1,
-    repeats: int = 0,
-) -> tuple[_F32, float]: ...
-def rounding_errors(x: _F32, factor: _F32, low: _F32, high: _F32, *, kernel: str = "") -> _F32: ...
-def softmax(kernel: str, x: _F32, *, tasks: int = 1, repeats: int = 0) -> tuple[_F32, float]: ...
+    isa "": LOWBIT_ISA, else the best. Raises InputError, EnvironmentVariableError.
+    """
 
 # Loops that do one thing, for the roofline: rates a second over about `seconds`, of all threads together.
 
-def peak_kernels() -> list[KernelRow]: ...
 def select_peak(isa: str = "") -> str: ...
 def peak_int8(kernel: str, *, seconds: float, threads: int = 1) -> float: ...
 def peak_f32(kernel: str, *, seconds: float, threads: int = 1) -> float: ...

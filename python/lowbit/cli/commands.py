@@ -66,17 +66,19 @@ def _kernels(usable: Sequence[str]) -> Table:
     """The families' rows that `usable` instruction sets may run, best first."""
     table = heading("Kernels, best first", ("family", "kernels"))
     families = {
-        "int8 matrix product, convolution": _core.gemm_i8_kernels(),
-        "the same with weights mostly zero": _core.spmm_i8_kernels(),
-        "four-bit matrix product, convolution": _core.gemm_i4_kernels(),
-        "int8 depthwise convolution": _core.dwconv_i8_kernels(),
-        "float32 matrix product, convolution": _core.gemm_f32_kernels(),
-        "float32 depthwise convolution": _core.dwconv_f32_kernels(),
-        "pooling": _core.pool_kernels(),
-        "elementwise": _core.eltwise_kernels(),
+        "gemm_i8": "int8 matrix product, convolution",
+        "spmm_i8": "the same with weights mostly zero",
+        "gemm_i4": "four-bit matrix product, convolution",
+        "dwconv_i8": "int8 depthwise convolution",
+        "gemm_f32": "float32 matrix product, convolution",
+        "dwconv_f32": "float32 depthwise convolution",
+        "pool": "pooling",
+        "eltwise": "elementwise",
     }
-    for family, rows in families.items():
-        table.add_row(family, ", ".join(row["name"] for row in rows if row["available"] and row["isa"] in usable))
+    rows = _core.kernels()
+    for family, title in families.items():
+        names = [row["name"] for row in rows[family] if row["available"] and row["isa"] in usable]
+        table.add_row(title, ", ".join(names))
     return table
 
 

@@ -121,7 +121,7 @@ def _measure(kernel: str, threads: int, seconds: float, sizes: tuple[tuple[str, 
     best = {name: 1 / timing.lowest for name, timing in take_turns(slices, rounds=ROUNDS).items()}
     levels = [Memory(name=name, size=size, bandwidth=best[name]) for name, size in sizes]
     levels.append(Memory(name="DRAM", size=math.inf, bandwidth=best["DRAM"]))
-    isa = next(row["isa"] for row in _core.peak_kernels() if row["name"] == kernel)
+    isa = next(row["isa"] for row in _core.kernels()["peak"] if row["name"] == kernel)
     return Roofline(isa=isa, threads=threads, int8=best["int8"], float32=best["float32"], memory=tuple(levels))
 
 

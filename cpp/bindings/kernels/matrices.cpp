@@ -1,0 +1,166 @@
+// Rows of the matrix families over any grid, strides and taps, so that one entry is a matrix product and a convolution.
+// Every address that the kernel may touch is checked before it runs.
+#include <array>
+
+#include "bindings/kernels/call.h"
+#include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/gemm_i4/gemm_i4.h"
+#include "kernels/gemm_i8/gemm_i8.h"
+#include "kernels/spmm_i8/spmm_i8.h"
+
+namespace lowbit {
+namespace {
+
+using Three = std::array<int64_t, 3>;
+
+// What a product is, and where its operands lie; y and the residual are [rows][pitch].
+struct Geometry {
+  int64_t n = 0, tap_count = 1, run = 0;  // of the weights
+  kernels::Grid grid;
+  Three strides{};
+  std::vector<int64_t> taps;
+  int64_t pitch = 0;
+
+  template <class T>
+  kernels::Rows<T> rows(T* data) const {
+    return rows_of(data, grid.h, grid.w, pitch);
+  }
+  std::vector<py::ssize_t> shape() const { return {grid.rows(), pitch}; }
+};
+
+Geometry geometry(Keywords& keywords, int64_t x_size, int64_t n, int64_t tap_count, int64_t run) {
+  constexpr int64_t kMost = int64_t{1} << 31;
+  Geometry g{n, tap_count, run, {}, {}, {}, 0};
+  require(n > 0 && run > 0 && tap_count > 0, "sizes must be positive");
+  const auto extents = keywords.get("grid", Three{1, 1, x_size / run});
+  g.grid = {extents[0], extents[1], extents[2]};
+  g.strides = keywords.get("strides", Three{0, 0, run});
+  g.taps = keywords.get("taps", std::vector<int64_t>(tap_count, 0));
+  g.pitch = keywords.get("pitch", n);
+  require(std::ssize(g.taps) == tap_count, "one tap offset for each tap of the weights");
+  require(g.pitch >= n, "the pitch must be at least n");
+  int64_t last = 0;
+  for (int i = 0; i < 3; ++i) {
+    require(extents[i] >= 0 && extents[i] <= kMost && g.strides[i] >= 0 && g.strides[i] <= kMost,
+            "extents and strides must be between 0 and 2^31");
+    last += std::max<int64_t>(0, extents[i] - 1) * std::min(g.strides[i], x_size);
+  }
+  for (int64_t tap : g.taps) {
+    require(tap >= 0 && tap <= x_size, "tap offsets must lie in x");
+    require(g.grid.rows() == 0 || last + tap + run <= x_size, "a tap reaches beyond x");
+  }
+  return g;
+}
+
+// Of weights [n][taps][run], or [n][run] for a single tap.
+Geometry geometry(Keywords& keywords, int64_t x_size, const py::array& w) {
+  require(w.ndim() == 3 || w.ndim() == 2, "weights must be [n][taps][run] or [n][k]");
+  return geometry(keywords, x_size, w.shape(0), w.ndim() == 3 ? w.shape(1) : 1, w.shape(w.ndim() - 1));
+}
+
+template <class Args, class Weights, class X>
+void set_operands(Args& args, const Geometry& g, const Weights& weights, const Buffer& x, const X*) {
+  args.weights = &weights;
+  args.grid = g.grid;
+  args.x = {x.as<const X>(), g.strides[0], g.strides[1], g.strides[2]};
+  args.taps = g.taps;
+}
+
+template <class Kernel, class Args>
+py::array run(const Kernel& kernel, Keywords& keywords, const Geometry& g, Args& args, DType type) {
+  const auto tasks = keywords.get<int64_t>("tasks", 1);
+  keywords.finish();
+  py::array y = output(type, g.shape());
+  args.y = g.rows(decltype(args.y.data)(y.mutable_data()));
+  run_tasks(tasks, [&](int64_t task) { kernel.run(args, task, tasks); });
+  return y;
+}
+
+// One row of gemm_i8 or of spmm_i8, which have one contract.
+template <class Weights, class Args, auto table>
+py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<int8_t>& w,
+                 const Array<float>& multiplier, const Array<float>& bias, const py::kwargs& kwargs) {
+  Keywords keywords(kwargs);
+  const auto& kernel = find(table(), name);
+  const Geometry g = geometry(keywords, x.size(), w);
+  const Buffer codes = copy(x);
+  Weights weights;
+  kernel.pack(kernel, w.data(), g.n, g.tap_count, g.run, weights);
+  Args args;
+  set_operands(args, g, weights, codes, x.data());
+  const Quantized quantized(keywords, args, multiplier, bias, g.n, g.pitch);
+  Buffer scratch;
+  if constexpr (requires { args.scratch; }) {
+    scratch = Buffer(keywords.get<int64_t>("tasks", 1) * kernels::spmm_i8_scratch(weights));
+    args.scratch = scratch.as();
+  }
+  return run(kernel, keywords, g, args, args.epilogue.output);
+}
+
+py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& codes,
+                 const Array<uint16_t>& scales, int64_t group_size, const Array<float>& multiplier,
+                 const Array<float>& bias, const py::kwargs& kwargs) {
+  Keywords keywords(kwargs);
+  const kernels::GemmI4Kernel& kernel = find(kernels::gemm_i4_kernels(), name);
+  require(codes.ndim() == 2 && scales.ndim() == 2, "codes and scales must be matrices");
+  const int64_t n = codes.shape(0), run = keywords.get("run", x.shape(x.ndim() - 1));
+  const auto taps = keywords.get("taps", std::vector<int64_t>(1, 0));
+  const Geometry g = geometry(keywords, x.size(), n, std::ssize(taps), run);
+  const int64_t k = run * g.tap_count;
+  require(codes.shape(1) == (k + 1) / 2, "codes must be [n][ceil(k / 2)]");
+  require(group_size > 0 && (group_size % 8 == 0 || group_size == k), "group_size must be a multiple of 8, or k");
+  const kernels::GemmI4Source source{
+      codes.data(), scales.data(), keywords.array<uint8_t>("zero_points", scales.size()), n, k, group_size, run};
+  require(scales.shape(0) == n && scales.shape(1) == source.groups(), "scales must be [n][groups]");
+  require(source.groups() <= kernels::GemmI4Args::kMaxGroups, "too many groups");
+  const Buffer values = copy(x);
+  kernels::GemmI4Weights weights;
+  kernel.pack(kernel, source, weights);
+  kernels::GemmI4Args args;
+  set_operands(args, g, weights, values, x.data());
+  const Quantized quantized(keywords, args, multiplier, bias, n, g.pitch);
+  return lowbit::run(kernel, keywords, g, args, args.epilogue.output);
+}
+
+py::array run_f32(const std::string& name, const Array<float>& x, const Array<float>& w, const py::kwargs& kwargs) {
+  Keywords keywords(kwargs);
+  const kernels::GemmF32Kernel& kernel = find(kernels::gemm_f32_kernels(), name);
+  const Geometry g = geometry(keywords, x.size(), w);
+  const Buffer values = copy(x);
+  kernels::GemmF32Weights weights;
+  kernel.pack(kernel, w.data(), g.n, g.tap_count, g.run, weights);
+  kernels::GemmF32Args args;
+  set_operands(args, g, weights, values, x.data());
+  args.bias = keywords.array<float>("bias", g.n);
+  if (const float* residual = keywords.array<float>("residual", g.grid.rows() * g.pitch))
+    args.residual = g.rows(residual);
+  read_bounds(keywords, args.min, args.max);
+  return run(kernel, keywords, g, args, DType::f32);
+}
+
+template <auto select>
+std::string selected(int64_t n, int64_t taps, int64_t run, int64_t rows, const std::string& isa) {
+  return select(isa.empty() ? default_isa() : parse_isa(isa), n, taps, run, rows).name;
+}
+
+}  // namespace
+
+void bind_matrices(py::module_& m) {
+  const auto def_i8 = [&](const char* name, auto function) {
+    m.def(name, function, py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert(),
+          py::arg("multiplier").noconvert(), py::arg("bias").noconvert());
+  };
+  def_i8("gemm_i8", run_i8<kernels::GemmI8Weights, kernels::GemmI8Args, kernels::gemm_i8_kernels>);
+  def_i8("spmm_i8", run_i8<kernels::SpmmI8Weights, kernels::SpmmI8Args, kernels::spmm_i8_kernels>);
+  m.def("gemm_i4", run_i4, py::arg("kernel"), py::arg("x").noconvert(), py::arg("codes").noconvert(),
+        py::arg("scales").noconvert(), py::arg("group_size"), py::arg("multiplier").noconvert(),
+        py::arg("bias").noconvert());
+  m.def("gemm_f32", run_f32, py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert());
+  const auto def_select = [&](const char* name, auto function) {
+    m.def(name, function, py::arg("n"), py::arg("taps"), py::arg("run"), py::arg("rows") = 0, py::arg("isa") = "");
+  };
+  def_select("select_gemm_i8", selected<kernels::select_gemm_i8>);
+  def_select("select_gemm_f32", selected<kernels::select_gemm_f32>);
+}
+
+}  // namespace lowbit

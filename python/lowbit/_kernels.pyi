@@ -1,0 +1,159 @@
+"""Single rows of the kernel tables, for tests; wheels leave this module out. `_core.kernels()` lists the rows.
+
+A call finds its row by name, runs it in `tasks` shares in one thread, and returns the result in a new array, unless it
+takes one as `y`. Behind the channels of a result may lie room, which is filled with 0xa5. Raises InputError.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Unpack
+
+_Array = npt.NDArray[Any]
+_F32 = npt.NDArray[np.float32]
+_U8 = npt.NDArray[np.uint8]
+_S8 = npt.NDArray[np.int8]
+_Pair = Sequence[int]
+
+class Walk(TypedDict, total=False):
+    """Over x: grid and strides (n, h, w), an offset a tap; pitch: elements from row to row of the result.
+
+    By default a product of matrices, x [rows][k].
+    """
+
+    grid: Sequence[int]
+    strides: Sequence[int]
+    taps: Sequence[int]
+    pitch: int
+    tasks: int
+
+class Bounds(TypedDict, total=False):
+    """Of float32 results; infinite by default."""
+
+    min: float
+    max: float
+
+class Epilogue(Bounds, total=False):
+    """As in cpp/kernels/kernel.h."""
+
+    x_zero_point: int
+    x_zero_points: _U8 | None
+    row_scale: _F32 | None
+    residual: _U8 | None
+    residual_multiplier: float
+    lo: int
+    hi: int
+    table: _U8 | None
+    output: Literal["u8", "f32"]
+    bounded: bool
+
+class Product(Walk, Epilogue, total=False): ...
+
+class ProductI4(Product, total=False):
+    """zero_points: as scales; run: of k that are adjacent in x."""
+
+    zero_points: _U8 | None
+    run: int
+
+class ProductF32(Walk, Bounds, total=False):
+    bias: _F32 | None
+    residual: _F32 | None
+
+class Window(TypedDict, total=False):
+    """Of an image; gap: elements behind a pixel's channels in the result."""
+
+    stride: _Pair
+    dilation: _Pair
+    gap: int
+    tasks: int
+
+class Depthwise(Window, Epilogue, total=False):
+    """padding: top, left, bottom, right."""
+
+    padding: Sequence[int]
+
+class DepthwiseF32(Window, Bounds, total=False):
+    bias: _F32 | None
+    residual: _F32 | None
+
+class Pool(Window, total=False):
+    """outputs: their number, of an adaptive pool. padding: top, left, bottom, right."""
+
+    outputs: _Pair | None
+    window: _Pair
+    padding: Sequence[int]
+    count_include_pad: bool
+    x_zero_point: int
+    multiplier: float
+    zero_point: int
+    lo: int
+    hi: int
+    output: Literal["u8", "f32"]
+
+class Scales(TypedDict, total=False):
+    """One scale and zero point, or one for each index of axis 0."""
+
+    scale: float
+    zero_point: int
+    scales: _F32 | None
+    zero_points: _U8 | None
+    tasks: int
+
+class Sum(TypedDict, total=False):
+    zero_point_a: int
+    multiplier_a: float
+    zero_point_b: int
+    multiplier_b: float
+    zero_point: int
+    lo: int
+    hi: int
+    table: _U8 | None
+    tasks: int
+
+class Unary(Bounds, total=False):
+    alpha: float
+    tasks: int
+
+# Products [rows][pitch] of weights [n][taps][run] or [n][k]; four-bit codes are [n][ceil(k / 2)], two a byte, their
+# scales the bits of half floats [n][groups].
+
+def gemm_i8(kernel: str, x: _U8, w: _S8, multiplier: _F32, bias: _F32, **rest: Unpack[Product]) -> _Array: ...
+def spmm_i8(kernel: str, x: _U8, w: _S8, multiplier: _F32, bias: _F32, **rest: Unpack[Product]) -> _Array: ...
+def gemm_i4(
+    kernel: str,
+    x: _U8,
+    codes: _U8,
+    scales: npt.NDArray[np.uint16],
+    group_size: int,
+    multiplier: _F32,
+    bias: _F32,
+    **rest: Unpack[ProductI4],
+) -> _Array: ...
+def gemm_f32(kernel: str, x: _F32, w: _F32, **rest: Unpack[ProductF32]) -> _F32: ...
+def select_gemm_i8(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
+def select_gemm_f32(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
+
+# Images [n][h][w][c] and weights [c][kh][kw]; the results' rows are c + gap long.
+
+def dwconv_i8(kernel: str, x: _U8, w: _S8, multiplier: _F32, bias: _F32, **rest: Unpack[Depthwise]) -> _Array: ...
+def dwconv_f32(kernel: str, x: _F32, w: _F32, **rest: Unpack[DepthwiseF32]) -> _F32: ...
+def pool(kernel: str, x: _Array, kind: Literal["max", "avg"], **rest: Unpack[Pool]) -> _Array: ...
+
+# Elements: x, a, b and y of any strides where y is given.
+
+def copy(kernel: str, x: _Array, y: _Array, *, tasks: int = 1) -> None: ...
+def quantize(kernel: str, x: _F32, y: _U8, **rest: Unpack[Scales]) -> None: ...
+def dequantize(kernel: str, x: _U8, y: _F32, **rest: Unpack[Scales]) -> None: ...
+def dynamic_quantize(kernel: str, x: _F32, *, factors: _F32 | None = None, tasks: int = 1) -> tuple[_U8, _F32, _U8]:
+    """Codes, scales and zero points of rows x [rows][row], times `factors` [row]."""
+
+def lookup(kernel: str, x: _U8, table: _U8, *, tasks: int = 1) -> _U8: ...
+def add_i8(kernel: str, a: _U8, b: _U8, **rest: Unpack[Sum]) -> _U8: ...
+def binary(kernel: str, kind: str, a: _F32, b: _F32, y: _F32, *, tasks: int = 1) -> None:
+    """kind: add, sub, mul, div, minimum, maximum or prelu."""
+
+def unary(kernel: str, kind: str, x: _F32, **rest: Unpack[Unary]) -> _F32: ...
+def unary_kinds() -> list[str]: ...
+def softmax(kernel: str, x: _F32, *, tasks: int = 1) -> _F32: ...
