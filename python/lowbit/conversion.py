@@ -52,30 +52,53 @@ def convert(
     threads: int | None = None,
     progress: bool = True,
 ) -> ConvertedModel:
-    """A model that runs `net` on low-bit kernels; `net` itself is left as it is.
+    """Convert a trained module to a model that runs on low-bit kernels; `net` itself is left as it is.
 
-    example_inputs: a tensor, a tuple (positional inputs) or a dict (keyword inputs). Without them, the first item of
-    `calibration`, the module's `dummy_inputs`, or the inputs of the first call.
-    calibration: inputs as the model will meet them, for fixed activation ranges (fastest); any iterable of what
-    example_inputs may be. Of the tuples of a DataLoader the first items are taken, as many as the model has inputs: `y`
-    of `(x, y)` is dropped; of dicts, the model's inputs. Without it, activations are quantized by their own range,
-    sample by sample. An iterator that can be read once only is held in memory.
-    scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
-    "float32", a `Scheme`, or {pattern: one of these}: the first glob that matches a module's path decides about it and
-    all in it; what none matches is int8. target: the instruction set for which layers are chosen that are worth
-    quantizing: "avx2", "avxvnni", "avx512vnni" or "scalar"; None: this CPU's best, as LOWBIT_ISA caps it. The model
-    runs anywhere and gives the same bits; with a target given, every CPU makes the same. tune: measure layers instead.
-    dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; {input: {axis: name}} frees
-    these, or torch.export's `dynamic_shapes`. fallback: "torch" lets torch run what lowbit has no operator for; such a
-    file loads with `allow_torch=True` only.
-    evaluate: fn(model) -> score, higher is better; called with the float32 and the low-bit model, which are called as
-    `net` is. max_drop: how far the score may fall below float32's: the layers that cost most accuracy return from four
-    bits to eight, or to float32, until it holds (`model.meta["evaluations"]` has every trial).
-    threads: of one call, at most. progress: show a progress bar on a terminal.
+    Args:
+        net: The module. It is captured in eval mode.
+        example_inputs: A tensor, a tuple (positional inputs) or a dict (keyword inputs), of any sizes that the module
+            takes. Without them, the first item of `calibration`, the module's `dummy_inputs`, or the inputs of the
+            first call.
+        calibration: Inputs as the model will meet them, for fixed activation ranges (fastest): any iterable of what
+            `example_inputs` may be. Of the tuples of a DataLoader the first items are taken, as many as the model has
+            inputs, so `y` of `(x, y)` is dropped; of dicts, the model's inputs. An iterator that can be read only once
+            is held in memory. Without data, activations are quantized by their own range, sample by sample.
+        scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
+            "float32", a `Scheme`, or `{pattern: one of these}`: the first glob that matches a module's path decides
+            about it and all in it; what none matches is int8.
+        dynamic: Which sizes stay free. "auto": the batch, and the sequence of token inputs; None: no size; `{input:
+            {axis: name}}`: these, and sizes of one name are equal; or torch.export's `dynamic_shapes`.
+        evaluate: A function from a model to its score, higher is better. It is called with the float32 and with low-bit
+            models, which are called as `net` is.
+        max_drop: How far the score may fall below float32's, in the score's own unit. Layers that cost most accuracy
+            return from four bits to eight, or to float32, until it holds; `model.meta["evaluations"]` has every trial.
+        fallback: "torch" lets torch run what lowbit has no operator for; such a file loads with `allow_torch=True`
+            only.
+        tune: Measure layers here, instead of estimating by the cost model, to decide which are worth quantizing.
+        target: The instruction set for which that is decided: "scalar", "avx2", "avxvnni" or "avx512vnni"; None: this
+            CPU's best, as LOWBIT_ISA caps it. The model runs anywhere and gives the same bits; with a target given,
+            every CPU makes the same model.
+        threads: Of one call, at most; None: as many as the process may use.
+        progress: Show a progress bar on a terminal.
 
-    Raises InputError for inputs that do not fit, UnsupportedError that lists every operation lowbit lacks,
-    CalibrationError for calibration data that are empty, not finite or of the wrong shape, AccuracyError (with the best
-    model found) where no low-bit layer can stay within `max_drop`.
+    Returns:
+        The model. It takes and returns torch tensors or NumPy arrays, in the structure of the module's calls.
+
+    Raises:
+        InputError: Arguments or inputs that do not fit.
+        UnsupportedError: Operations that lowbit lacks; the message lists all of them with their source lines.
+        CalibrationError: Calibration data that are empty, not finite or of the wrong shape.
+        AccuracyError: No model with low-bit layers stays within `max_drop`; the best one found is attached.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+        >>> data = torch.randn(64, 256)
+        >>> model = lowbit.convert(net, data[:1], calibration=data.split(16), target="avx2")
+        >>> model(data).shape
+        torch.Size([64, 10])
+        >>> [decision["node"] for decision in model.decisions]
+        ['0', '2']
     """
     if not isinstance(net, torch.nn.Module):
         raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")

@@ -33,7 +33,15 @@ DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far one value of the converted graph is from the float graph's: SQNR in dB, and the largest difference."""
+    """How far one value of the converted graph is from the float graph's.
+
+    Args:
+        node: The node that makes it.
+        op: The node's operator.
+        value: The value's name.
+        sqnr: Signal to quantization noise ratio, in dB.
+        largest: The largest difference of an element.
+    """
 
     node: str
     op: str
@@ -46,7 +54,11 @@ class Difference:
 class Comparison:
     """Node by node, how far the converted graph is from the float graph; prints as a table.
 
-    SQNR = 10 log10(sum float^2 / sum (float - converted)^2); 6 dB are one bit.
+    SQNR = 10 log10(sum float^2 / sum (float - converted)^2), in dB; 6 dB are one bit.
+
+    Args:
+        rows: One for each node.
+        outputs: One for each output.
     """
 
     rows: tuple[Difference, ...]
@@ -96,12 +108,23 @@ class Conversion:
 class ConvertedModel(Model):
     """A converted model: torch tensors in give torch tensors out, NumPy arrays in give NumPy arrays out.
 
-    It is called as the module was (positional or keyword inputs) and returns the same structure, in the module's own
-    classes. Any number of threads may call it at once. A model that was converted without example inputs is captured
-    at its first call.
+    `lowbit.convert` makes it. It is called as the module was (positional or keyword inputs) and returns the same
+    structure, in the module's own classes. Any number of threads may call it at once. A model that was converted
+    without example inputs is captured at its first call.
 
     A pickle holds the bytes of the file that `save` writes, and the outputs' classes by name; it brings no float graph,
     so `compare` is not for what was unpickled. As any pickle, it is to be trusted. Copies share the session.
+
+    Args:
+        made: All that it is made of, or what makes that of the inputs of the first call.
+
+    Examples:
+        >>> import torch
+        >>> model = lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8))
+        >>> model(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
+        >>> model.graph.symbols
+        {'batch': Symbol(minimum=1, maximum=2147483647, multiple=1, remainder=0)}
     """
 
     def __init__(self, made: Conversion | Callable[[tuple[Any, ...], dict[str, Any]], Conversion]) -> None:
@@ -138,10 +161,19 @@ class ConvertedModel(Model):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
-        """Run the model. Raises InputError for inputs that do not fit, before anything is run.
+        """Run the model.
 
-        check_finite (a truth value; untyped, so that a checker takes `model(**tensors)`): also for inputs that hold NaN
-        or infinity, which int8 codes with ranges from calibration do not carry on (docs/numerics.md).
+        Args:
+            args: The inputs, as the module takes them: tensors or arrays in its structure.
+            check_finite: Also refuse inputs that hold NaN or infinity, which int8 codes with ranges from calibration do
+                not carry on. (Untyped, so that a type checker takes `model(**tensors)`.)
+            kwargs: Inputs by name.
+
+        Returns:
+            The outputs, in the module's structure and classes; tensors on the device of the inputs.
+
+        Raises:
+            InputError: Inputs that do not fit, before anything is run.
         """
         arrays, device = self._read_all(args, kwargs)
         if check_finite:
@@ -171,7 +203,11 @@ class ConvertedModel(Model):
 
     @property
     def reference(self) -> Graph:
-        """The float32 graph whose values those of `graph` stand for, name by name. Raises LowbitError without one."""
+        """The float32 graph whose values those of `graph` stand for, name by name.
+
+        Raises:
+            LowbitError: The model was unpickled, and has none.
+        """
         if self._conversion.reference is None:
             raise LowbitError("a model that was unpickled has no float graph to compare with: convert the module again")
         return self._conversion.reference
@@ -187,7 +223,25 @@ class ConvertedModel(Model):
         return tuple(self.meta["notes"])
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
-        """Per node, the error of the converted graph against the float graph on these inputs. Raises InputError."""
+        """Measure the error of each node against the float graph.
+
+        Args:
+            args: The inputs of a call.
+            kwargs: Inputs by name.
+
+        Returns:
+            SQNR in dB and the largest difference of each node and output; it prints as a table.
+
+        Raises:
+            InputError: Inputs that do not fit.
+            LowbitError: The model was unpickled, and has no float graph.
+
+        Examples:
+            >>> import torch
+            >>> model = lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8), scheme="float32")
+            >>> [row.sqnr for row in model.compare(torch.randn(2, 8)).outputs]
+            [inf]
+        """
         return self._compare(self._read_all(args, kwargs)[0])
 
     def _compare(self, arrays: list[Array]) -> Comparison:
@@ -261,7 +315,14 @@ class ConvertedModel(Model):
         return run
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a `.lowbit` file, for `lowbit.load`. Raises OSError."""
+        """Write a `.lowbit` file, for `lowbit.load`.
+
+        Args:
+            path: Where to write it. The file appears whole or not at all; the same model gives the same bytes.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         format.save(path, self.graph, self.meta)
 
     def _object(self, name: str, fields: dict[str, Any]) -> Any:

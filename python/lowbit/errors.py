@@ -8,38 +8,102 @@ from typing import Any
 
 
 class LowbitError(Exception):
-    """Base of all of lowbit's errors."""
+    """Base of all of lowbit's errors.
+
+    Examples:
+        >>> try:
+        ...     lowbit.load(3)
+        ... except lowbit.LowbitError as error:
+        ...     print(error)
+        lowbit.load takes the path of a file, not a int
+    """
 
 
 class UnsupportedError(LowbitError):
     """The model uses something lowbit has no operator for; the message lists all of it with source lines.
 
-    sizes: the free sizes that all of it is about, each with the place where it is met; without them it might convert.
+    `sizes` holds the free sizes that all of it is about, each with the place where it is met; without them the model
+    might convert.
+
+    Examples:
+        >>> lowbit.Scheme(name="three bits", weight_bits=3)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.UnsupportedError: scheme 'three bits' asks for 3-bit weights...
     """
 
     sizes: Mapping[str, str] = MappingProxyType({})
 
 
 class InputError(LowbitError, ValueError):
-    """An input of a call (of convert, a model, a session) has the wrong shape, dtype, name, number or value."""
+    """An input of a call (of convert, a model, a session) has the wrong shape, dtype, name, number or value.
+
+    Examples:
+        >>> import torch
+        >>> model = lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8))
+        >>> model(torch.randn(2, 9))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.InputError: ...
+    """
 
 
 class GraphError(LowbitError):
-    """A graph is not valid: an unknown op, a missing value, a wrong shape, dtype or attribute."""
+    """A graph is not valid: an unknown op, a missing value, a wrong shape, dtype or attribute.
+
+    Examples:
+        >>> from lowbit.graph.ir import Graph
+        >>> lowbit.Session(Graph(inputs=(), outputs=("y",), values={}, nodes=(), constants={}))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.GraphError: ...
+    """
 
 
 class FormatError(LowbitError):
-    """A file is truncated, foreign, from a newer version, or does not say what it must."""
+    """A file is truncated, foreign, from a newer version, or does not say what it must.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> _ = Path("net.lowbit").write_text("something else")
+        >>> lowbit.load("net.lowbit")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.FormatError: net.lowbit is not a lowbit file...
+    """
 
 
 class CalibrationError(LowbitError):
-    """Calibration data is empty, not finite, or does not fit the model."""
+    """Calibration data are empty, not finite, or do not fit the model.
+
+    Examples:
+        >>> import torch
+        >>> lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8), calibration=[])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.CalibrationError: ...
+    """
 
 
 class AccuracyError(LowbitError):
     """No model with int8 layers holds the accuracy budget; the best one found is attached.
 
-    model: the converted model with the highest score. score: what evaluate gave it. drop: how far it is below float32.
+    Args:
+        message: What happened.
+        model: The converted model with the highest score.
+        score: What `evaluate` gave it.
+        drop: How far it is below float32's score.
+
+    Examples:
+        >>> import torch
+        >>> net, scores = torch.nn.Linear(256, 256), iter([0.9, 0.8, 0.8])  # of the float32 model, then of others
+        >>> try:
+        ...     lowbit.convert(
+        ...         net, torch.randn(1, 256), evaluate=lambda model: next(scores), max_drop=0.01, target="avx2"
+        ...     )
+        ... except lowbit.AccuracyError as error:
+        ...     print(error.score, round(error.drop, 3))
+        0.8 0.1
     """
 
     def __init__(self, message: str, *, model: Any, score: float, drop: float) -> None:
@@ -48,4 +112,14 @@ class AccuracyError(LowbitError):
 
 
 class EnvironmentVariableError(LowbitError):
-    """LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do."""
+    """LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do.
+
+    Examples:
+        >>> import os, torch
+        >>> os.environ["LOWBIT_ISA"] = "none"
+        >>> lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.EnvironmentVariableError: ...
+        >>> del os.environ["LOWBIT_ISA"]
+    """

@@ -43,12 +43,27 @@ class Captured:
 
 
 def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallback: bool = False) -> Captured:
-    """The graph of `net` in eval mode, for inputs like these; `net` is left as it is.
+    """Capture a module in eval mode as a float32 graph; `net` is left as it is.
 
-    inputs: a tensor, a tuple (positional) or a dict (keywords). dynamic: "auto" frees the batch, and the sequence of
-    token inputs; None fixes all sizes; else torch.export's `dynamic_shapes`. fallback: let torch run what lowbit has no
-    operator for, in segments. Raises InputError for inputs that do not fit, UnsupportedError that lists all
-    operations lowbit lacks.
+    Args:
+        net: The module.
+        inputs: An example: a tensor, a tuple (positional) or a dict (keywords).
+        dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; else torch.export's
+            `dynamic_shapes`.
+        fallback: Let torch run what lowbit has no operator for, in segments.
+
+    Returns:
+        The graph, and what a call of it takes and returns.
+
+    Raises:
+        InputError: Inputs that do not fit.
+        UnsupportedError: Operations that lowbit lacks; the message lists all of them.
+
+    Examples:
+        >>> import torch
+        >>> from lowbit.capture import capture
+        >>> [node.op for node in capture(torch.nn.Linear(4, 4), torch.randn(1, 4)).graph]
+        ['linear']
     """
     codes: list[Coded] = []
     notes: list[str] = []

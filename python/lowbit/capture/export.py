@@ -83,9 +83,17 @@ def parameters_of(net: torch.nn.Module) -> list[inspect.Parameter]:
 
 
 def example(net: torch.nn.Module, inputs: Any) -> Example:
-    """One call's inputs from what a person passes: a tensor; a tuple or list (positional); a dict (keywords).
+    """One call's inputs from what a person passes.
 
-    Raises InputError when `net.forward` would not take them.
+    Args:
+        net: The module.
+        inputs: A tensor, a tuple or list (positional inputs), a dict (keyword inputs) or an `Example`.
+
+    Returns:
+        The call.
+
+    Raises:
+        InputError: `net.forward` would not take them.
     """
     leaves = pytree.tree_leaves(inputs, is_leaf=_is_packed)
     if any(map(_is_packed, leaves)):
@@ -147,6 +155,16 @@ def example_of_item(net: torch.nn.Module, item: Any) -> Example:
 
     A tuple or list holds the positional inputs, as many as `forward` has parameters without a default (at least one);
     what follows them (the labels of `(x, y)`) is dropped. A dict loses the keys that `forward` has no parameter for.
+
+    Args:
+        net: The module.
+        item: What the loader yields.
+
+    Returns:
+        The call.
+
+    Raises:
+        InputError: `net.forward` would not take it.
     """
     parameters = parameters_of(net)
     if isinstance(item, Mapping):
@@ -162,7 +180,14 @@ def example_of_item(net: torch.nn.Module, item: Any) -> Example:
 
 
 def dummy_inputs(net: torch.nn.Module) -> Any | None:
-    """`net.dummy_inputs` (transformers' convention) if the module has them and they are its main input's, else None."""
+    """The example that a module brings itself: `net.dummy_inputs`, transformers' convention.
+
+    Args:
+        net: The module.
+
+    Returns:
+        Its dummy inputs, if it has them and they are its main input's, else None.
+    """
     inputs = getattr(net, "dummy_inputs", None)
     if not isinstance(inputs, Mapping):
         return None

@@ -15,7 +15,20 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layer:
-    """A layer to prune. weight: what it computes with now (zero where pruned), detached; random: seeded for it."""
+    """A layer to prune, as a criterion sees it.
+
+    Args:
+        name: Its path in the module.
+        module: The layer; its gradients, and what hooks gathered, may be read.
+        weight: What it computes with now (zero where pruned), detached.
+        random: A generator that is seeded for this layer.
+
+    Examples:
+        >>> import torch
+        >>> def columns(layer: lowbit.compress.Layer) -> torch.Tensor:
+        ...     return layer.weight.abs().sum(0, keepdim=True).expand_as(layer.weight)
+        >>> pruning = lowbit.compress.prune(torch.nn.Linear(64, 64), 0.5, criterion=columns)
+    """
 
     name: str
     module: nn.Module

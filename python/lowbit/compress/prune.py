@@ -43,19 +43,38 @@ def prune(
     skip: Sequence[str] = (),
     seed: int = 0,
 ) -> Pruning:
-    """Put masks on the linear and convolutional layers of `net`, in place; the handle moves them on, makes them last.
-
-    sparsity: the share of weights to be zero at the end, in [0, 1). pattern: blocks of output x input channels, "1x4",
-    "4x4", "8x4", "16x4", "32x4", or "unstructured"; in a convolution a block lies at one place of the kernel.
-    criterion: "magnitude", "random" (a control), or a function from a `Layer` to the worth of each weight.
-    scope: "layer" prunes each layer to the same share (one block at least stays); "global" prunes the blocks that are
-    worth least in all, a block's worth being divided by that of all blocks of its layer that are worth as much or more
-    (LAMP: Lee et al. 2021, arXiv:2010.07611).
-    schedule: `OneShot` (now; the default), `Iterative` or `Cubic`. modules, skip: globs of module paths; what matches a
-    module holds for all in it. seed: of "random".
+    """Put masks on the linear and convolutional layers of `net`, in place, that keep the least valuable weights zero.
 
     Layers that cannot be pruned (groups, sizes that are no whole blocks, shared or parametrized weights) stay dense and
-    are named in `skipped`. Raises InputError for values outside their ranges and where no layer can be pruned.
+    are named in `Pruning.skipped`.
+
+    Args:
+        net: The module. Optimizers may be made before or after.
+        sparsity: The share of weights to be zero at the end, in [0, 1).
+        pattern: Blocks of output x input channels: "1x4", "4x4", "8x4", "16x4", "32x4", or "unstructured". In a
+            convolution a block lies at one place of the kernel.
+        criterion: "magnitude", "random" (a control), or a function from a `Layer` to the worth of each weight.
+        scope: "layer" prunes each layer to the same share (one block at least stays). "global" prunes the blocks that
+            are worth least in all, a block's worth being divided by that of all blocks of its layer that are worth as
+            much or more (LAMP: Lee et al. 2021, arXiv:2010.07611).
+        schedule: `OneShot()` (now; the default), `Iterative` or `Cubic`.
+        modules: Globs of module paths; what matches a module holds for all in it.
+        skip: Globs of modules that stay dense.
+        seed: Of "random".
+
+    Returns:
+        The handle that prunes further and makes the zeros last.
+
+    Raises:
+        InputError: Values outside their ranges, or no layer that can be pruned.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Linear(64, 64)
+        >>> pruning = lowbit.compress.prune(net, 0.75, pattern="4x4")
+        >>> net = pruning.finalize()
+        >>> int((net.weight == 0).sum())
+        3072
     """
     chosen = _criterion(criterion)
     _check(net, sparsity, pattern, scope)
@@ -89,7 +108,28 @@ class Masked(nn.Module):
 
 
 class Pruning:
-    """Masks on the layers of a module. `skipped`: the layers that stay dense, and why."""
+    """Masks on the layers of a module; `lowbit.compress.prune` makes it.
+
+    `skipped` holds the layers that stay dense, and why. Printed, it shows each layer's share of zeros.
+
+    Args:
+        net: The module.
+        modules: The layers with masks, by path.
+        masked: Their parametrizations.
+        skipped: The other layers, and why they stay dense.
+        ranking: Which blocks go first.
+        final: The sparsity at the end.
+        schedule: The sparsity after each step.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Linear(64, 64)
+        >>> pruning = lowbit.compress.prune(net, 0.75, schedule=lowbit.compress.Iterative(rounds=2))
+        >>> while not pruning.done:
+        ...     share = pruning.step()  # then train a little
+        >>> share
+        0.75
+    """
 
     def __init__(
         self,
@@ -124,9 +164,13 @@ class Pruning:
         return self._steps >= self._schedule.last
 
     def step(self) -> float:
-        """Prune as much as the schedule asks for after one more step; returns that sparsity. Raises InputError.
+        """Prune as much as the schedule asks for after one more step. What is pruned stays pruned.
 
-        What is pruned stays pruned.
+        Returns:
+            The sparsity that the schedule asks for now.
+
+        Raises:
+            InputError: The pruning is final.
         """
         self._check_open()
         before, self._steps = self.target, self._steps + 1
@@ -135,13 +179,20 @@ class Pruning:
         return self.target
 
     def sparsity(self) -> dict[str, float]:
-        """By layer, the share of weights that are masked."""
+        """The share of weights that are masked.
+
+        Returns:
+            A share in [0, 1] for each layer, by its path.
+        """
         return {name: 1 - float(masked.mask.double().mean()) for name, masked in self._masked.items()}
 
     def finalize(self) -> nn.Module:
-        """Write the zeros into the weights and take the masks off; returns the module as it was but for its weights.
+        """Write the zeros into the weights and take the masks off.
 
         Classes, parameters and the order of the state dict are those of before. Training on would fill the zeros again.
+
+        Returns:
+            The module, as it was but for its weights.
         """
         if not self._is_final:
             for module in self._modules.values():
@@ -150,9 +201,13 @@ class Pruning:
         return self._net
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands: steps, masks, random numbers, and what it was asked for. For torch.save, as optimizers' are.
+        """Where the pruning stands, for torch.save beside the state dicts of the net and the optimizer.
 
-        It goes with the state dict of the net. Raises InputError after `finalize`: the net's own then holds the zeros.
+        Returns:
+            Steps, masks, random numbers, and what `prune` was asked for.
+
+        Raises:
+            InputError: The pruning is final: the net's own state dict then holds the zeros.
         """
         self._check_open()
         return {
@@ -165,7 +220,12 @@ class Pruning:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another pruning was, of the same layers and arguments: the next `step` is what its would be.
 
-        Raises InputError that lists all that differs, and changes nothing then.
+        Args:
+            state: What `state_dict` gave.
+
+        Raises:
+            InputError: A state of other layers or arguments; the message lists all that differs, and nothing is
+                changed.
         """
         self._check_open()
         problems = list(self._mismatches(state))

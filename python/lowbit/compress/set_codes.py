@@ -23,19 +23,37 @@ def set_codes(
     format: str,
     name: str = "weight",
 ) -> None:
-    """Let `module.weight` be `lowbit::dequantize(codes, scale, zero_point, g_idx, format)` from now on, in place.
+    """Give `module.weight` codes that were chosen elsewhere, such as by GPTQ, in place.
 
-    format: "int8" (codes int8 [N, ...], scale float32 [N]), "int4" (codes int8 [N, K]: -8 .. 7, or 0 .. 15 with
-    zero_point; scale float16 and zero_point uint8 [N, groups]) or "int4-nibbles" (codes uint8 [N, K / 2], two a byte,
-    the low nibble first). g_idx: the group of each column, if it is stored; groups must be of adjacent columns.
-    Of a convolution, "int4" has codes [N, C, kh, kw] as its weight has, but groups lie along [kh, kw, C], input
-    channels innermost, as do the columns of "int4-nibbles": K = kh * kw * C.
-    name: of the parameter, where it is not `weight`.
+    The weight is `lowbit::dequantize(codes, scale, zero_point, g_idx, format)` from now on. The module computes in
+    torch as before, with the numbers that the codes stand for; `lowbit.convert` and `lowbit.quantize_` take the codes
+    and scales over unchanged. A `state_dict` holds them.
 
-    The module computes in torch as before, with the numbers that the codes stand for; `lowbit.convert` and
-    `lowbit.quantize_` take the codes and scales over unchanged. A `state_dict` holds them. Raises InputError for codes
-    that do not fit each other or the weight, UnsupportedError for groups that are not adjacent, scales that are not
-    float16 numbers, and convolutions that no kernel computes with four bits (groups, transposed, volumes).
+    Args:
+        module: The layer: nn.Linear, nn.Embedding or a convolution.
+        codes: By `format`. Of a convolution, "int4" has codes [N, C, kh, kw] as its weight has, but groups lie along
+            [kh, kw, C], input channels innermost, as do the columns of "int4-nibbles": K = kh * kw * C.
+        scale: One for each channel or group.
+        zero_point: One for each group; None: symmetric codes.
+        g_idx: The group of each column, if it is stored; groups must be of adjacent columns.
+        format: "int8" (codes int8 [N, ...], scale float32 [N]), "int4" (codes int8 [N, K]: -8 .. 7, or 0 .. 15 with
+            zero_point; scale float16 and zero_point uint8 [N, groups]) or "int4-nibbles" (codes uint8 [N, K / 2], two a
+            byte, the low nibble first).
+        name: Of the parameter, where it is not `weight`.
+
+    Raises:
+        InputError: Codes that do not fit each other or the weight.
+        UnsupportedError: Groups that are not adjacent, scales that are not float16 numbers, and convolutions that no
+            kernel computes with four bits (groups, transposed, volumes).
+
+    Examples:
+        >>> import torch
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> codes = torch.tensor([[1, -2, 3, 0], [4, 0, 0, -1]], dtype=torch.int8)
+        >>> lowbit.compress.set_codes(layer, codes, torch.tensor([0.5, 0.25]), format="int8")
+        >>> layer.weight
+        tensor([[ 0.5000, -1.0000,  1.5000,  0.0000],
+                [ 1.0000,  0.0000,  0.0000, -0.2500]])
     """
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor) or parametrize.is_parametrized(module, name):

@@ -52,23 +52,40 @@ def quantize_(
     threads: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Swap linear layers (nn.Linear, transformers' Conv1D) and, with four bits, nn.Embedding, in place, for `modules`'.
+    """Replace linear layers and, with four bits, embeddings of a module by such as run on low-bit kernels, in place.
 
-    scheme: "int4" (groups of 128), "int4-g64", "int4-g32", "int4-channel", "int8", a `Scheme`, or {pattern: one of
-    these}: the first glob that matches a layer's path decides about it; "float32" leaves it alone, and what none
-    matches is int8. Groups are chosen, and ends keep eight bits (`keep_ends`), as in `lowbit.convert`; the module's
-    order stands for the order of calls: the first layer is an end unless an embedding comes before it, the last is one,
-    such as a language model's head. filter_fn: fn(module, path) -> whether to swap the layer; torchao's convention.
-    threads: of one call of a layer, at most. progress: show a progress bar on a terminal.
+    It is for programs that are not captured as one graph, such as transformers' `generate()`: everything else stays in
+    torch, as it is. Linear layers are nn.Linear and transformers' Conv1D. Weights are rounded to the nearest code, as
+    `lowbit.convert` does without calibration data; codes that a weight was given (`lowbit.compress.set_codes`) stay as
+    they are. Activations find a range for each row at run time.
 
-    Weights are rounded to the nearest code, as `lowbit.convert` does without calibration data; codes that a weight was
-    given (`lowbit.compress.set_codes`) stay as they are. Activations find a range for each row at run time. Everything
-    else stays in torch, as it is. A weight that an embedding and a head share gets codes in each: four bits there, and
-    what the scheme says of ends here. Forward hooks stay with their layers. Layers without weights (a size of 0) and
-    those whose `forward` is not their class's stay as they are.
+    A weight that an embedding and a head share gets codes in each. Forward hooks stay with their layers. Layers without
+    weights (a size of 0) and those whose `forward` is not their class's stay as they are. A `state_dict` of the module
+    holds the codes: to load it, quantize a module of the same shapes with the same scheme first.
 
-    A `state_dict` of the module holds the codes: to load it, quantize a module of the same shapes with the same scheme
-    first. Raises InputError and UnsupportedError that name all layers which cannot be swapped, before any is.
+    Args:
+        net: The module.
+        scheme: "int4" (groups of 128), "int4-g64", "int4-g32", "int4-channel", "int8", a `Scheme`, or `{pattern: one of
+            these}`: the first glob that matches a layer's path decides about it; "float32" leaves it alone, and what
+            none matches is int8. Groups are chosen, and ends keep eight bits (`Scheme.keep_ends`), as in
+            `lowbit.convert`; the module's order stands for the order of calls.
+        filter_fn: `fn(module, path)` says whether to replace the layer; torchao's convention.
+        threads: Of one call of a layer, at most; None: as many as the process may use.
+        progress: Show a progress bar on a terminal.
+
+    Raises:
+        InputError: Arguments that do not fit.
+        UnsupportedError: Layers that cannot be replaced; all are named, before any is replaced.
+
+    Examples:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+        >>> lowbit.quantize_(net, {"1": "int4-g32", "*": "int8"})
+        >>> with torch.no_grad():
+        ...     net(torch.randn(2, 64)).shape
+        torch.Size([2, 64])
+        >>> net[1]
+        QuantizedLinear(64, 64, bias=True, int4, group_size=32)
     """
     if not isinstance(net, nn.Module):
         raise InputError(f"lowbit.quantize_ takes a torch.nn.Module, not a {type(net).__name__}")

@@ -44,7 +44,27 @@ OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in FAMILIES for
 
 
 def infer(node: Node, graph: Graph, assume: Assume | None = None) -> tuple[Value, ...]:
-    """The types of a node's outputs, from its inputs in `graph.values` (or its constants). Raises GraphError."""
+    """The types of a node's outputs.
+
+    Args:
+        node: The node.
+        graph: Where its inputs are defined, and the limits of free sizes.
+        assume: While a graph is made: takes what the operator needs of free sizes for given, and says whether it can.
+
+    Returns:
+        A type for each output; free sizes stay symbols.
+
+    Raises:
+        GraphError: An unknown operator, an input that is not defined, attributes, types or shapes that do not fit.
+
+    Examples:
+        >>> from lowbit.graph.ir import Graph, Node, Value
+        >>> from lowbit.ops import infer
+        >>> x = Value(dtype="f32", shape=("batch", 3))
+        >>> graph = Graph(inputs=("x",), outputs=(), values={"x": x}, nodes=(), constants={})
+        >>> infer(Node(op="transpose", name="t", inputs=("x",), outputs=("y",), attrs={"perm": (1, 0)}), graph)
+        (Value(dtype='f32', shape=(3, 'batch'), quant=None),)
+    """
     if node.op not in OPS:
         raise GraphError(f"{describe(node)}: there is no such operator")
     values: list[Value | None] = []

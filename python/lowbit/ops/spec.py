@@ -41,7 +41,17 @@ class Attr:
     longest: int = 2 * MAX_RANK
 
     def problem(self, value: object) -> str:
-        """Why `value` is not allowed, or ""."""
+        """Check a value.
+
+        Args:
+            value: Of the attribute.
+
+        Returns:
+            Why it is not allowed, or "".
+
+        Raises:
+            GraphError: A size that is no expression.
+        """
         if self.kind == "text":
             return (
                 "" if value in self.choices and isinstance(value, str) else f"must be one of {', '.join(self.choices)}"
@@ -136,15 +146,32 @@ class Op:
     """What its inputs, attributes and outputs do not say by themselves, for docs/file-format.md."""
 
     def input(self, position: int) -> Input:
-        """The description of the input at `position`."""
+        """The description of an input.
+
+        Args:
+            position: Its place among the node's inputs; the last input of a variadic operator may be repeated.
+
+        Returns:
+            The description.
+        """
         return self.inputs[min(position, len(self.inputs) - 1)] if self.variadic else self.inputs[position]
 
     def infer(
         self, node: Node, inputs: Sequence[Value | None], graph: Graph | None = None, assume: Assume | None = None
     ) -> tuple[Value, ...]:
-        """The outputs' types, symbolic sizes kept; `graph` lends its symbols' limits. Raises GraphError.
+        """The outputs' types, symbolic sizes kept.
 
-        assume: what the operator needs of free sizes is asked of it, not refused.
+        Args:
+            node: The node.
+            inputs: The types of its inputs; None for one that is absent.
+            graph: Lends the limits of its symbols.
+            assume: What the operator needs of free sizes is asked of it, not refused.
+
+        Returns:
+            A type for each output.
+
+        Raises:
+            GraphError: Attributes, types or shapes that do not fit.
         """
         problems = attribute_problems(self, node) + arity_problems(self, node)
         if not problems:
@@ -174,7 +201,18 @@ class Op:
         return replace(value, shape=shape)
 
     def reference(self, node: Node, inputs: Sequence[Array | Weight | None]) -> tuple[Array, ...]:
-        """The outputs for these arrays. Sizes in the node's attributes must be numbers by now."""
+        """The outputs by the NumPy reference.
+
+        Args:
+            node: The node. Sizes in its attributes must be numbers by now.
+            inputs: Its inputs; None for one that is absent.
+
+        Returns:
+            An array for each output.
+
+        Raises:
+            InputError: Values that the operator cannot take, such as an index out of range.
+        """
         with np.errstate(all="ignore"):
             outputs = self.reference_rule(Call(node=node, attrs=attributes(self, node), arrays=tuple(inputs)))
         return tuple(np.ascontiguousarray(output) if output.ndim else output for output in outputs)
@@ -193,59 +231,148 @@ class Call:
     assume: Assume | None = None
 
     def value(self, position: int) -> Value:
-        """The type of a required input."""
+        """The type of a required input.
+
+        Args:
+            position: Of the input.
+
+        Returns:
+            Its type.
+
+        Raises:
+            GraphError: It is absent.
+        """
         value = self.values[position] if position < len(self.values) else None
         if value is None:
             raise GraphError(f"input {position} is required")
         return value
 
     def array(self, position: int) -> Array:
-        """A required input."""
+        """A required input.
+
+        Args:
+            position: Of the input.
+
+        Returns:
+            Its array.
+
+        Raises:
+            GraphError: It is absent, or a quantized weight.
+        """
         array = self.arrays[position]
         if array is None or isinstance(array, Weight):
             raise GraphError(f"input {position} must be an array")
         return array
 
     def weight(self, position: int) -> Weight:
-        """A quantized weight."""
+        """A quantized weight.
+
+        Args:
+            position: Of the input.
+
+        Returns:
+            The weight.
+
+        Raises:
+            GraphError: It is none.
+        """
         weight = self.arrays[position]
         if not isinstance(weight, Weight):
             raise GraphError(f"input {position} must be a quantized weight")
         return weight
 
     def optional(self, position: int) -> Array | None:
-        """An input that may be absent."""
+        """An input that may be absent.
+
+        Args:
+            position: Of the input.
+
+        Returns:
+            Its array, or None.
+        """
         return self.array(position) if position < len(self.arrays) and self.arrays[position] is not None else None
 
     def is_present(self, position: int) -> bool:
-        """Whether an optional input is given."""
+        """Whether an optional input is given.
+
+        Args:
+            position: Of the input.
+
+        Returns:
+            Whether the node names one.
+        """
         inputs = self.node.inputs
         return position < len(inputs) and inputs[position] != ""
 
     def need(self, condition: bool, reason: str) -> None:
-        """Raises GraphError with `reason` unless `condition`."""
+        """Refuse a node unless a condition holds.
+
+        Args:
+            condition: What must hold.
+            reason: What the error says.
+
+        Raises:
+            GraphError: It does not hold.
+        """
         if not condition:
             raise GraphError(reason)
 
     def same(self, a: Dim, b: Dim, what: str) -> None:
-        """Raises GraphError unless the two sizes are equal."""
+        """Refuse a node unless two sizes are equal.
+
+        Args:
+            a: A size.
+            b: Another.
+            what: What the error says before the sizes.
+
+        Raises:
+            GraphError: They differ.
+        """
         self.need(self.equal(a, b), f"{what}: {a} is not {b}")
 
     def equal(self, a: Dim, b: Dim) -> bool:
-        """Whether two sizes are the same at all sizes that are possible."""
+        """Whether two sizes are the same at all sizes that are possible.
+
+        Args:
+            a: A size.
+            b: Another.
+
+        Returns:
+            Whether they are, or could be taken to be.
+        """
         if dims.equal(a, b, self.symbols, self.conditions):
             return True
         return self.assume is not None and self.assume(Condition(kind="zero", size=dims.sub(a, b)))
 
     def at_least(self, size: Dim, least: int, reason: str) -> None:
-        """Raises GraphError with `reason` where a size cannot be so large."""
+        """Refuse a node where a size cannot be so large.
+
+        Args:
+            size: The size.
+            least: What it must be at least.
+            reason: What the error says.
+
+        Raises:
+            GraphError: No possible size is so large.
+        """
         low, high = dims.bounds(size, self.symbols)
         self.need(high >= least, reason)
         if low < least and self.assume is not None:
             self.need(self.assume(Condition(kind="natural", size=dims.sub(size, least))), reason)
 
     def fixed_shape(self, position: int, rank: int | None = None) -> tuple[int, ...]:
-        """The shape of an input that has no symbols in it, such as a weight."""
+        """The shape of an input that has no symbols in it, such as a weight.
+
+        Args:
+            position: Of the input.
+            rank: What its rank must be; None: any.
+
+        Returns:
+            Sizes.
+
+        Raises:
+            GraphError: It has free sizes, or another rank.
+        """
         shape = self.value(position).shape
         sizes = tuple(size for size in shape if isinstance(size, int))
         self.need(len(sizes) == len(shape), f"input {position} must have a fixed shape, has {list(shape)}")
@@ -255,7 +382,18 @@ class Call:
         return sizes
 
     def shape(self, position: int, rank: int | None = None) -> tuple[Dim, ...]:
-        """The shape of an input, of that rank."""
+        """The shape of an input.
+
+        Args:
+            position: Of the input.
+            rank: What its rank must be; None: any.
+
+        Returns:
+            Sizes, or expressions of them.
+
+        Raises:
+            GraphError: It has another rank.
+        """
         shape = self.value(position).shape
         self.need(
             rank is None or len(shape) == rank, f"input {position} must have rank {rank}, has shape {list(shape)}"
@@ -263,7 +401,15 @@ class Call:
         return shape
 
     def match(self, position: int, shape: Sequence[Dim]) -> None:
-        """Raises GraphError unless an optional input is absent or has exactly this shape."""
+        """Refuse a node whose input has another shape than this; an optional input may be absent.
+
+        Args:
+            position: Of the input.
+            shape: What it must be.
+
+        Raises:
+            GraphError: It has another shape.
+        """
         value = self.values[position] if position < len(self.values) else None
         if value is None:
             return
@@ -271,7 +417,17 @@ class Call:
         self.need(ok, f"input {position} must have shape {list(shape)}, has {list(value.shape)}")
 
     def axis(self, rank: int) -> int:
-        """The attribute `axis`, counted from the front."""
+        """The attribute `axis`, counted from the front.
+
+        Args:
+            rank: Of the value that it is an axis of.
+
+        Returns:
+            From 0 to rank - 1.
+
+        Raises:
+            GraphError: It is out of range.
+        """
         axis = int(self.attrs["axis"])
         self.need(-rank <= axis < rank, f"axis {axis} is out of range for rank {rank}")
         return axis % rank
@@ -298,12 +454,39 @@ def reduced_axes(call: Call, rank: int) -> tuple[int, ...]:
 
 
 def describe(node: Node) -> str:
-    """How messages name a node."""
+    """How messages name a node.
+
+    Args:
+        node: The node.
+
+    Returns:
+        Its name, operator and source line.
+
+    Examples:
+        >>> from lowbit.graph.ir import Node
+        >>> from lowbit.ops import describe
+        >>> describe(Node(op="add", name="sum", inputs=("a", "b"), outputs=("y",), source="net.py:3"))
+        "node 'sum' (add, net.py:3)"
+    """
     return f"node {node.name!r} ({node.op}{', ' + node.source if node.source else ''})"
 
 
 def attributes(op: Op, node: Node) -> dict[str, Any]:
-    """The node's attributes with defaults filled in; optional ones that are absent stay absent."""
+    """A node's attributes with defaults filled in.
+
+    Args:
+        op: The operator.
+        node: The node.
+
+    Returns:
+        Values by name; optional ones that are absent stay absent.
+
+    Examples:
+        >>> from lowbit.graph.ir import Node
+        >>> from lowbit.ops import OPS, attributes
+        >>> attributes(OPS["matmul"], Node(op="matmul", name="m", inputs=("a", "b"), outputs=("y",)))
+        {'transpose_b': 0}
+    """
     defaults = {name: attr.default for name, attr in op.attrs.items() if attr.default is not None}
     return {**defaults, **node.attrs}
 
@@ -366,7 +549,23 @@ _DTYPE_NAMES = {
 
 
 def constant_value(constant: Array | Weight) -> Value:
-    """The type of a constant; a Weight is the s8 tensor of its codes. Raises GraphError for an unknown dtype."""
+    """The type of a constant; a `Weight` is the s8 tensor of its codes.
+
+    Args:
+        constant: An array or a weight.
+
+    Returns:
+        Its dtype and shape.
+
+    Raises:
+        GraphError: A dtype that graphs do not have.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lowbit.ops import constant_value
+        >>> constant_value(np.zeros((2, 3), np.float32))
+        Value(dtype='f32', shape=(2, 3), quant=None)
+    """
     if isinstance(constant, Weight):
         return Value(dtype="s8", shape=constant.shape)
     name = _DTYPE_NAMES.get(constant.dtype)

@@ -46,7 +46,23 @@ FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
 
 
 def optimize(graph: Graph) -> Graph:
-    """The graph after all float passes; it computes the same within float32's rounding."""
+    """Run all float passes, in the order of `FLOAT_PASSES`.
+
+    Args:
+        graph: A float32 graph.
+
+    Returns:
+        A graph that computes the same, within float32's rounding.
+
+    Examples:
+        >>> import torch
+        >>> from lowbit.capture import capture
+        >>> from lowbit.passes import optimize
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+        >>> graph = capture(net, torch.randn(1, 4)).graph
+        >>> [node.op for node in graph], [node.op for node in optimize(graph)]
+        (['linear', 'clip'], ['linear'])
+    """
     for rewrite in FLOAT_PASSES:
         graph = rewrite(graph)
     return graph

@@ -25,20 +25,37 @@ _TYPES: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """How to quantize. Raises InputError or UnsupportedError for values outside their ranges.
+    """How to quantize a layer.
 
-    weight_bits, activation_bits: 8 and 8, 4 and 8, or 32 and 32 for float32. granularity: of weight scales, "channel"
-    (one per output channel) or, with four bits, "group". group_size: of adjacent weights of a channel that share a
-    scale, a multiple of 8 from 16 on: a layer takes the largest such divisor of its depth that is not above it, and
-    keeps 8 bits where there is none. symmetric: whether four-bit groups do without a zero point. keep_ends: in a
-    network of more than two layers, those that no layer or embedding comes before, and those that none comes after,
-    keep 8 bits, for they lose most and weigh little. range_method: of static activations, "minmax", "percentile"
-    (`percentile` % of the values on each side) or "mse" (least squared error). equalize: balance the channel ranges of
-    successive layers (Nagel et al. 2019, section 4.1). correct_bias: take the mean error of a layer's output out of its
-    bias (ibid., section 4.2). compensate: round weights so that their errors cancel on calibration data (Frantar et al.
-    2022, "GPTQ"); without data each goes to its nearest code. activations: of linear layers, "static" (one range from
-    calibration data), "dynamic" (a range for each row, found at run time) or "auto" (what measures better); smooth: let
-    dynamic rows be multiplied by factors that even out their channels (Xiao et al. 2023).
+    Args:
+        name: For people.
+        weight_bits: 8, 4, or 32 for float32.
+        activation_bits: 8, or 32 with `weight_bits` 32.
+        granularity: Of weight scales: "channel" (one for each output channel) or, with four bits, "group".
+        group_size: How many adjacent weights of a channel share a scale, a multiple of 8 from 16 on. A layer takes the
+            largest such divisor of its depth that is not above it, and keeps 8 bits where there is none.
+        range_method: Of static activations: "minmax", "percentile" (`percentile` % of the values on each side) or "mse"
+            (least squared error).
+        percentile: In (50, 100].
+        equalize: Balance the channel ranges of successive layers (Nagel et al. 2019, section 4.1).
+        correct_bias: Take the mean error of a layer's output out of its bias (Nagel et al. 2019, section 4.2).
+        compensate: Round weights so that their errors cancel on calibration data (Frantar et al. 2022, "GPTQ"); without
+            data each goes to its nearest code.
+        symmetric: Whether four-bit groups do without a zero point.
+        keep_ends: In a network of more than two layers, keep 8 bits in those that no layer or embedding comes before,
+            and those that none comes after, for they lose most and weigh little.
+        activations: Of linear layers: "static" (one range from calibration data), "dynamic" (a range for each row,
+            found at run time) or "auto" (what measures better).
+        smooth: Let dynamic rows be multiplied by factors that even out their channels (Xiao et al. 2023).
+
+    Raises:
+        InputError: Values of the wrong type, or outside their ranges.
+        UnsupportedError: Bits and granularities that no kernel computes.
+
+    Examples:
+        >>> affine = lowbit.Scheme(name="affine", weight_bits=4, granularity="group", group_size=32, symmetric=False)
+        >>> affine.is_float
+        False
     """
 
     name: str

@@ -27,7 +27,14 @@ KINDS = {
 
 
 def render(facts: Facts) -> str:
-    """The page."""
+    """The page of a report.
+
+    Args:
+        facts: All that it shows.
+
+    Returns:
+        HTML that needs nothing from elsewhere.
+    """
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     title = escape(facts.name)
     sections = (_speed(facts), _accuracy(facts), _budget(facts), _layers(facts), _decisions(facts), _notes(facts))

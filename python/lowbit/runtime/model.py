@@ -25,11 +25,22 @@ if TYPE_CHECKING:
 class Model:
     """A session that is called as the original module was: same parameters, same structure of outputs, NumPy arrays.
 
-    meta: "signature" and "output" (calls.py), "producer", "decisions". Raises FormatError for metadata that do not
-    fit the graph. Subclasses may read and write other tensors than NumPy's.
+    `lowbit.load` makes it. Any number of threads may call it at once. A pickle holds the file's bytes: of a model that
+    was loaded, its file must be there, unchanged. Unpickling trusts what it reads, and so takes segments that run in
+    torch. Copies share the session.
 
-    A pickle holds the file's bytes: of a model that was loaded, its file must be there, unchanged. Unpickling trusts
-    what it reads, and so takes segments that run in torch. Copies share the session.
+    Args:
+        session: The compiled graph.
+        meta: What a file says beyond the graph: "signature" and "output" (how it is called), "producer", "decisions".
+
+    Raises:
+        FormatError: Metadata that do not fit the graph.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8)).save("net.lowbit")
+        >>> lowbit.load("net.lowbit", threads=1).session.inputs[0][1].shape
+        ('batch', 8)
     """
 
     def __init__(self, session: Session, meta: Mapping[str, Any]) -> None:
@@ -50,10 +61,20 @@ class Model:
         return made
 
     def __call__(self, *args: Any, check_finite: Any = False, **kwargs: Any) -> Any:
-        """Run the model. Raises InputError for inputs that do not fit, before anything is run.
+        """Run the model.
 
-        check_finite (a truth value; untyped, so that a checker takes `model(**tensors)`): also for inputs that hold NaN
-        or infinity, which int8 codes with ranges from calibration do not carry on (docs/numerics.md).
+        Args:
+            args: The inputs, as the original module takes them: arrays in its structure.
+            check_finite: Also refuse inputs that hold NaN or infinity, which int8 codes with ranges from calibration do
+                not carry on. (Untyped, so that a type checker takes `model(**tensors)`.)
+            kwargs: Inputs by name.
+
+        Returns:
+            The outputs, in the module's structure. Classes that cannot be imported here are records with the same
+            fields.
+
+        Raises:
+            InputError: Inputs that do not fit, before anything is run.
         """
         arrays = self._arrays(args, kwargs)
         if check_finite:
@@ -66,7 +87,19 @@ class Model:
         calls.require_finite({paths[name]: it for name, it in zip(self.session.graph.inputs, arrays, strict=True)})
 
     def profile(self, *args: Any, repeats: int = REPEATS, **kwargs: Any) -> Profile:
-        """Where the time of this call goes: the median of each step over `repeats` calls. Raises InputError."""
+        """Measure where the time of a call goes.
+
+        Args:
+            args: The inputs of a call.
+            repeats: How many calls to measure; a step's time is their median.
+            kwargs: Inputs by name.
+
+        Returns:
+            Seconds, operations and bytes of each step; it prints as a table.
+
+        Raises:
+            InputError: Inputs that do not fit, or repeats below 1.
+        """
         return self.session.profile_list(self._arrays(args, kwargs), repeats)
 
     @property
@@ -81,10 +114,16 @@ class Model:
         return list(decisions) if isinstance(decisions, list) else []
 
     def report(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write one page of HTML that needs no network: size, speed, error against float32, and each layer with why.
+        """Write one page of HTML that needs no network: size, speed, error against float32, and each layer's reason.
 
-        args, kwargs: a call to measure on; without one, the example of the conversion, else made-up inputs. Raises
-        InputError, OSError.
+        Args:
+            path: Where to write it.
+            args: The inputs of a call to measure on; without any, the example of the conversion, else made-up inputs.
+            kwargs: Inputs by name.
+
+        Raises:
+            InputError: Inputs that do not fit.
+            OSError: The file cannot be written.
         """
         from ..report import render
 
@@ -200,12 +239,32 @@ def _warn_of_target(path: str | os.PathLike[str], meta: Mapping[str, Any]) -> No
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
-    """The model of a `.lowbit` file, compiled for this CPU, without torch.
+    """Load the model of a `.lowbit` file, compiled for this CPU, without torch.
 
-    threads: of one call, at most. allow_torch: whether a file may hold segments that run in torch (convert's
-    `fallback="torch"`): their programs come from the file, so only for files that you trust. Warns where the file was
-    converted for a higher instruction set than this CPU's. Raises FormatError,
-    GraphError, EnvironmentVariableError, OSError, and UnsupportedError that names the segments.
+    It warns where the file was converted for a higher instruction set than this CPU's.
+
+    Args:
+        path: The file.
+        threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
+        allow_torch: Whether the file may hold segments that run in torch (`fallback="torch"` of `lowbit.convert`).
+            Their programs come from the file, so only for files that you trust.
+
+    Returns:
+        The model, which takes and returns NumPy arrays, in the structure of the original module's calls.
+
+    Raises:
+        FormatError: What is no sound lowbit file, or is of a newer version.
+        GraphError: A graph that is not valid.
+        UnsupportedError: Segments that run in torch, without `allow_torch`; the message names them.
+        EnvironmentVariableError: LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do.
+        OSError: The file cannot be read.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8)).save("net.lowbit")
+        >>> model = lowbit.load("net.lowbit", threads=1)
+        >>> model(np.zeros((2, 8), np.float32)).shape
+        (2, 4)
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")

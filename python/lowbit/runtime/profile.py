@@ -14,7 +14,16 @@ REPEATS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One step of a profile: median seconds; operations (a multiply-add counts two) and bytes of one call."""
+    """One step of a profile.
+
+    Args:
+        node: The node.
+        op: Its operator.
+        kernel: The compiled function that ran.
+        seconds: The median of the calls.
+        operations: Of one call; a multiply-add counts two.
+        bytes: Of its inputs, weights and outputs, each counted once.
+    """
 
     node: str
     op: str
@@ -29,13 +38,32 @@ class Row:
         return self.operations / self.seconds / 1e9 if self.seconds > 0 else 0.0
 
     def limit(self, roof: Roofline) -> Limit:
-        """The least time it can take on a machine, and what binds it."""
+        """The least time that the step can take on a machine.
+
+        Args:
+            roof: The machine's limits.
+
+        Returns:
+            The time, and what binds it.
+        """
         return roof.limit(self.operations, self.bytes, "int8" if re.search(r"_i\d$", self.op) else "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Where the time of a call goes, step by step; prints as a table, with each step's share of what limits it."""
+    """Where the time of a call goes, step by step; prints as a table, with each step's share of what limits it.
+
+    Args:
+        rows: The steps.
+        isa: The instruction set that kernels were chosen for.
+        threads: How many threads a call uses at most.
+
+    Examples:
+        >>> import torch
+        >>> model = lowbit.convert(torch.nn.Linear(8, 4), torch.randn(1, 8), threads=1)
+        >>> [row.op for row in model.profile(torch.randn(1, 8))]
+        ['linear']
+    """
 
     rows: tuple[Row, ...]
     isa: str

@@ -33,7 +33,13 @@ SMALLEST, LARGEST = 64 << 20, 256 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """A cache, or DRAM: its size in bytes, infinite for DRAM, and how many bytes a second can be read from it."""
+    """A cache, or DRAM.
+
+    Args:
+        name: L1, L2, L3 or DRAM.
+        size: In bytes, of all of its kind that the threads have; infinite for DRAM.
+        bandwidth: Bytes a second that can be read from it.
+    """
 
     name: str
     size: float
@@ -42,21 +48,45 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """The least time, in seconds, that some work can take, and what binds it: int8, float32, L1, L2, L3 or DRAM."""
+    """The least time that some work can take, and what binds it.
+
+    Args:
+        seconds: The time.
+        name: int8, float32, L1, L2, L3 or DRAM.
+    """
 
     seconds: float
     name: str
 
     def of(self, seconds: float) -> str:
-        """How near to the limit work is that took so long, as text: `84 % L2`."""
+        """How near to the limit some work is.
+
+        Args:
+            seconds: How long it took.
+
+        Returns:
+            A text such as `84 % L2`.
+        """
         return f"{100 * self.seconds / seconds:.0f} % {self.name}" if seconds > 0 else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """The limits of `threads` threads together. int8, float32: operations a second; a multiply-add counts two.
+    """The limits of `threads` threads together (Williams, Waterman, Patterson, CACM 52(4), 2009).
 
-    memory: from the nearest to the farthest; the size of a cache is that of all of its kind that the threads have.
+    Args:
+        isa: The instruction set of the loops that measured them.
+        threads: How many.
+        int8: Operations a second; a multiply-add counts two.
+        float32: Operations a second.
+        memory: From the nearest to the farthest.
+
+    Examples:
+        >>> from lowbit.runtime.roofline import Memory, Roofline
+        >>> memory = Memory(name="DRAM", size=9e9, bandwidth=1e10)
+        >>> roof = Roofline(isa="avx2", threads=1, int8=4e11, float32=1e11, memory=(memory,))
+        >>> roof.limit(operations=1e9, bytes=1e6, dtype="int8")
+        Limit(seconds=0.0025, name='int8')
     """
 
     isa: str
@@ -66,7 +96,16 @@ class Roofline:
     memory: tuple[Memory, ...]
 
     def limit(self, operations: float, bytes: float, dtype: Literal["int8", "float32"] = "float32") -> Limit:
-        """What binds work of so many operations on so many bytes that lie in the nearest memory that holds them all."""
+        """What binds some work, whose bytes lie in the nearest memory that holds them all.
+
+        Args:
+            operations: How many; a multiply-add counts two.
+            bytes: How many are read and written.
+            dtype: Of the operations: "int8" or "float32".
+
+        Returns:
+            The least time, and what binds it.
+        """
         memory = next(level for level in self.memory if bytes <= level.size)
         peak = self.int8 if dtype == "int8" else self.float32
         computing = Limit(seconds=operations / peak, name=dtype)
@@ -90,10 +129,20 @@ def total(limits: list[Limit]) -> Limit:
 def measure(
     *, threads: int = 1, isa: str | None = None, seconds: float = SECONDS, sizes: Mapping[str, int] | None = None
 ) -> Roofline:
-    """Measure for about `seconds`, once a process; the best of a few rounds in which all loops take turns.
+    """Measure this machine's limits, once a process: the best of a few rounds in which all loops take turns.
 
-    isa: caps the instruction set (None: LOWBIT_ISA, else the best). sizes: of the caches, in bytes, by name, from the
-    nearest to the farthest (None: what the system tells). Raises InputError, EnvironmentVariableError.
+    Args:
+        threads: How many run together.
+        isa: Caps the instruction set; None: LOWBIT_ISA, else the best.
+        seconds: How long to measure, about.
+        sizes: Of the caches, in bytes, by name, from the nearest to the farthest; None: what the system says.
+
+    Returns:
+        The limits.
+
+    Raises:
+        InputError: Arguments out of range.
+        EnvironmentVariableError: LOWBIT_ISA asks for what this machine cannot do.
     """
     from .. import _core
 

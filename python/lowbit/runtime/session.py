@@ -24,13 +24,28 @@ FEW = 16
 
 
 class Session:
-    """A valid graph, compiled: immutable, and safe to run from many threads at once.
-
-    threads: of one call, at most (None: LOWBIT_THREADS, else what the process may use). isa: caps the instruction set
-    (None: LOWBIT_ISA, else the best). Raises GraphError, UnsupportedError, InputError, EnvironmentVariableError.
+    """A valid graph, compiled for this CPU: immutable, and safe to run from many threads at once.
 
     A pickle holds the bytes of the graph's file, and is compiled where it is loaded; it needs the graph to be alive
     still. A copy, deep or not, is the session itself.
+
+    Args:
+        graph: The graph.
+        threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
+        isa: Caps the instruction set: "scalar", "avx2", "avxvnni" or "avx512vnni"; None: LOWBIT_ISA, else the best.
+
+    Raises:
+        GraphError: A graph that is not valid.
+        UnsupportedError: A graph that keeps states between calls.
+        InputError: Arguments of the wrong type, or out of range.
+        EnvironmentVariableError: LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> graph = lowbit.convert(torch.nn.ReLU(), torch.randn(1, 3)).graph
+        >>> session = lowbit.Session(graph, threads=1, isa="scalar")
+        >>> session.run(np.array([[-1, 0, 2]], np.float32))
+        [array([[0., 0., 2.]], dtype=float32)]
     """
 
     def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
@@ -111,9 +126,18 @@ class Session:
         return calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=array), dtype)
 
     def run(self, *args: Array, check_finite: Any = False, **kwargs: Array) -> list[Array]:
-        """The outputs, in order, for inputs in order or by name. Raises InputError for any that do not fit.
+        """Run the graph.
 
-        check_finite: nor may any hold NaN or infinity.
+        Args:
+            args: The inputs in order.
+            check_finite: Also refuse inputs that hold NaN or infinity.
+            kwargs: Inputs by name.
+
+        Returns:
+            The outputs, in order.
+
+        Raises:
+            InputError: Inputs that do not fit.
         """
         arrays = self._feeds(args, kwargs)
         if check_finite:
@@ -121,7 +145,17 @@ class Session:
         return self.run_list(arrays)
 
     def run_list(self, arrays: list[Array]) -> list[Array]:
-        """`run` for arrays of the right dtypes, in order: nothing is done in Python."""
+        """`run` for arrays of the right dtypes, in order: nothing is done in Python.
+
+        Args:
+            arrays: The inputs.
+
+        Returns:
+            The outputs, in order.
+
+        Raises:
+            InputError: Inputs that do not fit.
+        """
         try:
             return self._core.run(arrays)
         except (InputError, TypeError) as error:
@@ -148,7 +182,15 @@ class Session:
             )
 
     def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        """`run` that writes into the caller's C-contiguous arrays; allocates nothing once these shapes were run."""
+        """`run` that writes into the caller's arrays; it allocates nothing once these shapes were run.
+
+        Args:
+            inputs: The inputs, in order.
+            outputs: C-contiguous arrays of the outputs' shapes and dtypes, which are written.
+
+        Raises:
+            InputError: Arrays that do not fit.
+        """
         try:
             self._core.run_into(list(inputs), list(outputs))
         except TypeError:
@@ -158,7 +200,14 @@ class Session:
     def made_up(self, sizes: Mapping[str, int] | None = None) -> list[Array]:
         """Inputs that fit, of no meaning: normal floats, small integers.
 
-        sizes: of free dimensions, else 1 or a few; what is not possible becomes the next size that is.
+        Args:
+            sizes: Of free dimensions, by name; else 1 or a few. What is not possible becomes the next size that is.
+
+        Returns:
+            The inputs, in order.
+
+        Raises:
+            InputError: Sizes that are no mapping.
         """
         if sizes is not None and not isinstance(sizes, Mapping):
             raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
@@ -170,11 +219,34 @@ class Session:
         return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
 
     def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
-        """The median time of each step over `repeats` calls. Raises InputError."""
+        """Measure the time of each step.
+
+        Args:
+            args: The inputs in order.
+            repeats: How many calls to measure; a step's time is their median.
+            kwargs: Inputs by name.
+
+        Returns:
+            Seconds, operations and bytes of each step; it prints as a table.
+
+        Raises:
+            InputError: Inputs that do not fit, or repeats below 1.
+        """
         return self.profile_list(self._feeds(args, kwargs), repeats)
 
     def profile_list(self, arrays: list[Array], repeats: int) -> Profile:
-        """`profile` for arrays as `run_list` takes them."""
+        """`profile` for arrays as `run_list` takes them.
+
+        Args:
+            arrays: The inputs.
+            repeats: How many calls to measure.
+
+        Returns:
+            The profile.
+
+        Raises:
+            InputError: Inputs that do not fit, or repeats below 1.
+        """
         if not isinstance(repeats, int) or not 1 <= repeats < 2**31:
             raise InputError(f"repeats must be a positive integer, is {repeats!r}")
         keys = ("node", "op", "kernel", "seconds", "operations", "bytes")
@@ -183,7 +255,11 @@ class Session:
         return Profile(rows=rows, isa=self.isa, threads=self.threads)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """node, op and kernel of each step."""
+        """What runs, step by step.
+
+        Returns:
+            "node", "op" and "kernel" of each step.
+        """
         return self._core.nodes()
 
 
