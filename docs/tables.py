@@ -19,7 +19,7 @@ from lowbit.ops import FAMILIES, Attr, Op
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
+PART = re.compile(r"(<!-- generated: (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.S)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -128,14 +128,27 @@ def _attribute(name: str, attr: Attr) -> str:
     return f"{name}{known}" + (f"{' or' if known else ':'} {', '.join(choices)}" if choices else "")
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (example, figures, commands, examples, operators)
+def where(word: str) -> str:
+    """The sources that name something."""
+    files = [path for folder in ("python", "cpp", "tests") for path in sorted((ROOT / folder).rglob("*"))]
+    sources = [path for path in files if path.suffix in (".cmake", ".cpp", ".h", ".py")]
+    named = [path for path in sources if re.search(rf"\b{word}\b", path.read_text())]
+    return f"`{word}` stands in {', '.join(f'`{path.relative_to(ROOT)}`' for path in named)}."
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    each.__name__: each for each in (example, figures, commands, examples, operators, where)
 }
 
 
 def updated(text: str) -> str:
     """A page with its generated parts made anew."""
-    return PART.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]().strip()}\n\n{match[3]}", text)
+
+    def part(match: re.Match[str]) -> str:
+        made = TABLES[match[2]](*([match[3]] if match[3] else []))
+        return f"{match[1]}\n{made.strip()}\n\n{match[4]}"
+
+    return PART.sub(part, text)
 
 
 def main() -> None:
