@@ -90,7 +90,7 @@ def worst(net: nn.Module, model: lowbit.Model, x: Tensor) -> float:
 
 
 def made(net: nn.Module, data: list[Tensor]) -> lowbit.Model:
-    model: lowbit.Model = lowbit.convert(net, data[0], calibration=data, progress=False)
+    model: lowbit.Model = lowbit.convert(net, data[0], calibration=data, target="avx512vnni", progress=False)
     return model
 
 
@@ -139,3 +139,54 @@ def test_parts_alike_stay_as_they_are() -> None:
     net, data = built("plain", "relu", "3x3", 1.0), images(2, 1)
     graph = optimize(capture(net, example(net, data[0])).graph)
     assert balance_joins(graph, [{graph.inputs[0]: x.numpy()} for x in data]) is graph
+
+
+BEYOND: dict[str, Between] = {
+    "nothing": lambda x: x,
+    "silu": F.silu,
+    "cut": lambda x: x[:, :, 1:, :-1],
+    "doubled": lambda x: x * 2,
+    "pool": lambda x: F.max_pool2d(x, 2),
+    "interleaved": lambda x: torch.stack([x[:, :8], x[:, 8:16], x[:, 16:]], 1).flatten(1, 2),
+}
+
+
+class Read(nn.Module):
+    """A join of unlike parts, what lies between, and the layer that reads it."""
+
+    def __init__(self, between: str, ratio: float) -> None:
+        super().__init__()
+        self.join, self.between = Join("plain", "nothing", "3x3", ratio), BEYOND[between]
+        self.last = nn.Conv2d(24, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.join.stem(x))
+        y = torch.cat([self.join.wide(x), self.join.narrow(x), self.join.last(x)], 1)
+        out: Tensor = self.last(self.join.read(self.between(y)).relu())
+        return out
+
+
+@pytest.mark.parametrize("between", list(BEYOND))
+def test_what_no_factor_reaches_is_read_in_float(between: str) -> None:
+    """Codes of one scale would lose a part: 4 dB. Other layers stay in int8, and so do all where parts are alike."""
+    torch.manual_seed(4)
+    net, data = Read(between, 300.0).eval(), images(3, 1)
+    model = made(net, data[:2])
+    assert worst(net, model, data[2]) > 30
+    assert any(node.op == "conv2d_i8" for node in model.graph)
+    alike = Read(between, 1.0).eval()
+    assert "conv2d" not in [node.op for node in made(alike, data[:2]).graph if node.name.startswith("join.read")]
+
+
+@pytest.mark.parametrize("between", [name for name in BEYOND if name != "interleaved"])
+def test_without_data_unlike_weights_tell_of_unlike_parts(between: str) -> None:
+    torch.manual_seed(4)
+    x = images(1, 1)[0]
+    for ratio, least, reader in ((300.0, 30, "conv2d"), (1.0, 30, "conv2d_i8")):
+        net = Read(between, ratio).eval()
+        model = lowbit.convert(net, x, progress=False, target="avx512vnni")
+        assert worst(net, model, x) > least
+        assert [node.op for node in model.graph if node.name == "join.read"] == [reader]
+        if ratio > 1:
+            reason = next(row["reason"] for row in model.decisions if row["node"] == "join.read")
+            assert "calibration data would tell" in reason

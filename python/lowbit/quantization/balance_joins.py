@@ -20,14 +20,20 @@ from ..ops import constant_value, infer
 from ..passes.layers import CONVOLUTIONS, LAYERS
 from ..passes.remove_dead import remove_dead
 from .calibrate import Feeds, Progress
-from .equalize import channel_axis, channel_ranges, is_homogeneous, reader_factors, tied
+from .equalize import POOLS, channel_axis, channel_ranges, is_homogeneous, reader_factors, tied
 
 MOVES = ("reshape", "transpose")
 """What may lie between an input and the image that a network takes it for."""
+KEEPING = (*POOLS, "unary", "clip", "leaky_relu", "prelu", "pad", "slice", "mul", "div", "add", "sub")
+"""What may lie between a join and a layer for which its parts are parts still."""
+UNTOLD = 100.0
+"""How many times the mean square of the weights for one part must be that for another to say that ranges differ."""
 UNLIKE = 4.0
 """How many times wider the widest part must be than another for factors."""
 GAIN = 4.0
 """How many times less noise of codes factors must bring to a layer behind: 6 dB, for what a table costs."""
+FAR = 1000.0
+"""How many times more noise one scale for all channels of an input may make than one for each: 30 dB."""
 WIDEST = 1e4
 """Parts narrower than the widest by more than this are treated as if by this."""
 
@@ -86,6 +92,95 @@ def _gain(graph: Graph, value: str, readers: Sequence[Node], factors: Array) -> 
         else:
             best = max(best, _gain(graph, node.outputs[0], graph.consumers(node.outputs[0]), factors))
     return best
+
+
+def _less_noise(energy: Array, factors: Array) -> float:
+    """How many times less noise factors bring, in the group where they bring most. energy: as of `_energies`."""
+    left = (energy / factors.reshape(len(energy), -1) ** 2).sum(axis=1)
+    return float((energy.sum(axis=1) / np.maximum(left, 1e-30)).max())
+
+
+def _energies(graph: Graph, node: Node) -> Array:
+    """The squares of a layer's weights for each input channel: [groups, channels of a group]."""
+    weights = np.square(np.asarray(graph.constants[node.inputs[1]], np.float64))
+    grouped = weights.reshape(int(node.attrs.get("groups", 1)), -1, *weights.shape[1:])  # type: ignore[arg-type]
+    energies: Array = grouped.sum(axis=(1, *range(3, grouped.ndim)))
+    return energies
+
+
+# ------------------------------------------------------------------------------------------------- what stays unlike
+
+
+def unlike_channels(
+    graph: Graph,
+    calibration: Iterable[Feeds],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """The layers whose input has channels too unlike for one scale, and that weigh them accordingly: names and reasons.
+
+    No factors reach such an input: its parts were joined otherwise than by a concatenation, or go through a function.
+    """
+    layers = [node for node in graph if node.op in LAYERS and _is_free(graph, node, ()) and _weighs_unlike(graph, node)]
+    if not layers:
+        return {}
+    names = sorted({node.inputs[0] for node in layers})
+    ranges = channel_ranges(graph, calibration, names, threads=threads, progress=progress)
+    found = {}
+    for node in layers:
+        factors = _factors([ranges[node.inputs[0]]], apart=True)
+        energy = _energies(graph, node)
+        if factors is not None and _less_noise(energy, factors[0]) >= FAR:
+            widest, least = (float(end(ranges[node.inputs[0]])) for end in (np.max, np.min))
+            found[node.name] = f"its input's channels reach from {least:.3g} to {widest:.3g}: too unlike for one scale"
+    return found
+
+
+def _weighs_unlike(graph: Graph, node: Node) -> bool:
+    """Whether some channels have far smaller weights than most: as those that are far wider would."""
+    energy = _energies(graph, node)
+    least = np.where(energy > 0, energy, np.inf).min(axis=1, initial=np.inf)
+    return bool((least * UNTOLD < energy.mean(axis=1)).any())
+
+
+def unlike_parts(graph: Graph) -> dict[str, str]:
+    """The layers that weigh parts of a join so differently that, without data, no range fits them: names and reasons.
+
+    Weights for boxes in pixels are hundreds of times smaller than those for scores: codes would lose one or the other.
+    """
+    found = {}
+    for node in graph:
+        join = _join_behind(graph, node.inputs[0]) if node.op in LAYERS and _is_free(graph, node, ()) else None
+        energy = _energies(graph, node) if join else np.empty((0, 0))
+        if join is None or energy.shape[1] < 2:
+            continue
+        ends = np.cumsum([_channels(graph, part) for part in _parts(graph, join)])
+        means = [float(part.mean()) for part in np.split(energy.reshape(-1), ends[:-1]) if part.any()]
+        if means and max(means) >= UNTOLD * min(means):
+            ratio = (max(means) / min(means)) ** 0.5
+            found[node.name] = (
+                f"its weights for the parts of a join differ {ratio:.0f} times, and so may their ranges: "
+                "calibration data would tell"
+            )
+    return found
+
+
+def _join_behind(graph: Graph, value: str) -> str | None:
+    """The join that a value is, or is made of channel by channel."""
+    producer = graph.producer(value)
+    if producer is None or len(graph.values[value].shape) not in (2, 4, 5):
+        return None
+    if _is_join(graph, producer):
+        return value
+    sources = [name for name in producer.inputs if name and name not in graph.constants]
+    keeps = producer.op in KEEPING and len(sources) == 1
+    return _join_behind(graph, sources[0]) if keeps and _alike(graph, sources[0], value) else None
+
+
+def _alike(graph: Graph, a: str, b: str) -> bool:
+    rank = len(graph.values[a].shape)
+    return rank == len(graph.values[b].shape) and _channels(graph, a) == _channels(graph, b)
 
 
 # -------------------------------------------------------------------------------------------------------------- finding

@@ -26,7 +26,7 @@ from ..passes.fuse_residual import fuse_residual
 from ..passes.layers import CONVOLUTIONS, LAYERS
 from . import fuse_requantize as emit_
 from . import schemes
-from .balance_joins import balance_joins
+from .balance_joins import balance_joins, unlike_channels, unlike_parts
 from .calibrate import Feeds, Histogram, Progress, batches, observe_halves
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
@@ -118,6 +118,7 @@ class Quantizer:
         self._ranges: dict[object, Quant] = {}
         self._half_ranges: dict[object, Quant] = {}
         self._rows: dict[str, RowRange] | None = None
+        self._uneven: dict[str, str] | None = None
         self._notes: dict[str, str] = {}
         """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
@@ -138,6 +139,7 @@ class Quantizer:
         static = self._calibration is not None
         kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
         kept |= {name: reason for name, reason in (eights or {}).items() if name in self._tables}
+        kept = {**self._unlike(), **kept}
         wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
         plan = decide(
             self.graph,
@@ -150,6 +152,15 @@ class Quantizer:
         )
         graph = validate(self._integer(plan))
         return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
+
+    def _unlike(self) -> dict[str, str]:
+        """The layers for whose inputs one range is no use, and why."""
+        if self._calibration is None:
+            return unlike_parts(self.graph)
+        if self._uneven is None:
+            self._uneven = unlike_channels(self.graph, self._calibration, **self._options)
+        by_row = self._dynamic_layers() if self._uneven else {}
+        return {name: reason for name, reason in self._uneven.items() if name not in by_row}
 
     def _noted(self, plan: Plan) -> Iterator[Decision]:
         """The decisions, with what static ranges are good for."""
