@@ -107,6 +107,22 @@ def test_a_converted_models_report(small_net: nn.Module, tmp_path: Path) -> None
     assert re.search(r"\d+ % (int8|L1|L2)", reader.text)
 
 
+def test_the_target_and_what_left_are_told(tmp_path: Path) -> None:
+    """Of a model as it was converted, and as it was loaded."""
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)).eval()
+    with torch.no_grad():
+        net[0].weight[32:] = 0
+    model = lowbit.convert(net, torch.randn(8, 64), target="avx2", progress=False)
+    model.save(tmp_path / "net.lowbit")
+    for made in (model, lowbit.load(tmp_path / "net.lowbit")):
+        made.report(tmp_path / "report.html")
+        text = " ".join(read((tmp_path / "report.html").read_text()).text.split())
+        assert "made for avx2" in text
+        assert "0 is without 96 of 128 outputs, which are constant or not read" in text
+    printed = " ".join(CliRunner().invoke(app, ["inspect", str(tmp_path / "net.lowbit")]).output.split())
+    assert "made for │ avx2" in printed
+
+
 def test_without_inputs_the_example_of_the_conversion_serves(small_net: nn.Module, tmp_path: Path) -> None:
     model = lowbit.convert(small_net, torch.randn(2, 3, 16, 16), progress=False)
     model.report(tmp_path / "report.html")
@@ -146,6 +162,7 @@ def test_names_are_text() -> None:
             name=evil,
             producer=evil,
             scheme=evil,
+            target=evil,
             cpu=evil,
             inputs=(evil,),
             outputs=(evil,),
@@ -159,7 +176,7 @@ def test_names_are_text() -> None:
             notes=(evil,),
         )
     )
-    assert read(page).text.count(evil) >= 12
+    assert read(page).text.count(evil) >= 13
 
 
 def test_sparse_layers_say_what_is_kept() -> None:

@@ -78,6 +78,8 @@ class Facts:
     times: tuple[Timed, ...]
     weight_bytes: int
     float_bytes: int
+    target: str = ""
+    """The instruction set that layers were chosen for."""
     errors: tuple[OutputError, ...] = ()
     decisions: tuple[Mapping[str, Any], ...] = ()
     sparsity: tuple[Mapping[str, Any], ...] = ()

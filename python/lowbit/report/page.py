@@ -54,7 +54,13 @@ def _section(title: str, *parts: str) -> str:
 def _head(facts: Facts) -> str:
     signature = "".join(
         f"<dt>{kind}</dt><dd>{'<br>'.join(map(escape, names))}</dd>"
-        for kind, names in (("inputs", facts.inputs), ("outputs", facts.outputs), ("scheme", (facts.scheme,)))
+        for kind, names in (
+            ("inputs", facts.inputs),
+            ("outputs", facts.outputs),
+            ("scheme", (facts.scheme,)),
+            ("made for", (facts.target,)),
+        )
+        if names != ("",)
     )
     tiles = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(what)}</span><small>{escape(more)}</small></div>'

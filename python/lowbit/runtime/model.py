@@ -163,6 +163,7 @@ class Model:
             "name": str(meta.get("name") or "A lowbit model"),
             "producer": str(meta.get("producer", "lowbit")),
             "scheme": str(meta.get("scheme", "")),
+            "target": str(meta.get("target", "")),
             "cpu": str(_core.cpu()["model"]),
             "isa": self.session.isa,
             "threads": self.session.threads,
