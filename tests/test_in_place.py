@@ -434,3 +434,11 @@ def test_a_language_model_generates_what_numpy_generates(scheme: Any) -> None:
             best = reference.logits[first][row].topk(2).values
             assert float(best[0] - best[1]) < 1e-3
     assert torch.allclose(ours.logits[0], reference.logits[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("given", ["text", None, torch.eye(64).to_sparse()], ids=["text", "none", "sparse"])
+def test_inputs_that_are_no_dense_tensors(given: Any) -> None:
+    net = nn.Sequential(nn.Linear(64, 64))
+    lowbit.quantize_(net, "int8")
+    with torch.no_grad(), pytest.raises(InputError, match="dense tensor"):
+        net(given)

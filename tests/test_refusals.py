@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import pickle
@@ -418,6 +419,31 @@ def test_buffers_that_cannot_be_are_named(name: str) -> None:
     make, function = UNUSABLE[name]
     with pytest.raises(UnsupportedError, match=r"(?s)(buffer 'table'|int16).*test_refusals\.py:\d+.*remedy"):
         convert(Table(make(), function), torch.randn(2, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint64, torch.bits8], ids=str)
+def test_a_returned_buffer_that_cannot_be_is_named(dtype: torch.dtype) -> None:
+    net = Table(torch.arange(8, dtype=torch.uint8).repeat_interleave(8).view(dtype), lambda y, t: t)
+    with pytest.raises(UnsupportedError, match=rf"buffer 'table' is of {dtype}.*another type"):
+        convert(net, torch.randn(2, 8))
+
+
+@pytest.mark.parametrize("free", ["batch", 3.5])
+def test_dynamic_that_names_no_axes_is_told(free: Any) -> None:
+    with pytest.raises(LowbitError, match="dynamic"):
+        lowbit.convert(nn.Linear(8, 8), torch.randn(2, 8), dynamic={"input": free}, progress=False)
+
+
+def test_a_default_dict_is_returned_as_one() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            found: collections.defaultdict[str, Any] = collections.defaultdict(list)
+            found["twice"] = x * 2
+            return found
+
+    found = convert(Net(), torch.randn(2, 8))(torch.ones(3, 8))
+    assert isinstance(found, collections.defaultdict)
+    assert torch.equal(found["twice"], torch.full((3, 8), 2.0))
 
 
 def test_torchscript_is_refused() -> None:

@@ -261,10 +261,16 @@ def _require_plain(tensor: torch.Tensor) -> None:
 
 
 def _to_array(tensor: torch.Tensor) -> Array:
-    """A tensor's numbers, all floats as float32, and whole numbers that a graph has not as wider ones."""
+    """A tensor's numbers, all floats as float32, and whole numbers that a graph has not as wider ones.
+
+    Raises Unlowerable for types of which torch itself can say no numbers, such as packed bits.
+    """
     plain = tensor.detach().cpu()
     wanted = torch.float32 if plain.dtype.is_floating_point else WIDER.get(plain.dtype, plain.dtype)
-    array: Array = plain.to(wanted).resolve_conj().resolve_neg().contiguous().numpy()
+    try:
+        array: Array = plain.to(wanted).resolve_conj().resolve_neg().contiguous().numpy()
+    except (TypeError, NotImplementedError):
+        raise Unlowerable(f"a constant of {tensor.dtype} is not supported") from None
     return array
 
 

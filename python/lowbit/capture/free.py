@@ -204,6 +204,8 @@ def export_named(net: torch.nn.Module, call: Example, shapes: Any) -> tuple[torc
 def _match(value: Any, shapes: Any, found: dict[int, dict[int, Free]]) -> None:
     """Collect the named axes of each tensor. Raises InputError for names that belong to none."""
     if isinstance(value, torch.Tensor):
+        if not isinstance(shapes, Mapping | tuple | list | None):
+            raise InputError(f"dynamic is {shapes!r} for an input; it must be {{axis: name}}, such as {{0: 'batch'}}")
         axes = dict(enumerate(shapes)) if isinstance(shapes, tuple | list) else dict(shapes or {})
         named = {axis: name for axis, name in axes.items() if name is not None}
         for axis, name in named.items():

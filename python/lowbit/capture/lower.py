@@ -260,6 +260,8 @@ class _Whole(Walk):
         """What a call returns, as one value."""
         if isinstance(result, Complex):
             return self.unpaired(result)
+        if isinstance(result, Ref) and result.name in self.foreign:
+            raise UnsupportedError(f"{self.why_foreign(result)}, and the model returns it; return it in another type")
         return result if isinstance(result, Ref) else self.emit("dim_value", value=result)
 
     def written_inputs(self) -> tuple[str, ...]:

@@ -96,10 +96,13 @@ class Lowering(Builder):
         """Raises Unlowerable if the operation reads what no graph can hold."""
         for ref in pytree.tree_leaves([self.env.get(item) for item in node.all_input_nodes]):
             if isinstance(ref, Ref) and ref.name in self.foreign:
-                tensor = self.foreign[ref.name]
-                kind = not_plain(tensor) or f"of {tensor.dtype}, which lowbit has not"
                 remedy = "keep it in another form (register_buffer of what is computed from it, as float32 or integers)"
-                raise Unlowerable(f"the buffer {ref.name!r} is {kind}", remedy, always=True)
+                raise Unlowerable(self.why_foreign(ref), remedy, always=True)
+
+    def why_foreign(self, ref: Ref) -> str:
+        """What keeps a buffer out of the graph."""
+        tensor = self.foreign[ref.name]
+        return f"the buffer {ref.name!r} is {not_plain(tensor) or f'of {tensor.dtype}, which lowbit has not'}"
 
     # What has no place in the graph.
 

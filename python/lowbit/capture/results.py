@@ -93,10 +93,19 @@ def rebuilt(kind: Any, items: Mapping[str, Any]) -> Any:
     """An object of the class with these parts."""
     is_dataclass = hasattr(kind, "__dataclass_fields__")
     if issubclass(kind, Mapping):  # transformers' ModelOutput is a dataclass, too
-        return kind(**items) if is_dataclass else kind(items)
+        return kind(**items) if is_dataclass else _of_mapping(kind, items)
     if not is_dataclass:
         return kind(**items)
     return _of_dataclass(kind, items, {field.name: field for field in dataclasses.fields(kind)})
+
+
+def _of_mapping(kind: Any, items: Mapping[str, Any]) -> Any:
+    try:
+        return kind(items)
+    except TypeError:  # a defaultdict takes its factory first
+        made = kind()
+        made.update(items)
+        return made
 
 
 def _of_dataclass(kind: Any, items: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:

@@ -137,6 +137,9 @@ class QuantizedLinear(QuantizedLayer):
         return answer if x.dtype == torch.float32 else answer.to(x.dtype)
 
     def _check(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_nested:
+            kind = f"tensor of layout {x.layout}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"the input must be a dense tensor, is a {kind}")
         if x.requires_grad and torch.is_grad_enabled():
             raise UnsupportedError(
                 "a quantized layer has no gradients, and its input wants some: call the model under torch.no_grad() or "
