@@ -92,3 +92,17 @@ def wait_for(port: str, server: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.1)
     raise AssertionError("the server does not listen")
+
+
+HOUSE_WORDS = "home|wish|wishes|spot|walk|walks|rhythm|carrier|carriers|follower|followers|room"
+
+
+def test_no_word_is_the_projects_own() -> None:
+    """What the field does not say has an entry in the glossary."""
+    glossary = (ROOT / "docs" / "glossary.md").read_text()
+    known = set(re.findall(r"\*\*(\w+)\*\*", glossary))
+    sources = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    for folder in ("docs", "python", "cpp", "bench", "examples"):
+        sources += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".h", ".cpp")]
+    used = {word.lower() for path in sources for word in re.findall(rf"\b(?:{HOUSE_WORDS})\b", path.read_text(), re.I)}
+    assert {word.removesuffix("s") for word in used} <= known

@@ -1,5 +1,5 @@
-// What an operator is to the graph: a shape rule, a layout wish, and a run over views. One instance is one prepared
-// node: immutable, shared by all contexts. To add an op: one class in ops/, one line in its file's table.
+// What an operator is to the graph: a shape rule, the layouts that it takes, and a run over views. One instance is one
+// prepared node: immutable, shared by all contexts. To add an op: one class in ops/, one line in its file's table.
 #pragma once
 
 #include <map>

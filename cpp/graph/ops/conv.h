@@ -1,6 +1,6 @@
-// What all convolutions share: geometry, the padded copy of the input, and its rhythm. The kernels see an NHWC image
-// without borders. Where there is padding, the image is a copy in scratch, made a few samples at a time so that it
-// stays in the cache; the copy also takes an NCHW input as it is.
+// What all convolutions share: geometry, the padded copy of the input, and when it is made. The kernels see an NHWC
+// image without borders. Where there is padding, the image is a copy in scratch, made a few samples at a time so that
+// it stays in the cache; the copy also takes an NCHW input as it is.
 //
 // Axes are always depth, height, width: a 2-d convolution has depth 1, a 3-d one runs output plane by output plane with
 // taps over several input planes. A transposed convolution is one ordinary convolution for each position of an output

@@ -238,12 +238,12 @@ class Builder:
                     always=True,
                 )
 
-    def unique(self, wish: str) -> str:
-        """`wish`, or with a number after it if that name is taken."""
-        name, count = wish, 1
+    def unique(self, preferred: str) -> str:
+        """`preferred`, or with a number after it if that name is taken."""
+        name, count = preferred, 1
         while self.is_taken(name):
             count += 1
-            name = f"{wish}_{count}"
+            name = f"{preferred}_{count}"
         return name
 
     def is_taken(self, name: str) -> bool:

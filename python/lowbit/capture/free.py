@@ -49,7 +49,7 @@ class Free:
     expected: bool = True
 
 
-Wishes = list[dict[int, Free]]
+Requests = list[dict[int, Free]]
 """For each leaf of (args, kwargs), the axes to free."""
 
 
@@ -66,7 +66,7 @@ def named_axes(net: torch.nn.Module, call: Example, shapes: Any) -> Axes:
 # ------------------------------------------------------------------------------------------------------ what is freed
 
 
-def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
+def requests_of(net: torch.nn.Module, call: Example) -> Requests:
     """The axes to free: see the cases below. Sizes of one name are taken for one size."""
     paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
     parameters = list(inspect.signature(net.forward).parameters)
@@ -78,10 +78,10 @@ def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
     steps = [leaf for leaf in tensors if _is_steps(leaf)] if recurrent or attends else []
     masks = {name for name, leaf in named if attends and _is_mask(leaf, steps)}
     sequences = _sequences([(name, leaf) for name, leaf in named if name not in masks])
-    wishes: Wishes = []
+    requests: Requests = []
     for name, leaf in named:
         free: dict[int, Free] = {}
-        wishes.append(free)
+        requests.append(free)
         if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0:
             continue
         if leaf is not tensors[0] and _is_state(leaf, recurrent, batch):
@@ -100,7 +100,7 @@ def wishes_of(net: torch.nn.Module, call: Example) -> Wishes:
             free[1] = Free(name=sequences[_is_decoder(name), leaf.shape])
         elif any(leaf is item for item in steps) and not sequences:  # the features of steps
             free[1] = Free(name=f"{name}_steps", expected=False)
-    return wishes
+    return requests
 
 
 def _distinct(named: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -114,9 +114,9 @@ def _sequences(named: Sequence[tuple[str, Any]]) -> dict[tuple[bool, torch.Size]
     found: dict[tuple[bool, torch.Size], str] = {}
     for name, leaf in named:
         if _is_tokens(leaf):
-            wish = "decoder_sequence" if _is_decoder(name) else "sequence"
-            wish = f"{name}_sequence" if wish in found.values() else wish
-            found.setdefault((_is_decoder(name), leaf.shape), wish)
+            request = "decoder_sequence" if _is_decoder(name) else "sequence"
+            request = f"{name}_sequence" if request in found.values() else request
+            found.setdefault((_is_decoder(name), leaf.shape), request)
     return found
 
 
@@ -158,21 +158,21 @@ def _is_decoder(name: str) -> bool:
     return name.startswith(("decoder", "tgt", "target"))
 
 
-def _repeated(call: Example, wishes: Wishes) -> Example:
+def _repeated(call: Example, requests: Requests) -> Example:
     """The example with every free axis of size 1 repeated to 2: torch would take 1 for a constant."""
     leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
-    for index, wish in enumerate(wishes):
-        for axis in wish:
+    for index, request in enumerate(requests):
+        for axis in request:
             if leaves[index].shape[axis] == 1:
                 leaves[index] = torch.cat([leaves[index]] * 2, dim=axis)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return Example(args=args, kwargs=kwargs)
 
 
-def _shapes(net: torch.nn.Module, call: Example, wishes: Wishes, hint: Any) -> Any:
-    """The wishes as torch.export's `dynamic_shapes`."""
+def _shapes(net: torch.nn.Module, call: Example, requests: Requests, hint: Any) -> Any:
+    """The requests as torch.export's `dynamic_shapes`."""
     spec = pytree.tree_structure((call.args, call.kwargs))
-    shapes = [dict.fromkeys(wish, hint) or None for wish in wishes]
+    shapes = [dict.fromkeys(request, hint) or None for request in requests]
     args, kwargs = pytree.tree_unflatten(shapes, spec)
     return arguments(net, Example(args=args, kwargs=kwargs))
 
@@ -192,13 +192,13 @@ def export_named(net: torch.nn.Module, call: Example, shapes: Any) -> tuple[torc
     found: dict[int, dict[int, Free]] = {}
     given = arguments(net, call)
     _match(given, shapes if isinstance(shapes, Mapping) else dict(zip(given, shapes, strict=False)), found)
-    wishes = [found.get(id(leaf), {}) for leaf in pytree.tree_leaves((call.args, call.kwargs))]
-    exported = run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.AUTO))
-    stuck = _stuck(exported, call, wishes)
+    requests = [found.get(id(leaf), {}) for leaf in pytree.tree_leaves((call.args, call.kwargs))]
+    exported = run_export(net, _repeated(call, requests), _shapes(net, call, requests, torch.export.Dim.AUTO))
+    stuck = _stuck(exported, call, requests)
     if stuck:
-        reason = _why_stuck(net, call, _only(wishes, stuck))
+        reason = _why_stuck(net, call, _only(requests, stuck))
         raise UnsupportedError(f"{', '.join(sorted(stuck))} cannot be free: {reason}")
-    return exported, _wished_axes(exported, call, wishes)
+    return exported, _requested_axes(exported, call, requests)
 
 
 def _match(value: Any, shapes: Any, found: dict[int, dict[int, Free]]) -> None:
@@ -226,46 +226,46 @@ def _match(value: Any, shapes: Any, found: dict[int, dict[int, Free]]) -> None:
 def export_free(
     net: torch.nn.Module, call: Example, notes: list[str], unfree: Mapping[str, str], told: Collection[str]
 ) -> tuple[torch.export.ExportedProgram, Axes]:
-    """Export with as many of the wished axes free as the model lets be; notes (and warnings) say which are not.
+    """Export with as many of the requested axes free as the model lets be; notes (and warnings) say which are not.
 
     unfree: sizes that are known not to be, each with a reason. told: notes to warn of no more.
     """
-    wishes = wishes_of(net, call)
-    fixed: list[tuple[Wishes, str]] = [(_only(wishes, {name}), reason) for name, reason in unfree.items()]
-    wishes = _only(wishes, _names(wishes) - set(unfree))
+    requests = requests_of(net, call)
+    fixed: list[tuple[Requests, str]] = [(_only(requests, {name}), reason) for name, reason in unfree.items()]
+    requests = _only(requests, _names(requests) - set(unfree))
     while True:
         try:
-            exported = run_export(net, _repeated(call, wishes), _shapes(net, call, wishes, torch.export.Dim.AUTO))
+            exported = run_export(net, _repeated(call, requests), _shapes(net, call, requests, torch.export.Dim.AUTO))
         except UnsupportedError as error:
-            fewer = _fewer(wishes)
+            fewer = _fewer(requests)
             if fewer is None or isinstance(error.__cause__, GuardOnDataDependentSymNode):
                 raise
-            fixed.append((_only(wishes, _names(wishes) - _names(fewer)), _reason(error)))
-            wishes = fewer
+            fixed.append((_only(requests, _names(requests) - _names(fewer)), _reason(error)))
+            requests = fewer
             continue
-        stuck = _stuck(exported, call, wishes)
+        stuck = _stuck(exported, call, requests)
         if not stuck:
             _tell(call, fixed, notes, told)
-            return exported, _wished_axes(exported, call, wishes)
-        fixed.append((_only(wishes, stuck), _why_stuck(net, call, _only(wishes, stuck))))
-        wishes = _only(wishes, _names(wishes) - stuck)
+            return exported, _requested_axes(exported, call, requests)
+        fixed.append((_only(requests, stuck), _why_stuck(net, call, _only(requests, stuck))))
+        requests = _only(requests, _names(requests) - stuck)
 
 
-def _only(wishes: Wishes, names: set[str]) -> Wishes:
-    return [{axis: free for axis, free in wish.items() if free.name in names} for wish in wishes]
+def _only(requests: Requests, names: set[str]) -> Requests:
+    return [{axis: free for axis, free in request.items() if free.name in names} for request in requests]
 
 
-def _names(wishes: Wishes) -> set[str]:
-    return {free.name for wish in wishes for free in wish.values()}
+def _names(requests: Requests) -> set[str]:
+    return {free.name for request in requests for free in request.values()}
 
 
-def _fewer(wishes: Wishes) -> Wishes | None:
-    """The next smaller set of wishes: first only the batch, then none; None if nothing is left to give up."""
-    names = _names(wishes)
+def _fewer(requests: Requests) -> Requests | None:
+    """The next smaller set of requests: first only the batch, then none; None if nothing is left to give up."""
+    names = _names(requests)
     if not names:
         return None
     surplus = names - {"batch"}
-    return _only(wishes, names - (surplus or names))
+    return _only(requests, names - (surplus or names))
 
 
 def _placed(exported: torch.export.ExportedProgram, call: Example) -> list[Any]:
@@ -274,12 +274,12 @@ def _placed(exported: torch.export.ExportedProgram, call: Example) -> list[Any]:
     return pytree.tree_leaves((args, {name: kwargs[name] for name in call.kwargs}))
 
 
-def _stuck(exported: torch.export.ExportedProgram, call: Example, wishes: Wishes) -> set[str]:
+def _stuck(exported: torch.export.ExportedProgram, call: Example, requests: Requests) -> set[str]:
     """The names of which no axis is free, or some axis is an expression, such as a multiple of 4."""
     found: set[str] = set()
     free: set[str] = set()
-    for node, wish in zip(_placed(exported, call), wishes, strict=True):
-        for axis, item in wish.items():
+    for node, request in zip(_placed(exported, call), requests, strict=True):
+        for axis, item in request.items():
             size = node.meta["val"].shape[axis]
             if symbol_of(size) is not None:
                 free.add(item.name)
@@ -290,18 +290,18 @@ def _stuck(exported: torch.export.ExportedProgram, call: Example, wishes: Wishes
     return found - free
 
 
-def _wished_axes(exported: torch.export.ExportedProgram, call: Example, wishes: Wishes) -> Axes:
-    pairs = zip(_placed(exported, call), wishes, strict=True)
-    return {(node.name, axis): free.name for node, wish in pairs for axis, free in wish.items()}
+def _requested_axes(exported: torch.export.ExportedProgram, call: Example, requests: Requests) -> Axes:
+    pairs = zip(_placed(exported, call), requests, strict=True)
+    return {(node.name, axis): free.name for node, request in pairs for axis, free in request.items()}
 
 
-def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str], known: Collection[str]) -> None:
+def _tell(call: Example, fixed: list[tuple[Requests, str]], notes: list[str], known: Collection[str]) -> None:
     """Note, and warn of, sizes that are fixed, each with its reason; not of what is known."""
     leaves = pytree.tree_leaves((call.args, call.kwargs))
-    for wishes, reason in fixed:
+    for requests, reason in fixed:
         told: set[str] = set()
-        for leaf, wish in zip(leaves, wishes, strict=True):
-            for axis, free in wish.items():
+        for leaf, request in zip(leaves, requests, strict=True):
+            for axis, free in request.items():
                 if free.name in told:
                     continue
                 told.add(free.name)
@@ -311,15 +311,15 @@ def _tell(call: Example, fixed: list[tuple[Wishes, str]], notes: list[str], know
                     warnings.warn(notes[-1], stacklevel=8)
 
 
-def _why_stuck(net: torch.nn.Module, call: Example, wishes: Wishes) -> str:
+def _why_stuck(net: torch.nn.Module, call: Example, requests: Requests) -> str:
     """The line of code that fixes sizes, found by watching torch trace it once more."""
-    if not any(free.expected for wish in wishes for free in wish.values()):
+    if not any(free.expected for request in requests for free in request.values()):
         return "its code depends on it"
-    example = _repeated(call, wishes)
+    example = _repeated(call, requests)
     with _specializations() as places, suppress(UnsupportedError):
-        run_export(net, example, _shapes(net, call, wishes, torch.export.Dim.AUTO))
+        run_export(net, example, _shapes(net, call, requests, torch.export.Dim.AUTO))
     leaves = pytree.tree_leaves((example.args, example.kwargs))
-    sizes = [leaf.shape[axis] for leaf, wish in zip(leaves, wishes, strict=True) for axis in wish]
+    sizes = [leaf.shape[axis] for leaf, request in zip(leaves, requests, strict=True) for axis in request]
     place = next((places[size] for size in sizes if size in places), "")
     return f"its code specialized it to be a constant{place}"
 

@@ -19,7 +19,7 @@ from ..graph.ir import Condition, Dim, Symbol
 MAXIMUM = 2**31 - 1
 
 Axes = Mapping[tuple[str, int], str]
-"""The name wished for the size of (input, axis). Sizes of one name are one symbol, whether torch saw that or not."""
+"""The name preferred for the size of (input, axis). Sizes of one name are one symbol, whether torch saw that or not."""
 
 
 def user_inputs(exported: torch.export.ExportedProgram) -> list[Node]:
@@ -35,26 +35,26 @@ def symbol_of(size: Any) -> sympy.Symbol | None:
 
 
 def symbol_names(exported: torch.export.ExportedProgram, axes: Axes) -> dict[sympy.Symbol, str]:
-    """A readable name for each free size: the wish in `axes`, else "batch" for a first axis, else input_axis."""
+    """A readable name for each free size: the one in `axes`, else "batch" for a first axis, else input_axis."""
     names: dict[sympy.Symbol, str] = {}
-    wished: dict[str, str] = {}
+    given_to: dict[str, str] = {}
     for node in user_inputs(exported):
         tensor = node.meta.get("val")
         for axis, size in enumerate(tensor.shape if isinstance(tensor, torch.Tensor) else ()):
-            symbol, wish = symbol_of(size), axes.get((node.name, axis))
+            symbol, preferred = symbol_of(size), axes.get((node.name, axis))
             if symbol is None:
                 continue
             if symbol not in names:
-                given = wished.get(wish) if wish else None
-                names[symbol] = given or _free(wish or ("batch" if axis == 0 else f"{node.name}_{axis}"), names)
-            if wish:
-                wished.setdefault(wish, names[symbol])
+                given = given_to.get(preferred) if preferred else None
+                names[symbol] = given or _free(preferred or ("batch" if axis == 0 else f"{node.name}_{axis}"), names)
+            if preferred:
+                given_to.setdefault(preferred, names[symbol])
     return names
 
 
-def _free(wish: str, names: Mapping[sympy.Symbol, str]) -> str:
+def _free(preferred: str, names: Mapping[sympy.Symbol, str]) -> str:
     taken = set(names.values())
-    return next(name for name in (wish, *(f"{wish}_{i}" for i in range(2, 999))) if name not in taken)
+    return next(name for name in (preferred, *(f"{preferred}_{i}" for i in range(2, 999))) if name not in taken)
 
 
 def symbol_bounds(

@@ -150,11 +150,11 @@ def of_calls(graph: Graph) -> dict[str, Symbol]:
 
 
 def nearest(symbol: Symbol, size: int) -> int:
-    """The possible size next to a wish, rather above it."""
+    """The possible size next to a wanted size, rather above it."""
     low = symbol.minimum + (symbol.remainder - symbol.minimum) % symbol.multiple
     high = symbol.maximum - (symbol.maximum - symbol.remainder) % symbol.multiple
-    wish = size + (symbol.remainder - size) % symbol.multiple
-    return min(max(wish, low), max(high, low))
+    wanted = size + (symbol.remainder - size) % symbol.multiple
+    return min(max(wanted, low), max(high, low))
 
 
 def smallest(symbols: Mapping[str, Symbol], conditions: Iterable[Condition]) -> dict[str, int] | None:

@@ -106,16 +106,16 @@ class _Dropped:
         self._values.update(zip(node.outputs, infer(node, known), strict=True))
         self._nodes.append(node)
 
-    def _constant(self, array: Array, wish: str) -> str:
-        while wish in self._values:
-            wish += "_"
-        self._constants[wish], self._values[wish] = array, constant_value(array)
-        return wish
+    def _constant(self, array: Array, preferred: str) -> str:
+        while preferred in self._values:
+            preferred += "_"
+        self._constants[preferred], self._values[preferred] = array, constant_value(array)
+        return preferred
 
-    def _name(self, wish: str) -> str:
-        while wish in self._values:
-            wish += "_"
-        return wish
+    def _name(self, preferred: str) -> str:
+        while preferred in self._values:
+            preferred += "_"
+        return preferred
 
     def _full(self, value: str) -> str:
         """The value with all its channels."""

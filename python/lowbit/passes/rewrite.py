@@ -39,9 +39,9 @@ class Rewriter:
         constant = self.constants.get(value)
         return constant if isinstance(constant, np.ndarray) else None
 
-    def constant(self, array: Array, wish: str) -> str:
+    def constant(self, array: Array, preferred: str) -> str:
         """Add a constant; its name."""
-        name = self._unique(wish)
+        name = self._unique(preferred)
         self.constants[name], self.values[name] = array, constant_value(array)
         return name
 
@@ -58,11 +58,11 @@ class Rewriter:
         self.put(node)
         return name
 
-    def _unique(self, wish: str) -> str:
-        name, count = wish, 1
+    def _unique(self, preferred: str) -> str:
+        name, count = preferred, 1
         while name in self.values or name in self._names:
             count += 1
-            name = f"{wish}_{count}"
+            name = f"{preferred}_{count}"
         self._names.add(name)
         return name
 

@@ -78,7 +78,7 @@ def _widened(r: Rewriter, name: str, array: Array) -> str:
     return r.constant(array.reshape(shape), f"{name}.image")
 
 
-def _free(r: Rewriter, wish: str) -> str:
-    while wish in r.values:
-        wish += "_"
-    return wish
+def _free(r: Rewriter, preferred: str) -> str:
+    while preferred in r.values:
+        preferred += "_"
+    return preferred

@@ -20,7 +20,7 @@ from ..passes.fuse_residual import fuse_residual
 from ..passes.layers import LAYERS
 from ..passes.remove_dead import remove_dead
 from ..passes.rewrite import Rewriter
-from .fuse_requantize import CARRIERS, Emitter, Layer, put_layer
+from .fuse_requantize import MOVES_CODES, Emitter, Layer, put_layer
 from .known_weights import KnownWeights
 from .plan import Decision, can_follow, in_torch
 from .quantize import Quantized, put_follower
@@ -175,7 +175,7 @@ def _targets(graph: Graph) -> dict[str, Quant]:
                 assert quant is not None
                 found[name] = quant
         out = node.outputs[0]
-        if node.op in CARRIERS and out in found and can_follow(graph, node):
+        if node.op in MOVES_CODES and out in found and can_follow(graph, node):
             private = [name for name in node.inputs if graph.consumers(name) == (node,) and name not in graph.outputs]
             found.update(dict.fromkeys((name for name in private if name in made), found[out]))
     return found

@@ -380,16 +380,16 @@ class _Changes:
         inputs = [name if index == place else old for index, old in enumerate(known.inputs)]
         self._nodes[node.name] = replace(known, inputs=tuple(inputs))
 
-    def _put(self, node: Node, wish: str, before: Node) -> str:
-        name = self._free(wish)
+    def _put(self, node: Node, preferred: str, before: Node) -> str:
+        name = self._free(preferred)
         made = replace(node, name=name, outputs=(name,), source=node.source or before.source)
         known = replace(self._graph, values=self._values, constants=self._constants)
         self._values[name] = infer(made, known)[0]
         self._before.setdefault(before.name, []).append(made)
         return name
 
-    def _constant(self, wish: str, array: Array) -> str:
-        name = self._free(wish)
+    def _constant(self, preferred: str, array: Array) -> str:
+        name = self._free(preferred)
         self._constants[name], self._values[name] = array, constant_value(array)
         return name
 

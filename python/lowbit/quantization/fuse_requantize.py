@@ -19,7 +19,17 @@ from .cost import GEOMETRY
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
-CARRIERS = ("max_pool2d", "adaptive_max_pool2d", "reshape", "transpose", "slice", "pad", "concat", "resize", "resample")
+MOVES_CODES = (
+    "max_pool2d",
+    "adaptive_max_pool2d",
+    "reshape",
+    "transpose",
+    "slice",
+    "pad",
+    "concat",
+    "resize",
+    "resample",
+)
 """Ops that move or blend codes and leave their meaning alone."""
 PAIRS = ("add", "mul")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d")

@@ -16,7 +16,7 @@ from ..passes.layers import LAYERS
 from . import schemes
 from .cost import Cost, Costs
 from .four_bits import Width
-from .fuse_requantize import AVERAGES, CARRIERS, PAIRS
+from .fuse_requantize import AVERAGES, MOVES_CODES, PAIRS
 from .round_weights import round_nearest
 
 SMALL = 8
@@ -343,7 +343,7 @@ def can_follow(graph: Graph, node: Node) -> bool:
         return True
     if node.op == "pad" and (node.attrs.get("value", 0.0) != 0.0 and node.attrs.get("mode", "constant") == "constant"):
         return False
-    return node.op in (*CARRIERS, *AVERAGES, *PAIRS) and len(inputs) == len(node.inputs)
+    return node.op in (*MOVES_CODES, *AVERAGES, *PAIRS) and len(inputs) == len(node.inputs)
 
 
 def _is_pair(graph: Graph, node: Node) -> bool:

@@ -9,7 +9,7 @@ from ..passes.functions import function_of, operands
 from ..passes.layers import LAYERS
 from . import schemes
 from .calibrate import Histogram, choose
-from .fuse_requantize import CARRIERS, PAIRS
+from .fuse_requantize import MOVES_CODES, PAIRS
 from .plan import Plan, layer_slope
 
 WIDEST = 1.5
@@ -33,7 +33,7 @@ class Sites:
             stored.update(dict.fromkeys(name for name in inputs if name))
             if node.op not in LAYERS or plan.wants_codes(plan.output(node)):
                 stored.update(dict.fromkeys(node.outputs))
-            if node.op in CARRIERS:
+            if node.op in MOVES_CODES:
                 for name in node.inputs:
                     if node.op != "concat" or uses[name] == 1:
                         self._join(name, node.outputs[0])
@@ -104,7 +104,7 @@ class Sites:
         What is blended is read: it reaches further than the blends.
         """
         readers = self._plan.graph.consumers(value)
-        moved = [node.op in CARRIERS and node.name in self._plan.int8 and not _blends(node) for node in readers]
+        moved = [node.op in MOVES_CODES and node.name in self._plan.int8 and not _blends(node) for node in readers]
         return not (moved and all(moved)) or value in self._plan.graph.outputs
 
     def _root(self, name: str) -> str:

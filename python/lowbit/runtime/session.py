@@ -212,8 +212,8 @@ class Session:
         if sizes is not None and not isinstance(sizes, Mapping):
             raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
         symbols = self.graph.symbols
-        wishes = {name: 1 if "batch" in name else FEW for name in symbols} | dict(sizes or {})
-        free = {name: limits.nearest(symbol, wishes[name]) for name, symbol in symbols.items()}
+        wanted = {name: 1 if "batch" in name else FEW for name in symbols} | dict(sizes or {})
+        free = {name: limits.nearest(symbol, wanted[name]) for name, symbol in symbols.items()}
         if not all(dims.holds(condition, free) for condition in self.graph.conditions):
             free = limits.smallest(symbols, self.graph.conditions) or free
         return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
