@@ -62,8 +62,8 @@ def main() -> None:
 
     print(f"EfficientNet-Lite0, max_drop {options.max_drop:g} of top-1 agreement, {options.images} crops\n")
     print("| evaluation | agreement | layers in int8 | layers returned to float32 |\n|---|---:|---:|---:|")
-    for row in model.meta["evaluations"]:
-        print(f"| {row['model']} | {row['score']:.4f} | {row['int8_layers']} | {len(row['float_layers'])} |")
+    for trial in model.meta.evaluations:
+        print(f"| {trial.model} | {trial.score:.4f} | {trial.int8_layers} | {len(trial.float_layers)} |")
     print(f"\nconverted in {seconds:.0f} s; these layers paid:")
     for row in model.decisions:
         if row["node"] in paid(model):

@@ -17,6 +17,7 @@ from lowbit.errors import FormatError, InputError, LowbitError, UnsupportedError
 from lowbit.graph.ir import Graph, Symbol, Weight, replace
 from lowbit.ops import interpreter
 from lowbit.runtime import calls, format
+from lowbit.runtime.meta import Meta
 
 
 def two_inputs() -> Graph:
@@ -165,7 +166,7 @@ TENSORS = {"tuple": [{"tensor": "x"}, {"tensor": "y"}]}
 )
 def test_conventions_that_are_not_sound(meta: dict[str, Any]) -> None:
     with pytest.raises(FormatError):
-        calls.convention(meta, ("x", "y"), 3)
+        calls.convention(Meta.read(meta), ("x", "y"), 3)
 
 
 def test_trees_that_are_too_deep() -> None:
@@ -173,7 +174,7 @@ def test_trees_that_are_too_deep() -> None:
     for _ in range(60):
         tree = {"tuple": [tree]}
     with pytest.raises(FormatError):
-        calls.convention({"output": tree}, (), 1)
+        calls.convention(Meta(output=tree), (), 1)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -21,6 +21,7 @@ from lowbit.errors import InputError, UnsupportedError
 from lowbit.ops.interpreter import run, validate
 from lowbit.passes import optimize
 from lowbit.runtime import calls
+from lowbit.runtime.meta import Meta
 
 BOUND = 1e-4
 """max |difference| / max |y| between torch's float32 and the interpreter's."""
@@ -42,7 +43,7 @@ def call(captured: Captured, *args: Any, **kwargs: Any) -> Any:
     """What the captured graph gives for torch inputs, with NumPy arrays as leaves."""
     graph = optimize(validate(captured.graph))
     validate(graph)
-    meta = {"signature": captured.signature, "output": captured.output}
+    meta = Meta(signature=captured.signature, output=captured.output)
     convention = calls.convention(meta, graph.inputs, len(graph.outputs))
     arrays = pytree.tree_map_only(torch.Tensor, lambda x: x.numpy(), (args, kwargs))
     feeds = {

@@ -84,7 +84,7 @@ def test_each_module_can_have_its_own_scheme(net: Net, images: torch.Tensor, cal
     assert rows["head"]["scheme"] == "float32"
     assert rows["head"]["reason"] == "the scheme of 'head' is float32"
     assert {node.name: node.op for node in model.graph}["head"] == "linear"
-    assert model.meta["scheme"] == "head: float32, *: plain"
+    assert model.meta.scheme == "head: float32, *: plain"
     only = lowbit.convert(net, images[:1], calibration=calibration, scheme={"sec*": "float32"}, progress=False)
     assert {node.name: node.op for node in only.graph}["second"] == "conv2d"
     assert sqnr(model(images), plain(net, images)) > 20
@@ -349,7 +349,7 @@ def test_a_target_decides_and_is_recorded(tmp_path: Path) -> None:
     for target in ("avx2", "avx512vnni"):
         made = [lowbit.convert(net, (x,), calibration=[x], target=target, progress=False) for _ in range(2)]
         assert made[0].decisions == made[1].decisions
-        assert made[0].meta["target"] == target
+        assert made[0].meta.target == target
         schemes[target] = {row["node"]: row["scheme"] for row in made[0].decisions}
         made[0].save(tmp_path / target)
         np.testing.assert_array_equal(lowbit.load(tmp_path / target)(x.numpy()), made[0](x).numpy())

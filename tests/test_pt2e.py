@@ -265,7 +265,7 @@ def test_a_budget_measures_but_does_not_change_the_model() -> None:
         return -float((model(x) - expected).square().mean())
 
     model = lowbit.convert(reference, (x,), evaluate=score, max_drop=1.0, progress=False)
-    assert [row["model"] for row in model.meta["evaluations"]] == ["float32", "int8"]
+    assert [row.model for row in model.meta.evaluations] == ["float32", "int8"]
     with pytest.raises(AccuracyError, match="below float32"):
         lowbit.convert(reference, (x,), evaluate=score, max_drop=0, progress=False)
 

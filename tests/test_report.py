@@ -263,13 +263,6 @@ def test_what_is_not_known_is_left_out(changes: dict[str, Any]) -> None:
     assert "inf" not in text.replace("information", "")
 
 
-def test_odd_metadata_in_a_file_do_not_stop_a_report(small_file: Path, tmp_path: Path) -> None:
-    model = lowbit.load(small_file)
-    model.meta = {**model.meta, "evaluations": [3, {"model": 1}], "decisions": "none", "max_drop": "x", "notes": None}
-    model.report(tmp_path / "report.html")
-    read((tmp_path / "report.html").read_text())
-
-
 def test_the_bench_command_writes_one(small_file: Path, tmp_path: Path) -> None:
     options = ["bench", str(small_file), "--rounds", "1", "--report", str(tmp_path / "r.html"), "--batch", "2"]
     result = CliRunner().invoke(app, options)

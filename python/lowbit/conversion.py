@@ -6,7 +6,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -29,9 +29,10 @@ from .quantization.adopt_quantization import adopt_quantization, is_quantized
 from .quantization.budget import Outcome, Search
 from .quantization.cost import target_of
 from .quantization.known_weights import KnownWeights
-from .quantization.plan import Decision, all_float
+from .quantization.plan import all_float
 from .quantization.quantize import Quantized, Quantizer
 from .runtime import calls
+from .runtime.meta import Decision, Meta
 
 DIVISOR = 32
 """Of what stays of a layer's channels where weights have four bits, so that groups divide them."""
@@ -71,7 +72,7 @@ def convert(
         evaluate: A function from a model to its score, higher is better. It is called with the float32 and with low-bit
             models, which are called as `net` is.
         max_drop: How far the score may fall below float32's, in the score's own unit. Layers that cost most accuracy
-            return from four bits to eight, or to float32, until it holds; `model.meta["evaluations"]` has every trial.
+            return from four bits to eight, or to float32, until it holds; `model.meta.evaluations` has every trial.
         fallback: "torch" lets torch run what lowbit has no operator for; such a file loads with `allow_torch=True`
             only.
         tune: Measure layers here, instead of estimating by the cost model, to decide which are worth quantizing.
@@ -113,22 +114,46 @@ def convert(
         if not isinstance(flag, bool | int):
             raise InputError(f"{name} must be True or False, is {flag!r}")
     _check_budget(evaluate, max_drop)
-    rules, level = schemes.rules(scheme), target_of(target)
-    data = _reiterable(calibration)
+    request = Request(
+        net=net,
+        data=_reiterable(calibration),
+        rules=schemes.rules(scheme),
+        dynamic=dynamic,
+        fallback=fallback is not None,
+        tune=tune,
+        target=target_of(target),
+        threads=threads,
+        evaluate=evaluate,
+        max_drop=max_drop,
+    )
 
     def make(inputs: Any) -> Conversion:
         with reporter(progress) as report:
-            return _convert(
-                net, inputs, data, rules, dynamic, fallback, tune, level, threads, evaluate, max_drop, report
-            )
+            return _convert(request, inputs, report)
 
-    if example_inputs is None and data is not None:
-        example_inputs = example_of_item(net, _first(data))
+    if example_inputs is None and request.data is not None:
+        example_inputs = example_of_item(net, _first(request.data))
     if example_inputs is None:
         example_inputs = dummy_inputs(net)
     if example_inputs is None:
         return ConvertedModel(lambda args, kwargs: make(Example(args=args, kwargs=kwargs)))
     return ConvertedModel(make(example(net, example_inputs)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """What `convert` was asked for, checked; the same for every example input."""
+
+    net: torch.nn.Module
+    data: Iterable[Any] | None
+    rules: schemes.Rules
+    dynamic: Any
+    fallback: bool
+    tune: bool
+    target: str
+    threads: int | None
+    evaluate: Callable[[Any], float] | None
+    max_drop: float | None
 
 
 def _check_budget(evaluate: Any, max_drop: Any) -> None:
@@ -142,55 +167,16 @@ def _check_budget(evaluate: Any, max_drop: Any) -> None:
         raise InputError(f"max_drop must be a number from 0 on (how far the score may fall), is {max_drop!r}")
 
 
-def _convert(
-    net: torch.nn.Module,
-    inputs: Any,
-    data: Iterable[Any] | None,
-    rules: schemes.Rules,
-    dynamic: Any,
-    fallback: str | None,
-    tune: bool,
-    target: str,
-    threads: int | None,
-    evaluate: Callable[[Any], float] | None,
-    max_drop: float | None,
-    report: Progress,
-) -> Conversion:
+def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
     """Capture, rewrite, quantize, evaluate."""
+    net, rules = request.net, request.rules
     report("capture", 0, None)
-    captured = capture(net, inputs, dynamic, fallback=fallback is not None)
+    captured = capture(net, inputs, request.dynamic, fallback=request.fallback)
     report("optimize", 0, None)
     graph, left = _without_channels(optimize(captured.graph), captured, rules)
-    idle = rules.check(graph, _module_paths(net, captured.graph))
-    for note in idle:
-        warnings.warn(note, stacklevel=4)
-    feeds = None if data is None else CalibrationData(captured, data)
-    meta = {
-        "producer": _producer(),
-        "name": type(net).__name__,
-        "scheme": rules.name,
-        "target": target,
-        "signature": captured.signature,
-        "output": captured.output,
-        "notes": [*captured.notes, *idle, *(f"{name} is {each}" for name, each in left.items())],
-        "writes": list(captured.writes),
-    }
-
+    notes = rules.check(graph, _module_paths(net, captured.graph))
     given = example(net, inputs)
-
-    def conversion(made: Quantized, **more: Any) -> Conversion:
-        noted = note_sparsity(made.graph)
-        decisions = [asdict(_with_left(decision, left)) for decision in made.decisions]
-        return Conversion(
-            graph=share_constants(noted),  # a layer that is called twice has its codes once
-            reference=made.reference,
-            meta={**meta, "decisions": decisions, "sparsity": sparse_layers(noted), **more},
-            classes=captured.classes,
-            threads=threads,
-            example=given,
-            module=weakref.ref(net),
-        )
-
+    feeds = None if request.data is None else CalibrationData(captured, request.data)
     floats = Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
     adopted = quantizer = None
     if is_quantized(graph) and not rules.is_float:
@@ -198,24 +184,56 @@ def _convert(
         floats = replace(adopted, graph=adopted.reference)
     elif not rules.is_float:
         quantizer = Quantizer(
-            graph, rules, feeds, coded=captured.codes, tune=tune, target=target, threads=threads, progress=report
+            graph,
+            rules,
+            feeds,
+            coded=captured.codes,
+            tune=request.tune,
+            target=request.target,
+            threads=request.threads,
+            progress=report,
         )
-        for note in quantizer.lost():
-            warnings.warn(note, stacklevel=4)
-            meta["notes"] = [*meta["notes"], note]
-    if evaluate is None:
+        notes = [*notes, *quantizer.lost()]
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
+    meta = Meta(
+        producer=_producer(),
+        name=type(net).__name__,
+        scheme=rules.name,
+        target=request.target,
+        signature=captured.signature,
+        output=captured.output,
+        notes=(*captured.notes, *notes, *(f"{name} is {each}" for name, each in left.items())),
+        writes=captured.writes,
+    )
+
+    def conversion(made: Quantized, **more: Any) -> Conversion:
+        noted = note_sparsity(made.graph)
+        decisions = tuple(_with_left(decision, left) for decision in made.decisions)
+        return Conversion(
+            graph=share_constants(noted),  # a layer that is called twice has its codes once
+            reference=made.reference,
+            meta=replace(meta, decisions=decisions, sparsity=sparse_layers(noted), **more),
+            classes=captured.classes,
+            threads=request.threads,
+            example=given,
+            module=weakref.ref(net),
+        )
+
+    if request.evaluate is None:
         return conversion(adopted or (quantizer.make() if quantizer is not None else floats))
+    evaluate = request.evaluate
     search = Search(lambda made: evaluate(ConvertedModel(conversion(made))), report)
     search.reference(floats)
-    limit = math.inf if max_drop is None else max_drop
+    limit = math.inf if request.max_drop is None else request.max_drop
     if adopted is not None:
         outcome = search.check(adopted, limit)
     elif quantizer is not None:
         samples = [CalibrationData(captured, []).of_call(given)] if feeds is None else feeds
-        outcome = search.hold(quantizer, limit, samples, threads=threads)
+        outcome = search.hold(quantizer, limit, samples, threads=request.threads)
     else:
-        return conversion(floats, evaluations=search.history)
-    found = conversion(outcome.best.made, evaluations=list(outcome.history), max_drop=max_drop)
+        return conversion(floats, evaluations=tuple(search.history))
+    found = conversion(outcome.best.made, evaluations=outcome.history, max_drop=request.max_drop)
     if not outcome.holds:
         raise _missed(outcome, limit, ConvertedModel(found))
     return found
@@ -277,7 +295,7 @@ class CalibrationData:
     def __init__(self, captured: Captured, data: Iterable[Any]) -> None:
         self._graph = captured.graph
         self._data = data
-        meta = {"signature": captured.signature, "output": captured.output}
+        meta = Meta(signature=captured.signature, output=captured.output)
         self._convention = calls.convention(meta, captured.graph.inputs, len(captured.graph.outputs))
 
     def __iter__(self) -> Iterator[dict[str, Array]]:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from .errors import InputError, LowbitError
 from .graph.ir import Array, Graph, Node, Quant
 from .quantization.calibrate import runner
 from .runtime import calls, format
+from .runtime.meta import Meta
 from .runtime.model import Model
 from .runtime.profile import REPEATS, table
 from .runtime.session import Session
@@ -91,12 +92,12 @@ class Conversion:
     """All that a converted model is made of.
 
     reference: the float graph whose values `graph` stands for; None in what was unpickled. classes: those of the
-    module's outputs, by their names in `meta["output"]`.
+    module's outputs, by their names in `meta.output`.
     """
 
     graph: Graph
     reference: Graph | None
-    meta: Mapping[str, Any]
+    meta: Meta
     classes: Mapping[str, type]
     threads: int | None = None
     example: Example | None = None
@@ -145,7 +146,7 @@ class ConvertedModel(Model):
             raise LowbitError("the model is captured at its first call, and can be pickled from then on: call it once")
         made = self._conversion
         classes = {name: kind for name, kind in made.classes.items() if "<" not in kind.__qualname__}
-        return _unpickled, (format.dumps(made.graph, made.meta), classes, made.threads)
+        return _unpickled, (format.dumps(made.graph, made.meta.document()), classes, made.threads)
 
     def __copy__(self) -> Model:
         made = type(self).__new__(type(self))
@@ -215,12 +216,12 @@ class ConvertedModel(Model):
     @property
     def decisions(self) -> Decisions:
         """What was decided for each layer, and why; prints as a table."""
-        return Decisions(self.meta["decisions"])
+        return Decisions(map(asdict, self.meta.decisions))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided about the model as a whole, such as a batch size that it fixes."""
-        return tuple(self.meta["notes"])
+        return self.meta.notes
 
     def compare(self, *args: Any, **kwargs: Any) -> Comparison:
         """Measure the error of each node against the float graph.
@@ -323,7 +324,7 @@ class ConvertedModel(Model):
         Raises:
             OSError: The file cannot be written.
         """
-        format.save(path, self.graph, self.meta)
+        format.save(path, self.graph, self.meta.document())
 
     def _object(self, name: str, fields: dict[str, Any]) -> Any:
         """An output in the module's own class."""
@@ -361,8 +362,10 @@ class ConvertedModel(Model):
 
 
 def _unpickled(data: bytes, classes: Mapping[str, type], threads: int | None) -> ConvertedModel:
-    graph, meta = format.loads(data)
-    return ConvertedModel(Conversion(graph=graph, reference=None, meta=meta, classes=classes, threads=threads))
+    graph, document = format.loads(data)
+    return ConvertedModel(
+        Conversion(graph=graph, reference=None, meta=Meta.read(document), classes=classes, threads=threads)
+    )
 
 
 def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Array:

@@ -276,7 +276,7 @@ def test_conversion_keeps_the_zeros(scheme: str, pattern: str, calibrated: bool,
         if numbers.shape == weight.shape:
             assert not weight.codes[numbers == 0].any()
         assert np.count_nonzero(weight.codes) <= np.count_nonzero(numbers)  # whole rows and columns are gone
-    assert {row["node"] for row in model.meta["sparsity"]} >= {name for name, w in pruned.items() if w.bits == 8}
+    assert {row.node for row in model.meta.sparsity} >= {name for name, w in pruned.items() if w.bits == 8}
     assert (pruned["7"].bits == 4) == (scheme != "int8")
 
 

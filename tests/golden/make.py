@@ -97,7 +97,7 @@ def pruned(net: nn.Module) -> nn.Module:
 
 def converted(net: nn.Module, inputs: torch.Tensor, **options: Any) -> tuple[Any, Any]:
     model = lowbit.convert(net.eval(), inputs, progress=False, target="avx512vnni", **options)
-    return model.graph, model.meta
+    return model.graph, model.meta.document()
 
 
 def nets() -> dict[str, Callable[[], tuple[Any, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -87,14 +86,14 @@ def test_the_layers_that_cost_accuracy_pay(
     assert "int8" in scheme_of(model).values()
     reason = {row["node"]: row["reason"] for row in model.decisions}["fragile"]
     assert reason.startswith("paid for the accuracy budget")
-    first, second, *others = model.meta["evaluations"]
-    assert (first["model"], first["drop"], second["model"]) == ("float32", 0.0, "int8")
-    assert second["drop"] == pytest.approx(drop, abs=1e-4)
+    first, second, *others = model.meta.evaluations
+    assert (first.model, first.drop, second.model) == ("float32", 0.0, "int8")
+    assert second.drop == pytest.approx(drop, abs=1e-4)
     assert 1 <= len(others) <= 8
-    assert any("fragile" in entry["float_layers"] and entry["drop"] <= drop / 2 for entry in others)
-    assert closeness(model) >= first["score"] - drop / 2
+    assert any("fragile" in entry.float_layers and entry.drop <= drop / 2 for entry in others)
+    assert closeness(model) >= first.score - drop / 2
     model.save(tmp_path / "net.lowbit")
-    assert lowbit.load(tmp_path / "net.lowbit").meta["evaluations"] == json.loads(json.dumps(model.meta["evaluations"]))
+    assert lowbit.load(tmp_path / "net.lowbit").meta.evaluations == model.meta.evaluations
 
 
 def test_a_budget_that_int8_holds_takes_two_evaluations(net: Fragile, images: torch.Tensor, closeness: Score) -> None:
@@ -105,7 +104,7 @@ def test_a_budget_that_int8_holds_takes_two_evaluations(net: Fragile, images: to
         return closeness(model)
 
     model = lowbit.convert(net, images[:2], calibration=[images[:64]], evaluate=score, max_drop=0.9, progress=False)
-    assert len(seen) == len(model.meta["evaluations"]) == 2
+    assert len(seen) == len(model.meta.evaluations) == 2
     assert all(isinstance(item, ConvertedModel) for item in seen)
     assert scheme_of(model)["fragile"] == "int8"
 
@@ -115,14 +114,14 @@ def test_a_budget_forgives_the_rounding_of_its_scores(net: Fragile, images: torc
     model = lowbit.convert(
         net, images[:2], calibration=[images[:64]], evaluate=lambda model: next(scores), max_drop=0.02, progress=False
     )
-    assert len(model.meta["evaluations"]) == 2
+    assert len(model.meta.evaluations) == 2
 
 
 def test_without_max_drop_scores_are_recorded(net: Fragile, images: torch.Tensor, closeness: Score) -> None:
     model = lowbit.convert(net, images[:2], calibration=[images[:64]], evaluate=closeness, progress=False)
-    assert [entry["model"] for entry in model.meta["evaluations"]] == ["float32", "int8"]
+    assert [entry.model for entry in model.meta.evaluations] == ["float32", "int8"]
     floats = lowbit.convert(net, images[:2], evaluate=closeness, max_drop=0, scheme="float32", progress=False)
-    assert [entry["model"] for entry in floats.meta["evaluations"]] == ["float32"]
+    assert [entry.model for entry in floats.meta.evaluations] == ["float32"]
 
 
 def test_a_budget_that_cannot_be_held_comes_with_the_best_model(
@@ -192,16 +191,16 @@ def test_four_bit_layers_return_to_eight_first() -> None:
         return lowbit.convert(net, x[:2], scheme="int4-g32", evaluate=score, max_drop=max_drop, progress=False)
 
     plain = made(1.0)
-    whole = plain.meta["evaluations"][-1]
-    assert (whole["model"], whole["int4_layers"], whole["int8_layers"]) == ("int4", 4, 2)
-    model = made(whole["drop"] / 2)
+    whole = plain.meta.evaluations[-1]
+    assert (whole.model, whole.int4_layers, whole.int8_layers) == ("int4", 4, 2)
+    model = made(whole.drop / 2)
     schemes = {row["node"]: (row["scheme"], row["reason"]) for row in model.decisions if row["op"] == "linear"}
     assert schemes["layers.2"][0] == "int8"
     assert schemes["layers.2"][1].startswith("paid for the accuracy budget: alone in int4 it makes")
     assert [scheme for scheme, _ in schemes.values()].count("int4") >= 2
-    assert {entry["model"] for entry in model.meta["evaluations"][2:]} == {"int4, some layers back in int8"}
-    assert all(entry["float_layers"] == [] for entry in model.meta["evaluations"])
-    eight = lowbit.convert(net, x[:2], evaluate=score, progress=False).meta["evaluations"][-1]
-    best = made(eight["drop"] * 0.9)
+    assert {entry.model for entry in model.meta.evaluations[2:]} == {"int4, some layers back in int8"}
+    assert all(entry.float_layers == () for entry in model.meta.evaluations)
+    eight = lowbit.convert(net, x[:2], evaluate=score, progress=False).meta.evaluations[-1]
+    best = made(eight.drop * 0.9)
     assert {row["scheme"] for row in best.decisions if row["op"] == "linear"} == {"int8", "float32"}
-    assert best.meta["evaluations"][-1]["model"] in ("int8", "int8, some layers float32")
+    assert best.meta.evaluations[-1].model in ("int8", "int8, some layers float32")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from lowbit.graph import limits
 from lowbit.graph.ir import Graph, Value, Weight
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.runtime import format as lowbit_format
+from lowbit.runtime.meta import Decision, Meta
 from lowbit.timing import interleave
 
 app = typer.Typer(
@@ -85,12 +86,12 @@ def _kernels(usable: Sequence[str]) -> Table:
 @app.command()
 def inspect(file: File) -> None:
     """What a file holds: inputs, outputs, nodes, weights, and why each layer is as it is."""
-    graph, meta = lowbit_format.load(file)
+    graph, document = lowbit_format.load(file)
+    meta = Meta.read(document)
     console.print(_summary(file, graph, meta))
     console.print(_nodes(graph))
-    decisions = meta.get("decisions")
-    if isinstance(decisions, list) and decisions:
-        console.print(_decisions(decisions))
+    if meta.decisions:
+        console.print(_decisions(meta.decisions))
 
 
 @app.command()
@@ -125,7 +126,7 @@ def _print_slower(file: Path, batch: int, threads: int) -> None:
     """The layers that this machine would run faster in float32, each timed alone."""
     from lowbit.quantization.cost import slower_here
 
-    graph, meta = lowbit_format.load(file)
+    graph, document = lowbit_format.load(file)
     slower = slower_here(graph, dict.fromkeys(graph.symbols, batch), threads)
     if not slower:
         return
@@ -133,7 +134,7 @@ def _print_slower(file: Path, batch: int, threads: int) -> None:
     for name, (coded, floats) in slower.items():
         table.add_row(escape(name), f"{coded:.1f}", f"{floats:.1f}")
     console.print(table)
-    level, target = _core.cpu()["default_isa"], meta.get("target", "an unknown CPU")
+    level, target = _core.cpu()["default_isa"], Meta.read(document).target or "an unknown CPU"
     console.print(
         escape(
             f"Timed alone, without activations and conversions. The file was made for {target}; a model that is "
@@ -142,10 +143,10 @@ def _print_slower(file: Path, batch: int, threads: int) -> None:
     )
 
 
-def _summary(file: Path, graph: Graph, meta: Mapping[str, Any]) -> Table:
+def _summary(file: Path, graph: Graph, meta: Meta) -> Table:
     table = Table(show_header=False, title=escape(file.name), title_justify="left")
     table.add_row("size", f"{file.stat().st_size:,} bytes")
-    table.add_row("made for", escape(str(meta.get("target", "unknown"))))
+    table.add_row("made for", escape(meta.target or "unknown"))
     for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
         for name in names:
             table.add_row(kind, escape(f"{name}: {_type(graph.values[name])}"))
@@ -171,7 +172,7 @@ def _weights(graph: Graph) -> str:
 
 
 def _nodes(graph: Graph) -> Table:
-    sparse = {str(row["node"]): f"{row['density']:.1%} in {row['pattern']}" for row in sparse_layers(graph)}
+    sparse = {row.node: f"{row.density:.1%} in {row.pattern}" for row in sparse_layers(graph)}
     kept = ("weights kept",) if sparse else ()
     table = heading("Nodes", ("node", "operator", "output", "scale", "zero point", *kept, "from"))
     for node in graph:
@@ -184,12 +185,11 @@ def _nodes(graph: Graph) -> Table:
     return table
 
 
-def _decisions(decisions: list[Any]) -> Table:
+def _decisions(decisions: Iterable[Decision]) -> Table:
     keys = ("node", "op", "scheme", "reason")
     table = heading("Decisions", keys)
     for decision in decisions:
-        if isinstance(decision, dict):
-            table.add_row(*(escape(str(decision.get(key, ""))) for key in keys))
+        table.add_row(*(escape(getattr(decision, key)) for key in keys))
     return table
 
 

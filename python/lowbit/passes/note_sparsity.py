@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from ..graph import blocks
 from ..graph.ir import Array, Graph, Weight, replace
+from ..runtime.meta import Kept
 
 WORTH = 1 / 8
 """The share of its bytes that a weight must save in blocks to be noted as sparse."""
@@ -26,11 +26,16 @@ def note_sparsity(graph: Graph) -> Graph:
     return replace(graph, constants={name: _noted(constant) for name, constant in graph.constants.items()})
 
 
-def sparse_layers(graph: Graph) -> list[dict[str, Any]]:
-    """{"node", "pattern", "density"} of each node with a sparse weight; density: what share of it is in kept blocks."""
+def sparse_layers(graph: Graph) -> tuple[Kept, ...]:
+    """What is kept of the weight of each node with a sparse one."""
     weights = {name: c for name, c in graph.constants.items() if isinstance(c, Weight) and c.sparsity is not None}
-    found = {name: {"pattern": w.sparsity, "density": density(w.codes, str(w.sparsity))} for name, w in weights.items()}
-    return [{"node": node.name, **found[name]} for node in graph for name in node.inputs if name in found]
+    found = {name: (str(w.sparsity), density(w.codes, str(w.sparsity))) for name, w in weights.items()}
+    return tuple(
+        Kept(node=node.name, pattern=found[name][0], density=found[name][1])
+        for node in graph
+        for name in node.inputs
+        if name in found
+    )
 
 
 def density(codes: Array, pattern: str) -> float:

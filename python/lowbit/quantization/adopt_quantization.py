@@ -20,9 +20,10 @@ from ..passes.fuse_residual import fuse_residual
 from ..passes.layers import LAYERS
 from ..passes.remove_dead import remove_dead
 from ..passes.rewrite import Rewriter
+from ..runtime.meta import Decision
 from .fuse_requantize import MOVES_CODES, Emitter, Layer, put_layer
 from .known_weights import KnownWeights
-from .plan import Decision, can_follow, in_torch
+from .plan import can_follow, in_torch
 from .quantize import Quantized, put_follower
 
 KEPT = "came quantized: its scales, zero points and codes are kept"

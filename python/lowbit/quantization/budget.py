@@ -17,8 +17,8 @@ from typing import Any
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..passes.layers import LAYERS
+from ..runtime.meta import Decision, Evaluation
 from .calibrate import Feeds, Progress
-from .plan import Decision
 from .quantize import Quantized, Quantizer
 from .sensitivity import sensitivity
 
@@ -49,8 +49,8 @@ class Outcome:
 
     best: Trial
     holds: bool
-    history: tuple[Mapping[str, Any], ...]
-    """Every evaluation: model, score, drop, int4_layers and int8_layers (counts), float_layers (names)."""
+    history: tuple[Evaluation, ...]
+    """Every evaluation, the first of float32."""
 
 
 def layers_in(scheme: str, decisions: Iterable[Decision]) -> list[str]:
@@ -68,7 +68,7 @@ class Search:
         self._evaluate, self._progress = evaluate, progress
         self._reference = math.nan
         self.trials: list[Trial] = []
-        self.history: list[Mapping[str, Any]] = []
+        self.history: list[Evaluation] = []
 
     def reference(self, made: Quantized) -> float:
         """Evaluate the float32 model, which the others are compared with; its score."""
@@ -158,9 +158,15 @@ class Search:
 
     def _note(self, model: str, score: float, decisions: Iterable[Decision], floats: Sequence[str]) -> None:
         rows = tuple(decisions)
-        counts = {f"{kind}_layers": len(layers_in(kind, rows)) for kind in ("int4", "int8")}
-        drop = self._reference - score
-        self.history.append({"model": model, "score": score, "drop": drop, **counts, "float_layers": list(floats)})
+        found = Evaluation(
+            model=model,
+            score=score,
+            drop=self._reference - score,
+            int8_layers=len(layers_in("int8", rows)),
+            int4_layers=len(layers_in("int4", rows)),
+            float_layers=tuple(floats),
+        )
+        self.history.append(found)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

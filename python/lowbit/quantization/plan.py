@@ -13,6 +13,7 @@ from ..graph.ir import Array, Graph, Node
 from ..ops.segment import operations
 from ..passes.functions import is_channel_function, is_function, operands, slope_of
 from ..passes.layers import LAYERS
+from ..runtime.meta import Decision
 from . import schemes
 from .cost import Cost, Costs
 from .four_bits import Width
@@ -21,22 +22,6 @@ from .round_weights import round_nearest
 
 SMALL = 8
 """An operand so many times smaller than the result may be quantized for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What became of one node, and why; costs in microseconds are known for layers.
-
-    scheme: "int8" (codes of 8 bits), "int4" (weights of 4 bits, activations of 8), "float32" or "torch". cost_int8_us:
-    on codes, of either width.
-    """
-
-    node: str
-    op: str
-    scheme: str
-    reason: str
-    cost_int8_us: float | None = None
-    cost_float_us: float | None = None
 
 
 def all_float(graph: Graph, rules: schemes.Rules) -> tuple[Decision, ...]:

@@ -24,6 +24,7 @@ from ..ops.interpreter import bind, validate
 from ..passes.functions import is_channel_function, is_function
 from ..passes.fuse_residual import fuse_residual
 from ..passes.layers import CONVOLUTIONS, LAYERS
+from ..runtime.meta import Decision
 from . import fuse_requantize as emit_
 from . import schemes
 from .balance_joins import balance_joins, unlike_channels, unlike_parts
@@ -35,7 +36,7 @@ from .four_bits import Width, tables, widths
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
-from .plan import Decision, Plan, all_float, decide, layer_slope
+from .plan import Plan, all_float, decide, layer_slope
 from .rehearse import bearable, measure
 from .round_groups import GroupCodes, round_groups
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain

@@ -134,16 +134,6 @@ def steps_of(
     return tuple(steps)
 
 
-def rows_of(value: Any, **kinds: Any) -> tuple[Mapping[str, Any], ...]:
-    """The items of a list in a file's metadata that hold what `kinds` says, by key; others are left out."""
-    items = value if isinstance(value, list | tuple) else ()
-    return tuple(
-        item
-        for item in items
-        if isinstance(item, Mapping) and all(isinstance(item.get(key), kind) for key, kind in kinds.items())
-    )
-
-
 def kind_of(node: Node | None, graph: Graph) -> str:
     """What a step computes on: "int8" codes or with "int4" weights, "float32", "conversion", "torch" for a segment."""
     if node is None:

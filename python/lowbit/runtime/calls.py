@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import FormatError, InputError
 from ..graph.ir import DTYPES, Array
+from .meta import Meta
 
 MAX_DEPTH = 50
 NUMBERS = {"int": int, "float": float}
@@ -139,20 +140,20 @@ class Convention:
         )
 
 
-def convention(meta: Mapping[str, Any], inputs: Sequence[str], outputs: int) -> Convention:
+def convention(meta: Meta, inputs: Sequence[str], outputs: int) -> Convention:
     """The convention in a file's metadata ("signature" and "output"); without one, one tensor an input and output.
 
     inputs: the graph's, by name. outputs: how many the graph has. Raises FormatError.
     """
-    signature = meta.get("signature")
+    signature = meta.signature
     if signature is None:
         parameters = tuple(Parameter(name=name, kind="positional", tree={"tensor": name}) for name in inputs)
     else:
-        entries = signature.get("parameters") if isinstance(signature, dict) else None
+        entries = signature.get("parameters")
         if not isinstance(entries, list):
             raise FormatError("the signature is not a list of parameters")
         parameters = tuple(_parameter(entry, inputs) for entry in entries)
-    output = meta.get("output")
+    output = meta.output
     if output is None:
         output = {"tensor": 0} if outputs == 1 else {"tuple": [{"tensor": index} for index in range(outputs)]}
     _check_tree(output, lambda key: isinstance(key, int) and not isinstance(key, bool) and 0 <= key < outputs)

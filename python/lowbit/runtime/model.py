@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ..errors import InputError, LowbitError, UnsupportedError
 from ..graph.ir import Array, Value, replace
 from . import calls, format, segments
 from .build import fill, finish
+from .meta import Meta
 from .profile import REPEATS, Profile, Row
 from .roofline import measure
 from .session import Session, weight_bytes
@@ -43,10 +45,10 @@ class Model:
         ('batch', 8)
     """
 
-    def __init__(self, session: Session, meta: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, meta: Meta | Mapping[str, Any]) -> None:
         self.session = session
-        self.meta = meta
-        self._convention = calls.convention(meta, session.graph.inputs, len(session.graph.outputs))
+        self.meta = meta if isinstance(meta, Meta) else Meta.read(meta)
+        self._convention = calls.convention(self.meta, session.graph.inputs, len(session.graph.outputs))
         self._file = session._file
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,8 +112,7 @@ class Model:
     @property
     def decisions(self) -> list[Any]:
         """What convert decided for each layer, and why."""
-        decisions = self.meta.get("decisions", [])
-        return list(decisions) if isinstance(decisions, list) else []
+        return [asdict(decision) for decision in self.meta.decisions]
 
     def report(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write one page of HTML that needs no network: size, speed, error against float32, and each layer's reason.
@@ -155,15 +156,15 @@ class Model:
     def _known(self, what: str, arrays: list[Array], **measured: Any) -> Facts:
         """What a report shows, but for what was measured on `arrays`."""
         from .. import _core
-        from ..report import Facts, constants_of, rows_of
+        from ..report import Facts, constants_of
 
         meta, sizes = self.meta, list(constants_of(self.session.graph, self.session.weight_bytes).values())
         shapes = ", ".join(" x ".join(map(str, array.shape)) or "a scalar" for array in arrays)
         known: dict[str, Any] = {
-            "name": str(meta.get("name") or "A lowbit model"),
-            "producer": str(meta.get("producer", "lowbit")),
-            "scheme": str(meta.get("scheme", "")),
-            "target": str(meta.get("target", "")),
+            "name": meta.name or "A lowbit model",
+            "producer": meta.producer,
+            "scheme": meta.scheme,
+            "target": meta.target or "",
             "cpu": str(_core.cpu()["model"]),
             "isa": self.session.isa,
             "threads": self.session.threads,
@@ -172,18 +173,11 @@ class Model:
             "measured_on": f"{what} ({shapes})",
             "weight_bytes": sum(size for size, _ in sizes),
             "float_bytes": sum(size for _, size in sizes),
-            "decisions": rows_of(meta.get("decisions"), node=str, scheme=str, reason=str),
-            "sparsity": rows_of(meta.get("sparsity"), node=str, pattern=str, density=float),
-            "evaluations": rows_of(
-                meta.get("evaluations"),
-                model=str,
-                score=int | float,
-                drop=int | float,
-                int8_layers=int,
-                float_layers=list | tuple,
-            ),
-            "max_drop": meta["max_drop"] if isinstance(meta.get("max_drop"), int | float) else None,
-            "notes": tuple(map(str, meta.get("notes") or ())),
+            "decisions": tuple(map(asdict, meta.decisions)),
+            "sparsity": tuple(map(asdict, meta.sparsity)),
+            "evaluations": tuple(map(asdict, meta.evaluations)),
+            "max_drop": meta.max_drop,
+            "notes": meta.notes,
         }
         return Facts(**{**known, **measured})
 
@@ -228,9 +222,9 @@ def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
     return model
 
 
-def _warn_of_target(path: str | os.PathLike[str], meta: Mapping[str, Any]) -> None:
+def _warn_of_target(path: str | os.PathLike[str], meta: Meta) -> None:
     """Say that a file was made for a CPU above this one: which layers are int8 was decided for that."""
-    target, level = meta.get("target"), this_level()
+    target, level = meta.target, this_level()
     if target in LEVELS and LEVELS.index(target) > LEVELS.index(level):
         warnings.warn(
             f"{path} was converted for {target}, and this CPU runs {level}: layers may be slower in int8 than in "
@@ -269,7 +263,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
-    graph, meta = format.load(path)
+    graph, document = format.load(path)
+    meta = Meta.read(document)
     _warn_of_target(path, meta)
     file = _of_path(Path(path))
     if segments.has_segments(graph):

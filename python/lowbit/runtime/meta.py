@@ -1,0 +1,182 @@
+"""What a file says beside its graph: how the model is called, who made it, and what was decided for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from ..errors import FormatError
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What became of one node, and why; costs in microseconds are known for layers.
+
+    scheme: "int8" (codes of 8 bits), "int4" (weights of 4 bits, activations of 8), "float32" or "torch". cost_int8_us:
+    on codes, of either width.
+    """
+
+    node: str
+    op: str = ""
+    scheme: str = ""
+    reason: str = ""
+    cost_int8_us: float | None = None
+    cost_float_us: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is left of a sparse weight: density is the share of it in blocks of `pattern` that are kept."""
+
+    node: str
+    pattern: str
+    density: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One score that the caller's `evaluate` gave. drop: how far it is below float32's. float_layers: by name."""
+
+    model: str
+    score: float
+    drop: float
+    int8_layers: int
+    int4_layers: int = 0
+    float_layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """The `meta` of a file (docs/file-format.md); frozen, and checked when it is read.
+
+    more: what other keys a file has, which are kept and given back.
+
+    Example:
+        >>> Meta.read({"producer": "lowbit 0.1.0", "team": "vision"}).more
+        {'team': 'vision'}
+    """
+
+    producer: str = "lowbit"
+    name: str = ""
+    """The class of the module."""
+    scheme: str = ""
+    target: str | None = None
+    """The instruction set for which layers were chosen."""
+    signature: Mapping[str, Any] | None = None
+    """The parameters of a call; `calls` reads it. None: one tensor an input of the graph."""
+    output: Mapping[str, Any] | None = None
+    """The tree of what a call returns. None: the graph's outputs."""
+    decisions: tuple[Decision, ...] = ()
+    sparsity: tuple[Kept, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    max_drop: float | None = None
+    """How far the score was allowed to fall."""
+    notes: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    """Inputs and buffers that the module writes to, and calls of the graph do not."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Meta:
+        """Of a file's JSON. Raises FormatError that names the key whose value does not fit."""
+        known = {key: _checked(_READERS[key], value, key) for key, value in document.items() if key in _READERS}
+        return cls(**known, more={key: value for key, value in document.items() if key not in _READERS})
+
+    def document(self) -> dict[str, Any]:
+        """As JSON holds it; what is not known is absent."""
+        said = {each.name: getattr(self, each.name) for each in fields(self) if each.name in _READERS}
+        return {key: _plain(value) for key, value in said.items() if value not in (None, "", ())} | dict(self.more)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decision | Kept | Evaluation):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return value
+
+
+def _checked(read: Callable[[Any], Any], value: Any, key: str) -> Any:
+    try:
+        return read(value)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"meta[{key!r}] {error}") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"must be a text, is {value!r:.60}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"must be a number, is {value!r:.60}")
+    return value
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"must be an object, is {value!r:.60}")
+    return value
+
+
+def _or_none(read: Callable[[Any], Row]) -> Callable[[Any], Row | None]:
+    return lambda value: None if value is None else read(value)
+
+
+def _list(read: Callable[[Any], Row]) -> Callable[[Any], tuple[Row, ...]]:
+    def items(value: Any) -> tuple[Row, ...]:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"must be a list, is {value!r:.60}")
+        return tuple(map(read, value))
+
+    return items
+
+
+def _rows(kind: type[Row], **readers: Callable[[Any], Any]) -> Callable[[Any], tuple[Row, ...]]:
+    """A list of objects with these keys; others are left out."""
+    needed = {each.name for each in fields(kind) if each.default is MISSING}  # type: ignore[arg-type]
+
+    def row(value: Any) -> Row:
+        item = _object(value)
+        if missing := needed - set(item):
+            raise ValueError(f"lacks {', '.join(sorted(missing))} in {item!r:.60}")
+        return kind(**{key: read(item[key]) for key, read in readers.items() if key in item})
+
+    return _list(row)
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "producer": _text,
+    "name": _text,
+    "scheme": _text,
+    "target": _or_none(_text),
+    "signature": _or_none(_object),
+    "output": _or_none(_object),
+    "decisions": _rows(
+        Decision,
+        node=_text,
+        op=_text,
+        scheme=_text,
+        reason=_text,
+        cost_int8_us=_or_none(_number),
+        cost_float_us=_or_none(_number),
+    ),
+    "sparsity": _rows(Kept, node=_text, pattern=_text, density=_number),
+    "evaluations": _rows(
+        Evaluation,
+        model=_text,
+        score=_number,
+        drop=_number,
+        int8_layers=_number,
+        int4_layers=_number,
+        float_layers=_list(_text),
+    ),
+    "max_drop": _or_none(_number),
+    "notes": _list(_text),
+    "writes": _list(_text),
+}

@@ -1,0 +1,69 @@
+"""What a file says beside its graph: read back as it was, refused by key where it is not sound, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lowbit
+from graphs import float_net
+from lowbit.errors import FormatError
+from lowbit.runtime import format
+from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta
+
+WHOLE = Meta(
+    producer="lowbit 0.1.0",
+    name="Net",
+    scheme="int8",
+    target="avx2",
+    output={"tensor": 0},
+    decisions=(Decision(node="a", op="linear", scheme="int8", reason="faster", cost_int8_us=1.5, cost_float_us=3.0),),
+    sparsity=(Kept(node="a", pattern="4x4", density=0.25),),
+    evaluations=(Evaluation(model="int8", score=0.9, drop=0.01, int8_layers=3, float_layers=("b",)),),
+    max_drop=0.02,
+    notes=("one",),
+    writes=("x",),
+    more={"team": {"name": "vision"}},
+)
+
+
+def test_it_survives_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "net.lowbit"
+    format.save(path, float_net(), WHOLE.document())
+    assert Meta.read(format.load(path)[1]) == WHOLE == lowbit.load(path).meta
+    assert Meta.read(json.loads(json.dumps(Meta().document()))) == Meta()
+    with pytest.raises(FrozenInstanceError):
+        WHOLE.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("producer", 3),
+        ("name", None),
+        ("target", ["avx2"]),
+        ("signature", []),
+        ("output", "x"),
+        ("decisions", "none"),
+        ("decisions", [3]),
+        ("decisions", [{"op": "linear"}]),
+        ("decisions", [{"node": "a", "cost_int8_us": "long"}]),
+        ("sparsity", {"a": 1}),
+        ("sparsity", [{"node": "a", "pattern": "4x4"}]),
+        ("evaluations", [{"model": 1}]),
+        ("evaluations", [{"model": "a", "score": True, "drop": 0, "int8_layers": 0, "float_layers": []}]),
+        ("max_drop", "x"),
+        ("notes", None),
+        ("notes", [1]),
+        ("writes", "x"),
+    ],
+)
+def test_what_is_not_sound_is_refused_by_its_key(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "net.lowbit"
+    format.save(path, float_net(), {key: value})
+    with pytest.raises(FormatError, match=rf"meta\['{key}'\] (must be|lacks)"):
+        lowbit.load(path)
