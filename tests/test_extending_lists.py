@@ -152,7 +152,7 @@ def test_a_pattern_of_zeros(tmp_path: Path) -> None:
     net = lowbit.compress.prune(net, 0.9, pattern="2x4").finalize()
     data = torch.randn(64, 256)
     model = lowbit.convert(net, data[:1], calibration=data.split(16), target="avx2")
-    assert {row["pattern"] for row in model.meta["sparsity"]} == {"2x4"}
+    assert {row.pattern for row in model.meta.sparsity} == {"2x4"}
     model.save(tmp_path / "net.lowbit")
     loaded = lowbit.load(tmp_path / "net.lowbit")
     np.testing.assert_array_equal(loaded(data.numpy()), model(data.numpy()))
