@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lowbit.cli.commands import app, console, demo
+from lowbit.cli import demo
+from lowbit.cli.commands import app, console
 
 
 def invoke(*arguments: str) -> str:

@@ -21,6 +21,7 @@ from lowbit.graph.ir import Graph, Value, Weight
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.runtime import format as lowbit_format
 from lowbit.runtime.meta import Decision, Meta
+from lowbit.runtime.targets import this_level
 from lowbit.timing import interleave
 
 app = typer.Typer(
@@ -134,7 +135,7 @@ def _print_slower(file: Path, batch: int, threads: int) -> None:
     for name, (coded, floats) in slower.items():
         table.add_row(escape(name), f"{coded:.1f}", f"{floats:.1f}")
     console.print(table)
-    level, target = _core.cpu()["default_isa"], Meta.read(document).target or "an unknown CPU"
+    level, target = this_level(), Meta.read(document).target or "an unknown CPU"
     console.print(
         escape(
             f"Timed alone, without activations and conversions. The file was made for {target}; a model that is "
