@@ -296,3 +296,12 @@ def test_ranks_of_drawn_shapes(data: st.DataObject) -> None:
         x,
         finite,
     )
+
+
+def test_quantiles_beside_infinity() -> None:
+    """Between two ranks, torch starts from the nearer one: -inf, or the number beside it."""
+    inf = torch.inf
+    x = torch.tensor([[-inf, 1, 2, 3], [1, 2, 3, inf], [4, 3, 2, 1], [-inf, -inf, 1, inf]])
+    for q in (0.1, 0.3, 0.5, 0.6, 0.9):
+        found = convert(lambda x, q=q: x.quantile(q, 1), (x,))(x)
+        assert torch.equal(found.nan_to_num(nan=99.0), x.quantile(q, 1).nan_to_num(nan=99.0))

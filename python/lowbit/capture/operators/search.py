@@ -98,8 +98,10 @@ def _interpolated(c: Lowering, values: Ref, rank: Ref, how: str) -> Ref:
         return at({"lower": "floor", "higher": "ceil", "nearest": "round"}[how])
     below, above = at("floor"), at("ceil")
     weight = c.emit("sub", rank, c.emit("unary", rank, kind="floor")) if how == "linear" else c.constant(0.5)
-    apart = c.emit("mul", c.emit("sub", above, below), weight)
-    moved = c.emit("add", below, apart)
+    apart = c.emit("sub", above, below)
+    moved = c.emit("add", below, c.emit("mul", apart, weight))
+    rest = c.emit("sub", above, c.emit("mul", apart, c.emit("sub", c.constant(1.0), weight)))
+    moved = c.emit("where", c.emit("compare", weight, c.constant(0.5), kind="lt"), moved, rest)  # from the nearer one
     if how == "midpoint":
         whole = c.emit("compare", rank, c.emit("unary", rank, kind="floor"), kind="eq")
         return c.emit("where", whole, below, moved)
