@@ -4,7 +4,7 @@
 
 SQNR in dB of the worst float output on samples that no conversion has seen, and milliseconds of a call of `batch` such
 samples, in interleaved rounds. `gain`: what the model with data is faster than the one without, the median of the
-rounds' ratios. A network fails that is more than 0.5 dB worse with data and not at least 1.1 times faster, or of which
+rounds' ratios. A network fails that is more than 0.5 dB worse with data and not at least 1.05 times faster, or of which
 no decision says so; the exit code is then 1. --images: so many samples to calibrate with instead of four batches of 8.
 """
 
@@ -35,7 +35,7 @@ SAMPLES = 64
 """Samples to compare on."""
 WORSE = 0.5
 """Decibels by which a model with data may be worse without being faster."""
-FASTER = 1.1
+FASTER = 1.05
 SLICE = 0.03
 """Seconds of a model's turn, about."""
 SAID = "times faster"

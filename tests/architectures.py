@@ -613,9 +613,7 @@ def _swin() -> nn.Module:
     )
 
 
-# Random weights amplify: noise of 40 dB on the image and behind each convolution leaves 8.4 dB of the test's samples.
-# The stem in int8, which is faster, takes 8.0 dB to 5.5 dB there (9.8 to 9.1 over 240 samples).
-@_architecture("mobilevit", _images(64, name="pixel_values"), bound=4.5)
+@_architecture("mobilevit", _images(64, name="pixel_values"), bound=7.3)
 def _mobilevit() -> nn.Module:
     return _transformers(
         "MobileViTForImageClassification",

@@ -207,7 +207,7 @@ def test_values_with_two_kinds_of_readers() -> None:
     y = m.node("linear", x, m.floats(24, 16, scale=0.2), m.floats(24), activation_min=0.0)
     z = m.node("linear", y, m.floats(8, 24, scale=0.2), m.floats(8))
     graph = m.graph(m.node("softmax", y, axis=-1), z, y, m.node("unary", z, kind="tanh"))
-    made = static(graph)
+    made = static(graph, Scheme(name="int8", activations="static"))
     assert ops(made.graph) == {"quantize": 1, "linear_i8": 2, "dequantize": 1, "softmax": 1, "unary": 1}
     assert made.graph.values[y].dtype == "f32"
     assert made.graph.values[f"{y}.codes"].quant is not None
@@ -227,7 +227,7 @@ def test_pools_adds_concats_and_lookups_stay_in_codes() -> None:
     joined = m.node("concat", a, padded, squashed, b, axis=1)
     turned = m.node("transpose", joined, perm=(0, 1, 3, 2))
     graph = m.graph(m.node("conv2d", turned, m.floats(6, 32, 1, 1), m.floats(6)))
-    made = static(graph)
+    made = static(graph, Scheme(name="int8", activations="static"))
     counts = ops(made.graph)
     assert not {"dequantize", "unary", "clip", "add", "avg_pool2d"} & set(counts)
     assert counts["quantize"] == 1

@@ -104,12 +104,14 @@ def test_ranges_that_the_outputs_bear_stay_static(monkeypatch: pytest.MonkeyPatc
     hidden = m.node("linear", x, m.floats(64, 32, scale=0.2), m.floats(64), activation_min=0.0)
     graph = validate(m.graph(m.node("linear", hidden, m.floats(8, 64, scale=0.2), m.floats(8))))
     rng = np.random.default_rng(0)
-    feeds = [{"x": rng.uniform(-1, 1, (256, 32)).astype(np.float32)} for _ in range(2)]
+    feeds = [{"x": rng.uniform(-1, 1, (256, 32)).astype(np.float32)} for _ in range(4)]
+    monkeypatch.setattr(rehearse, "EXTRA", 0.0)
     assert ops(quantize(graph, calibration=feeds).graph) == {"dynamic_quantize": 2, "linear_i8": 2}
     monkeypatch.setattr(rehearse, "EXTRA", 3.0)
     result = quantize(graph, calibration=feeds)
     assert ops(result.graph) == {"quantize": 1, "linear_i8": 2}
     assert all("one range for all rows" in decision.reason for decision in result.decisions)
+    assert ops(quantize(graph, calibration=feeds[:1]).graph)["quantize"] == 0, "16,384 elements show too little"
     few = [{"x": feeds[0]["x"][:9]}]
     assert ops(quantize(graph, calibration=few).graph)["quantize"] == 0, "there are no others to try the ranges on"
 

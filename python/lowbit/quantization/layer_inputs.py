@@ -75,7 +75,7 @@ def layer_inputs(
 ) -> Iterator[tuple[Node, Seen]]:
     """Each layer of the float graph with what it sees; `quants` say how its input is quantized.
 
-    rows: the linear layers whose rows are quantized each by its own range instead, and the factors that they are
+    rows: the layers whose rows or samples are quantized each by its own range instead, and the factors that rows are
     multiplied by first. moments: whether to collect second moments, too. four_bits: the layers with such weights.
     """
     by_row = rows or {}
@@ -85,7 +85,7 @@ def layer_inputs(
         names = list(dict.fromkeys(node.inputs[0] for node in part))
         sums: dict[str, _Sums] = {}
         for node in part:
-            coding = Rows(by_row[node.name]) if node.name in by_row else quants[node.inputs[0]]
+            coding = _coding(node, by_row, quants)
             sums.setdefault(_key(node), _Sums(graph, node, coding, limits.get(node.name, 0)))
         for _, found in watch(graph, calibration, names, stage="layer inputs", threads=threads, progress=progress):
             for each in sums.values():
@@ -93,6 +93,13 @@ def layer_inputs(
         finished = {key: each.finish() for key, each in sums.items()}
         for node in part:
             yield node, finished[_key(node)]
+
+
+def _coding(node: Node, by_row: Mapping[str, Array | None], quants: Mapping[str, Quant]) -> Quant | Rows | None:
+    """How a layer's input is quantized; None: a convolution's, by each sample's own range, on average exactly."""
+    if node.name not in by_row:
+        return quants[node.inputs[0]]
+    return Rows(by_row[node.name]) if node.op == "linear" else None
 
 
 def _key(node: Node) -> str:
@@ -103,7 +110,7 @@ def _key(node: Node) -> str:
 class _Sums:
     """Running sums of one layer."""
 
-    def __init__(self, graph: Graph, node: Node, coding: Quant | Rows, deepest: int) -> None:
+    def __init__(self, graph: Graph, node: Node, coding: Quant | Rows | None, deepest: int) -> None:
         self.node, self._coding = node, coding
         self._weight_shape = tuple(graph.constants[node.inputs[1]].shape)
         groups, depth = _size(graph, node)
@@ -126,6 +133,9 @@ class _Sums:
             return
         self._waiting.append(rows)
         self._multiply()
+        if self._coding is None:
+            self._coded += rows.sum(axis=1, dtype=np.float64)
+            return
         scale, zero_point = np.float32(self._coding.scale), int(self._coding.zero_point)
         rows /= scale
         np.rint(rows, out=rows)

@@ -55,16 +55,12 @@ class Plan:
     tables: Mapping[str, Width] = field(default_factory=dict)
     """The embeddings whose tables have few bits, by name; what they give is float32."""
     decisions: tuple[Decision, ...] = ()
+    microseconds: float = 0.0
+    """Of all layers that can be int8, and of what can follow them, by their costs."""
 
     def output(self, node: Node) -> str:
         """The value that is stored when the node has run."""
         return self.activations[node.name].outputs[0] if node.name in self.activations else node.outputs[0]
-
-    @property
-    def microseconds(self) -> float:
-        """What all layers take by their costs."""
-        costs = (row.cost_float_us if row.scheme == "float32" else row.cost_int8_us for row in self.decisions)
-        return sum(filter(None, costs))
 
     def wants_codes(self, value: str) -> bool:
         """Whether some node reads the value's codes, as they are by the value's static range."""
@@ -121,7 +117,7 @@ def decide(
             decisions.append(replace(made, reason=reason))
         else:
             decisions.append(_unpriced(node, problems.get(node.name, ""), int8, plan, static))
-    return replace(plan, decisions=tuple(decisions))
+    return replace(plan, decisions=tuple(decisions), microseconds=search.microseconds(chosen))
 
 
 def _problem(graph: Graph, node: Node) -> str:
@@ -213,6 +209,20 @@ class _Search:
                 layers |= region
         return self._of(frozenset(layers))
 
+    def microseconds(self, choice: _Choice) -> float:
+        """Of all layers that can be int8, those that must not be among them, and of what can follow them."""
+        rest = [self._nodes[name] for name in self.floats if name in self._nodes]
+        kept = [node for node in rest if node.op in LAYERS and _problem(self.graph, node) == ""]
+        floats = (self.costs.layer(node, dynamic=False).float32 + self._floats(node) for node in kept)
+        counted = {node.name for node in self._behind.values()}
+        moves = (node for node in self.graph if node.op not in LAYERS and node.name not in counted)
+        others = (self.costs.follower(node, node.name in choice.int8) for node in moves if can_follow(self.graph, node))
+        return self._spent(choice, set(self.priced)) + sum(floats) + sum(others)
+
+    def _floats(self, layer: Node) -> float:
+        """Microseconds of the function behind a layer, on float32."""
+        return self._function(layer, self._behind.get(layer.name))[1]
+
     def _stable(self, is_slower: Callable[[_Total], bool], layers: frozenset[str]) -> _Choice:
         """What is left when slower layers go. Fewer int8 layers make more borders: the order does not matter."""
         while True:
@@ -266,7 +276,7 @@ class _Search:
             node = self._nodes[name]
             total += choice.totals[name].int8 if name in choice.layers else self.priced[name].float32
             if name not in choice.activations or name not in choice.layers:
-                total += self._function(node, self._behind.get(name))[1]
+                total += self._floats(node)
         return total
 
 

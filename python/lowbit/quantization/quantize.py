@@ -41,8 +41,12 @@ from .rehearse import bearable, measure
 from .round_groups import GroupCodes, round_groups
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
 from .row_ranges import RowRange, adds_floats, candidates, survey
+from .settle import Forms, first_layers, forms, settle
 from .sites import Sites
 
+ENOUGH = 2**15
+"""Elements that a static range of rows must be from: about one in n of others lies beyond what n have shown, and costs
+as much as the rounding of thousands."""
 AS_CODES = 4.0
 """How much more a static range saves where the value is made as codes: it is written, read and converted in bytes."""
 
@@ -113,6 +117,8 @@ class Quantizer:
             graph = equalize(graph, calibration, fixed=fixed, **self._options)
         self.graph = graph
         self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes, target)
+        self._nominal = self._costs if tune else Costs(graph, None, target)
+        """At the sizes that a graph without data is priced at."""
         self._histograms: dict[str, Histogram] = {}
         self._halves: dict[str, Histogram] = {}
         """Of every second piece of the data: ranges by these are tried on the others."""
@@ -120,6 +126,7 @@ class Quantizer:
         self._half_ranges: dict[object, Quant] = {}
         self._rows: dict[str, RowRange] | None = None
         self._uneven: dict[str, str] | None = None
+        self._forms: Forms | None = None
         self._notes: dict[str, str] = {}
         """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
@@ -146,7 +153,7 @@ class Quantizer:
             self.graph,
             self._costs,
             static=static,
-            floats={**kept, **(floats or {})},
+            floats={**self._settled().floats, **kept, **(floats or {})},
             dynamic=self._dynamic_layers(),
             widths={**self._widths, **wider},
             tables=self._tables,
@@ -172,6 +179,7 @@ class Quantizer:
                 cost = self._costs.layer(nodes[decision.node], dynamic=True)
                 slower = (cost.int8 + cost.to_codes) / max(decision.cost_int8_us or 0.0, 1e-9)
                 note = f"one range for all samples: {slower:.1f} times faster than a range for each"
+                note = "; ".join(filter(None, (note, self._settled().note)))
             elif coded:
                 note = self._notes.get(decision.node, "")
             yield dataclasses.replace(decision, reason=f"{decision.reason}; {note}") if note else decision
@@ -205,9 +213,44 @@ class Quantizer:
         """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
         if self._calibration is None:
             return {}
+        return {**self._readers(self._known_rows()), **self._settled().dynamic}
+
+    def _known_rows(self) -> Mapping[str, RowRange]:
         if self._rows is None:
             self._rows = self._survey()
-        return self._readers(self._rows)
+        return self._rows
+
+    def _settled(self) -> Forms:
+        """What becomes of layers for the outputs' sake; where a scheme prescribes ranges, nothing does."""
+        if self._forms is None:
+            self._forms = Forms()
+            layers = [node for node in self.graph if node.op in LAYERS]
+            if self._calibration is not None and all(self._policy([node]) == "auto" for node in layers):
+                self._forms = self._settle()
+        return self._forms
+
+    def _settle(self) -> Forms:
+        assert self._calibration is not None
+        kept = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        rows, known = self._known_rows(), dict[tuple[str, bool], Layer]()
+        by_row, factors = self._readers(rows), {name: found.factors for name, found in rows.items()}
+
+        def planned(given: Forms) -> Plan:
+            floats, dynamic = {**given.floats, **kept}, {**by_row, **given.dynamic}
+            return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
+
+        plan, without = planned(Forms()), decide(self.graph, self._nominal, static=False, floats=kept)
+        choice = forms(plan, without)
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if len(choice) > 1 else None
+        if noise is None:
+            return Forms()
+        return settle(
+            choice,
+            first_layers(plan),
+            noise(self._rehearsed(without, {}, {})),
+            lambda given: noise(self._rehearsed(planned(given), factors, known)),
+            lambda given: planned(given).microseconds,
+        )
 
     def _readers(self, rows: Mapping[str, RowRange]) -> dict[str, str]:
         """The linear layers that read these values, and why each row of their inputs has a range of its own."""
@@ -231,7 +274,8 @@ class Quantizer:
             groups = {name: width.group_size for name, width in self._widths.items()}
             rows |= survey(self.graph, self._calibration, readers, quants, settings, groups=groups, **self._options)
             for name, nodes in readers.items():
-                if self._policy(nodes) != "dynamic" and not any(adds_floats(plan, node) for node in nodes):
+                is_open = self._policy(nodes) != "dynamic" and rows[name].elements >= ENOUGH
+                if is_open and not any(adds_floats(plan, node) for node in nodes):
                     savings[name] = self._saving(plan, name)
 
     def _saving(self, plan: Plan, value: str) -> float:
@@ -257,8 +301,10 @@ class Quantizer:
             dynamic = self._readers(others(static))
             return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
 
+        factors = {name: found.factors for name, found in rows.items()}
+
         def rehearse(static: Sequence[str]) -> Array:
-            return noise(self._rehearsed(planned(static), rows, layers))
+            return noise(self._rehearsed(planned(static), factors, layers))
 
         added = {name: max(rows[name].static - rows[name].noise, 0.0) / saved for name, saved in savings.items()}
         chosen, reason = bearable(
@@ -267,12 +313,14 @@ class Quantizer:
         self._notes = {node.name: reason for node in self.graph if node.op == "linear" and node.inputs[0] in chosen}
         return others(chosen)
 
-    def _rehearsed(self, plan: Plan, rows: Mapping[str, RowRange], known: dict[tuple[str, bool], Layer]) -> Graph:
+    def _rehearsed(
+        self, plan: Plan, factors_of: Mapping[str, Array | None], known: dict[tuple[str, bool], Layer]
+    ) -> Graph:
         """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
         for node in plan.graph:
             key = (node.name, node.name in plan.dynamic)
             if node.op in LAYERS and node.name in plan.int8 and key not in known:
-                factors = rows[node.inputs[0]].factors if key[1] else None
+                factors = factors_of.get(node.inputs[0]) if key[1] else None
                 codes = self._codes(node, plan, factors, None, quick=True)
                 known[key] = Layer(codes=codes, bias=self._bias(node), factors=factors)
         layers = {

@@ -17,7 +17,7 @@ the maximum, as rows have ranges of their own; Yao et al. 2022, "ZeroQuant" (arX
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -57,6 +57,8 @@ class RowRange:
     factors: Array | None
     noise: float = 0.0
     static: float = 0.0
+    elements: int = 0
+    """That a static range is from."""
 
     @property
     def reason(self) -> str:
@@ -119,7 +121,8 @@ def survey(
         share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
         size = max(groups.get(node.name, 0) for node in nodes)
         rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
-        made[name] = _measure(x, weights, quants[name], strengths, share, rounded)
+        found_range = _measure(x, weights, quants[name], strengths, share, rounded)
+        made[name] = replace(found_range, elements=seen * x.shape[1])
     return made
 
 
