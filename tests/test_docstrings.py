@@ -18,6 +18,7 @@ import lowbit.compress
 import lowbit.converted_model
 import lowbit.ops
 import lowbit.passes
+from lowbit.dynamo import compile
 from lowbit.runtime import profile, roofline
 
 SOURCE = Path(lowbit.__file__).parent
@@ -32,6 +33,9 @@ RESULTS = (
     profile.Profile,
     roofline.Roofline,
     roofline.measure,
+    compile.compile_graph,
+    compile.counting,
+    compile.Count,
 )
 """What public functions return, or help to read."""
 
