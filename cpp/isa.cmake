@@ -47,7 +47,3 @@ foreach(source IN LISTS LOWBIT_SOURCES)
     endif()
   endif()
 endforeach()
-
-if(LOWBIT_ARCHITECTURE STREQUAL "x86")
-  add_compile_definitions(LOWBIT_HAVE_X86=1)
-endif()

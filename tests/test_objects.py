@@ -22,7 +22,6 @@ BUILD_FLAGS = [
     "-std=c++20",
     "-O3",
     "-DNDEBUG",
-    "-DLOWBIT_HAVE_X86=1",
     "-fPIC",
     "-fvisibility=hidden",
     "-ffp-contract=off",

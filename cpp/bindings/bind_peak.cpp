@@ -22,14 +22,14 @@ void check(double seconds, int threads) {
 template <Rate rate>
 double operations(const std::string& name, double seconds, int threads) {
   check(seconds, threads);
-  const kernels::PeakKernel& kernel = *find(kernels::peak_kernels(), name);
+  const kernels::PeakKernel& kernel = find(kernels::peak_kernels(), name);
   py::gil_scoped_release release;
   return rate(kernel, seconds, threads);
 }
 
 double bytes(const std::string& name, const Bytes& data, double seconds, int threads) {
   check(seconds, threads);
-  const kernels::PeakKernel& kernel = *find(kernels::peak_kernels(), name);
+  const kernels::PeakKernel& kernel = find(kernels::peak_kernels(), name);
   const std::span<const std::byte> span(reinterpret_cast<const std::byte*>(data.data()),
                                         static_cast<size_t>(data.nbytes()));
   py::gil_scoped_release release;
@@ -41,7 +41,9 @@ double bytes(const std::string& name, const Bytes& data, double seconds, int thr
 void bind_peak(py::module_& m) {
   m.def(
       "select_peak",
-      [](const std::string& isa) { return kernels::select_peak(isa.empty() ? default_isa() : parse_isa(isa)).name; },
+      [](const std::string& isa) {
+        return kernels::best_of(kernels::peak_kernels(), isa.empty() ? default_isa() : parse_isa(isa)).name;
+      },
       "Name of the row chosen for an instruction set.", py::arg("isa") = "");
   m.def("peak_int8", operations<kernels::peak_int8>, "int8 operations a second.", py::arg("kernel"), py::kw_only(),
         py::arg("seconds"), py::arg("threads") = 1);

@@ -1,4 +1,4 @@
-// A function from codes to codes, ready for epilogues: as 256 codes, and as what byte_table.h looks up in registers.
+// A function from codes to codes, ready for epilogues: as 256 codes, and as what simd/x86.h looks up in registers.
 #pragma once
 
 #include <cstdint>

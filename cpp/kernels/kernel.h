@@ -1,13 +1,31 @@
-// What all kernel families share: the table row, and the geometry and epilogue in which their contracts are written.
+// What all kernel families share: their tables, and the geometry and epilogue in which their contracts are written.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "base/cpu.h"
 #include "base/types.h"
 #include "kernels/code_table.h"
 
 namespace lowbit::kernels {
+
+// What each row of a family's table begins with. The tables of all families stand in x86.cpp, and for architectures
+// without kernels of their own in portable.cpp: best first, scalar kernels last. A row is an object of the file of its
+// instruction set.
+struct KernelRow {
+  const char* name;
+  Isa isa;
+};
+template <class Kernel>
+using KernelTable = std::span<const Kernel* const>;
+
+template <class Kernel>
+const Kernel& best_of(KernelTable<Kernel> table, Isa cap) {
+  for (const Kernel* kernel : table)
+    if (runs_on(kernel->isa, cap)) return *kernel;
+  return *table.back();
+}
 
 // The rows a kernel computes, as a grid of output pixels: a matrix product is the grid {1, 1, M} (or {M, 1, 1} when
 // each row has its own scale), an image batch is {N, H, W}.
@@ -50,6 +68,12 @@ struct Epilogue {
   bool bounded = false;                 // |t| < 2^30 for all inputs: clamping may wait until codes are bytes
   // Whether u8 output takes more than saturation.
   bool changes_codes() const { return output == DType::u8 && (table != nullptr || lo > 0 || hi < 255); }
+};
+
+// A micro-kernel of a matrix family: one function for each height.
+template <class Tile>
+struct Tiles {
+  void (*of_rows[Tile::kMaxRows])(const Tile&);  // [rows - 1], to the table row's mr
 };
 
 // Where the results of a matrix kernel's tile go: some rows, and a panel of channels.

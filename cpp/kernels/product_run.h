@@ -12,7 +12,7 @@
 
 namespace lowbit::kernels {
 
-template <class Derived, class Args, class Tile, class Tiles>
+template <class Derived, class Args, class Tile>
 class ProductRun {
  public:
   void task(int64_t task, int64_t tasks) {
@@ -21,7 +21,7 @@ class ProductRun {
   }
 
  protected:
-  ProductRun(const Args& args, const Cut& cut, const Tiles& tiles) : args_(args), cut_(cut), tiles_(tiles) {
+  ProductRun(const Args& args, const Cut& cut, const Tiles<Tile>& tiles) : args_(args), cut_(cut), tiles_(tiles) {
     walk_.grid = args.grid;
     walk_.bind(0, args.x, 1);
     walk_.bind(1, args.y, args.epilogue.output == DType::u8 ? 1 : 4);
@@ -32,7 +32,7 @@ class ProductRun {
 
   const Args& args_;
   const Cut cut_;
-  const Tiles& tiles_;
+  const Tiles<Tile>& tiles_;
   Tile tile_;
   RowList<uint8_t, void, uint8_t> rows_;
   int32_t zero_points_[Cut::kBlockRows];  // of the rows' x

@@ -1,11 +1,11 @@
 // The epilogue's rarer ends, over results in memory, for the tiles of the integer matrix kernels. V gives the vectors
-// (avx2.h, avx512.h). For ISA files only: everything has internal linkage.
+// (simd/vectors256.h, vectors512.h). For ISA files only: everything has internal linkage.
 #pragma once
 
-#include "kernels/copy_few.h"
-#include "kernels/eltwise/byte_table.h"
 #include "kernels/kernel.h"
-#include "kernels/unroll.h"
+#include "simd/copy_few.h"
+#include "simd/lanes.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {

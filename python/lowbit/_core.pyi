@@ -1,7 +1,7 @@
 """The compiled core: graphs become sessions."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,11 @@ class Memory(TypedDict):
     plans: int
 
 class KernelRow(TypedDict):
-    """A row of a kernel table, best first; mr and nr (matrix kernels): the tile, rows x output channels."""
+    """A row of a kernel table, best first. A matrix kernel's name ends with its tile, rows x output channels."""
 
     name: str
     isa: str
     available: bool
-    mr: NotRequired[int]
-    nr: NotRequired[int]
 
 def cpu() -> Cpu:
     """What this machine is. Raises EnvironmentVariableError."""

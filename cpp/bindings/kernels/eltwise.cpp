@@ -11,7 +11,7 @@ namespace {
 
 using namespace kernels;
 
-const EltwiseKernel& row(const std::string& name) { return *find(eltwise_kernels(), name); }
+const EltwiseKernel& row(const std::string& name) { return find(eltwise_kernels(), name); }
 
 Shape shape_of(const py::array& array) {
   require(array.ndim() <= kMaxRank, "at most 8 axes");

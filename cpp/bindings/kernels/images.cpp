@@ -54,7 +54,7 @@ py::array run_dwconv_i8(const std::string& name, const Array<uint8_t>& x, const 
   const int64_t channels = shape.channels;
   const Buffer codes = copy(x);
   kernels::DwconvI8Weights weights;
-  kernel.pack(kernel, w.data(), shape, weights);
+  kernel.pack(w.data(), shape, weights);
   kernels::DwconvI8Args args;
   args.weights = &weights;
   args.grid = dwconv_grid(shape, x, padding);
@@ -76,7 +76,7 @@ py::array run_dwconv_f32(const std::string& name, const Array<float>& x, const A
   const kernels::DwconvF32Kernel& kernel = find(kernels::dwconv_f32_kernels(), name);
   const DwconvShape shape = dwconv_shape(keywords, x, w);
   kernels::DwconvF32Weights weights;
-  kernel.pack(kernel, w.data(), shape, weights);
+  kernel.pack(w.data(), shape, weights);
   kernels::DwconvF32Args args;
   args.weights = &weights;
   args.grid = dwconv_grid(shape, x, {});

@@ -85,7 +85,7 @@ py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   const Geometry g = geometry(keywords, x.size(), w);
   const Buffer codes = copy(x);
   Weights weights;
-  kernel.pack(kernel, w.data(), g.n, g.tap_count, g.run, weights);
+  kernel.pack(w.data(), g.n, g.tap_count, g.run, weights);
   Args args;
   set_operands(args, g, weights, codes, x.data());
   const Quantized quantized(keywords, args, multiplier, bias, g.n, g.pitch);
@@ -115,7 +115,7 @@ py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<u
   require(source.groups() <= kernels::GemmI4Args::kMaxGroups, "too many groups");
   const Buffer values = copy(x);
   kernels::GemmI4Weights weights;
-  kernel.pack(kernel, source, weights);
+  kernel.pack(source, weights);
   kernels::GemmI4Args args;
   set_operands(args, g, weights, values, x.data());
   const Quantized quantized(keywords, args, multiplier, bias, n, g.pitch);
@@ -128,7 +128,7 @@ py::array run_f32(const std::string& name, const Array<float>& x, const Array<fl
   const Geometry g = geometry(keywords, x.size(), w);
   const Buffer values = copy(x);
   kernels::GemmF32Weights weights;
-  kernel.pack(kernel, w.data(), g.n, g.tap_count, g.run, weights);
+  kernel.pack(w.data(), g.n, g.tap_count, g.run, weights);
   kernels::GemmF32Args args;
   set_operands(args, g, weights, values, x.data());
   args.bias = keywords.array<float>("bias", g.n);

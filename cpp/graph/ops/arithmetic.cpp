@@ -102,7 +102,7 @@ class Arithmetic final : public TwoOperands {
   int in_place() const override { return 0; }
   bool reads_parts(size_t) const override { return typed_ == nullptr || !divides(*typed_); }
   bool writes_parts(size_t) const override { return true; }
-  std::string kernel() const override { return float_ != nullptr ? kernels::name_of(kernel_) : "scalar"; }
+  std::string kernel() const override { return float_ != nullptr ? kernel_.name : "scalar"; }
   void run(const RunArgs& args) const override {
     const Tensor &a = args.inputs[0], &b = args.inputs[1], &y = args.outputs[0];
     if (y.dtype != DType::f32 || float_ == nullptr) {

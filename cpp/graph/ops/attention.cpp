@@ -13,8 +13,8 @@ class Attention final : public Op {
  public:
   explicit Attention(const NodeInfo& node)
       : isa_(node.isa),
-        kernel_(kernels::select_attention(node.isa)),
-        copier_(kernels::select_eltwise(node.isa)),
+        kernel_(kernels::best_of(kernels::attention_kernels(), node.isa)),
+        copier_(kernels::best_of(kernels::eltwise_kernels(), node.isa)),
         scale_(static_cast<float>(node.number("scale"))),
         causal_(node.integer("causal", 0, 1, 0) == 1),
         nan_if_empty_(node.integer("nan_if_empty", 0, 1, 0) == 1),
@@ -38,7 +38,7 @@ class Attention final : public Op {
     y[last] = v[last];
     return {{DType::f32, y}};
   }
-  std::string kernel() const override { return kernels::name_of(kernel_); }
+  std::string kernel() const override { return kernel_.name; }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
     const kernels::AttentionArgs args = sizes(inputs[kQ].shape, inputs[kK].shape, inputs[kV].shape);
     return kernels::AttentionPlan(args, isa_, threads).scratch_bytes();

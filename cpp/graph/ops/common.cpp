@@ -5,9 +5,9 @@ namespace {
 
 class CopyOp final : public Op {
  public:
-  explicit CopyOp(Isa isa) : kernel_(kernels::select_eltwise(isa)) {}
+  explicit CopyOp(Isa isa) : kernel_(kernels::best_of(kernels::eltwise_kernels(), isa)) {}
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override { return {inputs[0]}; }
-  std::string kernel() const override { return kernels::name_of(kernel_); }
+  std::string kernel() const override { return kernel_.name; }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     copy_view(kernel_, x.shape, size_of(x.dtype), x.data, x.strides, y.data, y.strides, args.threads);

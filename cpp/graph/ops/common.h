@@ -115,10 +115,10 @@ inline void cubic_weights(float part, float* weights) {
 // An operator whose outputs have the type of input 0 and whose operands may lie in any one order.
 class ElementwiseOp : public Op {
  public:
-  explicit ElementwiseOp(const NodeInfo& node) : kernel_(kernels::select_eltwise(node.isa)) {}
+  explicit ElementwiseOp(const NodeInfo& node) : kernel_(kernels::best_of(kernels::eltwise_kernels(), node.isa)) {}
   Layout input_layout(size_t) const override { return Layout::same; }
   Layout output_layout(size_t) const override { return Layout::same; }
-  std::string kernel() const override { return kernels::name_of(kernel_); }
+  std::string kernel() const override { return kernel_.name; }
 
  protected:
   template <class F>

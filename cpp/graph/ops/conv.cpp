@@ -21,7 +21,7 @@ ConvOp::ConvOp(const NodeInfo& node, DType x, const Shape& weight, Borders borde
     : axes_(axes(node)),
       transposed_(node.op.find("transpose") != std::string::npos),
       x_type_(x),
-      copy_(kernels::select_eltwise(node.isa)) {
+      copy_(kernels::best_of(kernels::eltwise_kernels(), node.isa)) {
   node.expect_outputs(1);
   filters_ = weight[0], depth_ = weight[1];
   if (weight.elements() == 0) node.fail("the weight is empty");

@@ -15,7 +15,7 @@ struct FloatKernels {
   using Dwconv = kernels::DwconvF32Args;
   using DwconvWeights = kernels::DwconvF32Weights;
   static constexpr auto& gemm = kernels::select_gemm_f32;
-  static const auto& dwconv(Isa isa, const kernels::DwconvShape&) { return kernels::select_dwconv_f32(isa); }
+  static constexpr auto& dwconv = kernels::dwconv_f32_kernels;
 };
 
 class Conv final : public ConvKernels<FloatKernels, Conv> {

@@ -43,8 +43,8 @@ class ConvI4 final : public IntegerConv<ConvOp> {
       : IntegerConv(node, weight_shape(node, source), kAnySum, Borders::copied), weight_bytes_(bytes_of(source)) {
     if (groups_ != 1) node.fail("'groups' must be 1");
     source.run = run_length(phases_[0]);
-    const kernels::GemmI4Kernel& kernel = kernels::select_gemm_i4(node.isa);
-    kernel.pack(kernel, source, weights_);
+    const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
+    kernel.pack(source, weights_);
   }
 
   kernels::GemmI4Weights weights_;

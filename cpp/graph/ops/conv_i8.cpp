@@ -15,7 +15,7 @@ struct IntegerKernels {
   using Dwconv = kernels::DwconvI8Args;
   using DwconvWeights = kernels::DwconvI8Weights;
   static constexpr auto& gemm = kernels::select_gemm_i8;
-  static constexpr auto& dwconv = kernels::select_dwconv_i8;
+  static constexpr auto& dwconv = kernels::dwconv_i8_kernels;
 };
 
 class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
@@ -71,7 +71,7 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
           kernels::select_spmm_i8(node.isa, ordered.as<int8_t>(), filters_, tap_count, run, rows,
                                   kernels::gemm_i8_cost(dense, filters_, tap_count, run, rows));
       if (kernel == nullptr) return sparse_.clear(), false;
-      kernel->pack(*kernel, ordered.as<int8_t>(), filters_, tap_count, run, sparse_.emplace_back());
+      kernel->pack(ordered.as<int8_t>(), filters_, tap_count, run, sparse_.emplace_back());
     }
     return true;
   }

@@ -9,8 +9,8 @@
 namespace lowbit::graph {
 
 // Family: the types X and W of elements, Gemm and Dwconv of the kernels' arguments, GemmWeights and DwconvWeights, and
-// gemm(isa, ...) and dwconv(isa, shape), which select a kernel. Conv, which derives from this, sets what remains of a
-// kernel's arguments: set(arguments, args, plane, first channel).
+// gemm(isa, ...), which selects a kernel, and dwconv(), the table. Conv, which derives from this, sets what remains of
+// a kernel's arguments: set(arguments, args, plane, first channel).
 template <class Family, class Conv>
 class ConvKernels : public ConvOp {
  public:
@@ -62,16 +62,16 @@ class ConvKernels : public ConvOp {
     const auto& kernel = Family::gemm(node.isa, n, tap_count, run, typical_rows(node));
     for (int64_t group = 0; group < groups_; ++group) {
       const Buffer ordered = ordered_weight<W>(weight, phase, group * n, n);
-      kernel.pack(kernel, ordered.as<W>(), n, tap_count, run, matrices_.emplace_back());
+      kernel.pack(ordered.as<W>(), n, tap_count, run, matrices_.emplace_back());
     }
   }
 
   void pack_depthwise(const NodeInfo& node, const Constant& weight, const Phase& phase) {
     const kernels::DwconvShape shape{filters_,        phase.count(kHeight), phase.count(kWidth), x_step_[kHeight],
                                      x_step_[kWidth], tap_step_[kHeight],   tap_step_[kWidth]};
-    const auto& kernel = Family::dwconv(node.isa, shape);
+    const auto& kernel = kernels::best_of(Family::dwconv(), node.isa);
     const Buffer ordered = ordered_weight<W>(weight, phase, 0, filters_);
-    kernel.pack(kernel, ordered.as<W>(), shape, depthwise_.emplace_back());
+    kernel.pack(ordered.as<W>(), shape, depthwise_.emplace_back());
   }
 
   std::vector<typename Family::GemmWeights> matrices_;     // phase by phase, one a group

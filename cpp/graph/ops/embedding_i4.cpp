@@ -11,7 +11,7 @@ class EmbeddingI4 final : public Op {
  public:
   enum Input : size_t { kIndices, kCodes, kScales, kZeroPoints, kInputs };
 
-  explicit EmbeddingI4(const NodeInfo& node) : kernel_(kernels::select_gather_i4(node.isa)) {
+  explicit EmbeddingI4(const NodeInfo& node) : kernel_(kernels::best_of(kernels::gather_i4_kernels(), node.isa)) {
     node.expect_inputs(kScales + 1, kInputs);
     node.expect_outputs(1);
     table_ = four_bit_weight(node, kCodes, kScales);

@@ -32,7 +32,8 @@ float floor_of(float x) {
 class GridSample final : public Op {
  public:
   explicit GridSample(const NodeInfo& node)
-      : align_(node.integer("align_corners", 0, 1, 0) == 1), kernel_(kernels::select_blend(node.isa)) {
+      : align_(node.integer("align_corners", 0, 1, 0) == 1),
+        kernel_(kernels::best_of(kernels::blend_kernels(), node.isa)) {
     node.expect_inputs(2, 2);
     node.expect_outputs(1);
     const std::string &mode = node.text("mode"), &padding = node.text("padding");

@@ -25,7 +25,7 @@ class Linear final : public Op {
       bias_ = copy_of<float>(bias);
     }
     const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, 1, k, typical_rows(node));
-    kernel.pack(kernel, weight.buffer->as<float>(), n, 1, k, weights_);
+    kernel.pack(weight.buffer->as<float>(), n, 1, k, weights_);
   }
 
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {

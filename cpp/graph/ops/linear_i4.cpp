@@ -14,8 +14,8 @@ class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::Gem
  private:
   LinearI4(const NodeInfo& node, const kernels::GemmI4Source& source)
       : LinearKernels({node, source.n, kAnySum}, source.k, bytes_of(source)) {
-    const kernels::GemmI4Kernel& kernel = kernels::select_gemm_i4(node.isa);
-    kernel.pack(kernel, source, weights_);
+    const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
+    kernel.pack(source, weights_);
   }
 };
 

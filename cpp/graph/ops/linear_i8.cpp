@@ -21,7 +21,7 @@ class LinearI8 : public LinearKernels<Weights, Args> {
       : LinearKernels<Weights, Args>({node, weight.type.shape[0], static_cast<double>(checked_sum(node, weight))},
                                      weight.type.shape[1], static_cast<double>(weight.type.shape.elements())) {
     const Shape& shape = weight.type.shape;
-    kernel.pack(kernel, weight.buffer->as<int8_t>(), shape[0], 1, shape[1], this->weights_);
+    kernel.pack(weight.buffer->as<int8_t>(), shape[0], 1, shape[1], this->weights_);
   }
 };
 

@@ -23,7 +23,7 @@ class Matmul final : public Op {
  public:
   explicit Matmul(const NodeInfo& node)
       : isa_(node.isa),
-        copier_(kernels::select_eltwise(node.isa)),
+        copier_(kernels::best_of(kernels::eltwise_kernels(), node.isa)),
         transposed_(node.integer("transpose_b", 0, 1, 0) == 1) {
     node.expect_inputs(2, 2);
     node.expect_outputs(1);

@@ -12,14 +12,14 @@ enum Input : size_t { kX, kWeight, kBias, kInputs };
 class Normalize : public Op {
  public:
   explicit Normalize(const NodeInfo& node)
-      : kernel_(kernels::select_norm(node.isa)),
+      : kernel_(kernels::best_of(kernels::norm_kernels(), node.isa)),
         eps_(static_cast<float>(node.number("eps"))),
         weight_(node.has(kWeight)),
         bias_(node.has(kBias)) {
     if (eps_ < 0.0f) node.fail("attribute 'eps' must not be negative");
     node.expect_outputs(1);
   }
-  std::string kernel() const override { return kernels::name_of(kernel_); }
+  std::string kernel() const override { return kernel_.name; }
   int in_place() const override { return 0; }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);

@@ -88,7 +88,10 @@ class Pool : public Op {
 
  protected:
   Pool(const NodeInfo& node, Kind kind, bool codes)
-      : kind_(kind), codes_(codes), any_type_(kind == Kind::max), kernel_(kernels::select_pool(node.isa)) {
+      : kind_(kind),
+        codes_(codes),
+        any_type_(kind == Kind::max),
+        kernel_(kernels::best_of(kernels::pool_kernels(), node.isa)) {
     node.expect_inputs(1, 1);
     node.expect_outputs(kind == Kind::max_index ? 2 : 1);
     if (codes) rescale_ = std::make_unique<Rescale>(node);
@@ -183,8 +186,8 @@ class Mean final : public Op {
   explicit Mean(const NodeInfo& node)
       : axes_(node.integers("axes", 0, -kMaxRank, kMaxRank - 1)),
         keep_(node.integer("keepdim", 0, 1, 0) == 1),
-        kernel_(kernels::select_pool(node.isa)),
-        copy_(kernels::select_eltwise(node.isa)) {
+        kernel_(kernels::best_of(kernels::pool_kernels(), node.isa)),
+        copy_(kernels::best_of(kernels::eltwise_kernels(), node.isa)) {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
   }

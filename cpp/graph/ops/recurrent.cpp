@@ -82,7 +82,7 @@ class Recurrent : public Op {
  protected:
   // inputs h0 and lengths: where the initial states begin, and the last input; they may be absent.
   Recurrent(const NodeInfo& node, int64_t gates, size_t h0, size_t lengths, bool has_cell)
-      : kernel_(kernels::select_rnn(node.isa)),
+      : kernel_(kernels::best_of(kernels::rnn_kernels(), node.isa)),
         gates_(gates),
         h0_(h0),
         lengths_(lengths),
@@ -103,7 +103,7 @@ class Recurrent : public Op {
     const int64_t n = weight.type.shape[0], k = weight.type.shape[1];
     const int64_t rows = node.types.empty() ? 0 : std::min(node.types[0].shape[1], kMaxTypicalRows);
     const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, 1, k, rows);
-    kernel.pack(kernel, weight.buffer->as<float>(), n, 1, k, out);
+    kernel.pack(weight.buffer->as<float>(), n, 1, k, out);
   }
 
   virtual void run_step(const Step& step) const = 0;
@@ -251,7 +251,7 @@ class Rnn final : public Recurrent {
  public:
   enum Input : size_t { kGates, kWeight, kH0, kLengths, kInputs };
   explicit Rnn(const NodeInfo& node)
-      : Recurrent(node, 1, kH0, kLengths, false), eltwise_(kernels::select_eltwise(node.isa)) {
+      : Recurrent(node, 1, kH0, kLengths, false), eltwise_(kernels::best_of(kernels::eltwise_kernels(), node.isa)) {
     node.expect_inputs(kWeight + 1, kInputs);
     if (outputs_ != hidden_) node.fail("w_hh must be square");
     const std::string& kind = node.text("kind");

@@ -19,7 +19,7 @@ class Resample final : public Op {
         cubic_(node.text("mode") == "cubic"),
         align_(node.integer("align_corners", 0, 1, 0) == 1),
         scale_(node.has("scale") ? node.number("scale") : 0.0),
-        kernel_(kernels::select_blend(node.isa)) {
+        kernel_(kernels::best_of(kernels::blend_kernels(), node.isa)) {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
     if (!cubic_ && node.text("mode") != "linear") node.fail("attribute 'mode' must be linear or cubic");

@@ -29,7 +29,7 @@ class Resize final : public Op {
         align_(node.integer("align_corners", 0, 1, 0) == 1),
         snap_(node.integer("snap", 0, kMaxSize, 0)),
         size_(node.dims("size")),
-        kernel_(kernels::select_blend(node.isa)) {
+        kernel_(kernels::best_of(kernels::blend_kernels(), node.isa)) {
     node.expect_inputs(1, 1);
     node.expect_outputs(1);
     if (size_.size() != 2 && size_.size() != 3) node.fail("attribute 'size' must have 2 or 3 items");

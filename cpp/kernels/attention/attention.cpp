@@ -1,21 +1,11 @@
-// The table, the split into tasks, and the blocks of one task.
+// The split into tasks, and the blocks of one task.
 #include "kernels/attention/attention.h"
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/attention/inner.h"
-
 namespace lowbit::kernels {
 namespace {
-
-constexpr const AttentionKernel* kTable[] = {
-#if defined(LOWBIT_HAVE_X86)
-    &kAttentionAvx512Vnni,
-    &kAttentionAvx2,
-#endif
-    &kAttentionScalar,
-};
 
 constexpr int64_t kTap = 0;
 constexpr int64_t kBlockFloats = 32 * 1024;  // of scores: beside keys and values in the second cache
@@ -36,14 +26,6 @@ GemmF32Args product(const GemmF32Panels& weights, const float* x, int64_t rows, 
 }
 
 }  // namespace
-
-const AttentionKernel& select_attention(Isa cap) {
-  for (const AttentionKernel* kernel : kTable)
-    if (runs_on(kernel->isa, cap)) return *kernel;
-  return kAttentionScalar;
-}
-
-const char* name_of(const AttentionKernel& kernel) { return kernel.name; }
 
 // A unit: a piece of the rows of all query heads that share one key head of one sample.
 struct AttentionPlan::Unit {

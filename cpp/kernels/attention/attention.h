@@ -13,9 +13,21 @@
 
 namespace lowbit::kernels {
 
-struct AttentionKernel;  // defined in inner.h
-const AttentionKernel& select_attention(Isa cap);
-const char* name_of(const AttentionKernel&);
+// One row of scores, in place: scaled, masked, made probabilities.
+struct SoftmaxRow {
+  float* x;
+  int64_t n;
+  float scale;
+  const void* mask;  // of this row, or null
+  bool floats;
+  int64_t column;  // 0 or 1
+  bool nan_if_empty;
+};
+
+struct AttentionKernel : KernelRow {
+  void (*softmax)(const SoftmaxRow&);
+};
+KernelTable<AttentionKernel> attention_kernels();
 
 // Rows of adjacent floats: row (b, h, i) at data + b * batch + h * head + i * row.
 struct HeadRows {

@@ -7,8 +7,6 @@
 // rne(clampf(sum, 0, 255)), NaN gives 0. The order is part of the contract: every ISA gives the same bits.
 #pragma once
 
-#include <span>
-
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
@@ -26,14 +24,10 @@ struct BlendArgs {
   int64_t y_stride = 0;  // from pixel to pixel, elements
 };
 
-struct BlendKernel {
-  const char* name;
-  Isa isa;
+struct BlendKernel : KernelRow {
   void (*f32)(const BlendArgs&);
   void (*u8)(const BlendArgs&);
 };
-
-std::span<const BlendKernel* const> blend_kernels();  // the table, best first
-const BlendKernel& select_blend(Isa cap);
+KernelTable<BlendKernel> blend_kernels();
 
 }  // namespace lowbit::kernels

@@ -10,8 +10,6 @@
 // channels.
 #pragma once
 
-#include <span>
-
 #include "base/buffer.h"
 #include "kernels/dwconv_i8/dwconv_i8.h"
 #include "kernels/kernel.h"
@@ -38,16 +36,11 @@ struct DwconvF32Args {
   Rows<float> y;
 };
 
-struct DwconvF32Kernel {
-  const char* name;
-  Isa isa;
-  void (*pack)(const DwconvF32Kernel&, const float* w, const DwconvShape&,
-               DwconvF32Weights& out);  // w [channels][kernel_h][kernel_w]
-  int64_t (*tasks)(const DwconvF32Args&, int threads);
+struct DwconvF32Kernel : KernelRow {
   void (*run)(const DwconvF32Args&, int64_t task, int64_t tasks);
+  void pack(const float* w, const DwconvShape&, DwconvF32Weights& out) const;  // w [channels][kernel_h][kernel_w]
+  static int64_t tasks(const DwconvF32Args&, int threads);
 };
-
-std::span<const DwconvF32Kernel> dwconv_f32_kernels();  // the table, best first
-const DwconvF32Kernel& select_dwconv_f32(Isa cap);
+KernelTable<DwconvF32Kernel> dwconv_f32_kernels();
 
 }  // namespace lowbit::kernels

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels/dwconv_i8/tile.h"
-#include "kernels/eltwise/byte_table.h"
+#include "simd/lanes.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -16,8 +16,7 @@ inline __mmask16 first_floats(int64_t n) {
 
 // A vector of kParts pixels of `channels` bytes each, of which the first `there` exist; kFull: nothing is missing.
 template <int kParts, bool kFull>
-inline __attribute__((always_inline)) __m512i load_parts(const uint8_t* p, int64_t step, int64_t there,
-                                                         int64_t channels) {
+LOWBIT_INLINE __m512i load_parts(const uint8_t* p, int64_t step, int64_t there, int64_t channels) {
   const __mmask64 mask = first_bytes(channels);
   if constexpr (kParts == 1) {
     return kFull ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(mask, p);
@@ -42,12 +41,12 @@ inline __attribute__((always_inline)) __m512i load_parts(const uint8_t* p, int64
 
 // Holds a value in a register: the compiler would rather load it again at each use.
 template <class T>
-inline __attribute__((always_inline)) T keep(T value) {
+LOWBIT_INLINE T keep(T value) {
   asm("" : "+v"(value));
   return value;
 }
 
-inline __attribute__((always_inline)) __m512i words(const __m512i v[2]) { return _mm512_packs_epi32(v[0], v[1]); }
+LOWBIT_INLINE __m512i words(const __m512i v[2]) { return _mm512_packs_epi32(v[0], v[1]); }
 
 struct Finish : BlockConstants<64> {
   alignas(64) uint8_t highest[64], lowest[64];
@@ -59,7 +58,7 @@ struct Finish : BlockConstants<64> {
   }
 
   // kernel.h's slope, of quarter q.
-  inline __attribute__((always_inline)) __m512 bent(__m512 t, int q) const {
+  LOWBIT_INLINE __m512 bent(__m512 t, int q) const {
     const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(t));
     const __m512 factor = _mm512_mask_blend_ps(negative, _mm512_set1_ps(1), _mm512_load_ps(slope + 16 * q));
     return _mm512_fmadd_ps(t, factor, _mm512_set1_ps(epilogue->zero_point));
@@ -67,7 +66,7 @@ struct Finish : BlockConstants<64> {
 
   // Rounds kCount results of quarter q to whole numbers, still without bounds.
   template <int kCount>
-  inline __attribute__((always_inline)) void convert(const __m512i* acc, int q, __m512i* out, int out_step) const {
+  LOWBIT_INLINE void convert(const __m512i* acc, int q, __m512i* out, int out_step) const {
     const __m512 m = keep(_mm512_load_ps(multiplier + 16 * q)), b = keep(_mm512_load_ps(bias + 16 * q));
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) {
@@ -79,17 +78,15 @@ struct Finish : BlockConstants<64> {
   // Codes of four quarters, as words. Saturation on the way to bytes does the clamping that the bounds leave undone,
   // and all of it where kBare.
   template <bool kBare = false>
-  inline __attribute__((always_inline)) __m512i pack(__m512i lower, __m512i upper) const {
+  LOWBIT_INLINE __m512i pack(__m512i lower, __m512i upper) const {
     const __m512i v = _mm512_packus_epi16(lower, upper);
     if constexpr (kBare) return v;
     return _mm512_max_epu8(_mm512_min_epu8(v, _mm512_load_si512(highest)), _mm512_load_si512(lowest));
   }
 
-  inline __attribute__((always_inline)) __m512i translated(__m512i v) const {
-    return epilogue->table ? lookup(epilogue->table->steps, v) : v;
-  }
+  LOWBIT_INLINE __m512i translated(__m512i v) const { return epilogue->table ? lookup(epilogue->table->steps, v) : v; }
 
-  inline __attribute__((always_inline)) void store(__m512i v, int64_t at, int64_t pixel, int64_t there) const {
+  LOWBIT_INLINE void store(__m512i v, int64_t at, int64_t pixel, int64_t there) const {
     uint8_t* y = codes + at;
     const __mmask64 mask = first_bytes(channels);
     if (parts == 1) return _mm512_mask_storeu_epi8(y, mask, v);
@@ -161,7 +158,7 @@ struct Finish : BlockConstants<64> {
 
   // Codes of a block's channels; part p goes to y + p * step, if it is there.
   template <bool kBare, int kParts>
-  inline __attribute__((always_inline)) void leave_rows(__m512i v, int64_t y, int64_t step, int64_t there) const {
+  LOWBIT_INLINE void leave_rows(__m512i v, int64_t y, int64_t step, int64_t there) const {
     if constexpr (!kBare) v = translated(v);
     uint8_t* to = codes + y;
     if (channels == 64 / kParts) {
@@ -183,8 +180,7 @@ struct Finish : BlockConstants<64> {
 
   // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
   template <Mode kMode>
-  inline __attribute__((always_inline)) void leave(const __m512i v[4], int64_t y, int64_t residual,
-                                                   int64_t there) const {
+  LOWBIT_INLINE void leave(const __m512i v[4], int64_t y, int64_t residual, int64_t there) const {
     if constexpr (kMode == Mode::full) {
       _mm512_storeu_si512(codes + y, translated(pack(words(v), words(v + 2))));
     } else if constexpr (kMode == Mode::parts) {

@@ -1,4 +1,4 @@
-// The table, the packer and the choice of a row.
+// The packer, and how a call splits into tasks.
 #include "kernels/dwconv_i8/dwconv_i8.h"
 
 #include <algorithm>
@@ -7,15 +7,7 @@
 
 namespace lowbit::kernels {
 
-void dwconv_i8_run_scalar(const DwconvI8Args&, int64_t task, int64_t tasks);
-void dwconv_i8_run_avx2(const DwconvI8Args&, int64_t task, int64_t tasks);
-void dwconv_i8_run_avx512vnni(const DwconvI8Args&, int64_t task, int64_t tasks);
-
 namespace {
-
-constexpr int64_t kOutputsPerTask = 32768;  // below this a second task costs more than it saves
-
-bool supports_all(const DwconvShape&) { return true; }
 
 Buffer column_sums_of(const int8_t* w, const DwconvShape& shape) {
   const int64_t taps = shape.kernel_h * shape.kernel_w;
@@ -90,27 +82,18 @@ void pack_blocks(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShap
   }
 }
 
-int64_t tasks_of(const DwconvI8Args& args, int threads) {
-  const int64_t outputs = args.grid.rows() * args.weights->shape.channels;
-  return std::clamp<int64_t>(outputs / kOutputsPerTask, 1, std::max(threads, 1));
-}
-
-constexpr DwconvI8Kernel kTable[] = {
-#if defined(LOWBIT_HAVE_X86)
-    {"avx512vnni", Isa::avx512vnni, 64, 4, supports_all, pack_blocks<int8_t>, tasks_of, dwconv_i8_run_avx512vnni},
-    {"avx2", Isa::avx2, 32, 2, supports_all, pack_blocks<int16_t>, tasks_of, dwconv_i8_run_avx2},
-#endif
-    {"scalar", Isa::scalar, 1, 0, supports_all, pack_plain, tasks_of, dwconv_i8_run_scalar},
-};
-
 }  // namespace
 
-std::span<const DwconvI8Kernel> dwconv_i8_kernels() { return kTable; }
+void DwconvI8Kernel::pack(const int8_t* w, const DwconvShape& shape, DwconvI8Weights& out) const {
+  if (group == 0) return pack_plain(*this, w, shape, out);
+  if (group == 2) return pack_blocks<int16_t>(*this, w, shape, out);
+  pack_blocks<int8_t>(*this, w, shape, out);
+}
 
-const DwconvI8Kernel& select_dwconv_i8(Isa cap, const DwconvShape& shape) {
-  for (const DwconvI8Kernel& kernel : kTable)
-    if (runs_on(kernel.isa, cap) && kernel.supports(shape)) return kernel;
-  return kTable[std::size(kTable) - 1];
+int64_t DwconvI8Kernel::tasks(const DwconvI8Args& args, int threads) {
+  constexpr int64_t kOutputsPerTask = 32768;  // below this a second task costs more than it saves
+  const int64_t outputs = args.grid.rows() * args.weights->shape.channels;
+  return std::clamp<int64_t>(outputs / kOutputsPerTask, 1, std::max(threads, 1));
 }
 
 }  // namespace lowbit::kernels

@@ -10,8 +10,6 @@
 // that slack.
 #pragma once
 
-#include <span>
-
 #include "base/buffer.h"
 #include "kernels/kernel.h"
 
@@ -46,18 +44,12 @@ struct DwconvI8Args {
   Rows<void> y;
 };
 
-struct DwconvI8Kernel {
-  const char* name;
-  Isa isa;
+struct DwconvI8Kernel : KernelRow {
   int block, group;  // channels a step; image rows whose bytes stand together for one dot product (0: plain layout)
-  bool (*supports)(const DwconvShape&);
-  void (*pack)(const DwconvI8Kernel&, const int8_t* w, const DwconvShape&,
-               DwconvI8Weights& out);  // w [channels][kernel_h][kernel_w]
-  int64_t (*tasks)(const DwconvI8Args&, int threads);
   void (*run)(const DwconvI8Args&, int64_t task, int64_t tasks);
+  void pack(const int8_t* w, const DwconvShape&, DwconvI8Weights& out) const;  // w [channels][kernel_h][kernel_w]
+  static int64_t tasks(const DwconvI8Args&, int threads);
 };
-
-std::span<const DwconvI8Kernel> dwconv_i8_kernels();  // the table, best first
-const DwconvI8Kernel& select_dwconv_i8(Isa cap, const DwconvShape&);
+KernelTable<DwconvI8Kernel> dwconv_i8_kernels();
 
 }  // namespace lowbit::kernels

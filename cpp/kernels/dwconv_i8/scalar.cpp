@@ -35,9 +35,7 @@ void finish(const DwconvI8Args& args, int32_t acc, int64_t n, int64_t h, int64_t
   }
 }
 
-}  // namespace
-
-void dwconv_i8_run_scalar(const DwconvI8Args& args, int64_t task, int64_t tasks) {
+void run(const DwconvI8Args& args, int64_t task, int64_t tasks) {
   const DwconvShape& shape = args.weights->shape;
   const Grid& grid = args.grid;
   const int64_t lines = grid.n * grid.h;
@@ -51,5 +49,9 @@ void dwconv_i8_run_scalar(const DwconvI8Args& args, int64_t task, int64_t tasks)
     }
   }
 }
+
+}  // namespace
+
+extern constinit const DwconvI8Kernel dwconv_i8_scalar = {{"scalar", Isa::scalar}, 1, 0, run};
 
 }  // namespace lowbit::kernels

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernels/dwconv_i8/layout.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -44,8 +45,8 @@ struct Target {
 // kRows x kCount results. kKernelW, kGroups, kStep: known at compile time, or 0. One quarter q of the block after
 // another, so that few accumulators are alive and each weight is loaded once for all pixels.
 template <class V, Mode kMode, int kKernelW, int kGroups, int kStep, int kRows, int kCount>
-inline __attribute__((always_inline)) void tile(const Strip& strip, const uint8_t* columns,
-                                                const typename V::Finish& finish, const Target& at, int64_t parts) {
+LOWBIT_INLINE void tile(const Strip& strip, const uint8_t* columns, const typename V::Finish& finish, const Target& at,
+                        int64_t parts) {
   using Vector = typename V::Vector;
   constexpr int64_t kVector = sizeof(Vector);
   const int64_t kernel_w = kKernelW ? kKernelW : strip.kernel_w;

@@ -40,7 +40,7 @@ inline int64_t chunk_of(int64_t width, int64_t first, int64_t most) {
 
 // Row i of each part: those of the next part lie two rows further down.
 template <int kParts>
-inline __attribute__((always_inline)) __m512i load_rows(const uint8_t* const* rows, int64_t at) {
+LOWBIT_INLINE __m512i load_rows(const uint8_t* const* rows, int64_t at) {
   const auto half = [&](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + at)); };
   const auto quarter = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + at)); };
   if constexpr (kParts == 1) return _mm512_loadu_si512(rows[0] + at);
@@ -52,14 +52,14 @@ inline __attribute__((always_inline)) __m512i load_rows(const uint8_t* const* ro
 
 // Quarters 2 * half and 2 * half + 1 of four interleaved rows.
 template <int kHalf>
-inline __attribute__((always_inline)) void interleave_half(const __m512i row[4], __m512i out[2]) {
+LOWBIT_INLINE void interleave_half(const __m512i row[4], __m512i out[2]) {
   const __m512i top = kHalf ? _mm512_unpackhi_epi8(row[0], row[1]) : _mm512_unpacklo_epi8(row[0], row[1]);
   const __m512i bottom = kHalf ? _mm512_unpackhi_epi8(row[2], row[3]) : _mm512_unpacklo_epi8(row[2], row[3]);
   out[0] = _mm512_unpacklo_epi16(top, bottom);
   out[1] = _mm512_unpackhi_epi16(top, bottom);
 }
 
-inline __attribute__((always_inline)) __m512i dot(__m512i acc, __m512i codes, __m512i weights) {
+LOWBIT_INLINE __m512i dot(__m512i acc, __m512i codes, __m512i weights) {
   return _mm512_dpbusd_epi32(acc, codes, weights);
 }
 

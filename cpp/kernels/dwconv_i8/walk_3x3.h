@@ -12,8 +12,8 @@ namespace {
 // Half a block of `pairs` pairs of output rows from row h on, pixels first .. first + count - 1. A vector of codes
 // holds both rows of a pair; the first half leaves it in `lower`, the second picks it up.
 template <bool kBare, int kParts, int kHalf>
-inline __attribute__((always_inline)) void walk_half(const Walk& walk, const Finish& finish, int64_t h, int64_t pairs,
-                                                     int64_t first, int64_t count, __m512i* lower) {
+LOWBIT_INLINE void walk_half(const Walk& walk, const Finish& finish, int64_t h, int64_t pairs, int64_t first,
+                             int64_t count, __m512i* lower) {
   constexpr int kRows = 2 * kParts + 2;
   const int64_t width = walk.width, pixel_bytes = walk.pixel, y_row = walk.y_row, y_pixel = walk.y_pixel;
   __m512i w[2][3][2], before[2][2], last[2][2], d[2];

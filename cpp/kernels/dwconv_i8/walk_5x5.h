@@ -11,11 +11,11 @@ namespace lowbit::kernels {
 namespace {
 
 template <int kUpper>
-inline __attribute__((always_inline)) __m512i bytes_of(__m512i a, __m512i b) {
+LOWBIT_INLINE __m512i bytes_of(__m512i a, __m512i b) {
   return kUpper ? _mm512_unpackhi_epi8(a, b) : _mm512_unpacklo_epi8(a, b);
 }
 template <int kUpper>
-inline __attribute__((always_inline)) __m512i words_of(__m512i a, __m512i b) {
+LOWBIT_INLINE __m512i words_of(__m512i a, __m512i b) {
   return kUpper ? _mm512_unpackhi_epi16(a, b) : _mm512_unpacklo_epi16(a, b);
 }
 
@@ -26,8 +26,8 @@ struct Waiting {
 
 // One quarter of `pairs` times kLines output rows from row h on, pixels first .. first + count - 1.
 template <bool kBare, int kParts, int kLines, int kQuarter>
-inline __attribute__((always_inline)) void walk_quarter(const Walk& walk, const Finish& finish, int64_t h,
-                                                        int64_t pairs, int64_t first, int64_t count, Waiting& waiting) {
+LOWBIT_INLINE void walk_quarter(const Walk& walk, const Finish& finish, int64_t h, int64_t pairs, int64_t first,
+                                int64_t count, Waiting& waiting) {
   constexpr int kRows = 2 * kParts + 4;
   constexpr int kHigh = kQuarter / 2, kOdd = kQuarter % 2;
   const int64_t width = walk.width, pixel_bytes = walk.pixel, y_row = walk.y_row, y_pixel = walk.y_pixel;
@@ -123,9 +123,8 @@ __attribute__((noinline)) void walk_5x5_pairs(const Walk& walk, const Finish& fi
 
 // Half a block of `groups` times kParts output rows from row h on, stride 2.
 template <bool kBare, int kParts, int kHalf>
-inline __attribute__((always_inline)) void walk_5x5_half(const Walk& walk, const Finish& finish, int64_t h,
-                                                         int64_t groups, int64_t first, int64_t count,
-                                                         __m512i* waiting) {
+LOWBIT_INLINE void walk_5x5_half(const Walk& walk, const Finish& finish, int64_t h, int64_t groups, int64_t first,
+                                 int64_t count, __m512i* waiting) {
   constexpr int kRows = 2 * kParts + 3;
   const int64_t width = walk.width, pixel_bytes = walk.pixel, y_row = walk.y_row, y_pixel = walk.y_pixel;
   __m512i w[7][2];

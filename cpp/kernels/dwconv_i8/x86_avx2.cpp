@@ -6,9 +6,9 @@
 
 #include <immintrin.h>
 
-#include "kernels/copy_few.h"
 #include "kernels/dwconv_i8/tile.h"
-#include "kernels/eltwise/byte_table.h"
+#include "simd/copy_few.h"
+#include "simd/lanes.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -28,21 +28,21 @@ inline __m256i load_parts(const uint8_t* p, int64_t step, int64_t there) {
 
 // Holds a value in a register: the compiler would rather load it again at each use.
 template <class T>
-inline __attribute__((always_inline)) T keep(T value) {
+LOWBIT_INLINE T keep(T value) {
   asm("" : "+x"(value));
   return value;
 }
 
 struct Finish : BlockConstants<32> {
   // kernel.h's slope, of quarter q.
-  inline __attribute__((always_inline)) __m256 bent(__m256 t, int q) const {
+  LOWBIT_INLINE __m256 bent(__m256 t, int q) const {
     const __m256 factor = _mm256_blendv_ps(_mm256_set1_ps(1), _mm256_load_ps(slope + 8 * q), t);
     return _mm256_fmadd_ps(t, factor, _mm256_set1_ps(epilogue->zero_point));
   }
 
   // Rounds kCount results of quarter q to whole numbers, still without bounds.
   template <int kCount>
-  inline __attribute__((always_inline)) void convert(const __m256i* acc, int q, __m256i* out, int out_step) const {
+  LOWBIT_INLINE void convert(const __m256i* acc, int q, __m256i* out, int out_step) const {
     const __m256 m = keep(_mm256_load_ps(multiplier + 8 * q)), b = keep(_mm256_load_ps(bias + 8 * q));
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) {
@@ -53,16 +53,14 @@ struct Finish : BlockConstants<32> {
 
   // Codes of four quarters, not yet the table's. Saturation on the way to bytes does the clamping that the bounds leave
   // undone.
-  inline __attribute__((always_inline)) __m256i pack(const __m256i v[4]) const {
+  LOWBIT_INLINE __m256i pack(const __m256i v[4]) const {
     const __m256i lower = _mm256_packs_epi32(v[0], v[1]);
     const __m256i upper = _mm256_packs_epi32(v[2], v[3]);
     const __m256i hi = _mm256_set1_epi8(static_cast<char>(epilogue->hi)),
                   lo = _mm256_set1_epi8(static_cast<char>(epilogue->lo));
     return _mm256_max_epu8(_mm256_min_epu8(_mm256_packus_epi16(lower, upper), hi), lo);
   }
-  inline __attribute__((always_inline)) __m256i translated(__m256i v) const {
-    return epilogue->table ? lookup(epilogue->table->steps, v) : v;
-  }
+  LOWBIT_INLINE __m256i translated(__m256i v) const { return epilogue->table ? lookup(epilogue->table->steps, v) : v; }
 
   inline void store(__m256i v, int64_t at, int64_t there) const {
     uint8_t* y = codes + at;
@@ -128,8 +126,7 @@ struct Finish : BlockConstants<32> {
 
   // The end of one vector of results: rounded ones (convert), or for Mode::any accumulators.
   template <Mode kMode>
-  inline __attribute__((always_inline)) void leave(const __m256i v[4], int64_t y, int64_t residual,
-                                                   int64_t there) const {
+  LOWBIT_INLINE void leave(const __m256i v[4], int64_t y, int64_t residual, int64_t there) const {
     if constexpr (kMode == Mode::full) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + y), translated(pack(v)));
     } else if constexpr (kMode == Mode::parts) {
@@ -154,8 +151,7 @@ struct Avx2 {
   static __m256i keep(__m256i value) { return kernels::keep(value); }
 
   template <int kParts, bool>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[2], const Columns& columns,
-                                                               uint8_t* out) {
+  static LOWBIT_INLINE void interleave(const uint8_t* const rows[2], const Columns& columns, uint8_t* out) {
     const __m256i zero = _mm256_setzero_si256();
     const uint8_t *upper = rows[0], *lower = rows[1];
     for (int64_t i = 0; i < columns.count; ++i, upper += columns.pixel, lower += columns.pixel, out += columns.out) {
@@ -173,6 +169,7 @@ struct Avx2 {
 
 }  // namespace
 
-void dwconv_i8_run_avx2(const DwconvI8Args& args, int64_t task, int64_t tasks) { run_dwconv<Avx2>(args, task, tasks); }
+extern constinit const DwconvI8Kernel dwconv_i8_avx2 = {
+    {"avx2", Isa::avx2}, Avx2::kBlock, Avx2::kGroup, run_dwconv<Avx2>};
 
 }  // namespace lowbit::kernels

@@ -26,8 +26,7 @@ struct Avx512 {
   static __m512i keep(__m512i value) { return kernels::keep(value); }
 
   template <int kParts, bool kFull>
-  static inline __attribute__((always_inline)) void interleave(const uint8_t* const rows[4], const Columns& columns,
-                                                               uint8_t* out) {
+  static LOWBIT_INLINE void interleave(const uint8_t* const rows[4], const Columns& columns, uint8_t* out) {
     const uint8_t *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
     const int64_t pixel = columns.pixel, part = columns.part, channels = columns.channels, step = columns.out;
     for (int64_t i = columns.count; i > 0; --i, a += pixel, b += pixel, c += pixel, d += pixel, out += step) {
@@ -45,11 +44,14 @@ struct Avx512 {
   }
 };
 
-}  // namespace
-
-void dwconv_i8_run_avx512vnni(const DwconvI8Args& args, int64_t task, int64_t tasks) {
+void run(const DwconvI8Args& args, int64_t task, int64_t tasks) {
   if (walks(args)) return run_walks(args, task, tasks);
   run_dwconv<Avx512>(args, task, tasks);
 }
+
+}  // namespace
+
+extern constinit const DwconvI8Kernel dwconv_i8_avx512vnni = {
+    {"avx512vnni", Isa::avx512vnni}, Avx512::kBlock, Avx512::kGroup, run};
 
 }  // namespace lowbit::kernels

@@ -1,4 +1,4 @@
-// Loop order, broadcasting and sharing between tasks; the arithmetic is in the inner loops (blocks.h).
+// Loop order, broadcasting and sharing between tasks; the arithmetic is in the inner loops (generic.h).
 #include "kernels/eltwise/eltwise.h"
 
 #include <algorithm>
@@ -8,19 +8,10 @@
 #include <limits>
 
 #include "base/numerics.h"
-#include "kernels/eltwise/inner.h"
 #include "kernels/eltwise/nest.h"
 
 namespace lowbit::kernels {
 namespace {
-
-constexpr const EltwiseKernel* kTable[] = {
-#if defined(LOWBIT_HAVE_X86)
-    &kEltwiseAvx512Vnni,
-    &kEltwiseAvx2,
-#endif
-    &kEltwiseScalar,
-};
 
 constexpr int64_t kStage = 1024;  // elements staged on the stack where memory order or element type needs two steps
 constexpr int64_t kBytesPerTask = 65536;  // below this a second task costs more than it saves
@@ -169,17 +160,6 @@ constexpr std::array<const char*, kUnaryKinds> kUnaryNames = {
     "cos",  "floor",      "ceil",     "trunc", "round",  "sign",  "atan",      "erfc"};
 
 }  // namespace
-
-std::span<const EltwiseKernel* const> eltwise_kernels() { return kTable; }
-
-const EltwiseKernel& select_eltwise(Isa cap) {
-  for (const EltwiseKernel* kernel : kTable)
-    if (runs_on(kernel->isa, cap)) return *kernel;
-  return kEltwiseScalar;
-}
-
-const char* name_of(const EltwiseKernel& kernel) { return kernel.name; }
-Isa isa_of(const EltwiseKernel& kernel) { return kernel.isa; }
 
 int64_t eltwise_tasks(int64_t bytes, int threads) {
   return std::clamp<int64_t>(bytes / kBytesPerTask, 1, std::max(threads, 1));

@@ -6,7 +6,6 @@
 #include <functional>
 #include <type_traits>
 
-#include "kernels/eltwise/inner.h"
 #include "kernels/eltwise/nest.h"
 
 namespace lowbit::kernels {

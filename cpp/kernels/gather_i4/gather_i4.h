@@ -6,19 +6,13 @@
 // read or written past a row.
 #pragma once
 
-#include <span>
-
 #include "kernels/gemm_i4/gemm_i4.h"
 
 namespace lowbit::kernels {
 
-struct GatherI4Kernel {
-  const char* name;
-  Isa isa;
+struct GatherI4Kernel : KernelRow {
   void (*run)(const GemmI4Source& table, int64_t row, float* y);
 };
-
-std::span<const GatherI4Kernel> gather_i4_kernels();  // the table, best first
-const GatherI4Kernel& select_gather_i4(Isa cap);
+KernelTable<GatherI4Kernel> gather_i4_kernels();
 
 }  // namespace lowbit::kernels

@@ -1,36 +1,17 @@
-// The table of kernels, the choice among them, the packer, and the driver they share (its order of work:
-// kernels/matrix.h).
+// The choice among the kernels, the packer, and the driver they share (its order of work: kernels/matrix.h).
 #include "kernels/gemm_f32/gemm_f32.h"
 
 #include <algorithm>
 
-#include "kernels/gemm_f32/tiles.h"
 #include "kernels/matrix.h"
 
 namespace lowbit::kernels {
 namespace {
 
-void pack(const GemmF32Kernel& kernel, const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out) {
-  const int64_t nr = kernel.nr, k = taps * run;
-  out.kernel = &kernel;
-  out.n = n, out.taps = taps, out.run = run;
-  out.panels = Buffer(static_cast<size_t>(ceil_div(n, nr) * nr * k) * sizeof(float));
-  for (int64_t channel = 0; channel < n; ++channel) {
-    float* lane = out.panels.as<float>() + channel / nr * nr * k + channel % nr;
-    for (int64_t i = 0; i < k; ++i) lane[i * nr] = w[channel * k + i];
-  }
-  out.data = out.panels.as<const float>();
-}
-
 Cut cut(const GemmF32Args& args) {
   const GemmF32Panels& weights = *args.weights;
   return {args.grid.rows(), weights.n, weights.kernel->mr, weights.kernel->nr,
           weights.taps * weights.run * static_cast<int64_t>(sizeof(float))};
-}
-
-int64_t tasks(const GemmF32Args& args, int threads) {
-  const GemmF32Panels& weights = *args.weights;
-  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
 }
 
 // One call's tile arguments that do not change, and the walk over its rows.
@@ -68,7 +49,7 @@ class Run {
       tile_.x = rows_.x + at;
       tile_.y = rows_.y + at;
       tile_.residual = args_.residual.data != nullptr ? rows_.residual + at : nullptr;
-      weights_.kernel->tiles->of_rows[rows - 1](tile_);
+      weights_.kernel->tiles.of_rows[rows - 1](tile_);
     }
   }
 
@@ -80,25 +61,6 @@ class Run {
   RowList<float, float, float> rows_;
 };
 
-void run(const GemmF32Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
-
-constexpr GemmF32Kernel row(const char* name, Isa isa, int mr, int nr, const GemmF32Tiles& tiles) {
-  return {name, isa, mr, nr, &tiles, pack, tasks, run};
-}
-
-constexpr GemmF32Kernel kTable[] = {
-#ifdef LOWBIT_HAVE_X86
-    // 24 accumulators of 32 registers in each; the shapes of gemm_i8, for the same reasons.
-    row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_f32_avx512vnni_12x32),
-    row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_f32_avx512vnni_6x64),
-    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_f32_avx512vnni_8x48),
-    row("avx512vnni_14x16", Isa::avx512vnni, 14, 16, gemm_f32_avx512vnni_14x16),
-    row("avx2_6x16", Isa::avx2, 6, 16,
-        gemm_f32_avx2_6x16),  // 12 accumulators, 2 of weights, 1 of x: 15 of 16 registers
-#endif
-    row("scalar_4x8", Isa::scalar, 4, 8, gemm_f32_scalar_4x8),
-};
-
 double cost(const GemmF32Kernel& kernel, int64_t n, int64_t k, int64_t rows) {
   const int lanes = info_of(kernel.isa).lanes;
   return cost_of_tiles(rows, n, kernel.mr, kernel.nr, kernel.nr / lanes, k, GemmF32Tile::kMaxRows);
@@ -106,16 +68,32 @@ double cost(const GemmF32Kernel& kernel, int64_t n, int64_t k, int64_t rows) {
 
 }  // namespace
 
-std::span<const GemmF32Kernel> gemm_f32_kernels() { return kTable; }
+void GemmF32Kernel::pack(const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out) const {
+  const int64_t k = taps * run;
+  out.kernel = this;
+  out.n = n, out.taps = taps, out.run = run;
+  out.panels = Buffer(static_cast<size_t>(ceil_div(n, nr) * nr * k) * sizeof(float));
+  for (int64_t channel = 0; channel < n; ++channel) {
+    float* lane = out.panels.as<float>() + channel / nr * nr * k + channel % nr;
+    for (int64_t i = 0; i < k; ++i) lane[i * nr] = w[channel * k + i];
+  }
+  out.data = out.panels.as<const float>();
+}
+
+int64_t GemmF32Kernel::tasks(const GemmF32Args& args, int threads) {
+  const GemmF32Panels& weights = *args.weights;
+  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
+}
+
+void GemmF32Kernel::run(const GemmF32Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
 
 const GemmF32Kernel& select_gemm_f32(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
-  constexpr int64_t kTypicalRows = 196;
   const int64_t count = rows > 0 ? rows : kTypicalRows;
   const GemmF32Kernel* best = nullptr;
-  for (const GemmF32Kernel& kernel : kTable) {
-    if (!runs_on(kernel.isa, cap)) continue;
-    if (best != nullptr && best->isa != kernel.isa) break;  // the table is ordered by ISA, best first
-    if (best == nullptr || cost(kernel, n, taps * run, count) < cost(*best, n, taps * run, count)) best = &kernel;
+  for (const GemmF32Kernel* kernel : gemm_f32_kernels()) {
+    if (!runs_on(kernel->isa, cap)) continue;
+    if (best != nullptr && best->isa != kernel->isa) break;  // the table is ordered by ISA, best first
+    if (best == nullptr || cost(*kernel, n, taps * run, count) < cost(*best, n, taps * run, count)) best = kernel;
   }
   return *best;
 }

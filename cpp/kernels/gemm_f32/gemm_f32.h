@@ -3,8 +3,7 @@
 //
 //   acc[r, c] = fma(x[row(r) + tap[t] + k], w[c, t, k], acc)   t, then k ascending, one accumulator, from 0
 //   y[r, c]   = clampf(acc + bias[c] + residual[r, c], min, max)          left to right; bias null: 0; + residual only
-//   if
-//                                                                         given; NaN stays NaN
+//                                                                         if given; NaN stays NaN
 //
 // The order is part of the contract: every ISA gives the same bits.
 #pragma once
@@ -57,22 +56,16 @@ struct GemmF32Tile {
   float min, max;
 };
 
-// A micro-kernel: one function for each height.
-struct GemmF32Tiles {
-  void (*of_rows[GemmF32Tile::kMaxRows])(const GemmF32Tile&);  // [rows - 1], to mr
-};
-
-struct GemmF32Kernel {
-  const char* name;
-  Isa isa;
+struct GemmF32Kernel : KernelRow {
   int mr, nr;  // tile: rows x output channels
-  const GemmF32Tiles* tiles;
-  void (*pack)(const GemmF32Kernel&, const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out);
-  int64_t (*tasks)(const GemmF32Args&, int threads);
-  void (*run)(const GemmF32Args&, int64_t task, int64_t tasks);
+  Tiles<GemmF32Tile> tiles;
+  // w row-major [n][taps][run]
+  void pack(const float* w, int64_t n, int64_t taps, int64_t run, GemmF32Weights& out) const;
+  static int64_t tasks(const GemmF32Args&, int threads);
+  static void run(const GemmF32Args&, int64_t task, int64_t tasks);
 };
+KernelTable<GemmF32Kernel> gemm_f32_kernels();
 
-std::span<const GemmF32Kernel> gemm_f32_kernels();
 const GemmF32Kernel& select_gemm_f32(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows);
 
 // A right-hand side that is computed, b[k, n] at data + k * stride_k + n * stride_n, and its packing at run time.

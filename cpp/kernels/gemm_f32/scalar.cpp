@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "base/numerics.h"
-#include "kernels/gemm_f32/tiles.h"
+#include "kernels/gemm_f32/gemm_f32.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -32,6 +32,7 @@ void tile(const GemmF32Tile& t) {
 
 }  // namespace
 
-constinit const GemmF32Tiles gemm_f32_scalar_4x8 = {{tile<1>, tile<2>, tile<3>, tile<4>}};
+extern constinit const GemmF32Kernel gemm_f32_scalar = {
+    {"scalar_4x8", Isa::scalar}, 4, kNr, {{tile<1>, tile<2>, tile<3>, tile<4>}}};
 
 }  // namespace lowbit::kernels

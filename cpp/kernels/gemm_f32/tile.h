@@ -1,11 +1,11 @@
 // The micro-kernel, once for all ISAs: kRows rows x kVectors vectors of output channels, one accumulator an output, k
-// ascending, so that the vector length changes no bit. The policy V gives the vector type and its few operations.
+// ascending, so that the vector length changes no bit. V gives the vectors (simd/vectors256.h, vectors512.h).
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
 
-#include "kernels/gemm_f32/tiles.h"
-#include "kernels/unroll.h"
+#include "kernels/gemm_f32/gemm_f32.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -43,14 +43,14 @@ struct Tile {
         Float weights[kVectors];
         LOWBIT_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-          weights[v] = V::load(w + v * V::kLanes);
+          weights[v] = V::load_floats(w + v * V::kLanes);
           if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(w + v * V::kLanes + kPrefetch);
         }
         LOWBIT_UNROLL
         for (int r = 0; r < kRows; ++r) {
           const Float value = V::broadcast(x[r][k]);
           LOWBIT_UNROLL
-          for (int v = 0; v < kVectors; ++v) acc[r][v] = V::multiply_add(value, weights[v], acc[r][v]);
+          for (int v = 0; v < kVectors; ++v) acc[r][v] = V::fma(value, weights[v], acc[r][v]);
         }
       }
     }
@@ -62,11 +62,11 @@ struct Tile {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const int first = v * V::kLanes, count = t.columns - first;
-      const Float bias = t.bias != nullptr ? V::load(t.bias + first, count) : V::broadcast(0.0f);
+      const Float bias = t.bias != nullptr ? V::load_floats(t.bias + first, count) : V::broadcast(0.0f);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         Float value = V::add(acc[r][v], bias);
-        if constexpr (kResidual) value = V::add(value, V::load(t.residual[r] + t.channel + first, count));
+        if constexpr (kResidual) value = V::add(value, V::load_floats(t.residual[r] + t.channel + first, count));
         V::store(t.y[r] + t.channel + first, V::clamp(value, min, max), count);
       }
     }
@@ -75,8 +75,8 @@ struct Tile {
 
 // The tiles of 1 .. kRows rows.
 template <class V, int kRows, int kVectors>
-consteval GemmF32Tiles tiles() {
-  GemmF32Tiles result{};
+consteval Tiles<GemmF32Tile> tiles() {
+  Tiles<GemmF32Tile> result{};
   if constexpr (kRows > 1) result = tiles<V, kRows - 1, kVectors>();
   result.of_rows[kRows - 1] = Tile<V, kRows, kVectors>::run;
   return result;

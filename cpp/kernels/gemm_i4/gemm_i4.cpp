@@ -1,9 +1,10 @@
-// The table of kernels, the choice among them, and the driver they share (its order of work: kernels/matrix.h).
+// The packer, and the driver that the kernels share (its order of work: kernels/matrix.h).
 #include "kernels/gemm_i4/gemm_i4.h"
 
 #include <algorithm>
+#include <cstring>
 
-#include "kernels/gemm_i4/tiles.h"
+#include "base/half.h"
 #include "kernels/product_run.h"
 
 namespace lowbit::kernels {
@@ -19,14 +20,10 @@ Cut cut(const GemmI4Args& args) {
           weights.kernel->nr, weights.groups(), std::min(kSums, rows * weights.groups())};
 }
 
-int64_t tasks(const GemmI4Args& args, int threads) {
-  return cut(args).tasks(threads, args.grid.rows() * args.weights->n * args.weights->k);
-}
-
-class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile, GemmI4Tiles> {
+class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
  public:
   explicit Run(const GemmI4Args& args)
-      : ProductRun(args, cut(args), *args.weights->kernel->tiles),
+      : ProductRun(args, cut(args), args.weights->kernel->tiles),
         weights_(*args.weights),
         panel_bytes_(static_cast<int64_t>(weights_.panels.bytes()) / cut_.panels) {
     tile_.depth = {weights_.k, weights_.run, weights_.group_size, args.taps.data()};
@@ -58,28 +55,62 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile, GemmI4Tiles> {
   int32_t sums_[kSums];
 };
 
-void run(const GemmI4Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
-
-constexpr GemmI4Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI4Tiles& tiles,
-                           decltype(GemmI4Kernel::group_sums) group_sums) {
-  return {name, isa, mr, nr, &tiles, group_sums, pack_gemm_i4, tasks, run};
+int code(const GemmI4Source& w, int64_t channel, int64_t k) {
+  const uint8_t pair = w.codes[channel * ((w.k + 1) / 2) + k / 2];
+  return k % 2 == 0 ? pair & 15 : pair >> 4;
 }
 
-constexpr GemmI4Kernel kTable[] = {
-#ifdef LOWBIT_HAVE_X86
-    row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i4_avx512vnni_6x64, gemm_i4_group_sums_avx512vnni),
-    row("avxvnni_4x16", Isa::avxvnni, 4, 16, gemm_i4_avxvnni_4x16, gemm_i4_group_sums_avx2),
-    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i4_avx2_4x16, gemm_i4_group_sums_avx2),
-#endif
-    row("scalar_4x8", Isa::scalar, 4, 8, gemm_i4_scalar_4x8, gemm_i4_group_sums_scalar),
-};
+int zero_point(const GemmI4Source& w, int64_t channel, int64_t group) {
+  return w.zero_points == nullptr ? 8 : w.zero_points[channel * w.groups() + group];
+}
+
+// One channel's place in what stands before a group's codes.
+void pack_head(const GemmI4Source& w, int64_t channel, int64_t group, int64_t nr, uint8_t* out) {
+  std::memcpy(out + 2 * (channel % nr), w.scales + channel * w.groups() + group, 2);
+  if (w.zero_points != nullptr) out[2 * nr + channel % nr] = static_cast<uint8_t>(zero_point(w, channel, group));
+}
+
+double group_offset(const GemmI4Source& w, int64_t channel, int64_t group) {
+  const int64_t first = group * w.group_size, end = std::min(w.k, first + w.group_size);
+  int64_t sum = 0;
+  for (int64_t k = first; k < end; ++k) sum += code(w, channel, k) - zero_point(w, channel, group);
+  return static_cast<double>(float_from_half(w.scales[channel * w.groups() + group])) * static_cast<double>(sum);
+}
 
 }  // namespace
 
-std::span<const GemmI4Kernel> gemm_i4_kernels() { return kTable; }
-
-const GemmI4Kernel& select_gemm_i4(Isa cap) {
-  return *std::ranges::find_if(kTable, [cap](const GemmI4Kernel& kernel) { return runs_on(kernel.isa, cap); });
+void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
+  const int64_t padded = (w.n + nr - 1) / nr * nr;
+  out.kernel = this;
+  out.n = w.n, out.k = w.k, out.run = w.run, out.group_size = w.group_size, out.affine = w.zero_points != nullptr;
+  const GemmI4Depth depth{w.k, w.run, w.group_size, nullptr};
+  const int64_t head = gemm_i4_head(nr, out.affine);
+  int64_t panel = w.groups() * head;
+  each_part(depth, [&](int64_t, int64_t, int64_t, int64_t length) { panel += (length + 7) / 8 * nr * 4; });
+  out.panels = Buffer(static_cast<size_t>(padded / nr * panel));
+  out.offsets = Buffer(static_cast<size_t>(padded) * sizeof(float));
+  for (int64_t channel = 0; channel < w.n; ++channel) {
+    const int64_t lane = channel % nr;
+    uint8_t* at = out.panels.as<uint8_t>() + channel / nr * panel;
+    double offset = 0;
+    each_part(depth, [&](int64_t group, int64_t, int64_t k, int64_t length) {
+      if (k == group * w.group_size) {
+        pack_head(w, channel, group, nr, at);
+        at += head;
+        offset += group_offset(w, channel, group);
+      }
+      for (int64_t i = 0; i < length; ++i)
+        at[(i / 8 * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(code(w, channel, k + i) << (i % 8 < 4 ? 0 : 4));
+      at += (length + 7) / 8 * nr * 4;
+    });
+    out.offsets.as<float>()[channel] = static_cast<float>(offset);
+  }
 }
+
+int64_t GemmI4Kernel::tasks(const GemmI4Args& args, int threads) {
+  return cut(args).tasks(threads, args.grid.rows() * args.weights->n * args.weights->k);
+}
+
+void GemmI4Kernel::run(const GemmI4Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }
 
 }  // namespace lowbit::kernels

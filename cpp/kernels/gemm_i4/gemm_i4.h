@@ -76,23 +76,30 @@ struct GemmI4Tile : OutputTile {
   bool affine;
 };
 
-// A micro-kernel: one function for each height.
-struct GemmI4Tiles {
-  void (*of_rows[GemmI4Tile::kMaxRows])(const GemmI4Tile&);  // [rows - 1], to mr
-};
-
-struct GemmI4Kernel {
-  const char* name;
-  Isa isa;
+struct GemmI4Kernel : KernelRow {
   int mr, nr;  // tile: rows x output channels
-  const GemmI4Tiles* tiles;
+  Tiles<GemmI4Tile> tiles;
   void (*group_sums)(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums);  // of a row
-  void (*pack)(const GemmI4Kernel&, const GemmI4Source&, GemmI4Weights& out);
-  int64_t (*tasks)(const GemmI4Args&, int threads);
-  void (*run)(const GemmI4Args&, int64_t task, int64_t tasks);
+  void pack(const GemmI4Source&, GemmI4Weights& out) const;
+  static int64_t tasks(const GemmI4Args&, int threads);
+  static void run(const GemmI4Args&, int64_t task, int64_t tasks);
 };
+KernelTable<GemmI4Kernel> gemm_i4_kernels();
 
-std::span<const GemmI4Kernel> gemm_i4_kernels();  // the table, best first
-const GemmI4Kernel& select_gemm_i4(Isa cap);
+// Calls part(group, tap, first k, length) for what each group has in each tap, k ascending.
+template <class Part>
+static inline void each_part(const GemmI4Depth& depth, Part&& part) {
+  int64_t group = 0, tap = 0, group_end = depth.group_size, tap_end = depth.run;
+  for (int64_t k = 0; k < depth.k;) {
+    const int64_t end = group_end < tap_end ? group_end : tap_end, stop = end < depth.k ? end : depth.k;
+    part(group, tap, k, stop - k);
+    k = stop;
+    if (k == group_end) ++group, group_end += depth.group_size;
+    if (k == tap_end) ++tap, tap_end += depth.run;
+  }
+}
+
+// Bytes in front of a group's codes.
+static inline int64_t gemm_i4_head(int64_t nr, bool affine) { return 2 * nr + (affine ? (nr + 63) / 64 * 64 : 0); }
 
 }  // namespace lowbit::kernels

@@ -5,7 +5,7 @@
 
 #include "base/half.h"
 #include "kernels/finish.h"
-#include "kernels/gemm_i4/tiles.h"
+#include "kernels/gemm_i4/gemm_i4.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -40,16 +40,17 @@ void tile(const GemmI4Tile& t) {
     for (int channel = 0; channel < t.columns; ++channel) finish(t, row, channel, dot(t, row, channel));
 }
 
-}  // namespace
-
-constinit const GemmI4Tiles gemm_i4_scalar_4x8 = {{tile<1>, tile<2>, tile<3>, tile<4>}};
-
-void gemm_i4_group_sums_scalar(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+void group_sums(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
   each_part(depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
     const uint8_t* part = x + depth.taps[tap] + k - tap * depth.run;
     if (k == group * depth.group_size) sums[group] = 0;
     for (int64_t i = 0; i < length; ++i) sums[group] += part[i];
   });
 }
+
+}  // namespace
+
+extern constinit const GemmI4Kernel gemm_i4_scalar = {
+    {"scalar_4x8", Isa::scalar}, 4, kNr, {{tile<1>, tile<2>, tile<3>, tile<4>}}, group_sums};
 
 }  // namespace lowbit::kernels

@@ -1,5 +1,6 @@
 // The micro-kernel, once for all ISAs: kRows rows x kVectors vectors of output channels, accumulators in registers for
-// one group, floats in memory (a tile of them stays in L1). A policy V gives the vectors (avx2.h, avx512.h) and
+// one group, floats in memory (a tile of them stays in L1). A policy V gives the vectors (simd/vectors256.h,
+// vectors512.h) and
 //
 //   V::step(x, k, w, acc)   acc += the products of eight k, which start at x[r] + k and at w
 //   V::half(p), V::bytes(p) a vector of half floats as floats, of bytes as int32
@@ -8,9 +9,9 @@
 // Included by ISA files only: everything has internal linkage.
 #pragma once
 
-#include "kernels/gemm_i4/tiles.h"
+#include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/store.h"
-#include "kernels/unroll.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -101,8 +102,8 @@ struct Tile {
 
 // The tiles of 1 .. kRows rows.
 template <class V, int kRows, int kVectors>
-consteval GemmI4Tiles tiles() {
-  GemmI4Tiles result{};
+consteval Tiles<GemmI4Tile> tiles() {
+  Tiles<GemmI4Tile> result{};
   if constexpr (kRows > 1) result = tiles<V, kRows - 1, kVectors>();
   result.of_rows[kRows - 1] = Tile<V, kRows, kVectors>::run;
   return result;

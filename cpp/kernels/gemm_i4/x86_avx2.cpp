@@ -1,9 +1,9 @@
 // u8 times a nibble by vpmaddubsw: a sum of four products is at most 4 * 255 * 15 = 15,300, so that nothing saturates
 // and two pairs are added in 16 bits.
 #if !defined(__AVX2__) || defined(__AVX512F__)
-#error "compile with the flags of avx2 in cpp/isa.cmake"
+#error "compile this with the features of avx2 in base/cpu.h"
 #endif
-#include "kernels/gemm_i4/nibbles256.h"
+#include "kernels/gemm_i4/x86_256.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -17,10 +17,7 @@ struct Maddubs256 : Nibbles256<Maddubs256> {
 
 }  // namespace
 
-constinit const GemmI4Tiles gemm_i4_avx2_4x16 = tiles<Maddubs256, 4, 2>();
-
-void gemm_i4_group_sums_avx2(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
-  sum_groups<Maddubs256>(x, depth, sums);
-}
+extern constinit const GemmI4Kernel gemm_i4_avx2_4x16 = {
+    {"avx2_4x16", Isa::avx2}, 4, 16, tiles<Maddubs256, 4, 2>(), sum_groups<Maddubs256>};
 
 }  // namespace lowbit::kernels

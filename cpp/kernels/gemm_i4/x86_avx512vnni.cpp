@@ -1,9 +1,9 @@
 // vpdpbusd on 512 bits: u8 times a nibble, which is a non-negative s8.
 #if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
-#error "compile with the flags of avx512vnni in cpp/isa.cmake"
+#error "compile this with the features of avx512vnni in base/cpu.h"
 #endif
-#include "kernels/avx512.h"
 #include "kernels/gemm_i4/tile.h"
+#include "simd/vectors512.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -74,10 +74,7 @@ struct Nibbles512 : Avx512 {
 
 }  // namespace
 
-constinit const GemmI4Tiles gemm_i4_avx512vnni_6x64 = tiles<Nibbles512, 6, 4>();
-
-void gemm_i4_group_sums_avx512vnni(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
-  sum_groups<Nibbles512>(x, depth, sums);
-}
+extern constinit const GemmI4Kernel gemm_i4_avx512vnni_6x64 = {
+    {"avx512vnni_6x64", Isa::avx512vnni}, 6, 64, tiles<Nibbles512, 6, 4>(), sum_groups<Nibbles512>};
 
 }  // namespace lowbit::kernels

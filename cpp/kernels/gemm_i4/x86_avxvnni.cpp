@@ -1,8 +1,8 @@
 // vpdpbusd on 256 bits, for CPUs that have it without AVX-512.
 #if !defined(__AVXVNNI__) || defined(__AVX512F__)
-#error "compile with the flags of avxvnni in cpp/isa.cmake"
+#error "compile this with the features of avxvnni in base/cpu.h"
 #endif
-#include "kernels/gemm_i4/nibbles256.h"
+#include "kernels/gemm_i4/x86_256.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -15,6 +15,7 @@ struct Vnni256 : Nibbles256<Vnni256> {
 
 }  // namespace
 
-constinit const GemmI4Tiles gemm_i4_avxvnni_4x16 = tiles<Vnni256, 4, 2>();
+extern constinit const GemmI4Kernel gemm_i4_avxvnni_4x16 = {
+    {"avxvnni_4x16", Isa::avxvnni}, 4, 16, tiles<Vnni256, 4, 2>(), sum_groups<Vnni256>};
 
 }  // namespace lowbit::kernels

@@ -1,9 +1,9 @@
-// The table of kernels, the choice among them, and the driver they share (its order of work: kernels/matrix.h).
+// The choice among the kernels, the packer, and the driver they share (its order of work: kernels/matrix.h).
 #include "kernels/gemm_i8/gemm_i8.h"
 
 #include <algorithm>
+#include <cstring>
 
-#include "kernels/gemm_i8/tiles.h"
 #include "kernels/product_run.h"
 
 namespace lowbit::kernels {
@@ -32,17 +32,12 @@ Cut cut(const GemmI8Args& args) {
           packs ? kPackedBytes : Cut::kBlockBytes};
 }
 
-int64_t tasks(const GemmI8Args& args, int threads) {
-  const GemmI8Weights& weights = *args.weights;
-  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
-}
-
-class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile, GemmI8Tiles> {
+class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
  public:
   // packed: kPackedBytes where rows are packed, else null.
   Run(const GemmI8Args& args, uint8_t* packed)
       : ProductRun(args, cut(args),
-                   packed != nullptr ? *args.weights->kernel->rows->packed_tiles : *args.weights->kernel->tiles),
+                   packed != nullptr ? args.weights->kernel->rows->tiles : args.weights->kernel->tiles),
         weights_(*args.weights),
         packed_(packed) {
     tile_.taps = packed != nullptr ? &kFirst : args.taps.data();
@@ -77,44 +72,38 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile, GemmI8Tiles> {
   int32_t row_sums_[Cut::kBlockRows];
 };
 
-void run(const GemmI8Args& args, int64_t task, int64_t tasks) { Run(args, nullptr).task(task, tasks); }
+}  // namespace
 
-void run_packed(const GemmI8Args& args, int64_t task, int64_t tasks) {
-  if (!packs_rows(*args.weights)) return run(args, task, tasks);
+// Into panels [ceil(n / nr)][taps][ceil(run / 4)][nr][4]: the four k of one output channel are the bytes of one 32-bit
+// lane, as the dot-product instructions want them.
+void GemmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const {
+  const int64_t quads = (run + 3) / 4, padded = (n + nr - 1) / nr * nr;
+  out.kernel = this;
+  out.n = n, out.taps = taps, out.run = run;
+  out.panels = Buffer(static_cast<size_t>(padded * taps * quads * 4));
+  out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
+  for (int64_t channel = 0; channel < n; ++channel) {
+    int8_t* lane = out.panels.as<int8_t>() + channel / nr * nr * taps * quads * 4 + channel % nr * 4;
+    int32_t sum = 0;
+    for (int64_t tap = 0; tap < taps; ++tap, w += run) {
+      for (int64_t k = 0; k < run; k += 4, lane += nr * 4)
+        std::memcpy(lane, w + k, static_cast<size_t>(run - k < 4 ? run - k : 4));
+      for (int64_t k = 0; k < run; ++k) sum += w[k];
+    }
+    out.column_sums.as<int32_t>()[channel] = sum;
+  }
+}
+
+int64_t GemmI8Kernel::tasks(const GemmI8Args& args, int threads) {
+  const GemmI8Weights& weights = *args.weights;
+  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
+}
+
+void GemmI8Kernel::run(const GemmI8Args& args, int64_t task, int64_t tasks) {
+  if (!packs_rows(*args.weights)) return Run(args, nullptr).task(task, tasks);
   alignas(Buffer::kAlignment) uint8_t packed[kPackedBytes + GemmI8RowPacking::kSlack];
   Run(args, packed).task(task, tasks);
 }
-
-constexpr GemmI8Kernel row(const char* name, Isa isa, int mr, int nr, const GemmI8Tiles& tiles,
-                           decltype(GemmI8Kernel::run) runs = run, const GemmI8RowPacking* rows = nullptr) {
-  return {name, isa, mr, nr, &tiles, rows, pack_gemm_i8, tasks, runs};
-}
-
-constexpr GemmI8Kernel kTable[] = {
-#ifdef LOWBIT_HAVE_X86
-    // 24 accumulators of 32 registers, as many as leave room for weights and a row. 12x32 reads least per product: for
-    // few rows and many weights. No faster on Zen 4: to prefetch the outputs or the next panel, or one list of offsets
-    // for all taps.
-    row("avx512vnni_12x32", Isa::avx512vnni, 12, 32, gemm_i8_avx512vnni_12x32),
-    // With 12 rows, addresses spill; and the end of a small tile overlaps with the next one's begin.
-    row("avx512vnni_8x32", Isa::avx512vnni, 8, 32, gemm_i8_avx512vnni_12x32),
-    // N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
-    row("avx512vnni_6x64", Isa::avx512vnni, 6, 64, gemm_i8_avx512vnni_6x64),
-    row("avx512vnni_8x48", Isa::avx512vnni, 8, 48, gemm_i8_avx512vnni_8x48),  // 48, 96, 144 channels without waste
-    row("avx512vnni_8x16", Isa::avx512vnni, 8, 16, gemm_i8_avx512vnni_8x16),  // few channels
-    // 12 accumulators of 16 registers.
-    row("avxvnni_6x16", Isa::avxvnni, 6, 16, gemm_i8_avxvnni_6x16),
-    // Four temporaries beside two weight registers, eight accumulators and a constant. Signs go to the weights by xor,
-    // which is exact for a weight of -128, too. On Zen 4, in GOPS: 125 by vpsignb, 145 by xor, 187 where a row's signs
-    // and magnitudes are found once for all panels; 16-bit products take as many instructions and twice the weights.
-    row("avx2_4x16", Isa::avx2, 4, 16, gemm_i8_avx2_4x16, run_packed, &gemm_i8_rows_avx2),
-#endif
-    row("scalar_4x8", Isa::scalar, 4, 8, gemm_i8_scalar_4x8),
-};
-
-}  // namespace
-
-std::span<const GemmI8Kernel> gemm_i8_kernels() { return kTable; }
 
 double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows) {
   const int lanes = info_of(kernel.isa).lanes;
@@ -126,11 +115,11 @@ double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t
 const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
   const GemmI8Kernel* best = nullptr;
   double least = 0;
-  for (const GemmI8Kernel& kernel : kTable) {
-    if (!runs_on(kernel.isa, cap)) continue;
-    if (best != nullptr && best->isa != kernel.isa) break;  // the table is ordered by ISA, best first
-    const double cost = gemm_i8_cost(kernel, n, taps, run, rows);
-    if (best == nullptr || cost < least) best = &kernel, least = cost;
+  for (const GemmI8Kernel* kernel : gemm_i8_kernels()) {
+    if (!runs_on(kernel->isa, cap)) continue;
+    if (best != nullptr && best->isa != kernel->isa) break;  // the table is ordered by ISA, best first
+    const double cost = gemm_i8_cost(*kernel, n, taps, run, rows);
+    if (best == nullptr || cost < least) best = kernel, least = cost;
   }
   return *best;
 }

@@ -53,36 +53,29 @@ struct GemmI8Tile : OutputTile {
   int32_t x_zero_point;
 };
 
-// A micro-kernel: one function for each height.
-struct GemmI8Tiles {
-  void (*of_rows[GemmI8Tile::kMaxRows])(const GemmI8Tile&);  // [rows - 1], to mr
-};
-
 // What is found of a block of rows once, for all panels.
 struct GemmI8RowPacking {
-  // sums: what the tiles add to all sums of a row. packed: each row's operands, tap after tap, as packed_tiles take
+  // sums: what the tiles add to all sums of a row. packed: each row's operands, tap after tap, as `tiles` take
   // them for x with a single tap; null: they are not wanted. `bytes`, a multiple of 4, are read at each tap; up
   // to kSlack bytes are written behind the operands.
   static constexpr int64_t kSlack = 64;
   void (*pack)(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
                int32_t* sums, uint8_t* packed);
   int operand_bytes;  // for each four bytes of x
-  const GemmI8Tiles* packed_tiles;
+  Tiles<GemmI8Tile> tiles;
 };
 
-struct GemmI8Kernel {
-  const char* name;
-  Isa isa;
+struct GemmI8Kernel : KernelRow {
   int mr, nr;  // tile: rows x output channels
-  const GemmI8Tiles* tiles;
-  const GemmI8RowPacking* rows;  // null: the tiles need nothing of that kind
-  void (*pack)(const GemmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run,
-               GemmI8Weights& out);                             // w row-major [n][taps][run]; out says which row runs
-  int64_t (*tasks)(const GemmI8Args&, int threads);             // into how many independent tasks this call splits well
-  void (*run)(const GemmI8Args&, int64_t task, int64_t tasks);  // does its share; tasks touch disjoint outputs
+  Tiles<GemmI8Tile> tiles;
+  const GemmI8RowPacking* rows = nullptr;  // null: the tiles need nothing of that kind
+  // w row-major [n][taps][run]; out says which row runs
+  void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const;
+  static int64_t tasks(const GemmI8Args&, int threads);  // into how many independent tasks this call splits well
+  static void run(const GemmI8Args&, int64_t task, int64_t tasks);  // does its share; tasks touch disjoint outputs
 };
+KernelTable<GemmI8Kernel> gemm_i8_kernels();
 
-std::span<const GemmI8Kernel> gemm_i8_kernels();  // the table, best first
 // The best row for this cap and shape (rows: a typical grid.rows(), 0 if unknown).
 const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows);
 // What a call of that row is estimated to cost, in the unit of cost_of_tiles (matrix.h).

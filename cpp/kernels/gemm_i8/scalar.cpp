@@ -1,6 +1,6 @@
 // The plain truth: gemm_i8.h and kernel.h as loops.
 #include "kernels/finish.h"
-#include "kernels/gemm_i8/tiles.h"
+#include "kernels/gemm_i8/gemm_i8.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -27,6 +27,7 @@ void tile(const GemmI8Tile& t) {
 
 }  // namespace
 
-constinit const GemmI8Tiles gemm_i8_scalar_4x8 = {{tile<1>, tile<2>, tile<3>, tile<4>}};
+extern constinit const GemmI8Kernel gemm_i8_scalar = {
+    {"scalar_4x8", Isa::scalar}, 4, kNr, {{tile<1>, tile<2>, tile<3>, tile<4>}}};
 
 }  // namespace lowbit::kernels

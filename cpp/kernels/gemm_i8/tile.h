@@ -13,9 +13,9 @@
 // Included by ISA files only: everything has internal linkage.
 #pragma once
 
-#include "kernels/gemm_i8/tiles.h"
+#include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/store.h"
-#include "kernels/unroll.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -137,8 +137,8 @@ struct Tile {
 
 // The tiles of 1 .. kRows rows.
 template <class V, int kRows, int kVectors>
-consteval GemmI8Tiles tiles() {
-  GemmI8Tiles result{};
+consteval Tiles<GemmI8Tile> tiles() {
+  Tiles<GemmI8Tile> result{};
   if constexpr (kRows > 1) result = tiles<V, kRows - 1, kVectors>();
   result.of_rows[kRows - 1] = Tile<V, kRows, kVectors>::run;
   return result;

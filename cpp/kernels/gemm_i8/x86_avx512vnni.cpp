@@ -1,9 +1,9 @@
 // vpdpbusd on 512 bits: u8 x s8, four products a lane, exact (it does not saturate).
 #if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
-#error "compile with the flags of avx512vnni in cpp/isa.cmake"
+#error "compile this with the features of avx512vnni in base/cpu.h"
 #endif
-#include "kernels/avx512.h"
 #include "kernels/gemm_i8/tile.h"
+#include "simd/vectors512.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -24,9 +24,22 @@ struct Vnni512 : Avx512 {
 
 }  // namespace
 
-constinit const GemmI8Tiles gemm_i8_avx512vnni_12x32 = tiles<Vnni512, 12, 2>();
-constinit const GemmI8Tiles gemm_i8_avx512vnni_6x64 = tiles<Vnni512, 6, 4>();
-constinit const GemmI8Tiles gemm_i8_avx512vnni_8x48 = tiles<Vnni512, 8, 3>();
-constinit const GemmI8Tiles gemm_i8_avx512vnni_8x16 = tiles<Vnni512, 8, 1>();
+// 24 accumulators of 32 registers, as many as leave room for weights and a row. 12x32 reads least per product: for few
+// rows and many weights. No faster on Zen 4: to prefetch the outputs or the next panel, or one list of offsets for all
+// taps.
+extern constinit const GemmI8Kernel gemm_i8_avx512vnni_12x32 = {
+    {"avx512vnni_12x32", Isa::avx512vnni}, 12, 32, tiles<Vnni512, 12, 2>()};
+// With 12 rows, addresses spill; and the end of a small tile overlaps with the next one's begin.
+extern constinit const GemmI8Kernel gemm_i8_avx512vnni_8x32 = {
+    {"avx512vnni_8x32", Isa::avx512vnni}, 8, 32, tiles<Vnni512, 8, 2>()};
+// N = 64 in one panel: x is read once. Also the widest stream of weights for few rows.
+extern constinit const GemmI8Kernel gemm_i8_avx512vnni_6x64 = {
+    {"avx512vnni_6x64", Isa::avx512vnni}, 6, 64, tiles<Vnni512, 6, 4>()};
+// 48, 96, 144 channels without waste.
+extern constinit const GemmI8Kernel gemm_i8_avx512vnni_8x48 = {
+    {"avx512vnni_8x48", Isa::avx512vnni}, 8, 48, tiles<Vnni512, 8, 3>()};
+// Few channels.
+extern constinit const GemmI8Kernel gemm_i8_avx512vnni_8x16 = {
+    {"avx512vnni_8x16", Isa::avx512vnni}, 8, 16, tiles<Vnni512, 8, 1>()};
 
 }  // namespace lowbit::kernels

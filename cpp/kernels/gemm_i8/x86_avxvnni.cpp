@@ -1,9 +1,9 @@
 // vpdpbusd on 256 bits, for CPUs that have it without AVX-512.
 #if !defined(__AVXVNNI__) || defined(__AVX512F__)
-#error "compile with the flags of avxvnni in cpp/isa.cmake"
+#error "compile this with the features of avxvnni in base/cpu.h"
 #endif
-#include "kernels/avx2.h"
 #include "kernels/gemm_i8/tile.h"
+#include "simd/vectors256.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -20,6 +20,8 @@ struct Vnni256 : Avx2 {
 
 }  // namespace
 
-constinit const GemmI8Tiles gemm_i8_avxvnni_6x16 = tiles<Vnni256, 6, 2>();
+// 12 accumulators of 16 registers.
+extern constinit const GemmI8Kernel gemm_i8_avxvnni_6x16 = {
+    {"avxvnni_6x16", Isa::avxvnni}, 6, 16, tiles<Vnni256, 6, 2>()};
 
 }  // namespace lowbit::kernels

@@ -1,28 +1,7 @@
-// The table, and the walk over rows.
+// The walk over rows.
 #include "kernels/norm/norm.h"
 
-#include "kernels/norm/inner.h"
-
 namespace lowbit::kernels {
-namespace {
-
-constexpr const NormKernel* kTable[] = {
-#if defined(LOWBIT_HAVE_X86)
-    &kNormAvx512Vnni,
-    &kNormAvx2,
-#endif
-    &kNormScalar,
-};
-
-}  // namespace
-
-const NormKernel& select_norm(Isa cap) {
-  for (const NormKernel* kernel : kTable)
-    if (runs_on(kernel->isa, cap)) return *kernel;
-  return kNormScalar;
-}
-
-const char* name_of(const NormKernel& kernel) { return kernel.name; }
 
 void normalize(const NormKernel& kernel, const NormArgs& args, int64_t task, int64_t tasks) {
   const int64_t channels = args.row / args.inner, end = (task + 1) * args.rows / tasks;

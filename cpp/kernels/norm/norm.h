@@ -21,10 +21,6 @@
 
 namespace lowbit::kernels {
 
-struct NormKernel;  // defined in inner.h
-const NormKernel& select_norm(Isa cap);
-const char* name_of(const NormKernel&);
-
 struct NormArgs {
   int64_t rows = 0, row = 0;  // adjacent rows of adjacent floats
   int64_t inner = 1;          // elements that share a weight; divides row
@@ -36,6 +32,12 @@ struct NormArgs {
   float eps = 0.0f;
   bool centered = true;
 };
+
+struct NormKernel : KernelRow {
+  void (*row)(const NormArgs&, const float* x, float* y, const float* weight, const float* bias);
+};
+KernelTable<NormKernel> norm_kernels();
+
 void normalize(const NormKernel&, const NormArgs&, int64_t task = 0, int64_t tasks = 1);
 
 }  // namespace lowbit::kernels

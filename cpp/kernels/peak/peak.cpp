@@ -1,23 +1,13 @@
-// The table, and the clock around the loops.
+// The clock around the loops.
 #include "kernels/peak/peak.h"
 
 #include <atomic>
 #include <chrono>
 
 #include "base/threads.h"
-#include "kernels/peak/rows.h"
 
 namespace lowbit::kernels {
 namespace {
-
-constexpr const PeakKernel* kTable[] = {
-#if defined(LOWBIT_HAVE_X86)
-    &kPeakAvx512Vnni,
-    &kPeakAvxVnni,
-    &kPeakAvx2,
-#endif
-    &kPeakScalar,
-};
 
 constexpr int64_t kTurns = 8192;  // between looks at the clock: tens of microseconds
 
@@ -43,14 +33,6 @@ double rate(double amount, double seconds, int threads, F call) {
 }
 
 }  // namespace
-
-std::span<const PeakKernel* const> peak_kernels() { return kTable; }
-
-const PeakKernel& select_peak(Isa cap) {
-  for (const PeakKernel* kernel : kTable)
-    if (runs_on(kernel->isa, cap)) return *kernel;
-  return kPeakScalar;
-}
 
 double peak_int8(const PeakKernel& kernel, double seconds, int threads) {
   return rate(static_cast<double>(kTurns * kernel.int8_operations), seconds, threads,

@@ -19,17 +19,13 @@ namespace lowbit::kernels {
 
 constexpr int64_t kPeakBlock = 512;  // bytes; read() takes them from 64-byte aligned addresses
 
-struct PeakKernel {
-  const char* name;
-  Isa isa;
+struct PeakKernel : KernelRow {
   int64_t int8_operations, f32_operations;  // of a turn; a multiply-add counts two
   uint32_t (*dot)(int64_t turns);
   float (*fma)(int64_t turns);
   uint32_t (*read)(const std::byte* data, int64_t blocks, int64_t turns);
 };
-
-std::span<const PeakKernel* const> peak_kernels();  // best first
-const PeakKernel& select_peak(Isa cap);
+KernelTable<PeakKernel> peak_kernels();
 
 // Rates over about `seconds`, of `threads` threads together: operations a second, and bytes a second read from `data`,
 // of which each thread reads its own part again and again. Parts of less than a block give 0.

@@ -1,7 +1,7 @@
 // One number a register, which is not what a compiler makes of a plain loop: shares of these roofs may exceed 100 %.
 #include <cmath>
 
-#include "kernels/peak/loops.h"
+#include "kernels/peak/tile.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -29,6 +29,6 @@ struct Scalar {
 
 }  // namespace
 
-constinit const PeakKernel kPeakScalar = peak_row<Scalar>("scalar", Isa::scalar);
+extern constinit const PeakKernel peak_scalar = peak_row<Scalar>(Isa::scalar);
 
 }  // namespace lowbit::kernels

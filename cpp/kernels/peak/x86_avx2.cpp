@@ -1,14 +1,14 @@
 // 256 bits without a dot-product instruction: the four of gemm_i8's exact product.
 #if !defined(__AVX2__) || !defined(__FMA__) || defined(__AVX512F__)
-#error "compile with the flags of avx2 in cpp/isa.cmake"
+#error "compile this with the features of avx2 in base/cpu.h"
 #endif
-#include "kernels/flip.h"
-#include "kernels/peak/avx2.h"
+#include "kernels/peak/x86_256.h"
+#include "simd/vectors256.h"
 
 namespace lowbit::kernels {
 namespace {
 
-struct Flip256 : Avx2 {
+struct Flip256 : Loops256 {
   using Operand = Flipped;
   static constexpr int kDots = 6;  // sums have a latency of 1; with more, units are shared out worse
 
@@ -18,6 +18,6 @@ struct Flip256 : Avx2 {
 
 }  // namespace
 
-constinit const PeakKernel kPeakAvx2 = peak_row<Flip256>("avx2", Isa::avx2);
+extern constinit const PeakKernel peak_avx2 = peak_row<Flip256>(Isa::avx2);
 
 }  // namespace lowbit::kernels

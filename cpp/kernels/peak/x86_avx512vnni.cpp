@@ -1,10 +1,10 @@
 // vpdpbusd on 512 bits.
 #if !defined(__AVX512VNNI__)
-#error "compile with the flags of avx512vnni in cpp/isa.cmake"
+#error "compile this with the features of avx512vnni in base/cpu.h"
 #endif
 #include <immintrin.h>
 
-#include "kernels/peak/loops.h"
+#include "kernels/peak/tile.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -30,6 +30,6 @@ struct Vnni512 {
 
 }  // namespace
 
-constinit const PeakKernel kPeakAvx512Vnni = peak_row<Vnni512>("avx512vnni", Isa::avx512vnni);
+extern constinit const PeakKernel peak_avx512vnni = peak_row<Vnni512>(Isa::avx512vnni);
 
 }  // namespace lowbit::kernels

@@ -1,13 +1,13 @@
 // vpdpbusd on 256 bits.
 #if !defined(__AVXVNNI__) || defined(__AVX512F__)
-#error "compile with the flags of avxvnni in cpp/isa.cmake"
+#error "compile this with the features of avxvnni in base/cpu.h"
 #endif
-#include "kernels/peak/avx2.h"
+#include "kernels/peak/x86_256.h"
 
 namespace lowbit::kernels {
 namespace {
 
-struct Vnni256 : Avx2 {
+struct Vnni256 : Loops256 {
   using Operand = Int;
   static constexpr int kDots = 10;
 
@@ -17,6 +17,6 @@ struct Vnni256 : Avx2 {
 
 }  // namespace
 
-constinit const PeakKernel kPeakAvxVnni = peak_row<Vnni256>("avxvnni", Isa::avxvnni);
+extern constinit const PeakKernel peak_avxvnni = peak_row<Vnni256>(Isa::avxvnni);
 
 }  // namespace lowbit::kernels

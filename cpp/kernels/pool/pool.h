@@ -22,8 +22,6 @@
 // Limits: fewer than 2^23 elements a window. Nothing is read or written past an operand's channels.
 #pragma once
 
-#include <span>
-
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
@@ -50,18 +48,15 @@ struct PoolArgs {
   DType output = DType::u8;  // u8 or f32
 };
 
-struct PoolKernel {
-  const char* name;
-  Isa isa;
-  int64_t (*tasks)(const PoolArgs&, int threads);  // into how many independent tasks a call splits well
-  void (*max_u8)(const PoolArgs&, int64_t task, int64_t tasks);
-  void (*max_f32)(const PoolArgs&, int64_t task, int64_t tasks);
-  void (*avg_u8)(const PoolArgs&, int64_t task, int64_t tasks);  // to u8 or f32
-  void (*avg_f32)(const PoolArgs&, int64_t task, int64_t tasks);
-  void (*max_index)(const PoolArgs&, int64_t task, int64_t tasks);  // of f32
+using PoolRun = void(const PoolArgs&, int64_t task, int64_t tasks);
+struct PoolKernel : KernelRow {
+  PoolRun *max_u8, *max_f32;
+  PoolRun* avg_u8;  // to u8 or f32
+  PoolRun* avg_f32;
+  PoolRun* max_index;  // of f32
+  // Into how many independent tasks a call splits well.
+  static int64_t tasks(const PoolArgs&, int threads);
 };
-
-std::span<const PoolKernel> pool_kernels();  // the table, best first
-const PoolKernel& select_pool(Isa cap);
+KernelTable<PoolKernel> pool_kernels();
 
 }  // namespace lowbit::kernels

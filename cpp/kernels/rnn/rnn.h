@@ -4,26 +4,18 @@
 //   gru   from input x and from the state before s, each [r z n]:  r = sigmoid(xr + sr), z = sigmoid(xz + sz),
 //         n = tanh(xn + r * sn),  h = n + z * (before - n)
 //
-// sigmoid and tanh are eltwise's; a product that is added to is one fma. Every ISA gives the same bits.
+// sigmoid and tanh are those of simd/functions.h; a product that is added to is one fma. Every ISA gives the same bits.
 #pragma once
 
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
 
-struct RnnKernel {
-  const char* name;
-  Isa isa;
+struct RnnKernel : KernelRow {
   void (*lstm)(const float* gates, int64_t hidden, float* c, float* h);
   // before may not be h.
   void (*gru)(const float* x, const float* s, const float* before, int64_t hidden, float* h);
 };
-const RnnKernel& select_rnn(Isa cap);
-
-extern const RnnKernel kRnnScalar;
-#if defined(LOWBIT_HAVE_X86)
-extern const RnnKernel kRnnAvx2;
-extern const RnnKernel kRnnAvx512Vnni;
-#endif
+KernelTable<RnnKernel> rnn_kernels();
 
 }  // namespace lowbit::kernels

@@ -1,14 +1,14 @@
-// The plain truth: spmm_i8.h and kernel.h as loops, over vectors of eight rows.
+// The plain truth: spmm_i8.h and kernel.h as loops, over vectors of rows.
 #include <cstring>
 
 #include "base/numerics.h"
 #include "kernels/finish.h"
-#include "kernels/spmm_i8/tiles.h"
+#include "kernels/spmm_i8/spmm_i8.h"
 
 namespace lowbit::kernels {
 namespace {
 
-constexpr int kLanes = 8;
+constexpr int kLanes = info_of(Isa::scalar).lanes;
 
 template <int kBlockRows>
 int32_t dot(const uint8_t* x, const int32_t* offsets, int64_t step, int channel, const int32_t* starts,
@@ -65,13 +65,17 @@ void row(const SpmmI8Row& t, const OutputTile& tile) {
 }
 
 template <int kBlockRows>
-constexpr SpmmI8Tiles tiles() {
-  return {{product<kBlockRows>}, to_planes, to_planes, from_planes, row<kBlockRows>};
+consteval SpmmI8Kernel kernel(const char* name) {
+  return {{name, Isa::scalar},
+          kBlockRows,
+          1,
+          1.1,
+          {{product<kBlockRows>}, to_planes, to_planes, from_planes, row<kBlockRows>}};
 }
 
 }  // namespace
 
-constinit const SpmmI8Tiles spmm_i8_scalar_1x4 = tiles<1>();
-constinit const SpmmI8Tiles spmm_i8_scalar_4x4 = tiles<4>();
+extern constinit const SpmmI8Kernel spmm_i8_scalar_4x4 = kernel<4>("scalar_sparse4x4");
+extern constinit const SpmmI8Kernel spmm_i8_scalar_1x4 = kernel<1>("scalar_sparse1x4");
 
 }  // namespace lowbit::kernels

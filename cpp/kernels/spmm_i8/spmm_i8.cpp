@@ -1,12 +1,12 @@
-// The table of kernels, and the driver they share: strips of rows, for each its planes, for those its panels of
-// channels.
+// The choice among the kernels, the packer, and the driver they share: strips of rows, for each its planes, for those
+// its panels of channels.
 #include "kernels/spmm_i8/spmm_i8.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "kernels/matrix.h"
-#include "kernels/spmm_i8/tiles.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -31,7 +31,7 @@ struct Strips {
 
   Strips(const SpmmI8Args& args, int64_t tasks) {
     const SpmmI8Weights& weights = *args.weights;
-    const int64_t lanes = weights.kernel->lanes;
+    const int64_t lanes = weights.kernel->lanes();
     positions = width = pitch = args.grid.rows();
     if (!as_image(args)) pixel = 0;
     const int64_t all = ceil_div(positions, lanes);
@@ -43,7 +43,7 @@ struct Strips {
     if (pixel > 0) plane_bytes = aligned((vectors * lanes + reach + lanes) * 4) | 64;  // odd, for the cache's sets
   }
 
-  int64_t rows(const SpmmI8Weights& weights) const { return vectors * weights.kernel->lanes; }
+  int64_t rows(const SpmmI8Weights& weights) const { return vectors * weights.kernel->lanes(); }
 
  private:
   bool as_image(const SpmmI8Args& args) {
@@ -58,7 +58,7 @@ struct Strips {
     }
     reach += weights.run / pixel - 1;
     const int64_t line = grid.h > 1 ? args.x.stride_h / pixel : grid.w;
-    const int64_t area = weights.taps * weights.run / pixel, lanes = weights.kernel->lanes;
+    const int64_t area = weights.taps * weights.run / pixel, lanes = weights.kernel->lanes();
     if (line < grid.w || most_vectors(weights) < weights.kernel->vectors) return false;
     // Whether the image is read less often than its pixels are met.
     const int64_t strip = std::min(most_vectors(weights) * lanes, grid.h * line);
@@ -70,7 +70,7 @@ struct Strips {
 
   // That fit the planes' share of the cache.
   int64_t most_vectors(const SpmmI8Weights& weights) const {
-    const int64_t lanes = weights.kernel->lanes;
+    const int64_t lanes = weights.kernel->lanes();
     const int64_t rows =
         pixel > 0 ? kPlaneBytes / pixel - reach - 3 * 16 : kPlaneBytes / (weights.taps * quads_of(weights) * 4);
     return std::clamp<int64_t>(rows, 0, kMaxRows) / lanes;
@@ -81,7 +81,7 @@ struct Strips {
 class Run {
  public:
   Run(const SpmmI8Args& args, int64_t tasks, std::byte* scratch)
-      : args_(args), weights_(*args.weights), tiles_(*weights_.kernel->tiles), strips_(args, tasks) {
+      : args_(args), weights_(*args.weights), tiles_(weights_.kernel->tiles), strips_(args, tasks) {
     element_ = args.epilogue.output == DType::u8 ? 1 : 4;
     walk_.grid = args.grid;
     walk_.bind(0, args.x, 1);
@@ -117,7 +117,7 @@ class Run {
   }
 
  private:
-  int64_t lanes() const { return weights_.kernel->lanes; }
+  int64_t lanes() const { return weights_.kernel->lanes(); }
 
   void find_offsets() {
     const int64_t quads = quads_of(weights_), in_pixel = std::max<int64_t>(strips_.pixel / 4, 1);
@@ -254,49 +254,13 @@ void run_row(const SpmmI8Args& args, int64_t task, int64_t tasks) {
                           e.bias + channel,
                           e.slope != nullptr ? e.slope + channel : nullptr,
                           &e};
-    weights.kernel->tiles->row(
+    weights.kernel->tiles.row(
         {args.x.data + args.taps[0], args.x_zero_points != nullptr ? args.x_zero_points[0] : args.x_zero_point,
          weights.starts.as<int32_t>() + channel / weights.kernel->block_rows, weights.quads.as<uint16_t>(),
          weights.values.as<int8_t>(), weights.column_sums.as<int32_t>() + channel},
         tile);
   }
 }
-
-int64_t tasks(const SpmmI8Args& args, int threads) {
-  if (threads <= 1) return 1;
-  const SpmmI8Weights& weights = *args.weights;
-  const int64_t work = args.grid.rows() * static_cast<int64_t>(weights.values.bytes());
-  return std::clamp<int64_t>(work / Cut::kTaskWork, 1, threads);
-}
-
-void run(const SpmmI8Args& args, int64_t task, int64_t tasks) {
-  if (args.grid.rows() == 0) return;
-  if (is_row(args)) return run_row(args, task, tasks);
-  Run(args, tasks, args.scratch + static_cast<size_t>(task) * spmm_i8_scratch(*args.weights)).task(task, tasks);
-}
-
-constexpr SpmmI8Kernel row(const char* name, Isa isa, int block_rows, int lanes, int vectors, double product_cost,
-                           const SpmmI8Tiles& tiles) {
-  return {name, isa, block_rows, lanes, vectors, product_cost, &tiles, pack_spmm_i8, tasks, run};
-}
-
-constexpr SpmmI8Kernel kTable[] = {
-#ifdef LOWBIT_HAVE_X86
-    // 24 accumulators, 6 vectors of x, one of weights. A vector of x is loaded once for four channels, from L2 if need
-    // be, so that the products are the limit. Channels in lanes, the other way, would waste most of a 4x4 block.
-    row("avx512vnni_sparse4x4", Isa::avx512vnni, 4, 16, 6, 1.1, spmm_i8_avx512vnni_4x4),
-    // A load for each product: the limit is L2.
-    row("avx512vnni_sparse1x4", Isa::avx512vnni, 1, 16, 6, 2.7, spmm_i8_avx512vnni_1x4),
-    row("avxvnni_sparse4x4", Isa::avxvnni, 4, 8, 3, 1.1, spmm_i8_avxvnni_4x4),
-    row("avxvnni_sparse1x4", Isa::avxvnni, 1, 8, 3, 2.7, spmm_i8_avxvnni_1x4),
-    // 8 accumulators, two vectors of x and their magnitudes. The sign of x goes to w for each product, where the dense
-    // kernel packs it once a row.
-    row("avx2_sparse4x4", Isa::avx2, 4, 8, 2, 1.5, spmm_i8_avx2_4x4),
-    row("avx2_sparse1x4", Isa::avx2, 1, 8, 2, 2.1, spmm_i8_avx2_1x4),
-#endif
-    row("scalar_sparse4x4", Isa::scalar, 4, 8, 1, 1.1, spmm_i8_scalar_4x4),
-    row("scalar_sparse1x4", Isa::scalar, 1, 8, 1, 1.1, spmm_i8_scalar_1x4),
-};
 
 // In the unit of cost_of_tiles (matrix.h), as measured on Zen 4: products, what turns their sums into results, and the
 // transpositions. Few vectors of rows wait for each other's sums. A single row costs what its blocks take to read and
@@ -305,16 +269,84 @@ double cost(const SpmmI8Kernel& kernel, double blocks, int64_t n, int64_t depth,
   constexpr double kOfResults = 6, kOfTransposition = 5;
   const bool is_tall = kernel.block_rows == 4;
   if (rows == 1) return blocks * (is_tall ? 5.5 : 5);
-  const auto vectors = static_cast<double>(ceil_div(rows, kernel.lanes)), channels = static_cast<double>(n);
+  const auto vectors = static_cast<double>(ceil_div(rows, kernel.lanes())), channels = static_cast<double>(n);
   const double lines = static_cast<double>(ceil_div(depth, 4) + ceil_div(n, 4));
   const double in_tile = std::min<double>(vectors, kernel.vectors);
   const double of_block = std::max(kernel.block_rows * kernel.product_cost * in_tile, is_tall ? 5.7 : 4.3) / in_tile;
   return vectors * (blocks * of_block + channels * kOfResults + lines * kOfTransposition);
 }
 
+// Calls found(group of channels, quad, the block [rows][4]) for each block that is not zero; after(group) after each
+// group.
+template <class Found, class After>
+void each_block(const int8_t* w, int64_t n, int64_t taps, int64_t run, int rows, Found&& found, After&& after) {
+  const int64_t quads = (run + 3) / 4, padded = (n + 3) / 4 * 4;
+  for (int64_t group = 0; group * rows < padded; ++group) {
+    const int64_t count = std::clamp<int64_t>(n - group * rows, 0, rows);
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t quad = 0; quad < quads; ++quad) {
+        uint32_t block[4] = {}, any = 0;
+        const int64_t left = run - 4 * quad;
+        for (int64_t c = 0; c < count; ++c) {
+          const int8_t* from = w + ((group * rows + c) * taps + tap) * run + 4 * quad;
+          left < 4 ? std::memcpy(block + c, from, static_cast<size_t>(left)) : std::memcpy(block + c, from, 4);
+          any |= block[c];
+        }
+        if (any != 0) found(tap * quads + quad, block);
+      }
+    after(group);
+  }
+}
+
+// How many blocks of `rows` channels are not zero.
+int64_t blocks_of(const int8_t* w, int64_t n, int64_t taps, int64_t run, int rows) {
+  int64_t count = 0;
+  each_block(w, n, taps, run, rows, [&](int64_t, const uint32_t*) { ++count; }, [](int64_t) {});
+  return count;
+}
+
 }  // namespace
 
-std::span<const SpmmI8Kernel> spmm_i8_kernels() { return kTable; }
+void SpmmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, SpmmI8Weights& out) const {
+  const int rows = block_rows;
+  const int64_t padded = (n + 3) / 4 * 4;
+  const auto count = static_cast<size_t>(blocks_of(w, n, taps, run, rows));
+  const size_t block_bytes = static_cast<size_t>(rows) * 4;
+  out.kernel = this;
+  out.n = n, out.taps = taps, out.run = run;
+  out.starts = Buffer((static_cast<size_t>(padded / rows) + 1) * sizeof(int32_t));
+  out.quads = Buffer(count * sizeof(uint16_t));
+  out.values = Buffer(count * block_bytes);
+  out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
+  int32_t block = 0;
+  out.starts.as<int32_t>()[0] = 0;
+  each_block(
+      w, n, taps, run, rows,
+      [&](int64_t quad, const uint32_t* values) {
+        out.quads.as<uint16_t>()[block] = static_cast<uint16_t>(quad);
+        std::memcpy(out.values.as<int8_t>() + static_cast<size_t>(block) * block_bytes, values, block_bytes);
+        ++block;
+      },
+      [&](int64_t group) { out.starts.as<int32_t>()[group + 1] = block; });
+  for (int64_t c = 0; c < padded; ++c) {
+    int32_t sum = 0;
+    for (int64_t k = 0; c < n && k < taps * run; ++k) sum += w[c * taps * run + k];
+    out.column_sums.as<int32_t>()[c] = sum;
+  }
+}
+
+int64_t SpmmI8Kernel::tasks(const SpmmI8Args& args, int threads) {
+  if (threads <= 1) return 1;
+  const SpmmI8Weights& weights = *args.weights;
+  const int64_t work = args.grid.rows() * static_cast<int64_t>(weights.values.bytes());
+  return std::clamp<int64_t>(work / Cut::kTaskWork, 1, threads);
+}
+
+void SpmmI8Kernel::run(const SpmmI8Args& args, int64_t task, int64_t tasks) {
+  if (args.grid.rows() == 0) return;
+  if (is_row(args)) return run_row(args, task, tasks);
+  Run(args, tasks, args.scratch + static_cast<size_t>(task) * spmm_i8_scratch(*args.weights)).task(task, tasks);
+}
 
 bool may_be_sparse(const int8_t* w, int64_t size) {
   constexpr int64_t kOneOf = 16;
@@ -323,7 +355,7 @@ bool may_be_sparse(const int8_t* w, int64_t size) {
 
 size_t spmm_i8_scratch(const SpmmI8Weights& weights) {
   const int64_t quads = weights.taps * quads_of(weights);
-  const int64_t least = quads * weights.kernel->lanes * 4;  // planes of a single vector of rows
+  const int64_t least = quads * weights.kernel->lanes() * 4;  // planes of a single vector of rows
   return static_cast<size_t>(aligned(quads * 4) + kPanel * 4 * kMaxRows + kPanel * kMaxRows +
                              std::max(kPlaneBytes, aligned(least)));
 }
@@ -334,15 +366,14 @@ const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t 
   const int64_t quads = taps * ceil_div(run, 4), size = n * taps * run;
   if (quads > SpmmI8Weights::kMaxQuads || !may_be_sparse(w, size) || std::find(w, w + size, -128) != w + size)
     return nullptr;
-  const auto first = std::find_if(std::begin(kTable), std::end(kTable),
-                                  [&](const SpmmI8Kernel& kernel) { return runs_on(kernel.isa, cap); });
+  const Isa isa = best_of(spmm_i8_kernels(), cap).isa;
   const SpmmI8Kernel* best = nullptr;
   double least = kWorth * dense_cost;
-  for (const SpmmI8Kernel& kernel : kTable) {
-    if (kernel.isa != first->isa) continue;
-    const auto blocks = static_cast<double>(blocks_of(w, n, taps, run, kernel.block_rows));
-    const double estimate = cost(kernel, blocks, n, taps * run, rows > 0 ? rows : kTypicalRows);
-    if (estimate < least) best = &kernel, least = estimate;
+  for (const SpmmI8Kernel* kernel : spmm_i8_kernels()) {
+    if (kernel->isa != isa) continue;
+    const auto blocks = static_cast<double>(blocks_of(w, n, taps, run, kernel->block_rows));
+    const double estimate = cost(*kernel, blocks, n, taps * run, rows > 0 ? rows : kTypicalRows);
+    if (estimate < least) best = kernel, least = estimate;
   }
   return best;
 }

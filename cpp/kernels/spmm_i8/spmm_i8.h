@@ -86,19 +86,19 @@ struct SpmmI8Tiles {
   void (*row)(const SpmmI8Row&, const OutputTile&);  // writes one row of an OutputTile
 };
 
-struct SpmmI8Kernel {
-  const char* name;
-  Isa isa;
-  int block_rows, lanes, vectors;  // channels of a block; rows of a vector; vectors of a tile
-  double product_cost;             // a vector times a channel of a block, where the dense kernel takes 1
-  const SpmmI8Tiles* tiles;
-  void (*pack)(const SpmmI8Kernel&, const int8_t* w, int64_t n, int64_t taps, int64_t run,
-               SpmmI8Weights& out);                  // w row-major [n][taps][run], no -128
-  int64_t (*tasks)(const SpmmI8Args&, int threads);  // at most `threads`
-  void (*run)(const SpmmI8Args&, int64_t task, int64_t tasks);
+struct SpmmI8Kernel : KernelRow {
+  int block_rows;       // channels of a block
+  int vectors;          // of a tile; as many rows in each as the instruction set has lanes
+  double product_cost;  // a vector times a channel of a block, where the dense kernel takes 1
+  SpmmI8Tiles tiles;
+  constexpr int64_t lanes() const { return info_of(isa).lanes; }
+  void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run,
+            SpmmI8Weights& out) const;                   // w row-major [n][taps][run], no -128
+  static int64_t tasks(const SpmmI8Args&, int threads);  // at most `threads`
+  static void run(const SpmmI8Args&, int64_t task, int64_t tasks);
 };
+KernelTable<SpmmI8Kernel> spmm_i8_kernels();
 
-std::span<const SpmmI8Kernel> spmm_i8_kernels();  // the table, best first
 // The best row for weights [n][taps][run] and a typical grid.rows() (0: unknown), or null where the dense kernels,
 // whose best costs gemm_i8_cost(), are faster.
 const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t taps, int64_t run, int64_t rows,

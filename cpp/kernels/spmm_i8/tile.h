@@ -3,9 +3,9 @@
 // files only: everything has internal linkage.
 #pragma once
 
-#include "kernels/spmm_i8/tiles.h"
+#include "kernels/spmm_i8/spmm_i8.h"
 #include "kernels/store.h"
-#include "kernels/unroll.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {

@@ -1,10 +1,10 @@
 // u8 x s8 without a dot-product instruction, yet exact: planes hold x shifted to s8, and x * w = |x| * (w with the sign
 // of x). With |x| <= 128 and |w| <= 127 a pair is at most 32512, which 16 bits hold.
 #if !defined(__AVX2__) || defined(__AVX512F__)
-#error "compile with the flags of avx2 in cpp/isa.cmake"
+#error "compile this with the features of avx2 in base/cpu.h"
 #endif
-#include "kernels/spmm_i8/planes256.h"
 #include "kernels/spmm_i8/tile.h"
+#include "kernels/spmm_i8/x86_256.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -27,7 +27,11 @@ struct Signed256 : Planes256 {
 
 }  // namespace
 
-constinit const SpmmI8Tiles spmm_i8_avx2_1x4 = tiles<Signed256, 1, 1, 2>();
-constinit const SpmmI8Tiles spmm_i8_avx2_4x4 = tiles<Signed256, 4, 1, 2>();
+// 8 accumulators, two vectors of x and their magnitudes. The sign of x goes to w for each product, where the dense
+// kernel packs it once a row.
+extern constinit const SpmmI8Kernel spmm_i8_avx2_4x4 = {
+    {"avx2_sparse4x4", Isa::avx2}, 4, 2, 1.5, tiles<Signed256, 4, 1, 2>()};
+extern constinit const SpmmI8Kernel spmm_i8_avx2_1x4 = {
+    {"avx2_sparse1x4", Isa::avx2}, 1, 2, 2.1, tiles<Signed256, 1, 1, 2>()};
 
 }  // namespace lowbit::kernels

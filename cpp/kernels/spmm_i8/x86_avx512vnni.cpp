@@ -1,9 +1,9 @@
 // vpdpbusd on 512 bits: u8 x s8, four products a lane, exact (it does not saturate).
 #if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
-#error "compile with the flags of avx512vnni in cpp/isa.cmake"
+#error "compile this with the features of avx512vnni in base/cpu.h"
 #endif
-#include "kernels/avx512.h"
 #include "kernels/spmm_i8/tile.h"
+#include "simd/vectors512.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -89,7 +89,12 @@ struct Vnni512 : Avx512 {
 
 }  // namespace
 
-constinit const SpmmI8Tiles spmm_i8_avx512vnni_1x4 = tiles<Vnni512, 1, 1, 2, 3, 4, 5, 6>();
-constinit const SpmmI8Tiles spmm_i8_avx512vnni_4x4 = tiles<Vnni512, 4, 1, 2, 3, 4, 5, 6>();
+// 24 accumulators, 6 vectors of x, one of weights. A vector of x is loaded once for four channels, from L2 if need be,
+// so that the products are the limit. Channels in lanes, the other way, would waste most of a 4x4 block.
+extern constinit const SpmmI8Kernel spmm_i8_avx512vnni_4x4 = {
+    {"avx512vnni_sparse4x4", Isa::avx512vnni}, 4, 6, 1.1, tiles<Vnni512, 4, 1, 2, 3, 4, 5, 6>()};
+// A load for each product: the limit is L2.
+extern constinit const SpmmI8Kernel spmm_i8_avx512vnni_1x4 = {
+    {"avx512vnni_sparse1x4", Isa::avx512vnni}, 1, 6, 2.7, tiles<Vnni512, 1, 1, 2, 3, 4, 5, 6>()};
 
 }  // namespace lowbit::kernels

@@ -1,9 +1,9 @@
 // vpdpbusd on 256 bits, for CPUs that have it without AVX-512.
 #if !defined(__AVXVNNI__) || defined(__AVX512F__)
-#error "compile with the flags of avxvnni in cpp/isa.cmake"
+#error "compile this with the features of avxvnni in base/cpu.h"
 #endif
-#include "kernels/spmm_i8/planes256.h"
 #include "kernels/spmm_i8/tile.h"
+#include "kernels/spmm_i8/x86_256.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -20,7 +20,9 @@ struct Vnni256 : Planes256 {
 
 }  // namespace
 
-constinit const SpmmI8Tiles spmm_i8_avxvnni_1x4 = tiles<Vnni256, 1, 1, 2, 3>();
-constinit const SpmmI8Tiles spmm_i8_avxvnni_4x4 = tiles<Vnni256, 4, 1, 2, 3>();
+extern constinit const SpmmI8Kernel spmm_i8_avxvnni_4x4 = {
+    {"avxvnni_sparse4x4", Isa::avxvnni}, 4, 3, 1.1, tiles<Vnni256, 4, 1, 2, 3>()};
+extern constinit const SpmmI8Kernel spmm_i8_avxvnni_1x4 = {
+    {"avxvnni_sparse1x4", Isa::avxvnni}, 1, 3, 2.7, tiles<Vnni256, 1, 1, 2, 3>()};
 
 }  // namespace lowbit::kernels

@@ -1,0 +1,27 @@
+// The families whose bodies are written over Lanes (simd/lanes.h) and soon compiled. They are instantiated together:
+// one file an instruction set fills one of these, for the tables.
+#pragma once
+
+#include "kernels/attention/attention.h"
+#include "kernels/blend/blend.h"
+#include "kernels/dwconv_f32/dwconv_f32.h"
+#include "kernels/eltwise/eltwise.h"
+#include "kernels/gather_i4/gather_i4.h"
+#include "kernels/norm/norm.h"
+#include "kernels/pool/pool.h"
+#include "kernels/rnn/rnn.h"
+
+namespace lowbit::kernels {
+
+struct LightKernels {
+  AttentionKernel attention;
+  BlendKernel blend;
+  DwconvF32Kernel dwconv_f32;
+  EltwiseKernel eltwise;
+  GatherI4Kernel gather_i4;
+  NormKernel norm;
+  PoolKernel pool;
+  RnnKernel rnn;
+};
+
+}  // namespace lowbit::kernels

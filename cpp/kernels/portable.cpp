@@ -1,0 +1,19 @@
+// The tables of architectures without kernels of their own.
+#include "kernels/tables.h"
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr const DwconvI8Kernel* kDwconvI8[] = {&dwconv_i8_scalar};
+constexpr const GemmF32Kernel* kGemmF32[] = {&gemm_f32_scalar};
+constexpr const GemmI4Kernel* kGemmI4[] = {&gemm_i4_scalar};
+constexpr const GemmI8Kernel* kGemmI8[] = {&gemm_i8_scalar};
+constexpr const PeakKernel* kPeak[] = {&peak_scalar};
+constexpr const SpmmI8Kernel* kSpmmI8[] = {&spmm_i8_scalar_4x4, &spmm_i8_scalar_1x4};
+constexpr const LightKernels* kLight[] = {&light_scalar};
+
+}  // namespace
+
+constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI8, kPeak, kSpmmI8, kLight};
+
+}  // namespace lowbit::kernels

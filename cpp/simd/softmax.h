@@ -1,0 +1,33 @@
+// The two halves of softmax over a row of adjacent floats, over Lanes. The order of the sum: kernels/eltwise/eltwise.h.
+#pragma once
+
+#include "simd/functions.h"
+
+namespace lowbit::kernels {
+namespace {
+
+// -inf of nothing. A NaN among x makes every comparison with it false: exp_and_divide carries it on.
+inline float highest_of(const float* x, int64_t n) {
+  Lanes highest = splat(-__builtin_inff());
+  int64_t done = 0;
+  for (; done + kLanes <= n; done += kLanes) highest = greater(load(x + done), highest);
+  float top = highest_lane(highest);
+  for (; done < n; ++done) top = x[done] > top ? x[done] : top;
+  return top;
+}
+
+// y = exp(x - top) / sum(exp(x - top)): all NaN if any x is, because exp(NaN - top) is NaN and so is the sum.
+inline void exp_and_divide(const float* x, float* y, int64_t n, float top) {
+  const Lanes shift = splat(top);
+  Lanes sums = splat(0.0f);
+  for_lanes(n, [&](int64_t i, auto count) {
+    const Lanes e = exp(load(x + i, count) - shift);
+    store(y + i, e, count);
+    sums = sums + load(y + i, count);  // zero past the end
+  });
+  const Lanes total = splat(sum_lanes(sums));
+  for_lanes(n, [&](int64_t i, auto count) { store(y + i, load(y + i, count) / total, count); });
+}
+
+}  // namespace
+}  // namespace lowbit::kernels
