@@ -47,7 +47,7 @@ def test_there_are_sources() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CPP)))
 def test_cpp_rooms(path: Path) -> None:
-    """base <- simd <- kernels <- graph <- bindings: a file includes only its own room's headers and those to the left."""
+    """base <- simd <- kernels <- graph <- bindings: a file includes headers of its own room and to the left."""
     room = path.relative_to(CPP).parts[0]
     for include in includes(path):
         if include.startswith(tuple(f"{name}/" for name in ROOMS)):

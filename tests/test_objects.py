@@ -7,8 +7,10 @@ The objects are those of the build in this checkout; where there is none, or an 
 
 from __future__ import annotations
 
+import json
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,15 +55,85 @@ def compiled(source: Path, folder: Path) -> Path:
     return target
 
 
+def test_each_instruction_set_has_its_line() -> None:
+    """kIsas is in the order of Isa."""
+    text = (CPP / "base" / "cpu.h").read_text()
+    names = re.findall(r'^ *{"(\w+)", "\w+", \d+, ', text, re.MULTILINE)
+    match = re.search(r"enum class Isa { (.+) };", text)
+    assert match
+    assert match[1].split(", ") == names
+
+
 def test_every_isa_source_has_flags() -> None:
     assert SOURCES
     assert {isa_of(source) for source in SOURCES} == set(isa_flags())
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the ISA sources are for x86-64")
+on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the ISA sources are for x86-64")
+
+
+@on_x86
 @pytest.mark.skipif(not (shutil.which("c++") and shutil.which("nm")), reason="needs c++ and nm")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(CPP)))
 def test_isa_objects_share_no_symbol(source: Path, tmp_path: Path) -> None:
     target = built(source) or compiled(source, tmp_path)
     listing = subprocess.run(["nm", "-C", target], check=True, capture_output=True, text=True).stdout
     assert [line for line in listing.splitlines() if re.search(r" [WVu] ", line)] == []
+
+
+NEW_ROW = """// A throw-away instruction set.
+#if !defined(__AVX512F__) || defined(__AVX512VNNI__)
+#error "not compiled with the features of avx512"
+#endif
+#include "kernels/gemm_f32/tile.h"
+#include "simd/vectors512.h"
+
+namespace lowbit::kernels {
+
+extern constinit const GemmF32Kernel gemm_f32_avx512_2x16 = {
+    {"avx512_2x16", Isa::avx512}, 2, 16, tiles<Avx512, 2, 1>()};
+
+}  // namespace lowbit::kernels
+"""
+THREE_FILES = {
+    "base/cpu.h": [
+        ("enum class Isa { scalar, ", "enum class Isa { scalar, avx512, "),
+        (
+            '    {"avx2", "x86", ',
+            '    {"avx512", "x86", 16, "avx2 fma f16c avx512f avx512bw avx512dq avx512vl"},\n    {"avx2", "x86", ',
+        ),
+    ],
+    "kernels/gemm_f32/x86_avx512.cpp": [("", NEW_ROW)],
+    "kernels/x86.cpp": [
+        ("extern const GemmF32Kernel ", "extern const GemmF32Kernel gemm_f32_avx512_2x16, "),
+        (" kGemmF32[] = {", " kGemmF32[] = {&gemm_f32_avx512_2x16, "),
+    ],
+}
+
+
+@on_x86
+@pytest.mark.skipif(not (shutil.which("c++") and shutil.which("nm") and shutil.which("cmake")), reason="needs cmake")
+def test_a_row_of_a_new_instruction_set_takes_three_files(tmp_path: Path) -> None:
+    """As docs/extending.md says: the build finds its flags, and the table of the architecture its row."""
+    shutil.copy(ROOT / "CMakeLists.txt", tmp_path)
+    shutil.copytree(CPP, tmp_path / "cpp")
+    for name, changes in THREE_FILES.items():
+        path = tmp_path / "cpp" / name
+        text = path.read_text() if path.exists() else ""
+        for before, after in changes:
+            assert before in text
+            text = text.replace(before, after, 1)
+        path.write_text(text)
+    build = tmp_path / "build"
+    subprocess.run(["cmake", "-S", tmp_path, "-B", build, "-DLOWBIT_PYTHON=OFF"], check=True, capture_output=True)
+    commands = {entry["file"]: entry["command"] for entry in json.loads((build / "compile_commands.json").read_text())}
+    symbols = {}
+    for source in ("kernels/gemm_f32/x86_avx512.cpp", "kernels/x86.cpp", "base/cpu.cpp"):
+        command = shlex.split(commands[str(tmp_path / "cpp" / source)])
+        command[command.index("-o") + 1] = str(build / "object.o")
+        subprocess.run(command, check=True, cwd=build)
+        listing = subprocess.run(["nm", build / "object.o"], check=True, capture_output=True, text=True).stdout
+        symbols[source] = set(re.findall(r" (\w) \w*gemm_f32_avx512_2x16", listing))
+    (defined,) = symbols["kernels/gemm_f32/x86_avx512.cpp"]
+    assert defined in "DR"
+    assert symbols["kernels/x86.cpp"] == {"U"}

@@ -116,6 +116,33 @@ class Unary(Bounds, total=False):
     alpha: float
     tasks: int
 
+class Attention(TypedDict, total=False):
+    """mask: [batch][heads][length][keys] of float32 or bool; strides of 0 repeat. threads: as many share the work."""
+
+    mask: _Array | None
+    scale: float
+    causal: bool
+    nan_if_empty: bool
+    threads: int
+
+class Norm(TypedDict, total=False):
+    """As in cpp/kernels/norm/norm.h; weight and bias [cycle * row / inner]."""
+
+    weight: _F32 | None
+    bias: _F32 | None
+    inner: int
+    cycle: int
+    eps: float
+    centered: bool
+    tasks: int
+
+class Blend(TypedDict, total=False):
+    """channels: of a pixel; counts: taps of each pixel; gap: elements behind a pixel's channels in the result."""
+
+    channels: int
+    counts: npt.NDArray[np.int32] | None
+    gap: int
+
 # Products [rows][pitch] of weights [n][taps][run] or [n][k]; four-bit codes are [n][ceil(k / 2)], two a byte, their
 # scales the bits of half floats [n][groups].
 
@@ -157,3 +184,26 @@ def binary(kernel: str, kind: str, a: _F32, b: _F32, y: _F32, *, tasks: int = 1)
 def unary(kernel: str, kind: str, x: _F32, **rest: Unpack[Unary]) -> _F32: ...
 def unary_kinds() -> list[str]: ...
 def softmax(kernel: str, x: _F32, *, tasks: int = 1) -> _F32: ...
+
+# Layers: q [batch][heads][length][depth], k and v [batch][key heads][keys][depth]; x [rows][row]; cells of `hidden`
+# units; pixels of x [rows][elements] at offsets [pixels][taps]; a row of a table of four-bit codes, packed as above.
+
+def attention(kernel: str, q: _F32, k: _F32, v: _F32, **rest: Unpack[Attention]) -> _F32: ...
+def norm(kernel: str, x: _F32, **rest: Unpack[Norm]) -> _F32: ...
+def lstm(kernel: str, gates: _F32, c: _F32) -> tuple[_F32, _F32]:
+    """The states c and h after a step, of gates [4 * hidden]."""
+
+def gru(kernel: str, x: _F32, s: _F32, before: _F32) -> _F32:
+    """The state after a step, of x and s [3 * hidden]."""
+
+def blend(
+    kernel: str,
+    x: _Array,
+    row_weights: _F32,
+    offsets: npt.NDArray[np.int64],
+    weights: _F32,
+    **rest: Unpack[Blend],
+) -> _Array: ...
+def gather_i4(
+    kernel: str, codes: _U8, scales: npt.NDArray[np.uint16], k: int, row: int, *, zero_points: _U8 | None = None
+) -> _F32: ...

@@ -24,6 +24,7 @@ using Array = py::array_t<T, py::array::c_style>;
 void bind_matrices(py::module_& m);
 void bind_images(py::module_& m);
 void bind_eltwise(py::module_& m);
+void bind_layers(py::module_& m);
 
 // The keywords of a call. Each is read by its name into what a kernel takes; one that nobody reads is refused.
 class Keywords {

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_kernels, m) {
   lowbit::bind_matrices(m);
   lowbit::bind_images(m);
   lowbit::bind_eltwise(m);
+  lowbit::bind_layers(m);
 }

@@ -33,6 +33,23 @@ app = typer.Typer(
 )
 console = Console()
 
+FAMILIES = {
+    "gemm_i8": "int8 matrix product, convolution",
+    "spmm_i8": "the same with weights mostly zero",
+    "gemm_i4": "four-bit matrix product, convolution",
+    "dwconv_i8": "int8 depthwise convolution",
+    "gemm_f32": "float32 matrix product, convolution",
+    "dwconv_f32": "float32 depthwise convolution",
+    "attention": "softmax of attention",
+    "pool": "pooling",
+    "norm": "normalization",
+    "rnn": "recurrent cells",
+    "blend": "resizing, sampling",
+    "gather_i4": "four-bit embedding",
+    "eltwise": "elementwise, conversions, copies",
+    "peak": "the machine's limits",
+}
+
 File = Annotated[Path, typer.Argument(help="A .lowbit file.", exists=True, dir_okay=False, show_default=False)]
 
 
@@ -67,20 +84,9 @@ def info() -> None:
 def _kernels(usable: Sequence[str]) -> Table:
     """The families' rows that `usable` instruction sets may run, best first."""
     table = heading("Kernels, best first", ("family", "kernels"))
-    families = {
-        "gemm_i8": "int8 matrix product, convolution",
-        "spmm_i8": "the same with weights mostly zero",
-        "gemm_i4": "four-bit matrix product, convolution",
-        "dwconv_i8": "int8 depthwise convolution",
-        "gemm_f32": "float32 matrix product, convolution",
-        "dwconv_f32": "float32 depthwise convolution",
-        "pool": "pooling",
-        "eltwise": "elementwise",
-    }
-    rows = _core.kernels()
-    for family, title in families.items():
-        names = [row["name"] for row in rows[family] if row["available"] and row["isa"] in usable]
-        table.add_row(title, ", ".join(names))
+    for family, rows in _core.kernels().items():
+        names = [row["name"] for row in rows if row["available"] and row["isa"] in usable]
+        table.add_row(FAMILIES.get(family, family), ", ".join(names))
     return table
 
 

@@ -1,0 +1,275 @@
+"""Every row of attention, norm, rnn, blend and gather_i4: near the exact values, and in a family the same bits.
+
+What is made of a few rounded operations in a stated order (blend, gather_i4) equals NumPy bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowbit import _core, _kernels
+
+Array = npt.NDArray[Any]
+TAILS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 200]))
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def rows_of(family: str) -> list[str]:
+    return [row["name"] for row in _core.kernels()[family] if row["available"]]
+
+
+def same_bits(family: str, results: dict[str, Array]) -> Array:
+    """The scalar row's result, which all others equal."""
+    truth = results["scalar"]
+    for name, y in results.items():
+        np.testing.assert_array_equal(y.view(np.uint8), truth.view(np.uint8), err_msg=f"{family} {name}")
+    return truth
+
+
+def test_every_family_ends_with_scalar_rows() -> None:
+    """So there is a kernel on every CPU, and something to compare the others with; no two rows have one name."""
+    for family, rows in _core.kernels().items():
+        assert rows[-1]["isa"] == "scalar", family
+        assert rows[-1]["available"], family
+        assert len({row["name"] for row in rows}) == len(rows), family
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array | None, scale: float, causal: bool, empty: float) -> Array:
+    """attention.h in float64."""
+    sharing = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, sharing, axis=1).astype(np.float64), np.repeat(v, sharing, axis=1).astype(np.float64)
+    s = q.astype(np.float64) @ k.swapaxes(2, 3) * scale
+    if mask is not None:
+        s = np.where(mask, s, -np.inf) if mask.dtype == bool else s + mask
+    if causal:
+        s = np.where(np.tri(*s.shape[2:], dtype=bool), s, -np.inf)
+    top = s.max(axis=3, keepdims=True, initial=-np.inf)
+    e = np.exp(s - np.where(np.isinf(top), 0.0, top))
+    total = e.sum(axis=3, keepdims=True)
+    return np.asarray(np.where(total == 0, empty, e / np.where(total == 0, 1.0, total)) @ v)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=SEEDS,
+    batch=st.integers(1, 2),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
+    length=st.one_of(st.integers(1, 20), st.just(70)),
+    keys=TAILS,
+    depth=st.integers(1, 20),
+    value_depth=st.integers(1, 35),
+    masked=st.sampled_from(["none", "floats", "bool", "one float a row", "one bool a row", "all dropped"]),
+    causal=st.booleans(),
+    threads=st.integers(1, 3),
+)
+def test_attention(
+    seed: int,
+    batch: int,
+    heads: tuple[int, int],
+    length: int,
+    keys: int,
+    depth: int,
+    value_depth: int,
+    masked: str,
+    causal: bool,
+    threads: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    q = rng.standard_normal((batch, heads[0], length, depth)).astype(np.float32)
+    k = rng.standard_normal((batch, heads[1], keys, depth)).astype(np.float32)
+    v = rng.standard_normal((batch, heads[1], keys, value_depth)).astype(np.float32)
+    shape = (batch, heads[0], length, 1 if masked.startswith("one") else keys)
+    mask: Array | None = None
+    if "float" in masked:
+        mask = rng.standard_normal(shape).astype(np.float32)
+    elif masked != "none":
+        mask = rng.random(shape) < (0.0 if masked == "all dropped" else 0.7)
+    if mask is not None:
+        mask = np.broadcast_to(mask, (batch, heads[0], length, keys))
+    results = {
+        name: _kernels.attention(name, q, k, v, mask=mask, scale=0.3, causal=causal, threads=threads)
+        for name in rows_of("attention")
+    }
+    expected = attention(q, k, v, mask, 0.3, causal, 0.0)
+    np.testing.assert_allclose(same_bits("attention", results), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_to_nothing_may_be_nan() -> None:
+    q = np.ones((1, 1, 3, 2), np.float32)
+    v = np.ones((1, 1, 5, 4), np.float32)
+    mask = np.ones((1, 1, 3, 5), bool)
+    mask[0, 0, 1] = False
+    for name in rows_of("attention"):
+        y = _kernels.attention(name, q, np.ones((1, 1, 5, 2), np.float32), v, mask=mask, nan_if_empty=True)
+        assert np.isnan(y[0, 0, 1]).all()
+        assert not np.isnan(y[0, 0, [0, 2]]).any()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=SEEDS,
+    rows=st.integers(1, 7),
+    channels=TAILS,
+    inner=st.sampled_from([1, 1, 1, 2, 9, 17, 64]),
+    cycle=st.integers(1, 3),
+    centered=st.booleans(),
+    weighted=st.booleans(),
+    biased=st.booleans(),
+    offset=st.sampled_from([0.0, 3.0, -300.0]),
+    tasks=st.integers(1, 3),
+)
+def test_norm(
+    seed: int,
+    rows: int,
+    channels: int,
+    inner: int,
+    cycle: int,
+    centered: bool,
+    weighted: bool,
+    biased: bool,
+    offset: float,
+    tasks: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((rows, channels * inner)) + offset).astype(np.float32)
+    weight = rng.standard_normal(cycle * channels).astype(np.float32) if weighted else None
+    bias = rng.standard_normal(cycle * channels).astype(np.float32) if biased else None
+    results = {
+        name: _kernels.norm(
+            name, x, weight=weight, bias=bias, inner=inner, cycle=cycle, eps=1e-3, centered=centered, tasks=tasks
+        )
+        for name in rows_of("norm")
+    }
+    exact = x.astype(np.float64)
+    exact = exact - exact.mean(axis=1, keepdims=True) if centered else exact
+    exact = exact / np.sqrt((exact**2).mean(axis=1, keepdims=True) + 1e-3)
+    turn = np.arange(rows) % cycle
+    if weight is not None:
+        exact = exact * np.repeat(weight.reshape(cycle, channels)[turn], inner, axis=1)
+    if bias is not None:
+        exact = exact + np.repeat(bias.reshape(cycle, channels)[turn], inner, axis=1)
+    np.testing.assert_allclose(same_bits("norm", results), exact, rtol=2e-5, atol=2e-5)
+
+
+def test_norm_of_long_rows() -> None:
+    """Sums of more than a block of 4,096 elements, whole and with a tail; equal elements give 0."""
+    for size in (4095, 4096, 4097, 13001):
+        x = np.random.default_rng(size).standard_normal((2, size)).astype(np.float32)
+        x[1] = 0.1
+        y = same_bits("norm", {name: _kernels.norm(name, x) for name in rows_of("norm")})
+        exact = x[0].astype(np.float64) - x[0].mean(dtype=np.float64)
+        np.testing.assert_allclose(y[0], exact / np.sqrt((exact**2).mean()), rtol=1e-5, atol=1e-5)
+    for name in rows_of("norm"):
+        assert not np.any(_kernels.norm(name, x[1:], eps=1e-5))
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, hidden=TAILS, scale=st.sampled_from([0.1, 1.0, 30.0]))
+def test_lstm(seed: int, hidden: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    gates = (rng.standard_normal(4 * hidden) * scale).astype(np.float32)
+    c = rng.standard_normal(hidden).astype(np.float32)
+    results = {name: np.stack(_kernels.lstm(name, gates, c)) for name in rows_of("rnn")}
+    i, f, g, o = gates.reshape(4, hidden)
+    state = sigmoid(f) * c + sigmoid(i) * np.tanh(g.astype(np.float64))
+    expected = np.stack([state, sigmoid(o) * np.tanh(state)])
+    np.testing.assert_allclose(same_bits("lstm", results), expected, rtol=2e-6, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, hidden=TAILS, scale=st.sampled_from([0.1, 1.0, 30.0]))
+def test_gru(seed: int, hidden: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, s = (rng.standard_normal((2, 3 * hidden)) * scale).astype(np.float32)
+    before = rng.standard_normal(hidden).astype(np.float32)
+    results = {name: _kernels.gru(name, x, s, before) for name in rows_of("rnn")}
+    (xr, xz, xn), (sr, sz, sn) = x.reshape(3, hidden), s.reshape(3, hidden)
+    fresh = np.tanh(xn + sigmoid(xr + sr) * sn)
+    expected = fresh + sigmoid(xz + sz) * (before - fresh)
+    np.testing.assert_allclose(same_bits("gru", results), expected, rtol=1e-5, atol=2e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=SEEDS,
+    codes=st.booleans(),
+    rows=st.integers(1, 5),
+    pixels=st.integers(0, 9),
+    taps=st.integers(1, 6),
+    channels=TAILS,
+    counted=st.booleans(),
+    gap=st.integers(0, 3),
+)
+def test_blend(
+    seed: int, codes: bool, rows: int, pixels: int, taps: int, channels: int, counted: bool, gap: int
+) -> None:
+    """blend.h operation by operation; nothing is written behind a pixel's channels."""
+    rng = np.random.default_rng(seed)
+    size = channels * 7
+    x = rng.integers(0, 256, (rows, size)).astype(np.uint8) if codes else rng.standard_normal((rows, size))
+    x = x if codes else x.astype(np.float32)
+    row_weights = rng.uniform(-0.5, 1.5, rows).astype(np.float32)
+    offsets = rng.integers(0, size - channels + 1, (pixels, taps))
+    weights = rng.uniform(-0.3, 0.8, (pixels, taps)).astype(np.float32)
+    counts = rng.integers(0, taps + 1, pixels).astype(np.int32) if counted else None
+    expected = np.zeros((pixels, channels), np.float32)
+    for p in range(pixels):
+        count = taps if counts is None else counts[p]
+        products = [
+            (row_weights[i] * weights[p, k]) * x[i, offsets[p, k] :][:channels].astype(np.float32)
+            for i in range(rows)
+            for k in range(count)
+        ]
+        for i, product in enumerate(products):
+            expected[p] = product if i == 0 else expected[p] + product
+    for name in rows_of("blend"):
+        y = _kernels.blend(name, x, row_weights, offsets, weights, channels=channels, counts=counts, gap=gap)
+        wanted = np.rint(np.clip(expected, 0, 255)).astype(np.uint8) if codes else expected
+        np.testing.assert_array_equal(y[:, :channels], wanted, err_msg=name, strict=True)
+        assert np.all(np.ascontiguousarray(y[:, channels:]).view(np.uint8) == 0xA5), f"{name} wrote beyond"
+
+
+def test_blend_of_nan_is_the_code_zero() -> None:
+    for name in rows_of("blend"):
+        y = _kernels.blend(
+            name,
+            np.full((1, 20), 7, np.uint8),
+            np.ones(1, np.float32),
+            np.zeros((1, 1), np.int64),
+            np.full((1, 1), np.nan, np.float32),
+            channels=20,
+        )
+        assert not y.any()
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(seed=SEEDS, groups=st.integers(1, 4), half=st.integers(1, 70), odd=st.booleans())
+def test_gather_i4(zero_points: bool, seed: int, groups: int, half: int, odd: bool) -> None:
+    """gather_i4.h is exact: one product a number."""
+    rng = np.random.default_rng(seed)
+    group_size = 2 * half - 1 if odd else 2 * half
+    groups = 1 if odd else groups
+    k, n = groups * group_size, 3
+    codes = rng.integers(0, 16, (n, k)).astype(np.uint8)
+    scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float16)
+    zeros = rng.integers(0, 16, (n, groups)).astype(np.uint8) if zero_points else None
+    even = np.pad(codes, ((0, 0), (0, k % 2)))
+    packed = np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
+    middle = np.full((n, groups), 8, np.uint8) if zeros is None else zeros
+    centred = codes.astype(np.float32) - np.repeat(middle.astype(np.float32), group_size, axis=1)
+    expected = (centred * np.repeat(scales.astype(np.float32), group_size, axis=1)).astype(np.float32)
+    for name in rows_of("gather_i4"):
+        for row in range(n):
+            y = _kernels.gather_i4(name, packed, scales.view(np.uint16), k, row, zero_points=zeros)
+            np.testing.assert_array_equal(y, expected[row], err_msg=name, strict=True)
