@@ -6,9 +6,13 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. tests/test_
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import typer.main
@@ -16,6 +20,7 @@ import typer.main
 from lowbit.cli.commands import app
 from lowbit.graph.ir import DTYPES
 from lowbit.ops import FAMILIES, Attr, Op
+from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -128,6 +133,37 @@ def _attribute(name: str, attr: Attr) -> str:
     return f"{name}{known}" + (f"{' or' if known else ':'} {', '.join(choices)}" if choices else "")
 
 
+def meta() -> str:
+    """The keys of `Meta`, with the texts behind its fields."""
+    tree = ast.parse(inspect.getsource(Meta)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    texts = {
+        str(getattr(each.target, "id", "")): after.value.value
+        for each, after in itertools.pairwise(tree.body)
+        if isinstance(each, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    }
+    known = [each for each in dataclasses.fields(Meta) if each.name != "more"]
+    return table(
+        ("key", "value", ""), [(f"`{each.name}`", _kind(str(each.type)), str(texts[each.name])) for each in known]
+    )
+
+
+def _kind(annotation: str) -> str:
+    """How JSON says a field's type."""
+    plain = annotation.removesuffix(" | None")
+    if plain.startswith("tuple["):
+        item = plain.removeprefix("tuple[").removesuffix(", ...]")
+        rows = {each.__name__: each for each in (Decision, Kept, Evaluation)}
+        if item not in rows:
+            return f"a list of {_kind(item)}s"
+        return f"a list of `{{{', '.join(map(_key, dataclasses.fields(rows[item])))}}}`"
+    return {"str": "text", "float": "number", "int": "number"}.get(plain, "object")
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    return f'"{field.name}"' + ("" if field.default is dataclasses.MISSING else "?")
+
+
 def where(word: str) -> str:
     """The sources that name something."""
     files = [path for folder in ("python", "cpp", "tests") for path in sorted((ROOT / folder).rglob("*"))]
@@ -137,7 +173,7 @@ def where(word: str) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    each.__name__: each for each in (example, figures, commands, examples, operators, where)
+    each.__name__: each for each in (example, figures, commands, examples, operators, meta, where)
 }
 
 

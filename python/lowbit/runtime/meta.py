@@ -60,9 +60,11 @@ class Meta:
     """
 
     producer: str = "lowbit"
+    """The writer's name and version."""
     name: str = ""
     """The class of the module."""
     scheme: str = ""
+    """The scheme's name, or the patterns with theirs."""
     target: str | None = None
     """The instruction set for which layers were chosen."""
     signature: Mapping[str, Any] | None = None
@@ -70,11 +72,15 @@ class Meta:
     output: Mapping[str, Any] | None = None
     """The tree of what a call returns. None: the graph's outputs."""
     decisions: tuple[Decision, ...] = ()
+    """What became of each layer, and why."""
     sparsity: tuple[Kept, ...] = ()
+    """The layers with sparse weights."""
     evaluations: tuple[Evaluation, ...] = ()
+    """Each score that the caller's function gave."""
     max_drop: float | None = None
     """How far the score was allowed to fall."""
     notes: tuple[str, ...] = ()
+    """What the user should know about the model as a whole."""
     writes: tuple[str, ...] = ()
     """Inputs and buffers that the module writes to, and calls of the graph do not."""
     more: Mapping[str, Any] = field(default_factory=dict)
