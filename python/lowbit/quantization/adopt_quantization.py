@@ -24,7 +24,7 @@ from ..runtime.meta import Decision
 from .fuse_requantize import MOVES_CODES, Emitter, Layer, put_layer
 from .known_weights import KnownWeights
 from .plan import can_follow, in_torch
-from .quantize import Quantized, put_follower
+from .quantize import Quantized, put_other
 
 KEPT = "came quantized: its scales, zero points and codes are kept"
 
@@ -108,7 +108,7 @@ class _Adopter:
         if node.op in LAYERS:
             done = self._put_layer(named)
         else:
-            done = all(name in self._coded for name in named.inputs) and self._put_follower(node, named)
+            done = all(name in self._coded for name in named.inputs) and self._put_other(node, named)
         if done:
             self.kept.add(node.name)
         return done
@@ -129,14 +129,14 @@ class _Adopter:
             self._coded.add(node.outputs[0])
         return True
 
-    def _put_follower(self, node: Node, named: Node) -> bool:
+    def _put_other(self, node: Node, named: Node) -> bool:
         if len(node.outputs) != 1 or not can_follow(self.graph, node):
             return False
         activation = self._clip_after(node)
         out = (activation or node).outputs[0]
         if out not in self._quants:
             return False
-        put_follower(self._emit, named, activation)
+        put_other(self._emit, named, activation)
         self._coded.add(out)
         if activation is not None:
             self._taken.add(activation.name)

@@ -107,7 +107,7 @@ class Costs:
         coded = self._rates.slope if is_slope else self._rates.table
         return size * coded / 1e3, (self._rates.node + size * each) / 1e3
 
-    def follower(self, node: Node, is_coded: bool) -> float:
+    def other(self, node: Node, is_coded: bool) -> float:
         """Microseconds of a node that is no layer, about: what its output takes to write, as codes or floats."""
         size = math.prod(self.shape(node.outputs[0]))
         return (self._rates.node + size * self._rates.add / (4 if is_coded else 1)) / 1e3

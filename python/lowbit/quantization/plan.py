@@ -216,7 +216,7 @@ class _Search:
         floats = (self.costs.layer(node, dynamic=False).float32 + self._floats(node) for node in kept)
         counted = {node.name for node in self._behind.values()}
         moves = (node for node in self.graph if node.op not in LAYERS and node.name not in counted)
-        others = (self.costs.follower(node, node.name in choice.int8) for node in moves if can_follow(self.graph, node))
+        others = (self.costs.other(node, node.name in choice.int8) for node in moves if can_follow(self.graph, node))
         return self._spent(choice, set(self.priced)) + sum(floats) + sum(others)
 
     def _floats(self, layer: Node) -> float:
@@ -234,7 +234,7 @@ class _Search:
 
     def _of(self, layers: frozenset[str]) -> _Choice:
         static = set(layers - set(self.by_row))
-        int8 = layers | _followers(self.graph, self.costs, static, self.floats)
+        int8 = layers | _others(self.graph, self.costs, static, self.floats)
         activations = _activations(self.graph, set(int8) - set(self.by_row))
         totals = {name: self._total(name, set(int8), activations.get(name)) for name in self.priced}
         return _Choice(layers=layers, int8=set(int8), activations=activations, totals=totals)
@@ -299,7 +299,7 @@ def _borders(graph: Graph, node: Node, cost: Cost, int8: set[str], dynamic: Cont
     return total
 
 
-def _followers(graph: Graph, costs: Costs, layers: set[str], floats: Container[str]) -> set[str]:
+def _others(graph: Graph, costs: Costs, layers: set[str], floats: Container[str]) -> set[str]:
     """The nodes, layers and `floats` aside, whose inputs come as codes and whose output somebody wants as codes.
 
     layers: those that work on codes with static ranges.

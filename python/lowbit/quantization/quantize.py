@@ -500,10 +500,10 @@ def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer
         slope = None if activation is None else layer_slope(plan.graph, node, activation)
         emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation, slope=slope)
     else:
-        put_follower(emit, node, activation)
+        put_other(emit, node, activation)
 
 
-def put_follower(emit: Emitter, node: Node, activation: Node | None = None) -> None:
+def put_other(emit: Emitter, node: Node, activation: Node | None = None) -> None:
     """A node that is no layer, on codes; a sum or product with the function or clip after it."""
     if is_function(emit.graph, node) or is_channel_function(emit.graph, node):
         emit_.put_function(emit, node)
