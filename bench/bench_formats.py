@@ -18,11 +18,11 @@ import numpy as np
 
 from bench_minilm import encoder
 from lowbit.graph.ir import Array, Graph, Node, Value, Weight
+from lowbit.graph.weights import stored as as_stored
 from lowbit.quantization.cost import MeasuredCosts
 from lowbit.quantization.four_bits import group_size
 from lowbit.quantization.round_groups import round_groups
 from lowbit.quantization.round_weights import round_nearest
-from lowbit.runtime.format import stored_bytes
 
 SIZE = 4096
 FORMATS = {"int8": -1, "int4-channel": 0, "int4": 128, "int4-g64": 64, "int4-g32": 32}
@@ -58,7 +58,7 @@ def error_and_bits(layers: list[Array], group: int, symmetric: bool) -> tuple[fl
             rounded, stored = made.weight, made.as_weight()
         noise += float(np.square(rounded - weight).sum())
         signal += float(np.square(weight, dtype=np.float64).sum())
-        size += 8.0 * stored_bytes(stored)
+        size += 8.0 * as_stored(stored).bytes
     return (noise / signal) ** 0.5, size / sum(weight.size for weight in layers)
 
 

@@ -65,7 +65,7 @@ def measure(layer: Layer, peers: Sequence[str], roof: Roofline, *, threads: int,
             raise ValueError(f"{name}: {quality:.1f} dB")
     turns = {"lowbit": turn(layer, caller(session, layer)), INT8: turn(layer, caller(eight, layer))}
     turns |= {name: turn(layer, peer.call) for name, peer in there.items()}
-    parts = {KERNEL: "linear_i4", QUANTIZING: "dynamic_quantize"}
+    parts = {KERNEL: "quantized_linear", QUANTIZING: "dynamic_quantize"}
     turns |= {name: step_timer(session, layer, op) for name, op in parts.items()}
     return Result(times=take_turns(turns, rounds=rounds), limit=limit(session, layer, roof))
 
@@ -99,7 +99,7 @@ def turn(layer: Layer, call: Callable[[], object]) -> Callable[[], float]:
 
 def limit(session: Session, layer: Layer, roof: Roofline) -> Limit:
     """What binds a copy's product; copies come from DRAM."""
-    row = steps(session, layer, "linear_i4", repeats=1)[0]
+    row = steps(session, layer, "quantized_linear", repeats=1)[0]
     if layer.copies == 1:
         return row.limit(roof)
     return Limit(seconds=row.bytes / roof.memory[-1].bandwidth, name=roof.memory[-1].name)

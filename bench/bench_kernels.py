@@ -31,7 +31,7 @@ LAST = torch.channels_last
 def torch_calls(case: Case) -> dict[str, Call]:
     """The same layer in torch."""
     x, w = torch.randn(case.x), torch.randn(case.w)
-    if case.op == "conv2d_i8":
+    if case.op == "quantized_conv2d":
         window = {"stride": case.pair("stride"), "padding": case.pair("padding"), "groups": case.attrs["groups"]}
         conv = partial(torch.conv2d, x.to(memory_format=LAST), w.to(memory_format=LAST), **window)
         return {"torch float32": conv}

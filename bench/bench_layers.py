@@ -101,7 +101,7 @@ def single(case: Case) -> Case:
 def contestants(case: Case, peers: Sequence[str], threads: int) -> Iterator[tuple[str, Contestant]]:
     """The peers that are installed and know the layer."""
     for name in peers:
-        if case.op != "linear_i8" and name != "oneDNN":
+        if case.op != "quantized_linear" and name != "oneDNN":
             continue
         try:
             yield name, PEERS[name](case, threads)

@@ -151,7 +151,7 @@ def integer(model: ConvertedModel) -> dict[str, str]:
     graph = model.session.graph
     found = {}
     for node in graph.nodes:
-        if node.op in ("conv2d_i8", "linear_i8"):
+        if node.op in ("quantized_conv2d", "quantized_linear"):
             shapes = [graph.values[name].shape for name in (node.inputs[0], node.inputs[1], node.outputs[0])]
             found[node.name] = f"{node.op} {' '.join('x'.join(map(str, shape)) for shape in shapes)}"
     return found

@@ -50,7 +50,7 @@ class Layer:
             return alone(self.op, self.attrs, np.zeros(self.x, np.float32), w, channels)
         codes = Weight(codes=rng.integers(-127, 128, self.w).astype(np.int8), scales=np.ones(self.w[0], np.float32))
         attrs = {**self.attrs, "zero_point_x": 128, "zero_point_y": 128, "output": "u8" if form == "int8" else "f32"}
-        return alone(f"{self.op}_i8", attrs, np.zeros(self.x, np.uint8), codes, channels, channels)
+        return alone(f"quantized_{self.op}", attrs, np.zeros(self.x, np.uint8), codes, channels, channels)
 
 
 def seconds(graph: Graph, isa: str) -> float:

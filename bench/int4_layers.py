@@ -78,7 +78,7 @@ class Layer:
 
     def graph(self, bits: int) -> Graph:
         """For each copy, a node that quantizes the input and the layer, with weights of four or eight bits."""
-        op, values = f"linear_i{bits}", {"x": Value(dtype="f32", shape=(self.rows, self.depth))}
+        values = {"x": Value(dtype="f32", shape=(self.rows, self.depth))}
         constants: dict[str, Array | Weight] = {
             "multiplier": np.full(self.outputs, 1, np.float32),
             "bias": np.zeros(self.outputs, np.float32),
@@ -93,7 +93,7 @@ class Layer:
             rows, inputs = (codes, scale, zero), (codes, w, "multiplier", "bias", "", "", scale, zero)
             for kind, read, made, attrs in (
                 ("dynamic_quantize", ("x",), rows, {"granularity": "row"}),
-                (op, inputs, (y,), {"output": "f32"}),
+                ("quantized_linear", inputs, (y,), {"output": "f32"}),
             ):
                 nodes.append(Node(op=kind, name=f"{kind} {copy}", inputs=read, outputs=made, attrs=attrs))
         values |= {name: constant_value(constant) for name, constant in constants.items()}
@@ -101,9 +101,7 @@ class Layer:
         return Graph(inputs=("x",), outputs=outputs, values=values, nodes=tuple(nodes), constants=constants)
 
     def _four_bits(self, copy: int) -> Weight:
-        return Weight(
-            codes=self.codes(copy), scales=self.scales(copy), bits=4, group_size=self.group, packing="nibbles"
-        )
+        return Weight(codes=self.codes(copy), scales=self.scales(copy), bits=4, group_size=self.group)
 
     def _eight_bits(self, copy: int) -> Weight:
         """The codes times 15, so that they have eight bits."""

@@ -52,7 +52,7 @@ def onednn(case: Case, threads: int) -> Contestant:
     torch.set_num_threads(threads)
     x = torch.from_numpy(case.codes)
     x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
-    make = _onednn_linear if case.op == "linear_i8" else _onednn_conv
+    make = _onednn_linear if case.op == "quantized_linear" else _onednn_conv
     calls = [make(case, x, torch.from_numpy(case.copy(number))) for number in range(case.copies)]
     output = calls[0]().contiguous().numpy()
     return Contestant(output=output, turn=partial(_onednn_seconds, calls, _onednn_repeats(calls)))

@@ -123,7 +123,7 @@ class Case:
 
 def product(m: int, n: int, k: int, *, copies: int = 1) -> Case:
     """[m, k] x [n, k]."""
-    return Case(op="linear_i8", x=(m, k), w=(n, k), y=(m, n), attrs={}, copies=copies)
+    return Case(op="quantized_linear", x=(m, k), w=(n, k), y=(m, n), attrs={}, copies=copies)
 
 
 def conv(channels: int, outputs: int, size: int, kernel: int, *, stride: int = 1, groups: int = 1) -> Case:
@@ -136,7 +136,7 @@ def conv(channels: int, outputs: int, size: int, kernel: int, *, stride: int = 1
         "groups": groups,
     }
     w = (outputs, channels // groups, kernel, kernel)
-    return Case(op="conv2d_i8", x=(1, channels, size, size), w=w, y=(1, outputs, out, out), attrs=attrs)
+    return Case(op="quantized_conv2d", x=(1, channels, size, size), w=w, y=(1, outputs, out, out), attrs=attrs)
 
 
 def steps(session: Session, case: Case, repeats: int) -> list[Row]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lowbit.graph import blocks
 from lowbit.graph.ir import Array, Dim, Graph, Node, Quant, Symbol, Value, Weight, replace
+from lowbit.graph.weights import shaped
 from lowbit.ops import constant_value, infer
 
 
@@ -44,13 +45,13 @@ class Maker:
         """depth: of a channel's weights in all, kernel included."""
         shape = (channels, depth // group_size)
         low = 0 if affine else -8
+        rows = self.rng.integers(low, low + 16, (channels, depth)).astype(np.int8)
         weight = Weight(
-            codes=self.rng.integers(low, low + 16, (channels, *kernel, depth // math.prod(kernel))).astype(np.int8),
+            codes=shaped(rows, (channels, depth // math.prod(kernel), *kernel)),
             scales=self.rng.uniform(0.01, 0.1, shape).astype(np.float16),
             zero_points=self.rng.integers(0, 16, shape).astype(np.uint8) if affine else None,
             bits=4,
             group_size=group_size,
-            packing="nibbles",
         )
         return self.constant(weight)
 
@@ -113,11 +114,15 @@ def volume_net() -> Graph:
         return m.constant(m.rng.uniform(1e-4, 2e-3, channels).astype(np.float32)), m.floats(channels, scale=20.0)
 
     codes = {"zero_point_x": 120, "zero_point_y": 7, "output": "u8"}
-    a = m.node("conv3d_i8", q, m.weight(4, 1, 1, 3, 3), *scaled(4), groups=4, padding=(0, 0, 1, 1, 1, 1), **codes)
+    a = m.node(
+        "quantized_conv3d", q, m.weight(4, 1, 1, 3, 3), *scaled(4), groups=4, padding=(0, 0, 1, 1, 1, 1), **codes
+    )
     codes["zero_point_x"] = 7
-    a = m.node("conv_transpose3d_i8", a, m.weight(4, 4, 3, 3, 2), *scaled(4), **up, **codes)
+    a = m.node("quantized_conv_transpose3d", a, m.weight(4, 4, 3, 3, 2), *scaled(4), **up, **codes)
     flat = m.node("reshape", a, shape=("batch", 12, 11, 7))
-    b = m.node("conv_transpose2d_i8", flat, m.weight(12, 1, 3, 3), *scaled(12), groups=12, stride=(2, 3), **codes)
+    b = m.node(
+        "quantized_conv_transpose2d", flat, m.weight(12, 1, 3, 3), *scaled(12), groups=12, stride=(2, 3), **codes
+    )
     c = m.node(
         "conv_transpose2d", m.node("reshape", y, shape=("batch", 18, 11, 7)), m.floats(5, 18, 2, 2), stride=(2, 2)
     )
@@ -134,11 +139,11 @@ def integer_net() -> Graph:
     def scaled(channels: int) -> tuple[str, str]:
         return m.constant(m.rng.uniform(1e-4, 2e-3, channels).astype(np.float32)), m.floats(channels, scale=20.0)
 
-    a = m.node("conv2d_i8", y, m.weight(8, 4, 3, 3), *scaled(8), padding=(1, 0, 2, 1), stride=(2, 2), **conv)
+    a = m.node("quantized_conv2d", y, m.weight(8, 4, 3, 3), *scaled(8), padding=(1, 0, 2, 1), stride=(2, 2), **conv)
     conv["zero_point_x"] = 7
-    b = m.node("conv2d_i8", a, m.weight(8, 1, 3, 3), *scaled(8), padding=PAD1, groups=8, lo=7, **conv)
+    b = m.node("quantized_conv2d", a, m.weight(8, 1, 3, 3), *scaled(8), padding=PAD1, groups=8, lo=7, **conv)
     c = m.node(
-        "conv2d_i8",
+        "quantized_conv2d",
         b,
         m.weight(8, 4, 1, 1),
         *scaled(8),
@@ -153,7 +158,7 @@ def integer_net() -> Graph:
         **conv,
     )
     d = m.node(
-        "add_i8",
+        "quantized_add",
         c,
         m.node("lookup", a, m.constant(m.rng.integers(0, 256, (8, 256)).astype(np.uint8))),
         zero_point_a=7,
@@ -162,11 +167,11 @@ def integer_net() -> Graph:
         multiplier_b=0.3,
         zero_point_y=9,
     )
-    gate = m.node("adaptive_avg_pool2d_i8", c, output_size=(1, 1), zero_point_x=7, multiplier=1.0, output="u8")
-    d = m.node("mul_i8", d, gate, zero_point_a=9, zero_point_b=0, multiplier=0.01, zero_point_y=9)
+    gate = m.node("quantized_adaptive_avg_pool2d", c, output_size=(1, 1), zero_point_x=7, multiplier=1.0, output="u8")
+    d = m.node("quantized_mul", d, gate, zero_point_a=9, zero_point_b=0, multiplier=0.01, zero_point_y=9)
     e = m.node("max_pool2d", d, kernel=(2, 2), stride=(1, 1), padding=(0, 1, 1, 0), dilation=(1, 1))
     f = m.node(
-        "avg_pool2d_i8",
+        "quantized_avg_pool2d",
         e,
         kernel=(3, 2),
         stride=(2, 2),
@@ -178,12 +183,18 @@ def integer_net() -> Graph:
         ceil_mode=1,
     )
     g = m.node(
-        "adaptive_avg_pool2d_i8", f, output_size=(1, 1), zero_point_x=9, multiplier=0.9, output="u8", zero_point_y=4
+        "quantized_adaptive_avg_pool2d",
+        f,
+        output_size=(1, 1),
+        zero_point_x=9,
+        multiplier=0.9,
+        output="u8",
+        zero_point_y=4,
     )
     h = m.node("reshape", g, shape=("batch", 8))
-    i = m.node("linear_i8", h, m.weight(6, 8), *scaled(6), zero_point_x=4, output="u8", zero_point_y=128)
-    j = m.node("linear_i8", i, m.weight(5, 6), *scaled(5), zero_point_x=128, output="f32", min=-50.0)
-    k = m.node("adaptive_avg_pool2d_i8", e, output_size=(2, 2), zero_point_x=9, multiplier=0.05, output="f32")
+    i = m.node("quantized_linear", h, m.weight(6, 8), *scaled(6), zero_point_x=4, output="u8", zero_point_y=128)
+    j = m.node("quantized_linear", i, m.weight(5, 6), *scaled(5), zero_point_x=128, output="f32", min=-50.0)
+    k = m.node("quantized_adaptive_avg_pool2d", e, output_size=(2, 2), zero_point_x=9, multiplier=0.05, output="f32")
     return m.graph(j, m.node("dequantize", i, scale=0.2, zero_point=128), k)
 
 
@@ -194,17 +205,27 @@ def dynamic_net() -> Graph:
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
     multiplier = m.constant(m.rng.uniform(0.01, 0.1, 4).astype(np.float32))
     y = m.node(
-        "conv2d_i8", codes, m.weight(4, 3, 3, 3), multiplier, m.floats(4), "", "", scale, zero, output="f32", min=0.0
+        "quantized_conv2d",
+        codes,
+        m.weight(4, 3, 3, 3),
+        multiplier,
+        m.floats(4),
+        "",
+        "",
+        scale,
+        zero,
+        output="f32",
+        min=0.0,
     )
     y = m.node("transpose", y, perm=(0, 2, 3, 1))
     codes, scale, zero = m.node("dynamic_quantize", y, outputs=3, granularity="row")
     multiplier = m.constant(m.rng.uniform(0.01, 0.1, 7).astype(np.float32))
-    y = m.node("linear_i8", codes, m.weight(7, 4), multiplier, m.floats(7), "", "", scale, zero, output="f32")
+    y = m.node("quantized_linear", codes, m.weight(7, 4), multiplier, m.floats(7), "", "", scale, zero, output="f32")
     factors = m.constant(m.rng.uniform(0.1, 2.0, 7).astype(np.float32))
     codes, scale, zero = m.node("dynamic_quantize", y, factors, outputs=3, granularity="row")
     multiplier = m.constant(m.rng.uniform(0.01, 0.1, 3).astype(np.float32))
     return m.graph(
-        m.node("linear_i8", codes, m.weight(3, 7), multiplier, m.floats(3), "", "", scale, zero, output="f32")
+        m.node("quantized_linear", codes, m.weight(3, 7), multiplier, m.floats(3), "", "", scale, zero, output="f32")
     )
 
 
@@ -216,19 +237,20 @@ def four_bit_net() -> Graph:
     scaled = [m.constant(m.rng.uniform(0.2, 0.5, n).astype(np.float32)) for n in (40, 40, 9, 7)]
     codes = m.node("quantize", x, scale=0.05, zero_point=120)
     a = m.node(
-        "linear_i4", codes, m.nibbles(40, 32, 8), scaled[0], m.floats(40), zero_point_x=120, output="u8",
+        "quantized_linear", codes, m.nibbles(40, 32, 8), scaled[0], m.floats(40), zero_point_x=120, output="u8",
         zero_point_y=128, lo=3,
     )  # fmt: skip
     b = m.node(
-        "linear_i4", a, m.nibbles(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), "", "", m.floats(40),
+        "quantized_linear", a, m.nibbles(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), "", "",
+        m.floats(40),
         zero_point_x=128, output="u8", zero_point_y=100, residual_multiplier=0.5, residual_zero_point=128,
     )  # fmt: skip
-    c = m.node("linear_i4", b, m.nibbles(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
+    c = m.node("quantized_linear", b, m.nibbles(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
     rows, scale, zero = m.node("dynamic_quantize", c, outputs=3, granularity="row")
-    d = m.node("linear_i4", rows, m.nibbles(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
+    d = m.node("quantized_linear", rows, m.nibbles(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
     tokens = m.input("tokens", "batch", 3, dtype="i64")
-    e = m.node("embedding_i4", tokens, m.nibbles(100, 120, 40))
-    f = m.node("embedding_i4", m.node("cast", tokens, dtype="i32"), m.nibbles(100, 19, 19, affine=True))
+    e = m.node("quantized_embedding", tokens, m.nibbles(100, 120, 40))
+    f = m.node("quantized_embedding", m.node("cast", tokens, dtype="i32"), m.nibbles(100, 19, 19, affine=True))
     return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100), e, f)
 
 
@@ -239,13 +261,18 @@ def sparse_net() -> Graph:
     scaled = [m.constant(np.full(n, 0.004, np.float32)) for n in (16, 12, 10, 32)]
     geometry = {"zero_point_x": 120, "padding": (1, 1, 1, 1)}
     a = m.node(
-        "conv2d_i8", codes, m.sparse("4x4", 0.2, 16, 8, 3, 3), scaled[0], m.floats(16), output="u8", zero_point_y=9,
+        "quantized_conv2d", codes, m.sparse("4x4", 0.2, 16, 8, 3, 3), scaled[0], m.floats(16), output="u8",
+        zero_point_y=9,
         **geometry,
     )  # fmt: skip
-    b = m.node("conv2d_i8", a, m.sparse("1x4", 0.3, 12, 16, 1, 1), scaled[1], m.floats(12), output="u8", zero_point_x=9)
+    b = m.node(
+        "quantized_conv2d", a, m.sparse("1x4", 0.3, 12, 16, 1, 1), scaled[1], m.floats(12), output="u8", zero_point_x=9
+    )
     flat = m.node("reshape", b, shape=("batch", 360))
-    c = m.node("linear_i8", flat, m.sparse("unstructured", 0.1, 10, 360), scaled[2], m.floats(10), output="f32")
-    d = m.node("linear_i8", flat, m.sparse("16x4", 0.1, 32, 360), scaled[3], m.floats(32), output="f32", zero_point_x=4)
+    c = m.node("quantized_linear", flat, m.sparse("unstructured", 0.1, 10, 360), scaled[2], m.floats(10), output="f32")
+    d = m.node(
+        "quantized_linear", flat, m.sparse("16x4", 0.1, 32, 360), scaled[3], m.floats(32), output="f32", zero_point_x=4
+    )
     return m.graph(c, d)
 
 
@@ -255,23 +282,25 @@ def four_bit_image_net() -> Graph:
     x = m.input("x", "batch", 3, 9, 7)
     scaled = [m.constant(m.rng.uniform(0.01, 0.05, n).astype(np.float32)) for n in (24, 70, 24, 6)]
     a = m.node(
-        "conv2d_i4", m.node("quantize", x, scale=0.03, zero_point=120), m.nibbles(24, 27, 27, kernel=(3, 3)),
+        "quantized_conv2d", m.node("quantize", x, scale=0.03, zero_point=120), m.nibbles(24, 27, 27, kernel=(3, 3)),
         scaled[0], m.floats(24, scale=20.0), padding=(1, 0, 2, 1), stride=(2, 1), zero_point_x=120, output="u8",
         zero_point_y=9, lo=9,
     )  # fmt: skip
     b = m.node(
-        "conv2d_i4", a, m.nibbles(70, 24, 8, kernel=(1, 1), affine=True), scaled[1], m.floats(70, scale=20.0), "",
+        "quantized_conv2d", a, m.nibbles(70, 24, 8, kernel=(1, 1), affine=True), scaled[1],
+        m.floats(70, scale=20.0), "",
         m.table(), zero_point_x=9, output="u8", zero_point_y=100,
     )  # fmt: skip
     c = m.node(
-        "conv2d_i4", b, m.nibbles(24, 70 * 6, 70 * 6, kernel=(3, 2), affine=True), scaled[2], m.floats(24, scale=20.0),
+        "quantized_conv2d", b, m.nibbles(24, 70 * 6, 70 * 6, kernel=(3, 2), affine=True), scaled[2],
+        m.floats(24, scale=20.0),
         a, padding=(2, 2, 1, 1), dilation=(2, 2), zero_point_x=128, output="u8", residual_multiplier=0.5,
         residual_zero_point=9,
     )  # fmt: skip
     codes, scale, zero = m.node("dynamic_quantize", m.node("dequantize", c, scale=0.1, zero_point=0), outputs=3,
                                 granularity="sample")  # fmt: skip
     d = m.node(
-        "conv2d_i4", codes, m.nibbles(6, 96, 16, kernel=(2, 2)), scaled[3], m.floats(6), "", "", scale, zero,
+        "quantized_conv2d", codes, m.nibbles(6, 96, 16, kernel=(2, 2)), scaled[3], m.floats(6), "", "", scale, zero,
         padding=(0, 1, 1, 0), output="f32", min=0.0,
     )  # fmt: skip
     return m.graph(d)

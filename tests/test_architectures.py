@@ -50,7 +50,7 @@ def assert_integer_nodes_exact(graph: Graph, inputs: dict[str, np.ndarray]) -> i
     nodes = [
         node
         for node in graph
-        if node.op.endswith(("_i8", "_i4")) or node.op in ("quantize", "dynamic_quantize", "lookup")
+        if node.op.startswith("quantized_") or node.op in ("quantize", "dynamic_quantize", "lookup")
     ]
     names = dict.fromkeys(name for node in nodes for name in (*node.inputs, *node.outputs))
     made = {name for node in graph for name in node.outputs}

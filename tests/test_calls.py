@@ -204,7 +204,7 @@ def test_session_face() -> None:
     outputs = [np.empty_like(array) for array in session.run(x)]
     session.run_into([x], outputs)
     assert all((a == b).all() for a, b in zip(outputs, session.run(x), strict=True))
-    assert {row["op"] for row in session.nodes()} >= {"conv2d_i8", "linear_i8"}
+    assert {row["op"] for row in session.nodes()} >= {"quantized_conv2d", "quantized_linear"}
     assert not session.graph.constants
     for wrong in ((), (x, x)):
         with pytest.raises(InputError, match="in this order or by name"):
@@ -226,7 +226,7 @@ def test_profile_prints_as_a_table() -> None:
     lines = str(profile).splitlines()
     assert lines[0].split() == ["node", "op", "kernel", "ms", "GOP/s", "of", "limit", "share"]
     assert len(lines) == len(profile) + 3
-    assert {row.op for row in profile} >= {"conv2d_i8", "add_i8"}
+    assert {row.op for row in profile} >= {"quantized_conv2d", "quantized_add"}
     assert sum(row.seconds for row in profile) == profile.seconds > 0
     assert all(row.gops >= 0 for row in profile)
     assert "100.0 %" in lines[-1]

@@ -40,7 +40,7 @@ def test_inspect(small_file: Path) -> None:
     """Inputs, outputs and nodes of a file."""
     printed = invoke("inspect", str(small_file))
     assert small_file.name in printed
-    assert "conv2d_i8" in printed
+    assert "quantized_conv2d" in printed
     assert "f32[batch, 3, 16, 16]" in printed
 
 
@@ -48,7 +48,7 @@ def test_bench(small_file: Path) -> None:
     """The profile, the latency and how near they are to the machine's limits, at any batch size."""
     printed = invoke("bench", str(small_file), "--batch", "3", "--threads", "1", "--rounds", "2")
     assert "batch 3" in printed
-    assert "conv2d_i8" in printed
+    assert "quantized_conv2d" in printed
     assert "of limit" in printed
     assert re.search(r"limits of its steps add up to [\d.]+ ms: \d+ % \w+\n", printed)
     assert re.search(r"threads: 1: int8 [\d.]+ GOP/s, float32 [\d.]+ GFLOP/s; GB/s read: .*DRAM [\d.]+\n", printed)

@@ -227,7 +227,12 @@ def test_real_nets_give_the_interpreters_bits(make: Callable[[str], tuple[nn.Mod
     images = torch.randn(7, 3, 64, 64)
     scheme = lowbit.Scheme(name="int8", compensate=False, equalize=False)  # rounding is not what is tested here
     model = lowbit.convert(net, calibration=[{key: images[:2]}], scheme=scheme, progress=False)
-    left = {node.op for node in model.graph} - {"quantize", "conv2d_i8", "linear_i8", "adaptive_avg_pool2d_i8"}
+    left = {node.op for node in model.graph} - {
+        "quantize",
+        "quantized_conv2d",
+        "quantized_linear",
+        "quantized_adaptive_avg_pool2d",
+    }
     assert left <= {"max_pool2d", "reshape"}, "no layer stays in float for want of a kernel"
     batch = images.numpy()
     expected = interpreter.run(model.graph, {model.graph.inputs[0]: batch})[model.graph.outputs[0]]

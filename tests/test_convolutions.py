@@ -84,13 +84,26 @@ def test_sessions_give_the_references_bits(window: dict[str, Any], seed: int, ba
     def slope() -> str:
         return m.floats(weight[0]) if m.rng.integers(2) else ""
 
-    a = m.node(f"{op}_i8", q, m.weight(*weight), *scales(), "", m.table(), "", "", slope(), **conv, **static)
+    a = m.node(f"quantized_{op}", q, m.weight(*weight), *scales(), "", m.table(), "", "", slope(), **conv, **static)
     residual = {"output": "f32", "residual_multiplier": 0.3, "residual_zero_point": zero_y, "max": 30.0}
     b = m.node(
-        f"{op}_i8", q, m.weight(*weight), *scales(), a, "", "", "", slope(), zero_point_x=zero_x, **conv, **residual
+        f"quantized_{op}",
+        q,
+        m.weight(*weight),
+        *scales(),
+        a,
+        "",
+        "",
+        "",
+        slope(),
+        zero_point_x=zero_x,
+        **conv,
+        **residual,
     )
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
-    c = m.node(f"{op}_i8", codes, m.weight(*weight), *scales(), "", "", scale, zero, slope(), output="f32", **conv)
+    c = m.node(
+        f"quantized_{op}", codes, m.weight(*weight), *scales(), "", "", scale, zero, slope(), output="f32", **conv
+    )
     d = m.node(op, x, m.floats(*weight), "", b, activation_min=-1.0, **conv)
     e = m.node(op, x, m.floats(*weight), m.floats(weight[0]), **conv)
     check_session(m.graph(q, a, b, c, d, e), {"batch": batch}, seed)
@@ -118,7 +131,7 @@ def test_epilogues_of_wide_layers(kind: str, fours: int, seed: int, factor: floa
         "linear": lambda: m.weight(n, 16),
         "four bits": lambda: m.nibbles(n, 16, 8),
     }
-    op = {"linear": "linear_i8", "four bits": "linear_i4"}.get(kind, "conv2d_i8")
+    op = "quantized_linear" if kind in ("linear", "four bits") else "quantized_conv2d"
     geometry: dict[str, Any] = {} if len(shape) == 1 else {"padding": (0,) * 4}
     geometry |= {"groups": n} if kind == "depthwise" else {}
     scale = m.constant(m.rng.uniform(1e-4, 2e-3, n).astype(np.float32) * np.float32(factor))

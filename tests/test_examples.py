@@ -35,7 +35,7 @@ def test_convert(converted: tuple[Path, str]) -> None:
     """It saves a file and shows the profile."""
     path, printed = converted
     assert path.stat().st_size > 0
-    assert "conv2d_i8" in printed
+    assert "quantized_conv2d" in printed
 
 
 def test_run_without_torch(converted: tuple[Path, str]) -> None:

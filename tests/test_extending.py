@@ -9,10 +9,10 @@ import pytest
 
 from graphs import BATCH, Maker
 from lowbit import Scheme
-from lowbit.graph import packings
+from lowbit.graph import weights
 from lowbit.graph.ir import Weight, replace
-from lowbit.graph.packings import Packing
-from lowbit.ops import OPS, interpreter
+from lowbit.graph.weights import stored
+from lowbit.ops import interpreter, quantized
 from lowbit.quantization.known_weights import codes_of
 from lowbit.quantization.quantize import quantize
 from lowbit.runtime import format
@@ -20,15 +20,10 @@ from lowbit.runtime import format
 
 @pytest.fixture(autouse=True)
 def two_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows of the format: its packing, and an operator whose reference is that of four bits."""
-    quarters, four = Packing(name="quarters", bits=2), OPS["linear_i4"]
-    monkeypatch.setitem(packings.PACKINGS, "quarters", quarters)
-    monkeypatch.setitem(packings.OF_BITS, 2, quarters)
-    monkeypatch.setitem(packings.BITS, "quarters", 2)
-    inputs = tuple(replace(item, bits=2) if item.weight else item for item in four.inputs)
-    known = {**OPS, "linear_i2": replace(four, name="linear_i2", inputs=inputs)}
-    for room in ("ops", "ops.interpreter", "quantization.four_bits"):
-        monkeypatch.setattr(f"lowbit.{room}.OPS", known)
+    """The rows of the format: what it is, and an operator that reads it, whose reference is that of four bits."""
+    monkeypatch.setitem(weights.FORMATS, "int2", replace(weights.FORMATS["int4"], name="int2", bits=2, packed=""))
+    four = quantized.KERNELS["quantized_linear", "int4"]
+    monkeypatch.setitem(quantized.KERNELS, ("quantized_linear", "int2"), four)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -46,14 +41,14 @@ def test_two_bits_reach_the_file(static: bool, symmetric: bool, tmp_path: Path) 
     assert [row.scheme for row in made.decisions] == ["int2", "int2"]
     format.save(tmp_path / "net.lowbit", made.graph)
     loaded, _ = format.load(tmp_path / "net.lowbit")
-    weights = [constant for constant in loaded.constants.values() if isinstance(constant, Weight)]
-    assert [(w.bits, w.packing, format.stored_bytes(w)) for w in weights] == [
-        (2, "quarters", n * k // 4 + n * k // 32 * (2 if symmetric else 3)) for n, k in ((384, 256), (160, 384))
+    held = [constant for constant in loaded.constants.values() if isinstance(constant, Weight)]
+    assert [(w.bits, stored(w).bytes) for w in held] == [
+        (2, n * k // 4 + n * k // 32 * (2 if symmetric else 3)) for n, k in ((384, 256), (160, 384))
     ]
     (name,) = graph.outputs
     y, expected, exact = (interpreter.run(each, feeds)[name] for each in (loaded, made.graph, graph))
     np.testing.assert_array_equal(y, expected)
     assert np.square(y - exact).mean() < 0.5 * np.square(exact).mean()
-    again = codes_of(weights[0], weights[0].shape).as_weight()
-    assert (again.packing, again.bits) == ("quarters", 2)
-    np.testing.assert_array_equal(again.codes, weights[0].codes)
+    again = codes_of(held[0], held[0].shape).as_weight()
+    assert again.bits == 2
+    np.testing.assert_array_equal(again.codes, held[0].codes)

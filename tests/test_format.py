@@ -19,7 +19,7 @@ from graphs import GRAPHS, Maker, feeds, float_net, integer_net
 from lowbit.errors import FormatError, GraphError, LowbitError
 from lowbit.graph import blocks
 from lowbit.graph.ir import Graph, Weight, replace
-from lowbit.graph.packings import NIBBLES, Packing
+from lowbit.graph.weights import highest, middle, pack, unpack
 from lowbit.ops import OPS, interpreter
 from lowbit.runtime import format
 
@@ -31,7 +31,9 @@ def same(a: Graph, b: Graph) -> bool:
 
     def parts(constant: Any) -> list[Any]:
         if isinstance(constant, Weight):
-            return [constant.codes, constant.scales, np.array(constant.sparsity or "")]
+            beside = [part for part in (constant.zero_points, constant.offsets, constant.values) if part is not None]
+            facts = repr((constant.bits, constant.group_size, constant.sparsity))
+            return [constant.codes, constant.scales, *beside, np.array(facts)]
         return [constant]
 
     plain = replace(a, constants={}), replace(b, constants={})
@@ -192,7 +194,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         format.load(tmp_path / "pipe")
 
 
-@pytest.mark.parametrize("version", [2, 10**9])
+@pytest.mark.parametrize("version", [3, 10**9])
 def test_newer_versions_ask_for_an_upgrade(path: Path, sound: bytes, version: int) -> None:
     header, document, tensors = parts_of(sound)
     refuse(path, assemble(header, {**document, "version": version, "extra": 1}, tensors), "upgrade lowbit")
@@ -247,8 +249,11 @@ DOCUMENT_EDITS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (set_in("constants", "c0", to={"tensor": "/etc/passwd"}), "not in the file"),
     (set_in("constants", "c0", to={"pickle": "x"}), "neither"),
     (lambda d: d["constants"]["c0"]["weight"].update(codes="c0/scales", scales="c0/codes"), "must be int8"),
-    (set_in("constants", "c0", "weight", "bits", to=3), "bits 3"),
-    (set_in("constants", "c0", "weight", "packing", to="zip"), "packing 'zip'"),
+    (set_in("constants", "c0", "weight", "bits", to=3), "packed codes are int8"),
+    (set_in("constants", "c0", "weight", "bits", to=5), "bits 5"),
+    (set_in("constants", "c0", "weight", "packing", to="zip"), "unknown"),
+    (set_in("constants", "c0", "weight", "values", to="c0/scales"), "values are float32"),
+    (set_in("constants", "c0", "weight", "offsets", to="c0/codes"), "offsets are int8"),
     (lambda d: d["constants"].pop("c1"), "belong to no constant"),
 ]
 
@@ -343,7 +348,7 @@ def test_four_bit_weights_take_little_room_and_come_back(tmp_path: Path, affine:
     m = Maker()
     x = m.input("x", 1, 1024, dtype="u8")
     w, ones = m.nibbles(512, 1024, 128, affine=affine), m.constant(np.ones(512, np.float32))
-    graph = m.graph(m.node("linear_i4", x, w, ones, ones, output="f32"))
+    graph = m.graph(m.node("quantized_linear", x, w, ones, ones, output="f32"))
     path = tmp_path / "four.lowbit"
     format.save(path, graph)
     weight, loaded = graph.constants[w], format.load(path)[0].constants[w]
@@ -363,31 +368,30 @@ def ones_bytes(graph: Graph) -> int:
 def test_codes_of_odd_depth_are_packed_row_by_row() -> None:
     shape = (3, 5)
     codes = np.arange(15, dtype=np.int8).reshape(shape) - 8
-    weight = Weight(codes=codes, scales=np.ones((3, 1), np.float16), bits=4, group_size=5, packing="nibbles")
-    packed = NIBBLES.pack(weight)
+    packed = pack(Weight(codes=codes, scales=np.ones((3, 1), np.float16), bits=4, group_size=5))
     np.testing.assert_array_equal(packed[0], [0x10, 0x32, 0x04])
-    np.testing.assert_array_equal(NIBBLES.unpack(packed, shape, symmetric=True), codes)
+    np.testing.assert_array_equal(unpack(packed, shape, 4, signed=True), codes)
     packed[1, 2] |= 0x10
     with pytest.raises(GraphError, match="beyond its depth"):
-        NIBBLES.unpack(packed, shape, symmetric=True)
+        unpack(packed, shape, 4, signed=True)
     with pytest.raises(GraphError, match="packed codes are"):
-        NIBBLES.unpack(packed[:, :2], shape, symmetric=True)
+        unpack(packed[:, :2], shape, 4, signed=True)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_codes_are_packed_from_the_lowest_bits_on(bits: int) -> None:
     """code n of a channel is in byte n * bits // 8, from bit n * bits % 8 on, with zero points as it is."""
-    packing, depth = Packing(name="", bits=bits), 13
-    codes = np.random.default_rng(bits).integers(0, packing.highest + 1, (3, depth)).astype(np.int8)
+    depth = 13
+    codes = np.random.default_rng(bits).integers(0, highest(bits) + 1, (3, depth)).astype(np.int8)
     ones = np.ones((3, 1), np.float16)
     affine = Weight(codes=codes, scales=ones, zero_points=ones.astype(np.uint8), bits=bits)
-    packed = packing.pack(affine)
+    packed = pack(affine)
     rows = [sum(int(code) << (n * bits) for n, code in enumerate(row)) for row in codes]
     assert [int.from_bytes(row.tobytes(), "little") for row in packed] == rows
-    np.testing.assert_array_equal(packing.unpack(packed, codes.shape, symmetric=False), codes)
-    centred = replace(affine, codes=codes - np.int8(packing.middle), zero_points=None)
-    np.testing.assert_array_equal(packing.pack(centred), packed)
-    np.testing.assert_array_equal(packing.unpack(packed, codes.shape, symmetric=True), centred.codes)
+    np.testing.assert_array_equal(unpack(packed, codes.shape, bits, signed=False), codes)
+    centred = replace(affine, codes=codes - np.int8(middle(bits)), zero_points=None)
+    np.testing.assert_array_equal(pack(centred), packed)
+    np.testing.assert_array_equal(unpack(packed, codes.shape, bits, signed=True), centred.codes)
 
 
 # --------------------------------------------------------------------------------------------------------------- sparse

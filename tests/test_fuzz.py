@@ -35,9 +35,10 @@ SLOWEST = 20.0
 MAX_WORK = 3e7
 """Elements and multiply-adds beyond which a sound graph is not run: a large model is no defect."""
 EXACT = {
-    "quantize", "dequantize", "dynamic_quantize", "lookup", "conv2d_i8", "conv3d_i8", "conv_transpose2d_i8",
-    "conv_transpose3d_i8", "conv2d_i4", "embedding_i4", "linear_i4", "linear_i8", "add_i8", "mul_i8", "avg_pool2d_i8",
-    "adaptive_avg_pool2d_i8", "max_pool2d", "reshape", "transpose", "pad", "concat", "slice", "clip", "add", "sub",
+    "quantize", "dequantize", "dynamic_quantize", "lookup", "quantized_conv2d", "quantized_conv3d",
+    "quantized_conv_transpose2d", "quantized_conv_transpose3d", "quantized_embedding", "quantized_linear",
+    "quantized_add", "quantized_mul", "quantized_avg_pool2d", "quantized_adaptive_avg_pool2d", "max_pool2d", "reshape",
+    "transpose", "pad", "concat", "slice", "clip", "add", "sub",
     "mul", "resize", "prelu", "max_pool2d_with_indices", "adaptive_max_pool2d_with_indices", "max_unpool2d",
     "minimum", "maximum", "floor_div", "trunc_div", "remainder", "fmod", "compare", "logical", "logical_not", "where",
     "expand", "triangle", "take", "gather", "index", "scatter", "index_put", "argmax", "sort", "topk",

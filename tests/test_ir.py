@@ -87,11 +87,11 @@ BROKEN: list[tuple[Callable[[], Graph], str]] = [
     (lambda: with_weight(integer_net(), codes=np.zeros((8, 4, 3), np.int8)), "its value says"),
     (lambda: with_weight(integer_net(), scales=np.full(8, np.inf, np.float32)), "not finite"),
     (lambda: with_weight(integer_net(), scales=np.ones(7, np.float32)), "scales are"),
-    (lambda: with_weight(integer_net(), bits=4), "bits 4"),
+    (lambda: with_weight(integer_net(), bits=5), "bits 5"),
     (lambda: with_weight(integer_net(), group_size=32), "group_size 32"),
     (lambda: with_weight(integer_net(), zero_points=np.zeros(8, np.int8)), "no zero points"),
-    (lambda: with_attrs(integer_net(), "add_i8", lo=9, hi=8), "lo 9 is above hi 8"),
-    (lambda: with_attrs(integer_net(), "conv2d_i8", output="f16"), "one of u8, f32"),
+    (lambda: with_attrs(integer_net(), "quantized_add", lo=9, hi=8), "lo 9 is above hi 8"),
+    (lambda: with_attrs(integer_net(), "quantized_conv2d", output="f16"), "one of u8, f32"),
 ]
 
 
@@ -109,41 +109,54 @@ def test_operands_that_must_be_constants_or_weights() -> None:
         validate(m.graph(m.node("linear", x, w)))
     m = Maker()
     x = m.input("x", 2, 4, dtype="u8")
-    plain = m.constant(np.ones((3, 4), np.int8))
+    plain = m.constant(np.ones((3, 4), np.float32))
     ones = m.constant(np.ones(3, np.float32))
     with pytest.raises(GraphError, match="must be a quantized weight"):
-        validate(m.graph(m.node("linear_i8", x, plain, ones, ones, output="f32")))
+        validate(m.graph(m.node("quantized_linear", x, plain, ones, ones, output="f32")))
     m = Maker()
     x, w, bad = m.input("x", 2, 4, dtype="u8"), m.weight(3, 4), m.constant(np.float32([1, np.nan, 1]))
     with pytest.raises(GraphError, match="not finite"):
-        validate(m.graph(m.node("linear_i8", x, w, bad, bad, output="f32")))
+        validate(m.graph(m.node("quantized_linear", x, w, bad, bad, output="f32")))
 
 
 def four_bit(**changes: Any) -> Graph:
-    """One linear_i4 layer [2, 32] -> [2, 3] with groups of 8; `changes` of its weight."""
+    """One quantized_linear layer [2, 32] -> [2, 3] with groups of 8; `changes` of its weight."""
     m = Maker()
     x, ones = m.input("x", 2, 32, dtype="u8"), m.constant(np.ones(3, np.float32))
-    sound: dict[str, Any] = {"bits": 4, "packing": "nibbles", "group_size": 8, "scales": np.ones((3, 4), np.float16)}
+    sound: dict[str, Any] = {"bits": 4, "group_size": 8, "scales": np.ones((3, 4), np.float16)}
     w = m.constant(Weight(**({"codes": np.zeros((3, 32), np.int8)} | sound | changes)))
-    return m.graph(m.node("linear_i4", x, w, ones, ones, output="f32"))
+    return m.graph(m.node("quantized_linear", x, w, ones, ones, output="f32"))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"group_size": 0}, "group_size 0 must divide 32"),
+        ({"group_size": -8}, "group_size -8 must divide 32"),
+        ({"group_size": 0}, r"must be float16 or float32 \[3\]"),
         ({"group_size": 12}, "group_size 12 must divide 32"),
         ({"group_size": 4}, "multiple of 8"),
         ({"group_size": 16}, "scales are float16"),
-        ({"scales": np.ones((3, 4), np.float32)}, "scales are float32"),
+        ({"scales": np.ones((3, 4), np.float64)}, "scales are float64"),
+        (
+            {"scales": np.ones((3, 4), np.float32)},
+            "no kernel of quantized_linear reads 4-bit codes with float32 scales",
+        ),
         ({"scales": np.full((3, 4), np.inf, np.float16)}, "not finite"),
         ({"codes": np.full((3, 32), 8, np.int8)}, "not in -8 .. 7"),
         ({"codes": np.full((3, 32), -1, np.int8), "zero_points": np.zeros((3, 4), np.uint8)}, "not in 0 .. 15"),
         ({"zero_points": np.full((3, 4), 16, np.uint8)}, "above 15"),
         ({"zero_points": np.zeros((3, 3), np.uint8)}, "zero_points are"),
-        ({"packing": "plain"}, "packing 'plain'"),
-        ({"axis": 1}, "axis 1"),
-        ({"g_idx": np.zeros(32, np.int32)}, "not available yet"),
+        ({"bits": 5}, "bits 5: a code has 1, 2, 3, 4 or 8"),
+        ({"offsets": np.zeros((3, 4), np.float32)}, "offsets are float32"),
+        ({"offsets": np.full((3, 4), np.nan, np.float16)}, "not all finite"),
+        ({"offsets": np.zeros((3, 4), np.float16)}, "no kernel of quantized_linear reads .* and offsets yet"),
+        ({"values": np.zeros(8, np.float32)}, r"values are float32 \[8\]"),
+        ({"values": np.zeros(16, np.float32)}, "no kernel of quantized_linear reads .* and values yet"),
+        ({"bits": 2}, "no kernel of quantized_linear reads 2-bit codes"),
+        (
+            {"zero_points": np.zeros((3, 4), np.uint8), "offsets": np.zeros((3, 4), np.float16)},
+            "zero_points and offsets exclude each other",
+        ),
     ],
 )
 def test_four_bit_weights_that_are_wrong(changes: dict[str, Any], message: str) -> None:
@@ -152,11 +165,22 @@ def test_four_bit_weights_that_are_wrong(changes: dict[str, Any], message: str) 
         validate(four_bit(**changes))
 
 
-def test_weights_have_the_bits_that_their_operator_takes() -> None:
-    graph = four_bit()
-    (node,) = graph.nodes
-    with pytest.raises(GraphError, match=r"must have 8 bits, 'c1' has 4"):
-        validate(replace(graph, nodes=(replace(node, op="linear_i8"),)))
+def test_operators_say_which_weights_they_have_kernels_for() -> None:
+    m = Maker()
+    table = m.weight(9, 16)
+    tokens = m.input("x", 2, dtype="i64")
+    reason = "no kernel of quantized_embedding reads 8-bit codes .* it reads 4-bit codes with float16 scales in groups"
+    with pytest.raises(GraphError, match=reason):
+        validate(m.graph(m.node("quantized_embedding", tokens, table)))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "sign"])
+def test_types_that_are_to_come_are_known_by_name(dtype: str) -> None:
+    m = Maker()
+    graph = m.graph(m.node("clip", m.input("x", 2), min=0.0))
+    values = {**graph.values, "x": Value(dtype=dtype, shape=(2,))}
+    with pytest.raises(GraphError, match=f"dtype '{dtype}' .* has no operators yet"):
+        validate(replace(graph, values=values))
 
 
 def test_sums_that_could_leave_32_bits() -> None:
@@ -165,7 +189,7 @@ def test_sums_that_could_leave_32_bits() -> None:
     ones = m.constant(np.ones(1, np.float32))
     w = m.constant(Weight(codes=np.full((1, 70_000), 127, np.int8), scales=np.ones(1, np.float32)))
     with pytest.raises(GraphError, match="overflow"):
-        validate(m.graph(m.node("linear_i8", x, w, ones, ones, output="f32")))
+        validate(m.graph(m.node("quantized_linear", x, w, ones, ones, output="f32")))
 
 
 def test_all_problems_at_once() -> None:

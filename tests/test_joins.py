@@ -20,7 +20,9 @@ def conv(m: Maker, x: str, channels: int, filters: int, size: int = 1, groups: i
     weight, extra = m.weight(filters, channels // groups, size, size), (residual,) if residual else ()
     attrs = {"residual_multiplier": 0.5, "residual_zero_point": 100} if residual else {}
     padding = (size // 2,) * 4
-    return m.node("conv2d_i8", x, weight, multiplier, bias, *extra, padding=padding, groups=groups, **SCALES, **attrs)
+    return m.node(
+        "quantized_conv2d", x, weight, multiplier, bias, *extra, padding=padding, groups=groups, **SCALES, **attrs
+    )
 
 
 def steps(graph: Graph, batch: int = 2) -> list[str]:
@@ -74,7 +76,11 @@ class Values:
             other = self.any(count)
             if self.channels[other] == count:
                 sums = {"multiplier_a": 0.5, "multiplier_b": 0.7, "zero_point_a": 90, "zero_point_b": 120}
-                y = m.node("add_i8", x, other, zero_point_y=100, **sums) if self.codes else m.node("add", x, other)
+                y = (
+                    m.node("quantized_add", x, other, zero_point_y=100, **sums)
+                    if self.codes
+                    else m.node("add", x, other)
+                )
                 self.channels[y] = count
 
     def _conv(self, x: str, channels: int, filters: int, size: int, groups: int, residual: str) -> str:
@@ -132,7 +138,7 @@ def test_a_dense_block_runs_no_join() -> None:
         features.append(conv(m, joined, 16 * (i + 1), 16, 3))
     graph = m.graph(m.node("adaptive_max_pool2d", m.node("concat", *features, axis=1), output_size=(1, 1)))
     assert "concat" not in steps(graph)
-    assert steps(graph).count("conv2d_i8") == 5
+    assert steps(graph).count("quantized_conv2d") == 5
     check(graph, {"batch": 2})
 
 
@@ -150,7 +156,7 @@ def test_halves_of_an_image_are_read_where_they_lie(batch: int) -> None:
     x = m.node("quantize", m.input("x", "batch", 4, 5, 5), scale=0.02, zero_point=100)
     y = conv(m, x, 4, 32)
     left, right = (m.node("slice", y, axis=1, start=start, stop=start + 16) for start in (0, 16))
-    graph = m.graph(m.node("add_i8", conv(m, left, 16, 16), conv(m, right, 16, 16, 3), multiplier_a=0.5,
+    graph = m.graph(m.node("quantized_add", conv(m, left, 16, 16), conv(m, right, 16, 16, 3), multiplier_a=0.5,
                            multiplier_b=0.5, zero_point_a=100, zero_point_b=100, zero_point_y=100))  # fmt: skip
     assert "slice" not in steps(graph, batch)
     check(graph, {"batch": batch})

@@ -53,9 +53,8 @@ def linear_on_codes(m: Maker, kind: str, depth: int, outputs: int, factors: bool
         "int4": lambda: m.nibbles(outputs, depth, 16),
         "int4 affine": lambda: m.nibbles(outputs, depth, depth, affine=True),
     }
-    op = "linear_i4" if kind.startswith("int4") else "linear_i8"
     even = m.constant(m.rng.uniform(0.5, 2, depth).astype(np.float32)) if factors else ""
-    return op, weights[kind](), even
+    return "quantized_linear", weights[kind](), even
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,7 +105,7 @@ def test_samples_that_are_not_finite_are_nan(seed: int, kind: str, bounds: dict[
     }
     filters, depth, *_ = weights[kind]
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
-    op = "conv_transpose2d_i8" if kind == "transposed" else "conv2d_i8"
+    op = "quantized_conv_transpose2d" if kind == "transposed" else "quantized_conv2d"
     inputs = (codes, m.weight(*weights[kind]), *scaled(m, filters), "", "", scale, zero)
     graph = m.graph(m.node(op, *inputs, output="f32", groups=16 // depth, **bounds))
     given_x = m.rng.standard_normal((samples, 16, 9, 11)).astype(np.float32)

@@ -16,7 +16,7 @@ from graphs import GRAPHS, Maker, feeds
 from lowbit.errors import GraphError
 from lowbit.graph import dims
 from lowbit.graph.ir import DTYPES, Array, Graph, Node, Symbol, Value, Weight
-from lowbit.ops import OPS, interpreter
+from lowbit.ops import OPS, constant_value, interpreter
 from lowbit.ops.float import UNARY, unary
 from lowbit.ops.integer import dynamic_quantize, fma, quantize
 
@@ -35,9 +35,9 @@ def run(op: str, *arrays: Array | None, **attrs: Any) -> list[Array]:
     """One node, by its reference, after its shape rule has accepted it and foretold the outputs' types."""
     names = tuple("" if array is None else f"i{place}" for place, array in enumerate(arrays))
     node = Node(op=op, name="node", inputs=names, outputs=tuple(f"o{i}" for i in range(OPS[op].outputs)), attrs=attrs)
-    types = [None if a is None else Value(dtype=NAMES[a.dtype], shape=a.shape) for a in arrays]
-    inferred = OPS[op].infer(node, types)
-    outputs = OPS[op].reference(node, [as_weight(op, place, array) for place, array in enumerate(arrays)])
+    given = [as_weight(op, place, array) for place, array in enumerate(arrays)]
+    inferred = OPS[op].infer(node, [None if each is None else constant_value(each) for each in given])
+    outputs = OPS[op].reference(node, given)
     assert [(v.dtype, v.shape) for v in inferred] == [(NAMES[o.dtype], o.shape) for o in outputs]
     return list(outputs)
 
@@ -158,8 +158,8 @@ def test_conv2d_i8(data: st.DataObject, seed: int) -> None:
     residual = rng.integers(0, 256, (n, filters, *out)).astype(np.uint8) if epilogue["with_residual"] else None
     attrs = {**epilogue["attrs"], **(epilogue["residual_attrs"] if residual is not None else {})}
     (y,) = run(
-        "conv2d_i8", x, w, epilogue["multiplier"], epilogue["bias"], residual, epilogue["table"], x_scale, x_zero,
-        epilogue["slope"],
+        "quantized_conv2d", x, w, epilogue["multiplier"], epilogue["bias"], residual, epilogue["table"], x_scale,
+        x_zero, epilogue["slope"],
         stride=stride, padding=padding, dilation=dilation, groups=groups, **attrs,
     )  # fmt: skip
     call = {**attrs, **epilogue, "x_scale": x_scale}
@@ -189,7 +189,7 @@ def test_linear_i8(data: st.DataObject, seed: int) -> None:
     residual = rng.integers(0, 256, (*lead, filters)).astype(np.uint8) if epilogue["with_residual"] else None
     attrs = {**epilogue["attrs"], **(epilogue["residual_attrs"] if residual is not None else {})}
     (y,) = run(
-        "linear_i8",
+        "quantized_linear",
         x,
         w,
         epilogue["multiplier"],
@@ -216,7 +216,7 @@ def test_large_sums_stay_exact() -> None:
     x, w = np.full((1, depth), 255, np.uint8), np.full((1, depth), 127, np.int8)
     w[0, -1] = 126
     one, zero = np.float32([1]), np.float32([0])
-    (y,) = run("linear_i8", x, w, one, zero, output="f32")
+    (y,) = run("quantized_linear", x, w, one, zero, output="f32")
     assert y[0, 0] == F(255 * (127 * depth - 1))
 
 
@@ -294,7 +294,7 @@ def test_add_i8(data: st.DataObject, seed: int) -> None:
     ma, mb = draw(st.tuples(*[st.floats(0.0009765625, 4, width=32)] * 2))
     table = rng.integers(0, 256, 256).astype(np.uint8) if draw(st.booleans()) else None
     (y,) = run(
-        "add_i8",
+        "quantized_add",
         a,
         b,
         table,
@@ -336,7 +336,7 @@ def test_avg_pool2d_i8(pool: tuple[dict[str, Any], list[int]], include: int, out
     attrs, size = pool
     x = np.random.default_rng(seed).integers(0, 256, (1, 2, *size)).astype(np.uint8)
     rest = {"zero_point_x": 37, "multiplier": 0.83, "zero_point_y": 12, "lo": 3, "hi": 240, "output": output}
-    (y,) = run("avg_pool2d_i8", x, **attrs, count_include_pad=include, **rest)
+    (y,) = run("quantized_avg_pool2d", x, **attrs, count_include_pad=include, **rest)
     for c in range(2):
         for oh, ow, real, padded in naive_windows(attrs, size, y.shape[2:]):
             acc = sum(int(x[0, c, h, w]) - 37 for h, w in real)
@@ -360,7 +360,13 @@ def test_max_pool2d(pool: tuple[dict[str, Any], list[int]], seed: int) -> None:
 def test_adaptive_avg_pool2d_i8(size: tuple[int, int], out: tuple[int, int]) -> None:
     x = np.random.default_rng(5).integers(0, 256, (2, 3, *size)).astype(np.uint8)
     (y,) = run(
-        "adaptive_avg_pool2d_i8", x, output_size=out, zero_point_x=99, multiplier=1.7, output="u8", zero_point_y=31
+        "quantized_adaptive_avg_pool2d",
+        x,
+        output_size=out,
+        zero_point_x=99,
+        multiplier=1.7,
+        output="u8",
+        zero_point_y=31,
     )
     for b, c, i, j in itertools.product(range(2), range(3), range(out[0]), range(out[1])):
         rows = range(i * size[0] // out[0], math.ceil((i + 1) * size[0] / out[0]))

@@ -110,7 +110,7 @@ def test_pools_in_sessions(data: st.DataObject, size: tuple[int, int], channels:
     codes = {"zero_point_x": 110, "multiplier": 0.8, "output": "u8", "zero_point_y": 90}
     outputs = [m.node("max_pool2d", v, **attrs, ceil_mode=1) for v in (x, q)]
     outputs.append(m.node("avg_pool2d", x, **attrs, ceil_mode=1, count_include_pad=include))
-    outputs.append(m.node("avg_pool2d_i8", q, **attrs, ceil_mode=1, count_include_pad=include, **codes))
+    outputs.append(m.node("quantized_avg_pool2d", q, **attrs, ceil_mode=1, count_include_pad=include, **codes))
     check_session(m.graph(*outputs), {"batch": 2}, seed)
 
 

@@ -217,9 +217,9 @@ def test_between_layers_all_is_integer() -> None:
         (found,) = Session(model.graph, isa=isa).run(x.numpy())
         np.testing.assert_array_equal(found, model(x).numpy())
     ops = [node.op for node in model.graph]
-    assert ops.count("conv2d_i8") == 6
+    assert ops.count("quantized_conv2d") == 6
     assert not {"conv2d", "linear", "clip", "add"} & set(ops)
-    assert sum(len(node.inputs) > 4 for node in model.graph if node.op == "conv2d_i8") == 2  # residuals
+    assert sum(len(node.inputs) > 4 for node in model.graph if node.op == "quantized_conv2d") == 2  # residuals
 
 
 def test_quantization_aware_training_converts_too() -> None:
@@ -344,7 +344,7 @@ def test_quantize_keeps_its_codes_too(config: str) -> None:
     x = torch.randn(64, 256)
     model = lowbit.convert(net, (x,), progress=False)
     assert net[0].weight is before
-    held = {node.name: model.graph.constants[node.inputs[1]] for node in model.graph if node.op == "linear_i8"}
+    held = {node.name: model.graph.constants[node.inputs[1]] for node in model.graph if node.op == "quantized_linear"}
     for name, layer in (("0", net[0]), ("2", net[2])):
         weight = held[name]
         assert isinstance(weight, Weight)

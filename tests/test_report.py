@@ -71,7 +71,13 @@ def read(page: str) -> Reader:
 def facts(**changes: Any) -> Facts:
     steps = tuple(
         Step(
-            node=f"layer.{i}", op="conv2d_i8", kind="int8", kernel="k", seconds=1e-3 / (i + 1), operations=1e6, bytes=9
+            node=f"layer.{i}",
+            op="quantized_conv2d",
+            kind="int8",
+            kernel="k",
+            seconds=1e-3 / (i + 1),
+            operations=1e6,
+            bytes=9,
         )
         for i in range(3)
     )
@@ -212,7 +218,7 @@ def test_four_bit_weights_are_weighed_and_named(tmp_path: Path) -> None:
     model.save(tmp_path / "net.lowbit")
     codes = {"0.codes": 256 * 260, "1.codes": 256 * 128 + 256 * 2 * 2, "2.codes": 256 * 260}
     for made in (model, lowbit.load(tmp_path / "net.lowbit")):
-        assert made.session.weight_bytes == codes
+        assert {name: each.bytes for name, each in made.session.weights.items()} == codes
         made.report(tmp_path / "report.html")
         text = read((tmp_path / "report.html").read_text()).text
         for expected in (
@@ -238,7 +244,7 @@ def test_large_models_fold_what_is_fast_away() -> None:
 
 def test_segments_in_torch_are_named() -> None:
     steps = (
-        Step(node="a", op="conv2d_i8", kind="int8", kernel="", seconds=1e-3, operations=3.0, bytes=1),
+        Step(node="a", op="quantized_conv2d", kind="int8", kernel="", seconds=1e-3, operations=3.0, bytes=1),
         Step(node="odd", op="torch", kind="torch", kernel="torch", seconds=3e-3, operations=1.0, bytes=0),
     )
     text = read(render(facts(steps=steps))).text

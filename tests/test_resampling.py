@@ -248,7 +248,7 @@ def test_resized_codes_stay_codes() -> None:
     net, data = Net().eval(), [torch.randn(2, 16, 9, 11) for _ in range(3)]
     model = lowbit.convert(net, data[0], calibration=data, progress=False)
     found = [node.op for node in model.graph]
-    assert found == ["quantize", "conv2d_i8", "resize", "resample", "resample", "resize", "conv2d_i8"]
+    assert found == ["quantize", "quantized_conv2d", "resize", "resample", "resample", "resize", "quantized_conv2d"]
     with torch.no_grad():
         expected = net(data[0])
     assert float((model(data[0]) - expected).norm() / expected.norm()) < 0.02

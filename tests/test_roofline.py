@@ -143,7 +143,7 @@ def test_profiles_are_measured_against_it() -> None:
     limits = [row.limit(profile.roofline) for row in profile]
     assert all(limit.seconds > 0 for limit in limits)
     assert profile.limit.seconds == pytest.approx(sum(limit.seconds for limit in limits))
-    product = next(row for row in profile if row.op == "conv2d_i8")
+    product = next(row for row in profile if row.op == "quantized_conv2d")
     assert product.limit(ROOF).seconds == max(product.operations / 1000, product.bytes / 5)
     printed = str(profile).splitlines()
     assert printed[2 + list(profile).index(product)].count(f" % {product.limit(profile.roofline).name} ") == 1

@@ -100,11 +100,11 @@ def test_convolutions(window: dict[str, Any], seed: int, batch: int) -> None:
         return m.constant(multiplier), m.floats(weight[0], scale=20.0)
 
     static = {"zero_point_x": zero_x, "output": "u8", "zero_point_y": zero_y, "lo": 5, "hi": 251}
-    a = m.node("conv2d_i8", q, m.weight(*weight), *scales(), "", m.table(), **conv, **static)
+    a = m.node("quantized_conv2d", q, m.weight(*weight), *scales(), "", m.table(), **conv, **static)
     residual = {"output": "f32", "residual_multiplier": 0.3, "residual_zero_point": zero_y, "max": 30.0}
-    b = m.node("conv2d_i8", q, m.weight(*weight), *scales(), a, zero_point_x=zero_x, **conv, **residual)
+    b = m.node("quantized_conv2d", q, m.weight(*weight), *scales(), a, zero_point_x=zero_x, **conv, **residual)
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
-    c = m.node("conv2d_i8", codes, m.weight(*weight), *scales(), "", "", scale, zero, output="f32", **conv)
+    c = m.node("quantized_conv2d", codes, m.weight(*weight), *scales(), "", "", scale, zero, output="f32", **conv)
     d = m.node("conv2d", x, m.floats(*weight), "", b, activation_min=-1.0, **conv)
     four = []
     if conv["groups"] == 1:
@@ -113,8 +113,8 @@ def test_convolutions(window: dict[str, Any], seed: int, batch: int) -> None:
         size = int(m.rng.choice([s for s in range(1, whole + 1) if whole % s == 0 and (s % 8 == 0 or s == whole)]))
         w = [m.nibbles(channels, whole, size, kernel=tuple(kernel), affine=affine) for affine in (False, True)]
         four = [
-            m.node("conv2d_i4", q, w[0], *scales(), "", m.table(), **conv, **static),
-            m.node("conv2d_i4", codes, w[1], *scales(), "", "", scale, zero, output="f32", **conv),
+            m.node("quantized_conv2d", q, w[0], *scales(), "", m.table(), **conv, **static),
+            m.node("quantized_conv2d", codes, w[1], *scales(), "", "", scale, zero, output="f32", **conv),
         ]
     check(m.graph(q, a, b, c, d, codes, scale, zero, *four), {"batch": batch}, seed)
 
@@ -159,12 +159,12 @@ def test_pools_reductions_and_moves(data: st.DataObject, seed: int) -> None:
     exact = [
         m.node("lookup", q, tables),
         m.node("max_pool2d", q, **window),
-        m.node("avg_pool2d_i8", q, output="u8", count_include_pad=1, **integer, **window),
-        m.node("adaptive_avg_pool2d_i8", q, output="u8", output_size=size, **integer),
+        m.node("quantized_avg_pool2d", q, output="u8", count_include_pad=1, **integer, **window),
+        m.node("quantized_adaptive_avg_pool2d", q, output="u8", output_size=size, **integer),
         m.node("adaptive_max_pool2d", q, output_size=size),
-        m.node("add_i8", m.node("max_pool2d", q, kernel=(1, 1), stride=(height, width)), q, **pair),
+        m.node("quantized_add", m.node("max_pool2d", q, kernel=(1, 1), stride=(height, width)), q, **pair),
         *(
-            m.node("mul_i8", q, m.node("slice", q, axis=axis, start=0, stop=1), multiplier=0.02, **pairs)
+            m.node("quantized_mul", q, m.node("slice", q, axis=axis, start=0, stop=1), multiplier=0.02, **pairs)
             for axis in (1, 2, 3)
         ),
         m.node("pad", q, padding=(0, 1, 1, 0, 0, 2, 1, 1), value=90.0),
@@ -187,7 +187,7 @@ def test_large_values_are_split_between_threads() -> None:
     add = {"zero_point_a": 100, "multiplier_a": 0.6, "zero_point_b": 3, "multiplier_b": 0.3, "zero_point_y": 9}
     graph = m.graph(
         *(codes, scale, zero, *rows),
-        m.node("add_i8", q, m.node("lookup", q, m.table()), **add),
+        m.node("quantized_add", q, m.node("lookup", q, m.table()), **add),
         m.node("max_pool2d", q, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1)),
         m.node("concat", q, m.node("pad", q, padding=(0, 0, 1, 1, 0, 0, 0, 0), value=7.0), axis=1),
         m.node("cast", m.node("slice", x, axis=3, start=1, stop=100, step=3), dtype="i32"),
@@ -451,7 +451,7 @@ def test_profile_nodes_and_types() -> None:
     rows = session._core.profile(given, 3)
     assert {row["node"] for row in rows} >= {node.name for node in graph.nodes if node.op != "reshape"}
     assert all(row["seconds"] >= 0 and row["bytes"] > 0 for row in rows)
-    conv = next(row for row in rows if row["op"] == "conv2d_i8")
+    conv = next(row for row in rows if row["op"] == "quantized_conv2d")
     assert conv["operations"] == 2 * 2 * 8 * 4 * 6 * 4 * 9  # 2 a multiply-add, batch, filters, height, width, depth
     assert [row["op"] for row in session.nodes()] == [node.op for node in graph.nodes]
     assert session._core.inputs == [("x", "f32", [-1, 4, 9, 11])]

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <optional>
@@ -323,16 +324,52 @@ void add_input(GraphBuilder& builder, const std::string& name, const std::string
   builder.input(name, dtype, std::move(dims));
 }
 
-void add_constant(GraphBuilder& builder, const std::string& name, py::object object) {
-  const std::string what = "constant '" + name + "'";
-  py::array array = as_array(object, what);
-  const std::optional<DType> type = dtype_of(array.dtype());
-  if (!type) return builder.problem(what + ": dtype " + std::string(py::str(array.dtype())) + " is not supported");
+Buffer copy_of(py::array array) {
   if (!is_plain(array))
     array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C").cast<py::array>();
   Buffer buffer(static_cast<size_t>(array.nbytes()));
   if (array.nbytes() > 0) std::memcpy(buffer.as<void>(), array.data(), static_cast<size_t>(array.nbytes()));
-  builder.constant(name, graph::name_of(*type), {array.shape(), array.shape() + array.ndim()}, std::move(buffer));
+  return buffer;
+}
+
+void add_constant(GraphBuilder& builder, const std::string& name, const py::object& object) {
+  const std::string what = "constant '" + name + "'";
+  const py::array array = as_array(object, what);
+  const std::optional<DType> type = dtype_of(array.dtype());
+  if (!type) return builder.problem(what + ": dtype " + std::string(py::str(array.dtype())) + " is not supported");
+  builder.constant(name, graph::name_of(*type), {array.shape(), array.shape() + array.ndim()}, copy_of(array));
+}
+
+// What a part of a weight holds, of one of these types; none: nothing.
+Buffer part_of(const py::object& object, const std::string& what, std::initializer_list<DType> types,
+               DType* type = nullptr) {
+  if (object.is_none()) return {};
+  const py::array array = as_array(object, what);
+  const std::optional<DType> found = dtype_of(array.dtype());
+  if (!found || std::find(types.begin(), types.end(), *found) == types.end())
+    throw py::type_error(what + " of dtype " + std::string(py::str(array.dtype())) + " are not supported");
+  if (type != nullptr) *type = *found;
+  return copy_of(array);
+}
+
+void add_weight(GraphBuilder& builder, const std::string& name, const std::vector<int64_t>& shape,
+                const py::object& codes, int bits, int64_t group_size, const py::object& scales,
+                const py::object& zero_points, const py::object& offsets, const py::object& values,
+                std::string pattern) {
+  note_failures(builder, "weight '" + name + "'", [&] {
+    if (shape.size() > kMaxRank) throw py::type_error("its rank is more than 8");
+    graph::Weight weight;
+    for (int64_t size : shape) weight.shape.push_back(size);
+    weight.bits = bits;
+    weight.group_size = group_size;
+    weight.codes = part_of(codes, "codes", {DType::s8, DType::u8});
+    weight.scales = part_of(scales, "scales", {DType::f16, DType::f32}, &weight.scale_type);
+    weight.zero_points = part_of(zero_points, "zero points", {DType::u8});
+    weight.offsets = part_of(offsets, "offsets", {DType::f16});
+    weight.values = part_of(values, "values", {DType::f32});
+    weight.pattern = std::move(pattern);
+    builder.weight(name, std::move(weight));
+  });
 }
 
 void add_node(GraphBuilder& builder, const std::string& op, const std::string& name,
@@ -370,6 +407,9 @@ void bind_graph(py::module_& m) {
           py::arg("kind"), py::arg("size"))
       .def("input", &add_input, py::arg("name"), py::arg("dtype"), py::arg("shape"))
       .def("constant", &add_constant, py::arg("name"), py::arg("array"))
+      .def("weight", &add_weight, py::arg("name"), py::kw_only(), py::arg("shape"), py::arg("codes"), py::arg("bits"),
+           py::arg("group_size"), py::arg("scales"), py::arg("zero_points") = py::none(),
+           py::arg("offsets") = py::none(), py::arg("values") = py::none(), py::arg("pattern") = "")
       .def("node", &add_node, py::arg("op"), py::arg("name"), py::arg("inputs"), py::arg("outputs"),
            py::arg("attributes"))
       .def("output", &GraphBuilder::output, py::arg("name"))

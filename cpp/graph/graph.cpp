@@ -101,7 +101,16 @@ void GraphBuilder::constant(const std::string& name, std::string_view dtype, con
     return problem(what + ": " + to_string(type) + " takes " + std::to_string(bytes) + " bytes, got " +
                    std::to_string(data.bytes()));
   }
-  graph_.constants.emplace(value, Constant{type, std::make_shared<Buffer>(std::move(data))});
+  graph_.constants.emplace(value, Constant{type, std::make_shared<Buffer>(std::move(data)), nullptr});
+}
+
+void GraphBuilder::weight(const std::string& name, Weight weight) {
+  const std::string what = "weight " + quoted(name);
+  const int value = define(name, what);
+  const std::string reason = problem_of(weight);
+  if (!reason.empty()) return problem(what + ": " + reason);
+  const TensorType type{DType::f32, weight.shape};
+  graph_.constants.emplace(value, Constant{type, nullptr, std::make_shared<const Weight>(std::move(weight))});
 }
 
 void GraphBuilder::node(std::string op, std::string name, const std::vector<std::string>& inputs,

@@ -60,6 +60,7 @@ class GraphBuilder {
   void input(const std::string& name, std::string_view dtype, std::vector<Dim> shape);
   void constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
                 Buffer data);  // row-major
+  void weight(const std::string& name, Weight weight);
   void node(std::string op, std::string name, const std::vector<std::string>& inputs,
             const std::vector<std::string>& outputs, Attributes attributes);
   void output(const std::string& name);

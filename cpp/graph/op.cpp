@@ -221,11 +221,22 @@ void NodeInfo::expect_outputs(size_t count) const {
 const Constant& NodeInfo::constant(size_t input, DType dtype, int rank) const {
   const Constant* constant = input < constants.size() ? constants[input] : nullptr;
   if (constant == nullptr) fail("input " + std::to_string(input) + " must be a constant");
+  if (constant->weight != nullptr) fail("input " + std::to_string(input) + " cannot be a quantized weight");
   if (constant->type.dtype != dtype || (rank >= 0 && constant->type.shape.rank() != rank)) {
     fail("input " + std::to_string(input) + " must be " + std::string(name_of(dtype)) +
          (rank >= 0 ? " of rank " + std::to_string(rank) : "") + ", got " + to_string(constant->type));
   }
   return *constant;
+}
+
+const std::shared_ptr<const Weight>& NodeInfo::weight(size_t input, int rank) const {
+  const Constant* constant = input < constants.size() ? constants[input] : nullptr;
+  if (constant == nullptr || constant->weight == nullptr)
+    fail("input " + std::to_string(input) + " must be a quantized weight");
+  weights.insert(input);
+  if (rank >= 0 && constant->weight->shape.rank() != rank)
+    fail("the weight must have " + std::to_string(rank) + " axes, has " + to_string(constant->weight->shape));
+  return constant->weight;
 }
 
 Work Op::work(Types inputs, Types outputs) const {

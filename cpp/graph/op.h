@@ -16,6 +16,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/types.h"
+#include "graph/weight.h"
 
 namespace lowbit::graph {
 
@@ -41,8 +42,9 @@ using Attributes = std::map<std::string, Attribute, std::less<>>;
 // A constant of the graph: owned until every node that uses it is prepared, and beyond only if a node reads it at run
 // time.
 struct Constant {
-  TensorType type;
-  std::shared_ptr<Buffer> buffer;  // row-major
+  TensorType type;                       // of a quantized weight f32, which it stands for
+  std::shared_ptr<Buffer> buffer;        // row-major; null for a quantized weight
+  std::shared_ptr<const Weight> weight;  // null for an array
 
   template <class T>
   std::span<const T> values() const {
@@ -62,6 +64,7 @@ struct NodeInfo {
   size_t symbols = 0;                                // how many the graph has
   Isa isa = Isa::scalar;                             // cap for kernel choice
   mutable std::set<std::string, std::less<>> known;  // attributes asked for; prepare refuses all others
+  mutable std::set<size_t> weights;                  // quantized weights asked for; prepare refuses all others
 
   bool has(size_t input) const { return input < present.size() && present[input]; }
   bool has(std::string_view key) const { return find(key) != nullptr; }
@@ -84,6 +87,7 @@ struct NodeInfo {
   void expect_inputs(size_t least, size_t most) const;  // the first `least` present, no more than `most`
   void expect_outputs(size_t count) const;
   const Constant& constant(size_t input, DType dtype, int rank) const;  // of that type and rank (-1: any rank)
+  const std::shared_ptr<const Weight>& weight(size_t input, int rank = -1) const;  // quantized, of that rank
   [[noreturn]] void fail(const std::string& reason) const;
 
  private:

@@ -48,6 +48,10 @@ class Preparation {
       }
       release(graph_.nodes[i].inputs, read);
     }
+    for (int output : graph_.outputs)
+      if (const auto found = graph_.constants.find(output);
+          found != graph_.constants.end() && found->second.weight != nullptr)
+        graph_.problems.push_back("output '" + graph_.values[output] + "' is a quantized weight");
     for (int output : graph_.outputs) {
       if (types_[output]) {
         program.outputs.push_back({output, types_[output]->dtype, {}});
@@ -105,7 +109,8 @@ class Preparation {
                   .outputs = node.outputs.size(),
                   .symbols = graph_.symbols.size(),
                   .isa = isa_,
-                  .known = {}};
+                  .known = {},
+                  .weights = {}};
     for (int value : node.inputs) {
       const auto found = graph_.constants.find(value);
       info.constants.push_back(found == graph_.constants.end() ? nullptr : &found->second);
@@ -115,6 +120,9 @@ class Preparation {
       std::unique_ptr<Op> op = factory(info);
       for (const auto& [key, value] : node.attributes)
         if (!info.known.contains(key)) note(node, "unknown attribute '" + key.substr(0, 100) + "'");
+      for (size_t i = 0; i < info.constants.size(); ++i)
+        if (info.constants[i] != nullptr && info.constants[i]->weight != nullptr && !info.weights.contains(i))
+          throw Error(ErrorKind::input, "input " + std::to_string(i) + " cannot be a quantized weight");
       if (!types) return nullptr;  // a consequence of a problem noted before
       const std::vector<TensorType> outputs = infer_node(*op, *types, sizes_, node.outputs.size());
       for (size_t i = 0; i < outputs.size(); ++i) types_[node.outputs[i]] = outputs[i];
@@ -147,7 +155,7 @@ class Preparation {
       if (value < 0 || --readers_[value] > 0 || read[value]) continue;
       if (std::find(graph_.outputs.begin(), graph_.outputs.end(), value) != graph_.outputs.end()) continue;
       const auto found = graph_.constants.find(value);
-      if (found != graph_.constants.end()) found->second.buffer.reset();
+      if (found != graph_.constants.end()) found->second.buffer.reset(), found->second.weight.reset();
     }
   }
 
@@ -158,6 +166,7 @@ class Preparation {
     for (std::string& name : graph_.values) program.values.push_back({std::move(name), {}, false});
     for (auto& [value, constant] : graph_.constants) {
       if (!read[value]) constant.buffer.reset();
+      constant.weight.reset();  // who reads it at run time holds it
       program.packed_bytes += constant.buffer ? constant.buffer->bytes() : 0;
       program.values[value].constant = std::move(constant);
       program.values[value].is_constant = true;

@@ -60,6 +60,22 @@ class GraphBuilder:
     def constant(self, name: str, array: _Array) -> None:
         """The array is copied."""
 
+    def weight(
+        self,
+        name: str,
+        *,
+        shape: Sequence[int],
+        codes: _Array,
+        bits: int,
+        group_size: int,
+        scales: _Array,
+        zero_points: _Array | None = None,
+        offsets: _Array | None = None,
+        values: _Array | None = None,
+        pattern: str = "",
+    ) -> None:
+        """A quantized weight, whole; cpp/graph/weight.h says what its parts are. Codes below 8 bits are packed."""
+
     def node(
         self,
         op: str,

@@ -17,7 +17,7 @@ from .capture import Captured, Example, capture, dummy_inputs, example, example_
 from .converted_model import Conversion, ConvertedModel, array_of
 from .errors import AccuracyError, CalibrationError, InputError
 from .graph.ir import Array, Graph
-from .graph.packings import OF_BITS
+from .graph.weights import few_bits
 from .ops import interpreter
 from .passes import optimize
 from .passes.drop_channels import Left, drop_channels
@@ -244,10 +244,8 @@ def _without_channels(graph: Graph, captured: Captured, rules: schemes.Rules) ->
     if is_quantized(graph):
         return graph, {}
     known = KnownWeights(captured.codes)
-    few_bits = any(scheme.weight_bits in OF_BITS for _, scheme in rules.rules)
-    made, left = drop_channels(
-        graph, keeps=lambda weight: known.of(weight) is not None, step=DIVISOR if few_bits else 1
-    )
+    few = any(scheme.weight_bits in few_bits() for _, scheme in rules.rules)
+    made, left = drop_channels(graph, keeps=lambda weight: known.of(weight) is not None, step=DIVISOR if few else 1)
     return made, {each.node: each for each in left}
 
 

@@ -284,7 +284,7 @@ class ConvertedModel(Model):
             steps=steps_of(
                 self.session.graph,
                 self.session.profile_list(arrays, REPEATS),
-                self.session.weight_bytes,
+                self.session.weights,
                 {row.node: row.seconds for row in reference.profile_list(arrays, REPEATS)},
                 {row.node: row.sqnr for row in compared},
                 self._near(),

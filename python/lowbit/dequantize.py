@@ -22,13 +22,12 @@ from torch import Tensor
 
 from .errors import InputError, UnsupportedError
 from .graph.ir import Array, Weight
-from .graph.packings import PACKINGS
-from .ops.interpreter import weight_problems
+from .graph.weights import FORMATS, highest, middle, problems, unpack
 
 # A code an element, or packed as in a file: by the name of the format.
-_LOOSE = {f"int{packing.bits}": packing for packing in PACKINGS.values()}
-_PACKED = {f"int{packing.bits}-{packing.name}": packing for packing in PACKINGS.values()}
-FORMATS = ("int8", *_LOOSE, *_PACKED)
+_LOOSE = {f"int{kind.bits}": kind for kind in FORMATS.values() if kind.grouped}
+_PACKED = {kind.packed: kind for kind in _LOOSE.values() if kind.packed}
+NAMES = ("int8", *_LOOSE, *_PACKED)
 _SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format) -> Tensor"
 
 
@@ -37,23 +36,23 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: T
     """The float32 numbers that the codes stand for; see the head of this file."""
     if format == "int8":
         return codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
-    middle = 0
+    centre = 0
     if format in _PACKED:
-        packing = _PACKED[format]
-        parts = [codes >> shift & packing.highest for shift in range(0, 8, packing.bits)]
-        codes, middle = torch.stack(parts, dim=-1).flatten(1), packing.middle
+        bits = _PACKED[format].bits
+        parts = [codes >> shift & highest(bits) for shift in range(0, 8, bits)]
+        codes, centre = torch.stack(parts, dim=-1).flatten(1), middle(bits)
     window = codes.shape[2:]
     codes = codes.movedim(1, -1).flatten(1)
     depth, groups = codes.shape[1], scale.shape[1]
     index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
-    zero = torch.full_like(scale, middle) if zero_point is None else zero_point
+    zero = torch.full_like(scale, centre) if zero_point is None else zero_point
     numbers = (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
     return numbers.unflatten(1, (*window, -1)).movedim(-1, 1).contiguous() if window else numbers
 
 
 @dequantize.register_fake
 def _shape(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None, format: str) -> Tensor:
-    shape = (codes.shape[0], _PACKED[format].places * codes.shape[1]) if format in _PACKED else codes.shape
+    shape = (codes.shape[0], 8 // _PACKED[format].bits * codes.shape[1]) if format in _PACKED else codes.shape
     return codes.new_empty(shape, dtype=torch.float32)
 
 
@@ -66,35 +65,26 @@ def arrays(
 
 
 def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array | None, format: str) -> Weight:
-    """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError.
-
-    A convolution's codes of four bits become [N, kh, kw, C].
-    """
-    if format not in FORMATS:
-        raise InputError(f"there is no format {format!r} of codes; there are {', '.join(FORMATS)}")
+    """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError."""
+    if format not in NAMES:
+        raise InputError(f"there is no format {format!r} of codes; there are {', '.join(NAMES)}")
     if format == "int8":
         if g_idx is not None:
             raise InputError("g_idx is for groups of four-bit codes; int8 has a scale an output channel")
         weight = Weight(codes=codes, scales=scale.astype(np.float32).reshape(-1), zero_points=zero_point)
     else:
-        packing = _PACKED.get(format) or _LOOSE[format]
-        if codes.ndim > 2 and format not in _PACKED:
-            codes = np.ascontiguousarray(np.moveaxis(codes, 1, -1))
-        depth = math.prod(codes.shape[1:]) * (packing.places if format in _PACKED else 1)
-        _refuse_unequal(codes, scale, g_idx, depth, most=2 if format in _PACKED else 5)
-        if format in _PACKED:
-            codes = packing.unpack(codes, (codes.shape[0], depth), symmetric=zero_point is None)
+        is_packed = format in _PACKED
+        bits = (_PACKED if is_packed else _LOOSE)[format].bits
+        depth = math.prod(codes.shape[1:]) * (8 // bits if is_packed else 1)
+        _refuse_unequal(codes, scale, g_idx, depth, most=2 if is_packed else 5)
+        if is_packed:
+            codes = unpack(codes, (codes.shape[0], depth), bits, signed=zero_point is None)
         weight = Weight(
-            codes=codes,
-            scales=_halves(scale),
-            zero_points=zero_point,
-            bits=packing.bits,
-            group_size=depth // scale.shape[1],
-            packing=packing.name,
+            codes=codes, scales=_halves(scale), zero_points=zero_point, bits=bits, group_size=depth // scale.shape[1]
         )
-    problems = list(weight_problems(weight))
-    if problems:
-        raise InputError(f"lowbit::dequantize, format {format!r}: {'; '.join(problems)}")
+    wrong = list(problems(weight))
+    if wrong:
+        raise InputError(f"lowbit::dequantize, format {format!r}: {'; '.join(wrong)}")
     return weight
 
 

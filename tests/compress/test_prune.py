@@ -265,7 +265,7 @@ def test_conversion_keeps_the_zeros(scheme: str, pattern: str, calibrated: bool,
     path = tmp_path / "net.lowbit"
     model.save(path)
     graph = format.load(path)[0]
-    found = {node.name: graph.constants[node.inputs[1]] for node in graph if node.op.endswith(("_i8", "_i4"))}
+    found = {node.name: graph.constants[node.inputs[1]] for node in graph if node.op.startswith("quantized_")}
     pruned = {name: weight for name, weight in found.items() if name in ("0", "4", "7", "9")}
     assert "7" in pruned
     for name, weight in pruned.items():

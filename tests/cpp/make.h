@@ -1,6 +1,7 @@
 // Builds small graphs with reproducible random constants, and runs them on owned memory.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -94,6 +95,22 @@ class Maker {
                      std::move(buffer));
     return name;
   }
+  std::string weight(graph::Weight weight) {
+    const std::string name = fresh();
+    builder.weight(name, std::move(weight));
+    return name;
+  }
+  // A quantized weight of 8-bit codes, whose scales are 1.
+  std::string weight(const Array& codes) {
+    graph::Weight weight;
+    weight.shape = codes.type.shape;
+    weight.codes = Buffer(codes.bytes.size());
+    std::memcpy(weight.codes.as<void>(), codes.bytes.data(), codes.bytes.size());
+    weight.scales = Buffer(codes.type.shape[0] * sizeof(float));
+    std::fill_n(weight.scales.as<float>(), codes.type.shape[0], 1.0f);
+    return this->weight(std::move(weight));
+  }
+  std::string weight(const Shape& shape) { return weight(random_codes(DType::s8, shape, random)); }
   std::string floats(Shape shape, float scale = 1.0f) { return constant(random_floats(shape, random, scale)); }
   std::string codes(DType dtype, Shape shape) { return constant(random_codes(dtype, shape, random)); }
   std::string node(std::string_view op, const std::vector<std::string>& inputs, Attributes attributes = {}) {

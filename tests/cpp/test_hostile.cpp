@@ -1,4 +1,5 @@
 // What a file may say: every mistake is an Error that names it, and nothing that passes can crash.
+#include <algorithm>
 #include <limits>
 
 #include "check.h"
@@ -18,11 +19,34 @@ bool refused(const char* part, const std::function<void(Maker&)>& fill) {
   return throws(ErrorKind::graph, part, [&] { m.session({"x"}, default_isa()); });
 }
 
+// 8-bit codes [4, 4, 3, 3].
+graph::Weight sound_weight() {
+  graph::Weight weight;
+  weight.shape = {4, 4, 3, 3};
+  weight.codes = Buffer(144);
+  weight.scales = Buffer(16);
+  std::fill_n(weight.scales.as<float>(), 4, 1.0f);
+  return weight;
+}
+
+// 4-bit codes [4, 32] in groups of 8.
+graph::Weight grouped_weight() {
+  graph::Weight weight;
+  weight.shape = {4, 32};
+  weight.bits = 4;
+  weight.group_size = 8;
+  weight.codes = Buffer(64);
+  weight.scale_type = DType::f16;
+  weight.scales = Buffer(32);
+  std::fill_n(weight.scales.as<uint16_t>(), 16, uint16_t{0x3C00});
+  return weight;
+}
+
 bool refused_node(const char* part, const std::string& op, const std::vector<std::string>& inputs,
                   Attributes attributes, int outputs = 1) {
   return refused(part, [&](Maker& m) {
     m.builder.constant("w", "f32", {4, 4, 3, 3}, bytes(576));
-    m.builder.constant("w8", "s8", {4, 4, 3, 3}, bytes(144));
+    m.builder.weight("w8", sound_weight());
     m.builder.constant("f4", "f32", {4}, bytes(16));
     m.nodes(op, inputs, outputs, std::move(attributes));
   });
@@ -82,10 +106,12 @@ TEST(wrong_nodes_are_refused) {
   CHECK(refused_node("unknown operator", "conv9d", {"x"}, {}));
   CHECK(refused_node("takes 2 to 4 inputs", "conv2d", {"x"}, {}));
   CHECK(refused_node("must be a constant", "conv2d", {"x", "x"}, {}));
-  CHECK(refused_node("must be f32 of rank 4", "conv2d", {"x", "w8"}, {}));
-  CHECK(refused_node("must be s8 of rank 4", "conv2d_i8", {"x", "w", "f4", "f4"}, {{"output", std::string("u8")}}));
-  CHECK(refused_node("must be u8", "conv2d_i8", {"x", "w8", "f4", "f4"}, {{"output", std::string("u8")}}));
-  CHECK(refused_node("'output' (a text) is missing", "conv2d_i8", {"x", "w8", "f4", "f4"}, {}));
+  CHECK(refused_node("cannot be a quantized weight", "conv2d", {"x", "w8"}, {}));
+  CHECK(refused_node("cannot be a quantized weight", "add", {"x", "w8"}, {}));
+  CHECK(refused_node("must be a quantized weight", "quantized_conv2d", {"x", "w", "f4", "f4"},
+                     {{"output", std::string("u8")}}));
+  CHECK(refused_node("must be u8", "quantized_conv2d", {"x", "w8", "f4", "f4"}, {{"output", std::string("u8")}}));
+  CHECK(refused_node("'output' (a text) is missing", "quantized_conv2d", {"x", "w8", "f4", "f4"}, {}));
   CHECK(refused_node("unknown attribute 'strides'", "conv2d", {"x", "w"}, {{"strides", int64_t{1}}}));
   CHECK(refused_node("'stride' must be", "conv2d", {"x", "w"}, {{"stride", std::vector<int64_t>{0, 1}}}));
   CHECK(refused_node("'stride' must be", "conv2d", {"x", "w"}, {{"stride", std::vector<int64_t>{1}}}));
@@ -117,6 +143,49 @@ TEST(wrong_nodes_are_refused) {
                       {"padding", std::vector<int64_t>{2, 0, 0, 0}}}));
 }
 
+TEST(wrong_weights_are_refused) {
+  const auto with = [](const char* part, graph::Weight (*sound)(), const auto& change) {
+    return refused(part, [&](Maker& m) {
+      graph::Weight weight = sound();
+      change(weight);
+      m.builder.weight("w", std::move(weight));
+    });
+  };
+  const auto grouped = [&](const char* part, const auto& change) { return with(part, grouped_weight, change); };
+  CHECK(with("1, 2, 3, 4 or 8 bits", sound_weight, [](graph::Weight& w) { w.bits = 5; }));
+  CHECK(with("take 108 bytes, got 144", sound_weight, [](graph::Weight& w) { w.shape[0] = 3; }));
+  CHECK(with("none of a weight", sound_weight, [](graph::Weight& w) { w.shape[0] = kHuge; }));
+  CHECK(with("none of a weight", sound_weight, [](graph::Weight& w) { w.shape = {}; }));
+  CHECK(with("a scale for each group", sound_weight, [](graph::Weight& w) { w.scales = Buffer(12); }));
+  CHECK(with("finite and positive", sound_weight, [](graph::Weight& w) { w.scales.as<float>()[3] = -1; }));
+  CHECK(with("finite and positive", sound_weight, [](graph::Weight& w) { w.scales = Buffer(16); }));
+  CHECK(grouped("divide the depth", [](graph::Weight& w) { w.group_size = 12; }));
+  CHECK(grouped("divide the depth", [](graph::Weight& w) { w.group_size = -8; }));
+  CHECK(grouped("none of them empty", [](graph::Weight& w) { w.shape = {4, 0}; }));
+  CHECK(grouped("finite and positive", [](graph::Weight& w) { w.scales.as<uint16_t>()[7] = 0x7C00; }));
+  CHECK(grouped("a zero point is no code", [](graph::Weight& w) {
+    w.zero_points = Buffer(16);
+    w.zero_points.as<uint8_t>()[5] = 16;
+  }));
+  CHECK(grouped("a zero point for each", [](graph::Weight& w) { w.zero_points = Buffer(15); }));
+  CHECK(grouped("a finite offset", [](graph::Weight& w) { w.offsets = Buffer(30); }));
+  CHECK(grouped("a finite value", [](graph::Weight& w) { w.values = Buffer(32); }));
+  CHECK(grouped("exclude each other", [](graph::Weight& w) {
+    w.zero_points = Buffer(16);
+    w.offsets = Buffer(32);
+  }));
+  for (int bits : {1, 2, 3}) {
+    Maker m;
+    graph::Weight weight = grouped_weight();
+    weight.bits = bits;
+    weight.codes = Buffer(16 * bits);
+    const std::string y = m.node(
+        "quantized_linear", {m.input("u8", dims({1, 32})), m.weight(std::move(weight)), m.floats({4}), m.floats({4})},
+        {{"output", std::string("f32")}});
+    CHECK(throws(ErrorKind::graph, "no kernel reads its weight yet", [&] { m.session({y}, default_isa()); }));
+  }
+}
+
 TEST(weights_that_could_overflow_are_refused) {
   const auto with = [](int64_t depth, int8_t code, float multiplier) {
     Maker m;
@@ -124,7 +193,7 @@ TEST(weights_that_could_overflow_are_refused) {
     std::fill_n(w.as<int8_t>(), depth, code);
     *scale.as<float>() = multiplier;
     const std::string y =
-        m.node("linear_i8", {m.input("u8", dims({1, depth})), m.constant(w), m.constant(scale), m.constant(bias)},
+        m.node("quantized_linear", {m.input("u8", dims({1, depth})), m.weight(w), m.constant(scale), m.constant(bias)},
                {{"output", std::string("u8")}});
     m.session({y}, default_isa());
   };

@@ -79,13 +79,13 @@ class RandomNet {
                              {"zero_point_y", int64_t{100}},
                              {"groups", groups},
                              {"padding", std::vector<int64_t>(4, size / 2)}};
-    std::vector<std::string> inputs = {x.name, m_.codes(DType::s8, {filters, x.channels / groups, size, size}),
+    std::vector<std::string> inputs = {x.name, m_.weight(Shape{filters, x.channels / groups, size, size}),
                                        m_.floats({filters}, 1e-3f), m_.floats({filters}, 20)};
     if (!residual.empty()) {
       inputs.push_back(residual);
       attributes["residual_multiplier"] = 0.5;
     }
-    return m_.node("conv2d_i8", inputs, attributes);
+    return m_.node("quantized_conv2d", inputs, attributes);
   }
 
   Maker m_;

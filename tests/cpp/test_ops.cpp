@@ -95,8 +95,8 @@ void check_conv2d_i8(const Conv& conv, bool dynamic, bool residual, Isa isa, int
   attributes["residual_zero_point"] = int64_t{9};
   const std::string in = m.input("u8", dims(x.type.shape)), in_r = m.input("u8", dims(r.type.shape)),
                     in_s = m.input("f32", dims({conv.n})), in_z = m.input("u8", dims({conv.n}));
-  const std::string y = m.node("conv2d_i8",
-                               {in, m.constant(w), m.constant(multiplier), m.constant(bias), residual ? in_r : "",
+  const std::string y = m.node("quantized_conv2d",
+                               {in, m.weight(w), m.constant(multiplier), m.constant(bias), residual ? in_r : "",
                                 dynamic ? "" : m.constant(table), dynamic ? in_s : "", dynamic ? in_z : ""},
                                attributes);
   const auto session = m.session({y}, isa, threads);
@@ -166,9 +166,9 @@ void check_linear_i8(int64_t n, int64_t k, int64_t block) {
       Array w = random_codes(DType::s8, {n, k}, m.random);
       if (block > 0) w = pruned(std::move(w), block, m.random);
       const Array multiplier = random_floats({n}, m.random, 1e-2f), bias = random_floats({n}, m.random);
-      const std::string y =
-          m.node("linear_i8", {m.input("u8", dims({rows, k})), m.constant(w), m.constant(multiplier), m.constant(bias)},
-                 {{"zero_point_x", int64_t{50}}, {"output", std::string("f32")}, {"max", 40.0}});
+      const std::string y = m.node(
+          "quantized_linear", {m.input("u8", dims({rows, k})), m.weight(w), m.constant(multiplier), m.constant(bias)},
+          {{"zero_point_x", int64_t{50}}, {"output", std::string("f32")}, {"max", 40.0}});
       const Array got = run(*m.session({y}, isa, 2), {x})[0];
       for (int64_t row = 0; row < rows; ++row)
         for (int64_t c = 0; c < n; ++c) {

@@ -28,40 +28,27 @@ constexpr const char* kTransposedI8 =
 const std::map<std::string, Kind, std::less<>>& kinds() {
   static const std::map<std::string, Kind, std::less<>> table = {
       {"adaptive_avg_pool2d", {DType::f32, 4, "", "output_size"}},
-      {"adaptive_avg_pool2d_i8", {DType::u8, 4, "", "output_size zero_point_x multiplier output zero_point_y lo"}},
       {"adaptive_max_pool2d", {DType::f32, 4, "", "output_size"}},
       {"adaptive_max_pool2d_with_indices", {DType::f32, 4, "", "output_size", 2}},
       {"add", {DType::f32, 4, "like"}},
-      {"add_i8", {DType::u8, 4, "like", "zero_point_a multiplier_a zero_point_b multiplier_b zero_point_y lo"}},
       {"arange", {DType::f32, 0, "none", "start length step whole"}},
       {"argmax", {DType::f32, -1, "", "axis keepdim extreme"}},
       {"attention", {DType::f32, 4, "x x scores|?", "factor causal nan_if_empty"}},
       {"avg_pool2d", {DType::f32, 4, "", "kernel stride padding ceil_mode count_include_pad"}},
-      {"avg_pool2d_i8",
-       {DType::u8, 4, "",
-        "kernel stride padding ceil_mode count_include_pad zero_point_x multiplier output zero_point_y lo"}},
       {"cast", {DType::f32, -1, "", "dtype"}},
       {"clip", {DType::f32, -1, "", "min max"}},
       {"compare", {DType::f32, -1, "like", "order"}},
       {"concat", {DType::f32, -1, "x|like", "axis"}},
       {"conv2d", {DType::f32, 4, "conv", kConv}},
-      {"conv2d_i4",
-       {DType::u8, 4, "nibbles",
-        "stride padding dilation zero_point_x output zero_point_y lo min max depth group_size window"}},
-      {"conv2d_i8", {DType::u8, 4, "conv", kConvI8}},
       {"conv3d", {DType::f32, 5, "conv", kConv}},
-      {"conv3d_i8", {DType::u8, 5, "conv", kConvI8}},
       {"conv_transpose2d", {DType::f32, 4, "conv", "stride padding dilation groups output_padding"}},
-      {"conv_transpose2d_i8", {DType::u8, 4, "conv", kTransposedI8}},
       {"conv_transpose3d", {DType::f32, 5, "conv", "stride padding dilation groups output_padding"}},
-      {"conv_transpose3d_i8", {DType::u8, 5, "conv", kTransposedI8}},
       {"cumsum", {DType::f32, -1, "", "axis total"}},
       {"dequantize", {DType::u8, -1, "", "scale zero_point"}},
       {"dim_value", {DType::f32, 0, "none", "size"}},
       {"div", {DType::f32, -1, "like"}},
       {"dynamic_quantize", {DType::f32, -1, "", "granularity", 3}},
       {"embedding_bag", {DType::f32, 2, "places offsets", "bag last row"}},
-      {"embedding_i4", {DType::i64, -1, "nibble_table", "depth group_size"}},
       {"expand", {DType::f32, -1, "", "shape"}},
       {"floor_div", {DType::i64, -1, "like"}},
       {"fmod", {DType::i64, -1, "like"}},
@@ -73,8 +60,6 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"index_put", {DType::f32, 3, "rows three", "axis reduce"}},
       {"layer_norm", {DType::f32, -1, "last|? last|?", "count factor_eps"}},
       {"linear", {DType::f32, -1, "linear", ""}},
-      {"linear_i4", {DType::u8, -1, "nibbles", "zero_point_x output zero_point_y lo min max depth group_size"}},
-      {"linear_i8", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
       {"logical", {DType::boolean, -1, "like", "logic"}},
       {"logical_not", {DType::boolean, -1}},
       {"lookup", {DType::u8, -1, "table|tables"}},
@@ -87,11 +72,23 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"mean", {DType::f32, -1, "", "axes keepdim"}},
       {"minimum", {DType::f32, -1, "like"}},
       {"mul", {DType::f32, -1, "like"}},
-      {"mul_i8", {DType::u8, -1, "like", "zero_point_a zero_point_b multiplier zero_point_y lo"}},
       {"pad", {DType::f32, 4, "", "padding value fill"}},
       {"pow", {DType::f32, -1, "like"}},
       {"prelu", {DType::f32, -1, "like"}},
       {"quantize", {DType::f32, -1, "", "scale zero_point"}},
+      {"quantized_adaptive_avg_pool2d",
+       {DType::u8, 4, "", "output_size zero_point_x multiplier output zero_point_y lo"}},
+      {"quantized_add", {DType::u8, 4, "like", "zero_point_a multiplier_a zero_point_b multiplier_b zero_point_y lo"}},
+      {"quantized_avg_pool2d",
+       {DType::u8, 4, "",
+        "kernel stride padding ceil_mode count_include_pad zero_point_x multiplier output zero_point_y lo"}},
+      {"quantized_conv2d", {DType::u8, 4, "conv", kConvI8}},
+      {"quantized_conv3d", {DType::u8, 5, "conv", kConvI8}},
+      {"quantized_conv_transpose2d", {DType::u8, 4, "conv", kTransposedI8}},
+      {"quantized_conv_transpose3d", {DType::u8, 5, "conv", kTransposedI8}},
+      {"quantized_embedding", {DType::i64, -1, "quantized_table"}},
+      {"quantized_linear", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
+      {"quantized_mul", {DType::u8, -1, "like", "zero_point_a zero_point_b multiplier zero_point_y lo"}},
       {"reduce", {DType::f32, -1, "", "axes keepdim reduction correction"}},
       {"remainder", {DType::i64, -1, "like"}},
       {"resample", {DType::f32, 4, "", "image_axis outputs window_mode align_corners"}},
@@ -202,7 +199,7 @@ class RandomNode {
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
     if (word == "grid") inputs.push_back(grid());
     if (word == "alike") inputs.push_back(places(type_.shape));
-    if (word == "nibbles" || word == "nibble_table") nibbles(inputs, word == "nibbles");
+    if (word == "quantized_table") inputs.push_back(quantized({random_.whole(1, 70), random_.whole(1, 40)}));
     if (word == "conv" || word == "linear") layer(word == "conv", inputs);
     for (const auto& [name, gates] : {std::pair{"lstm", 4}, {"gru", 3}, {"rnn", 1}})
       if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
@@ -228,10 +225,10 @@ class RandomNode {
   void layer(bool conv, std::vector<std::string>& inputs) {
     const int64_t channels = size(1), groups = conv && random_.whole(0, 2) == 0 ? std::max<int64_t>(channels, 1) : 1;
     const int64_t filters = groups * random_.whole(1, 3);
-    const bool integer = op_.ends_with("_i8");
+    const bool integer = op_.starts_with("quantized");
     Shape weight = conv ? Shape{filters, channels / groups} : Shape{filters, size(rank() - 1)};
     for (size_t axis = 0; conv && axis < spatial(); ++axis) weight.push_back(random_.whole(1, 4));
-    inputs.push_back(integer ? m_.codes(DType::s8, weight) : m_.floats(weight));
+    inputs.push_back(integer ? quantized(weight) : m_.floats(weight));
     if (integer) inputs.push_back(m_.floats({filters}, 0.01f));
     if (integer || maybe()) inputs.push_back(m_.floats({filters}));
     if (integer && maybe()) {  // a slope
@@ -240,28 +237,36 @@ class RandomNode {
     }
     groups_ = groups;
   }
-  // Of four bits; the scales and zero points come after all that any integer layer has, or after the table.
-  void nibbles(std::vector<std::string>& inputs, bool layer) {
-    const int64_t filters = random_.whole(1, 70);
-    window_ = sizes(2, 1, 3);
-    depth_ = op_.starts_with("conv") ? size(1) * window_[0] * window_[1] : size(rank() - 1);
-    depth_ = std::max<int64_t>(depth_, 1);
-    group_size_ = depth_ % 8 == 0 && maybe() ? 8 : depth_;
-    const Shape groups{filters, depth_ / group_size_};
-    Array scales(DType::f16, groups);
-    for (int64_t i = 0; i < groups.elements(); ++i)
-      scales.as<uint16_t>()[i] = half_from_float(random_.whole(0, 200) == 0 ? HUGE_VALF : random_.real(-1, 1));
-    inputs.push_back(m_.codes(DType::u8, {filters, (depth_ + 1) / 2}));
-    if (layer)
-      for (const std::string& operand : std::initializer_list<std::string>{
-               m_.floats({filters}, 0.01f), m_.floats({filters}), std::string(), std::string(), std::string(),
-               std::string(), maybe() ? std::string() : m_.floats({filters})})
-        inputs.push_back(operand);
-    inputs.push_back(m_.constant(scales));
-    Array zero_points(DType::u8, groups);
-    for (int64_t i = 0; i < groups.elements(); ++i)
-      zero_points.as<uint8_t>()[i] = static_cast<uint8_t>(random_.whole(0, random_.whole(0, 200) == 0 ? 255 : 15));
-    if (maybe()) inputs.push_back(m_.constant(zero_points));
+  // Of any format, mostly one that kernels read; sometimes no sound one.
+  std::string quantized(const Shape& shape) {
+    graph::Weight weight;
+    weight.shape = shape;
+    constexpr int kBits[] = {1, 2, 3, 4, 8, 4, 4, 4};
+    weight.bits = maybe() ? 8 : kBits[random_.whole(0, 7)];
+    const int64_t depth = weight.depth();
+    if (weight.bits < 8 || random_.whole(0, 9) == 0) weight.group_size = depth % 8 == 0 && maybe() ? 8 : depth;
+    weight.codes = noise(weight.code_bytes());
+    const bool halves = (weight.group_size > 0) == (random_.whole(0, 9) != 0);
+    weight.scale_type = halves ? DType::f16 : DType::f32;
+    const int64_t count = weight.channels() * (weight.group_size == 0 ? 1 : weight.groups());
+    weight.scales = Buffer(count * size_of(weight.scale_type));
+    for (int64_t i = 0; i < count; ++i) {
+      const float scale = random_.whole(0, 500) == 0 ? HUGE_VALF : random_.real(0.01f, 1);
+      halves ? weight.scales.as<uint16_t>()[i] = half_from_float(scale) : weight.scales.as<float>()[i] = scale;
+    }
+    if (weight.bits < 8 && maybe()) {
+      weight.zero_points = noise(count);
+      for (int64_t i = 0; i < count; ++i)
+        if (random_.whole(0, 500) != 0) weight.zero_points.as<uint8_t>()[i] &= (1 << weight.bits) - 1;
+    }
+    if (random_.whole(0, 19) == 0) weight.offsets = noise(2 * count);
+    if (random_.whole(0, 19) == 0) weight.values = Buffer(sizeof(float) << weight.bits);
+    return m_.weight(std::move(weight));
+  }
+  Buffer noise(size_t bytes) {
+    Buffer buffer(random_.whole(0, 60) == 0 ? bytes + 1 : bytes);
+    for (size_t i = 0; i < bytes; ++i) buffer.as<uint8_t>()[i] = static_cast<uint8_t>(random_.bits());
+    return buffer;
   }
   size_t spatial() const { return op_.find("3d") == std::string::npos ? 2 : 3; }
 
@@ -287,8 +292,8 @@ class RandomNode {
         {"bag", {"mode", "sum mean max"}},
     };
     static const std::map<std::string, const char*, std::less<>> renamed = {
-        {"factor", "scale"}, {"factor_eps", "eps"}, {"count", "axes"},      {"size_list", "size"}, {"size", "value"},
-        {"row", "padding"},  {"window", "kernel"},  {"image_axis", "axis"}, {"outputs", "size"},
+        {"factor", "scale"}, {"factor_eps", "eps"}, {"count", "axes"},      {"size_list", "size"},
+        {"size", "value"},   {"row", "padding"},    {"image_axis", "axis"}, {"outputs", "size"},
     };
     const auto text = texts.find(key);
     if (text != texts.end()) {
@@ -308,9 +313,6 @@ class RandomNode {
     for (const char* flag : {"ceil_mode", "count_include_pad", "keepdim", "causal", "nan_if_empty", "transpose_b",
                              "reverse", "descending", "largest", "upper", "align_corners", "last"})
       if (key == flag) return random_.whole(0, 1);
-    if (key == "depth") return depth_;
-    if (key == "window") return window_;
-    if (key == "group_size") return group_size_;
     if (key == "groups") return kind_.dtype == DType::f32 && op_ == "group_norm" ? random_.whole(1, 3) : groups_;
     if (key == "axis") return random_.whole(-rank(), rank());
     if (key == "image_axis") return random_.whole(2, 3);
@@ -377,8 +379,7 @@ class RandomNode {
   const Kind& kind_;
   std::string x_;
   TensorType type_;
-  int64_t groups_ = 1, group_size_ = 1, depth_ = 1;
-  std::vector<int64_t> window_;
+  int64_t groups_ = 1;
   Attributes attributes_;
 };
 

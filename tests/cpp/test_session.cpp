@@ -28,16 +28,16 @@ std::unique_ptr<Session> mixed_net(Isa isa, int threads) {
       {"zero_point_x", int64_t{128}}, {"output", std::string("u8")}, {"zero_point_y", int64_t{128}}};
   const std::string q = m.node("quantize", {x}, {{"scale", 0.02}, {"zero_point", int64_t{128}}});
   const std::string a =
-      m.node("conv2d_i8", {q, m.codes(DType::s8, {32, 6, 3, 3}), m.floats({32}, 1e-3f), m.floats({32}, 9)},
+      m.node("quantized_conv2d", {q, m.weight(Shape{32, 6, 3, 3}), m.floats({32}, 1e-3f), m.floats({32}, 9)},
              pads({1, 1, 1, 1}, integer));
   Attributes depthwise = pads({1, 1, 1, 1}, integer);
   depthwise["groups"] = int64_t{32};
-  const std::string b =
-      m.node("conv2d_i8", {a, m.codes(DType::s8, {32, 1, 3, 3}), m.floats({32}, 5e-3f), m.floats({32}, 9)}, depthwise);
+  const std::string b = m.node("quantized_conv2d",
+                               {a, m.weight(Shape{32, 1, 3, 3}), m.floats({32}, 5e-3f), m.floats({32}, 9)}, depthwise);
   Attributes residual = integer;
   residual["residual_multiplier"] = 0.5;
   const std::string c = m.node(
-      "conv2d_i8", {b, m.codes(DType::s8, {32, 32, 1, 1}), m.floats({32}, 1e-3f), m.floats({32}, 9), a}, residual);
+      "quantized_conv2d", {b, m.weight(Shape{32, 32, 1, 1}), m.floats({32}, 1e-3f), m.floats({32}, 9), a}, residual);
   const std::string f = m.node("dequantize", {c}, {{"scale", 0.02}, {"zero_point", int64_t{128}}});
   const std::string g = m.node("unary", {f}, {{"kind", std::string("silu")}});
   const std::string pooled = m.node("adaptive_avg_pool2d", {g}, {{"output_size", std::vector<int64_t>{1, 1}}});
@@ -45,8 +45,8 @@ std::unique_ptr<Session> mixed_net(Isa isa, int threads) {
   const std::string flat = m.node("reshape", {pooled}, {{"shape", std::vector<Dim>{batch, Dim::constant(32)}}});
   const auto dynamic = m.nodes("dynamic_quantize", {flat}, 3, {{"granularity", std::string("row")}});
   const std::string y = m.node(
-      "linear_i8",
-      {dynamic[0], m.codes(DType::s8, {20, 32}), m.floats({20}, 1e-2f), m.floats({20}), "", "", dynamic[1], dynamic[2]},
+      "quantized_linear",
+      {dynamic[0], m.weight(Shape{20, 32}), m.floats({20}, 1e-2f), m.floats({20}), "", "", dynamic[1], dynamic[2]},
       {{"output", std::string("f32")}});
   const std::string p = m.node("softmax", {y}, {{"axis", int64_t{-1}}});
   return m.session({p, gated, y}, isa, threads);

@@ -54,7 +54,7 @@ def test_equal_codes_are_kept_once() -> None:
     for scale in (1, 1, 2):
         q, *parts = m.node("dynamic_quantize", x, outputs=3, granularity="row")
         weight = m.constant(Weight(codes=codes.copy(), scales=scale * scales))
-        x = m.node("linear_i8", q, weight, *factors, "", "", *parts, output="f32")
+        x = m.node("quantized_linear", q, weight, *factors, "", "", *parts, output="f32")
     after = apply(m.graph(x), share_constants)
     assert sum(isinstance(constant, Weight) for constant in after.constants.values()) == 2
 

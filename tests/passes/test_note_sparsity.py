@@ -55,7 +55,9 @@ def test_layers_are_named_with_their_density() -> None:
     codes = pruned((16, 64), "4x4", 0.75)
     w = m.constant(Weight(codes=codes, scales=np.ones(16, np.float32)))
     ones = m.constant(np.ones(16, np.float32))
-    graph = note_sparsity(m.graph(m.node("linear_i8", m.input("x", 2, 64, dtype="u8"), w, ones, ones, output="f32")))
+    graph = note_sparsity(
+        m.graph(m.node("quantized_linear", m.input("x", 2, 64, dtype="u8"), w, ones, ones, output="f32"))
+    )
     assert density(codes, "4x4") == 0.25
     assert sparse_layers(graph) == [{"node": graph.nodes[0].name, "pattern": "4x4", "density": 0.25}]
 

@@ -173,7 +173,7 @@ def test_what_no_factor_reaches_is_read_in_float(between: str) -> None:
     net, data = Read(between, 300.0).eval(), images(3, 1)
     model = made(net, data[:2])
     assert worst(net, model, data[2]) > 30
-    assert any(node.op == "conv2d_i8" for node in model.graph)
+    assert any(node.op == "quantized_conv2d" for node in model.graph)
     alike = Read(between, 1.0).eval()
     assert "conv2d" not in [node.op for node in made(alike, data[:2]).graph if node.name.startswith("join.read")]
 
@@ -182,7 +182,7 @@ def test_what_no_factor_reaches_is_read_in_float(between: str) -> None:
 def test_without_data_unlike_weights_tell_of_unlike_parts(between: str) -> None:
     torch.manual_seed(4)
     x = images(1, 1)[0]
-    for ratio, least, reader in ((300.0, 30, "conv2d"), (1.0, 30, "conv2d_i8")):
+    for ratio, least, reader in ((300.0, 30, "conv2d"), (1.0, 30, "quantized_conv2d")):
         net = Read(between, ratio).eval()
         model = lowbit.convert(net, x, progress=False, target="avx512vnni")
         assert worst(net, model, x) > least

@@ -43,7 +43,7 @@ def test_a_four_bit_row_reads_half_as_much(kind: type[Costs], monkeypatch: pytes
         assert four.int8 < eight.int8
         assert (four.float32, four.to_codes) == (eight.float32, eight.to_codes)
     else:
-        assert [op for op in ops if op.startswith("linear_")] == ["linear_i8", "linear_i4"]
+        assert [op for op in ops if op.startswith("quantized_")] == ["quantized_linear", "quantized_linear"]
 
 
 def test_free_sizes_are_priced_at_one_sample_of_a_usual_length() -> None:
@@ -108,10 +108,10 @@ def test_instruction_sets_decide_differently() -> None:
 def test_layers_that_lose_on_this_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     m = Maker(0, BATCH)
     q = m.node("quantize", m.input("x", "batch", 16), scale=0.1, zero_point=3)
-    codes = [m.node("linear_i8", q, m.weight(n, 16), m.floats(n), m.floats(n), output="f32") for n in (8, 8, 12)]
-    four = m.node("linear_i4", q, m.nibbles(24, 16, 8), m.floats(24), m.floats(24), output="f32")
-    times = {("linear_i8", 8): 2.0, ("linear", 8): 1.0, ("linear_i8", 12): 1.0, ("linear", 12): 1.0}
-    times |= {("linear_i4", 24): 3.0, ("linear", 24): 2.0}
+    codes = [m.node("quantized_linear", q, m.weight(n, 16), m.floats(n), m.floats(n), output="f32") for n in (8, 8, 12)]
+    four = m.node("quantized_linear", q, m.nibbles(24, 16, 8), m.floats(24), m.floats(24), output="f32")
+    times = {("quantized_linear", 8): 2.0, ("linear", 8): 1.0, ("quantized_linear", 12): 1.0, ("linear", 12): 1.0}
+    times |= {("quantized_linear", 24): 3.0, ("linear", 24): 2.0}
     asked: list[str] = []
 
     def run(self: MeasuredCosts, op: str, attrs: object, x: Array, weight: Array | Weight, *rest: object) -> float:
@@ -120,6 +120,6 @@ def test_layers_that_lose_on_this_machine_are_named(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(MeasuredCosts, "_run", run)
     graph = m.graph(*codes, four)
-    names = [node.name for node in graph if node.op.startswith("linear")]
+    names = [node.name for node in graph if node.op == "quantized_linear"]
     assert slower_here(graph, {"batch": 1}) == {names[0]: (2.0, 1.0), names[1]: (2.0, 1.0), names[3]: (3.0, 2.0)}
     assert len(asked) == 6  # equal layers are timed once

@@ -53,7 +53,7 @@ def test_a_layer_on_the_grid_is_exact(as_codes: bool) -> None:
     expected = run(graph, feeds)[y]
     steps = 0.125 / 0.25  # the sums lie on eighths, the codes of y on quarters
     np.testing.assert_allclose(run(made, feeds)[y], expected, rtol=0, atol=0.25 * steps if as_codes else 0)
-    node = next(node for node in made if node.op == "conv2d_i8")
+    node = next(node for node in made if node.op == "quantized_conv2d")
     assert isinstance(made.constants[node.inputs[1]], Weight)
     if as_codes:
         assert (node.attrs["lo"], node.attrs["hi"]) == (2, 210)

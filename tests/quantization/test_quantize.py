@@ -89,11 +89,11 @@ def test_a_residual_net_is_integer_from_end_to_end() -> None:
     made = static(graph)
     assert ops(made.graph) == {
         "quantize": 1,
-        "conv2d_i8": 4,
+        "quantized_conv2d": 4,
         "max_pool2d": 1,
-        "adaptive_avg_pool2d_i8": 1,
+        "quantized_adaptive_avg_pool2d": 1,
         "reshape": 1,
-        "linear_i8": 1,
+        "quantized_linear": 1,
     }
     assert set(decisions(made).values()) == {"int8"}
     last = made.graph.nodes[-1]
@@ -165,7 +165,7 @@ def test_a_function_between_layers_becomes_the_layers_table(kind: str) -> None:
     y = m.node("conv2d", x, m.floats(16, 8, 3, 3, scale=0.3), m.floats(16))
     graph = m.graph(m.node("conv2d", m.node("unary", y, kind=kind), m.floats(4, 16, 1, 1), m.floats(4)))
     made = static(graph)
-    assert ops(made.graph) == {"quantize": 1, "conv2d_i8": 2}
+    assert ops(made.graph) == {"quantize": 1, "quantized_conv2d": 2}
     table = made.graph.constants[made.graph.nodes[1].inputs[5]]
     assert not isinstance(table, Weight)
     assert table.shape == (256,)
@@ -185,7 +185,7 @@ def test_slopes_below_zero_belong_to_the_layer(kind: str, groups: int) -> None:
         y = m.node("prelu", y, m.constant(slope.reshape(-1, 1, 1)))
     graph = m.graph(m.node("conv2d", y, m.floats(4, 16, 1, 1), m.floats(4)))
     made = static(graph)
-    assert ops(made.graph) == {"quantize": 1, "conv2d_i8": 2}
+    assert ops(made.graph) == {"quantize": 1, "quantized_conv2d": 2}
     expected = np.full(16, 0.2, np.float32) if kind == "leaky_relu" else np.broadcast_to(slope, 16)
     np.testing.assert_array_equal(np.asarray(made.graph.constants[made.graph.nodes[1].inputs[8]]), expected)
     assert sqnr(graph, made) > 30
@@ -197,7 +197,7 @@ def test_steep_slopes_are_tables() -> None:
     y = m.node("conv2d", x, m.floats(16, 16, 3, 3, scale=0.3), m.floats(16))
     y = m.node("prelu", y, m.constant(np.linspace(0, 17, 16, dtype=np.float32).reshape(-1, 1, 1)))
     made = static(m.graph(m.node("conv2d", y, m.floats(4, 16, 1, 1), m.floats(4))))
-    assert ops(made.graph) == {"quantize": 1, "conv2d_i8": 2, "lookup": 1}
+    assert ops(made.graph) == {"quantize": 1, "quantized_conv2d": 2, "lookup": 1}
 
 
 def test_values_with_two_kinds_of_readers() -> None:
@@ -208,7 +208,7 @@ def test_values_with_two_kinds_of_readers() -> None:
     z = m.node("linear", y, m.floats(8, 24, scale=0.2), m.floats(8))
     graph = m.graph(m.node("softmax", y, axis=-1), z, y, m.node("unary", z, kind="tanh"))
     made = static(graph, Scheme(name="int8", activations="static"))
-    assert ops(made.graph) == {"quantize": 1, "linear_i8": 2, "dequantize": 1, "softmax": 1, "unary": 1}
+    assert ops(made.graph) == {"quantize": 1, "quantized_linear": 2, "dequantize": 1, "softmax": 1, "unary": 1}
     assert made.graph.values[y].dtype == "f32"
     assert made.graph.values[f"{y}.codes"].quant is not None
     assert sqnr(graph, made) > 25
@@ -231,7 +231,7 @@ def test_pools_adds_concats_and_lookups_stay_in_codes() -> None:
     counts = ops(made.graph)
     assert not {"dequantize", "unary", "clip", "add", "avg_pool2d"} & set(counts)
     assert counts["quantize"] == 1
-    assert counts["add_i8"] == 2
+    assert counts["quantized_add"] == 2
     assert sqnr(graph, made) > 25
 
 
@@ -299,7 +299,7 @@ def test_without_calibration_layers_find_their_ranges_themselves() -> None:
     graph = residual_net()
     made = quantize(graph)
     counts = ops(made.graph)
-    assert counts["dynamic_quantize"] == counts["conv2d_i8"] + counts["linear_i8"] > 0
+    assert counts["dynamic_quantize"] == counts["quantized_conv2d"] + counts["quantized_linear"] > 0
     assert counts["add"] == counts["clip"] == 1
     assert sqnr(graph, made) > 30
     feeds = data(graph, 1, 5)[0]
@@ -314,7 +314,7 @@ def test_one_dynamic_range_serves_all_readers_of_its_kind() -> None:
     x = m.input("x", "batch", 6, 16)
     graph = m.graph(m.node("linear", x, m.floats(32, 16)), m.node("linear", x, m.floats(64, 16), activation_min=0.0))
     made = quantize(graph)
-    assert ops(made.graph) == {"dynamic_quantize": 1, "linear_i8": 2}
+    assert ops(made.graph) == {"dynamic_quantize": 1, "quantized_linear": 2}
     assert sqnr(graph, made) > 35
 
 
@@ -410,7 +410,7 @@ def test_random_nets_keep_as_much_as_a_textbook_quantization(graph: Graph) -> No
     """A layer whose zero point is off by one loses 5 dB to it. What narrow nets lose by chance, both lose."""
     feeds, fused, samples = data(graph, 1, 6, seed=99)[0], fuse_residual(graph), data(graph)
     plain = static(graph, change(PLAIN, range_method="minmax"))
-    assert "conv2d_i8" in ops(plain.graph)
+    assert "quantized_conv2d" in ops(plain.graph)
     expected = run(graph, feeds)
     # Refined ranges fit 8 samples so closely that others may lose more.
     for made, calibration, slack in ((plain, samples, 4.5), (quantize(graph), None, 4.5), (static(graph), samples, 9)):
@@ -481,6 +481,6 @@ def test_what_lies_between_layers_works_on_codes() -> None:
     graph = m.graph(m.node("conv2d", y, m.floats(4, 8, 1, 1)))
     made = static(graph)
     float_ops = {node.op for node in made.graph if made.graph.values[node.outputs[0]].dtype == "f32"}
-    assert float_ops == {"conv2d_i8"}, "the last layer's"
-    assert {"mul_i8", "add_i8", "lookup", "resize", "conv_transpose2d_i8"} <= set(ops(made.graph))
+    assert float_ops == {"quantized_conv2d"}, "the last layer's"
+    assert {"quantized_mul", "quantized_add", "lookup", "resize", "quantized_conv_transpose2d"} <= set(ops(made.graph))
     assert sqnr(graph, made) > 25

@@ -67,7 +67,7 @@ def test_wide_channels_get_ranges_per_row_and_factors() -> None:
     result = made(graph)
     counts = ops(result.graph)
     assert counts["dynamic_quantize"] == 2, "three layers share the codes of the norm"
-    assert counts["linear_i8"] == 4
+    assert counts["quantized_linear"] == 4
     assert "quantize" not in counts, "nor does the residual get a static range"
     quantized = [node for node in result.graph if node.op == "dynamic_quantize"]
     assert all(len(node.inputs) == 2 for node in quantized)
@@ -84,7 +84,7 @@ def test_a_residual_is_added_in_float() -> None:
     """Its codes would need a static range; the addition and the bounds follow as nodes of their own."""
     result = made(block())
     last = [node.op for node in result.graph.nodes[-3:]]
-    assert last == ["linear_i8", "add", "clip"]
+    assert last == ["quantized_linear", "add", "clip"]
     assert result.graph.nodes[-1].outputs == result.graph.outputs
     assert {"product", "sum"} == {node.outputs[0].rpartition(".")[2] for node in result.graph.nodes[-3:-1]}
 
@@ -106,10 +106,10 @@ def test_ranges_that_the_outputs_bear_stay_static(monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(0)
     feeds = [{"x": rng.uniform(-1, 1, (256, 32)).astype(np.float32)} for _ in range(4)]
     monkeypatch.setattr(rehearse, "EXTRA", 0.0)
-    assert ops(quantize(graph, calibration=feeds).graph) == {"dynamic_quantize": 2, "linear_i8": 2}
+    assert ops(quantize(graph, calibration=feeds).graph) == {"dynamic_quantize": 2, "quantized_linear": 2}
     monkeypatch.setattr(rehearse, "EXTRA", 3.0)
     result = quantize(graph, calibration=feeds)
-    assert ops(result.graph) == {"quantize": 1, "linear_i8": 2}
+    assert ops(result.graph) == {"quantize": 1, "quantized_linear": 2}
     assert all("one range for all rows" in decision.reason for decision in result.decisions)
     assert ops(quantize(graph, calibration=feeds[:1]).graph)["quantize"] == 0, "16,384 elements show too little"
     few = [{"x": feeds[0]["x"][:9]}]

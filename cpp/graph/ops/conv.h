@@ -91,10 +91,10 @@ class ConvOp : public Op {
 
   // A phase's weight for `count` filters, in the [filters][taps][channels] order that kernels pack.
   template <class T>
-  Buffer ordered_weight(const Constant& weight, const Phase& phase, int64_t first, int64_t count) const {
+  Buffer ordered_weight(const T* weight, const Phase& phase, int64_t first, int64_t count) const {
     const int64_t area = kernel_[kDepth] * kernel_[kHeight] * kernel_[kWidth];
     Buffer ordered(count * depth_ * phase.area() * sizeof(T));
-    const T* w = weight.buffer->as<T>() + first * depth_ * area;
+    const T* w = weight + first * depth_ * area;
     T* out = ordered.as<T>();
     for (int64_t c = 0; c < count; ++c)
       for (int64_t i : phase.taps[kDepth])

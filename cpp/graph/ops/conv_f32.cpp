@@ -32,7 +32,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
         node.fail("the bias must have " + std::to_string(filters_) + " values, has " + to_string(bias.type.shape));
       bias_ = copy_of<float>(bias);
     }
-    pack(node, weight(node));
+    pack(node, weight(node).buffer->as<float>());
   }
 
   bool reads(size_t input) const override { return input == kX || input == kResidual; }

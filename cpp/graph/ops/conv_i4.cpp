@@ -1,23 +1,15 @@
-// conv2d_i4: the convolution on codes with four-bit weights, each output channel's in the order [kh, kw, channels]. The
+// quantized_conv2d with four-bit weights in groups, each output channel's in the order [kh, kw, channels]. The
 // kernel unpacks them in registers and finds the pixels by taps: nothing is gathered, nor unpacked to memory.
 #include "graph/ops/conv_integer.h"
 #include "graph/ops/four_bit.h"
-#include "graph/ops/ops.h"
+#include "graph/ops/quantized.h"
 
 namespace lowbit::graph {
 namespace {
 
-// [output channels, channels, kh, kw], by attribute "kernel".
-Shape weight_shape(const NodeInfo& node, const kernels::GemmI4Source& source) {
-  const std::vector<int64_t> kernel = node.integers("kernel", 2, 1, kMaxExtent);
-  const int64_t area = kernel[0] * kernel[1];
-  if (source.k % area != 0) node.fail("'kernel' does not divide 'depth'");
-  return {source.n, source.k / area, kernel[0], kernel[1]};
-}
-
 class ConvI4 final : public IntegerConv<ConvOp> {
  public:
-  explicit ConvI4(const NodeInfo& node) : ConvI4(node, four_bit_layer(node)) {}
+  explicit ConvI4(const NodeInfo& node) : ConvI4(node, layer_weight(node, 4)) {}
 
   bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && weights_.run % 8 != 0; }
   std::string kernel() const override { return weights_.kernel->name; }
@@ -39,9 +31,11 @@ class ConvI4 final : public IntegerConv<ConvOp> {
   }
 
  private:
-  ConvI4(const NodeInfo& node, kernels::GemmI4Source source)
-      : IntegerConv(node, weight_shape(node, source), kAnySum, Borders::copied), weight_bytes_(bytes_of(source)) {
-    if (groups_ != 1) node.fail("'groups' must be 1");
+  ConvI4(const NodeInfo& node, const Weight& weight) : IntegerConv(node, weight.shape, kAnySum, Borders::copied) {
+    if (groups_ != 1 || node.op != "quantized_conv2d")
+      node.fail("no kernel reads four-bit weights with groups, nor in transposed convolutions");
+    kernels::GemmI4Source source = four_bit_source(node, weight);
+    weight_bytes_ = bytes_of(source);
     source.run = run_length(phases_[0]);
     const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
     kernel.pack(source, weights_);
@@ -53,6 +47,6 @@ class ConvI4 final : public IntegerConv<ConvOp> {
 
 }  // namespace
 
-const OpRows kConvI4Ops = {{"conv2d_i4", make<ConvI4>}};
+std::unique_ptr<Op> make_conv_i4(const NodeInfo& node) { return std::make_unique<ConvI4>(node); }
 
 }  // namespace lowbit::graph

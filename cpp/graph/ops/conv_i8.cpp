@@ -1,6 +1,6 @@
 // The convolutions on codes with eight-bit weights.
 #include "graph/ops/conv_integer.h"
-#include "graph/ops/ops.h"
+#include "graph/ops/quantized.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/spmm_i8/spmm_i8.h"
 
@@ -20,7 +20,7 @@ struct IntegerKernels {
 
 class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
  public:
-  explicit ConvI8(const NodeInfo& node) : ConvI8(node, weight(node)) {}
+  explicit ConvI8(const NodeInfo& node) : ConvI8(node, layer_weight(node, 2 + axes(node))) {}
 
   bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && !reads_whole_quads(); }
   std::string kernel() const override { return sparse_.empty() ? ConvKernels::kernel() : sparse_[0].kernel->name; }
@@ -49,23 +49,18 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
   }
 
  private:
-  ConvI8(const NodeInfo& node, const Constant& weight)
-      : IntegerConv(node, weight.type.shape, static_cast<double>(checked_sum(node, weight)),
-                    Borders::in_depthwise_kernel) {
-    if (!pack_sparse(node, weight)) pack(node, weight);
-  }
-
-  static const Constant& weight(const NodeInfo& node) {
-    node.expect_inputs(graph::kBias + 1, graph::kIntegerInputs);
-    return node.constant(graph::kWeight, DType::s8, 2 + axes(node));
+  ConvI8(const NodeInfo& node, const Weight& weight)
+      : IntegerConv(node, weight.shape, static_cast<double>(checked_sum(node, weight)), Borders::in_depthwise_kernel) {
+    const auto* codes = weight.codes.as<int8_t>();
+    if (!pack_sparse(node, codes, weight.shape.elements())) pack(node, codes);
   }
 
   // Without the blocks of zeros, if that is faster for all phases.
-  bool pack_sparse(const NodeInfo& node, const Constant& weight) {
-    if (groups_ > 1 || !kernels::may_be_sparse(weight.buffer->as<int8_t>(), weight.type.shape.elements())) return false;
+  bool pack_sparse(const NodeInfo& node, const int8_t* codes, int64_t count) {
+    if (groups_ > 1 || !kernels::may_be_sparse(codes, count)) return false;
     for (const Phase& phase : phases_) {
       const int64_t tap_count = taps(phase), run = run_length(phase), rows = typical_rows(node);
-      const Buffer ordered = ordered_weight<int8_t>(weight, phase, 0, filters_);
+      const Buffer ordered = ordered_weight(codes, phase, 0, filters_);
       const auto& dense = kernels::select_gemm_i8(node.isa, filters_, tap_count, run, rows);
       const kernels::SpmmI8Kernel* kernel =
           kernels::select_spmm_i8(node.isa, ordered.as<int8_t>(), filters_, tap_count, run, rows,
@@ -87,11 +82,6 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
 
 }  // namespace
 
-const OpRows kConvI8Ops = {
-    {"conv2d_i8", make<ConvI8>},
-    {"conv3d_i8", make<ConvI8>},
-    {"conv_transpose2d_i8", make<ConvI8>},
-    {"conv_transpose3d_i8", make<ConvI8>},
-};
+std::unique_ptr<Op> make_conv_i8(const NodeInfo& node) { return std::make_unique<ConvI8>(node); }
 
 }  // namespace lowbit::graph

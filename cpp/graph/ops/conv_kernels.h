@@ -20,8 +20,10 @@ class ConvKernels : public ConvOp {
 
  protected:
   using ConvOp::ConvOp;
+  using X = typename Family::X;
+  using W = typename Family::W;
 
-  void pack(const NodeInfo& node, const Constant& weight) {
+  void pack(const NodeInfo& node, const W* weight) {
     for (const Phase& phase : phases_)
       is_depthwise() ? pack_depthwise(node, weight, phase) : pack_matrices(node, weight, phase);
   }
@@ -54,23 +56,20 @@ class ConvKernels : public ConvOp {
   }
 
  private:
-  using X = typename Family::X;
-  using W = typename Family::W;
-
-  void pack_matrices(const NodeInfo& node, const Constant& weight, const Phase& phase) {
+  void pack_matrices(const NodeInfo& node, const W* weight, const Phase& phase) {
     const int64_t n = filters_ / groups_, tap_count = taps(phase), run = run_length(phase);
     const auto& kernel = Family::gemm(node.isa, n, tap_count, run, typical_rows(node));
     for (int64_t group = 0; group < groups_; ++group) {
-      const Buffer ordered = ordered_weight<W>(weight, phase, group * n, n);
+      const Buffer ordered = ordered_weight(weight, phase, group * n, n);
       kernel.pack(ordered.as<W>(), n, tap_count, run, matrices_.emplace_back());
     }
   }
 
-  void pack_depthwise(const NodeInfo& node, const Constant& weight, const Phase& phase) {
+  void pack_depthwise(const NodeInfo& node, const W* weight, const Phase& phase) {
     const kernels::DwconvShape shape{filters_,        phase.count(kHeight), phase.count(kWidth), x_step_[kHeight],
                                      x_step_[kWidth], tap_step_[kHeight],   tap_step_[kWidth]};
     const auto& kernel = kernels::best_of(Family::dwconv(), node.isa);
-    const Buffer ordered = ordered_weight<W>(weight, phase, 0, filters_);
+    const Buffer ordered = ordered_weight(weight, phase, 0, filters_);
     kernel.pack(ordered.as<W>(), shape, depthwise_.emplace_back());
   }
 

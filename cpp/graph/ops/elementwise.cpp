@@ -113,14 +113,14 @@ class Lookup final : public ElementwiseOp {
   int64_t channels_;  // 0: one table
 };
 
-// add_i8 and mul_i8.
+// quantized_add and quantized_mul.
 class PairI8 final : public ElementwiseOp {
  public:
   explicit PairI8(const NodeInfo& node) : ElementwiseOp(node), table_(table_of(node, 2)) {
     node.expect_inputs(2, 3);
     node.expect_outputs(1);
     const CodeRange range(node);
-    args_.product = node.op == "mul_i8";
+    args_.product = node.op == "quantized_mul";
     args_.zero_point_a = static_cast<int32_t>(node.integer("zero_point_a", 0, 255));
     args_.zero_point_b = static_cast<int32_t>(node.integer("zero_point_b", 0, 255));
     args_.multiplier_a = small_number(node, args_.product ? "multiplier" : "multiplier_a", 1e33);
@@ -272,8 +272,8 @@ std::unique_ptr<Op> make_clip(const NodeInfo& node) {
 }  // namespace
 
 const OpRows kElementwiseOps = {
-    {"add_i8", make<PairI8>}, {"cast", make<Cast>},     {"clip", make_clip},
-    {"lookup", make<Lookup>}, {"mul_i8", make<PairI8>}, {"unary", make_unary},
+    {"quantized_add", make<PairI8>}, {"cast", make<Cast>},  {"clip", make_clip}, {"lookup", make<Lookup>},
+    {"quantized_mul", make<PairI8>}, {"unary", make_unary},
 };
 
 }  // namespace lowbit::graph

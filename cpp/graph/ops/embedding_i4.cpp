@@ -1,7 +1,8 @@
-// embedding_i4: rows of a table of four-bit codes as floats, one for each index. The table stays as the model holds it.
+// quantized_embedding with four-bit codes in groups: rows of a table as floats, one for each index. The table stays as
+// the model holds it.
 #include "graph/ops/four_bit.h"
 #include "graph/ops/indexing.h"
-#include "graph/ops/ops.h"
+#include "graph/ops/quantized.h"
 #include "kernels/gather_i4/gather_i4.h"
 
 namespace lowbit::graph {
@@ -9,12 +10,13 @@ namespace {
 
 class EmbeddingI4 final : public Op {
  public:
-  enum Input : size_t { kIndices, kCodes, kScales, kZeroPoints, kInputs };
+  enum Input : size_t { kIndices, kTable, kInputs };
 
   explicit EmbeddingI4(const NodeInfo& node) : kernel_(kernels::best_of(kernels::gather_i4_kernels(), node.isa)) {
-    node.expect_inputs(kScales + 1, kInputs);
+    node.expect_inputs(kInputs, kInputs);
     node.expect_outputs(1);
-    table_ = four_bit_weight(node, kCodes, kScales);
+    weight_ = node.weight(kTable, 2);
+    table_ = four_bit_source(node, *weight_);
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_indices(inputs, kIndices);
@@ -23,7 +25,9 @@ class EmbeddingI4 final : public Op {
     shape.push_back(table_.k);
     return {{DType::f32, shape}};
   }
+  bool reads(size_t input) const override { return input == kIndices; }
   std::string kernel() const override { return kernel_.name; }
+  size_t bytes() const override { return weight_->bytes(); }
   Work work(Types inputs, Types outputs) const override {
     const auto rows = static_cast<double>(inputs[kIndices].shape.elements());
     const auto elements = static_cast<double>(outputs[0].shape.elements());
@@ -33,22 +37,19 @@ class EmbeddingI4 final : public Op {
   void run(const RunArgs& args) const override {
     const Tensor &indices = args.inputs[kIndices], &y = args.outputs[0];
     check_indices(indices, 0, table_.n);
-    kernels::GemmI4Source table = table_;
-    table.codes = args.inputs[kCodes].as<const uint8_t>();
-    table.scales = args.inputs[kScales].as<const uint16_t>();
-    if (table_.zero_points != nullptr) table.zero_points = args.inputs[kZeroPoints].as<const uint8_t>();
     run_shares(indices.shape.elements(), 5 * y.shape.elements(), args.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) kernel_.run(table, index_at(indices, i), y.as<float>() + i * table.k);
+      for (int64_t i = begin; i < end; ++i) kernel_.run(table_, index_at(indices, i), y.as<float>() + i * table_.k);
     });
   }
 
  private:
   const kernels::GatherI4Kernel& kernel_;
-  kernels::GemmI4Source table_{};  // its addresses are those of prepare
+  std::shared_ptr<const Weight> weight_;
+  kernels::GemmI4Source table_{};  // into it
 };
 
 }  // namespace
 
-const OpRows kEmbeddingI4Ops = {{"embedding_i4", make<EmbeddingI4>}};
+std::unique_ptr<Op> make_embedding_i4(const NodeInfo& node) { return std::make_unique<EmbeddingI4>(node); }
 
 }  // namespace lowbit::graph

@@ -1,5 +1,4 @@
-// What operators with four-bit weights share: codes, two a byte, with a half-float scale, and perhaps a zero point, for
-// each group of adjacent ones. What a weight has beside its codes are the inputs after all others: scales, zero points.
+// What operators with four-bit weights in groups share.
 #pragma once
 
 #include <cmath>
@@ -11,10 +10,8 @@ namespace lowbit::graph {
 
 constexpr double kAnySum = HUGE_VAL;  // for IntegerEpilogue: sums are floats, no bound is needed
 
-// The weight, checked: codes are input `codes`, scales input `scales`; attributes depth and group_size.
-kernels::GemmI4Source four_bit_weight(const NodeInfo& node, size_t codes, size_t scales);
-// That of a layer on codes, whose inputs are counted, too.
-kernels::GemmI4Source four_bit_layer(const NodeInfo& node);
+// A weight as its kernels take it, in its own memory.
+kernels::GemmI4Source four_bit_source(const NodeInfo& node, const Weight& weight);
 // As a model holds it.
 double bytes_of(const kernels::GemmI4Source& source);
 

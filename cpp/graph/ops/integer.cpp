@@ -26,10 +26,16 @@ Buffer channel_floats(const NodeInfo& node, size_t input, int64_t channels, doub
 
 }  // namespace
 
-int64_t checked_sum(const NodeInfo& node, const Constant& weight) {
-  const int64_t channels = weight.type.shape[0], depth = channels == 0 ? 0 : weight.type.shape.elements() / channels;
+const Weight& layer_weight(const NodeInfo& node, int rank) {
+  node.expect_inputs(kBias + 1, kIntegerInputs);
+  node.expect_outputs(1);
+  return *node.weight(kWeight, rank);
+}
+
+int64_t checked_sum(const NodeInfo& node, const Weight& weight) {
+  const int64_t channels = weight.channels(), depth = weight.depth();
   if (channels == 0 || depth == 0) node.fail("the weight is empty");
-  const int8_t* w = weight.buffer->as<int8_t>();
+  const int8_t* w = weight.codes.as<int8_t>();
   int64_t largest = 0;
   for (int64_t c = 0; c < channels; ++c) {
     int64_t sum = 0;

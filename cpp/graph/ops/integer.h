@@ -21,8 +21,10 @@ enum IntegerInput : size_t {
   kIntegerInputs
 };
 
-// Codes whose products with any u8 input sum within int32; returns the largest such sum.
-int64_t checked_sum(const NodeInfo& node, const Constant& weight);
+// The weight of a layer on codes, whose inputs and outputs are counted, too.
+const Weight& layer_weight(const NodeInfo& node, int rank);
+// Checks that 8-bit codes times any u8 input sum within int32; returns the largest such sum.
+int64_t checked_sum(const NodeInfo& node, const Weight& weight);
 
 // The u8 output's zero point and bounds: attributes zero_point_y, lo, hi.
 struct CodeRange {

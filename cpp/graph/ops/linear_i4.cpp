@@ -1,7 +1,7 @@
-// linear_i4: codes [..., K] times four-bit codes [N, K].
+// quantized_linear with four-bit weights in groups: codes [..., K] times codes [N, K].
 #include "graph/ops/four_bit.h"
 #include "graph/ops/linear_kernels.h"
-#include "graph/ops/ops.h"
+#include "graph/ops/quantized.h"
 #include "kernels/gemm_i4/gemm_i4.h"
 
 namespace lowbit::graph {
@@ -9,7 +9,7 @@ namespace {
 
 class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::GemmI4Args> {
  public:
-  explicit LinearI4(const NodeInfo& node) : LinearI4(node, four_bit_layer(node)) {}
+  explicit LinearI4(const NodeInfo& node) : LinearI4(node, four_bit_source(node, layer_weight(node, 2))) {}
 
  private:
   LinearI4(const NodeInfo& node, const kernels::GemmI4Source& source)
@@ -21,6 +21,6 @@ class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::Gem
 
 }  // namespace
 
-const OpRows kLinearI4Ops = {{"linear_i4", make<LinearI4>}};
+std::unique_ptr<Op> make_linear_i4(const NodeInfo& node) { return std::make_unique<LinearI4>(node); }
 
 }  // namespace lowbit::graph

@@ -1,27 +1,21 @@
-// linear_i8: codes [..., K] times codes [N, K], dense or without the blocks of zeros.
+// quantized_linear with 8-bit weights: codes [..., K] times codes [N, K], dense or without the blocks of zeros.
 #include "graph/ops/linear_kernels.h"
-#include "graph/ops/ops.h"
+#include "graph/ops/quantized.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/spmm_i8/spmm_i8.h"
 
 namespace lowbit::graph {
 namespace {
 
-const Constant& weight_of(const NodeInfo& node) {
-  node.expect_inputs(kBias + 1, kIntegerInputs);
-  node.expect_outputs(1);
-  return node.constant(kWeight, DType::s8, 2);
-}
-
 template <class Weights, class Args>
 class LinearI8 : public LinearKernels<Weights, Args> {
  public:
   template <class Kernel>
-  LinearI8(const NodeInfo& node, const Constant& weight, const Kernel& kernel)
-      : LinearKernels<Weights, Args>({node, weight.type.shape[0], static_cast<double>(checked_sum(node, weight))},
-                                     weight.type.shape[1], static_cast<double>(weight.type.shape.elements())) {
-    const Shape& shape = weight.type.shape;
-    kernel.pack(weight.buffer->as<int8_t>(), shape[0], 1, shape[1], this->weights_);
+  LinearI8(const NodeInfo& node, const Weight& weight, const Kernel& kernel)
+      : LinearKernels<Weights, Args>({node, weight.shape[0], static_cast<double>(checked_sum(node, weight))},
+                                     weight.shape[1], static_cast<double>(weight.shape.elements())) {
+    const Shape& shape = weight.shape;
+    kernel.pack(weight.codes.as<int8_t>(), shape[0], 1, shape[1], this->weights_);
   }
 };
 
@@ -35,18 +29,16 @@ class SparseLinearI8 final : public LinearI8<kernels::SpmmI8Weights, kernels::Sp
   size_t task_scratch() const override { return kernels::spmm_i8_scratch(weights_); }
 };
 
+}  // namespace
+
 std::unique_ptr<Op> make_linear_i8(const NodeInfo& node) {
-  const Constant& weight = weight_of(node);
-  const int64_t n = weight.type.shape[0], k = weight.type.shape[1], rows = typical_rows(node);
+  const Weight& weight = layer_weight(node, 2);
+  const int64_t n = weight.shape[0], k = weight.shape[1], rows = typical_rows(node);
   const kernels::GemmI8Kernel& dense = kernels::select_gemm_i8(node.isa, n, 1, k, rows);
-  const kernels::SpmmI8Kernel* sparse = kernels::select_spmm_i8(node.isa, weight.buffer->as<int8_t>(), n, 1, k, rows,
+  const kernels::SpmmI8Kernel* sparse = kernels::select_spmm_i8(node.isa, weight.codes.as<int8_t>(), n, 1, k, rows,
                                                                 kernels::gemm_i8_cost(dense, n, 1, k, rows));
   if (sparse != nullptr) return std::make_unique<SparseLinearI8>(node, weight, *sparse);
   return std::make_unique<DenseLinearI8>(node, weight, dense);
 }
-
-}  // namespace
-
-const OpRows kLinearI8Ops = {{"linear_i8", make_linear_i8}};
 
 }  // namespace lowbit::graph

@@ -19,9 +19,8 @@ std::unique_ptr<Op> make(const NodeInfo& node) {
   return std::make_unique<T>(node, arguments...);
 }
 
-extern const OpRows kArithmeticOps, kAttentionOps, kConvF32Ops, kConvI4Ops, kConvI8Ops, kElementwiseOps,
-    kEmbeddingBagOps, kEmbeddingI4Ops, kGridSampleOps, kIndexingOps, kLinearOps, kLinearI4Ops, kLinearI8Ops, kMatmulOps,
-    kNormalizeOps, kOrderingOps, kPoolOps, kQuantizeOps, kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps,
-    kSizesOps, kSoftmaxOps;
+extern const OpRows kArithmeticOps, kAttentionOps, kConvF32Ops, kElementwiseOps, kEmbeddingBagOps, kGridSampleOps,
+    kIndexingOps, kLinearOps, kMatmulOps, kNormalizeOps, kOrderingOps, kPoolOps, kQuantizeOps, kQuantizedOps,
+    kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps, kSizesOps, kSoftmaxOps;
 
 }  // namespace lowbit::graph

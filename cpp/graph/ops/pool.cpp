@@ -299,11 +299,11 @@ class Mean final : public Op {
 
 const OpRows kPoolOps = {
     {"adaptive_avg_pool2d", make<AdaptivePool, Kind::average, false>},
-    {"adaptive_avg_pool2d_i8", make<AdaptivePool, Kind::average, true>},
+    {"quantized_adaptive_avg_pool2d", make<AdaptivePool, Kind::average, true>},
     {"adaptive_max_pool2d", make<AdaptivePool, Kind::max, false>},
     {"adaptive_max_pool2d_with_indices", make<AdaptivePool, Kind::max_index, false>},
     {"avg_pool2d", make<SlidingPool, Kind::average, false>},
-    {"avg_pool2d_i8", make<SlidingPool, Kind::average, true>},
+    {"quantized_avg_pool2d", make<SlidingPool, Kind::average, true>},
     {"max_pool2d", make<SlidingPool, Kind::max, false>},
     {"max_pool2d_with_indices", make<SlidingPool, Kind::max_index, false>},
     {"mean", make<Mean>},

@@ -7,11 +7,10 @@ namespace lowbit::graph {
 namespace {
 
 constexpr const OpRows* kTables[] = {
-    &kArithmeticOps,  &kAttentionOps,    &kConvF32Ops,     &kConvI4Ops,     &kConvI8Ops,
-    &kElementwiseOps, &kEmbeddingBagOps, &kEmbeddingI4Ops, &kGridSampleOps, &kIndexingOps,
-    &kLinearOps,      &kLinearI4Ops,     &kLinearI8Ops,    &kMatmulOps,     &kNormalizeOps,
-    &kOrderingOps,    &kPoolOps,         &kQuantizeOps,    &kRecurrentOps,  &kReduceOps,
-    &kResampleOps,    &kResizeOps,       &kShapeOps,       &kSizesOps,      &kSoftmaxOps};
+    &kArithmeticOps, &kAttentionOps, &kConvF32Ops,   &kElementwiseOps, &kEmbeddingBagOps, &kGridSampleOps,
+    &kIndexingOps,   &kLinearOps,    &kMatmulOps,    &kNormalizeOps,   &kOrderingOps,     &kPoolOps,
+    &kQuantizeOps,   &kQuantizedOps, &kRecurrentOps, &kReduceOps,      &kResampleOps,     &kResizeOps,
+    &kShapeOps,      &kSizesOps,     &kSoftmaxOps};
 
 }  // namespace
 

@@ -18,6 +18,7 @@ from lowbit import _core
 from lowbit.cli.tables import heading, profile_table
 from lowbit.graph import limits
 from lowbit.graph.ir import Graph, Value, Weight
+from lowbit.graph.weights import stored
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.runtime import format as lowbit_format
 from lowbit.runtime.meta import Decision, Meta
@@ -173,7 +174,7 @@ def _weights(graph: Graph) -> str:
     lines = []
     for bits in sorted({weight.bits for weight in weights}):
         same = [weight for weight in weights if weight.bits == bits]
-        count, size = sum(math.prod(weight.shape) for weight in same), sum(map(lowbit_format.stored_bytes, same))
+        count, size = sum(math.prod(weight.shape) for weight in same), sum(stored(weight).bytes for weight in same)
         lines.append(f"{count:,} in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
     return ", ".join(lines) or "0 in int8"
 

@@ -61,18 +61,14 @@ def set_codes(
     if weight.dtype != torch.float32:
         raise InputError(f"the weight is {weight.dtype}, codes stand for float32 numbers: call module.float() first")
     given = weight_of(*arrays(codes, scale, zero_point, g_idx), format)
-    stored = tuple(weight.shape) if given.bits == 8 else (len(weight), *weight.shape[2:], *weight.shape[1:2])
     packed = (len(weight), math.prod(weight.shape[1:]))
-    if given.shape not in ((stored, packed) if format.endswith("nibbles") else (stored,)):
-        raise InputError(
-            f"the codes are of a weight {list(codes.shape)}, {list(given.shape)} as stored; the module's is "
-            f"{list(weight.shape)}"
-        )
+    if given.shape not in ((weight.shape, packed) if format.endswith("nibbles") else (weight.shape,)):
+        raise InputError(f"the codes are of a weight {list(given.shape)}; the module's is {list(weight.shape)}")
     if given.bits != 8:
         _refuse_without_kernel(module)
     parts = tuple(part.detach().clone() for part in (codes, scale, zero_point) if part is not None)
     module.register_parameter(name, nn.Parameter(weight.detach(), requires_grad=False))
-    window = tuple(weight.shape[2:]) if given.shape != stored else ()
+    window = tuple(weight.shape[2:]) if given.shape != weight.shape else ()
     parametrize.register_parametrization(module, name, Stored(parts, format, window), unsafe=True)
     module.train(module.training)  # the new submodules, too
 

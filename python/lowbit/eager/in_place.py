@@ -22,9 +22,8 @@ from ..compress.set_codes import codes_given
 from ..dequantize import arrays, weight_of
 from ..errors import InputError, UnsupportedError
 from ..graph.ir import Node, Weight, replace
-from ..graph.packings import OF_BITS
+from ..graph.weights import few_bits, problems
 from ..ops.integer import MAX_BIAS, MAX_MULTIPLIER
-from ..ops.interpreter import weight_problems
 from ..progress import reporter
 from ..quantization import schemes
 from ..quantization.four_bits import FEW, group_size, has_form, unfit
@@ -155,7 +154,7 @@ def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> l
             continue
         if isinstance(module, QuantizedLayer):
             swapped.append(path)
-        elif _is_plain(module) and (not isinstance(module, nn.Embedding) or scheme.weight_bits in OF_BITS):
+        elif _is_plain(module) and (not isinstance(module, nn.Embedding) or scheme.weight_bits in few_bits()):
             is_wide = scheme.keep_ends and module in ends
             found.append(_Layer(path=path, module=module, scheme=scheme, is_wide=is_wide))
     if swapped:
@@ -229,7 +228,7 @@ def _problems(layer: _Layer) -> Iterator[str]:
         yield f"its weight holds numbers beyond {MAX_MULTIPLIER:g}, or its bias beyond {MAX_BIAS:g}"
     elif layer.weight.shape[1] >= DEEP:
         (weight,) = _codes([layer])
-        yield from (f"{problem}: leave it in float32" for problem in weight_problems(weight))
+        yield from (f"{problem}: leave it in float32" for problem in problems(weight))
 
 
 def _ends_of(tensor: Tensor) -> tuple[float, float]:
@@ -266,8 +265,8 @@ def _nearest(layer: _Layer, part: Tensor) -> Weight:
     """The nearest codes of some of a layer's rows: each row's depend on that row alone."""
     rows = np.ascontiguousarray(part.float().numpy())
     if layer.group_size:
-        packing = OF_BITS[layer.scheme.weight_bits]
-        return round_groups(rows, layer.group_size, symmetric=layer.scheme.symmetric, packing=packing).as_weight()
+        bits = layer.scheme.weight_bits
+        return round_groups(rows, layer.group_size, symmetric=layer.scheme.symmetric, bits=bits).as_weight()
     codes = round_nearest(rows)
     return Weight(codes=codes.codes, scales=codes.scales.astype(np.float32))
 

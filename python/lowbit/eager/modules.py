@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from ..dequantize import arrays, dequantize, weight_of
 from ..errors import InputError, UnsupportedError
 from ..graph.ir import Array, Graph, Node, Symbol, Value, Weight
-from ..graph.packings import PACKINGS
+from ..graph.weights import format_of, pack
 from ..ops import constant_value
 from ..quantization.fuse_requantize import Emitter, Layer, put_dynamic_layer
 from ..quantization.known_weights import codes_of
@@ -152,7 +152,7 @@ class QuantizedLinear(QuantizedLayer):
             )
 
     def graph(self) -> Graph:
-        """dynamic_quantize(x) -> linear_i4 or linear_i8 -> y."""
+        """dynamic_quantize(x) -> quantized_linear -> y."""
         weight = self.stored()
         values = {
             "x": Value(dtype="f32", shape=("rows", self.in_features)),
@@ -194,14 +194,14 @@ class QuantizedEmbedding(QuantizedLayer):
         return torch.from_numpy(y).to(self.like.dtype)
 
     def graph(self) -> Graph:
-        """embedding_i4(indices) -> y, by the bits of the codes."""
+        """quantized_embedding(indices) -> y."""
         weight = self.stored()
         values = {
             "x": Value(dtype="i64", shape=("rows",)),
             "w": constant_value(weight),
             "y": Value(dtype="f32", shape=("rows", self.embedding_dim)),
         }
-        gather = Node(op=f"embedding_i{weight.bits}", name="embedding", inputs=("x", "w"), outputs=("y",))
+        gather = Node(op="quantized_embedding", name="embedding", inputs=("x", "w"), outputs=("y",))
         return _of_rows(values, (gather,), {"w": weight})
 
     def extra_repr(self) -> str:
@@ -240,10 +240,10 @@ class LazyWeight(Tensor):
 
 def _stored(weight: Weight) -> tuple[str, Array]:
     """The format and the codes as a layer holds them: packed where a row fills its bytes."""
-    packing = PACKINGS.get(weight.packing)
-    if packing is None or weight.shape[1] % packing.places != 0:
+    kind = format_of(weight)
+    if kind is None or not kind.packed or weight.shape[1] * weight.bits % 8 != 0:
         return f"int{weight.bits}", weight.codes
-    return f"int{weight.bits}-{packing.name}", packing.pack(weight)
+    return kind.packed, pack(weight)
 
 
 def _of_rows(values: Mapping[str, Value], nodes: tuple[Node, ...], constants: Mapping[str, Weight]) -> Graph:

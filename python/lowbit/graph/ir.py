@@ -7,6 +7,7 @@ memory layout is the session's business. Nothing here knows torch, a file or an 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace
@@ -29,7 +30,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "u8": np.dtype(np.uint8),
     "s8": np.dtype(np.int8),
 }
-"""Element types with a NumPy twin. `bf16` is reserved: a name the file format knows."""
+"""Element types with a NumPy twin."""
+RESERVED = {"bf16": "floats of 16 bits with float32's exponents", "sign": "-1 or 1, eight to a byte"}
+"""Element types that files may name and no operator takes yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,29 +54,61 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weight:
-    """A quantized constant: real = (codes - zero_points) * scales, per channel of `axis` or per group of the last axis.
+    """Real numbers in few bits, a constant: codes [channels, inputs, *window] and what they mean.
 
-    codes: int8, row-major, the logical shape of the float weight. 8 bits: scales float32 [channels], symmetric. 4 bits:
-    codes -8 .. 7, or 0 .. 15 with zero_points; scales float16 [channels, groups] of `group_size` weights each, and
-    zero_points uint8 of that shape. packing: of the codes in a file, "plain", or "nibbles" (two a byte). sparsity: the
-    pattern of blocks (`blocks.PATTERNS`) in which the codes' zeros lie, None for a dense weight; a note for files and
-    people, which changes no result. g_idx is reserved.
+    real = (code - zero point) * scale, or code * scale + offset, or values[code] * scale.
+
+    codes: int8 in the shape of the real weight; `bits`, 1, 2, 3, 4 or 8, are enough for each. group_size: so many
+    adjacent weights of a channel, its inputs innermost ([*window, inputs]), have one scale; 0: all of a channel.
+    scales: float16 or float32 [channels, groups], or [channels] without groups. At most one of: zero_points, uint8 of
+    the scales' shape; offsets, float16 of that shape; values, float32 [2 ** bits]. Codes are 0 .. 2 ** bits - 1 with
+    one of these, else as many below zero as from zero on; of 8 bits -128 .. 127 always, and without zero points.
+    sparsity: the pattern of blocks (`blocks.PATTERNS`) in which the codes' zeros lie, None for a dense weight; a note
+    for files and people, which changes no result.
     """
 
     codes: Array
     scales: Array
     bits: int = 8
-    axis: int = 0
     group_size: int = 0
     zero_points: Array | None = None
-    packing: str = "plain"
-    g_idx: Array | None = None
+    offsets: Array | None = None
+    values: Array | None = None
     sparsity: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The logical shape."""
+        """That of the real weight."""
         return tuple(self.codes.shape)
+
+    @property
+    def rows(self) -> Array:
+        """The codes [channels, depth], the inputs of a channel innermost, as groups lie; a view where it can be."""
+        ordered = np.moveaxis(self.codes, 1, -1) if self.codes.ndim > 2 else self.codes
+        return ordered.reshape(len(ordered), math.prod(self.shape[1:]))
+
+    @property
+    def numbers(self) -> Array:
+        """The real weight, float32: each operation rounded once."""
+        rows = self.rows
+        size = self.group_size or rows.shape[1]
+        groups = rows.reshape(len(rows), rows.shape[1] // size if self.group_size else 1, size)
+        parts = {
+            name: np.asarray(part, np.float32).reshape(*groups.shape[:2], 1)
+            for name in ("scales", "zero_points", "offsets")
+            if (part := getattr(self, name)) is not None
+        }
+        codes = groups.astype(np.float32) if self.values is None else self.values[groups]
+        real = (codes - parts["zero_points"] if "zero_points" in parts else codes) * parts["scales"]
+        real = real + parts["offsets"] if "offsets" in parts else real
+        if self.codes.ndim < 3:
+            return real.reshape(self.shape)
+        shape = (len(rows), *self.shape[2:], self.shape[1])
+        return np.ascontiguousarray(np.moveaxis(real.reshape(shape), -1, 1))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """For NumPy, a weight is its real numbers."""
+        return self.numbers if dtype is None else self.numbers.astype(dtype, copy=False)
 
 
 Coded = tuple[Array, Weight, str]

@@ -9,8 +9,8 @@ from ..errors import GraphError
 from ..graph.ir import Graph, Node, Value
 from . import arithmetic, indexing, ordering, reduction, sizes
 from . import float as float_ops
-from . import four_bit as four_bit_ops
 from . import integer as integer_ops
+from . import quantized as quantized_ops
 from . import recurrent as recurrent_ops
 from . import resize as resize_ops
 from . import sampling as sampling_ops
@@ -33,7 +33,7 @@ FAMILIES = (
     reduction,
     ordering,
     integer_ops,
-    four_bit_ops,
+    quantized_ops,
     shape_ops,
     indexing,
     sizes,

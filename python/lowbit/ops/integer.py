@@ -13,11 +13,10 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Value
-from .float import infer_adaptive, linear_shape
+from .float import infer_adaptive
 from .spec import (
     CODE,
     FLAG,
-    OPTIONAL_NUMBER,
     SCALE,
     Attr,
     Call,
@@ -29,7 +28,13 @@ from .spec import (
     integer,
     number,
 )
-from .windows import POOL_ATTRS, adaptive_sums, average_counts, box_sums, conv_attrs, conv_shape, correlate, pool_shape
+from .windows import (
+    POOL_ATTRS,
+    adaptive_sums,
+    average_counts,
+    box_sums,
+    pool_shape,
+)
 
 F32 = np.float32
 U8 = ("u8",)
@@ -37,21 +42,10 @@ MAX_MULTIPLIER = 1e27
 MAX_BIAS = 1e37
 """In magnitude: a 32-bit sum times a multiplier, plus a bias, stays finite in float32."""
 MULTIPLIER = number(-MAX_MULTIPLIER, MAX_MULTIPLIER)
-MAX_SLOPE = 16.0
-"""In magnitude, of what results below zero are multiplied by."""
 OUTPUT_ATTRS: dict[str, Attr] = {
     "zero_point_y": integer(0, 255, default=0),
     "lo": integer(0, 255, default=0),
     "hi": integer(0, 255, default=255),
-}
-EPILOGUE_ATTRS: dict[str, Attr] = {
-    "zero_point_x": integer(0, 255, default=0),
-    "output": choice("u8", "f32"),
-    **OUTPUT_ATTRS,
-    "min": OPTIONAL_NUMBER,
-    "max": OPTIONAL_NUMBER,
-    "residual_multiplier": number(-MAX_MULTIPLIER, MAX_MULTIPLIER, default=0.0),
-    "residual_zero_point": integer(0, 255, default=0),
 }
 
 
@@ -142,92 +136,11 @@ def _lookup(call: Call) -> Sequence[Array]:
     return [table[channels, x]]
 
 
-# ------------------------------------------------------------------------------------------------- convolution, linear
-
-
-def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequence[Value]:
-    """The output of a layer on codes, of that shape, with `rows` rows or samples; the inputs after the weight fit."""
-    channels = (shape[channel_axis],)
-    call.match(2, channels)
-    call.match(3, channels)
-    call.match(4, shape)
-    call.match(5, (256,))
-    call.match(6, (rows,))
-    call.match(7, (rows,))
-    call.match(8, channels)
-    output, dynamic = call.attrs["output"], call.is_present(6)
-    call.need(dynamic == call.is_present(7), "x_scale and x_zero_point go together")
-    call.need(not dynamic or output == "f32", "dynamic quantization needs output f32")
-    call.need(output == "u8" or not call.is_present(5), "a table needs output u8")
-    call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
-    call.need(
-        not call.is_present(4) or "residual_multiplier" in call.node.attrs, "a residual needs residual_multiplier"
-    )
-    return [Value(dtype=output, shape=shape)]
-
-
-def _infer_conv_i8(call: Call) -> Sequence[Value]:
-    shape = conv_shape(call)
-    return infer_epilogue(call, shape, shape[0], 1)
-
-
-def infer_linear_i8(call: Call) -> Sequence[Value]:
-    """The output of a linear layer on codes."""
-    shape = linear_shape(call)
-    return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
-
-
-def _exact_type(w: Array) -> Any:
-    """The float type in which every partial sum of u8 differences times `w` is exact."""
-    bound = 255 * int(np.abs(w.astype(np.int32)).reshape(w.shape[0], -1).sum(axis=1).max(initial=0))
-    return np.float32 if bound < 2**24 else np.float64
-
-
-def _centred(call: Call, per_row: tuple[int, ...]) -> Array:
-    """x - zero point, in int16."""
+def centred(call: Call, per_row: tuple[int, ...]) -> Array:
+    """x - zero point (of rows, where it was found at run time), in int16."""
     zero_points = call.optional(7)
     zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points.astype(np.int16).reshape(per_row)
     return call.array(0).astype(np.int16) - np.asarray(zero, np.int16)
-
-
-def epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
-    """kernels/kernel.h, Epilogue, of sums `acc`: every operation rounded to float32 once, in this order."""
-    attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
-    slope, is_coded = call.optional(8), call.attrs["output"] == "u8"
-    factor, bias, t = call.array(2).reshape(channel), call.array(3).reshape(channel), acc.astype(F32)
-    residual_multiplier = F32(attrs["residual_multiplier"])
-    if residual is not None:
-        bias = fma(F32(-attrs["residual_zero_point"]), residual_multiplier, bias)
-    if is_coded and slope is None:
-        bias = bias + F32(attrs["zero_point_y"])
-    t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale.reshape(row), bias)
-    if residual is not None:
-        t = fma(residual.astype(F32).reshape(t.shape), residual_multiplier, t)
-    if slope is not None:
-        factor = np.where(t < 0, slope.reshape(channel), F32(1))
-        t = fma(t, factor, F32(attrs["zero_point_y"] if is_coded else 0))
-    if is_coded:
-        y = codes_from_floats(t, 0, attrs["lo"], attrs["hi"])
-        return y if table is None else table[y]
-    t = np.maximum(t, F32(attrs["min"])) if "min" in attrs else t
-    return np.minimum(t, F32(attrs["max"])) if "max" in attrs else t
-
-
-def _conv_i8(call: Call) -> Sequence[Array]:
-    w = call.weight(1).codes
-    ones = (1,) * (w.ndim - 2)
-    acc = correlate(_centred(call, (-1, 1, *ones)), w, call.attrs, _exact_type(w))
-    return [epilogue(call, acc, (-1, *ones), (-1, 1, *ones))]
-
-
-def _linear_i8(call: Call) -> Sequence[Array]:
-    w, x = call.weight(1).codes, call.array(0)
-    dtype = _exact_type(w)
-    zero_points = call.optional(7)
-    rows = x.reshape(-1, x.shape[-1]).astype(np.int16)
-    zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points.astype(np.int16)[:, None]
-    acc = (rows - np.asarray(zero, np.int16)).astype(dtype) @ w.T.astype(dtype)
-    return [epilogue(call, acc, (-1,), (-1, 1)).reshape(*x.shape[:-1], w.shape[0])]
 
 
 # ------------------------------------------------------------------------------------------------------ add and pools
@@ -273,34 +186,18 @@ def _average(call: Call, acc: Array, counts: Array) -> Sequence[Array]:
 
 
 def _avg_pool2d_i8(call: Call) -> Sequence[Array]:
-    acc, out = box_sums(_centred(call, ()), call.attrs, np.int32)
+    acc, out = box_sums(centred(call, ()), call.attrs, np.int32)
     return _average(call, acc, average_counts(call.array(0), call.attrs, out))
 
 
 def _adaptive_avg_pool2d_i8(call: Call) -> Sequence[Array]:
-    return _average(call, *adaptive_sums(_centred(call, ()), call.attrs["output_size"], np.int32))
+    return _average(call, *adaptive_sums(centred(call, ()), call.attrs["output_size"], np.int32))
 
 
 _X = Input(name="x", dtypes=U8)
 _TABLE = Input(name="table", dtypes=U8, optional=True, constant=True)
-GEMM_INPUTS = (
-    _X,
-    Input(name="w", dtypes=("s8",), constant=True, weight=True),
-    Input(name="multiplier", constant=True),
-    Input(name="bias", constant=True),
-    Input(name="residual", dtypes=U8, optional=True),
-    _TABLE,
-    Input(name="x_scale", optional=True),
-    Input(name="x_zero_point", dtypes=U8, optional=True),
-    Input(name="slope", optional=True, constant=True),
-)
 _PAIR = (Input(name="a", dtypes=U8), Input(name="b", dtypes=U8), _TABLE)
 _POOL_OUTPUT = {"zero_point_x": CODE, "multiplier": MULTIPLIER, "output": choice("u8", "f32"), **OUTPUT_ATTRS}
-
-
-def _convolution(name: str, axes: int, *, note: str, transposed: bool = False) -> Op:
-    attrs = {**conv_attrs(axes, transposed=transposed), **EPILOGUE_ATTRS}
-    return Op(name=name, note=note, inputs=GEMM_INPUTS, attrs=attrs, infer_rule=_infer_conv_i8, reference_rule=_conv_i8)
 
 
 OPS = (
@@ -336,20 +233,8 @@ OPS = (
         infer_rule=_infer_lookup,
         reference_rule=_lookup,
     ),
-    _convolution("conv2d_i8", 2, note="numerics.md has the equation; table [256], slope [filters]"),
-    _convolution("conv3d_i8", 3, note="as `conv2d_i8`"),
-    _convolution("conv_transpose2d_i8", 2, transposed=True, note="as `conv2d_i8`"),
-    _convolution("conv_transpose3d_i8", 3, transposed=True, note="as `conv2d_i8`"),
     Op(
-        name="linear_i8",
-        note="as `conv2d_i8`",
-        inputs=GEMM_INPUTS,
-        attrs=EPILOGUE_ATTRS,
-        infer_rule=infer_linear_i8,
-        reference_rule=_linear_i8,
-    ),
-    Op(
-        name="add_i8",
+        name="quantized_add",
         note="codes of the sum",
         inputs=_PAIR,
         attrs={
@@ -363,7 +248,7 @@ OPS = (
         reference_rule=_add_i8,
     ),
     Op(
-        name="mul_i8",
+        name="quantized_mul",
         note="codes of the product",
         inputs=_PAIR,
         attrs={"zero_point_a": CODE, "zero_point_b": CODE, "multiplier": MULTIPLIER, **OUTPUT_ATTRS},
@@ -371,7 +256,7 @@ OPS = (
         reference_rule=_mul_i8,
     ),
     Op(
-        name="avg_pool2d_i8",
+        name="quantized_avg_pool2d",
         note="as `avg_pool2d`, on codes",
         inputs=(_X,),
         attrs={**POOL_ATTRS, "count_include_pad": FLAG, **_POOL_OUTPUT},
@@ -379,7 +264,7 @@ OPS = (
         reference_rule=_avg_pool2d_i8,
     ),
     Op(
-        name="adaptive_avg_pool2d_i8",
+        name="quantized_adaptive_avg_pool2d",
         note="as `adaptive_avg_pool2d`, on codes",
         inputs=(_X,),
         attrs={"output_size": dim_list(2, minimum=1), **_POOL_OUTPUT},

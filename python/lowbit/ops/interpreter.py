@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import GraphError, InputError
-from ..graph import blocks, dims, limits
-from ..graph.ir import DTYPES, Array, Graph, Node, Quant, Value, Weight, replace
-from ..graph.packings import BITS, PACKINGS
+from ..graph import dims, limits, weights
+from ..graph.ir import DTYPES, RESERVED, Array, Graph, Node, Quant, Value, Weight, replace
 from . import OPS, constant_value, describe
 from .integer import MAX_BIAS, MAX_MULTIPLIER
+from .quantized import unreadable
 from .spec import MAX_ELEMENTS, MAX_RANK
 
 MAX_NODES = 100_000
@@ -97,7 +96,7 @@ def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> d
         for name in (*node.inputs, *node.outputs):
             if last.get(name, -1) <= index and name not in keep:
                 known.pop(name, None)
-    return {name: known[name] for name in keep}
+    return {name: np.asarray(known[name]) for name in keep}
 
 
 # ---------------------------------------------------------------------------------------------------------- validation
@@ -131,8 +130,6 @@ def _problems(graph: Graph) -> Iterator[str]:
     for name in graph.outputs:
         if name not in defined or name not in graph.values:
             yield f"output {name!r} is not defined"
-        elif isinstance(graph.constants.get(name), Weight):
-            yield f"output {name!r} is a quantized weight"
     if len(set(graph.inputs)) != len(graph.inputs):
         yield f"input names repeat: {list(graph.inputs)}"
     for pair in graph.states:
@@ -174,7 +171,9 @@ def _condition_problems(graph: Graph) -> Iterator[str]:
 
 
 def _value_problems(graph: Graph, value: Value) -> Iterator[str]:
-    if value.dtype not in DTYPES:
+    if value.dtype in RESERVED:
+        yield f"dtype {value.dtype!r} ({RESERVED[value.dtype]}) has no operators yet"
+    elif value.dtype not in DTYPES:
         yield f"dtype {value.dtype!r} is not one of {', '.join(DTYPES)}"
     if len(value.shape) > MAX_RANK:
         yield f"rank {len(value.shape)} is more than {MAX_RANK}"
@@ -225,87 +224,7 @@ def _constant_problems(graph: Graph) -> Iterator[str]:
         if (actual.dtype, actual.shape) != (value.dtype, value.shape):
             yield f"constant {name!r} is {_type(actual)}, its value says {_type(value)}"
         if isinstance(constant, Weight):
-            yield from (f"weight {name!r}: {reason}" for reason in weight_problems(constant))
-
-
-def weight_problems(weight: Weight) -> Iterator[str]:
-    """What is wrong with a quantized weight."""
-    if BITS.get(weight.packing) != weight.bits or weight.axis != 0:
-        stated = f"bits {weight.bits}, packing {weight.packing!r}, axis {weight.axis}"
-        known = " or ".join(f"{bits} bits {name!r}" for name, bits in BITS.items())
-        yield f"{stated}: must be {known}, with channels along axis 0"
-    elif weight.g_idx is not None:
-        yield "g_idx is not available yet"
-    elif weight.codes.dtype != np.int8 or weight.codes.ndim < 1:
-        yield f"codes are {weight.codes.dtype} of rank {weight.codes.ndim}, must be int8 of rank 1 or more"
-    else:
-        yield from _group_problems(weight) if weight.packing in PACKINGS else _int8_problems(weight)
-        yield from _sparsity_problems(weight)
-
-
-def _sparsity_problems(weight: Weight) -> Iterator[str]:
-    if weight.sparsity is None:
-        return
-    if weight.bits != 8:
-        yield f"sparsity {weight.sparsity!r}: only 8-bit codes are kept in blocks"
-        return
-    try:
-        blocks.check(weight.codes, weight.sparsity)
-    except GraphError as error:
-        yield f"sparsity {weight.sparsity!r}: {error}"
-
-
-def _int8_problems(weight: Weight) -> Iterator[str]:
-    if weight.group_size != 0 or weight.zero_points is not None:
-        yield f"group_size {weight.group_size}: 8-bit codes have one scale a channel, and no zero points"
-    yield from _scale_problems(weight, np.float32, weight.codes.shape[:1])
-    depth = int(np.prod(weight.codes.shape[1:], dtype=np.int64))
-    if depth * 128 * 255 >= 2**31:
-        rows = weight.codes.reshape(weight.codes.shape[0], -1)
-        largest = max((int(np.abs(row.astype(np.int16)).sum(dtype=np.int64)) for row in rows), default=0)
-        if 255 * largest >= 2**31:
-            yield "a channel's codes could overflow a 32-bit sum"
-
-
-MAX_GROUPS = 2048
-"""Of a channel's weights (cpp/kernels/gemm_i4/gemm_i4.h)."""
-
-
-def _group_problems(weight: Weight) -> Iterator[str]:
-    """Of packed codes: four bits are -8 .. 7, or 0 .. 15 with zero points; a scale a group."""
-    packing = PACKINGS[weight.packing]
-    if weight.codes.ndim < 2 or 0 in weight.codes.shape:
-        shape = list(weight.codes.shape)
-        yield f"{weight.bits}-bit codes have shape {shape}, must be [channels, depth, ...], none of them 0"
-        return
-    channels, depth = weight.codes.shape[0], math.prod(weight.codes.shape[1:])
-    size = weight.group_size
-    if size < 1 or depth % size != 0 or (size % 8 != 0 and size != depth):
-        yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
-        return
-    if depth // size > MAX_GROUPS:
-        yield f"{depth // size} groups are more than {MAX_GROUPS}"
-    if size >= 2**31 // (255 * packing.highest):
-        yield "a group's codes could overflow a 32-bit sum"
-    groups = (channels, depth // size)
-    yield from _scale_problems(weight, np.float16, groups)
-    zero_points = weight.zero_points
-    low = -packing.middle if zero_points is None else 0
-    high = low + packing.highest
-    if weight.codes.min() < low or weight.codes.max() > high:
-        yield f"a code is not in {low} .. {high}"
-    if zero_points is not None and (zero_points.dtype != np.uint8 or zero_points.shape != groups):
-        yield f"zero_points are {zero_points.dtype} {list(zero_points.shape)}, must be uint8 {list(groups)}"
-    elif zero_points is not None and zero_points.max() > packing.highest:
-        yield f"a zero point is above {packing.highest}"
-
-
-def _scale_problems(weight: Weight, dtype: Any, shape: tuple[int, ...]) -> Iterator[str]:
-    if weight.scales.dtype != dtype or weight.scales.shape != shape:
-        stated = f"{weight.scales.dtype} {list(weight.scales.shape)}"
-        yield f"scales are {stated}, must be {np.dtype(dtype).name} {list(shape)}"
-    elif not (np.isfinite(weight.scales).all() and (weight.scales > 0).all()):
-        yield "a scale is not finite and positive"
+            yield from (f"weight {name!r}: {reason}" for reason in weights.problems(constant))
 
 
 def _node_problems(graph: Graph, sound: set[str]) -> Iterator[str]:
@@ -370,9 +289,11 @@ def _operand_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
             continue
         if spec.constant and constant is None:
             yield f"{where}: input {position} ({spec.name}) must be a constant, {name!r} is not"
-        elif spec.weight != isinstance(constant, Weight):
-            yield f"{where}: input {position} ({spec.name}) {'must' if spec.weight else 'cannot'} be a quantized weight"
-        elif isinstance(constant, Weight) and constant.bits != spec.bits:
-            yield f"{where}: input {position} ({spec.name}) must have {spec.bits} bits, {name!r} has {constant.bits}"
+        elif spec.weight and not isinstance(constant, Weight):
+            yield f"{where}: input {position} ({spec.name}) must be a quantized weight"
+        elif spec.weight and isinstance(constant, Weight):
+            reason = unreadable(node, constant)
+            if reason:
+                yield f"{where}: input {position} ({spec.name}): {reason}"
         elif spec.name in LIMITS and not (np.abs(np.asarray(constant)) <= LIMITS[spec.name]).all():
             yield f"{where}: input {position} ({spec.name}) has a value that is not finite or too large"

@@ -119,14 +119,16 @@ OPTIONAL_NUMBER = number(optional=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One input: which dtypes, whether it may be absent (""), must be a constant, or a quantized `Weight` of `bits`."""
+    """One input: which dtypes, whether it may be absent (""), must be a constant, or a quantized `Weight`.
+
+    Other float inputs may be a `Weight`, too, and mean its numbers.
+    """
 
     name: str
     dtypes: tuple[str, ...] = ("f32",)
     optional: bool = False
     constant: bool = False
     weight: bool = False
-    bits: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,15 +256,15 @@ class Call:
             position: Of the input.
 
         Returns:
-            Its array.
+            Its array; of a quantized weight the numbers.
 
         Raises:
-            GraphError: It is absent, or a quantized weight.
+            GraphError: It is absent.
         """
         array = self.arrays[position]
-        if array is None or isinstance(array, Weight):
+        if array is None:
             raise GraphError(f"input {position} must be an array")
-        return array
+        return array.numbers if isinstance(array, Weight) else array
 
     def weight(self, position: int) -> Weight:
         """A quantized weight.
@@ -549,7 +551,7 @@ _DTYPE_NAMES = {
 
 
 def constant_value(constant: Array | Weight) -> Value:
-    """The type of a constant; a `Weight` is the s8 tensor of its codes.
+    """The type of a constant; a `Weight` is a tensor of floats.
 
     Args:
         constant: An array or a weight.
@@ -567,7 +569,7 @@ def constant_value(constant: Array | Weight) -> Value:
         Value(dtype='f32', shape=(2, 3), quant=None)
     """
     if isinstance(constant, Weight):
-        return Value(dtype="s8", shape=constant.shape)
+        return Value(dtype="f32", shape=constant.shape)
     name = _DTYPE_NAMES.get(constant.dtype)
     if name is None:
         raise GraphError(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..graph.ir import Array, Graph, Node
 from ..ops.float import unary
-from ..ops.integer import MAX_SLOPE
+from ..ops.quantized import MAX_SLOPE
 
 _ARITHMETIC: dict[str, Callable[..., Array]] = {
     "add": np.add,

@@ -20,8 +20,8 @@ def note_sparsity(graph: Graph) -> Graph:
     A coarse pattern has a short mask, but keeps zeros that share a block with others; so the smallest is the coarsest
     that covers nearly all zeros. Weights that would save less than an eighth stay dense.
 
-    before: linear_i8(w = codes, nine blocks of ten zero)
-    after:  linear_i8(w = codes, sparsity "4x4")
+    before: quantized_linear(w = codes, nine blocks of ten zero)
+    after:  quantized_linear(w = codes, sparsity "4x4")
     """
     return replace(graph, constants={name: _noted(constant) for name, constant in graph.constants.items()})
 

@@ -38,7 +38,7 @@ def adopt_quantization(graph: Graph, coded: Sequence[Coded]) -> Quantized:
     """The integer graph of a model that came quantized. coded: the numbers of its weights, and their codes.
 
     before: x -> quantize -> dequantize -> conv2d(clip 0) -> quantize -> dequantize -> linear -> y
-    after:  x -> quantize -> conv2d_i8(codes) -> linear_i8(float) -> y
+    after:  x -> quantize -> quantized_conv2d(codes) -> quantized_linear(float) -> y
     """
     weights = KnownWeights(coded)
     graph = fuse_residual(graph, lambda r, layer, other: _takes_residual(r, layer, other, weights))

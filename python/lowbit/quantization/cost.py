@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..graph import dims, limits
 from ..graph.ir import Array, Attribute, Graph, Node, Value, Weight, replace
-from ..graph.packings import OF_BITS
+from ..graph.weights import middle
 from ..ops import OPS, attributes, constant_value, infer
 from ..passes.layers import LAYERS
 from ..runtime.session import Session
@@ -186,8 +186,7 @@ class MeasuredCosts(Costs):
         weight = _made_up(rng, work.w, work.group_size, work.bits)
         geometry, output = dict(work.geometry), "f32" if work.dynamic else "u8"
         attrs: dict[str, Attribute] = {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": output}
-        name = f"{work.op}_i{work.bits if work.group_size else 8}"
-        coded = self._run(name, attrs, _made_up_codes(work.x), weight, channels, channels)
+        coded = self._run(f"quantized_{work.op}", attrs, _made_up_codes(work.x), weight, channels, channels)
         return coded, self._run(work.op, geometry, floats, w, channels)
 
     def _run(self, op: str, attrs: Mapping[str, Attribute], x: Array, *constants: Array | Weight) -> float:
@@ -206,20 +205,19 @@ def slower_here(
     timed: dict[Work, tuple[float, float]] = {}
     found: dict[str, tuple[float, float]] = {}
     for node in graph:
-        op, _, bits = node.op.rpartition("_i")
-        weight = graph.constants.get(node.inputs[1]) if op in LAYERS else None
+        op = node.op.removeprefix("quantized_")
+        weight = graph.constants.get(node.inputs[1]) if op != node.op and op in LAYERS else None
         if not isinstance(weight, Weight):
             continue
-        shape = weight.shape if bits == "8" else (weight.shape[0], weight.shape[-1], *weight.shape[1:-1])
         work = Work(
             op=op,
             x=costs.shape(node.inputs[0]),
-            w=shape,
+            w=weight.shape,
             y=costs.shape(node.outputs[0]),
             geometry=_geometry(node),
             dynamic=len(node.inputs) > 6 and node.inputs[6] != "",
             group_size=weight.group_size,
-            bits=int(bits),
+            bits=weight.bits,
         )
         if work not in timed:
             timed[work] = costs.both(work)
@@ -252,18 +250,15 @@ def _made_up_codes(shape: tuple[int, ...]) -> Array:
 
 
 def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, bits: int) -> Weight:
-    """A weight of random codes, packed ones in groups."""
+    """A weight of random codes, those of few bits in groups."""
     if not group_size:
         return Weight(codes=rng.integers(-127, 128, shape).astype(np.int8), scales=np.ones(shape[0], np.float32))
-    packing = OF_BITS[bits]
-    filters, channels, *window = shape
     groups = math.prod(shape[1:]) // group_size
     return Weight(
-        codes=rng.integers(-packing.middle, packing.middle, (filters, *window, channels)).astype(np.int8),
+        codes=rng.integers(-middle(bits), middle(bits), shape).astype(np.int8),
         scales=np.ones((shape[0], groups), np.float16),
-        bits=packing.bits,
+        bits=bits,
         group_size=group_size,
-        packing=packing.name,
     )
 
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph.ir import Graph, Node
-from ..graph.packings import OF_BITS
-from ..ops import OPS
-from ..ops.interpreter import MAX_GROUPS
+from ..graph.weights import MAX_GROUPS, few_bits
+from ..ops.quantized import reads
 from ..passes.layers import LAYERS
 from .known_weights import KnownWeights
 from .round_groups import GroupCodes
@@ -51,7 +50,7 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
         if node.op not in LAYERS or rules.of(node).is_float:
             continue
         if isinstance(codes, GroupCodes):
-            size, bits = codes.group_size, codes.packing.bits
+            size, bits = codes.group_size, codes.bits
             note = f"its weights came with {bits}-bit codes in groups of {size}"
             reason = _formless(node, bits)
             found[node.name] = (
@@ -61,7 +60,7 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
             )
         elif isinstance(codes, Codes):
             found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
-        elif rules.of(node).weight_bits in OF_BITS:
+        elif rules.of(node).weight_bits in few_bits():
             found[node.name] = _width(graph, node, rules.of(node), ends)
     return found
 
@@ -80,10 +79,10 @@ def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
         assert isinstance(table, np.ndarray)
         codes = known.of(table)
         if isinstance(codes, GroupCodes) and np.all(codes.factors == 1.0) and not scheme.is_float:
-            note = f"its table came with {codes.packing.bits}-bit codes in groups of {codes.group_size}"
-            found[node.name] = Width(group_size=codes.group_size, note=note, bits=codes.packing.bits)
+            note = f"its table came with {codes.bits}-bit codes in groups of {codes.group_size}"
+            found[node.name] = Width(group_size=codes.group_size, note=note, bits=codes.bits)
             continue
-        if scheme.weight_bits not in OF_BITS or table.size < SMALL_TABLE or not np.isfinite(table).all():
+        if scheme.weight_bits not in few_bits() or table.size < SMALL_TABLE or not np.isfinite(table).all():
             continue
         if unfit((float(table.min()), float(table.max()))):
             continue
@@ -118,8 +117,8 @@ def unfit(ends: tuple[float, float]) -> str:
 
 
 def has_form(op: str, bits: int) -> bool:
-    """Whether a layer has an operator for weights of so few bits."""
-    return bits in OF_BITS and f"{op}_i{bits}" in OPS
+    """Whether a layer has kernels for weights of so few bits."""
+    return bits in few_bits() and reads(f"quantized_{op}", bits)
 
 
 def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:

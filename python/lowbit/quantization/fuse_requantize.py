@@ -178,7 +178,7 @@ def put_layer(
     slope: what the activation multiplies negative values by, [1] or one a channel; then there is no table.
 
     before: conv2d(x, w, b, residual) -> unary
-    after:  conv2d_i8(x codes, w codes, multiplier, bias, residual codes, table)
+    after:  quantized_conv2d(x codes, w codes, multiplier, bias, residual codes, table)
     """
     out = activation.outputs[0] if activation is not None else node.outputs[0]
     scale_x, zero_x = emit.quant(node.inputs[0])
@@ -201,7 +201,7 @@ def put_layer(
     elif activation is not None:
         table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
         inputs += [""] * (5 - len(inputs)) + [emit.constant(f"{activation.name}.table", table)]
-    made = replace(node, op=_op(node, layer), inputs=tuple(inputs), outputs=(out,), attrs=attrs)
+    made = replace(node, op=f"quantized_{node.op}", inputs=tuple(inputs), outputs=(out,), attrs=attrs)
     if as_codes:
         emit.put_codes(made, out)
     else:
@@ -226,7 +226,7 @@ def put_pair(emit: Emitter, node: Node, activation: Node | None = None) -> None:
     elif activation is not None:
         table = code_table(function_of(emit.graph, activation), (scale_y, zero_y), emit.quant(out))
         inputs.append(emit.constant(f"{activation.name}.table", table))
-    emit.put_codes(replace(node, op=f"{node.op}_i8", inputs=tuple(inputs), outputs=(out,), attrs=attrs), out)
+    emit.put_codes(replace(node, op=f"quantized_{node.op}", inputs=tuple(inputs), outputs=(out,), attrs=attrs), out)
 
 
 def put_average(emit: Emitter, node: Node) -> None:
@@ -236,7 +236,7 @@ def put_average(emit: Emitter, node: Node) -> None:
     extra: dict[str, Attribute] = {"zero_point_x": zero_x, "multiplier": multiplier, "zero_point_y": zero_y}
     attrs = {**node.attrs, **extra, "output": "u8"}
     inputs = (emit.codes(node.inputs[0]),)
-    emit.put_codes(replace(node, op=f"{node.op}_i8", inputs=inputs, attrs=attrs), node.outputs[0])
+    emit.put_codes(replace(node, op=f"quantized_{node.op}", inputs=inputs, attrs=attrs), node.outputs[0])
 
 
 def put_function(emit: Emitter, node: Node) -> None:
@@ -271,10 +271,6 @@ def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
     emit.annotate(name, Quant(scale=there[0], zero_point=there[1]))
     emit.translated[key] = name
     return name
-
-
-def _op(node: Node, layer: Layer) -> str:
-    return f"{node.op}_i{layer.codes.packing.bits if isinstance(layer.codes, GroupCodes) else 8}"
 
 
 def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float, bias: float) -> list[str]:
@@ -318,14 +314,14 @@ def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
     """A layer whose input's range is found at each call, per row of a linear layer, else per sample; makes floats.
 
     before: conv2d(x, w, b, residual; activation_min 0)
-    after:  dynamic_quantize(x) -> codes, scale, zero point -> conv2d_i8 -> add(residual) -> clip
+    after:  dynamic_quantize(x) -> codes, scale, zero point -> quantized_conv2d -> add(residual) -> clip
     """
     granularity = "row" if node.op == "linear" else "sample"
     codes, scale, zero_point = emit.dynamic_codes(node.inputs[0], granularity, layer.factors)
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
     bounds = _float_bounds(node)
     inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", scale, zero_point)
-    made = replace(node, op=_op(node, layer), inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
+    made = replace(node, op=f"quantized_{node.op}", inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
     if len(node.inputs) < 4 or not node.inputs[3]:
         return emit.put_floats(made)
     product, total = f"{node.name}.product", f"{node.name}.sum"

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from ..graph.ir import Array, Coded, Weight
-from ..graph.packings import PACKINGS, PLAIN
+from ..graph.weights import middle
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
@@ -30,7 +30,7 @@ class KnownWeights:
     def __init__(self, coded: Sequence[Coded]) -> None:
         self._weights = [weight for _, weight, _ in coded]
         self._sources = [source for _, _, source in coded]
-        self._numbers = [_rows(numbers, weight.packing) for numbers, weight, _ in coded]
+        self._numbers = [_rows(numbers, is_grouped=weight.group_size > 0) for numbers, weight, _ in coded]
         self._whole = {_digest(rows): which for which, rows in enumerate(self._numbers)}
         self._cache: dict[bytes, Codes | GroupCodes | None] = {}
         self._met: set[int] = set()
@@ -51,11 +51,11 @@ class KnownWeights:
         """The codes of a layer's weight, if it came quantized."""
         if not self._weights or not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim < 2:
             return None
-        for packing in dict.fromkeys(weight.packing for weight in self._weights):
-            rows = _rows(numbers, packing)
-            key = _digest(rows) + repr((packing, numbers.shape)).encode()
+        for is_grouped in dict.fromkeys(weight.group_size > 0 for weight in self._weights):
+            rows = _rows(numbers, is_grouped=is_grouped)
+            key = _digest(rows) + repr((is_grouped, numbers.shape)).encode()
             if key not in self._cache:
-                self._cache[key] = self._find(rows, packing, numbers.shape)
+                self._cache[key] = self._find(rows, is_grouped, numbers.shape)
             if self._cache[key] is not None:
                 return self._cache[key]
         return None
@@ -69,17 +69,17 @@ class KnownWeights:
             if which not in self._met
         ]
 
-    def _find(self, rows: Array, packing: str, shape: tuple[int, ...]) -> Codes | GroupCodes | None:
-        """As rows of weights with that packing."""
+    def _find(self, rows: Array, is_grouped: bool, shape: tuple[int, ...]) -> Codes | GroupCodes | None:
+        """As rows of weights with groups, or without."""
         which = self._whole.get(_digest(rows))
-        if which is not None and self._weights[which].packing == packing:
+        if which is not None and (self._weights[which].group_size > 0) == is_grouped:
             self._met.add(which)
             return codes_of(self._weights[which], shape)
         found: dict[int, _Found] = {}
         last = (-1, -1)
         (others,) = np.nonzero(rows.any(axis=1))
         for place, key in zip(others.tolist(), _keys(rows[others]), strict=True):
-            match = self._match(rows[place], key, packing, (last[0], last[1] + 1))
+            match = self._match(rows[place], key, is_grouped, (last[0], last[1] + 1))
             if match is None:
                 return None
             found[place], last = match, match[:2]
@@ -89,18 +89,18 @@ class KnownWeights:
         for place in range(len(rows)):  # what a factor of 0 left of a row says no more which it was
             which, row = found[first][0], found[first][1] + place - first
             found.setdefault(place, (which, row if 0 <= row < len(self._numbers[which]) else found[first][1], 0.0))
-        codes = self._gathered([found[place] for place in range(len(rows))], shape)
+        codes = self._gathered([found[place] for place in range(len(rows))], is_grouped, shape)
         if codes is not None:
             self._met.update(which for which, _, _ in found.values())
         return codes
 
-    def _match(self, row: Array, key: bytes, packing: str, expected: tuple[int, int]) -> _Found | None:
+    def _match(self, row: Array, key: bytes, is_grouped: bool, expected: tuple[int, int]) -> _Found | None:
         """The known row that this one is a multiple of; of several that which follows the one before, or is equal."""
         found: _Found | None = None
         follows = expected[0] >= 0 and expected[1] < len(self._numbers[expected[0]])
         for which, place in (*([expected] if follows else ()), *self._places.get(key, ())):
             known = self._numbers[which][place]
-            if self._weights[which].packing != packing or known.shape != row.shape:
+            if (self._weights[which].group_size > 0) != is_grouped or known.shape != row.shape:
                 continue
             factor = _factor(row, known)
             if factor is None or (found is not None and factor != 1):
@@ -110,7 +110,7 @@ class KnownWeights:
             found = which, place, factor
         return found
 
-    def _gathered(self, found: Sequence[_Found], shape: tuple[int, ...]) -> Codes | GroupCodes | None:
+    def _gathered(self, found: Sequence[_Found], is_grouped: bool, shape: tuple[int, ...]) -> Codes | GroupCodes | None:
         """The rows of known weights as one."""
         parts = [(self._weights[which], row) for which, row, _ in found]
         if len({(w.group_size, w.zero_points is None, w.bits) for w, _ in parts}) != 1:
@@ -118,12 +118,11 @@ class KnownWeights:
         zeros = [w.zero_points[row] for w, row in parts if w.zero_points is not None]
         first = parts[0][0]
         whole = Weight(
-            codes=np.stack([w.codes[row].reshape(-1) for w, row in parts]),
+            codes=np.stack([(w.rows if is_grouped else w.codes.reshape(len(w.codes), -1))[row] for w, row in parts]),
             scales=np.stack([w.scales[row] for w, row in parts]),
             zero_points=np.stack(zeros) if zeros else None,
             bits=first.bits,
             group_size=first.group_size,
-            packing=first.packing,
         )
         return codes_of(whole, shape, np.array([factor for _, _, factor in found]))
 
@@ -133,25 +132,24 @@ def codes_of(weight: Weight, shape: tuple[int, ...], factors: Array | float = 1.
 
     factors: what each output channel is multiplied by.
     """
-    if weight.packing not in PACKINGS:
-        scales = weight.scales.astype(np.float64)
-        return Codes(codes=weight.codes.reshape(shape), scales=scales, factors=factors)
-    packing = PACKINGS[weight.packing]
     scales, zeros = weight.scales.astype(np.float64), weight.zero_points
+    if not weight.group_size:
+        return Codes(codes=weight.codes.reshape(shape), scales=scales, factors=factors)
+    centre = middle(weight.bits)
     return GroupCodes(
-        codes=(weight.codes + np.int8(packing.middle if zeros is None else 0)).reshape(shape[0], -1),
+        codes=(weight.rows + np.int8(centre if zeros is None else 0)).reshape(shape[0], -1),
         scales=scales,
-        zero_points=np.full(scales.shape, float(packing.middle)) if zeros is None else zeros.astype(np.float64),
+        zero_points=np.full(scales.shape, float(centre)) if zeros is None else zeros.astype(np.float64),
         symmetric=zeros is None,
         window=shape[2:],
-        packing=packing,
+        bits=weight.bits,
         factors=factors,
     )
 
 
-def _rows(numbers: Array, packing: str) -> Array:
-    """A weight as rows in the order of its codes: of few bits, with the input channels innermost."""
-    ordered = numbers if packing == PLAIN else np.moveaxis(numbers, 1, -1)
+def _rows(numbers: Array, *, is_grouped: bool) -> Array:
+    """A weight as rows in the order of its codes: in groups, with the input channels innermost."""
+    ordered = np.moveaxis(numbers, 1, -1) if is_grouped else numbers
     return np.ascontiguousarray(ordered).reshape(len(numbers), -1)
 
 

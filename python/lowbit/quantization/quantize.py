@@ -19,7 +19,6 @@ import numpy as np
 
 from ..errors import CalibrationError, InputError
 from ..graph.ir import Array, Coded, Graph, Node, Quant, Weight, replace
-from ..graph.packings import OF_BITS
 from ..ops.interpreter import bind, validate
 from ..passes.functions import is_channel_function, is_function
 from ..passes.fuse_residual import fuse_residual
@@ -77,7 +76,7 @@ def quantize(
     an instruction set (None: this CPU's). Raises CalibrationError for data that are empty, not finite or unfit.
 
     before: x -> conv2d(clip 0..6) -> conv2d -> y
-    after:  x -> quantize -> conv2d_i8(codes) -> conv2d_i8(float) -> y
+    after:  x -> quantize -> quantized_conv2d(codes) -> quantized_conv2d(float) -> y
     """
     rules = schemes.rules(scheme)
     if rules.is_float:
@@ -361,7 +360,7 @@ class Quantizer:
             table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
             made = self._known.of(table)
             if not isinstance(made, GroupCodes):
-                made = round_groups(table, width.group_size, symmetric=symmetric, packing=OF_BITS[width.bits])
+                made = round_groups(table, width.group_size, symmetric=symmetric, bits=width.bits)
             self._table_codes[node.name] = made.as_weight()
         return self._table_codes[node.name]
 
@@ -459,8 +458,8 @@ def _rounded(
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if group_size:
         symmetric, flat = scheme.symmetric, scheme.compensate
-        packing = OF_BITS[scheme.weight_bits]
-        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat, packing=packing)
+        bits = scheme.weight_bits
+        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat, bits=bits)
     if moments is not None:
         return round_compensated(weight, moments)
     is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
@@ -482,8 +481,7 @@ def _emit(plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer], 
             continue
         if node.name in tables:
             codes = emit.constant(f"{node.inputs[0]}.codes", tables[node.name])
-            op = f"embedding_i{plan.tables[node.name].bits}"
-            emit.put_floats(replace(node, op=op, inputs=(node.inputs[1], codes), attrs={}))
+            emit.put_floats(replace(node, op="quantized_embedding", inputs=(node.inputs[1], codes), attrs={}))
         elif node.name in plan.int8:
             _emit_int8(emit, plan, node, layers)
         else:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph.ir import Array, Weight
-from ..graph.packings import NIBBLES, Packing
+from ..graph.weights import highest, middle, shaped
 from .least_error import Trial, blocks, least
 from .round_weights import Factored, round_columns, upper_of_flat
 
@@ -28,7 +28,7 @@ SMALLEST = float(np.finfo(np.float16).tiny)
 class GroupCodes:
     """A weight as int8 codes [N, K], of four bits 0 .. 15, with float64 scales (exact in float16) and zero points.
 
-    scales, zero_points: [N, groups]; a symmetric weight's zero points are the packing's middle, of four bits 8.
+    scales, zero_points: [N, groups]; a symmetric weight's zero points are in the middle, of four bits 8.
     window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C]. factors: of output channels.
     """
 
@@ -37,7 +37,7 @@ class GroupCodes:
     zero_points: Array
     symmetric: bool
     window: tuple[int, ...] = ()
-    packing: Packing = NIBBLES
+    bits: int = 4
     factors: Array | float = 1.0
 
     @property
@@ -50,22 +50,21 @@ class GroupCodes:
         """The numbers that the codes stand for, float64, in the float weight's shape."""
         scales, zeros = (np.repeat(part, self.group_size, axis=1) for part in (self.scales, self.zero_points))
         rows = (self.codes - zeros) * scales * np.reshape(self.factors, (-1, 1))
-        numbers: Array = np.moveaxis(self._stored(rows), -1, 1)
-        return numbers
+        return self._shaped(rows)
 
-    def _stored(self, rows: Array) -> Array:
-        return rows.reshape(len(rows), *self.window, -1)
+    def _shaped(self, rows: Array) -> Array:
+        inputs = rows.shape[1] // math.prod(self.window)
+        return shaped(rows, (len(rows), inputs, *self.window))
 
     def as_weight(self) -> Weight:
         """The constant of a graph."""
-        shift = self.packing.middle if self.symmetric else 0
+        shift = middle(self.bits) if self.symmetric else 0
         return Weight(
-            codes=self._stored((self.codes - shift).astype(np.int8)),
+            codes=self._shaped((self.codes - shift).astype(np.int8)),
             scales=self.scales.astype(np.float16),
             zero_points=None if self.symmetric else self.zero_points.astype(np.uint8),
-            bits=self.packing.bits,
+            bits=self.bits,
             group_size=self.group_size,
-            packing=self.packing.name,
         )
 
 
@@ -76,34 +75,30 @@ def round_groups(
     symmetric: bool,
     moments: Factored | None = None,
     flat: bool = False,
-    packing: Packing = NIBBLES,
+    bits: int = 4,
 ) -> GroupCodes:
     """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
 
     moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
-    see `round_flat`; else each to its nearest. packing: says how many bits a code has.
+    see `round_flat`; else each to its nearest. bits: of a code.
     """
     window = weight.shape[2:]
     rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
-    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, packing=packing)
+    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, bits=bits)
     if moments is None and not (flat and math.prod(window) > 1):
-        codes = _nearest(rows, scales, zeros, packing)
-        return GroupCodes(
-            codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, packing=packing
-        )
+        codes = _nearest(rows, scales, zeros, bits)
+        return GroupCodes(codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, bits=bits)
     parts = (rows.astype(np.float64), *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
     if moments is not None:
-        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, packing)
+        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, bits)
     else:
         size = math.prod(window)
         order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
-        codes = _in_order(parts, order, upper_of_flat(size)[None], packing)
-    return GroupCodes(
-        codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, packing=packing
-    )
+        codes = _in_order(parts, order, upper_of_flat(size)[None], bits)
+    return GroupCodes(codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, bits=bits)
 
 
-def _nearest(rows: Array, scales: Array, zeros: Array, packing: Packing) -> Array:
+def _nearest(rows: Array, scales: Array, zeros: Array, bits: int) -> Array:
     """The nearest codes, int8."""
     codes = np.empty(rows.shape, np.int8)
     for part in blocks(*rows.shape):
@@ -111,7 +106,7 @@ def _nearest(rows: Array, scales: Array, zeros: Array, packing: Packing) -> Arra
         scaled /= scales[part, :, None]
         np.rint(scaled, out=scaled)
         scaled += zeros[part, :, None]
-        codes[part] = np.clip(scaled, 0, packing.highest, out=scaled).reshape(rows[part].shape)
+        codes[part] = np.clip(scaled, 0, highest(bits), out=scaled).reshape(rows[part].shape)
     return codes
 
 
@@ -122,47 +117,47 @@ def _stored_order(order: Array, window: int) -> Array:
     return stored
 
 
-def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, packing: Packing) -> Array:
+def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, bits: int) -> Array:
     """Round columns in that order; those of one upper [1, k, k] after the other make up for each other."""
     shape = (1, -1, upper.shape[1])
     w, scales, zeros = (part[:, order].reshape(shape) for part in parts)
-    rounded = round_columns(w, upper, scales, zeros, (0, packing.highest))
+    rounded = round_columns(w, upper, scales, zeros, (0, highest(bits)))
     codes = np.empty(parts[0].shape, np.int8)
     codes[:, order] = rounded.reshape(codes.shape)
     return codes
 
 
-def best_groups(groups: Array, *, symmetric: bool, packing: Packing = NIBBLES) -> tuple[Array, Array]:
+def best_groups(groups: Array, *, symmetric: bool, bits: int = 4) -> tuple[Array, Array]:
     """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding."""
     rows = groups.reshape(-1, groups.shape[2])
     scales, zeros = np.empty(len(rows)), np.empty(len(rows))
     for part in blocks(*rows.shape):
-        scales[part], zeros[part] = _best_groups(rows[part], symmetric, packing)
+        scales[part], zeros[part] = _best_groups(rows[part], symmetric, bits)
     return scales.reshape(groups.shape[:2]), zeros.reshape(groups.shape[:2])
 
 
-def _best_groups(rows: Array, symmetric: bool, packing: Packing) -> tuple[Array, Array]:
-    highest, middle = packing.highest, float(packing.middle)
+def _best_groups(rows: Array, symmetric: bool, bits: int) -> tuple[Array, Array]:
+    top, centre = highest(bits), float(middle(bits))
     low, high = (ends.astype(np.float64) for ends in (rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)))
     widest = 2 * np.maximum(high, -low) if symmetric else high - low
     # A half-float scale is what the file holds: the codes must be chosen for that very number.
-    halves = (widest * SHARES[:, None] / highest).astype(np.float16).astype(np.float64)
+    halves = (widest * SHARES[:, None] / top).astype(np.float16).astype(np.float64)
     scales = np.maximum(halves, SMALLEST)
-    zeros = np.full(scales.shape, middle) if symmetric else np.rint(-low * SHARES[:, None] / scales).clip(0, highest)
-    fixed = -middle, highest - middle
+    zeros = np.full(scales.shape, centre) if symmetric else np.rint(-low * SHARES[:, None] / scales).clip(0, top)
+    fixed = -centre, top - centre
 
     def trial(scale: Array, zero: Array) -> Trial:
-        bounds = fixed if symmetric else (-zero, highest - zero)
+        bounds = fixed if symmetric else (-zero, top - zero)
         return Trial(factor=1 / scale, low=bounds[0], high=bounds[1], step=scale)
 
     def exact(place: int, which: Array) -> Array:
         scale, zero, numbers = scales[place, which, None], zeros[place, which, None], rows[which].astype(np.float64)
-        codes = np.clip(np.rint(numbers / scale) + zero, 0, highest)
+        codes = np.clip(np.rint(numbers / scale) + zero, 0, top)
         errors: Array = (((codes - zero) * scale - numbers) ** 2).sum(axis=1)
         return errors
 
     trials = [trial(scale, zero) for scale, zero in zip(scales, zeros, strict=True)]
-    reach = 1.01 * highest / SHARES.min()  # a half-float scale is less than 1 % off
+    reach = 1.01 * top / SHARES.min()  # a half-float scale is less than 1 % off
     chosen = least(rows.astype(np.float32, copy=False), trials, reach, exact)
     at = chosen, np.arange(len(rows))
     return scales[at], zeros[at]

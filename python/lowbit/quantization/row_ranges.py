@@ -23,7 +23,7 @@ from functools import partial
 import numpy as np
 
 from ..graph.ir import Array, Graph, Node, Quant
-from ..graph.packings import NIBBLES, OF_BITS
+from ..graph.weights import few_bits
 from ..passes.functions import operands
 from ..passes.layers import CONVOLUTIONS
 from .calibrate import Feeds, Progress, quantized, watch
@@ -205,8 +205,8 @@ def _nearest(weights: Array) -> Array:
 
 
 def _nearest_of_groups(weights: Array, size: int, scheme: Scheme) -> Array:
-    packing = OF_BITS.get(scheme.weight_bits, NIBBLES)  # codes that came with a weight are of no scheme
-    return round_groups(weights, size, symmetric=scheme.symmetric, packing=packing).weight
+    bits = scheme.weight_bits if scheme.weight_bits in few_bits() else 4  # codes that came are of no scheme
+    return round_groups(weights, size, symmetric=scheme.symmetric, bits=bits).weight
 
 
 def factors_of(rms: Array, strength: float) -> Array | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import InputError, UnsupportedError
 from ..graph.ir import Node
-from ..graph.packings import OF_BITS
+from ..graph.weights import few_bits
 
 RANGES = ("minmax", "percentile", "mse")
 ACTIVATIONS = ("auto", "static", "dynamic")
@@ -87,13 +87,13 @@ class Scheme:
         bits = (self.weight_bits, self.activation_bits)
         grouped = self.granularity == "group" and self.group_size >= 16 and self.group_size % 8 == 0
         by_channel = self.granularity == "channel" and self.group_size == 0
-        known = {(8, 8): by_channel, (32, 32): by_channel, **{(few, 8): by_channel or grouped for few in OF_BITS}}
+        known = {(8, 8): by_channel, (32, 32): by_channel, **{(few, 8): by_channel or grouped for few in few_bits()}}
         if not known.get(bits, False):
-            few_bits = " or ".join(map(str, OF_BITS))
+            few = " or ".join(map(str, few_bits()))
             raise UnsupportedError(
                 f"scheme {self.name!r} asks for {self.weight_bits}-bit weights, {self.activation_bits}-bit "
                 f"activations, granularity {self.granularity!r}, group_size {self.group_size}; available are 8 and 8 "
-                f"bits, or 32 and 32 (float32), with a scale per channel, and {few_bits} and 8 bits with a scale per "
+                f"bits, or 32 and 32 (float32), with a scale per channel, and {few} and 8 bits with a scale per "
                 "channel or per group of 16, 24, 32, ..."
             )
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..graph.ir import DTYPES, Graph, Node
+from ..graph.weights import Stored
+from ..ops.quantized import QUANTIZED
 from ..timing import interleave
 
 ROUNDS, SECONDS = 9, 0.05
@@ -104,24 +106,24 @@ class Facts:
 def steps_of(
     graph: Graph,
     rows: Iterable[Any],
-    weight_bytes: Mapping[str, int],
+    weights: Mapping[str, Stored],
     floats: Mapping[str, float] | None = None,
     sqnr: Mapping[str, float] | None = None,
     near: Callable[[Any], str] | None = None,
 ) -> tuple[Step, ...]:
     """The steps of a profile's rows. floats, sqnr: by node, seconds in the float graph and dB against it.
 
-    weight_bytes: of quantized weights, by name. near: says of a row how near it comes to the machine's limit.
+    weights: what quantized ones take, by name. near: says of a row how near it comes to the machine's limit.
     """
     nodes = {node.name: node for node in graph}
-    sizes = constants_of(graph, weight_bytes)
+    sizes = constants_of(graph, weights)
     steps = []
     for row in rows:
         node = nodes.get(row.node)
         step = Step(
             node=row.node,
             op=row.op,
-            kind=kind_of(node, graph),
+            kind=kind_of(node, graph, weights),
             kernel=row.kernel,
             seconds=row.seconds,
             operations=row.operations,
@@ -134,7 +136,7 @@ def steps_of(
     return tuple(steps)
 
 
-def kind_of(node: Node | None, graph: Graph) -> str:
+def kind_of(node: Node | None, graph: Graph, weights: Mapping[str, Stored]) -> str:
     """What a step computes on: "int8" codes or with "int4" weights, "float32", "conversion", "torch" for a segment."""
     if node is None:
         return "float32"
@@ -142,17 +144,17 @@ def kind_of(node: Node | None, graph: Graph) -> str:
         return "torch"
     if node.op in CONVERSIONS:
         return "conversion"
-    kind = f"int{node.op.rpartition('_i')[2]}"
-    if kind in CODED:
-        return kind
+    coded = next((weights[name] for name in node.inputs if name in weights), None)
+    if coded is not None and node.op.startswith(QUANTIZED):
+        return f"int{coded.bits}" if f"int{coded.bits}" in CODED else "int8"
     names = [name for name in (*node.inputs[:1], *node.outputs) if name]
     return "int8" if any(graph.values[name].dtype == "u8" for name in names) else "float32"
 
 
-def constants_of(graph: Graph, weight_bytes: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Bytes of each constant as it is, and as float32 (codes count four bytes each); known without its content.
+def constants_of(graph: Graph, weights: Mapping[str, Stored]) -> dict[str, tuple[int, int]]:
+    """Bytes of each constant as it is, and as floats where it is a quantized weight; known without its content.
 
-    weight_bytes: of quantized weights, by name.
+    weights: what quantized ones take, by name.
     """
     made = {name for node in graph for name in node.outputs} | set(graph.inputs)
     read = {name for node in graph for name in node.inputs if name}
@@ -162,5 +164,5 @@ def constants_of(graph: Graph, weight_bytes: Mapping[str, int]) -> dict[str, tup
         if value.dtype in DTYPES and all(isinstance(dim, int) for dim in value.shape):
             count = math.prod(int(dim) for dim in value.shape)
             width = DTYPES[value.dtype].itemsize
-            found[name] = (weight_bytes.get(name, count * width), count * (4 if value.dtype == "s8" else width))
+            found[name] = (weights[name].bytes if name in weights else count * width, count * width)
     return found

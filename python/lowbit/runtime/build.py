@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import InputError, UnsupportedError
 from ..graph import dims, limits
 from ..graph.ir import Dim, Graph, Node, Weight
-from ..graph.packings import PACKINGS
+from ..graph.weights import pack
 from ..ops import OPS, attributes
 from . import segments
 
@@ -47,49 +48,50 @@ def fill(graph: Graph) -> _core.GraphBuilder:
     for name in graph.inputs:
         value = graph.values[name]
         builder.input(name, value.dtype, [_dim(dim, index) for dim in value.shape])
-    read = {name for node in graph.nodes for name in node.inputs} | set(graph.outputs)
-    parts: dict[str, list[str]] = {}
+    coded, plain = _readers(graph)
+    numbers = {name: _unused(graph, f"{name}/numbers") if name in coded else name for name in plain}
     for name, constant in graph.constants.items():
-        if name not in read:
-            continue
-        if isinstance(constant, Weight) and constant.packing in PACKINGS:
-            parts[name] = _put_parts(builder, graph, name, constant)
-        else:
-            builder.constant(name, constant.codes if isinstance(constant, Weight) else constant)
+        if name in coded and isinstance(constant, Weight):
+            _put_weight(builder, name, constant)
+        if name in plain:
+            builder.constant(numbers[name], np.asarray(constant))
     for node in graph.nodes:
-        inputs, more = _with_parts(graph, node, parts)
-        builder.node(node.op, node.name, inputs, list(node.outputs), {**_attributes(node, index), **more})
+        kinds = [OPS[node.op].input(place).weight for place in range(len(node.inputs))]
+        inputs = [name if kind else numbers.get(name, name) for name, kind in zip(node.inputs, kinds, strict=True)]
+        builder.node(node.op, node.name, inputs, list(node.outputs), _attributes(node, index))
     for name in graph.outputs:
-        builder.output(name)
+        builder.output(numbers.get(name, name))
     return builder
 
 
-def _put_parts(builder: _core.GraphBuilder, graph: Graph, name: str, weight: Weight) -> list[str]:
-    """A weight in groups: its packed codes under its own name; the names of its scales and zero points."""
-    builder.constant(name, PACKINGS[weight.packing].pack(weight))
-    names = []
-    for part, array in (("scales", weight.scales), ("zero_points", weight.zero_points)):
-        names.append(_unused(graph, f"{name}/{part}") if array is not None else "")
-        if array is not None:
-            builder.constant(names[-1], array)
-    return names
+def _readers(graph: Graph) -> tuple[set[str], set[str]]:
+    """The constants that nodes read as quantized weights, and those that they, or the caller, read as arrays."""
+    inputs = [(name, OPS[node.op].input(place).weight) for node in graph for place, name in enumerate(node.inputs)]
+    inputs += [(name, False) for name in graph.outputs]
+    coded, plain = ({name for name, kind in inputs if kind == wanted} for wanted in (True, False))
+    return coded & graph.constants.keys(), plain & graph.constants.keys()
+
+
+def _put_weight(builder: _core.GraphBuilder, name: str, weight: Weight) -> None:
+    """A quantized weight, whole: its codes as a file has them, and what they mean."""
+    builder.weight(
+        name,
+        shape=list(weight.shape),
+        codes=pack(weight) if weight.bits < 8 else weight.codes,
+        bits=weight.bits,
+        group_size=weight.group_size,
+        scales=weight.scales,
+        zero_points=weight.zero_points,
+        offsets=weight.offsets,
+        values=weight.values,
+        pattern=weight.sparsity or "",
+    )
 
 
 def _unused(graph: Graph, name: str) -> str:
     while name in graph.values:
         name += "_"
     return name
-
-
-def _with_parts(graph: Graph, node: Node, parts: Mapping[str, list[str]]) -> tuple[list[str], dict[str, Any]]:
-    """A node's inputs and, of one with a weight in groups, the weight's parts behind them and its sizes."""
-    inputs = list(node.inputs)
-    weight = graph.constants.get(inputs[1]) if len(inputs) > 1 and inputs[1] in parts else None
-    if not isinstance(weight, Weight):
-        return inputs, {}
-    inputs += [""] * (len(OPS[node.op].inputs) - len(inputs)) + parts[node.inputs[1]]
-    sizes: dict[str, Any] = {"depth": math.prod(weight.shape[1:]), "group_size": weight.group_size}
-    return inputs, sizes | ({"kernel": list(weight.shape[1:3])} if len(weight.shape) == 4 else {})
 
 
 def _dim(dim: Dim, index: Mapping[str, int]) -> int | list[int]:

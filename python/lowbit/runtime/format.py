@@ -1,46 +1,29 @@
 """A `.lowbit` file: a safetensors file whose metadata holds the graph as JSON (docs/file-format.md).
 
-Writing goes through safetensors. Reading is done here, because a file may come from anywhere: every size, offset and
-type is checked before it is used, tensors are read one by one into memory of their own (no mapping, so a file that is
-cut while it is open cannot kill the process), and nothing in a file is ever executed, unpickled or followed.
+Writing goes through safetensors, reading through `container.py`. Files of version 1 are read by way of `format_v1.py`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..errors import FormatError, GraphError
 from ..graph import blocks, dims
 from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Symbol, Value, Weight
-from ..graph.packings import PACKINGS
+from ..graph.weights import BITS, pack, unpack
 from ..ops.interpreter import validate
-from ..ops.spec import MAX_RANK
+from . import container, format_v1
+from .container import as_integer, as_list, as_object, as_size, as_text, check_text
 
-VERSION = 1
-MAX_HEADER = 100_000_000
-"""Bytes; safetensors' own limit."""
-MAX_NAME = 2000
-
-_TENSOR_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-}
-_PARTS = ("codes", "scales", "zero_points", "g_idx")
-T = TypeVar("T")
+VERSION = 2
+PARTS = ("zero_points", "offsets", "values")
+"""What a weight may have beside codes and scales, each a tensor."""
 
 # ---------------------------------------------------------------------------------------------------------------- write
 
@@ -106,7 +89,7 @@ def _contents(graph: Graph, meta: Mapping[str, Any] | None) -> tuple[dict[str, A
         text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"the graph or its metadata is not plain JSON: {error}") from None
-    _check_text(text)
+    check_text(text)
     return tensors, {"lowbit": text}
 
 
@@ -114,18 +97,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def stored_bytes(weight: Weight) -> int:
-    """What a quantized weight takes in a file."""
-    codes, parts = weight.codes, (weight.scales, weight.zero_points)
-    size = codes.size
-    if weight.packing in PACKINGS:
-        size = len(codes) * PACKINGS[weight.packing].bytes_of(codes[:1].size)
-    elif weight.sparsity is not None:
-        kept = blocks.blocks_of(codes, weight.sparsity).any(axis=(2, 3)).sum()
-        size = blocks.stored_bytes(codes.shape, weight.sparsity, int(kept))
-    return size + sum(part.nbytes for part in parts if part is not None)
 
 
 def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -141,21 +112,23 @@ def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
 
     for name, constant in graph.constants.items():
         if isinstance(constant, Weight):
-            parts = {part: getattr(constant, part) for part in _PARTS}
-            if constant.packing in PACKINGS:
-                parts["codes"] = PACKINGS[constant.packing].pack(constant)
-            elif constant.sparsity is not None:
-                parts["mask"], parts["codes"] = blocks.pack(constant.codes, constant.sparsity)
-            entry: dict[str, Any] = {
-                part: store(f"{name}/{part}", array) for part, array in parts.items() if array is not None
-            }
-            entry |= {key: getattr(constant, key) for key in ("bits", "axis", "group_size", "packing")}
-            if constant.sparsity is not None:
-                entry["sparsity"] = {"pattern": constant.sparsity, "mask": entry.pop("mask")}
-            table[name] = {"weight": entry}
+            table[name] = {"weight": _weight_json(name, constant, store)}
         else:
             table[name] = {"tensor": store(name, constant)}
     return table, tensors
+
+
+def _weight_json(name: str, weight: Weight, store: Callable[[str, Array], str]) -> dict[str, Any]:
+    parts = {"codes": weight.codes, "scales": weight.scales, **{part: getattr(weight, part) for part in PARTS}}
+    if weight.bits < 8:
+        parts["codes"] = pack(weight)
+    elif weight.sparsity is not None:
+        parts["mask"], parts["codes"] = blocks.pack(weight.codes, weight.sparsity)
+    entry: dict[str, Any] = {part: store(f"{name}/{part}", it) for part, it in parts.items() if it is not None}
+    entry |= {"bits": weight.bits, "group_size": weight.group_size}
+    if weight.sparsity is not None:
+        entry["sparsity"] = {"pattern": weight.sparsity, "mask": entry.pop("mask")}
+    return entry
 
 
 def _value_json(value: Value) -> dict[str, Any]:
@@ -191,189 +164,53 @@ def _plain(value: Any) -> Any:
 
 def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
     """The graph and the metadata of a file. Raises FormatError or GraphError for anything but a sound file; OSError."""
-    document, tensors = _read(Path(path))
-    graph = _graph(document, tensors)
+    document, tensors = container.read(Path(path))
+    graph = _graph(_current(document, path), tensors)
     validate(graph)
-    return graph, _object(document["meta"], "meta")
+    return graph, as_object(document["meta"], "meta")
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON of a file alone, unchecked beyond its version, without its tensors. Raises FormatError, OSError."""
-    with _open(Path(path)) as file:
-        return _document(_header(file, Path(path))[0], Path(path))
+    """The JSON of a file alone, as it is, unchecked beyond its version. Raises FormatError, OSError."""
+    document = container.read_document(Path(path))
+    _check_version(document, path)
+    return document
 
 
-def _open(path: Path) -> BinaryIO:
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise FormatError(f"{path} is not a regular file")
-    return path.open("rb", buffering=0)
+def _current(document: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The document of a file of any version as one of this version."""
+    return format_v1.upgrade(document) if _check_version(document, path) == 1 else document
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    with _open(path) as file:
-        header, start, size = _header(file, path)
-        document = _document(header, path)
-        header.pop("__metadata__")
-        tensors = {}
-        entries = [(name, *_entry(name, entry, size)) for name, entry in header.items()]
-        position = 0
-        for name, dtype, shape, begin, end in sorted(entries, key=lambda item: item[3:]):
-            if begin != position:
-                raise FormatError(f"{path}: tensor {name!r} starts at {begin}, where {position} was expected")
-            position = end
-            file.seek(start + begin)
-            tensors[name] = _tensor(file, name, dtype, shape)
-        if position != size:
-            raise FormatError(f"{path}: tensors end at {position} of {size} bytes")
-        return document, tensors
-
-
-def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
-    """The header's JSON, where the tensors start and how many bytes they have."""
-    total = os.fstat(file.fileno()).st_size
-    prefix = file.read(8)
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length > MAX_HEADER or 8 + length > total:
-        raise FormatError(f"{path} is not a lowbit file, or is cut off: its header does not fit into its {total} bytes")
-    raw = file.read(length)
-    if len(raw) < length or not raw.startswith(b"{"):
-        raise FormatError(f"{path} is not a lowbit file: it does not start as a safetensors file does")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: the header is not UTF-8: {error}") from None
-    return _object(_json(text, "the header"), "the header"), 8 + length, total - 8 - length
-
-
-def _document(header: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    text = header.get("__metadata__")
-    text = text.get("lowbit") if isinstance(text, dict) else None
-    if not isinstance(text, str):
-        raise FormatError(f"{path} is a safetensors file, but not one that lowbit wrote: it holds no graph")
-    document = _object(_json(text, "the graph"), "the graph")
+def _check_version(document: dict[str, Any], path: str | os.PathLike[str]) -> int:
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise FormatError(f"{path}: its format version is {str(version)[:40]!r}")
     if version > VERSION:
         raise FormatError(f"{path} has format version {version}, this lowbit reads up to {VERSION}: upgrade lowbit")
-    return document
-
-
-def _json(text: str, what: str) -> Any:
-    """Strict JSON: no repeated keys, no NaN or infinity, nothing deep, no half characters."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) < len(items):
-            raise FormatError(f"{what} repeats a key")
-        return result
-
-    def number(literal: str) -> float:
-        value = float(literal)
-        if not math.isfinite(value):
-            raise FormatError(f"{what} holds the number {literal[:40]}")
-        return value
-
-    try:
-        _check_text(text)
-        return json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=number)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not valid JSON: {error}") from None
-
-
-def _check_text(text: str) -> None:
-    """Refuses escaped surrogates that are not pairs: no encoder takes the strings they make."""
-    if re.search(r"\\u[dD][89a-fA-F]", text):
-        try:
-            json.dumps(json.loads(text), ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise FormatError("a text holds half a character (a lone surrogate)") from None
-
-
-def _entry(name: str, entry: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """The dtype, shape, begin and end of one tensor, in bounds and of the stated size."""
-    fields = _object(entry, f"tensor {name!r}", ("dtype", "shape", "data_offsets"))
-    dtype = _TENSOR_DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
-    if dtype is None:
-        raise FormatError(f"tensor {name!r} has dtype {str(fields['dtype'])[:40]!r}, which lowbit does not read")
-    shape = _list(fields["shape"], f"the shape of tensor {name!r}", _size)
-    offsets = _list(fields["data_offsets"], f"the offsets of tensor {name!r}", _size)
-    if len(shape) > MAX_RANK or len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1] <= size:
-        raise FormatError(f"tensor {name!r} of shape {list(shape)[:20]} lies outside the file: {list(offsets)[:2]}")
-    if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
-        raise FormatError(f"tensor {name!r} of shape {list(shape)} does not take {offsets[1] - offsets[0]} bytes")
-    return dtype, shape, offsets[0], offsets[1]
-
-
-def _tensor(file: BinaryIO, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    raw = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
-    view, filled = raw.data, 0
-    while filled < len(raw):
-        count = file.readinto(view[filled:])  # type: ignore[attr-defined]
-        if not count:
-            raise FormatError(f"the file ends inside tensor {name!r}")
-        filled += count
-    if dtype == np.bool_ and raw.max(initial=0) > 1:
-        raise FormatError(f"tensor {name!r} holds a byte that is no truth value")
-    return raw.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
+    return version
 
 
 # ------------------------------------------------------------------------------------------------------- JSON to graph
 
 
-def _object(
-    value: Any, what: str, keys: tuple[str, ...] | None = None, optional: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise FormatError(f"{what} is not an object")
-    if keys is not None:
-        missing, surplus = set(keys) - set(value), set(value) - set(keys) - set(optional)
-        if missing or surplus:
-            raise FormatError(f"{what} lacks {sorted(missing)[:5]} or has unknown {sorted(surplus)[:5]}")
-    return value
-
-
-def _list(value: Any, what: str, item: Callable[[Any, str], T]) -> tuple[T, ...]:
-    if not isinstance(value, list):
-        raise FormatError(f"{what} is not a list")
-    return tuple(item(entry, what) for entry in value)
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_NAME:
-        raise FormatError(f"{what}: a text of at most {MAX_NAME} characters was expected")
-    return value
-
-
-def _size(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < dims.LIMIT:
-        raise FormatError(f"{what}: {str(value)[:40]!r} is no size")
-    return value
-
-
-def _integer(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= dims.LIMIT:
-        raise FormatError(f"{what}: {str(value)[:40]!r} is no integer in range")
-    return value
-
-
 def _dim(value: Any, what: str) -> Dim:
-    return dims.simplify(value) if isinstance(value, str) else _size(value, what)
+    return dims.simplify(value) if isinstance(value, str) else as_size(value, what)
 
 
 def _attribute(value: Any, what: str, depth: int = 0) -> Attribute:
     if isinstance(value, list) and depth < 3:
         return tuple(_attribute(item, what, depth + 1) for item in value)
     if isinstance(value, str):
-        return _text(value, what)
+        return as_text(value, what)
     if isinstance(value, (bool, float)):
         return value
-    return _integer(value, what)
+    return as_integer(value, what)
 
 
 def _value(entry: Any, what: str) -> Value:
-    fields = _object(entry, what, ("dtype", "shape"), ("quant",))
-    shape = _list(fields["shape"], f"the shape of {what}", _dim)
+    fields = as_object(entry, what, ("dtype", "shape"), ("quant",))
+    shape = as_list(fields["shape"], f"the shape of {what}", _dim)
     quant = None
     if "quant" in fields:
         pair = fields["quant"]
@@ -382,22 +219,24 @@ def _value(entry: Any, what: str) -> Value:
         scale, zero_point = pair
         if not isinstance(scale, (str, float, int)) or isinstance(scale, bool):
             raise FormatError(f"the scale of {what} is not a number or a name")
-        quant = Quant(scale=scale, zero_point=zero_point if isinstance(zero_point, str) else _integer(zero_point, what))
-    return Value(dtype=_text(fields["dtype"], what), shape=shape, quant=quant)
+        quant = Quant(
+            scale=scale, zero_point=zero_point if isinstance(zero_point, str) else as_integer(zero_point, what)
+        )
+    return Value(dtype=as_text(fields["dtype"], what), shape=shape, quant=quant)
 
 
 def _node(entry: Any, what: str) -> Node:
-    fields = _object(entry, what, ("op", "name", "inputs", "outputs"), ("attrs", "source"))
-    name = _text(fields["name"], what)
+    fields = as_object(entry, what, ("op", "name", "inputs", "outputs"), ("attrs", "source"))
+    name = as_text(fields["name"], what)
     where = f"node {name!r}"
-    attrs = _object(fields.get("attrs", {}), f"the attributes of {where}")
+    attrs = as_object(fields.get("attrs", {}), f"the attributes of {where}")
     return Node(
-        op=_text(fields["op"], where),
+        op=as_text(fields["op"], where),
         name=name,
-        inputs=_list(fields["inputs"], f"the inputs of {where}", _text),
-        outputs=_list(fields["outputs"], f"the outputs of {where}", _text),
+        inputs=as_list(fields["inputs"], f"the inputs of {where}", as_text),
+        outputs=as_list(fields["outputs"], f"the outputs of {where}", as_text),
         attrs={key: _attribute(value, f"attribute {key[:100]!r} of {where}") for key, value in attrs.items()},
-        source=_text(fields.get("source", ""), where),
+        source=as_text(fields.get("source", ""), where),
     )
 
 
@@ -418,22 +257,21 @@ def _constant(
             raise FormatError(f"{what} shares the packed codes {str(key)[:100]!r}")
         return tensor(key)
 
-    fields = _object(entry, what)
+    fields = as_object(entry, what)
     if set(fields) == {"tensor"}:
         return tensor(fields["tensor"])
     if set(fields) != {"weight"}:
         raise FormatError(f"{what} is neither a tensor nor a weight")
-    keys = ("codes", "scales", "bits", "axis", "group_size", "packing")
-    parts = _object(fields["weight"], what, keys, ("zero_points", "g_idx", "sparsity"))
-    packing, pattern = _text(parts["packing"], what), None
+    parts = as_object(fields["weight"], what, ("codes", "scales", "bits", "group_size"), (*PARTS, "sparsity"))
+    bits, pattern = as_integer(parts["bits"], what), None
     shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
     try:
         if "sparsity" in parts:
-            zeros = _object(parts["sparsity"], f"the sparsity of {what}", ("pattern", "mask"))
-            pattern = _text(zeros["pattern"], what)
+            zeros = as_object(parts["sparsity"], f"the sparsity of {what}", ("pattern", "mask"))
+            pattern = as_text(zeros["pattern"], what)
             codes = blocks.unpack(own(zeros["mask"]), own(parts["codes"]), shape, pattern)
-        elif packing in PACKINGS:
-            codes = PACKINGS[packing].unpack(own(parts["codes"]), shape, symmetric="zero_points" not in parts)
+        elif bits in BITS and bits < 8:
+            codes = unpack(own(parts["codes"]), shape, bits, signed=not parts.keys() & {*PARTS})
         else:
             codes = tensor(parts["codes"])
     except GraphError as error:
@@ -441,18 +279,15 @@ def _constant(
     return Weight(
         codes=codes,
         scales=tensor(parts["scales"]),
-        bits=_integer(parts["bits"], what),
-        axis=_integer(parts["axis"], what),
-        group_size=_integer(parts["group_size"], what),
-        zero_points=tensor(parts["zero_points"]) if "zero_points" in parts else None,
-        packing=packing,
-        g_idx=tensor(parts["g_idx"]) if "g_idx" in parts else None,
+        bits=bits,
+        group_size=as_integer(parts["group_size"], what),
         sparsity=pattern,
+        **{part: tensor(parts[part]) for part in PARTS if part in parts},
     )
 
 
 def _symbol(entry: Any, what: str) -> Symbol:
-    items = _list(entry, what, _size)
+    items = as_list(entry, what, as_size)
     if len(items) not in (2, 4):
         raise FormatError(f"{what} is neither two bounds, nor these and a multiple and a remainder")
     multiple, remainder = items[2:] or (1, 0)
@@ -465,7 +300,7 @@ def _symbol_json(symbol: Symbol) -> list[int]:
 
 
 def _condition(entry: Any, what: str) -> Condition:
-    pair = _list(entry, what, _text)
+    pair = as_list(entry, what, as_text)
     if len(pair) != 2:
         raise FormatError("a condition is not a pair")
     return Condition(kind=pair[0], size=pair[1])
@@ -477,7 +312,7 @@ def _conditions_json(conditions: Sequence[Condition]) -> dict[str, Any]:
 
 
 def _state(entry: Any, what: str) -> tuple[str, str]:
-    pair = _list(entry, what, _text)
+    pair = as_list(entry, what, as_text)
     if len(pair) != 2:
         raise FormatError("a state is not a pair")
     return pair[0], pair[1]
@@ -485,22 +320,22 @@ def _state(entry: Any, what: str) -> tuple[str, str]:
 
 def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
     keys = ("version", "symbols", "inputs", "outputs", "values", "constants", "nodes", "states", "meta")
-    fields = _object(document, "the graph", keys, ("conditions",))
+    fields = as_object(document, "the graph", keys, ("conditions",))
     used: set[str] = set()
     try:
         values = {name: _value(entry, f"value {name!r}") for name, entry in _named(fields["values"], "values")}
         graph = Graph(
-            inputs=_list(fields["inputs"], "inputs", _text),
-            outputs=_list(fields["outputs"], "outputs", _text),
+            inputs=as_list(fields["inputs"], "inputs", as_text),
+            outputs=as_list(fields["outputs"], "outputs", as_text),
             values=values,
-            nodes=_list(fields["nodes"], "nodes", _node),
+            nodes=as_list(fields["nodes"], "nodes", _node),
             constants={
                 name: _constant(name, entry, tensors, used, values)
                 for name, entry in _named(fields["constants"], "constants")
             },
             symbols={name: _symbol(entry, f"symbol {name!r}") for name, entry in _named(fields["symbols"], "symbols")},
-            conditions=_list(fields.get("conditions", []), "conditions", _condition),
-            states=_list(fields["states"], "states", _state),
+            conditions=as_list(fields.get("conditions", []), "conditions", _condition),
+            states=as_list(fields["states"], "states", _state),
         )
     except GraphError as error:
         raise FormatError(str(error)) from None
@@ -511,4 +346,4 @@ def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
 
 
 def _named(value: Any, what: str) -> list[tuple[str, Any]]:
-    return [(_text(name, what), entry) for name, entry in _object(value, what).items()]
+    return [(as_text(name, what), entry) for name, entry in as_object(value, what).items()]

@@ -17,7 +17,7 @@ from .build import fill, finish
 from .meta import Meta
 from .profile import REPEATS, Profile, Row
 from .roofline import measure
-from .session import Session, weight_bytes
+from .session import Session, weights_of
 from .targets import LEVELS, this_level
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Model:
             steps=steps_of(
                 self.session.graph,
                 self.session.profile_list(arrays, REPEATS),
-                self.session.weight_bytes,
+                self.session.weights,
                 near=self._near(),
             ),
             times=timed({"this model": lambda: self.session.run_list(arrays)}),
@@ -158,7 +158,7 @@ class Model:
         from .. import _core
         from ..report import Facts, constants_of
 
-        meta, sizes = self.meta, list(constants_of(self.session.graph, self.session.weight_bytes).values())
+        meta, sizes = self.meta, list(constants_of(self.session.graph, self.session.weights).values())
         shapes = ", ".join(" x ".join(map(str, array.shape)) or "a scalar" for array in arrays)
         known: dict[str, Any] = {
             "name": meta.name or "A lowbit model",
@@ -276,6 +276,6 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
         model = Model(Session(graph, threads=threads), meta)
         model._file = file
         return model
-    builder, sizes = fill(graph), weight_bytes(graph)
+    builder, sizes = fill(graph), weights_of(graph)
     graph = replace(graph, constants={})
     return Model(Session._finished(graph, finish(builder, threads, None), sizes, threads, file), meta)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..ops.quantized import QUANTIZED
 from .roofline import Limit, Roofline, measure, total
 
 REPEATS = 10
@@ -46,7 +46,7 @@ class Row:
         Returns:
             The time, and what binds it.
         """
-        return roof.limit(self.operations, self.bytes, "int8" if re.search(r"_i\d$", self.op) else "float32")
+        return roof.limit(self.operations, self.bytes, "int8" if self.op.startswith(QUANTIZED) else "float32")
 
 
 @dataclass(frozen=True, kw_only=True)

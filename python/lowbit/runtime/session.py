@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError, LowbitError
 from ..graph import dims, limits
 from ..graph.ir import DTYPES, Array, Graph, Value, Weight, replace
+from ..graph.weights import Stored, stored
 from ..ops.interpreter import bind, validate
 from . import calls, format, segments
 from .build import compiled
@@ -51,7 +52,7 @@ class Session:
     def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
         if not isinstance(graph, Graph):
             raise InputError(f"a session is of a lowbit.graph.ir.Graph, not of a {type(graph).__name__}")
-        self._start(replace(graph, constants={}), compiled(validate(graph), threads, isa), weight_bytes(graph))
+        self._start(replace(graph, constants={}), compiled(validate(graph), threads, isa), weights_of(graph))
         self._options: dict[str, Any] = {"threads": threads, "isa": isa}
         self._file = _of_graph(weakref.ref(graph))
 
@@ -60,13 +61,13 @@ class Session:
         cls,
         graph: Graph,
         core: _core.Session | segments.Chain,
-        weight_bytes: Mapping[str, int],
+        weights: Mapping[str, Stored],
         threads: int | None,
         file: Callable[[], bytes],
     ) -> Session:
         """From what is compiled already, so that the caller can let go of the constants before they are packed."""
         session = cls.__new__(cls)
-        session._start(graph, core, weight_bytes)
+        session._start(graph, core, weights)
         session._options, session._file = {"threads": threads, "isa": None}, file
         return session
 
@@ -79,11 +80,11 @@ class Session:
     def __deepcopy__(self, memo: Any) -> Session:
         return self
 
-    def _start(self, graph: Graph, core: _core.Session | segments.Chain, weight_bytes: Mapping[str, int]) -> None:
+    def _start(self, graph: Graph, core: _core.Session | segments.Chain, weights: Mapping[str, Stored]) -> None:
         self.graph = graph
         """The graph without its constants."""
-        self.weight_bytes = weight_bytes
-        """What each quantized weight takes in a file, by name."""
+        self.weights = weights
+        """What each quantized weight is, and takes in a file, by name."""
         self._core = core
         self._dtypes = {name: graph.values[name].dtype for name in graph.inputs}
 
@@ -263,9 +264,9 @@ class Session:
         return self._core.nodes()
 
 
-def weight_bytes(graph: Graph) -> dict[str, int]:
+def weights_of(graph: Graph) -> dict[str, Stored]:
     """What each quantized weight takes in a file, by name."""
-    return {name: format.stored_bytes(it) for name, it in graph.constants.items() if isinstance(it, Weight)}
+    return {name: stored(it) for name, it in graph.constants.items() if isinstance(it, Weight)}
 
 
 def _made_up(value: Value, sizes: Mapping[str, int]) -> Array:

@@ -1,0 +1,44 @@
+// The operators that read quantized weights: one each for linear layers, convolutions and tables. A row of the table of
+// formats says which kernels read a weight.
+#include "graph/ops/quantized.h"
+
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+struct Format {
+  int bits;
+  DType scales;
+  bool grouped, zero_points, offsets, values;  // what a weight may have
+  Factory linear, conv, embedding;             // null: no kernels
+
+  bool fits(const Weight& weight) const {
+    return weight.bits == bits && weight.scale_type == scales && (weight.group_size > 0) == grouped &&
+           (zero_points || weight.zero_points.bytes() == 0) && (offsets || weight.offsets.bytes() == 0) &&
+           (values || weight.values.bytes() == 0);
+  }
+};
+
+constexpr Format kFormats[] = {
+    {8, DType::f32, false, false, false, false, make_linear_i8, make_conv_i8, nullptr},
+    {4, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding_i4},
+};
+
+template <Factory Format::* operation>
+std::unique_ptr<Op> by_format(const NodeInfo& node) {
+  const Weight& weight = *node.weight(1);
+  for (const Format& format : kFormats)
+    if (format.fits(weight) && format.*operation != nullptr) return (format.*operation)(node);
+  node.fail("no kernel reads its weight yet, " + describe(weight));
+}
+
+}  // namespace
+
+const OpRows kQuantizedOps = {
+    {"quantized_conv2d", by_format<&Format::conv>},           {"quantized_conv3d", by_format<&Format::conv>},
+    {"quantized_conv_transpose2d", by_format<&Format::conv>}, {"quantized_conv_transpose3d", by_format<&Format::conv>},
+    {"quantized_embedding", by_format<&Format::embedding>},   {"quantized_linear", by_format<&Format::linear>},
+};
+
+}  // namespace lowbit::graph

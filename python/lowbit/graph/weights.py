@@ -1,0 +1,259 @@
+"""Quantized weights: how codes of few bits lie in bytes, what may be said of them, and which formats kernels read.
+
+Each output channel's codes have bytes of their own, one code after the other, the first in a byte's lowest bits; a code
+of three bits may lie across two bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import GraphError
+from . import blocks
+from .ir import Array, Weight
+
+BITS = (1, 2, 3, 4, 8)
+"""How many a code may have."""
+MAX_GROUPS = 2048
+"""Of a channel's weights (cpp/kernels/gemm_i4/gemm_i4.h)."""
+
+# -------------------------------------------------------------------------------------------------------------- formats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A kind of weight that kernels read; `ops/quantized.py` says which operators have such.
+
+    packed: its name where codes lie in bytes as in a file, with several a byte. beside: the parts that a weight may
+    have beside codes and scales.
+    """
+
+    name: str
+    bits: int
+    scales: str
+    grouped: bool
+    packed: str = ""
+    beside: tuple[str, ...] = ()
+
+    def fits(self, weight: Weight) -> bool:
+        """Whether a weight is of this kind."""
+        parts = [part for part in ("zero_points", "offsets", "values") if getattr(weight, part) is not None]
+        return (
+            weight.bits == self.bits
+            and weight.scales.dtype == self.scales
+            and (weight.group_size > 0) == self.grouped
+            and set(parts) <= set(self.beside)
+        )
+
+
+FORMATS: Mapping[str, Format] = {
+    each.name: each
+    for each in (
+        Format(name="int8", bits=8, scales="float32", grouped=False),
+        Format(name="int4", bits=4, scales="float16", grouped=True, packed="int4-nibbles", beside=("zero_points",)),
+    )
+}
+
+
+def format_of(weight: Weight) -> Format | None:
+    """The kind of a weight, if kernels read it."""
+    return next((each for each in FORMATS.values() if each.fits(weight)), None)
+
+
+def few_bits() -> tuple[int, ...]:
+    """How many bits, below eight, weights may have that kernels read in groups."""
+    return tuple(sorted(each.bits for each in FORMATS.values() if each.grouped and each.bits < 8))
+
+
+def describe(weight: Weight) -> str:
+    """What a weight is, for messages: `2-bit codes with float16 scales in groups of 32 and offsets`."""
+    groups = f"in groups of {weight.group_size}" if weight.group_size else "a channel"
+    beside = [
+        part.replace("_", " ") for part in ("zero_points", "offsets", "values") if getattr(weight, part) is not None
+    ]
+    return " and ".join([f"{weight.bits}-bit codes with {weight.scales.dtype} scales {groups}", *beside])
+
+
+# -------------------------------------------------------------------------------------------------------------- packing
+
+
+def middle(bits: int) -> int:
+    """What is added to a symmetric weight's codes, so that none is below zero."""
+    return 1 << (bits - 1)
+
+
+def highest(bits: int) -> int:
+    """The largest code that is packed, and the largest zero point."""
+    return (1 << bits) - 1
+
+
+def bytes_of(depth: int, bits: int) -> int:
+    """What `depth` codes of one channel take."""
+    return -(-depth * bits // 8)
+
+
+def is_signed(weight: Weight) -> bool:
+    """Whether codes lie around zero."""
+    return weight.zero_points is None and weight.offsets is None and weight.values is None
+
+
+def pack(weight: Weight) -> Array:
+    """A weight's codes as u8 [channels, bytes of a channel]; less than eight bits."""
+    rows, bits = weight.rows, weight.bits
+    return pack_rows((rows + np.int8(middle(bits) if is_signed(weight) else 0)).view(np.uint8), bits)
+
+
+def pack_rows(codes: Array, bits: int) -> Array:
+    """Codes u8 [channels, depth] in bytes."""
+    places = 8 // bits
+    if 8 % bits:
+        bits_of = codes[:, :, None] >> np.arange(bits, dtype=np.uint8) & 1
+        packed: Array = np.packbits(bits_of.reshape(len(codes), codes.shape[1] * bits), axis=1, bitorder="little")
+        return packed
+    beyond = -codes.shape[1] % places
+    whole = np.pad(codes, ((0, 0), (0, beyond))) if beyond else codes
+    packed = whole[:, ::places].copy()
+    for place in range(1, places):
+        packed |= whole[:, place::places] << (place * bits)
+    return packed
+
+
+def unpack_rows(packed: Array, depth: int, bits: int) -> Array:
+    """The codes, u8 [channels, depth]. Raises GraphError where bits beyond them are set."""
+    if 8 % bits:
+        flat = np.unpackbits(packed, axis=1, bitorder="little")
+        whole, rest = flat[:, : depth * bits], flat[:, depth * bits :]
+        places = 1 << np.arange(bits, dtype=np.uint8)
+        codes: Array = (whole.reshape(len(packed), depth, bits) * places).sum(axis=2, dtype=np.uint8)
+    else:
+        parts = [packed >> shift & highest(bits) for shift in range(0, 8, bits)]
+        every = np.stack(parts, axis=-1).reshape(packed.shape[0], -1)
+        codes, rest = every[:, :depth], every[:, depth:]
+    if rest.any():
+        raise GraphError("a channel's last byte has codes beyond its depth, which must be zero")
+    return codes
+
+
+def unpack(packed: Array, shape: tuple[int, ...], bits: int, *, signed: bool) -> Array:
+    """The codes, int8, of a weight of that shape; a view. Raises GraphError where they do not fit it."""
+    if len(shape) < 2:
+        raise GraphError(f"packed codes are of a weight {list(shape)}, must be of two axes or more")
+    depth = math.prod(shape[1:])
+    expected = (shape[0], bytes_of(depth, bits))
+    if packed.dtype != np.uint8 or packed.shape != expected:
+        raise GraphError(f"packed codes are {packed.dtype} {list(packed.shape)}, must be uint8 {list(expected)}")
+    codes = (unpack_rows(packed, depth, bits).astype(np.int8) - (middle(bits) if signed else 0)).astype(np.int8)
+    return shaped(codes, shape)
+
+
+def shaped(rows: Array, shape: tuple[int, ...]) -> Array:
+    """Rows with the inputs of a channel innermost as a weight of that shape; a view."""
+    return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What is told of a weight without its codes: bits of a code, and bytes that it takes in a file."""
+
+    bits: int
+    bytes: int
+
+
+def stored(weight: Weight) -> Stored:
+    """What a weight takes in a file."""
+    codes, parts = weight.codes, (weight.scales, weight.zero_points, weight.offsets, weight.values)
+    size = codes.size
+    if weight.bits < 8:
+        size = len(codes) * bytes_of(codes[:1].size, weight.bits)
+    elif weight.sparsity is not None:
+        kept = blocks.blocks_of(codes, weight.sparsity).any(axis=(2, 3)).sum()
+        size = blocks.stored_bytes(codes.shape, weight.sparsity, int(kept))
+    return Stored(bits=weight.bits, bytes=size + sum(part.nbytes for part in parts if part is not None))
+
+
+# ----------------------------------------------------------------------------------------------------------- validation
+
+
+def problems(weight: Weight) -> Iterator[str]:
+    """What is wrong with a weight."""
+    codes = weight.codes
+    if weight.bits not in BITS:
+        yield f"bits {weight.bits}: a code has {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}"
+    elif codes.dtype != np.int8 or codes.ndim < 1:
+        yield f"codes are {codes.dtype} of rank {codes.ndim}, must be int8 of rank 1 or more"
+    elif (weight.bits < 8 or weight.group_size) and (codes.ndim < 2 or 0 in codes.shape):
+        yield f"{weight.bits}-bit codes have shape {list(codes.shape)}, must be [channels, depth, ...], none of them 0"
+    else:
+        reasons = [*_group_problems(weight)]
+        yield from reasons or (*_part_problems(weight), *_code_problems(weight), *_sparsity_problems(weight))
+
+
+def _group_problems(weight: Weight) -> Iterator[str]:
+    size, depth = weight.group_size, math.prod(weight.shape[1:])
+    if size == 0:
+        return
+    if size < 0 or depth % size != 0 or (size % 8 != 0 and size != depth):
+        yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
+    elif depth // size > MAX_GROUPS:
+        yield f"{depth // size} groups are more than {MAX_GROUPS}"
+    elif weight.bits < 8 and size >= 2**31 // (255 * highest(weight.bits)):
+        yield "a group's codes could overflow a 32-bit sum"
+
+
+def _part_problems(weight: Weight) -> Iterator[str]:
+    """Of scales, zero points, offsets and values."""
+    size, depth = weight.group_size, math.prod(weight.shape[1:])
+    shape = (weight.shape[0], depth // size) if size else weight.shape[:1]
+    scales = weight.scales
+    if scales.dtype not in (np.float16, np.float32) or scales.shape != shape:
+        yield f"scales are {scales.dtype} {list(scales.shape)}, must be float16 or float32 {list(shape)}"
+    elif not (np.isfinite(scales).all() and (scales > 0).all()):
+        yield "a scale is not finite and positive"
+    wanted = {
+        "zero_points": ("uint8", shape),
+        "offsets": ("float16", shape),
+        "values": ("float32", (2**weight.bits,)),
+    }
+    given = {name: part for name in wanted if (part := getattr(weight, name)) is not None}
+    if len(given) > 1:
+        yield f"{' and '.join(given)} exclude each other"
+    for name, part in given.items():
+        if (part.dtype, part.shape) != wanted[name]:
+            yield f"{name} are {part.dtype} {list(part.shape)}, must be {wanted[name][0]} {list(wanted[name][1])}"
+        elif name != "zero_points" and not np.isfinite(part).all():
+            yield f"{name} are not all finite"
+        elif name == "zero_points" and part.max(initial=0) > highest(weight.bits):
+            yield f"a zero point is above {highest(weight.bits)}"
+        if name != "offsets" and weight.bits == 8:
+            yield f"codes of 8 bits have no {name.replace('_', ' ')}"
+
+
+def _code_problems(weight: Weight) -> Iterator[str]:
+    codes = weight.codes
+    if weight.bits < 8:
+        low = -middle(weight.bits) if is_signed(weight) else 0
+        if codes.min() < low or codes.max() > low + highest(weight.bits):
+            yield f"a code is not in {low} .. {low + highest(weight.bits)}"
+        return
+    depth = math.prod(codes.shape[1:])
+    if depth * 128 * 255 >= 2**31:
+        rows = codes.reshape(codes.shape[0], -1)
+        largest = max((int(np.abs(row.astype(np.int16)).sum(dtype=np.int64)) for row in rows), default=0)
+        if 255 * largest >= 2**31:
+            yield "a channel's codes could overflow a 32-bit sum"
+
+
+def _sparsity_problems(weight: Weight) -> Iterator[str]:
+    if weight.sparsity is None:
+        return
+    if weight.bits != 8:
+        yield f"sparsity {weight.sparsity!r}: only 8-bit codes are kept in blocks"
+        return
+    try:
+        blocks.check(weight.codes, weight.sparsity)
+    except GraphError as error:
+        yield f"sparsity {weight.sparsity!r}: {error}"

@@ -1,0 +1,280 @@
+"""Operators that read quantized weights: layers on codes, and rows of a table; one operator each for all formats.
+
+What a format's codes mean changes how its products are summed, and nothing else; `KERNELS` says in which operators a
+format can be read. References are exact, as those of `integer.py`; sums in groups follow cpp/kernels/gemm_i4/gemm_i4.h
+operation by operation. Groups of adjacent weights are groups of adjacent inputs: channels are innermost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..graph import dims
+from ..graph.ir import Array, Node, Value, Weight
+from ..graph.weights import FORMATS, describe, format_of
+from .float import linear_shape
+from .indexing import check_indices
+from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma
+from .spec import OPTIONAL_NUMBER, Attr, Call, Input, Op, attributes, choice, integer, number
+from .windows import conv_attrs, conv_shape, correlate, out_size, pad_image, taps
+
+QUANTIZED = "quantized_"
+"""How the names of operators on codes begin."""
+F32 = np.float32
+Sums = Callable[[Call], Array]
+MAX_SLOPE = 16.0
+"""In magnitude, of what results below zero are multiplied by."""
+EPILOGUE_ATTRS: dict[str, Attr] = {
+    "zero_point_x": integer(0, 255, default=0),
+    "output": choice("u8", "f32"),
+    **OUTPUT_ATTRS,
+    "min": OPTIONAL_NUMBER,
+    "max": OPTIONAL_NUMBER,
+    "residual_multiplier": number(-MAX_MULTIPLIER, MAX_MULTIPLIER, default=0.0),
+    "residual_zero_point": integer(0, 255, default=0),
+}
+
+# ------------------------------------------------------------------------------------------------------------- epilogue
+
+
+def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequence[Value]:
+    """The output of a layer on codes, of that shape, with `rows` rows or samples; the inputs after the weight fit."""
+    channels = (shape[channel_axis],)
+    call.match(2, channels)
+    call.match(3, channels)
+    call.match(4, shape)
+    call.match(5, (256,))
+    call.match(6, (rows,))
+    call.match(7, (rows,))
+    call.match(8, channels)
+    output, dynamic = call.attrs["output"], call.is_present(6)
+    call.need(dynamic == call.is_present(7), "x_scale and x_zero_point go together")
+    call.need(not dynamic or output == "f32", "dynamic quantization needs output f32")
+    call.need(output == "u8" or not call.is_present(5), "a table needs output u8")
+    call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
+    call.need(
+        not call.is_present(4) or "residual_multiplier" in call.node.attrs, "a residual needs residual_multiplier"
+    )
+    return [Value(dtype=output, shape=shape)]
+
+
+def epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
+    """kernels/kernel.h, Epilogue, of sums `acc`: every operation rounded to float32 once, in this order."""
+    attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
+    slope, is_coded = call.optional(8), call.attrs["output"] == "u8"
+    factor, bias, t = call.array(2).reshape(channel), call.array(3).reshape(channel), acc.astype(F32)
+    residual_multiplier = F32(attrs["residual_multiplier"])
+    if residual is not None:
+        bias = fma(F32(-attrs["residual_zero_point"]), residual_multiplier, bias)
+    if is_coded and slope is None:
+        bias = bias + F32(attrs["zero_point_y"])
+    t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale.reshape(row), bias)
+    if residual is not None:
+        t = fma(residual.astype(F32).reshape(t.shape), residual_multiplier, t)
+    if slope is not None:
+        factor = np.where(t < 0, slope.reshape(channel), F32(1))
+        t = fma(t, factor, F32(attrs["zero_point_y"] if is_coded else 0))
+    if is_coded:
+        y = codes_from_floats(t, 0, attrs["lo"], attrs["hi"])
+        return y if table is None else table[y]
+    t = np.maximum(t, F32(attrs["min"])) if "min" in attrs else t
+    return np.minimum(t, F32(attrs["max"])) if "max" in attrs else t
+
+
+# ------------------------------------------------------------------------------------------------ sums, by their format
+
+
+def _exact_type(w: Array) -> Any:
+    """The float type in which every partial sum of u8 differences times `w` is exact."""
+    bound = 255 * int(np.abs(w.astype(np.int32)).reshape(w.shape[0], -1).sum(axis=1).max(initial=0))
+    return np.float32 if bound < 2**24 else np.float64
+
+
+def _linear_by_channel(call: Call) -> Array:
+    """Sums [rows, N] of products of codes, exact."""
+    w, x = call.weight(1).codes, call.array(0)
+    dtype = _exact_type(w)
+    zero_points = call.optional(7)
+    rows = x.reshape(-1, x.shape[-1]).astype(np.int16)
+    zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points.astype(np.int16)[:, None]
+    sums: Array = (rows - np.asarray(zero, np.int16)).astype(dtype) @ w.T.astype(dtype)
+    return sums
+
+
+def _conv_by_channel(call: Call) -> Array:
+    """Sums [samples, N, ...] of products of codes, exact."""
+    w = call.weight(1).codes
+    ones = (1,) * (w.ndim - 2)
+    return correlate(centred(call, (-1, 1, *ones)), w, call.attrs, _exact_type(w))
+
+
+def _group_sums(weight: Weight, rows: Array, x_zero: Any) -> Array:
+    """Of rows [R, K] with x_zero, one or [R, 1]: t = fma(float(sum over a group of x * (q - z)), scale, t) [R, N],
+    group after group, from -x_zero * offset."""
+    n, groups = weight.scales.shape
+    zero = np.zeros((n, groups), np.int8) if weight.zero_points is None else weight.zero_points
+    codes = weight.rows.reshape(n, groups, -1).astype(np.float64) - zero[:, :, None]
+    scales = weight.scales.astype(F32)
+    offset = np.zeros(n)
+    for g in range(groups):
+        offset += scales[:, g].astype(np.float64) * codes[:, g].sum(axis=1)
+    t = -np.asarray(x_zero, F32) * offset.astype(F32)
+    parts = rows.reshape(len(rows), groups, weight.group_size).astype(np.float64)
+    for g in range(groups):
+        t = fma((parts[:, g] @ codes[:, g].T).astype(F32), scales[:, g], t)
+    return np.broadcast_to(t, (len(rows), n))
+
+
+def _linear_by_group(call: Call) -> Array:
+    """Float32 sums [rows, N]."""
+    x, zero_points, weight = call.array(0), call.optional(7), call.weight(1)
+    zero: Any = call.attrs["zero_point_x"] if zero_points is None else zero_points[:, None]
+    return _group_sums(weight, x.reshape(-1, weight.shape[1]), zero)
+
+
+def _conv_by_group(call: Call) -> Array:
+    """Sample by sample, with a row of what each output pixel meets, padding as zero points."""
+    x, attrs, zero_points, weight = call.array(0), call.attrs, call.optional(7), call.weight(1)
+    n, depth, *kernel = weight.shape
+    out = out_size(x.shape[2:], attrs, kernel)
+    t = np.empty((len(x), n, *out), F32)
+    for sample in range(len(x)):
+        zero = attrs["zero_point_x"] if zero_points is None else zero_points[sample]
+        image = pad_image(x[sample : sample + 1], attrs["padding"], zero)[0]
+        columns = np.empty((*kernel, depth, *out), np.uint8)
+        for position, view in taps(image, kernel, attrs["stride"], attrs["dilation"], out):
+            columns[position] = view
+        t[sample] = _group_sums(weight, columns.reshape(-1, math.prod(out)).T, zero).T.reshape(n, *out)
+    return t
+
+
+def _table_by_group(call: Call) -> Array:
+    """Rows of real numbers; a code times a half-float is exact in float32."""
+    weight = call.weight(1)
+    rows = check_indices(call, call.array(0), 0, weight.shape[0])
+    groups = weight.codes[rows].astype(np.int16).reshape(*weight.scales[rows].shape, weight.group_size)
+    if weight.zero_points is not None:
+        groups = groups - weight.zero_points[rows][..., None]
+    return (groups.astype(F32) * weight.scales[rows].astype(F32)[..., None]).reshape(*rows.shape, weight.shape[1])
+
+
+_CONVOLUTIONS = {
+    f"quantized_{kind}{axes}d": (axes, kind == "conv_transpose")
+    for kind in ("conv", "conv_transpose")
+    for axes in (2, 3)
+}
+KERNELS: Mapping[tuple[str, str], Sums] = {
+    ("quantized_linear", "int8"): _linear_by_channel,
+    **{(op, "int8"): _conv_by_channel for op in _CONVOLUTIONS},
+    ("quantized_linear", "int4"): _linear_by_group,
+    ("quantized_conv2d", "int4"): _conv_by_group,
+    ("quantized_embedding", "int4"): _table_by_group,
+}
+"""What the kernels of an operator compute from weights of a format, before the epilogue."""
+
+
+def unreadable(node: Node, weight: Weight) -> str:
+    """Why no kernel of a node's operator reads a weight, or ""."""
+    kind = format_of(weight)
+    if kind is None or (node.op, kind.name) not in KERNELS:
+        known = [describe_kind(name) for op, name in KERNELS if op == node.op]
+        return f"no kernel of {node.op} reads {describe(weight)} yet; it reads {' or '.join(known)}"
+    if kind.grouped and attributes(OPERATORS[node.op], node).get("groups", 1) != 1:
+        return f"no kernel reads {describe(weight)} where groups is not 1"
+    return ""
+
+
+def describe_kind(name: str) -> str:
+    """A format in words."""
+    kind = FORMATS[name]
+    return f"{kind.bits}-bit codes with {kind.scales} scales {'in groups' if kind.grouped else 'a channel'}"
+
+
+def reads(op: str, bits: int) -> bool:
+    """Whether an operator has kernels for weights of so few bits."""
+    return any(name == op and FORMATS[kind].bits == bits for name, kind in KERNELS)
+
+
+def _sums(call: Call) -> Array:
+    kind = format_of(call.weight(1))
+    call.need(kind is not None and (call.node.op, kind.name) in KERNELS, unreadable(call.node, call.weight(1)))
+    assert kind is not None
+    return KERNELS[call.node.op, kind.name](call)
+
+
+# ------------------------------------------------------------------------------------------------------------ operators
+
+
+def _infer_linear(call: Call) -> Sequence[Value]:
+    shape = linear_shape(call)
+    return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
+
+
+def _linear(call: Call) -> Sequence[Array]:
+    sums, x = _sums(call), call.array(0)
+    return [epilogue(call, sums, (-1,), (-1, 1)).reshape(*x.shape[:-1], sums.shape[1])]
+
+
+def _infer_conv(call: Call) -> Sequence[Value]:
+    shape = conv_shape(call)
+    return infer_epilogue(call, shape, shape[0], 1)
+
+
+def _conv(call: Call) -> Sequence[Array]:
+    ones = (1,) * (call.weight(1).codes.ndim - 2)
+    return [epilogue(call, _sums(call), (-1, *ones), (-1, 1, *ones))]
+
+
+def _infer_embedding(call: Call) -> Sequence[Value]:
+    _, width = call.fixed_shape(1, 2)
+    return [Value(dtype="f32", shape=(*call.shape(0), width))]
+
+
+_WEIGHT = Input(name="w", constant=True, weight=True)
+_INPUTS = (
+    Input(name="x", dtypes=U8),
+    _WEIGHT,
+    Input(name="multiplier", constant=True),
+    Input(name="bias", constant=True),
+    Input(name="residual", dtypes=U8, optional=True),
+    Input(name="table", dtypes=U8, optional=True, constant=True),
+    Input(name="x_scale", optional=True),
+    Input(name="x_zero_point", dtypes=U8, optional=True),
+    Input(name="slope", optional=True, constant=True),
+)
+_NOTES = ("numerics.md has the equation; table [256], slope [filters]", *["as `quantized_conv2d`"] * 3)
+
+
+OPS = (
+    *(
+        Op(
+            name=name,
+            note=note,
+            inputs=_INPUTS,
+            attrs={**conv_attrs(axes, transposed=transposed), **EPILOGUE_ATTRS},
+            infer_rule=_infer_conv,
+            reference_rule=_conv,
+        )
+        for (name, (axes, transposed)), note in zip(_CONVOLUTIONS.items(), _NOTES, strict=True)
+    ),
+    Op(
+        name="quantized_linear",
+        note="as `quantized_conv2d`",
+        inputs=_INPUTS,
+        attrs=EPILOGUE_ATTRS,
+        infer_rule=_infer_linear,
+        reference_rule=_linear,
+    ),
+    Op(
+        name="quantized_embedding",
+        note="w's rows as f32",
+        inputs=(Input(name="indices", dtypes=("i64", "i32")), _WEIGHT),
+        infer_rule=_infer_embedding,
+        reference_rule=lambda call: [_sums(call)],
+    ),
+)
+OPERATORS: Mapping[str, Op] = {op.name: op for op in OPS}
