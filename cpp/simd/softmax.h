@@ -2,6 +2,7 @@
 #pragma once
 
 #include "simd/functions.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -17,7 +18,7 @@ inline float highest_of(const float* x, int64_t n) {
 }
 
 // y = exp(x - top) / sum(exp(x - top)): all NaN if any x is, because exp(NaN - top) is NaN and so is the sum.
-inline void exp_and_divide(const float* x, float* y, int64_t n, float top) {
+LOWBIT_INLINE void exp_and_divide(const float* x, float* y, int64_t n, float top) {
   const Lanes shift = splat(top);
   Lanes sums = splat(0.0f);
   for_lanes(n, [&](int64_t i, auto count) {
