@@ -21,6 +21,7 @@ from lowbit.cli.commands import app
 from lowbit.graph.ir import DTYPES
 from lowbit.ops import FAMILIES, Attr, Op
 from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta
+from lowbit.runtime.schema import OBJECTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -133,6 +134,13 @@ def _attribute(name: str, attr: Attr) -> str:
     return f"{name}{known}" + (f"{' or' if known else ':'} {', '.join(choices)}" if choices else "")
 
 
+def schema() -> str:
+    """The objects that a file's JSON is made of."""
+    return "\n".join(
+        table((kind, ""), [(f"`{key}`", text) for key, text in keys.items()]) for kind, keys in OBJECTS.items()
+    )
+
+
 def meta() -> str:
     """The keys of `Meta`, with the texts behind its fields."""
     tree = ast.parse(inspect.getsource(Meta)).body[0]
@@ -173,7 +181,7 @@ def where(word: str) -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    each.__name__: each for each in (example, figures, commands, examples, operators, meta, where)
+    each.__name__: each for each in (example, figures, commands, examples, operators, schema, meta, where)
 }
 
 

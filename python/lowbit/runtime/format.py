@@ -20,6 +20,7 @@ from ..graph.weights import BITS, pack, unpack
 from ..ops.interpreter import validate
 from . import container, format_v1
 from .container import as_integer, as_list, as_object, as_size, as_text, check_text
+from .schema import checked
 
 VERSION = 2
 PARTS = ("zero_points", "offsets", "values")
@@ -209,7 +210,7 @@ def _attribute(value: Any, what: str, depth: int = 0) -> Attribute:
 
 
 def _value(entry: Any, what: str) -> Value:
-    fields = as_object(entry, what, ("dtype", "shape"), ("quant",))
+    fields = checked("value", entry, what)
     shape = as_list(fields["shape"], f"the shape of {what}", _dim)
     quant = None
     if "quant" in fields:
@@ -226,7 +227,7 @@ def _value(entry: Any, what: str) -> Value:
 
 
 def _node(entry: Any, what: str) -> Node:
-    fields = as_object(entry, what, ("op", "name", "inputs", "outputs"), ("attrs", "source"))
+    fields = checked("node", entry, what)
     name = as_text(fields["name"], what)
     where = f"node {name!r}"
     attrs = as_object(fields.get("attrs", {}), f"the attributes of {where}")
@@ -262,12 +263,12 @@ def _constant(
         return tensor(fields["tensor"])
     if set(fields) != {"weight"}:
         raise FormatError(f"{what} is neither a tensor nor a weight")
-    parts = as_object(fields["weight"], what, ("codes", "scales", "bits", "group_size"), (*PARTS, "sparsity"))
+    parts = checked("weight", fields["weight"], what)
     bits, pattern = as_integer(parts["bits"], what), None
     shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
     try:
         if "sparsity" in parts:
-            zeros = as_object(parts["sparsity"], f"the sparsity of {what}", ("pattern", "mask"))
+            zeros = checked("sparsity", parts["sparsity"], f"the sparsity of {what}")
             pattern = as_text(zeros["pattern"], what)
             codes = blocks.unpack(own(zeros["mask"]), own(parts["codes"]), shape, pattern)
         elif bits in BITS and bits < 8:
@@ -319,8 +320,7 @@ def _state(entry: Any, what: str) -> tuple[str, str]:
 
 
 def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
-    keys = ("version", "symbols", "inputs", "outputs", "values", "constants", "nodes", "states", "meta")
-    fields = as_object(document, "the graph", keys, ("conditions",))
+    fields = checked("graph", document, "the graph")
     used: set[str] = set()
     try:
         values = {name: _value(entry, f"value {name!r}") for name, entry in _named(fields["values"], "values")}
