@@ -21,7 +21,7 @@ import torch
 import bench_accuracy as accuracy
 import lowbit
 from lowbit.converted_model import ConvertedModel
-from lowbit.timing import interleave
+from lowbit.runtime.timing import interleave
 
 Array = npt.NDArray[Any]
 

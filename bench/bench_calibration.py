@@ -26,7 +26,7 @@ from torch import nn
 import bench_minilm
 import lowbit
 from bench_architectures import sqnr, tensors
-from lowbit.timing import timer
+from lowbit.runtime.timing import timer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from architectures import ARCHITECTURES, Architecture, Inputs

@@ -18,7 +18,7 @@ from torch import nn
 
 import lowbit
 from lowbit.runtime.profile import table
-from lowbit.timing import interleave
+from lowbit.runtime.timing import interleave
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 BOUND = 1.15

@@ -25,7 +25,7 @@ import lowbit
 from lowbit import _core
 from lowbit.eager.modules import QuantizedLayer
 from lowbit.runtime.profile import table
-from lowbit.timing import interleave
+from lowbit.runtime.timing import interleave
 
 sys.path.insert(0, str(Path(__file__).parent))
 from peers import Missing, needs, quiet

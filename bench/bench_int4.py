@@ -25,7 +25,7 @@ from lowbit.ops import interpreter
 from lowbit.runtime import roofline
 from lowbit.runtime.roofline import Limit, Roofline
 from lowbit.runtime.session import Session
-from lowbit.timing import Timing, take_turns, timer
+from lowbit.runtime.timing import Timing, take_turns, timer
 from peers import Missing
 
 LEAST = 25.0

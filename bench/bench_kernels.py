@@ -22,7 +22,7 @@ from lowbit import _core
 from lowbit.ops import interpreter
 from lowbit.runtime import roofline
 from lowbit.runtime.session import Session
-from lowbit.timing import take_turns, timer
+from lowbit.runtime.timing import take_turns, timer
 
 Call = Callable[[], object]
 LAST = torch.channels_last

@@ -30,7 +30,7 @@ from lowbit.ops import interpreter
 from lowbit.runtime import roofline
 from lowbit.runtime.roofline import Limit, Roofline
 from lowbit.runtime.session import Session
-from lowbit.timing import Timing, take_turns
+from lowbit.runtime.timing import Timing, take_turns
 from peers import Missing
 
 SIZES = ((512, 1024, 1024), (128, 768, 3072), (3136, 64, 576), (16, 1024, 1024), (1, 4096, 4096))

@@ -148,7 +148,7 @@ def overheads(rounds: int) -> dict[str, float]:
     """Seconds of a call that does nothing, by the way it is made; the lowest of the rounds' medians."""
     from lowbit.graph.ir import Graph, Value
     from lowbit.runtime.session import Session
-    from lowbit.timing import interleave
+    from lowbit.runtime.timing import interleave
 
     value = Value(dtype="f32", shape=(1,))
     session = Session(Graph(inputs=("x",), outputs=("x",), values={"x": value}, nodes=(), constants={}), threads=1)

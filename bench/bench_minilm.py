@@ -34,7 +34,7 @@ from torch import nn
 import lowbit
 import peers
 from lowbit.quantization.schemes import SCHEMES
-from lowbit.timing import interleave
+from lowbit.runtime.timing import interleave
 
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]

@@ -27,7 +27,7 @@ import lowbit
 from lowbit import _core
 from lowbit.converted_model import ConvertedModel
 from lowbit.passes.layers import LAYERS
-from lowbit.timing import timer
+from lowbit.runtime.timing import timer
 from zoo import MODELS, SMALL, Subject, drawn
 
 SLICE = 0.05

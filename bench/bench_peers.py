@@ -19,7 +19,7 @@ import torch
 
 import lowbit
 from lowbit.runtime.roofline import Limit
-from lowbit.timing import Timing, interleave
+from lowbit.runtime.timing import Timing, interleave
 from peers import ENGINES, Array, Converted, Missing, Run, version
 from zoo import MODELS, Subject
 

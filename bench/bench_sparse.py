@@ -39,7 +39,7 @@ from lowbit.ops import interpreter
 from lowbit.runtime import roofline
 from lowbit.runtime.roofline import Roofline
 from lowbit.runtime.session import Session
-from lowbit.timing import Timing, interleave, take_turns
+from lowbit.runtime.timing import Timing, interleave, take_turns
 from zoo import resnet50
 
 PATTERNS = {"4x4": 4, "8x4": 8, "16x4": 16, "1x4": 1}

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from layers import SLICE, ZERO, Case, product, repetitions
-from lowbit.timing import Timing, timer
+from lowbit.runtime.timing import Timing, timer
 from peers import needs
 
 Codes = npt.NDArray[np.uint8]

@@ -21,7 +21,7 @@ from int4_peers import PEERS
 from layers import product
 from lowbit import _core
 from lowbit.runtime import roofline
-from lowbit.timing import interleave, take_turns
+from lowbit.runtime.timing import interleave, take_turns
 
 BENCH = Path(__file__).parent.parent / "bench"
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import lowbit
 from lowbit.cli.commands import app
 from lowbit.report import Facts, OutputError, Step, Timed, render
-from lowbit.report import facts as measured
+from lowbit.runtime import timing as measured
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from .runtime.meta import Meta
 from .runtime.model import Model
 from .runtime.profile import REPEATS, table
 from .runtime.session import Session
+from .runtime.timing import timed
 
 if TYPE_CHECKING:
     from .report import Facts
@@ -258,7 +259,7 @@ class ConvertedModel(Model):
 
     def _facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Facts:
         """With the float graph, the module itself and the errors, all timed in the same rounds."""
-        from .report import OutputError, constants_of, steps_of, timed
+        from .report import OutputError, constants_of, steps_of
 
         given = bool(args or kwargs)
         if given and self._make is not None:

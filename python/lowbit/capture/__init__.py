@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._dynamo.convert_frame import compile_lock  # also held where torch.compile traces in another thread
-from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
 from ..graph.ir import Coded, Graph
+from ..torch_internals import compile_lock, pytree
 from . import operators as operators  # each registers what it lowers
 from .export import Program, dummy_inputs, example, example_of_item, export
 from .free import Example
@@ -67,7 +66,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     """
     codes: list[Coded] = []
     notes: list[str] = []
-    with _ONE_AT_A_TIME, plain_weights(net, codes, notes):
+    with compile_lock(), plain_weights(net, codes, notes):
         program, made = _fitting(net, inputs, dynamic, fallback)
     return Captured(
         graph=made.graph,
@@ -78,10 +77,6 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         writes=(*made.writes, *made.state),
         codes=(*codes, *made.codes),
     )
-
-
-_ONE_AT_A_TIME = compile_lock
-"""torch.export, and what is replaced in torch while it runs, belong to the process: nobody may trace meanwhile."""
 
 
 def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) -> tuple[Program, Made]:

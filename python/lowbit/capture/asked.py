@@ -20,11 +20,15 @@ from types import FrameType
 from typing import Any
 
 import sympy
-import torch
-from torch.fx.experimental import symbolic_shapes
-from torch.fx.experimental.sym_node import SymNode
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
+from ..torch_internals import (
+    CHECKS_ARGUMENTS,
+    LOOKS_AT_MASKS,
+    GuardOnDataDependentSymNode,
+    ShapeEnv,
+    SymNode,
+    symbolic_shapes,
+)
 from .places import TORCH
 
 ASKED = "lowbit.asked"
@@ -95,8 +99,8 @@ def asking() -> Iterator[Asked]:
     with (
         replaced(ShapeEnv, "evaluate_expr", evaluate_expr),
         replaced(SymNode, "bool_", bool_),
-        replaced(torch.nn.modules.transformer, "_detect_is_causal_mask", _is_causal),
-        replaced(torch.distributions.Distribution, "_validate_args", False),
+        replaced(*LOOKS_AT_MASKS, _is_causal),
+        replaced(*CHECKS_ARGUMENTS, False),
         replaced(
             symbolic_shapes, "uninteresting_files", lambda: {*machinery, __file__}
         ),  # of which guards tell no line

@@ -20,13 +20,13 @@ import numpy as np
 import sympy
 import torch
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 
 from ..errors import InputError, UnsupportedError
 from ..graph import dims
 from ..graph.ir import Symbol
 from ..graph.limits import Limits
 from ..graph.limits import describe as describe_limit
+from ..torch_internals import pytree
 from .asked import ASKED, Asked
 from .free import Example, export_free, export_named, has_names, named_axes, run_export, without_cache
 from .recurrent import whole_layers

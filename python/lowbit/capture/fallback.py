@@ -18,6 +18,7 @@ from torch.fx import Node as TorchNode
 
 from ..errors import UnsupportedError
 from ..ops.torch_program import FUNCTIONS
+from ..torch_internals import OpOverload
 from .builder import Complex, Ref
 from .export import FLOAT_NAMES
 
@@ -190,7 +191,7 @@ def _place(items: list[Any], item: Any) -> int:
 def _name(node: TorchNode) -> str:
     """The operation's name in a program."""
     target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return str(target)
     if target is operator.getitem:
         return "getitem"

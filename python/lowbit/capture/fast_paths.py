@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..torch_internals import ATTENTION, ENCODER_LAYER
+
 
 def without_fast_paths(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """A graph that calls the functions below where `module` calls torch's."""
@@ -128,7 +130,7 @@ def _recurrent(kind: str) -> Callable[..., Any]:
 
 
 _PLAIN: dict[Any, Any] = {
-    torch._transformer_encoder_layer_fwd: encoder_layer,
-    torch._native_multi_head_attention: attention,
+    ENCODER_LAYER: encoder_layer,
+    ATTENTION: attention,
     **{getattr(torch, kind): _recurrent(kind) for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }

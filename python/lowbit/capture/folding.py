@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node as TorchNode
 
 from ..graph.ir import Weight
+from ..torch_internals import OpOverload, schema
 from .builder import Complex, Ref
 from .lowering import Lowering
 from .places import node_name
@@ -20,11 +21,11 @@ FOLD_LIMIT = 2**24
 
 def fold(c: Lowering, node: TorchNode) -> Any:
     """The result as constants, if the operation depends on constants alone."""
-    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in node.target.tags:
+    if not isinstance(node.target, OpOverload) or torch.Tag.nondeterministic_seeded in node.target.tags:
         return None
-    if "empty" in node.target._schema.name:  # what is in it would differ from time to time
+    if "empty" in schema(node.target).name:  # what is in it would differ from time to time
         return None
-    if node.target._schema.name == "lowbit::dequantize":  # its codes are kept
+    if schema(node.target).name == "lowbit::dequantize":  # its codes are kept
         return None
     inputs = [c.env[item] for item in node.all_input_nodes]
     if not all(map(c.is_constant, inputs)):

@@ -15,18 +15,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from traceback import FrameSummary, StackSummary, extract_stack, extract_tb
 from typing import Any
 
 import sympy
 import torch
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
-from torch.utils import _pytree as pytree
 
 from ..errors import InputError, UnsupportedError
 from ..graph import dims
+from ..torch_internals import GuardOnDataDependentSymNode, ShapeEnv, pytree, trace_of_export
 from .asked import ASKED, asking, replaced
 from .sizes import Axes, named_sizes, symbol_of, user_inputs
 
@@ -391,7 +389,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with replaced(import_module("torch.export._trace"), "print", lambda *lines, **options: None):
+        with replaced(trace_of_export(), "print", lambda *lines, **options: None):
             yield
     finally:
         logger.setLevel(level)

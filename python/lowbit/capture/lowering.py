@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch.fx import Node as TorchNode
-from torch.utils import _pytree as pytree
 
 from ..errors import LowbitError, UnsupportedError
 from ..graph.dims import symbols_of
 from ..graph.ir import Coded, Value
 from ..graph.limits import Limits
+from ..torch_internals import pytree, schema
 from .builder import WIDER, Builder, Complex, Ref, Unlowerable
 from .export import Program, not_plain
 from .places import Problem, describe, source_of
@@ -54,8 +54,7 @@ class Lowering(Builder):
 
     def argument(self, name: str, default: Any) -> Any:
         """One argument of the operation by its name in the schema."""
-        target: Any = self.node.target
-        names = [item.name for item in target._schema.arguments]
+        names = [item.name for item in schema(self.node.target).arguments]
         given = {**dict(zip(names, self.node.args, strict=False)), **self.node.kwargs}
         return self.resolve(given.get(name, default))
 

@@ -15,13 +15,12 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.nn import functional as F
 from torch.nn.utils import rnn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
+from ..torch_internals import free_unbacked_symbols, pytree
 from .asked import caller_line
 
 _NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ..torch_internals import pack, pad, weight_names
 from .packed import Padded, masks_for_packing, padded
 
 _LAYERS: dict[type[nn.RNNBase], Any] = {nn.LSTM: nn.LSTM.forward, nn.GRU: nn.GRU.forward, nn.RNN: nn.RNN.forward}
@@ -68,10 +69,10 @@ def _run_packed(
     axis = 0 if batch_first else 1
     order = lengths.argsort(descending=True)
     back = order.argsort()
-    data, sizes = torch._VF._pack_padded_sequence(x.index_select(axis, order), lengths[order], batch_first)
+    data, sizes = pack(x.index_select(axis, order), lengths[order], batch_first)
     states = [state.index_select(1, order) for state in states]
     y, *ends = data_rule(data, sizes, states if len(states) > 1 else states[0], params, *options)
-    y, _ = torch._VF._pad_packed_sequence(y, sizes, batch_first, 0.0, x.shape[1 - axis])
+    y = pad(y, sizes, batch_first, x.shape[1 - axis])
     return y.index_select(axis, back), *(end.index_select(1, back) for end in ends)
 
 
@@ -126,7 +127,7 @@ def _states(hx: Any) -> list[Tensor]:
 def _layers(layer: nn.RNNBase, x: Tensor, hx: Any, batch_first: bool, lengths: Tensor | None) -> tuple[Tensor, Any]:
     """x [T, B, I], [B, T, I] if batch_first; what is past the lengths [B] does not count."""
     layer.check_input(x, None)
-    params = [getattr(layer, name) for name in layer._flat_weights_names]
+    params = [getattr(layer, name) for name in weight_names(layer)]
     options = (layer.bias, layer.num_layers, layer.dropout, False, layer.bidirectional, batch_first)
     y, *ends = getattr(torch.ops.lowbit, layer.mode.lower())(x, _states(hx), params, *options, lengths)
     return y, tuple(ends) if layer.mode == "LSTM" else ends[0]

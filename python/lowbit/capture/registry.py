@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch.fx import Node as TorchNode
 
+from ..torch_internals import OpOverload
 from .builder import Ref
 
 Lowered = Ref | tuple[Ref | None, ...]
@@ -56,6 +57,6 @@ def lowering_of(name: str, table: Mapping[str, tuple[LowerFunction, int]]) -> tu
 def is_random(node: TorchNode) -> bool:
     """Whether it draws random numbers, and is nothing that draws none in eval mode."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+    if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     return lowering_of(str(target).removeprefix("aten."), LOWERINGS) is None

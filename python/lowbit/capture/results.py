@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedError
+from ..torch_internals import pytree
 from .asked import replaced
 
 

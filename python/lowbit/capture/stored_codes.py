@@ -14,6 +14,7 @@ import torch
 
 from ..errors import UnsupportedError
 from ..graph.ir import Coded, Weight
+from ..torch_internals import parameters
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
     found = {
         (module, name): parameter
         for module in net.modules()
-        for name, parameter in module._parameters.items()
+        for name, parameter in parameters(module).items()
         if parameter is not None and _is_torchao(parameter)
     }
     try:
@@ -34,7 +35,7 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
             weight = _weight(parameter)
             if weight is not None:
                 codes.append((np.ascontiguousarray(numbers.numpy()), weight, f"a {name} {list(numbers.shape)}"))
-            module._parameters[name] = torch.nn.Parameter(numbers, requires_grad=False)
+            parameters(module)[name] = torch.nn.Parameter(numbers, requires_grad=False)
         if found:
             kept = len(codes)
             notes.append(
@@ -44,7 +45,7 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
         yield
     finally:
         for (module, name), parameter in found.items():
-            module._parameters[name] = parameter
+            parameters(module)[name] = parameter
 
 
 def _is_torchao(parameter: torch.Tensor) -> bool:

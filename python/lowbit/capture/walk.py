@@ -12,6 +12,8 @@ from torch.fx import Node as TorchNode
 from ..errors import LowbitError
 from ..graph import dims
 from ..graph.ir import Condition, Dim
+from ..torch_internals import HigherOrderOperator
+from ..torch_internals import schema as schema_of
 from .builder import REMEDY, Complex, Ref, Unlowerable
 from .fallback import units
 from .folding import fold, keep_codes
@@ -195,10 +197,10 @@ class Walk(Lowering):
 
     def dispatch(self, node: TorchNode) -> Any:
         """Find the lowering and call it with the arguments in schema order."""
-        schema = getattr(node.target, "_schema", None)
+        schema = schema_of(node.target)
         if str(node.target) == "cond":
             return self.choose(node)
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if isinstance(node.target, HigherOrderOperator):
             raise Unlowerable("lowbit runs no blocks that depend on values", _BLOCK_REMEDY, always=True)
         if is_random(node):
             raise Unlowerable("it draws random numbers", "draw them outside, and pass them to forward()", always=True)

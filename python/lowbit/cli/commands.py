@@ -23,7 +23,7 @@ from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.runtime import format as lowbit_format
 from lowbit.runtime.meta import Decision, Meta
 from lowbit.runtime.targets import this_level
-from lowbit.timing import interleave
+from lowbit.runtime.timing import interleave
 
 app = typer.Typer(
     name="lowbit",

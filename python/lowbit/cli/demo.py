@@ -27,7 +27,7 @@ import lowbit
 from lowbit.cli.tables import heading, profile_table
 from lowbit.converted_model import ConvertedModel
 from lowbit.data import Digits, load_digits
-from lowbit.timing import Timing, interleave
+from lowbit.runtime.timing import Timing, interleave
 
 Array = npt.NDArray[np.float32]
 Tick = Callable[[], object]

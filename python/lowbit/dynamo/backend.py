@@ -14,6 +14,5 @@ def __getattr__(name: str) -> Any:
     if name != "entry":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Before anything is traced for lowbit: else dynamo leaves LSTM, GRU and RNN layers outside of every graph.
-    config: Any = import_module("torch._dynamo.config")
-    config.allow_rnn = True
+    import_module("..torch_internals", __package__).allow_recurrent_layers()
     return import_module(f"{__package__}.compile").compile_graph

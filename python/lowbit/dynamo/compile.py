@@ -25,6 +25,7 @@ from ..conversion import convert
 from ..converted_model import ConvertedModel
 from ..errors import InputError, UnsupportedError
 from ..graph import dims
+from ..torch_internals import outside_of_tracing, version
 
 Compiled = Callable[..., Any]
 OPTIONS = {"scheme": "int8", "threads": None, "tune": False, "target": None, "fallback": "torch"}
@@ -103,7 +104,7 @@ def _in_torch(module: torch.fx.GraphModule, reason: str) -> Compiled:
 @contextmanager
 def _outside_of_dynamo() -> Iterator[None]:
     """torch.export as if no compilation were under way."""
-    with torch._guards.tracing(None), torch.utils._python_dispatch._disable_current_modes():
+    with outside_of_tracing():
         yield
 
 
@@ -170,7 +171,7 @@ class Frame(torch.nn.Module):
 
     def key(self, options: Mapping[str, Any]) -> Any:
         """Equal for graphs that compute the same with the same parameters."""
-        held = tuple((id(x), x.data_ptr(), x.is_inference() or x._version, x.shape) for x in self._held)
+        held = tuple((id(x), x.data_ptr(), x.is_inference() or version(x), x.shape) for x in self._held)
         given = tuple(
             (x.dtype, *(axes.get(i, n) for i, n in enumerate(x.shape)))
             for x, axes in zip(self.example, self.axes, strict=True)

@@ -29,6 +29,7 @@ from ..quantization import schemes
 from ..quantization.four_bits import FEW, group_size, has_form, unfit
 from ..quantization.round_groups import round_groups
 from ..quantization.round_weights import round_nearest
+from ..torch_internals import children, parameters
 from .modules import QuantizedEmbedding, QuantizedLayer, QuantizedLinear
 
 _OTHERS = (nn.modules.conv._ConvNd, nn.RNNBase, nn.EmbeddingBag)
@@ -198,7 +199,7 @@ def _unread(module: Any) -> str:
     """Why the layer's weight cannot be read, or ""."""
     if isinstance(module.weight, nn.parameter.UninitializedParameter):
         return "its weight has no size yet: call the module once"
-    if "weight" not in module._parameters and not parametrize.is_parametrized(module, "weight"):
+    if "weight" not in parameters(module) and not parametrize.is_parametrized(module, "weight"):
         return (
             "its weight is no parameter, a hook (weight_norm's, or torch.nn.utils.prune's) computes it: make it one "
             "first, by torch.nn.utils.remove_weight_norm or torch.nn.utils.prune.remove"
@@ -294,6 +295,6 @@ def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
     new.train(old.training)
     new.__dict__.update({name: old.__dict__[name] for name in _HOOKS})
     for parent in net.modules():
-        for name, child in parent._modules.items():
+        for name, child in children(parent).items():
             if child is old:
-                parent._modules[name] = new
+                children(parent)[name] = new

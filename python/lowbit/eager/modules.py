@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..dequantize import arrays, dequantize, weight_of
 from ..errors import InputError, UnsupportedError
@@ -24,6 +23,7 @@ from ..ops import constant_value
 from ..quantization.fuse_requantize import Emitter, Layer, put_dynamic_layer
 from ..quantization.known_weights import codes_of
 from ..runtime.session import Session
+from ..torch_internals import DisableTorchFunctionSubclass, pytree, shell
 
 FREE = "like"
 """The buffer whose dtype may change."""
@@ -214,7 +214,7 @@ def _read_numbers(cls: type, func: Any, types: Any, args: Any = (), kwargs: Any 
     def plain(item: Any) -> Any:
         return item._layer.numbers() if isinstance(item, LazyWeight) else item
 
-    return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
+    return func(*pytree.tree_map(plain, args), **pytree.tree_map(plain, kwargs or {}))
 
 
 class LazyWeight(Tensor):
@@ -225,7 +225,7 @@ class LazyWeight(Tensor):
     @staticmethod
     def __new__(cls, layer: QuantizedLayer) -> LazyWeight:
         """Of the layer's shape."""
-        made: LazyWeight = Tensor._make_wrapper_subclass(cls, layer.shape, dtype=torch.float32)
+        made: LazyWeight = shell(cls, layer.shape)
         made._layer = layer
         return made
 
@@ -234,7 +234,7 @@ class LazyWeight(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """As every tensor's, but that there is one tells torch's fast paths that it is no plain tensor."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
 

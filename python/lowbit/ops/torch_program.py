@@ -116,7 +116,7 @@ def _function(name: str) -> Callable[..., Any]:
     found: Any = torch.ops if _OP.fullmatch(name) else None
     for part in name.split(".") if found is not None else ():
         found = getattr(found, part, None)
-    if not isinstance(found, torch._ops.OpOverload):
+    if not isinstance(found, type(torch.ops.aten.neg.default)):
         raise UnsupportedError(f"torch has no operator {name[:80]!r}: import the package that registers it first")
     return found
 

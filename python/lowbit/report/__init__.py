@@ -4,7 +4,7 @@
 not known (a loaded file has no float twin) is left out.
 """
 
-from .facts import Facts, OutputError, Step, Timed, constants_of, steps_of, timed
+from .facts import Facts, OutputError, Step, Timed, constants_of, steps_of
 from .page import render
 
-__all__ = ["Facts", "OutputError", "Step", "Timed", "constants_of", "render", "steps_of", "timed"]
+__all__ = ["Facts", "OutputError", "Step", "Timed", "constants_of", "render", "steps_of"]

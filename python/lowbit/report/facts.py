@@ -10,10 +10,7 @@ from typing import Any
 from ..graph.ir import DTYPES, Graph, Node
 from ..graph.weights import Stored
 from ..ops.quantized import QUANTIZED
-from ..timing import interleave
 
-ROUNDS, SECONDS = 9, 0.05
-"""Of timing: how many rounds, and how long each contestant runs in one."""
 CODED = ("int4", "int8")
 """What layers on codes are, by the bits of their weights."""
 CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
@@ -45,12 +42,6 @@ class Timed:
     name: str
     lowest: float
     median: float
-
-
-def timed(calls: Mapping[str, Callable[[], object]]) -> tuple[Timed, ...]:
-    """Each call's time, in interleaved rounds."""
-    found = interleave(calls, rounds=ROUNDS, seconds=SECONDS)
-    return tuple(Timed(name=name, lowest=time.lowest, median=time.median) for name, time in found.items())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from .profile import REPEATS, Profile, Row
 from .roofline import measure
 from .session import Session, weights_of
 from .targets import LEVELS, this_level
+from .timing import timed
 
 if TYPE_CHECKING:
     from ..report import Facts
@@ -132,7 +133,7 @@ class Model:
 
     def _facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Facts:
         """What a report shows, measured now."""
-        from ..report import steps_of, timed
+        from ..report import steps_of
 
         given = bool(args or kwargs)
         arrays = self._arrays(args, kwargs) if given else self.session.made_up()

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import InputError
-from ..timing import take_turns
+from .timing import take_turns
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 ASSUMED = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}

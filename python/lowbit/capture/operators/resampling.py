@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ...graph import dims
 from ...graph.ir import Attribute, Dim
 from ...ops.spec import SIZE
+from ...torch_internals import statically_known_true
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers

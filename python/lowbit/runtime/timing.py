@@ -8,6 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from ..report import Timed
+
+ROUNDS, SECONDS = 9, 0.05
+"""Of what reports show: how many rounds, and how long each contestant runs in one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -63,3 +68,9 @@ def _time(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def timed(calls: Mapping[str, Callable[[], object]]) -> tuple[Timed, ...]:
+    """Each call's time, in interleaved rounds."""
+    found = interleave(calls, rounds=ROUNDS, seconds=SECONDS)
+    return tuple(Timed(name=name, lowest=time.lowest, median=time.median) for name, time in found.items())
