@@ -84,7 +84,7 @@ bool spin_until(F done) {
 
 void work(int self) {
   for (int i = 0; i < pool.threads; ++i) {
-    Share& share = pool.shares[static_cast<size_t>((self + i) % pool.threads)];
+    Share& share = pool.shares[(self + i) % pool.threads];
     for (int64_t task; (task = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) (*pool.task)(task);
   }
 }
@@ -143,7 +143,7 @@ int hire(int wanted) {
   }
   wanted = std::min({wanted, pool.limit - 1, kMaxWorkers});
   if (wanted > pool.workers && !fork_handler_set.exchange(true)) pthread_atfork(nullptr, nullptr, reset_after_fork);
-  while (pool.workers < wanted && start_worker(pool.mailboxes[static_cast<size_t>(pool.workers)])) ++pool.workers;
+  while (pool.workers < wanted && start_worker(pool.mailboxes[pool.workers])) ++pool.workers;
   return std::min(wanted, pool.workers);
 }
 
@@ -228,9 +228,9 @@ int affinity() {
 #ifdef __linux__
   // The kernel refuses a set smaller than its own mask: ask with more room until it fits.
   for (int cpus = CPU_SETSIZE; cpus <= (1 << 18); cpus *= 4) {
-    cpu_set_t* set = CPU_ALLOC(static_cast<size_t>(cpus));
+    cpu_set_t* set = CPU_ALLOC(cpus);
     if (set == nullptr) break;
-    const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(cpus));
+    const size_t bytes = CPU_ALLOC_SIZE(cpus);
     const int count = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
     CPU_FREE(set);
     if (count > 0) return count;
@@ -266,13 +266,13 @@ void parallel_for(int64_t count, int threads, TaskRef task) {
   pool.task = &task;
   pool.threads = helpers + 1;
   for (int i = 0; i < pool.threads; ++i) {
-    Share& share = pool.shares[static_cast<size_t>(i)];
+    Share& share = pool.shares[i];
     share.next.store(count * i / pool.threads, std::memory_order_relaxed);
     share.end = count * (i + 1) / pool.threads;
   }
-  for (int i = 0; i < helpers; ++i) post(pool.mailboxes[static_cast<size_t>(i)]);
+  for (int i = 0; i < helpers; ++i) post(pool.mailboxes[i]);
   work(0);
-  for (int i = 0; i < helpers; ++i) settle(pool.mailboxes[static_cast<size_t>(i)]);
+  for (int i = 0; i < helpers; ++i) settle(pool.mailboxes[i]);
   pool.busy.store(false, std::memory_order_release);
 }
 

@@ -254,8 +254,7 @@ py::list session_inputs(const Session& session) {
   for (const graph::Program::Input& input : program.inputs) {
     py::list shape;
     for (const Dim& dim : input.shape) shape.append(dim.rpn.size() == 2 && dim.rpn[0] == 0 ? dim.rpn[1] : -1);
-    result.append(py::make_tuple(program.values[static_cast<size_t>(input.value)].name,
-                                 std::string(graph::name_of(input.dtype)), shape));
+    result.append(py::make_tuple(program.values[input.value].name, std::string(graph::name_of(input.dtype)), shape));
   }
   return result;
 }
@@ -264,8 +263,8 @@ py::list session_outputs(const Session& session) {
   const graph::Program& program = session.program();
   py::list result;
   for (const graph::Program::Output& output : program.outputs)
-    result.append(py::make_tuple(program.values[static_cast<size_t>(output.value)].name,
-                                 std::string(graph::name_of(output.dtype)), output.shape));
+    result.append(
+        py::make_tuple(program.values[output.value].name, std::string(graph::name_of(output.dtype)), output.shape));
   return result;
 }
 
@@ -327,8 +326,8 @@ void add_input(GraphBuilder& builder, const std::string& name, const std::string
 Buffer copy_of(py::array array) {
   if (!is_plain(array))
     array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C").cast<py::array>();
-  Buffer buffer(static_cast<size_t>(array.nbytes()));
-  if (array.nbytes() > 0) std::memcpy(buffer.as<void>(), array.data(), static_cast<size_t>(array.nbytes()));
+  Buffer buffer(array.nbytes());
+  if (array.nbytes() > 0) std::memcpy(buffer.as<void>(), array.data(), array.nbytes());
   return buffer;
 }
 

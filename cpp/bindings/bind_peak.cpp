@@ -30,8 +30,7 @@ double operations(const std::string& name, double seconds, int threads) {
 double bytes(const std::string& name, const Bytes& data, double seconds, int threads) {
   check(seconds, threads);
   const kernels::PeakKernel& kernel = find(kernels::peak_kernels(), name);
-  const std::span<const std::byte> span(reinterpret_cast<const std::byte*>(data.data()),
-                                        static_cast<size_t>(data.nbytes()));
+  const std::span<const std::byte> span(reinterpret_cast<const std::byte*>(data.data()), data.nbytes());
   py::gil_scoped_release release;
   return kernels::peak_read(kernel, span, seconds, threads);
 }

@@ -1,7 +1,7 @@
 """Single rows of the kernel tables, for tests; wheels leave this module out. `_core.kernels()` lists the rows.
 
 A call finds its row by name, runs it in `tasks` shares in one thread, and returns the result in a new array, unless it
-takes one as `y`. Behind the channels of a result may lie room, which is filled with 0xa5. Raises InputError.
+takes one as `y`. Gaps behind the channels of a result are filled with 0xa5. Raises InputError.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _U8 = npt.NDArray[np.uint8]
 _S8 = npt.NDArray[np.int8]
 _Pair = Sequence[int]
 
-class Walk(TypedDict, total=False):
+class Placement(TypedDict, total=False):
     """Over x: grid and strides (n, h, w), an offset a tap; pitch: elements from row to row of the result.
 
     By default a product of matrices, x [rows][k].
@@ -49,7 +49,7 @@ class Epilogue(Bounds, total=False):
     output: Literal["u8", "f32"]
     bounded: bool
 
-class Product(Walk, Epilogue, total=False): ...
+class Product(Placement, Epilogue, total=False): ...
 
 class ProductI4(Product, total=False):
     """zero_points: as scales; run: of k that are adjacent in x."""
@@ -57,7 +57,7 @@ class ProductI4(Product, total=False):
     zero_points: _U8 | None
     run: int
 
-class ProductF32(Walk, Bounds, total=False):
+class ProductF32(Placement, Bounds, total=False):
     bias: _F32 | None
     residual: _F32 | None
 

@@ -65,7 +65,7 @@ class Keywords {
   py::set read_;
 };
 
-// In a buffer, with its slack and room for `more` elements behind.
+// In a buffer, with space for `more` elements and the slack behind.
 template <class T>
 Buffer copy(const Array<T>& array, int64_t more = 0) {
   Buffer buffer((array.size() + more) * sizeof(T));
