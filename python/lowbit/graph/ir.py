@@ -54,12 +54,12 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weight:
-    """Real numbers in few bits, a constant: codes [channels, inputs, *window] and what they mean.
+    """Real numbers in few bits, a constant: codes `[channels, inputs, *window]` and what they mean.
 
     real = (code - zero point) * scale, or code * scale + offset, or values[code] * scale.
 
     codes: int8 in the shape of the real weight; `bits`, 1, 2, 3, 4 or 8, are enough for each. group_size: so many
-    adjacent weights of a channel, its inputs innermost ([*window, inputs]), have one scale; 0: all of a channel.
+    adjacent weights of a channel, its inputs innermost (`[*window, inputs]`), have one scale; 0: all of a channel.
     scales: float16 or float32 [channels, groups], or [channels] without groups. At most one of: zero_points, uint8 of
     the scales' shape; offsets, float16 of that shape; values, float32 [2 ** bits]. Codes are 0 .. 2 ** bits - 1 with
     one of these, else as many below zero as from zero on; of 8 bits -128 .. 127 always, and without zero points.
