@@ -159,7 +159,7 @@ def test_more_tasks_than_elements() -> None:
             same_bits(back, x + x, row)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 16, 35])
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 12, 16, 35])
 def test_quantize_transposes_images(channels: int) -> None:
     """Planes of floats become pixels of codes and come back, also into a padded image."""
     rng = np.random.default_rng(channels)

@@ -76,6 +76,25 @@ inline void transpose_16x16(const uint8_t* x, int64_t x_stride, uint8_t* y, int6
   for (int i = 0; i < 16; ++i) store16(y + i * y_stride, a[i]);
 }
 
+inline void transpose_8x8(const uint8_t* x, int64_t x_stride, uint8_t* y, int64_t y_stride) {
+  __m128i a[4], b[4];
+  for (int i = 0; i < 4; ++i)
+    a[i] = _mm_unpacklo_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + 2 * i * x_stride)),
+                             _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + (2 * i + 1) * x_stride)));
+  for (int i = 0; i < 2; ++i) {
+    b[2 * i] = _mm_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    a[2 * i] = _mm_unpacklo_epi32(b[i], b[i + 2]);
+    a[2 * i + 1] = _mm_unpackhi_epi32(b[i], b[i + 2]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(y + 2 * i * y_stride), a[i]);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(y + (2 * i + 1) * y_stride), _mm_srli_si128(a[i], 8));
+  }
+}
+
 // Three planes of 16 to 16 pixels of three: image input.
 inline void interleave_3x16(const uint8_t* x, int64_t x_stride, uint8_t* y) {
   const __m128i a = load16(x), b = load16(x + x_stride), c = load16(x + 2 * x_stride);
@@ -107,11 +126,16 @@ inline void transpose(const uint8_t* x, int64_t x_stride, uint8_t* y, int64_t y_
   int64_t r = 0;
   if (cols == 3 && y_stride == 3) {
     for (; r + 16 <= rows; r += 16) interleave_3x16(x + r, x_stride, y + r * 3);
-  } else if (cols >= 16) {
-    for (; r + 16 <= rows; r += 16) {
+  } else {
+    for (; cols >= 16 && r + 16 <= rows; r += 16) {
       int64_t c = 0;
       for (; c + 16 <= cols; c += 16) transpose_16x16(x + c * x_stride + r, x_stride, y + r * y_stride + c, y_stride);
       transpose_plain(x + c * x_stride + r, x_stride, y + r * y_stride + c, y_stride, 16, cols - c);
+    }
+    for (; cols >= 8 && r + 8 <= rows; r += 8) {
+      int64_t c = 0;
+      for (; c + 8 <= cols; c += 8) transpose_8x8(x + c * x_stride + r, x_stride, y + r * y_stride + c, y_stride);
+      transpose_plain(x + c * x_stride + r, x_stride, y + r * y_stride + c, y_stride, 8, cols - c);
     }
   }
   transpose_plain(x + r, x_stride, y + r * y_stride, y_stride, rows - r, cols);
