@@ -1,10 +1,11 @@
 """Every row of attention, norm, rnn, blend and gather_i4: near the exact values, and in a family the same bits.
 
-What is made of a few rounded operations in a stated order (blend, gather_i4) equals NumPy bit for bit.
+What is made of rounded operations in a stated order (norm, blend, gather_i4) equals NumPy bit for bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit import _core, _kernels
+from lowbit.ops.integer import fma
 
 Array = npt.NDArray[Any]
 TAILS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 200]))
@@ -111,6 +113,43 @@ def test_attention_to_nothing_may_be_nan() -> None:
         assert not np.isnan(y[0, 0, [0, 2]]).any()
 
 
+def sum_of(x: Array, add: Callable[[Array, Array], Array]) -> np.float32:
+    """Adds the elements of a row in the order of norm.h: add(elements, sums so far)."""
+    total = np.zeros(16, np.float32)
+    for block in np.split(x, range(4096, x.size, 4096)):
+        lanes = np.zeros(64, np.float32)
+        for step in np.split(block, range(64, block.size, 64)):
+            lanes[: step.size] = add(step, lanes[: step.size])
+        a, b, c, d = lanes.reshape(4, 16)
+        total = total + ((a + b) + (c + d))
+    while total.size > 1:
+        total = total[: total.size // 2] + total[total.size // 2 :]
+    return np.float32(total[0])
+
+
+def norm(x: Array, weight: Array | None, bias: Array | None, inner: int, eps: float, centered: bool) -> Array:
+    """norm.h operation by operation, of one row."""
+    inverse, high, low = np.float32(1) / np.float32(x.size), np.float32(0), np.float32(0)
+    if centered:
+        near = np.sort(x[[0, x.size // 2, -1]])[1]
+        apart = sum_of(x, lambda v, acc: acc + (v - near)) * inverse
+        high = near + apart
+        part = high - near
+        low = (near - (high - part)) + (apart - part)
+    m2 = sum_of(x, lambda v, acc: fma(v - high, v - high, acc)) * inverse - low * low
+    scale = np.float32(1) / np.sqrt(m2 + np.float32(eps))
+    centred = (x - high) - low
+    weight = None if weight is None else np.repeat(weight, inner)
+    bias = None if bias is None else np.repeat(bias, inner)
+    if inner > 1:
+        factor = np.full(x.size, scale) if weight is None else scale * weight
+        return fma(centred, factor, np.float32(0) if bias is None else bias)
+    normal = centred * scale
+    if weight is not None and bias is not None:
+        return fma(normal, weight, bias)
+    return normal * (1 if weight is None else weight) + (0 if bias is None else bias)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     seed=SEEDS,
@@ -138,35 +177,33 @@ def test_norm(
 ) -> None:
     rng = np.random.default_rng(seed)
     x = (rng.standard_normal((rows, channels * inner)) + offset).astype(np.float32)
-    weight = rng.standard_normal(cycle * channels).astype(np.float32) if weighted else None
-    bias = rng.standard_normal(cycle * channels).astype(np.float32) if biased else None
-    results = {
-        name: _kernels.norm(
+    weight = rng.standard_normal((cycle, channels)).astype(np.float32) if weighted else None
+    bias = rng.standard_normal((cycle, channels)).astype(np.float32) if biased else None
+    expected = np.stack(
+        [
+            norm(row, *(v if v is None else v[r % cycle] for v in (weight, bias)), inner, 1e-3, centered)
+            for r, row in enumerate(x)
+        ]
+    )
+    for name in rows_of("norm"):
+        y = _kernels.norm(
             name, x, weight=weight, bias=bias, inner=inner, cycle=cycle, eps=1e-3, centered=centered, tasks=tasks
         )
-        for name in rows_of("norm")
-    }
-    exact = x.astype(np.float64)
-    exact = exact - exact.mean(axis=1, keepdims=True) if centered else exact
-    exact = exact / np.sqrt((exact**2).mean(axis=1, keepdims=True) + 1e-3)
-    turn = np.arange(rows) % cycle
-    if weight is not None:
-        exact = exact * np.repeat(weight.reshape(cycle, channels)[turn], inner, axis=1)
-    if bias is not None:
-        exact = exact + np.repeat(bias.reshape(cycle, channels)[turn], inner, axis=1)
-    np.testing.assert_allclose(same_bits("norm", results), exact, rtol=2e-5, atol=2e-5)
+        np.testing.assert_array_equal(y, expected, err_msg=name, strict=True)
 
 
-def test_norm_of_long_rows() -> None:
+@pytest.mark.parametrize("size", [4095, 4096, 4097, 13001])
+def test_norm_of_long_rows(size: int) -> None:
     """Sums of more than a block of 4,096 elements, whole and with a tail; equal elements give 0."""
-    for size in (4095, 4096, 4097, 13001):
-        x = np.random.default_rng(size).standard_normal((2, size)).astype(np.float32)
-        x[1] = 0.1
-        y = same_bits("norm", {name: _kernels.norm(name, x) for name in rows_of("norm")})
-        exact = x[0].astype(np.float64) - x[0].mean(dtype=np.float64)
-        np.testing.assert_allclose(y[0], exact / np.sqrt((exact**2).mean()), rtol=1e-5, atol=1e-5)
+    x = np.random.default_rng(size).standard_normal((2, size)).astype(np.float32)
+    x[1] = 0.1
+    expected = norm(x[0], None, None, 1, 1e-5, True)
+    exact = x[0].astype(np.float64) - x[0].mean(dtype=np.float64)
+    np.testing.assert_allclose(expected, exact / np.sqrt((exact**2).mean() + 1e-5), rtol=1e-5, atol=1e-6)
     for name in rows_of("norm"):
-        assert not np.any(_kernels.norm(name, x[1:], eps=1e-5))
+        y = _kernels.norm(name, x, eps=1e-5)
+        np.testing.assert_array_equal(y[0], expected, err_msg=name)
+        assert not y[1].any()
 
 
 def sigmoid(x: Array) -> Array:
