@@ -1,6 +1,7 @@
-"""Writes the parts of the documentation that the code knows: `python docs/tables.py`.
+"""Writes the parts of the documentation that the code knows, and wraps the rest: `python docs/tables.py`.
 
-A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. tests/test_docs.py fails where one is stale.
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. Paragraphs with a line that is too long are
+wrapped. tests/test_docs.py fails where a page would change.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,10 @@ from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta
 from lowbit.runtime.schema import OBJECTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")
+PAGES = (*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md")))
+WIDTH = 120
+KEPT = re.compile(r"(^```.*?^```$|^<!-- generated.*?^<!-- end -->$)", re.S | re.M)
 PART = re.compile(r"(<!-- generated: (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -186,13 +191,46 @@ TABLES: dict[str, Callable[..., str]] = {
 
 
 def updated(text: str) -> str:
-    """A page with its generated parts made anew."""
+    """A page with its generated parts made anew, and its paragraphs wrapped."""
 
     def part(match: re.Match[str]) -> str:
         made = TABLES[match[2]](*([match[3]] if match[3] else []))
         return f"{match[1]}\n{made.strip()}\n\n{match[4]}"
 
-    return PART.sub(part, text)
+    pieces = KEPT.split(PART.sub(part, text))
+    return "".join(piece if index % 2 else _wrapped(piece) for index, piece in enumerate(pieces))
+
+
+def _wrapped(text: str) -> str:
+    """Text of paragraphs and lists; those whose lines all fit, tables and headings stay as they are."""
+    lines: list[str] = []
+    for block in re.split(r"(?m)^(?=[ ]*(?:[-*]|\d+\.) |\n)", text):
+        lines.append(block if _fits(block) else _wrap(block))
+    return "".join(lines)
+
+
+def _fits(block: str) -> bool:
+    is_table = block.lstrip("\n").startswith(("|", "#", "![", "<"))
+    return is_table or all(len(line) <= WIDTH for line in block.splitlines())
+
+
+def _wrap(block: str) -> str:
+    """One paragraph or item, behind empty lines."""
+    empty = re.match(r"\n*", block)
+    start = re.match(r"\n*([ ]*(?:(?:[-*]|\d+\.) )?)", block)
+    assert empty is not None
+    assert start is not None
+    filled = textwrap.fill(
+        " ".join(block[start.end() :].split()),
+        WIDTH,
+        initial_indent=start[1],
+        subsequent_indent=" " * len(start[1]),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    # A line that begins with a sign would begin an item.
+    filled = re.sub(r" (\S+)\n([ ]*)([-+*#>]|\d+[.)])(?=\s)", r"\n\2\1 \3", filled)
+    return empty[0] + filled + "\n" * (len(block) - len(block.rstrip("\n")))
 
 
 def main() -> None:

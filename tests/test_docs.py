@@ -35,6 +35,14 @@ def test_generated_parts_are_up_to_date(tables: ModuleType) -> None:
     assert stale == [], "run: python docs/tables.py"
 
 
+def test_one_line_width(tables: ModuleType) -> None:
+    """Text and code of the pages; tables, what is generated, and commands to copy are as long as they are."""
+    for page in tables.PAGES:
+        lines = "".join(tables.PART.split(page.read_text())[::5]).splitlines()
+        wide = [line for line in lines if len(line) > tables.WIDTH and not line.startswith(("|", "python3 -m venv"))]
+        assert wide == [], page.name
+
+
 def test_every_generated_part_is_on_a_page(tables: ModuleType) -> None:
     """No table is made for nothing."""
     used = {match[2] for page in tables.PAGES for match in tables.PART.finditer(page.read_text())}
