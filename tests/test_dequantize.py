@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lowbit
+from lowbit.capture import capture
 from lowbit.compress import set_codes
 from lowbit.dequantize import dequantize
 from lowbit.errors import InputError, UnsupportedError
@@ -295,6 +296,54 @@ def test_rows_of_a_weight_keep_their_codes() -> None:
     codes = parts["codes"].numpy()
     found = [weight.codes for weight in held(model) if weight.codes.shape[1] == 64]
     assert {row.tobytes() for row in codes} <= {row.tobytes() for each in found for row in each}
+
+
+def test_codes_are_found_again_whatever_happens_to_rows() -> None:
+    """Turned, cut, joined with other weights, put into another order, multiplied: by where a constant comes from."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(96, 64), nn.Linear(96, 32)
+    parts = [give(first, "int8"), give(second, "int8")]
+    order = torch.randperm(96)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = first, second
+            self.register_buffer("order", order)
+            self.register_buffer("factors", torch.linspace(-2, 2, 96)[:, None])
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = torch.cat([self.first.weight.t().t(), self.second.weight])
+            return x @ (both[self.order] * self.factors).t()
+
+    net, x = Net().eval(), torch.randn(5, 96)
+    model = lowbit.convert(net, x, progress=False)
+    (weight,) = held(model)
+    np.testing.assert_array_equal(weight.codes, np.concatenate([as_stored(each) for each in parts])[order])
+    assert (model(x) - net(x).detach()).norm() < 0.02 * net(x).norm()
+
+
+def test_equal_numbers_of_other_origin_bring_no_codes() -> None:
+    """A weight is known by where it comes from, not by what it holds."""
+    torch.manual_seed(0)
+    coded, plain = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+    parts = give(coded, "int8")
+    plain.weight.data = coded.weight.detach().clone()
+    both = nn.ModuleList([coded, plain]).eval()
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = both
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](torch.relu(self.layers[0](x)))
+
+    captured = capture(Net().eval(), (torch.randn(3, 64),))
+    names = [node.inputs[1] for node in captured.graph if node.op == "linear"]
+    assert [len(captured.graph.origins.get(name, ())) for name in names] == [1, 0]
+    (found,) = captured.graph.origins[names[0]]
+    np.testing.assert_array_equal(found.weight.codes, parts["codes"].numpy())
 
 
 def test_a_tables_codes_are_kept() -> None:

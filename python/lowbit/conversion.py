@@ -211,7 +211,7 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
         noted = note_sparsity(made.graph)
         decisions = tuple(_with_left(decision, left) for decision in made.decisions)
         return Conversion(
-            graph=share_constants(noted),  # a layer that is called twice has its codes once
+            graph=share_constants(replace(noted, origins={})),  # a layer that is called twice has its codes once
             reference=made.reference,
             meta=replace(meta, decisions=decisions, sparsity=sparse_layers(noted), **more),
             classes=captured.classes,
@@ -245,7 +245,7 @@ def _without_channels(graph: Graph, captured: Captured, rules: schemes.Rules) ->
         return graph, {}
     known = KnownWeights(captured.codes)
     few = any(scheme.weight_bits in few_bits() for _, scheme in rules.rules)
-    made, left = drop_channels(graph, keeps=lambda weight: known.of(weight) is not None, step=DIVISOR if few else 1)
+    made, left = drop_channels(graph, keeps=lambda name: known.of(graph, name) is not None, step=DIVISOR if few else 1)
     return made, {each.node: each for each in left}
 
 

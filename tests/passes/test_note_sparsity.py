@@ -11,6 +11,7 @@ from lowbit.graph import blocks
 from lowbit.graph.ir import Array, Weight, replace
 from lowbit.ops.interpreter import validate
 from lowbit.passes.note_sparsity import density, note_sparsity, sparse_layers
+from lowbit.runtime.meta import Kept
 
 
 def pruned(shape: tuple[int, ...], pattern: str, share: float, seed: int = 0) -> Array:
@@ -59,7 +60,7 @@ def test_layers_are_named_with_their_density() -> None:
         m.graph(m.node("quantized_linear", m.input("x", 2, 64, dtype="u8"), w, ones, ones, output="f32"))
     )
     assert density(codes, "4x4") == 0.25
-    assert sparse_layers(graph) == [{"node": graph.nodes[0].name, "pattern": "4x4", "density": 0.25}]
+    assert sparse_layers(graph) == (Kept(node=graph.nodes[0].name, pattern="4x4", density=0.25),)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,7 @@ class Captured:
     notes: tuple[str, ...]
     writes: tuple[str, ...]
     codes: tuple[Coded, ...] = ()
-    """Weights that came quantized: the float32 numbers that the graph holds, and their codes."""
+    """All weights that came quantized; the graph's `origins` say what is computed from which."""
 
 
 def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallback: bool = False) -> Captured:
@@ -67,7 +67,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     codes: list[Coded] = []
     notes: list[str] = []
     with compile_lock(), plain_weights(net, codes, notes):
-        program, made = _fitting(net, inputs, dynamic, fallback)
+        program, made = _fitting(net, inputs, dynamic, fallback, codes)
     return Captured(
         graph=made.graph,
         signature=program.signature,
@@ -75,16 +75,18 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         classes=program.classes,
         notes=(*notes, *program.notes, *made.notes, *map(_WRITES.format, made.writes)),
         writes=(*made.writes, *made.state),
-        codes=(*codes, *made.codes),
+        codes=made.codes,
     )
 
 
-def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) -> tuple[Program, Made]:
+def _fitting(
+    net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool, codes: Sequence[Coded]
+) -> tuple[Program, Made]:
     """The program and its graph; of the sizes that "auto" frees, the ones that an operation needs fixed are."""
     program = export(net, inputs, dynamic)
     refusal: UnsupportedError | None = None
     try:
-        made = lower(program, fallback=fallback)
+        made = lower(program, fallback=fallback, codes=codes)
         reasons = dict.fromkeys(_too_small(net, inputs, program, made.graph), "the example is smaller")
         trials = [reasons] if reasons else []
     except UnsupportedError as error:
@@ -94,7 +96,7 @@ def _fitting(net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool) ->
     for unfree in trials if isinstance(dynamic, str) else ():
         with suppress(UnsupportedError), warnings.catch_warnings(record=True) as told:
             fixed = export(net, inputs, dynamic, unfree=unfree, told=program.notes)
-            made = lower(fixed, fallback=fallback)
+            made = lower(fixed, fallback=fallback, codes=codes)
             program, refusal = fixed, None
             break
     else:

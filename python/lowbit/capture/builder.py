@@ -13,7 +13,7 @@ from torch.fx import Node as TorchNode
 
 from ..errors import GraphError
 from ..graph import dims
-from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Value
+from ..graph.ir import Array, Attribute, Coded, Condition, Dim, Graph, Node, Value
 from ..graph.limits import Limits
 from ..ops import OPS, infer
 from .export import FLOAT_NAMES, not_plain
@@ -87,6 +87,7 @@ class Builder:
         self.needs: list[Need] = []
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Array] = {}
+        self.origins: dict[str, tuple[Coded, ...]] = {}
         self.nodes: list[Node] = []
         self.node_names: set[str] = set()
 
@@ -153,7 +154,14 @@ class Builder:
         name = self.unique(name or f"{node_name(self.node, 'value')}.constant")
         shape = tuple(int(size) for size in array.shape)
         self.constants[name], self.values[name] = array, Value(dtype=dtype, shape=shape)
+        found = self.parents()
+        if found:
+            self.origins[name] = found
         return Ref(name, dtype, shape)
+
+    def parents(self) -> tuple[Coded, ...]:
+        """The weights that came quantized of which the node at hand computes."""
+        return ()
 
     def paired(self, x: Ref) -> Complex:
         """[..., 2] as complex numbers."""

@@ -56,4 +56,4 @@ def keep_codes(c: Lowering, node: TorchNode, numbers: Any) -> None:
     if array.dtype != np.int8 or array.ndim < 2 or axis != 0 or np.any(zero != 0):
         return
     weight = Weight(codes=array, scales=np.broadcast_to(step.reshape(-1), array.shape[:1]).astype(np.float32))
-    c.codes.append((c.constants[numbers.name], weight, codes.name))
+    c.note_codes(numbers, weight, codes.name)

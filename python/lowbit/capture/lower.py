@@ -57,24 +57,24 @@ class Made:
     codes: tuple[Coded, ...]
 
 
-def lower(program: Program, *, fallback: bool = False) -> Made:
+def lower(program: Program, *, fallback: bool = False, codes: Sequence[Coded] = ()) -> Made:
     """The program as a graph. fallback: what has no lowering becomes segments that torch runs.
 
     torch looks at free sizes of 2 and more alone; 1 is taken for possible, too, as long as all operations fit it.
     Raises UnsupportedError that lists every operation without a lowering.
     """
     try:
-        return _lower(program, fallback=False)
+        return _lower(program, fallback=False, codes=codes)
     except UnsupportedError as error:
         ones = [name for name in error.sizes if program.symbols[name].minimum == 1 < program.symbols[name].maximum]
         for names in subsets(ones):
             with suppress(UnsupportedError):
-                made = _lower(_at_least_2(program, names), fallback=False)
+                made = _lower(_at_least_2(program, names), fallback=False, codes=codes)
                 notes = [_AT_LEAST_2.format(name.replace("_", " "), error.sizes[name]) for name in names]
                 return replace(made, notes=(*notes, *made.notes))
         if not fallback:
             raise
-    return _lower(program, fallback=True)
+    return _lower(program, fallback=True, codes=codes)
 
 
 def subsets(names: Sequence[str]) -> list[list[str]]:
@@ -91,7 +91,7 @@ def _at_least_2(program: Program, names: Sequence[str]) -> Program:
     return replace(program, limits=replace(program.limits, symbols={**program.symbols, **grown}))
 
 
-def _lower(program: Program, *, fallback: bool) -> Made:
+def _lower(program: Program, *, fallback: bool, codes: Sequence[Coded]) -> Made:
     exported, state = program.exported, dict[str, str]()
     if writes_state(exported):
         exported, state = _stateless(exported)
@@ -100,7 +100,7 @@ def _lower(program: Program, *, fallback: bool) -> Made:
     in_torch: dict[TorchNode, Problem] = {}
     limits, needs = program.limits, list(program.needs)
     while True:
-        lowering = _Whole(program, exported, in_torch, limits)
+        lowering = _Whole(program, exported, in_torch, limits, codes)
         try:
             made: Made | UnsupportedError = lowering.run()
         except UnsupportedError as error:
@@ -119,6 +119,10 @@ def _lower(program: Program, *, fallback: bool) -> Made:
             exported, in_torch = _functional(exported), {}
         else:
             in_torch |= found
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.data_ptr() if tensor.layout == torch.strided and tensor.device.type == "cpu" else 0
 
 
 def _told(program: Program, limits: Limits, needs: list[Need]) -> Iterator[str]:
@@ -186,6 +190,7 @@ class _Whole(Walk):
             constants=constants,
             symbols=self.limits.symbols,
             conditions=self.limits.conditions,
+            origins={name: origin for name, origin in self.origins.items() if name in used},
         )
         self.check_smallest(graph)
         return Made(
@@ -223,7 +228,7 @@ class _Whole(Walk):
             value = node.meta.get("val")
             if node.name not in users:
                 target = specs[node.name].target or node.name
-                self.env[node] = self.held(tensors[target], target) if node.users else None
+                self.env[node] = self.stored(tensors[target], target) if node.users else None
             elif isinstance(value, torch.Tensor):
                 declared = self.declared(value)
                 self.values[node.name] = declared
@@ -233,6 +238,14 @@ class _Whole(Walk):
             else:
                 self.env[node] = value
         return tuple(inputs)
+
+    def stored(self, tensor: torch.Tensor, name: str) -> Ref | Complex:
+        """A parameter or buffer, with the codes that it came with."""
+        ref = self.held(tensor, name)
+        if isinstance(ref, Ref) and tensor.numel():
+            same = [each for each in self.codes if each.numbers.ctypes.data == _address(tensor)]
+            self.origins |= {ref.name: tuple(same)} if same else {}
+        return ref
 
     def declare_outputs(self, results: list[Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Distinct values of nodes; an input or constant that is returned as it is gets a node of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,7 @@ from torch.fx import Node as TorchNode
 
 from ..errors import LowbitError, UnsupportedError
 from ..graph.dims import symbols_of
-from ..graph.ir import Coded, Value
+from ..graph.ir import Coded, Value, Weight
 from ..graph.limits import Limits
 from ..torch_internals import pytree, schema
 from .builder import WIDER, Builder, Complex, Ref, Unlowerable
@@ -31,6 +31,7 @@ class Lowering(Builder):
         exported: torch.export.ExportedProgram,
         in_torch: Mapping[TorchNode, Problem],
         limits: Limits,
+        codes: Sequence[Coded] = (),
     ) -> None:
         super().__init__(limits, program.names, next(iter(exported.graph.nodes)))
         self.program, self.exported, self.in_torch = program, exported, in_torch
@@ -42,7 +43,7 @@ class Lowering(Builder):
         self.narrow: dict[str, torch.dtype] = {}
         self.foreign: dict[str, torch.Tensor] = {}
         self.notes: list[str] = []
-        self.codes: list[Coded] = []
+        self.codes = list(codes)
 
     def resolve(self, argument: Any) -> Any:
         """torch's argument with its nodes replaced by what they stand for."""
@@ -59,6 +60,18 @@ class Lowering(Builder):
         return self.resolve(given.get(name, default))
 
     # Constants.
+
+    def parents(self) -> tuple[Coded, ...]:
+        """See `Builder.parents`."""
+        refs = pytree.tree_leaves([self.env.get(item) for item in self.node.all_input_nodes])
+        found = [each for ref in refs if isinstance(ref, Ref) for each in self.origins.get(ref.name, ())]
+        return tuple(dict.fromkeys(found))
+
+    def note_codes(self, numbers: Ref, weight: Weight, source: str) -> None:
+        """Note that a constant came quantized."""
+        coded = Coded(numbers=self.constants[numbers.name], weight=weight, source=source)
+        self.codes.append(coded)
+        self.origins[numbers.name] = (coded,)
 
     def held(self, tensor: torch.Tensor, name: str) -> Ref | Complex:
         """A constant, or what stands in for a tensor that no graph can hold; constants may be computed from that."""

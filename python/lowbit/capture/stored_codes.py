@@ -34,7 +34,8 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
             numbers = parameter.dequantize().detach().float()
             weight = _weight(parameter)
             if weight is not None:
-                codes.append((np.ascontiguousarray(numbers.numpy()), weight, f"a {name} {list(numbers.shape)}"))
+                source = f"a {name} {list(numbers.shape)}"
+                codes.append(Coded(numbers=np.ascontiguousarray(numbers.numpy()), weight=weight, source=source))
             parameters(module)[name] = torch.nn.Parameter(numbers, requires_grad=False)
         if found:
             kept = len(codes)

@@ -111,8 +111,13 @@ class Weight:
         return self.numbers if dtype is None else self.numbers.astype(dtype, copy=False)
 
 
-Coded = tuple[Array, Weight, str]
-"""A weight that came quantized: its float32 numbers, its codes, and where it came from, for people."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coded:
+    """A weight that came quantized: its float32 numbers, as the model computes them, and where it came from."""
+
+    numbers: Array
+    weight: Weight
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +177,8 @@ class Graph:
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
+    origins: Mapping[str, tuple[Coded, ...]] = field(default_factory=dict)
+    """Of a float graph: the weights that came quantized of which constants were computed; passes hand them on."""
 
     def producer(self, value: str) -> Node | None:
         """The node that makes `value`, or None for an input or a constant."""

@@ -19,7 +19,7 @@ from .layers import CONVOLUTIONS, LAYERS
 
 PAIRS = ("add", "sub", "mul", "div", "minimum", "maximum", "prelu", "pow")
 POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "resize")
-Kept = Callable[[Array], bool]
+Kept = Callable[[str], bool]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,7 +108,7 @@ class Channels:
         arrays = [self.array(name) for name in node.inputs[1:3] if name]
         plain = all(array is not None and np.isfinite(array).all() for array in arrays) and len(node.inputs) < 4
         weight = arrays[0] if plain else None
-        return weight is not None and weight.dtype == np.float32 and weight.size > 0 and not self._keeps(weight)
+        return weight is not None and weight.dtype == np.float32 and weight.size > 0 and not self._keeps(node.inputs[1])
 
     def _layer_fills(self, node: Node) -> Array:
         """The bias of channels whose weights are zero, with what constant inputs add to it."""

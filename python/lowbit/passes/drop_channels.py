@@ -42,10 +42,10 @@ class Left:
         return f"without {said}, which are constant or not read"
 
 
-def drop_channels(graph: Graph, *, keeps: Kept = lambda weight: False, step: int = 1) -> tuple[Graph, list[Left]]:
+def drop_channels(graph: Graph, *, keeps: Kept = lambda name: False, step: int = 1) -> tuple[Graph, list[Left]]:
     """The graph without channels that are constant or not read, and what left which layer.
 
-    keeps: weights that stay as they are. step: of what stays of a layer's outputs, a multiple.
+    keeps: says by its name which weight stays as it is. step: of what stays of a layer's outputs, a multiple.
 
     before: linear(w, b; rows 3 .. 9 of w zero) -> gelu -> linear(v, c) -> y
     after:  linear(w[:3], b[:3]) -> gelu -> linear(v[:, :3], c + v[:, 3:] gelu(b[3:])) -> y

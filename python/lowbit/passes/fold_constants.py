@@ -38,7 +38,8 @@ def _fold(r: Rewriter, node: Node) -> Node | None:
         results = OPS[node.op].reference(node, [r.array(name) if name else None for name in node.inputs])
     except InputError:  # such as an index out of range: it is the caller's to meet
         return node
-    r.constants.update(zip(node.outputs, map(np.asarray, results), strict=True))
+    for name, result in zip(node.outputs, results, strict=True):
+        r.define(name, np.asarray(result))
     return None
 
 

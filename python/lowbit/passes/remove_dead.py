@@ -21,4 +21,5 @@ def remove_dead(graph: Graph) -> Graph:
     constants = {name: constant for name, constant in graph.constants.items() if name in needed}
     kept = {*graph.inputs, *constants, *(name for node in nodes for name in node.outputs)}
     values = {name: value for name, value in graph.values.items() if name in kept}
-    return replace(graph, nodes=tuple(nodes), constants=constants, values=values)
+    origins = {name: origin for name, origin in graph.origins.items() if name in constants}
+    return replace(graph, nodes=tuple(nodes), constants=constants, values=values, origins=origins)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..graph.ir import Array, Attribute, Graph, Node, replace
+from ..graph.ir import Array, Attribute, Coded, Graph, Node, replace
 from ..ops import constant_value, infer
 from .remove_dead import remove_dead
 
@@ -25,6 +25,9 @@ class Rewriter:
         self._uses = graph.uses()
         self._renamed: dict[str, str] = {}
         self._names = {node.name for node in graph}
+        self._origins = dict(graph.origins)
+        self._seen: dict[Coded, None] = {}
+        """Whose numbers the rule at hand has looked at: what it makes is made of them."""
 
     def producer(self, value: str) -> Node | None:
         """The node, as rewritten so far, that makes `value`."""
@@ -37,13 +40,21 @@ class Rewriter:
     def array(self, value: str) -> Array | None:
         """The content of a plain constant, else None."""
         constant = self.constants.get(value)
+        self._seen.update(dict.fromkeys(self._origins.get(value, ())))
         return constant if isinstance(constant, np.ndarray) else None
 
     def constant(self, array: Array, preferred: str) -> str:
         """Add a constant; its name."""
         name = self._unique(preferred)
-        self.constants[name], self.values[name] = array, constant_value(array)
+        self.values[name] = constant_value(array)
+        self.define(name, array)
         return name
+
+    def define(self, value: str, array: Array) -> None:
+        """Let a value be a constant."""
+        self.constants[value] = array
+        if self._seen:
+            self._origins[value] = tuple(self._seen)
 
     def scalar(self, value: str) -> float | None:
         """The number in a constant of one element, else None."""
@@ -81,7 +92,8 @@ class Rewriter:
         self._renamed[value] = other
 
     def current(self, node: Node) -> Node:
-        """The node with its inputs renamed."""
+        """The node with its inputs renamed; the next that a rule looks at."""
+        self._seen.clear()
         if not any(name in self._renamed for name in node.inputs):
             return node
         return replace(node, inputs=tuple(self._renamed.get(name, name) for name in node.inputs))
@@ -89,7 +101,8 @@ class Rewriter:
     def finish(self) -> Graph:
         """The new graph, without what is not used any more."""
         nodes = tuple(node for node in self._nodes if node is not None)
-        return remove_dead(replace(self.graph, nodes=nodes, values=self.values, constants=self.constants))
+        made = replace(self.graph, nodes=nodes, values=self.values, constants=self.constants, origins=self._origins)
+        return remove_dead(made)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:

@@ -28,7 +28,8 @@ def share_constants(graph: Graph) -> Graph:
         else node
         for node in graph
     )
-    return remove_dead(replace(graph, nodes=nodes))
+    origins = {**graph.origins, **{renamed[name]: origin for name, origin in graph.origins.items()}}
+    return remove_dead(replace(graph, nodes=nodes, origins=origins))
 
 
 def _key(constant: Array | Weight) -> Hashable:

@@ -53,7 +53,7 @@ def _takes_residual(r: Rewriter, layer: Node, other: str, weights: KnownWeights)
     """Whether the layer will be an integer node and the other operand has codes."""
     producers = [r.producer(name) for name in (layer.inputs[0], other)]
     coded = all(node is not None and node.op == "dequantize" for node in producers)
-    return coded and weights.of(r.array(layer.inputs[1])) is not None
+    return coded and weights.of(r.graph, layer.inputs[1]) is not None
 
 
 class _Adopter:
@@ -115,7 +115,7 @@ class _Adopter:
 
     def _put_layer(self, node: Node) -> bool:
         constants = [self.graph.constants.get(name) if name else None for name in node.inputs[1:3]]
-        codes = self.weights.of(constants[0])
+        codes = self.weights.of(self.graph, node.inputs[1])
         others = [name for name in (node.inputs[0], *node.inputs[3:4]) if name]
         bias = constants[1] if len(constants) > 1 else None
         if codes is None or isinstance(bias, Weight) or not all(name in self._coded for name in others):
@@ -205,6 +205,6 @@ def _decision(node: Node, adopter: _Adopter) -> Decision:
         reason = KEPT if node.op in LAYERS else "works on the codes of the model"
         return Decision(node=node.name, op=node.op, scheme="int8", reason=reason)
     reason = "the model leaves it in float32"
-    if node.op in LAYERS and adopter.weights.of(adopter.graph.constants.get(node.inputs[1])) is not None:
+    if node.op in LAYERS and adopter.weights.of(adopter.graph, node.inputs[1]) is not None:
         reason = "its weight came quantized, its input did not"
     return Decision(node=node.name, op=node.op, scheme="float32", reason=reason)

@@ -46,7 +46,7 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
     ends = _ends(graph)
     found: dict[str, Width] = {}
     for node in graph:
-        codes = known.of(graph.constants.get(node.inputs[1])) if node.op in LAYERS else None
+        codes = known.of(graph, node.inputs[1]) if node.op in LAYERS else None
         if node.op not in LAYERS or rules.of(node).is_float:
             continue
         if isinstance(codes, GroupCodes):
@@ -77,7 +77,7 @@ def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
         if node.op != "take" or not is_table or node.attrs.get("axis", 0) != 0 or node.inputs[1] in graph.constants:
             continue
         assert isinstance(table, np.ndarray)
-        codes = known.of(table)
+        codes = known.of(graph, node.inputs[0])
         if isinstance(codes, GroupCodes) and np.all(codes.factors == 1.0) and not scheme.is_float:
             note = f"its table came with {codes.bits}-bit codes in groups of {codes.group_size}"
             found[node.name] = Width(group_size=codes.group_size, note=note, bits=codes.bits)

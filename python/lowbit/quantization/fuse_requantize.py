@@ -158,7 +158,8 @@ class Emitter:
         """The graph: the model's outputs are floats."""
         for name in self.graph.outputs:
             self.floats(name)
-        return replace(self.graph, nodes=tuple(self._nodes), values=dict(self._values), constants=dict(self._constants))
+        values, constants = dict(self._values), dict(self._constants)
+        return replace(self.graph, nodes=tuple(self._nodes), values=values, constants=constants, origins={})
 
 
 # --------------------------------------------------------------------------------------------------------------- static

@@ -1,85 +1,85 @@
 """Weights that came quantized: their float32 numbers are in the graph, their codes are kept beside it.
 
-Passes rename, reshape and cut weights, and fold what scales an output channel (a batch normalization) into them. So a
-layer's weight is known by its rows: each that is a known row times a number has that row's codes, and the number goes
-into the layer's multiplier.
+Passes rename, reshape and cut weights, and fold what scales an output channel (a batch normalization) into them. The
+graph says from which weights a constant was computed (`Graph.origins`). Each of its rows that is a row of these times a
+number has that row's codes, and the number goes into the layer's multiplier.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
-from ..graph.ir import Array, Coded, Weight
+from ..graph.ir import Array, Coded, Graph, Weight
 from ..graph.weights import middle
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
 TOLERANCE = 2.0**-20
 """By how much the numbers of a row may differ from another's times one number: they were rounded to float32."""
+GLANCE = 64
+"""Columns by whose signs rows are told apart before they are compared whole."""
 _Found = tuple[int, int, float]
 """A known weight, its row, and what the row is multiplied by."""
 
 
 class KnownWeights:
-    """Finds the codes of a float32 weight by its rows."""
+    """Finds the codes of a float graph's weights. coded: all that came."""
 
     def __init__(self, coded: Sequence[Coded]) -> None:
-        self._weights = [weight for _, weight, _ in coded]
-        self._sources = [source for _, _, source in coded]
-        self._numbers = [_rows(numbers, is_grouped=weight.group_size > 0) for numbers, weight, _ in coded]
-        self._whole = {_digest(rows): which for which, rows in enumerate(self._numbers)}
-        self._cache: dict[bytes, Codes | GroupCodes | None] = {}
-        self._met: set[int] = set()
+        self._coded = tuple(coded)
+        self._cache: dict[str, tuple[Array, Codes | GroupCodes | None]] = {}
+        self._met: set[Coded] = set()
 
-    @cached_property
-    def _places(self) -> dict[bytes, list[tuple[int, int]]]:
-        """By the key of a row, the known rows that it may be a multiple of."""
-        places: dict[bytes, list[tuple[int, int]]] = {}
-        for which, rows in enumerate(self._numbers):
-            for row, key in enumerate(_keys(rows)):
-                places.setdefault(key, []).append((which, row))
-        return places
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def of(self, numbers: object) -> Codes | GroupCodes | None:
+    def of(self, graph: Graph, name: str) -> Codes | GroupCodes | None:
         """The codes of a layer's weight, if it came quantized."""
-        if not self._weights or not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim < 2:
+        numbers, origins = graph.constants.get(name), graph.origins.get(name, ())
+        if not origins or not isinstance(numbers, np.ndarray) or numbers.dtype != np.float32 or numbers.ndim < 2:
             return None
-        for is_grouped in dict.fromkeys(weight.group_size > 0 for weight in self._weights):
+        if name not in self._cache or self._cache[name][0] is not numbers:
+            self._cache[name] = numbers, self._look_up(numbers, origins)
+        return self._cache[name][1]
+
+    def _look_up(self, numbers: Array, origins: Sequence[Coded]) -> Codes | GroupCodes | None:
+        for is_grouped in dict.fromkeys(each.weight.group_size > 0 for each in origins):
+            of_kind = [each for each in origins if (each.weight.group_size > 0) == is_grouped]
             rows = _rows(numbers, is_grouped=is_grouped)
-            key = _digest(rows) + repr((is_grouped, numbers.shape)).encode()
-            if key not in self._cache:
-                self._cache[key] = self._find(rows, is_grouped, numbers.shape)
-            if self._cache[key] is not None:
-                return self._cache[key]
+            known = [_rows(each.numbers, is_grouped=is_grouped) for each in of_kind]
+            search = _Search([each.weight for each in of_kind], known)
+            found = search.find(rows)
+            codes = None if found is None else _gathered(search, found, numbers.shape)
+            if found is not None and codes is not None:
+                self._met.update(of_kind[which] for which, _, _ in found)
+                return codes
         return None
 
     def lost(self) -> list[str]:
         """Notes about weights that no layer was asked about, as they are in none."""
         return [
-            f"the codes that {source} came with are not kept: no layer's weight has these numbers, or rows of them "
-            "times a number each"
-            for which, source in enumerate(self._sources)
-            if which not in self._met
+            f"the codes that {each.source} came with are not kept: no layer's weight has these numbers, or rows of "
+            "them times a number each"
+            for each in self._coded
+            if each not in self._met
         ]
 
-    def _find(self, rows: Array, is_grouped: bool, shape: tuple[int, ...]) -> Codes | GroupCodes | None:
-        """As rows of weights with groups, or without."""
-        which = self._whole.get(_digest(rows))
-        if which is not None and (self._weights[which].group_size > 0) == is_grouped:
-            self._met.add(which)
-            return codes_of(self._weights[which], shape)
+
+class _Search:
+    """Which known rows the rows of a weight are multiples of."""
+
+    def __init__(self, weights: Sequence[Weight], numbers: Sequence[Array]) -> None:
+        self.weights, self.numbers = weights, numbers
+
+    def find(self, rows: Array) -> list[_Found] | None:
+        """For each row what it is made of; None where one is made of none."""
+        for which, known in enumerate(self.numbers):
+            if known.shape == rows.shape and np.array_equal(known, rows):
+                return [(which, row, 1.0) for row in range(len(rows))]
         found: dict[int, _Found] = {}
         last = (-1, -1)
         (others,) = np.nonzero(rows.any(axis=1))
-        for place, key in zip(others.tolist(), _keys(rows[others]), strict=True):
-            match = self._match(rows[place], key, is_grouped, (last[0], last[1] + 1))
+        for place in others.tolist():
+            match = self._match(rows[place], (last[0], last[1] + 1))
             if match is None:
                 return None
             found[place], last = match, match[:2]
@@ -88,43 +88,61 @@ class KnownWeights:
         first = next(iter(found))
         for place in range(len(rows)):  # what a factor of 0 left of a row says no more which it was
             which, row = found[first][0], found[first][1] + place - first
-            found.setdefault(place, (which, row if 0 <= row < len(self._numbers[which]) else found[first][1], 0.0))
-        codes = self._gathered([found[place] for place in range(len(rows))], is_grouped, shape)
-        if codes is not None:
-            self._met.update(which for which, _, _ in found.values())
-        return codes
+            found.setdefault(place, (which, row if 0 <= row < len(self.numbers[which]) else found[first][1], 0.0))
+        return [found[place] for place in range(len(rows))]
 
-    def _match(self, row: Array, key: bytes, is_grouped: bool, expected: tuple[int, int]) -> _Found | None:
+    def _match(self, row: Array, expected: tuple[int, int]) -> _Found | None:
         """The known row that this one is a multiple of; of several that which follows the one before, or is equal."""
+        if expected[0] >= 0 and expected[1] < len(self.numbers[expected[0]]):
+            factor = _factor(row, self.numbers[expected[0]][expected[1]])
+            if factor is not None:
+                return *expected, factor
         found: _Found | None = None
-        follows = expected[0] >= 0 and expected[1] < len(self._numbers[expected[0]])
-        for which, place in (*([expected] if follows else ()), *self._places.get(key, ())):
-            known = self._numbers[which][place]
-            if (self._weights[which].group_size > 0) != is_grouped or known.shape != row.shape:
-                continue
-            factor = _factor(row, known)
-            if factor is None or (found is not None and factor != 1):
-                continue
-            if factor == 1 or (which, place) == expected:
-                return which, place, factor
-            found = which, place, factor
+        for which, known in enumerate(self.numbers):
+            for place in _alike(row, known):
+                factor = _factor(row, known[place])
+                if factor == 1:
+                    return which, place, factor
+                if factor is not None and found is None:
+                    found = which, place, factor
         return found
 
-    def _gathered(self, found: Sequence[_Found], is_grouped: bool, shape: tuple[int, ...]) -> Codes | GroupCodes | None:
-        """The rows of known weights as one."""
-        parts = [(self._weights[which], row) for which, row, _ in found]
-        if len({(w.group_size, w.zero_points is None, w.bits) for w, _ in parts}) != 1:
-            return None
-        zeros = [w.zero_points[row] for w, row in parts if w.zero_points is not None]
-        first = parts[0][0]
-        whole = Weight(
-            codes=np.stack([(w.rows if is_grouped else w.codes.reshape(len(w.codes), -1))[row] for w, row in parts]),
-            scales=np.stack([w.scales[row] for w, row in parts]),
-            zero_points=np.stack(zeros) if zeros else None,
-            bits=first.bits,
-            group_size=first.group_size,
-        )
-        return codes_of(whole, shape, np.array([factor for _, _, factor in found]))
+
+def _alike(row: Array, known: Array) -> list[int]:
+    """The known rows whose signs, or their reverse, begin as this row's."""
+    if known.shape[1:] != row.shape:
+        return []
+    signs, others = np.sign(row[:GLANCE]), np.sign(known[:, :GLANCE])
+    places: list[int] = np.flatnonzero((others == signs).all(axis=1) | (others == -signs).all(axis=1)).tolist()
+    return places
+
+
+def _gathered(search: _Search, found: Sequence[_Found], shape: tuple[int, ...]) -> Codes | GroupCodes | None:
+    """The rows of known weights as one."""
+    only = {which for which, _, _ in found}
+    if len(only) == 1 and all(place == row and factor == 1 for place, (_, row, factor) in enumerate(found)):
+        weight = search.weights[only.pop()]
+        if len(weight.codes) == len(found):
+            return codes_of(weight, shape)
+    parts = [(search.weights[which], row) for which, row, _ in found]
+    if len({(w.group_size, w.zero_points is None, w.bits) for w, _ in parts}) != 1:
+        return None
+    rows = {which: _codes(search.weights[which]) for which, _, _ in found}
+    zeros = [w.zero_points[row] for w, row in parts if w.zero_points is not None]
+    first = parts[0][0]
+    whole = Weight(
+        codes=np.stack([rows[which][row] for which, row, _ in found]),
+        scales=np.stack([w.scales[row] for w, row in parts]),
+        zero_points=np.stack(zeros) if zeros else None,
+        bits=first.bits,
+        group_size=first.group_size,
+    )
+    return codes_of(whole, shape, np.array([factor for _, _, factor in found]))
+
+
+def _codes(weight: Weight) -> Array:
+    """Rows in the order of `_rows`."""
+    return weight.rows if weight.group_size else weight.codes.reshape(len(weight.codes), -1)
 
 
 def codes_of(weight: Weight, shape: tuple[int, ...], factors: Array | float = 1.0) -> Codes | GroupCodes:
@@ -151,18 +169,6 @@ def _rows(numbers: Array, *, is_grouped: bool) -> Array:
     """A weight as rows in the order of its codes: in groups, with the input channels innermost."""
     ordered = np.moveaxis(numbers, 1, -1) if is_grouped else numbers
     return np.ascontiguousarray(ordered).reshape(len(numbers), -1)
-
-
-def _digest(rows: Array) -> bytes:
-    return hashlib.blake2b(rows.data).digest() + repr(rows.shape).encode()
-
-
-def _keys(rows: Array) -> list[bytes]:
-    """The same for rows that are multiples of each other: where they are positive, where negative, or the reverse."""
-    signs = np.sign(rows).astype(np.int8)
-    first = np.take_along_axis(signs, (signs != 0).argmax(axis=1)[:, None], 1) if rows.shape[1] else signs
-    turned = signs * np.where(first == 0, 1, first) if rows.shape[1] else signs
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in turned]
 
 
 def _factor(row: Array, known: Array) -> float | None:

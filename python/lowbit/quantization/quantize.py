@@ -136,7 +136,7 @@ class Quantizer:
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
         scheme = self.rules.of(node)
-        return (scheme.equalize or scheme.is_float) and self._known.of(graph.constants.get(node.inputs[1])) is None
+        return (scheme.equalize or scheme.is_float) and self._known.of(graph, node.inputs[1]) is None
 
     def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
         """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
@@ -330,7 +330,7 @@ class Quantizer:
     def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
         """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""
         scheme = self.rules.of(readers[0])
-        fixed = any(self._known.of(_array(self.graph, node.inputs[1])) is not None for node in readers)
+        fixed = any(self._known.of(self.graph, node.inputs[1]) is not None for node in readers)
         return dataclasses.replace(scheme, smooth=False) if fixed else scheme
 
     def _policy(self, readers: Sequence[Node]) -> str:
@@ -358,7 +358,7 @@ class Quantizer:
         """The codes of an embedding's rows."""
         if node.name not in self._table_codes:
             table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
-            made = self._known.of(table)
+            made = self._known.of(self.graph, node.inputs[0])
             if not isinstance(made, GroupCodes):
                 made = round_groups(table, width.group_size, symmetric=symmetric, bits=width.bits)
             self._table_codes[node.name] = made.as_weight()
@@ -432,7 +432,7 @@ class Quantizer:
     ) -> Codes | GroupCodes:
         """A layer's codes: those that came with its weight, else by what is known of its inputs."""
         weight, size = _array(self.graph, node.inputs[1]), plan.groups.get(node.name, 0)
-        known = self._known.of(weight)
+        known = self._known.of(self.graph, node.inputs[1])
         if known is not None and isinstance(known, GroupCodes) == (size > 0):
             return known
         even = weight if factors is None else weight / factors

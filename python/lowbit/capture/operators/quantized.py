@@ -56,7 +56,7 @@ def stored(c: Lowering, codes: Ref, scale: Ref, zero_point: Ref | None, g_idx: R
     parts = (given(codes), given(scale), zero, index)
     weight = weight_of(*arrays(*parts), format)
     made = c.constant(numbers_of(*parts, format), f"{codes.name}.numbers")
-    c.codes.append((c.constants[made.name], weight, codes.name))
+    c.note_codes(made, weight, codes.name)
     return made
 
 
