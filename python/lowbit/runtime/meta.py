@@ -54,7 +54,7 @@ class Meta:
 
     more: what other keys a file has, which are kept and given back.
 
-    Example:
+    Examples:
         >>> Meta.read({"producer": "lowbit 0.1.0", "team": "vision"}).more
         {'team': 'vision'}
     """
