@@ -81,7 +81,7 @@ def test_an_operator(tmp_path: Path) -> None:
         lowbit.Session(graph)
 
 
-OPERATOR_PLACES = ("python/lowbit/ops", "cpp/graph/ops", "tests/graphs.py", "tests/cpp/test_random_nodes.cpp")
+OPERATOR_PLACES = ("cpp/graph/ops", "tests/graphs.py", "tests/cpp/test_random_nodes.cpp")
 
 
 @pytest.mark.parametrize("place", OPERATOR_PLACES)
