@@ -1,6 +1,6 @@
 """The graph that everything between capture and file speaks in: frozen values, nodes and weights.
 
-A `Graph` is a list of `Node`s in topological order over named values. A value is an input, a constant or one node's
+A `Graph` is a list of nodes in topological order over named values. A value is an input, a constant or one node's
 output; `Graph.values` gives its `Value` (dtype, shape, quantization). Shapes are in torch's own layout (NCHW);
 memory layout is the session's business. Nothing here knows torch, a file or an ISA.
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Dim = int | str
-"""A size: a number, or an expression over the graph's symbols such as `"batch"` or `"2*s1 + 1"` (see `dims.py`)."""
+"""A size, as a number or an expression over the graph's symbols such as `"batch"` or `"2*s1 + 1"` (see `dims.py`)."""
 Attribute = int | float | str | bool | tuple["Attribute", ...]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -37,7 +37,12 @@ RESERVED = {"bf16": "floats of 16 bits with float32's exponents", "sign": "-1 or
 
 @dataclass(frozen=True, kw_only=True)
 class Quant:
-    """How codes mean numbers: real = (code - zero_point) * scale. A text names the value that holds the number."""
+    """How codes mean numbers: real = (code - zero_point) * scale.
+
+    Args:
+        scale: The number, or the name of the value that holds it.
+        zero_point: The code of zero, or the name of the value that holds it.
+    """
 
     scale: float | str
     zero_point: int | str
@@ -45,7 +50,13 @@ class Quant:
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """The type of one value."""
+    """The type of one value.
+
+    Args:
+        dtype: One of `DTYPES`.
+        shape: Sizes in torch's order (NCHW).
+        quant: What its codes mean, if it holds codes.
+    """
 
     dtype: str
     shape: tuple[Dim, ...]
@@ -54,17 +65,23 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weight:
-    """Real numbers in few bits, a constant: codes `[channels, inputs, *window]` and what they mean.
+    """Real numbers in few bits, a constant.
 
-    real = (code - zero point) * scale, or code * scale + offset, or values[code] * scale.
+    real = (code - zero point) * scale, or code * scale + offset, or values[code] * scale. At most one of `zero_points`,
+    `offsets` and `values` is given. With one of these codes are 0 .. 2^bits - 1, else as many below zero as from zero
+    on; of 8 bits -128 .. 127 always, and without zero points.
 
-    codes: int8 in the shape of the real weight; `bits`, 1, 2, 3, 4 or 8, are enough for each. group_size: so many
-    adjacent weights of a channel, its inputs innermost (`[*window, inputs]`), have one scale; 0: all of a channel.
-    scales: float16 or float32 [channels, groups], or [channels] without groups. At most one of: zero_points, uint8 of
-    the scales' shape; offsets, float16 of that shape; values, float32 [2 ** bits]. Codes are 0 .. 2 ** bits - 1 with
-    one of these, else as many below zero as from zero on; of 8 bits -128 .. 127 always, and without zero points.
-    sparsity: the pattern of blocks (`blocks.PATTERNS`) in which the codes' zeros lie, None for a dense weight; a note
-    for files and people, which changes no result.
+    Args:
+        codes: int8 `[channels, inputs, *window]`, the shape of the real weight.
+        scales: float16 or float32 [channels, groups], or [channels] without groups.
+        bits: 1, 2, 3, 4 or 8, enough for each code.
+        group_size: So many adjacent weights of a channel, its inputs innermost (`[*window, inputs]`), have one scale;
+            0: all of a channel.
+        zero_points: uint8 of the scales' shape.
+        offsets: float16 of the scales' shape.
+        values: float32 [2^bits].
+        sparsity: The pattern of blocks (`blocks.PATTERNS`) in which the codes' zeros lie, None for a dense weight; a
+            note for files and people, which changes no result.
     """
 
     codes: Array
@@ -89,7 +106,7 @@ class Weight:
 
     @property
     def numbers(self) -> Array:
-        """The real weight, float32: each operation rounded once."""
+        """The real weight in float32, with each operation rounded once."""
         rows = self.rows
         size = self.group_size or rows.shape[1]
         groups = rows.reshape(len(rows), rows.shape[1] // size if self.group_size else 1, size)
@@ -113,7 +130,13 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coded:
-    """A weight that came quantized: its float32 numbers, as the model computes them, and where it came from."""
+    """A weight that came quantized.
+
+    Args:
+        numbers: Its float32 numbers, as the model computes them.
+        weight: Its codes.
+        source: Where it came from, for people.
+    """
 
     numbers: Array
     weight: Weight
@@ -122,7 +145,14 @@ class Coded:
 
 @dataclass(frozen=True, kw_only=True)
 class Symbol:
-    """A size unknown until run time: inclusive bounds, and `remainder` more than a multiple of `multiple`."""
+    """A size unknown until run time.
+
+    Args:
+        minimum: The least it can be.
+        maximum: The most it can be.
+        multiple: It is `remainder` more than a multiple of this.
+        remainder: From 0 to `multiple` - 1.
+    """
 
     minimum: int = 1
     maximum: int = 2**31 - 1
@@ -132,9 +162,11 @@ class Symbol:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What sizes must fulfil beyond the limits of each by itself: the expression is "zero", "nonzero" or "natural".
+    """What sizes must fulfil beyond the limits of each by itself.
 
-    natural: 0 or more.
+    Args:
+        kind: What the expression must be: "zero", "nonzero" or "natural" (0 or more).
+        size: The expression.
     """
 
     kind: str
@@ -143,7 +175,16 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One operation. `inputs`: "" for an absent optional one. `source`: the module path and line it came from."""
+    """One operation.
+
+    Args:
+        op: The operator's name.
+        name: Its own, for messages.
+        inputs: Names of values; "" for an absent optional one.
+        outputs: Names of the values that it makes.
+        attrs: The operator's attributes that are not its defaults.
+        source: The module path and line that it came from.
+    """
 
     op: str
     name: str
@@ -167,7 +208,20 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graph:
-    """A whole model. `states` are (input, output) pairs that a session keeps between calls (reserved)."""
+    """A whole model: nodes in topological order over named values.
+
+    Args:
+        inputs: Names of values, in the order of a call.
+        outputs: Names of values, in the order of the result.
+        values: The type of every input, constant and output of a node.
+        nodes: The operations, in order.
+        constants: Arrays and quantized weights.
+        symbols: The sizes that are free, with their limits.
+        conditions: What they must fulfil together.
+        states: Pairs (input, output) that a session keeps between calls (reserved).
+        origins: In a float graph, the weights that came quantized of which constants were computed; passes hand them
+            on.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -178,7 +232,6 @@ class Graph:
     conditions: tuple[Condition, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     origins: Mapping[str, tuple[Coded, ...]] = field(default_factory=dict)
-    """Of a float graph: the weights that came quantized of which constants were computed; passes hand them on."""
 
     def producer(self, value: str) -> Node | None:
         """The node that makes `value`, or None for an input or a constant."""

@@ -85,7 +85,8 @@ def bearable(
         return [], ""
     whole = noise(ordered)
     limit = (1 + EXTRA) * least
-    within = f"one range for all rows: all such raise the outputs' noise by {10 * np.log10(1 + EXTRA):.1f} dB at most"
+    most = f"{10 * np.log10(1 + EXTRA):.1f} dB"
+    within = f"one range for all rows: all such layers together raise the outputs' noise by {most} at most"
     if (whole <= limit).all():
         return list(ordered), within
     gain = microseconds(()) / max(microseconds(ordered), 1e-9)
