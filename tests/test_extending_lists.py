@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,6 +81,59 @@ def test_an_operator(tmp_path: Path) -> None:
     np.testing.assert_allclose(y, Bessel()(torch.from_numpy(x)).numpy(), rtol=1e-5)
     with pytest.raises(lowbit.GraphError, match="bessel_i0"):  # step 2, in C++, is what is missing
         lowbit.Session(graph)
+
+
+NEW_OPERATOR = """// A throw-away operator.
+#include <cmath>
+
+#include "graph/ops/common.h"
+#include "graph/ops/ops.h"
+
+namespace lowbit::graph {
+namespace {
+
+class BesselI0 final : public Op {
+ public:
+  explicit BesselI0(const NodeInfo& node) {
+    node.expect_inputs(1, 1);
+    node.expect_outputs(1);
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    return {inputs[0]};
+  }
+  void run(const RunArgs& args) const override {
+    const float* x = args.inputs[0].as<float>();
+    float* y = args.outputs[0].as<float>();
+    for (int64_t i = 0; i < args.outputs[0].shape.elements(); ++i)
+      y[i] = static_cast<float>(std::cyl_bessel_i(0.0, x[i]));
+  }
+};
+
+}  // namespace
+
+const OpRows kBesselOps = {{"bessel_i0", make<BesselI0>}};
+
+}  // namespace lowbit::graph
+"""
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_an_operator_in_cpp(tmp_path: Path) -> None:
+    """A file of its own, and its table's name in ops.h and registry.cpp: the three compile."""
+    folder = tmp_path / "graph" / "ops"
+    folder.mkdir(parents=True)
+    (folder / "bessel.cpp").write_text(NEW_OPERATOR)
+    for name, before, after in (
+        ("ops.h", "extern const OpRows ", "extern const OpRows kBesselOps, "),
+        ("registry.cpp", "kTables[] = {", "kTables[] = {&kBesselOps, "),
+    ):
+        text = (ROOT / "cpp" / "graph" / "ops" / name).read_text()
+        assert before in text
+        (folder / name).write_text(text.replace(before, after, 1))
+    include = ["-I", str(tmp_path), "-I", str(ROOT / "cpp")]
+    sources = [str(folder / name) for name in ("bessel.cpp", "registry.cpp")]
+    subprocess.run(["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *include, *sources], check=True)
 
 
 OPERATOR_PLACES = ("cpp/graph/ops", "tests/graphs.py", "tests/cpp/test_random_nodes.cpp")
