@@ -18,6 +18,7 @@ import lowbit.compress
 import lowbit.converted_model
 import lowbit.ops
 import lowbit.passes
+import lowbit.report
 from lowbit.dynamo import compile
 from lowbit.runtime import profile, roofline
 
@@ -42,7 +43,7 @@ RESULTS = (
 
 def public() -> Iterator[tuple[str, Any]]:
     """Classes and functions, by name, with the public methods that these classes define."""
-    rooms = (lowbit, lowbit.compress, lowbit.capture, lowbit.passes, lowbit.ops)
+    rooms = (lowbit, lowbit.compress, lowbit.capture, lowbit.passes, lowbit.ops, lowbit.report)
     found = [(f"{room.__name__}.{name}", getattr(room, name)) for room in rooms for name in room.__all__]
     found += [(f"{each.__module__}.{each.__name__}", each) for each in RESULTS]
     for name, item in found:

@@ -18,9 +18,19 @@ CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of a call. kind: see `kind_of`. seconds: median. sqnr: dB against float32. bytes: of its constants.
+    """One step of a call.
 
-    near: how near it comes to the machine's limit, and to which.
+    Args:
+        node: The node.
+        op: Its operator.
+        kind: What it computes on: see `kind_of`.
+        kernel: The compiled function that ran.
+        seconds: The median of the calls.
+        operations: Of one call; a multiply-add counts two.
+        bytes: Of its constants.
+        float_seconds: In the float graph, if that was measured.
+        sqnr: Of its output against the float graph, in dB, if that was measured.
+        near: How near it comes to the machine's limit, and to which, such as `84 % int8`.
     """
 
     node: str
@@ -37,7 +47,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """Seconds of one call of one contestant: the lowest and the median of interleaved rounds."""
+    """What one call of one contestant takes.
+
+    Args:
+        name: The contestant.
+        lowest: Seconds, the lowest of the interleaved rounds' medians.
+        median: Seconds, their median.
+    """
 
     name: str
     lowest: float
@@ -46,7 +62,14 @@ class Timed:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputError:
-    """How far an output is from the float graph's: SQNR in dB, the largest difference, the largest float value."""
+    """How far an output is from the float graph's.
+
+    Args:
+        name: The output.
+        sqnr: In dB.
+        largest: The largest difference of an element.
+        scale: The largest float value.
+    """
 
     name: str
     sqnr: float
@@ -56,7 +79,30 @@ class OutputError:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that a report shows. times: the model itself first. weight_bytes, float_bytes: of all constants."""
+    """All that a report shows.
+
+    Args:
+        name: The model's class.
+        producer: The release that converted it.
+        scheme: The scheme's name.
+        cpu: The CPU that it was measured on.
+        isa: The instruction set that kernels were chosen for.
+        threads: How many a call uses at most.
+        inputs: Names and types, as texts.
+        outputs: Names and types, as texts.
+        measured_on: Which inputs, as a text.
+        steps: Where the time of a call goes.
+        times: Of whole calls, the model itself first.
+        weight_bytes: Of all constants.
+        float_bytes: Of all constants, as floats.
+        target: The instruction set that layers were chosen for.
+        errors: Of each output.
+        decisions: What became of each layer, and why.
+        sparsity: "node", "pattern" and "density" of layers with sparse weights.
+        evaluations: Each score that the caller's function gave.
+        max_drop: How far the score was allowed to fall.
+        notes: What the user should know.
+    """
 
     name: str
     producer: str
@@ -72,11 +118,9 @@ class Facts:
     weight_bytes: int
     float_bytes: int
     target: str = ""
-    """The instruction set that layers were chosen for."""
     errors: tuple[OutputError, ...] = ()
     decisions: tuple[Mapping[str, Any], ...] = ()
     sparsity: tuple[Mapping[str, Any], ...] = ()
-    """{"node", "pattern", "density"} of layers with sparse weights."""
     evaluations: tuple[Mapping[str, Any], ...] = ()
     max_drop: float | None = None
     notes: tuple[str, ...] = ()
@@ -102,9 +146,18 @@ def steps_of(
     sqnr: Mapping[str, float] | None = None,
     near: Callable[[Any], str] | None = None,
 ) -> tuple[Step, ...]:
-    """The steps of a profile's rows. floats, sqnr: by node, seconds in the float graph and dB against it.
+    """The steps of a profile's rows.
 
-    weights: what quantized ones take, by name. near: says of a row how near it comes to the machine's limit.
+    Args:
+        graph: The graph that was measured.
+        rows: Of its profile.
+        weights: What quantized weights take, by name.
+        floats: Seconds in the float graph, by node.
+        sqnr: dB against the float graph, by node.
+        near: Says of a row how near it comes to the machine's limit.
+
+    Returns:
+        A step for each row.
     """
     nodes = {node.name: node for node in graph}
     sizes = constants_of(graph, weights)
@@ -143,9 +196,14 @@ def kind_of(node: Node | None, graph: Graph, weights: Mapping[str, Stored]) -> s
 
 
 def constants_of(graph: Graph, weights: Mapping[str, Stored]) -> dict[str, tuple[int, int]]:
-    """Bytes of each constant as it is, and as floats where it is a quantized weight; known without its content.
+    """Bytes of each constant, known without its content.
 
-    weights: what quantized ones take, by name.
+    Args:
+        graph: The graph.
+        weights: What quantized weights take, by name.
+
+    Returns:
+        By name, the bytes of the constant as it is, and as floats where it is a quantized weight.
     """
     made = {name for node in graph for name in node.outputs} | set(graph.inputs)
     read = {name for node in graph for name in node.inputs if name}
