@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +17,16 @@ from lowbit.graph.ir import Array, Graph
 from lowbit.quantization.calibrate import (
     BINS,
     Histogram,
+    Histograms,
     affine,
     choose,
+    gather,
     minmax_range,
     mse_range,
-    observe,
     percentile_range,
     quantized,
 )
+from lowbit.quantization.equalize import ChannelRanges
 from lowbit.quantization.schemes import Scheme
 
 floats = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
@@ -139,6 +142,12 @@ def test_a_table_gets_codes_where_its_function_moves() -> None:
 # ------------------------------------------------------------------------------------------------------------ observing
 
 
+def observe(graph: Graph, data: Iterable[dict[str, Array]], names: list[str], **options: Any) -> dict[str, Histogram]:
+    seen = Histograms(names)
+    gather(graph, data, [seen], stage="calibrate", **options)
+    return seen.whole()
+
+
 def net() -> Graph:
     m = Maker(0, BATCH)
     y = m.node("conv2d", m.input("x", "batch", 3, 6, 6), m.floats(4, 3, 3, 3), m.floats(4), activation_min=0.0)
@@ -154,6 +163,29 @@ def test_observing_inputs_and_inner_values() -> None:
     assert (seen["x"].minimum, seen["x"].maximum) == (everything.min(), everything.max())
     assert seen["v0"].minimum == 0
     assert seen["v0"].counts.sum() + seen["v0"].zeros == 26 * 4 * 16
+
+
+def test_one_pass_serves_several() -> None:
+    graph = net()
+    data = [{"x": np.random.default_rng(n).standard_normal((n, 3, 6, 6)).astype(np.float32)} for n in (1, 5, 20)]
+    read = 0
+
+    def batches() -> Iterator[dict[str, Array]]:
+        nonlocal read
+        for batch in data:
+            read += 1
+            yield batch
+
+    histograms, ranges = Histograms(["v0"]), ChannelRanges(["x", "v0"])
+    gather(graph, batches(), [histograms, ranges], stage="calibrate")
+    assert read == len(data)
+    alone = ChannelRanges(["x"])
+    gather(graph, data, [alone], stage="calibrate")
+    np.testing.assert_array_equal(ranges.largest["x"], alone.largest["x"])
+    assert ranges.counts == {"x": 26 * 36, "v0": 26 * 16}
+    assert float(ranges.largest["v0"].max()) == histograms.whole()["v0"].maximum
+    first, second = histograms.halves
+    assert first["v0"].counts.sum() + first["v0"].zeros + second["v0"].counts.sum() + second["v0"].zeros == 26 * 64
 
 
 def test_progress_counts_batches() -> None:

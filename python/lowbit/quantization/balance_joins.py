@@ -19,8 +19,8 @@ from ..graph.ir import Array, Graph, Node, Value, Weight, replace
 from ..ops import constant_value, infer
 from ..passes.layers import CONVOLUTIONS, LAYERS
 from ..passes.remove_dead import remove_dead
-from .calibrate import Feeds, Progress
-from .equalize import POOLS, channel_axis, channel_ranges, is_homogeneous, reader_factors, tied
+from .calibrate import Feeds, Progress, gather
+from .equalize import POOLS, ChannelRanges, channel_axis, is_homogeneous, reader_factors, tied
 
 MOVES = ("reshape", "transpose")
 """What may lie between an input and the image that a network takes it for."""
@@ -55,7 +55,9 @@ def balance_joins(
         return graph
     every = {name: _parts(graph, name) for name in joins}
     names = {part for parts in every.values() for part in parts}
-    ranges = channel_ranges(graph, calibration, sorted(names), threads=threads, progress=progress)
+    seen = ChannelRanges(sorted(names))
+    gather(graph, calibration, [seen], stage="equalize", threads=threads, progress=progress)
+    ranges = seen.largest
     found = {}
     for name, readers in joins.items():
         factors = _factors([ranges[part] for part in every[name]], apart=every[name] == [name])
@@ -126,7 +128,9 @@ def unlike_channels(
     if not layers:
         return {}
     names = sorted({node.inputs[0] for node in layers})
-    ranges = channel_ranges(graph, calibration, names, threads=threads, progress=progress)
+    seen = ChannelRanges(names)
+    gather(graph, calibration, [seen], stage="equalize", threads=threads, progress=progress)
+    ranges = seen.largest
     found = {}
     for node in layers:
         factors = _factors([ranges[node.inputs[0]]], apart=True)

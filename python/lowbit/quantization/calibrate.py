@@ -6,9 +6,11 @@ growing the range merges bins exactly: the result does not depend on the order o
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -260,58 +262,64 @@ def _session(graph: Graph, threads: int | None) -> Session | None:
         return None
 
 
-def watch(
+class Observer(Protocol):
+    """What learns from calibration data; several are served by one pass over the data (`gather`)."""
+
+    def needs(self) -> Sequence[str]:
+        """The values of the graph that it wants to see."""
+        ...
+
+    def add(self, found: Mapping[str, Array]) -> None:
+        """Take in these values, of one piece of the data. Raises CalibrationError for what it cannot use."""
+        ...
+
+
+def gather(
     graph: Graph,
     calibration: Iterable[Feeds],
-    names: Sequence[str],
+    observers: Sequence[Observer],
     *,
     stage: str,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Iterator[tuple[Batch, dict[str, Array]]]:
-    """Each piece of the calibration data with the values named in `names`. Raises CalibrationError."""
-    call = runner(graph, names, threads)
+) -> None:
+    """Show each observer what it needs of each piece of the calibration data. Raises CalibrationError."""
+    call = runner(graph, list(dict.fromkeys(name for each in observers for name in each.needs())), threads)
     total = len(calibration) if isinstance(calibration, Sized) else None
     for batch in batches(graph, calibration):
         try:
             found = call(batch.feeds)
-        except InputError as error:
+            for each in observers:
+                each.add(found)
+        except (CalibrationError, InputError) as error:
             raise CalibrationError(f"calibration batch {batch.number}: {error}") from None
-        yield batch, found
         if progress is not None:
             progress(stage, batch.number + 1, total)
 
 
-def observe(
-    graph: Graph,
-    calibration: Iterable[Feeds],
-    names: Sequence[str],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Histogram]:
-    """One histogram for each float value in `names`, over all calibration data. Raises CalibrationError."""
-    first, second = observe_halves(graph, calibration, names, threads=threads, progress=progress)
-    for name, histogram in first.items():
-        histogram.merge(second[name])
-    return first
+class Histograms:
+    """A histogram of each value: of every second piece of the data from the first on, and of the other pieces."""
 
+    def __init__(self, names: Sequence[str]) -> None:
+        self.halves = tuple({name: Histogram() for name in names} for _ in range(2))
+        self._names, self._pieces = names, 0
 
-def observe_halves(
-    graph: Graph,
-    calibration: Iterable[Feeds],
-    names: Sequence[str],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Histogram], dict[str, Histogram]]:
-    """The same of every second piece of the data from the first on, and of the other pieces."""
-    halves: tuple[dict[str, Histogram], ...] = tuple({name: Histogram() for name in names} for _ in range(2))
-    seen = watch(graph, calibration, names, stage="calibrate", threads=threads, progress=progress)
-    for piece, (batch, found) in enumerate(seen):
-        for name, histogram in halves[piece % 2].items():
+    def needs(self) -> Sequence[str]:
+        """The values."""
+        return self._names
+
+    def add(self, found: Mapping[str, Array]) -> None:
+        """Take in one piece."""
+        for name, histogram in self.halves[self._pieces % 2].items():
             try:
                 histogram.add(found[name])
             except CalibrationError as error:
-                raise CalibrationError(f"calibration batch {batch.number}: value {name!r}: {error}") from None
-    return halves[0], halves[1]
+                raise CalibrationError(f"value {name!r}: {error}") from None
+        self._pieces += 1
+
+    def whole(self) -> dict[str, Histogram]:
+        """Of all pieces."""
+        made = copy.deepcopy(self.halves[0])
+        for name, histogram in made.items():
+            histogram.merge(self.halves[1][name])
+        return made

@@ -11,14 +11,14 @@ first layer's do not matter; what the next layer's weights are balanced against 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..graph.ir import Array, Graph, Node, Value, Weight, replace
 from ..passes.layers import LAYERS
-from .calibrate import Feeds, Progress, watch
+from .calibrate import Feeds, Progress, gather
 from .layer_inputs import UNKNOWN
 
 POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "resize", "resample")
@@ -61,12 +61,13 @@ def equalize(
     if not groups:
         return graph
     names = [name for group in groups for name in group.values]
-    seen = _channels(graph, calibration, names, threads=threads, progress=progress)
+    seen = ChannelRanges(names)
+    gather(graph, calibration, [seen], stage="equalize", threads=threads, progress=progress)
     constants, values = dict(graph.constants), dict(graph.values)
     inputs = {node.name: list(node.inputs) for node in graph}
     for group in groups:
-        factors = _factors(np.max([seen[name][0] for name in group.values], axis=0))
-        count = min(seen[name][1] for name in group.values)
+        factors = _factors(np.max([seen.largest[name] for name in group.values], axis=0))
+        count = min(seen.counts[name] for name in group.values)
         factors **= count / (count + UNKNOWN)  # a channel of which little was seen may be wider than it looks
         for node in group.writers:
             for position in (1, 2):
@@ -122,39 +123,28 @@ def _scale(
     inputs[position] = own
 
 
-def channel_ranges(
-    graph: Graph,
-    calibration: Iterable[Feeds],
-    names: Iterable[str],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Array]:
-    """The largest magnitude of each channel (axis 1, or the last of a matrix) over all calibration data, float64."""
-    seen = _channels(graph, calibration, names, threads=threads, progress=progress)
-    return {name: largest for name, (largest, _) in seen.items()}
+class ChannelRanges:
+    """The largest magnitude of each channel (axis 1, or the last of a matrix), and how many elements were seen."""
 
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(dict.fromkeys(names))
+        self.largest: dict[str, Array] = {}
+        """float64 [channels], by value."""
+        self.counts: dict[str, int] = {}
 
-def _channels(
-    graph: Graph,
-    calibration: Iterable[Feeds],
-    names: Iterable[str],
-    *,
-    threads: int | None,
-    progress: Progress | None,
-) -> dict[str, tuple[Array, int]]:
-    """The largest magnitude of each channel, and how many elements of it were seen."""
-    names = list(dict.fromkeys(names))
-    largest: dict[str, Array] = {}
-    counts: dict[str, int] = {}
-    for _, found in watch(graph, calibration, names, stage="equalize", threads=threads, progress=progress):
-        for name, array in found.items():
+    def needs(self) -> Sequence[str]:
+        """The values."""
+        return self._names
+
+    def add(self, found: Mapping[str, Array]) -> None:
+        """Take in one piece."""
+        for name in self._names:
+            array = found[name]
             axis = channel_axis(array.ndim)
             others = tuple(other for other in range(array.ndim) if other != axis)
             seen = np.maximum(array.max(axis=others), -array.min(axis=others)).astype(np.float64)
-            largest[name] = np.maximum(largest.get(name, 0.0), seen)
-            counts[name] = counts.get(name, 0) + array.size // max(array.shape[axis], 1)
-    return {name: (seen, counts[name]) for name, seen in largest.items()}
+            self.largest[name] = np.maximum(self.largest.get(name, 0.0), seen)
+            self.counts[name] = self.counts.get(name, 0) + array.size // max(array.shape[axis], 1)
 
 
 def channel_axis(rank: int) -> int:

@@ -15,7 +15,7 @@ from ..graph.ir import Array, Graph, Node, Quant
 from ..ops import OPS, attributes
 from ..ops.integer import dynamic_quantize
 from ..ops.windows import at, out_size, pad_image, spread
-from .calibrate import Feeds, Progress, watch
+from .calibrate import Feeds, Progress, gather
 from .round_weights import Factored, factored, shrunk
 
 ROWS = 128
@@ -82,14 +82,12 @@ def layer_inputs(
     limits = {node.name: DEEPEST_ROWS if node.name in by_row else DEEPEST for node in layers} if moments else {}
     limits |= {name: DEEPEST_FOUR_BITS for name in limits if name in four_bits}
     for part in _parts(graph, layers, limits):
-        names = list(dict.fromkeys(node.inputs[0] for node in part))
         sums: dict[str, _Sums] = {}
         for node in part:
             coding = _coding(node, by_row, quants)
             sums.setdefault(_key(node), _Sums(graph, node, coding, limits.get(node.name, 0)))
-        for _, found in watch(graph, calibration, names, stage="layer inputs", threads=threads, progress=progress):
-            for each in sums.values():
-                each.add(found[each.node.inputs[0]])
+        observers = list(sums.values())
+        gather(graph, calibration, observers, stage="layer inputs", threads=threads, progress=progress)
         finished = {key: each.finish() for key, each in sums.items()}
         for node in part:
             yield node, finished[_key(node)]
@@ -120,9 +118,13 @@ class _Sums:
         self._rows = 0
         self._waiting: list[Array] = []
 
-    def add(self, x: Array) -> None:
-        """Take in a batch of the layer's input, float32."""
-        rows = patches(self.node, x, self._weight_shape, self._places)
+    def needs(self) -> Sequence[str]:
+        """The layer's input."""
+        return self.node.inputs[:1]
+
+    def add(self, found: Mapping[str, Array]) -> None:
+        """Take in one piece."""
+        rows = patches(self.node, found[self.node.inputs[0]], self._weight_shape, self._places)
         self._rows += rows.shape[1]
         self._mean += rows.sum(axis=1, dtype=np.float64)
         if isinstance(self._coding, Rows):

@@ -8,7 +8,6 @@ row at run time (`row_ranges.py`). Without: all layers find their inputs' ranges
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from ..runtime.meta import Decision
 from . import fuse_requantize as emit_
 from . import schemes
 from .balance_joins import balance_joins, unlike_channels, unlike_parts
-from .calibrate import Feeds, Histogram, Progress, batches, observe_halves
+from .calibrate import Feeds, Histogram, Histograms, Observer, Progress, batches, gather
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .equalize import equalize
@@ -39,7 +38,7 @@ from .plan import Plan, all_float, decide, layer_slope
 from .rehearse import bearable, measure
 from .round_groups import GroupCodes, round_groups
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
-from .row_ranges import RowRange, adds_floats, candidates, survey
+from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
 from .settle import Forms, first_layers, forms, settle
 from .sites import Sites
 
@@ -269,9 +268,10 @@ class Quantizer:
             if not readers:
                 return self._without_static(rows, savings, floats)
             settings = {name: self._row_scheme(nodes) for name, nodes in readers.items()}
-            quants = self._quants(plan)
+            samples = RowSamples(readers)
+            quants = self._quants(plan, beside=[samples])
             groups = {name: width.group_size for name, width in self._widths.items()}
-            rows |= survey(self.graph, self._calibration, readers, quants, settings, groups=groups, **self._options)
+            rows |= survey(self.graph, samples, readers, quants, settings, groups=groups)
             for name, nodes in readers.items():
                 is_open = self._policy(nodes) != "dynamic" and rows[name].elements >= ENOUGH
                 if is_open and not any(adds_floats(plan, node) for node in nodes):
@@ -364,19 +364,21 @@ class Quantizer:
             self._table_codes[node.name] = made.as_weight()
         return self._table_codes[node.name]
 
-    def _quants(self, plan: Plan, *, half: bool = False) -> dict[str, Quant]:
-        """The static ranges that a plan needs, by all data or by every second piece."""
+    def _quants(self, plan: Plan, *, half: bool = False, beside: Sequence[Observer] = ()) -> dict[str, Quant]:
+        """The static ranges that a plan needs, by all data or by every second piece.
+
+        beside: who wants to see the data, too.
+        """
         assert self._calibration is not None
         sites = Sites(plan)
         missing = [name for name in sites.observed if name not in self._histograms]
-        if missing or not self._histograms:  # data without use are checked all the same
-            first, second = observe_halves(plan.graph, self._calibration, missing, **self._options)
-            self._halves |= copy.deepcopy(first)
-            for name, histogram in first.items():
-                histogram.merge(second[name])
-            self._histograms |= first
-        seen, known = (self._halves, self._half_ranges) if half else (self._histograms, self._ranges)
-        return sites.quants(seen, self.rules, known)
+        if missing or beside or not self._histograms:  # data without use are checked all the same
+            seen = Histograms(missing)
+            gather(plan.graph, self._calibration, [seen, *beside], stage="calibrate", **self._options)
+            self._halves |= seen.halves[0]
+            self._histograms |= seen.whole()
+        histograms, known = (self._halves, self._half_ranges) if half else (self._histograms, self._ranges)
+        return sites.quants(histograms, self.rules, known)
 
     def _learn(self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]) -> Iterator[tuple[Node, Layer]]:
         """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""

@@ -26,7 +26,7 @@ from ..graph.ir import Array, Graph, Node, Quant
 from ..graph.weights import few_bits
 from ..passes.functions import operands
 from ..passes.layers import CONVOLUTIONS
-from .calibrate import Feeds, Progress, quantized, watch
+from .calibrate import quantized
 from .layer_inputs import ROWS, UNKNOWN, coded_rows, spread_rows
 from .plan import Plan
 from .round_groups import round_groups
@@ -98,26 +98,20 @@ def adds_floats(plan: Plan, layer: Node) -> bool:
 
 def survey(
     graph: Graph,
-    calibration: Iterable[Feeds],
+    samples: RowSamples,
     readers: Mapping[str, Sequence[Node]],
     quants: Mapping[str, Quant],
     schemes: Mapping[str, Scheme],
     *,
-    threads: int | None = None,
-    progress: Progress | None = None,
     groups: Mapping[str, int],
 ) -> dict[str, RowRange]:
     """How the rows of each value in `readers` are best quantized, and how much better than by its range in `quants`.
 
-    schemes: of each value's readers. groups: the group sizes of four-bit weights, by reader.
+    samples: of these values. schemes: of each value's readers. groups: the group sizes of four-bit weights, by reader.
     """
-    samples: dict[str, _Sample] = {name: _Sample() for name in readers}
-    for _, found in watch(graph, calibration, list(readers), stage="sample rows", threads=threads, progress=progress):
-        for name, sample in samples.items():
-            sample.add(found[name])
     made: dict[str, RowRange] = {}
     for name, nodes in readers.items():
-        sample = samples.pop(name)
+        sample = samples.of.pop(name)
         x, seen, weights, scheme = sample.rows(), sample.seen, _stack(graph, nodes), schemes[name]
         strengths = STRENGTHS if scheme.smooth and seen >= UNKNOWN else (0.0,)
         share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
@@ -131,6 +125,22 @@ def survey(
 def decibels(noise: float) -> str:
     """A noise, as a share of the signal, for people."""
     return f"{10 * np.log10(max(noise, 1e-20)):.0f} dB"
+
+
+class RowSamples:
+    """Rows of some values."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.of = {name: _Sample() for name in names}
+
+    def needs(self) -> Sequence[str]:
+        """The values."""
+        return list(self.of)
+
+    def add(self, found: Mapping[str, Array]) -> None:
+        """Take in one piece."""
+        for name, sample in self.of.items():
+            sample.add(found[name])
 
 
 class _Sample:
