@@ -20,7 +20,7 @@ import lowbit.ops
 import lowbit.passes
 import lowbit.report
 from lowbit.dynamo import compile
-from lowbit.runtime import profile, roofline
+from lowbit.runtime import meta, profile, roofline
 
 SOURCE = Path(lowbit.__file__).parent
 MODULES = sorted(
@@ -37,6 +37,9 @@ RESULTS = (
     compile.compile_graph,
     compile.counting,
     compile.Count,
+    meta.Decision,
+    meta.Kept,
+    meta.Evaluation,
 )
 """What public functions return, or help to read."""
 

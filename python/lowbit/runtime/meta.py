@@ -13,10 +13,15 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What became of one node, and why; costs in microseconds are known for layers.
+    """What became of one node, and why.
 
-    scheme: "int8" (codes of 8 bits), "int4" (weights of 4 bits, activations of 8), "float32" or "torch". cost_int8_us:
-    on codes, of either width.
+    Args:
+        node: The node.
+        op: Its operator.
+        scheme: "int8" (codes of 8 bits), "int4" (weights of 4 bits, activations of 8), "float32" or "torch".
+        reason: For people.
+        cost_int8_us: Microseconds on codes, of either width, by the cost model; known for layers.
+        cost_float_us: Microseconds in float32.
     """
 
     node: str
@@ -29,7 +34,13 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What is left of a sparse weight: density is the share of it in blocks of `pattern` that are kept."""
+    """What is left of a sparse weight.
+
+    Args:
+        node: The layer.
+        pattern: The blocks in which its zeros lie.
+        density: The share of the weight in blocks that are kept.
+    """
 
     node: str
     pattern: str
@@ -38,7 +49,16 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One score that the caller's `evaluate` gave. drop: how far it is below float32's. float_layers: by name."""
+    """One score that the caller's `evaluate` gave.
+
+    Args:
+        model: "float32", or what was tried.
+        score: The score.
+        drop: How far it is below float32's.
+        int8_layers: How many work on codes with weights of 8 bits.
+        int4_layers: How many have weights of 4 bits.
+        float_layers: Those that were returned to float32, by name.
+    """
 
     model: str
     score: float
