@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..graph.ir import DTYPES, Graph, Node
-from ..graph.weights import Stored
+from ..graph.weights import BITS, Stored
 from ..ops.quantized import QUANTIZED
 
-CODED = ("int4", "int8")
+CODED = tuple(f"int{bits}" for bits in BITS)
 """What layers on codes are, by the bits of their weights."""
 CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
 
@@ -190,7 +190,7 @@ def kind_of(node: Node | None, graph: Graph, weights: Mapping[str, Stored]) -> s
         return "conversion"
     coded = next((weights[name] for name in node.inputs if name in weights), None)
     if coded is not None and node.op.startswith(QUANTIZED):
-        return f"int{coded.bits}" if f"int{coded.bits}" in CODED else "int8"
+        return f"int{coded.bits}"
     names = [name for name in (*node.inputs[:1], *node.outputs) if name]
     return "int8" if any(graph.values[name].dtype == "u8" for name in names) else "float32"
 

@@ -9,6 +9,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from ..graph.weights import BITS
 from . import charts
 from .facts import CODED, Facts, Step, Timed
 
@@ -18,7 +19,7 @@ NAMED = 40
 """Nodes named in a group of decisions."""
 KEPT = '<th class="number kept">kept</th>'
 KINDS = {
-    "int4": "4-bit weights",
+    **{f"int{bits}": f"{bits}-bit weights" for bits in BITS[:-1]},
     "int8": "8-bit codes",
     "float32": "float32",
     "conversion": "between codes and floats",
