@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import lowbit
 from lowbit.quantization import quantize
+from lowbit.quantization import settle as settling
 from lowbit.quantization.rehearse import EXTRA, UNHEARD, bearable
-from lowbit.quantization.settle import FASTER, LEAST, SPARED, WORSE, WORTH, Forms, settle
+from lowbit.quantization.settle import FASTER, GAINS, LEAST, SPARED, WORSE, WORTH, Forms, settle
 
 MARGIN = 0.5
 """Decibels by which a net with calibration data may be worse than without."""
@@ -159,12 +160,32 @@ def settled(loud: dict[str, float], times: dict[str, float]) -> Forms:
 
 
 def test_the_fastest_forms_stay_where_outputs_bear_them() -> None:
-    assert settled({"small": 0.5 * WORSE * 1e-4, "conv": 0.4 * WORSE * 1e-4}, {}) is FIRST
+    assert settled({"small": 0.5 * WORSE * 1e-4, "conv": 0.4 * WORSE * 1e-4}, {"conv": 5.0}) is FIRST
+
+
+def test_ranges_are_static_only_where_that_gains() -> None:
+    assert settled({}, {"conv": 100 * (GAINS - 1) - 0.1}) is ALL
 
 
 def test_layers_return_to_their_forms_without_data_as_far_as_it_takes() -> None:
-    assert settled({"small": 1e-4}, {"small": 1.0}) == FLOATS
-    assert settled({"small": 1e-4, "conv": 1e-4}, {"small": 1.0, "conv": 1.0}) == ALL
+    assert settled({"small": 1e-4}, {"small": 3.0}) == FLOATS
+    assert settled({"small": 1e-4, "conv": 1e-4}, {"small": 2.0, "conv": 2.0}) == ALL
+
+
+def test_data_that_only_cost_accuracy_are_left_alone() -> None:
+    assert settled({"factors": 1e-4}, {"conv": 5.0}).without_data
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+    x = torch.randn(16, 8, 12, 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settling, "WORSE", -1.0)
+        patch.setattr(settling, "FASTER", np.inf)
+        with_data = lowbit.convert(net, x[:1], calibration=x.split(4), progress=False)
+    without = lowbit.convert(net, x[:1], progress=False)
+    assert torch.equal(with_data(x), without(x))
+    coded = [row for row in with_data.decisions if row["scheme"] == "int8"]
+    assert coded
+    assert all("as without calibration data" in row["reason"] for row in coded)
 
 
 def test_speed_decides_and_says_so() -> None:

@@ -30,7 +30,7 @@ from .quantization.budget import Outcome, Search
 from .quantization.cost import target_of
 from .quantization.known_weights import KnownWeights
 from .quantization.plan import all_float
-from .quantization.quantize import Quantized, Quantizer
+from .quantization.quantize import Quantized, quantizer_of
 from .runtime import calls
 from .runtime.meta import Decision, Meta
 
@@ -183,7 +183,7 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
         adopted = adopt_quantization(graph, captured.codes)
         floats = replace(adopted, graph=adopted.reference)
     elif not rules.is_float:
-        quantizer = Quantizer(
+        quantizer = quantizer_of(
             graph,
             rules,
             feeds,

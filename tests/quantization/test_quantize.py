@@ -184,7 +184,7 @@ def test_slopes_below_zero_belong_to_the_layer(kind: str, groups: int) -> None:
     else:
         y = m.node("prelu", y, m.constant(slope.reshape(-1, 1, 1)))
     graph = m.graph(m.node("conv2d", y, m.floats(4, 16, 1, 1), m.floats(4)))
-    made = static(graph)
+    made = static(graph, change(INT8, activations="static"))
     assert ops(made.graph) == {"quantize": 1, "quantized_conv2d": 2}
     expected = np.full(16, 0.2, np.float32) if kind == "leaky_relu" else np.broadcast_to(slope, 16)
     np.testing.assert_array_equal(np.asarray(made.graph.constants[made.graph.nodes[1].inputs[8]]), expected)

@@ -12,7 +12,7 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import InputError
 from lowbit.graph.ir import Array, Graph, Symbol
 from lowbit.ops.interpreter import run, validate
-from lowbit.quantization import rehearse
+from lowbit.quantization import rehearse, settle
 from lowbit.quantization.cost import Costs
 from lowbit.quantization.layer_inputs import coded_rows
 from lowbit.quantization.plan import decide
@@ -108,6 +108,7 @@ def test_ranges_that_the_outputs_bear_stay_static(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rehearse, "EXTRA", 0.0)
     assert ops(quantize(graph, calibration=feeds).graph) == {"dynamic_quantize": 2, "quantized_linear": 2}
     monkeypatch.setattr(rehearse, "EXTRA", 3.0)
+    monkeypatch.setattr(settle, "WORSE", 3.0)
     result = quantize(graph, calibration=feeds)
     assert ops(result.graph) == {"quantize": 1, "quantized_linear": 2}
     assert all("one range for all rows" in decision.reason for decision in result.decisions)

@@ -80,14 +80,24 @@ def quantize(
     rules = schemes.rules(scheme)
     if rules.is_float:
         return Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
-    return Quantizer(graph, rules, calibration, tune=tune, target=target, threads=threads, progress=progress).make()
+    options = {"tune": tune, "target": target, "threads": threads, "progress": progress}
+    return quantizer_of(graph, rules, calibration, **options).make()
+
+
+def quantizer_of(graph: Graph, rules: schemes.Rules, calibration: Iterable[Feeds] | None, **options: Any) -> Quantizer:
+    """What quantizes the graph; without the data where its outputs are better off so (see `settle`)."""
+    made = Quantizer(graph, rules, calibration, **options)
+    return Quantizer(graph, rules, None, note=UNUSED, **options) if made.settled().without_data else made
+
+
+UNUSED = "as without calibration data, with which the outputs are noisier and the model is hardly faster"
 
 
 class Quantizer:
     """What one float graph's quantization needs to know, learnt once and kept: integer graphs of it are then cheap.
 
-    coded: weights that came quantized keep their codes. graph: the float graph that integer values stand for
-    (residuals fused, channels equalized).
+    coded: weights that came quantized keep their codes. note: on layers with ranges at run time. graph: the float graph
+    that integer values stand for (residuals fused, channels equalized).
     """
 
     def __init__(
@@ -101,6 +111,7 @@ class Quantizer:
         target: str | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
+        note: str = "",
     ) -> None:
         self._known = KnownWeights(coded)
         self.rules, self._calibration = rules, calibration
@@ -125,6 +136,7 @@ class Quantizer:
         self._rows: dict[str, RowRange] | None = None
         self._uneven: dict[str, str] | None = None
         self._forms: Forms | None = None
+        self._note = note
         self._notes: dict[str, str] = {}
         """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
@@ -151,7 +163,7 @@ class Quantizer:
             self.graph,
             self._costs,
             static=static,
-            floats={**self._settled().floats, **kept, **(floats or {})},
+            floats={**self.settled().floats, **kept, **(floats or {})},
             dynamic=self._dynamic_layers(),
             widths={**self._widths, **wider},
             tables=self._tables,
@@ -177,9 +189,11 @@ class Quantizer:
                 cost = self._costs.layer(nodes[decision.node], dynamic=True)
                 slower = (cost.int8 + cost.to_codes) / max(decision.cost_int8_us or 0.0, 1e-9)
                 note = f"one range for all samples: {slower:.1f} times faster than a range for each"
-                note = "; ".join(filter(None, (note, self._settled().note)))
+                note = "; ".join(filter(None, (note, self.settled().note)))
             elif coded:
                 note = self._notes.get(decision.node, "")
+            elif decision.node in plan.dynamic:
+                note = self._note
             yield dataclasses.replace(decision, reason=f"{decision.reason}; {note}") if note else decision
 
     def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
@@ -211,14 +225,14 @@ class Quantizer:
         """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
         if self._calibration is None:
             return {}
-        return {**self._readers(self._known_rows()), **self._settled().dynamic}
+        return {**self._readers(self._known_rows()), **self.settled().dynamic}
 
     def _known_rows(self) -> Mapping[str, RowRange]:
         if self._rows is None:
             self._rows = self._survey()
         return self._rows
 
-    def _settled(self) -> Forms:
+    def settled(self) -> Forms:
         """What becomes of layers for the outputs' sake; where a scheme prescribes ranges, nothing does."""
         if self._forms is None:
             self._forms = Forms()
@@ -239,7 +253,7 @@ class Quantizer:
 
         plan, without = planned(Forms()), decide(self.graph, self._nominal, static=False, floats=kept)
         choice = forms(plan, without)
-        noise = measure(self.graph, self._calibration, self._options["threads"]) if len(choice) > 1 else None
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if plan.int8 else None
         if noise is None:
             return Forms()
         return settle(

@@ -4,6 +4,7 @@ Data make static ranges possible, and with them more layers are worth int8. What
 So forms of the whole graph are rehearsed beside that which it would have without data: the fastest is taken whose
 outputs are hardly noisier, or which is so much faster that speed decides. Where data cost accuracy, layers that read
 the model's input are tried in float32, too: noise that comes first is amplified most, and such layers gain little.
+Where no form is any good, the data are left alone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from .row_ranges import decibels
 
 WORSE = 0.12
 """How much noisier than without data outputs may be, as a share: 0.5 dB."""
-FASTER = 1.15
+FASTER = 1.2
 """How many times faster than in the forms without data the model must be, by its costs, for speed to decide."""
+GAINS = 1.02
+"""How many times faster static ranges must be to be worth what samples unlike the calibration data may lose by them."""
 SPARED = 0.1
 """What layers that read the model's input may take more in float32, at most, as a share of the whole time."""
 WORTH = 20.0
@@ -34,11 +37,15 @@ LEAST = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Forms:
-    """Layers that stay float32 and layers whose samples have ranges of their own, and why; a note on the others."""
+    """Layers that stay float32 and layers whose samples have ranges of their own, and why; a note on the others.
+
+    without_data: whether the graph is better off as if there were no calibration data.
+    """
 
     floats: Mapping[str, str] = field(default_factory=dict)
     dynamic: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    without_data: bool = False
 
 
 Noise = Callable[[Forms], Array]
@@ -70,13 +77,15 @@ def forms(plan: Plan, without: Plan) -> list[Forms]:
 def settle(
     candidates: Sequence[Forms], first: Sequence[str], without: Array, noise: Noise, microseconds: Time
 ) -> Forms:
-    """The fastest of `candidates` that the outputs bear, or that speed is worth their noise.
+    """The fastest of `candidates` that the outputs bear, or that speed is worth their noise; else none of them.
 
     first: the int8 layers that read the model's input. without: the outputs' noise without data. noise, microseconds:
     of the outputs, and of the model, in these forms.
     """
-    slowest, found = microseconds(candidates[-1]), noise(candidates[0])
-    worse = ~(found <= (1 + WORSE) * without)
+    slowest = microseconds(candidates[-1])
+    if slowest < GAINS * microseconds(candidates[0]):
+        candidates = candidates[-1:]
+    worse = ~(noise(candidates[0]) <= (1 + WORSE) * without)
     if not worse.any():
         return candidates[0]
     spared = _spared(candidates[0], first, lambda given: noise(given)[worse], microseconds)
@@ -89,7 +98,7 @@ def settle(
             return replace(tried, note=f"{note}{decibels(float(found.max()))}, not {decibels(float(without.max()))}")
         if (found <= (1 + WORSE) * without).all():
             return tried
-    return candidates[-1]
+    return Forms(without_data=True)
 
 
 def _spared(forms: Forms, first: Sequence[str], noise: Noise, microseconds: Time) -> dict[str, str]:
