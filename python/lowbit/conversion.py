@@ -30,7 +30,8 @@ from .quantization.budget import Outcome, Search
 from .quantization.cost import target_of
 from .quantization.known_weights import KnownWeights
 from .quantization.plan import all_float
-from .quantization.quantize import Quantized, quantizer_of
+from .quantization.quantize import quantizer_of
+from .quantization.quantizer import Quantized
 from .runtime import calls
 from .runtime.meta import Decision, Meta
 

@@ -15,7 +15,8 @@ from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
 from lowbit.quantization.four_bits import Width, group_size, widths
 from lowbit.quantization.known_weights import KnownWeights
-from lowbit.quantization.quantize import Quantizer, quantize
+from lowbit.quantization.quantize import quantize
+from lowbit.quantization.quantizer import Quantizer
 from lowbit.quantization.schemes import SCHEMES, Scheme, rules
 from lowbit.runtime import format as lowbit_format
 from passes.cheap import cheap_conversions

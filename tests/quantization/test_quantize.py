@@ -17,7 +17,8 @@ from lowbit.errors import CalibrationError
 from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
 from lowbit.passes.fuse_residual import fuse_residual
-from lowbit.quantization.quantize import Quantized, Quantizer, quantize
+from lowbit.quantization.quantize import quantize
+from lowbit.quantization.quantizer import Quantized, Quantizer
 from lowbit.quantization.rates import RATES
 from lowbit.quantization.schemes import Rules, Scheme, rules
 from passes.cheap import cheap_conversions

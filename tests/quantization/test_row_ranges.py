@@ -16,7 +16,8 @@ from lowbit.quantization import rehearse, settle
 from lowbit.quantization.cost import Costs
 from lowbit.quantization.layer_inputs import coded_rows
 from lowbit.quantization.plan import decide
-from lowbit.quantization.quantize import Quantized, quantize
+from lowbit.quantization.quantize import quantize
+from lowbit.quantization.quantizer import Quantized
 from lowbit.quantization.row_ranges import SAMPLE, _Sample, candidates, factors_of
 from lowbit.quantization.schemes import Scheme
 from passes.cheap import cheap_conversions

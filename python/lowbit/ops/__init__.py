@@ -18,7 +18,8 @@ from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
 from . import unpool as unpool_ops
-from .spec import Assume, Attr, Call, Input, Op, attributes, constant_value, describe
+from .call import Assume, Call
+from .spec import Attr, Input, Op, attributes, constant_value, describe
 
 __all__ = ["OPS", "Attr", "Call", "Input", "Op", "attributes", "constant_value", "describe", "infer"]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph.ir import DTYPES, Array, Value
-from .spec import Call, Input, Op, broadcast, choice, describe
+from .call import Call, broadcast
+from .spec import Input, Op, choice, describe
 
 NUMBERS = ("f32", "i64", "i32")
 BITS = ("bool", "i64", "i32", "u8", "s8")

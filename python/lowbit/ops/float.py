@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..graph.ir import Array, Dim, Value
-from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Call, Input, Op, choice, dim_list, integer, integers, reduced_axes
+from .call import Call, reduced_axes
+from .spec import FLAG, OPTIONAL_NUMBER, SIZE, Input, Op, choice, dim_list, integer, integers
 from .windows import (
     CONV_ATTRS,
     POOL_ATTRS,

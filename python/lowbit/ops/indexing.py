@@ -10,7 +10,8 @@ import numpy as np
 from ..errors import InputError
 from ..graph import dims
 from ..graph.ir import DTYPES, Array, Dim, Value
-from .spec import FLAG, SIZE, Call, Input, Op, broadcast, choice, describe, integer
+from .call import Call, broadcast
+from .spec import FLAG, SIZE, Input, Op, choice, describe, integer
 
 ANY = tuple(DTYPES)
 UPDATES: dict[str, np.ufunc | None] = {

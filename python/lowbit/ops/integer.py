@@ -13,21 +13,9 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Value
+from .call import Call, broadcast
 from .float import infer_adaptive
-from .spec import (
-    CODE,
-    FLAG,
-    SCALE,
-    Attr,
-    Call,
-    Input,
-    Op,
-    broadcast,
-    choice,
-    dim_list,
-    integer,
-    number,
-)
+from .spec import CODE, FLAG, SCALE, Attr, Input, Op, choice, dim_list, integer, number
 from .windows import (
     POOL_ATTRS,
     adaptive_sums,

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Value
-from .spec import FLAG, Attr, Call, Input, Op, choice, integer
+from .call import Call
+from .spec import FLAG, Attr, Input, Op, choice, integer
 
 _X = (Input(name="x", dtypes=("f32", "i64", "i32")),)
 _AXIS = {"axis": integer(-8, 7)}

@@ -16,10 +16,11 @@ import numpy as np
 from ..graph import dims
 from ..graph.ir import Array, Node, Value, Weight
 from ..graph.weights import FORMATS, describe, format_of
+from .call import Call
 from .float import linear_shape
 from .indexing import check_indices
 from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma
-from .spec import OPTIONAL_NUMBER, Attr, Call, Input, Op, attributes, choice, integer, number
+from .spec import OPTIONAL_NUMBER, Attr, Input, Op, attributes, choice, integer, number
 from .windows import conv_attrs, conv_shape, correlate, out_size, pad_image, taps
 
 QUANTIZED = "quantized_"

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph.ir import Array, Dim, Value
+from .call import Call
 from .float import sigmoid
-from .spec import FLAG, Call, Input, Op, choice, describe
+from .spec import FLAG, Input, Op, choice, describe
 
 F32, F64 = np.float32, np.float64
 _LENGTHS_AT = {4: 5, 3: 4, 1: 3}

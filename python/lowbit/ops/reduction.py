@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..graph.ir import Array, Value
-from .spec import FLAG, SIZE, Call, Input, Op, choice, integer, integers, number, reduced_axes
+from .call import Call, reduced_axes
+from .spec import FLAG, SIZE, Input, Op, choice, integer, integers, number
 
 KINDS: dict[str, Callable[..., Any]] = {
     "sum": np.sum,

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..graph.ir import Array, Value, replace
-from .spec import FLAG, SIZE, SIZE_OR_NUMBER, Attr, Call, Input, Op, choice, dim_list, integer, number
+from .call import Call
+from .spec import FLAG, SIZE, SIZE_OR_NUMBER, Attr, Input, Op, choice, dim_list, integer, number
 from .windows import at
 
 F32 = np.float32

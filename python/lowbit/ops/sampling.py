@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..graph.ir import Array, Value
+from .call import Call
 from .resize import cubic_weights
-from .spec import FLAG, Call, Input, Op, choice
+from .spec import FLAG, Input, Op, choice
 from .windows import at
 
 F32 = np.float32

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..graph.ir import Array, Graph, Node, Value
 from . import torch_program
-from .spec import MAX_RANK, Attr, Call, Input, Op
+from .call import Call
+from .spec import MAX_RANK, Attr, Input, Op
 
 DTYPES = ("f32", "i64", "i32", "bool", "u8", "s8")
 LONGEST = 4096

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..graph.ir import Array, Dim, Value
-from .spec import FLAG, MAX_RANK, SIZE, Call, Input, Op, broadcast, integer, number
+from .call import Call, broadcast
+from .spec import FLAG, MAX_RANK, SIZE, Input, Op, integer, number
 
 F32, F64 = np.float32, np.float64
 

@@ -8,21 +8,8 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import DTYPES, Array, Dim, Value
-from .spec import (
-    FLAG,
-    SIZE,
-    SIZE_OR_NUMBER,
-    Attr,
-    Call,
-    Input,
-    Op,
-    broadcast,
-    choice,
-    dim_list,
-    integer,
-    integers,
-    number,
-)
+from .call import Call, broadcast
+from .spec import FLAG, SIZE, SIZE_OR_NUMBER, Attr, Input, Op, choice, dim_list, integer, integers, number
 
 ANY = tuple(DTYPES)
 _DIM = Attr(kind="dim", minimum=0, maximum=dims.LIMIT - 1)

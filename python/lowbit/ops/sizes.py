@@ -8,7 +8,8 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import DTYPES, Value
-from .spec import SIZE_OR_NUMBER, Attr, Call, Op, choice, integer
+from .call import Call
+from .spec import SIZE_OR_NUMBER, Attr, Op, choice, integer
 
 
 def _infer_arange(call: Call) -> Sequence[Value]:

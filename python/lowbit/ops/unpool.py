@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..graph.ir import Array, Value, replace
+from .call import Call
 from .float import infer_adaptive
 from .indexing import check_indices
-from .spec import Call, Input, Op, dim_list
+from .spec import Input, Op, dim_list
 from .windows import CONV_ATTRS, POOL_ATTRS, adaptive_edges, pool_shape, pool_windows
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Dim
-from .spec import FLAG, Attr, Call, integer, integers
+from .call import Call
+from .spec import FLAG, Attr, integer, integers
 
 EXTENT = 2**15 - 1
 MAX_WINDOW = 2**23

@@ -21,10 +21,11 @@ from ..passes.layers import LAYERS
 from ..passes.remove_dead import remove_dead
 from ..passes.rewrite import Rewriter
 from ..runtime.meta import Decision
+from .emit import put_other
 from .fuse_requantize import MOVES_CODES, Emitter, Layer, put_layer
 from .known_weights import KnownWeights
 from .plan import can_follow, in_torch
-from .quantize import Quantized, put_other
+from .quantizer import Quantized
 
 KEPT = "came quantized: its scales, zero points and codes are kept"
 

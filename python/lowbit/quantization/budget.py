@@ -19,7 +19,7 @@ from ..graph.ir import Graph
 from ..passes.layers import LAYERS
 from ..runtime.meta import Decision, Evaluation
 from .calibrate import Feeds, Progress
-from .quantize import Quantized, Quantizer
+from .quantizer import Quantized, Quantizer
 from .sensitivity import sensitivity
 
 PUT_BACK = 4

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..graph.ir import Array, Graph
 from .calibrate import Feeds, Progress, batches, runner
-from .quantize import Quantizer
+from .quantizer import Quantizer
 
 PIECES = 2
 """Of the calibration data, of about `calibrate.CHUNK` samples each."""

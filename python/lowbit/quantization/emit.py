@@ -1,0 +1,59 @@
+"""Writes the integer graph that a plan, ranges and rounded weights say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..graph.ir import Graph, Node, Quant, Weight, replace
+from ..passes.functions import is_channel_function, is_function
+from ..passes.layers import LAYERS
+from . import fuse_requantize as emit_
+from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
+from .plan import Plan, layer_slope
+
+
+def integer_graph(
+    plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer], tables: Mapping[str, Weight]
+) -> Graph:
+    """The integer graph with these ranges, weights and tables of embeddings."""
+    emit = Emitter(plan.graph, quants)
+    taken = {node.name for node in plan.activations.values()}
+    for node in plan.graph:
+        if node.name in taken:
+            continue
+        if node.name in tables:
+            codes = emit.constant(f"{node.inputs[0]}.codes", tables[node.name])
+            emit.put_floats(replace(node, op="quantized_embedding", inputs=(node.inputs[1], codes), attrs={}))
+        elif node.name in plan.int8:
+            _emit_int8(emit, plan, node, layers)
+        else:
+            emit.put_floats(_with_floats(emit, node))
+    return emit.finish()
+
+
+def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer]) -> None:
+    activation = plan.activations.get(node.name)
+    if node.name in plan.dynamic:
+        emit_.put_dynamic_layer(emit, node, layers[node.name])
+    elif node.op in LAYERS:
+        as_codes = plan.wants_codes(plan.output(node))
+        slope = None if activation is None else layer_slope(plan.graph, node, activation)
+        emit_.put_layer(emit, node, layers[node.name], as_codes=as_codes, activation=activation, slope=slope)
+    else:
+        put_other(emit, node, activation)
+
+
+def put_other(emit: Emitter, node: Node, activation: Node | None = None) -> None:
+    """A node that is no layer, on codes; a sum or product with the function or clip after it."""
+    if is_function(emit.graph, node) or is_channel_function(emit.graph, node):
+        emit_.put_function(emit, node)
+    elif node.op in PAIRS:
+        emit_.put_pair(emit, node, activation)
+    elif node.op in AVERAGES:
+        emit_.put_average(emit, node)
+    else:
+        emit_.put_carrier(emit, node)
+
+
+def _with_floats(emit: Emitter, node: Node) -> Node:
+    return replace(node, inputs=tuple(emit.floats(name) if name else "" for name in node.inputs))

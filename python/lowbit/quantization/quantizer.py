@@ -1,0 +1,443 @@
+"""What one float graph's quantization needs to know, learnt from calibration data; integer graphs by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import CalibrationError, InputError
+from ..graph.ir import Array, Coded, Graph, Node, Quant, Weight
+from ..ops.interpreter import bind, validate
+from ..passes.fuse_residual import fuse_residual
+from ..passes.layers import CONVOLUTIONS, LAYERS
+from ..runtime.meta import Decision
+from . import schemes
+from .balance_joins import balance_joins, unlike_channels, unlike_parts
+from .calibrate import Feeds, Histogram, Histograms, Observer, Progress, batches, gather
+from .correct_bias import correct_bias
+from .cost import Costs, MeasuredCosts
+from .emit import integer_graph
+from .equalize import equalize
+from .four_bits import Width, tables, widths
+from .fuse_requantize import Layer
+from .known_weights import KnownWeights
+from .layer_inputs import Seen, layer_inputs
+from .plan import Plan, decide
+from .rehearse import bearable, measure
+from .round_groups import GroupCodes, round_groups
+from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
+from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
+from .settle import Forms, first_layers, forms, settle
+from .sites import Sites
+
+ENOUGH = 2**15
+"""Elements that a static range of rows must be from: about one in n of others lies beyond what n have shown, and costs
+as much as the rounding of thousands."""
+AS_CODES = 4.0
+"""How much more a static range saves where the value is made as codes: it is written, read and converted in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantized:
+    """The integer graph; the float graph that its values stand for; and a decision for each of that graph's nodes."""
+
+    graph: Graph
+    reference: Graph
+    decisions: tuple[Decision, ...]
+
+
+class Quantizer:
+    """What one float graph's quantization needs to know, learnt once and kept: integer graphs of it are then cheap.
+
+    coded: weights that came quantized keep their codes. note: on layers with ranges at run time. graph: the float graph
+    that integer values stand for (residuals fused, channels equalized).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        rules: schemes.Rules,
+        calibration: Iterable[Feeds] | None,
+        *,
+        coded: Sequence[Coded] = (),
+        tune: bool = False,
+        target: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+        note: str = "",
+    ) -> None:
+        self._known = KnownWeights(coded)
+        self.rules, self._calibration = rules, calibration
+        self._options: dict[str, Any] = {"threads": threads, "progress": progress}
+        sizes: dict[str, int] = {}
+        if calibration is not None:
+            graph = fuse_residual(graph)
+            sizes = _first_sizes(graph, calibration)
+            fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(graph, node)}
+            floats = {node.name for node in graph if self.rules.of(node).is_float}
+            graph = balance_joins(graph, calibration, fixed=fixed | floats, **self._options)
+            graph = equalize(graph, calibration, fixed=fixed, **self._options)
+        self.graph = graph
+        self._costs = MeasuredCosts(graph, sizes, threads) if tune else Costs(graph, sizes, target)
+        self._nominal = self._costs if tune else Costs(graph, None, target)
+        """At the sizes that a graph without data is priced at."""
+        self._histograms: dict[str, Histogram] = {}
+        self._halves: dict[str, Histogram] = {}
+        """Of every second piece of the data: ranges by these are tried on the others."""
+        self._ranges: dict[object, Quant] = {}
+        self._half_ranges: dict[object, Quant] = {}
+        self._rows: dict[str, RowRange] | None = None
+        self._uneven: dict[str, str] | None = None
+        self._forms: Forms | None = None
+        self._note = note
+        self._notes: dict[str, str] = {}
+        """Why linear layers with a choice have one range for all rows."""
+        self._widths = widths(graph, rules, self._known)
+        self._tables = tables(graph, rules, self._known)
+        self._table_codes: dict[str, Weight] = {}
+        self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
+        self._layers: dict[tuple[str, Quant | None, int], Layer] = {}
+
+    def _may_equalize(self, graph: Graph, node: Node) -> bool:
+        scheme = self.rules.of(node)
+        return (scheme.equalize or scheme.is_float) and self._known.of(graph, node.inputs[1]) is None
+
+    def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
+        """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
+
+        eights: layers that have weights of eight bits instead of four, and why; their tables stay float32.
+        """
+        static = self._calibration is not None
+        kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
+        kept |= {name: reason for name, reason in (eights or {}).items() if name in self._tables}
+        kept = {**self._unlike(), **kept}
+        wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
+        plan = decide(
+            self.graph,
+            self._costs,
+            static=static,
+            floats={**self.settled().floats, **kept, **(floats or {})},
+            dynamic=self._dynamic_layers(),
+            widths={**self._widths, **wider},
+            tables=self._tables,
+        )
+        graph = validate(self._integer(plan))
+        return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
+
+    def _unlike(self) -> dict[str, str]:
+        """The layers for whose inputs one range is no use, and why."""
+        if self._calibration is None:
+            return unlike_parts(self.graph)
+        if self._uneven is None:
+            self._uneven = unlike_channels(self.graph, self._calibration, **self._options)
+        by_row = self._dynamic_layers() if self._uneven else {}
+        return {name: reason for name, reason in self._uneven.items() if name not in by_row}
+
+    def _noted(self, plan: Plan) -> Iterator[Decision]:
+        """The decisions, with what static ranges are good for."""
+        nodes = {node.name: node for node in plan.graph}
+        for decision in plan.decisions:
+            coded, note = decision.node in plan.int8 - plan.dynamic, ""
+            if coded and decision.op in CONVOLUTIONS and type(self._costs) is Costs:
+                cost = self._costs.layer(nodes[decision.node], dynamic=True)
+                slower = (cost.int8 + cost.to_codes) / max(decision.cost_int8_us or 0.0, 1e-9)
+                note = f"one range for all samples: {slower:.1f} times faster than a range for each"
+                note = "; ".join(filter(None, (note, self.settled().note)))
+            elif coded:
+                note = self._notes.get(decision.node, "")
+            elif decision.node in plan.dynamic:
+                note = self._note
+            yield dataclasses.replace(decision, reason=f"{decision.reason}; {note}") if note else decision
+
+    def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
+        """The graph in which one layer works on codes and all else in float32; it may be slower than any other.
+
+        eights: layers that have weights of eight bits instead of four.
+        """
+        if layer in self._tables:
+            table = {layer: self._tables[layer]}
+            return validate(self._integer(Plan(graph=self.graph, int8=frozenset(), tables=table)))
+        is_dynamic = self._calibration is None or layer in self._dynamic_layers()
+        coded = frozenset({layer})
+        return validate(
+            self._integer(
+                Plan(
+                    graph=self.graph,
+                    int8=coded,
+                    dynamic=coded if is_dynamic else frozenset(),
+                    groups={name: width.group_size for name, width in self._widths.items() if name not in eights},
+                )
+            )
+        )
+
+    def lost(self) -> list[str]:
+        """Notes about codes that weights came with, and that no layer could take."""
+        return self._known.lost()
+
+    def _dynamic_layers(self) -> dict[str, str]:
+        """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
+        if self._calibration is None:
+            return {}
+        return {**self._readers(self._known_rows()), **self.settled().dynamic}
+
+    def _known_rows(self) -> Mapping[str, RowRange]:
+        if self._rows is None:
+            self._rows = self._survey()
+        return self._rows
+
+    def settled(self) -> Forms:
+        """What becomes of layers for the outputs' sake; where a scheme prescribes ranges, nothing does."""
+        if self._forms is None:
+            self._forms = Forms()
+            layers = [node for node in self.graph if node.op in LAYERS]
+            if self._calibration is not None and all(self._policy([node]) == "auto" for node in layers):
+                self._forms = self._settle()
+        return self._forms
+
+    def _settle(self) -> Forms:
+        assert self._calibration is not None
+        kept = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        rows, known = self._known_rows(), dict[tuple[str, bool], Layer]()
+        by_row, factors = self._readers(rows), {name: found.factors for name, found in rows.items()}
+
+        def planned(given: Forms) -> Plan:
+            floats, dynamic = {**given.floats, **kept}, {**by_row, **given.dynamic}
+            return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
+
+        plan, without = planned(Forms()), decide(self.graph, self._nominal, static=False, floats=kept)
+        choice = forms(plan, without)
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if plan.int8 else None
+        if noise is None:
+            return Forms()
+        return settle(
+            choice,
+            first_layers(plan),
+            noise(self._rehearsed(without, {}, {})),
+            lambda given: noise(self._rehearsed(planned(given), factors, known)),
+            lambda given: planned(given).microseconds,
+        )
+
+    def _readers(self, rows: Mapping[str, RowRange]) -> dict[str, str]:
+        """The linear layers that read these values, and why each row of their inputs has a range of its own."""
+        readers = [(node, rows.get(node.inputs[0])) for node in self.graph if node.op == "linear"]
+        return {node.name: found.reason for node, found in readers if found is not None}
+
+    def _survey(self) -> dict[str, RowRange]:
+        """The values of which each row has a range of its own, and how their rows are quantized."""
+        assert self._calibration is not None
+        floats = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        rows: dict[str, RowRange] = {}
+        savings: dict[str, float] = {}
+        while True:  # what reads such a layer's floats has a choice, too, even if all between was on codes before
+            plan = decide(self.graph, self._costs, static=True, floats=floats, dynamic=self._readers(rows))
+            readers = {name: nodes for name, nodes in candidates(plan).items() if name not in rows}
+            readers = {name: nodes for name, nodes in readers.items() if self._policy(nodes) != "static"}
+            if not readers:
+                return self._without_static(rows, savings, floats)
+            settings = {name: self._row_scheme(nodes) for name, nodes in readers.items()}
+            samples = RowSamples(readers)
+            quants = self._quants(plan, beside=[samples])
+            groups = {name: width.group_size for name, width in self._widths.items()}
+            rows |= survey(self.graph, samples, readers, quants, settings, groups=groups)
+            for name, nodes in readers.items():
+                is_open = self._policy(nodes) != "dynamic" and rows[name].elements >= ENOUGH
+                if is_open and not any(adds_floats(plan, node) for node in nodes):
+                    savings[name] = self._saving(plan, name)
+
+    def _saving(self, plan: Plan, value: str) -> float:
+        """About what a static range of a value saves: bytes, fewer if only its own conversion becomes cheaper."""
+        producer = plan.graph.producer(value)
+        as_codes = producer is not None and producer.name in plan.int8
+        return math.prod(self._costs.shape(value)) * (AS_CODES if as_codes else 1.0)
+
+    def _without_static(
+        self, rows: Mapping[str, RowRange], savings: Mapping[str, float], floats: Mapping[str, str]
+    ) -> dict[str, RowRange]:
+        """`rows` without the values that may have one range for all rows, of those in `savings`."""
+        assert self._calibration is not None
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if savings else None
+        if noise is None:
+            return dict(rows)
+        layers: dict[tuple[str, bool], Layer] = {}
+
+        def others(static: Sequence[str]) -> dict[str, RowRange]:
+            return {name: found for name, found in rows.items() if name not in static}
+
+        def planned(static: Sequence[str]) -> Plan:
+            dynamic = self._readers(others(static))
+            return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
+
+        factors = {name: found.factors for name, found in rows.items()}
+
+        def rehearse(static: Sequence[str]) -> Array:
+            return noise(self._rehearsed(planned(static), factors, layers))
+
+        added = {name: max(rows[name].static - rows[name].noise, 0.0) / saved for name, saved in savings.items()}
+        chosen, reason = bearable(
+            sorted(added, key=added.__getitem__), rehearse, lambda static: planned(static).microseconds
+        )
+        self._notes = {node.name: reason for node in self.graph if node.op == "linear" and node.inputs[0] in chosen}
+        return others(chosen)
+
+    def _rehearsed(
+        self, plan: Plan, factors_of: Mapping[str, Array | None], known: dict[tuple[str, bool], Layer]
+    ) -> Graph:
+        """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
+        for node in plan.graph:
+            key = (node.name, node.name in plan.dynamic)
+            if node.op in LAYERS and node.name in plan.int8 and key not in known:
+                factors = factors_of.get(node.inputs[0]) if key[1] else None
+                codes = self._codes(node, plan, factors, None, quick=True)
+                known[key] = Layer(codes=codes, bias=self._bias(node), factors=factors)
+        layers = {
+            name: known[name, name in plan.dynamic] for name in plan.int8 if (name, name in plan.dynamic) in known
+        }
+        return integer_graph(plan, self._quants(plan, half=True), layers, {})
+
+    def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
+        """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""
+        scheme = self.rules.of(readers[0])
+        fixed = any(self._known.of(self.graph, node.inputs[1]) is not None for node in readers)
+        return dataclasses.replace(scheme, smooth=False) if fixed else scheme
+
+    def _policy(self, readers: Sequence[Node]) -> str:
+        return self.rules.of(readers[0]).activations
+
+    def _integer(self, plan: Plan) -> Graph:
+        quants = self._quants(plan) if self._calibration is not None else {}
+        nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
+        keys = {
+            node.name: (
+                node.name,
+                None if node.name in plan.dynamic else quants[node.inputs[0]],
+                plan.groups.get(node.name, 0),
+            )
+            for node in nodes
+        }
+        missing = [node for node in nodes if keys[node.name] not in self._layers]
+        self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan, quants)}
+        codes = {
+            node.name: self._table(node, plan.tables[node.name]) for node in plan.graph if node.name in plan.tables
+        }
+        return integer_graph(plan, quants, {name: self._layers[key] for name, key in keys.items()}, codes)
+
+    def _table(self, node: Node, width: Width) -> Weight:
+        """The codes of an embedding's rows."""
+        if node.name not in self._table_codes:
+            table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
+            made = self._known.of(self.graph, node.inputs[0])
+            if not isinstance(made, GroupCodes):
+                made = round_groups(table, width.group_size, symmetric=symmetric, bits=width.bits)
+            self._table_codes[node.name] = made.as_weight()
+        return self._table_codes[node.name]
+
+    def _quants(self, plan: Plan, *, half: bool = False, beside: Sequence[Observer] = ()) -> dict[str, Quant]:
+        """The static ranges that a plan needs, by all data or by every second piece.
+
+        beside: who wants to see the data, too.
+        """
+        assert self._calibration is not None
+        sites = Sites(plan)
+        missing = [name for name in sites.observed if name not in self._histograms]
+        if missing or beside or not self._histograms:  # data without use are checked all the same
+            seen = Histograms(missing)
+            gather(plan.graph, self._calibration, [seen, *beside], stage="calibrate", **self._options)
+            self._halves |= seen.halves[0]
+            self._histograms |= seen.whole()
+        histograms, known = (self._halves, self._half_ranges) if half else (self._histograms, self._ranges)
+        return sites.quants(histograms, self.rules, known)
+
+    def _learn(self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]) -> Iterator[tuple[Node, Layer]]:
+        """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
+        known = self._rows or {}
+        rows = {
+            n.name: known[n.inputs[0]].factors if n.inputs[0] in known else None
+            for n in nodes
+            if n.name in plan.dynamic
+        }
+        if self._calibration is None:
+            yield from ((node, self._layer(node, plan, rows, None)) for node in nodes)
+            return
+        schemes_of = {node.name: self.rules.of(node) for node in nodes}
+        unrounded = {node.name for node in nodes if self._key(node, plan) not in self._rounded}
+        heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name in unrounded]
+        light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
+        for part, moments in ((heavy, True), (light, False)):
+            if part:
+                fours = {name for name, size in plan.groups.items() if size}
+                options = {"rows": rows, "moments": moments, "four_bits": fours, **self._options}
+                for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
+                    yield node, self._layer(node, plan, rows, seen)
+        for node in nodes:
+            if node not in heavy and node not in light:
+                yield node, self._layer(node, plan, rows, None)
+
+    @staticmethod
+    def _key(node: Node, plan: Plan) -> tuple[str, bool, int]:
+        """What a layer's codes depend on."""
+        return node.name, node.name in plan.dynamic, plan.groups.get(node.name, 0)
+
+    def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
+        """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
+        scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
+        bias = self._bias(node)
+        key = self._key(node, plan)
+        if key not in self._rounded:
+            moments = seen.factored if seen is not None and scheme.compensate else None
+            self._rounded[key] = self._codes(node, plan, factors, moments)
+        codes = self._rounded[key]
+        if seen is not None and scheme.correct_bias:
+            bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
+        return Layer(codes=codes, bias=bias, factors=factors)
+
+    def _bias(self, node: Node) -> Array:
+        """float64, zeros where a layer has none."""
+        if len(node.inputs) > 2 and node.inputs[2]:
+            return _array(self.graph, node.inputs[2]).astype(np.float64)
+        return np.zeros(_array(self.graph, node.inputs[1]).shape[0])
+
+    def _codes(
+        self, node: Node, plan: Plan, factors: Array | None, moments: Factored | None, *, quick: bool = False
+    ) -> Codes | GroupCodes:
+        """A layer's codes: those that came with its weight, else by what is known of its inputs."""
+        weight, size = _array(self.graph, node.inputs[1]), plan.groups.get(node.name, 0)
+        known = self._known.of(self.graph, node.inputs[1])
+        if known is not None and isinstance(known, GroupCodes) == (size > 0):
+            return known
+        even = weight if factors is None else weight / factors
+        if quick and node.op == "linear" and not size:
+            return round_plain(even)
+        return _rounded(node, self.rules.of(node), even, moments, size)
+
+
+def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
+    first = next(iter(batches(graph, calibration)))
+    try:
+        return bind(graph, first.feeds)
+    except InputError as error:
+        raise CalibrationError(f"calibration batch {first.number}: {error}") from None
+
+
+def _rounded(
+    node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None, group_size: int
+) -> Codes | GroupCodes:
+    """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
+    if group_size:
+        symmetric, flat = scheme.symmetric, scheme.compensate
+        bits = scheme.weight_bits
+        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat, bits=bits)
+    if moments is not None:
+        return round_compensated(weight, moments)
+    is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
+    return round_flat(weight) if is_window else round_nearest(weight)
+
+
+def _array(graph: Graph, name: str) -> Array:
+    constant = graph.constants[name]
+    assert not isinstance(constant, Weight)
+    return constant
