@@ -613,7 +613,7 @@ def _swin() -> nn.Module:
     )
 
 
-@_architecture("mobilevit", _images(64, name="pixel_values"), bound=7.3)
+@_architecture("mobilevit", _images(64, name="pixel_values"), bound=7.0)
 def _mobilevit() -> nn.Module:
     return _transformers(
         "MobileViTForImageClassification",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace as change
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lowbit
-from lowbit.quantization import quantize
+from lowbit.quantization import quantize, quantizer
 from lowbit.quantization import settle as settling
 from lowbit.quantization.rehearse import EXTRA, UNHEARD, bearable
 from lowbit.quantization.settle import FASTER, GAINS, LEAST, SPARED, WORSE, WORTH, Forms, settle
@@ -173,12 +174,13 @@ def test_layers_return_to_their_forms_without_data_as_far_as_it_takes() -> None:
 
 
 def test_data_that_only_cost_accuracy_are_left_alone() -> None:
-    assert settled({"factors": 1e-4}, {"conv": 5.0}).without_data
+    assert settled({"factors": 0.5e-4}, {"conv": 5.0}) == ALL
+    assert settled({"factors": 1.5e-4}, {"conv": 5.0}) == change(ALL, without_data=True)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(8, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
     x = torch.randn(16, 8, 12, 12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settling, "WORSE", -1.0)
+        patch.setattr(quantize, "WORSE", -1.0)
         patch.setattr(settling, "FASTER", np.inf)
         with_data = lowbit.convert(net, x[:1], calibration=x.split(4), progress=False)
     without = lowbit.convert(net, x[:1], progress=False)
@@ -227,7 +229,7 @@ class Mixed(nn.Module):
 
 def test_convolutions_have_ranges_of_their_own_beside_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are rounded and biases corrected for them as for others; a sample does not see its neighbours."""
-    monkeypatch.setattr(quantize, "settle", lambda candidates, *rest: candidates[-1])
+    monkeypatch.setattr(quantizer, "settle", lambda candidates, *rest: candidates[-1])
     torch.manual_seed(0)
     net, shape = Mixed().eval(), (4, 8, 24, 24)
     data = [torch.randn(shape) for _ in range(4)]

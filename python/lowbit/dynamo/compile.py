@@ -294,7 +294,7 @@ def counting() -> Iterator[Count]:
 
 
 def _count(model: ConvertedModel, tensors: Sequence[torch.Tensor]) -> None:
-    rows = [row for row in model.profile(*tensors, repeats=1) if row.op.startswith(PRODUCTS)]
+    rows = [row for row in model.profile(*tensors, repeats=1) if row.op.removeprefix("quantized_").startswith(PRODUCTS)]
     for count in _counts:
         count.torch += sum(row.operations for row in rows if row.op == "torch")
         count.lowbit += sum(row.operations for row in rows if row.op != "torch")

@@ -190,12 +190,15 @@ class Quantizer:
             self._rows = self._survey()
         return self._rows
 
+    def has_choice(self) -> bool:
+        """Whether no scheme prescribes ranges."""
+        return all(self._policy([node]) == "auto" for node in self.graph if node.op in LAYERS)
+
     def settled(self) -> Forms:
         """What becomes of layers for the outputs' sake; where a scheme prescribes ranges, nothing does."""
         if self._forms is None:
             self._forms = Forms()
-            layers = [node for node in self.graph if node.op in LAYERS]
-            if self._calibration is not None and all(self._policy([node]) == "auto" for node in layers):
+            if self._calibration is not None and self.has_choice():
                 self._forms = self._settle()
         return self._forms
 
@@ -211,7 +214,7 @@ class Quantizer:
 
         plan, without = planned(Forms()), decide(self.graph, self._nominal, static=False, floats=kept)
         choice = forms(plan, without)
-        noise = measure(self.graph, self._calibration, self._options["threads"]) if plan.int8 else None
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if len(choice) > 1 else None
         if noise is None:
             return Forms()
         return settle(

@@ -4,7 +4,6 @@ Data make static ranges possible, and with them more layers are worth int8. What
 So forms of the whole graph are rehearsed beside that which it would have without data: the fastest is taken whose
 outputs are hardly noisier, or which is so much faster that speed decides. Where data cost accuracy, layers that read
 the model's input are tried in float32, too: noise that comes first is amplified most, and such layers gain little.
-Where no form is any good, the data are left alone.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from .row_ranges import decibels
 
 WORSE = 0.12
 """How much noisier than without data outputs may be, as a share: 0.5 dB."""
+LOST = 2.0
+"""How many times as noisy as without data a rehearsed graph is that compensated rounding does not make good again."""
 FASTER = 1.2
 """How many times faster than in the forms without data the model must be, by its costs, for speed to decide."""
 GAINS = 1.02
@@ -77,7 +78,7 @@ def forms(plan: Plan, without: Plan) -> list[Forms]:
 def settle(
     candidates: Sequence[Forms], first: Sequence[str], without: Array, noise: Noise, microseconds: Time
 ) -> Forms:
-    """The fastest of `candidates` that the outputs bear, or that speed is worth their noise; else none of them.
+    """The fastest of `candidates` that the outputs bear, or that speed is worth their noise; else the last.
 
     first: the int8 layers that read the model's input. without: the outputs' noise without data. noise, microseconds:
     of the outputs, and of the model, in these forms.
@@ -98,7 +99,7 @@ def settle(
             return replace(tried, note=f"{note}{decibels(float(found.max()))}, not {decibels(float(without.max()))}")
         if (found <= (1 + WORSE) * without).all():
             return tried
-    return Forms(without_data=True)
+    return replace(candidates[-1], without_data=bool((noise(candidates[-1]) > LOST * without).any()))
 
 
 def _spared(forms: Forms, first: Sequence[str], noise: Noise, microseconds: Time) -> dict[str, str]:
