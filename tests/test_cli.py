@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from lowbit import InputError, convert
 from lowbit.cli import demo
 from lowbit.cli.commands import app, console
 
@@ -115,3 +117,14 @@ def test_draw() -> None:
     assert lines[0][0] == "\u2801"
     assert lines[6][13] == "\u2880"
     assert sum(character != "\u2800" for line in lines for character in line) == 2
+
+
+def test_bench_takes_other_free_sizes(tmp_path: Path) -> None:
+    net = torch.nn.Conv2d(3, 4, 3, padding=1).eval()
+    model = convert(net, torch.zeros(1, 3, 8, 8), dynamic={"input": {0: "batch", 2: "h"}}, progress=False)
+    model.save(tmp_path / "net.lowbit")
+    shown = invoke("bench", str(tmp_path / "net.lowbit"), "--rounds", "1", "--batch", "2", "--size", "h=9")
+    assert "batch 2, h 9: " in shown
+    for wrong in ("w=3", "h", "h=x", "batch=-1"):
+        with pytest.raises(InputError, match=r"--size is NAME=N for a free size \(batch, h\), not "):
+            invoke("bench", str(tmp_path / "net.lowbit"), "--size", wrong)

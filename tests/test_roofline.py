@@ -148,3 +148,14 @@ def test_profiles_are_measured_against_it() -> None:
     printed = str(profile).splitlines()
     assert printed[2 + list(profile).index(product)].count(f" % {product.limit(profile.roofline).name} ") == 1
     assert f" % {profile.limit.name} " in printed[-1]
+
+
+def test_a_rate_that_no_thread_had_time_to_measure_is_measured_longer() -> None:
+    asked: list[float] = []
+
+    def rate(seconds: float, threads: int) -> float:
+        asked.append(seconds)
+        return 0.0 if seconds < 0.03 else 4.0
+
+    assert roofline._seconds(rate, 0.01, threads=999) == 0.25
+    assert asked == [0.01, 0.02, 0.04]

@@ -260,7 +260,7 @@ def _missed(outcome: Outcome, max_drop: float, model: ConvertedModel) -> Accurac
     best = outcome.best
     return AccuracyError(
         f"no model with low-bit layers holds max_drop={max_drop:g}: of {len(outcome.history) - 1} evaluated, the best "
-        f"scores {best.score:g}, {best.drop:g} below float32, with {best.coded} low-bit layers. Allow that drop, "
+        f"scores {best.score:g}, {best.drop:g} below float32, with low-bit layers: {best.coded}. Allow that drop, "
         "calibrate with more representative data, or convert with scheme='float32'; the best model is this error's "
         "`model`.",
         model=model,
@@ -336,6 +336,9 @@ class CalibrationData:
         positional = sum(parameter.kind != "keyword" for parameter in parameters)
         if isinstance(item, Mapping):
             known = {parameter.name for parameter in parameters}
+            missing = [each.name for each in parameters if each.name not in item and not calls.is_constant(each.tree)]
+            if missing:
+                raise InputError(f"missing: {missing}; the item holds {[*item]}")
             return (), {key: value for key, value in item.items() if key in known}
         if not isinstance(item, tuple | list):
             return (item,), {}

@@ -10,7 +10,7 @@ from lowbit.graph.ir import Graph, Quant, Weight, replace
 from lowbit.ops.interpreter import run, validate
 from lowbit.quantization.fuse_requantize import (
     Emitter,
-    Layer,
+    IntegerLayer,
     code_table,
     put_carrier,
     put_function,
@@ -43,7 +43,7 @@ def test_a_layer_on_the_grid_is_exact(as_codes: bool) -> None:
     bias = m.constant(np.float32([1.0, -2.0, 0.25, 0.0]))
     y = m.node("conv2d", x, weight, bias, r, padding=PAD1, activation_min=-2.0, activation_max=50.0)
     graph = m.graph(y)
-    layer = Layer(codes=Codes(codes=codes, scales=np.full(4, 0.25)), bias=np.array([1.0, -2.0, 0.25, 0.0]))
+    layer = IntegerLayer(codes=Codes(codes=codes, scales=np.full(4, 0.25)), bias=np.array([1.0, -2.0, 0.25, 0.0]))
     made = emitted(
         graph,
         {"x": X, "r": X, y: Y},
@@ -105,7 +105,7 @@ def test_names_do_not_collide() -> None:
     x = m.input("x", "batch", 4)
     weight = m.constant(np.eye(4, dtype=np.float32), "n0_linear.multiplier")
     graph = m.graph(m.node("linear", x, weight))
-    layer = Layer(codes=Codes(codes=np.eye(4, dtype=np.int8), scales=np.ones(4)), bias=np.zeros(4))
+    layer = IntegerLayer(codes=Codes(codes=np.eye(4, dtype=np.int8), scales=np.ones(4)), bias=np.zeros(4))
     made = emitted(graph, {"x": X}, lambda emit: put_layer(emit, graph.nodes[0], layer, as_codes=False))
     assert len(made.constants) == 3
 
@@ -118,7 +118,7 @@ def test_a_layer_that_is_output_and_read_as_codes_keeps_its_names_apart() -> Non
     z = m.node("linear", y, m.floats(4, 4))
     graph = m.graph(y, z)
     graph = replace(graph, nodes=(replace(graph.nodes[0], name=y), graph.nodes[1]))  # as capture names layers
-    layer = Layer(codes=Codes(codes=np.eye(4, dtype=np.int8), scales=np.full(4, 0.25)), bias=np.zeros(4))
+    layer = IntegerLayer(codes=Codes(codes=np.eye(4, dtype=np.int8), scales=np.full(4, 0.25)), bias=np.zeros(4))
 
     def put(emit: Emitter) -> None:
         put_layer(emit, graph.nodes[0], layer, as_codes=True)

@@ -319,7 +319,7 @@ def _why_stuck(net: torch.nn.Module, call: Example, requests: Requests) -> str:
     leaves = pytree.tree_leaves((example.args, example.kwargs))
     sizes = [leaf.shape[axis] for leaf, request in zip(leaves, requests, strict=True) for axis in request]
     place = next((places[size] for size in sizes if size in places), "")
-    return f"its code specialized it to be a constant{place}"
+    return f"its code specialized it to be a constant{place} (len(x) and int(...) do so, x.shape[0] stays free)"
 
 
 _SPECIALIZES = "_set_replacement"

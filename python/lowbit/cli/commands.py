@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from lowbit.cli.tables import heading, profile_table
 from lowbit.graph import limits
 from lowbit.graph.ir import Graph, Value, Weight
 from lowbit.graph.weights import stored
+from lowbit.ops.interpreter import bind
 from lowbit.passes.note_sparsity import sparse_layers
 from lowbit.runtime import format as lowbit_format
 from lowbit.runtime.meta import Decision, Meta
@@ -105,7 +106,8 @@ def inspect(file: File) -> None:
 @app.command()
 def bench(
     file: File,
-    batch: Annotated[int, typer.Option(help="The size of every free dimension.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="How many samples a call has.", min=1)] = 1,
+    size: Annotated[list[str] | None, typer.Option(help="NAME=N of another free size.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Absent: as many as this process may use.", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of about 0.1 s.", min=1)] = 15,
     report: Annotated[Path | None, typer.Option(help="Write all of it to a page of HTML.", show_default=False)] = None,
@@ -113,30 +115,59 @@ def bench(
 ) -> None:
     """How long a file takes on this machine, as a whole and node by node, on random inputs."""
     model = lowbit.load(file, threads=threads, allow_torch=allow_torch)
-    inputs = model.session.made_up(dict.fromkeys(model.session.graph.symbols, batch))
+    graph = model.session.graph
+    inputs = model.session.made_up({**_leading(graph, batch), **_sizes(graph, size or [])})
+    sizes = bind(graph, dict(zip(graph.inputs, inputs, strict=True)))
     time = interleave({"model": lambda: model(*inputs)}, rounds=rounds)["model"]
     profile = model.profile(*inputs)
     console.print(profile_table(profile))
+    sizes_shown = f"batch {batch}{_others(graph, sizes)}"
     console.print(
-        f"{file.name}, batch {batch}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
+        f"{file.name}, {sizes_shown}: {time.median * 1e3:.3f} ms (median of {rounds} rounds; lowest "
         f"{time.lowest * 1e3:.3f} ms), {batch / time.median:,.0f} samples/s"
     )
     limit = profile.limit
     console.print(f"The limits of its steps add up to {limit.seconds * 1e3:.3f} ms: {limit.of(time.median)}")
     console.print(f"{profile.roofline}", highlight=False)
-    _print_slower(file, batch, model.session.threads)
+    _print_slower(file, sizes, model.session.threads)
     if report is not None:
         model.report(report, *inputs)
         console.print(f"Wrote {report}")
 
 
-def _print_slower(file: Path, batch: int, threads: int) -> None:
+def _leading(graph: Graph, batch: int) -> dict[str, int]:
+    """The free first axes of the inputs, at this size."""
+    first = {str(graph.values[name].shape[0]) for name in graph.inputs if graph.values[name].shape}
+    return {name: batch for name in graph.symbols if name in first}
+
+
+def _sizes(graph: Graph, given: Sequence[str]) -> dict[str, int]:
+    """Of `NAME=N`; raises InputError for others."""
+    found = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in graph.symbols or not number.isdecimal():
+            raise lowbit.InputError(
+                f"--size is NAME=N for a free size ({', '.join(graph.symbols) or 'none'}), not {text}"
+            )
+        found[name] = int(number)
+    return found
+
+
+def _others(graph: Graph, sizes: Mapping[str, int]) -> str:
+    """The free sizes that are no batch, as a person reads them."""
+    others = {name: size for name, size in sizes.items() if name not in _leading(graph, 1)}
+    return "".join(f", {name} {size}" for name, size in others.items())
+
+
+def _print_slower(file: Path, sizes: Mapping[str, int], threads: int) -> None:
     """The layers that this machine would run faster in float32, each timed alone."""
     from lowbit.quantization.cost import slower_here
 
     graph, document = lowbit_format.load(file)
-    slower = slower_here(graph, dict.fromkeys(graph.symbols, batch), threads)
+    slower = slower_here(graph, sizes, threads)
     if not slower:
+        console.print("No layer is slower on codes than in float32 here.")
         return
     table = heading("Slower on codes than in float32 here", ("layer", "us", "us in float32"))
     for name, (coded, floats) in slower.items():
@@ -175,8 +206,8 @@ def _weights(graph: Graph) -> str:
     for bits in sorted({weight.bits for weight in weights}):
         same = [weight for weight in weights if weight.bits == bits]
         count, size = sum(math.prod(weight.shape) for weight in same), sum(stored(weight).bytes for weight in same)
-        lines.append(f"{count:,} in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
-    return ", ".join(lines) or "0 in int8"
+        lines.append(f"{count:,} weights in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
+    return ", ".join(lines) or "none quantized"
 
 
 def _nodes(graph: Graph) -> Table:

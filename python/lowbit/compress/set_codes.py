@@ -69,7 +69,7 @@ def set_codes(
     parts = tuple(part.detach().clone() for part in (codes, scale, zero_point) if part is not None)
     module.register_parameter(name, nn.Parameter(weight.detach(), requires_grad=False))
     window = tuple(weight.shape[2:]) if given.shape != weight.shape else ()
-    parametrize.register_parametrization(module, name, Stored(parts, format, window), unsafe=True)
+    parametrize.register_parametrization(module, name, Recoded(parts, format, window), unsafe=True)
     module.train(module.training)  # the new submodules, too
 
 
@@ -98,13 +98,17 @@ def codes_given(module: nn.Module, name: str = "weight") -> Given | None:
     if not parametrize.is_parametrized(module, name):
         return None
     source = module.get_submodule(f"parametrizations.{name}")
-    if not isinstance(source, parametrize.ParametrizationList) or len(source) != 1 or not isinstance(source[0], Stored):
+    if (
+        not isinstance(source, parametrize.ParametrizationList)
+        or len(source) != 1
+        or not isinstance(source[0], Recoded)
+    ):
         return None
     codes, scale, *zero_point = (getattr(source, f"original{place}") for place in range(source.ntensors))
     return Given(codes, scale, zero_point[0] if zero_point else None, source[0].format)
 
 
-class Stored(nn.Module):
+class Recoded(nn.Module):
     """The parametrization: from codes, scales and perhaps zero points to numbers.
 
     window: of a convolution whose codes are rows.

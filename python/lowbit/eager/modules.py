@@ -20,7 +20,7 @@ from ..errors import InputError, UnsupportedError
 from ..graph.ir import Array, Graph, Node, Symbol, Value, Weight
 from ..graph.weights import format_of, pack
 from ..ops import constant_value
-from ..quantization.fuse_requantize import Emitter, Layer, put_dynamic_layer
+from ..quantization.fuse_requantize import Emitter, IntegerLayer, put_dynamic_layer
 from ..quantization.known_weights import codes_of
 from ..runtime.session import Session
 from ..torch_internals import DisableTorchFunctionSubclass, pytree, shell
@@ -161,7 +161,7 @@ class QuantizedLinear(QuantizedLayer):
         layer = Node(op="linear", name="linear", inputs=("x",), outputs=("y",))
         emit = Emitter(_of_rows(values, (layer,), {}), {})
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias
-        put_dynamic_layer(emit, layer, Layer(codes=codes_of(weight, weight.shape), bias=bias.double().numpy()))
+        put_dynamic_layer(emit, layer, IntegerLayer(codes=codes_of(weight, weight.shape), bias=bias.double().numpy()))
         return emit.finish()
 
     def extra_repr(self) -> str:

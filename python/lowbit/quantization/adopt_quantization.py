@@ -22,7 +22,7 @@ from ..passes.remove_dead import remove_dead
 from ..passes.rewrite import Rewriter
 from ..runtime.meta import Decision
 from .emit import put_other
-from .fuse_requantize import MOVES_CODES, Emitter, Layer, put_layer
+from .fuse_requantize import MOVES_CODES, Emitter, IntegerLayer, put_layer
 from .known_weights import KnownWeights
 from .plan import can_follow, in_torch
 from .quantizer import Quantized
@@ -125,7 +125,7 @@ class _Adopter:
             return False
         shift = np.zeros(len(codes.scales)) if bias is None else bias.astype(np.float64)
         as_codes = node.outputs[0] in self._quants
-        put_layer(self._emit, node, Layer(codes=codes, bias=shift), as_codes=as_codes)
+        put_layer(self._emit, node, IntegerLayer(codes=codes, bias=shift), as_codes=as_codes)
         if as_codes:
             self._coded.add(node.outputs[0])
         return True

@@ -8,12 +8,12 @@ from ..graph.ir import Graph, Node, Quant, Weight, replace
 from ..passes.functions import is_channel_function, is_function
 from ..passes.layers import LAYERS
 from . import fuse_requantize as emit_
-from .fuse_requantize import AVERAGES, PAIRS, Emitter, Layer
+from .fuse_requantize import AVERAGES, PAIRS, Emitter, IntegerLayer
 from .plan import Plan, layer_slope
 
 
 def integer_graph(
-    plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, Layer], tables: Mapping[str, Weight]
+    plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, IntegerLayer], tables: Mapping[str, Weight]
 ) -> Graph:
     """The integer graph with these ranges, weights and tables of embeddings."""
     emit = Emitter(plan.graph, quants)
@@ -31,7 +31,7 @@ def integer_graph(
     return emit.finish()
 
 
-def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, Layer]) -> None:
+def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, IntegerLayer]) -> None:
     activation = plan.activations.get(node.name)
     if node.name in plan.dynamic:
         emit_.put_dynamic_layer(emit, node, layers[node.name])

@@ -37,7 +37,7 @@ BOUNDS = ("activation_min", "activation_max")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class IntegerLayer:
     """The integer form of a layer's constants: weight codes, and the bias in float64.
 
     factors: what its input's rows are multiplied by before they are quantized; the codes are of weight / factors.
@@ -168,7 +168,7 @@ class Emitter:
 def put_layer(
     emit: Emitter,
     node: Node,
-    layer: Layer,
+    layer: IntegerLayer,
     *,
     as_codes: bool,
     activation: Node | None = None,
@@ -274,7 +274,7 @@ def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
     return name
 
 
-def _layer_constants(emit: Emitter, node: Node, layer: Layer, multiplier: float, bias: float) -> list[str]:
+def _layer_constants(emit: Emitter, node: Node, layer: IntegerLayer, multiplier: float, bias: float) -> list[str]:
     codes = layer.codes
     if isinstance(codes, GroupCodes):  # its scales are its own
         weight, scales = codes.as_weight(), np.ones(len(codes.codes)) * codes.factors
@@ -311,7 +311,7 @@ def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tupl
 # -------------------------------------------------------------------------------------------------------------- dynamic
 
 
-def put_dynamic_layer(emit: Emitter, node: Node, layer: Layer) -> None:
+def put_dynamic_layer(emit: Emitter, node: Node, layer: IntegerLayer) -> None:
     """A layer whose input's range is found at each call, per row of a linear layer, else per sample; makes floats.
 
     before: conv2d(x, w, b, residual; activation_min 0)

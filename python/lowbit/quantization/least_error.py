@@ -22,7 +22,7 @@ ROUNDING = 2.0**-22
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Trial:
+class ScaleTrial:
     """One of the scales: codes are rint(row * factor), clipped to low .. high; `step` is what a code is worth.
 
     Each is a number, or one for each row.
@@ -41,7 +41,12 @@ def blocks(rows: int, size: int) -> Iterator[slice]:
 
 
 def least(
-    rows: Array, trials: Sequence[Trial], reach: float, exact: Callable[[int, Array], Array], *, margin: float = 0.0
+    rows: Array,
+    trials: Sequence[ScaleTrial],
+    reach: float,
+    exact: Callable[[int, Array], Array],
+    *,
+    margin: float = 0.0,
 ) -> Array:
     """For each of the rows [N, K], float32, the place of the first trial with the least squared error.
 
@@ -63,7 +68,7 @@ def least(
     return chosen
 
 
-def _candidates(rows: Array, trials: Sequence[Trial], reach: float) -> Array:
+def _candidates(rows: Array, trials: Sequence[ScaleTrial], reach: float) -> Array:
     """Which trials may be the best of a row: bool [trials, N]."""
     depth, shape = rows.shape[1], (len(trials), len(rows))
     factors, lows, highs = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.float32)

@@ -24,7 +24,7 @@ from .cost import Costs, MeasuredCosts
 from .emit import integer_graph
 from .equalize import equalize
 from .four_bits import Width, tables, widths
-from .fuse_requantize import Layer
+from .fuse_requantize import IntegerLayer
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .plan import Plan, decide
@@ -101,7 +101,7 @@ class Quantizer:
         self._tables = tables(graph, rules, self._known)
         self._table_codes: dict[str, Weight] = {}
         self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
-        self._layers: dict[tuple[str, Quant | None, int], Layer] = {}
+        self._layers: dict[tuple[str, Quant | None, int], IntegerLayer] = {}
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
         scheme = self.rules.of(node)
@@ -205,7 +205,7 @@ class Quantizer:
     def _settle(self) -> Forms:
         assert self._calibration is not None
         kept = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
-        rows, known = self._known_rows(), dict[tuple[str, bool], Layer]()
+        rows, known = self._known_rows(), dict[tuple[str, bool], IntegerLayer]()
         by_row, factors = self._readers(rows), {name: found.factors for name, found in rows.items()}
 
         def planned(given: Forms) -> Plan:
@@ -266,7 +266,7 @@ class Quantizer:
         noise = measure(self.graph, self._calibration, self._options["threads"]) if savings else None
         if noise is None:
             return dict(rows)
-        layers: dict[tuple[str, bool], Layer] = {}
+        layers: dict[tuple[str, bool], IntegerLayer] = {}
 
         def others(static: Sequence[str]) -> dict[str, RowRange]:
             return {name: found for name, found in rows.items() if name not in static}
@@ -288,7 +288,7 @@ class Quantizer:
         return others(chosen)
 
     def _rehearsed(
-        self, plan: Plan, factors_of: Mapping[str, Array | None], known: dict[tuple[str, bool], Layer]
+        self, plan: Plan, factors_of: Mapping[str, Array | None], known: dict[tuple[str, bool], IntegerLayer]
     ) -> Graph:
         """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
         for node in plan.graph:
@@ -296,7 +296,7 @@ class Quantizer:
             if node.op in LAYERS and node.name in plan.int8 and key not in known:
                 factors = factors_of.get(node.inputs[0]) if key[1] else None
                 codes = self._codes(node, plan, factors, None, quick=True)
-                known[key] = Layer(codes=codes, bias=self._bias(node), factors=factors)
+                known[key] = IntegerLayer(codes=codes, bias=self._bias(node), factors=factors)
         layers = {
             name: known[name, name in plan.dynamic] for name in plan.int8 if (name, name in plan.dynamic) in known
         }
@@ -355,7 +355,9 @@ class Quantizer:
         histograms, known = (self._halves, self._half_ranges) if half else (self._histograms, self._ranges)
         return sites.quants(histograms, self.rules, known)
 
-    def _learn(self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]) -> Iterator[tuple[Node, Layer]]:
+    def _learn(
+        self, nodes: Sequence[Node], plan: Plan, quants: Mapping[str, Quant]
+    ) -> Iterator[tuple[Node, IntegerLayer]]:
         """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
         known = self._rows or {}
         rows = {
@@ -385,7 +387,7 @@ class Quantizer:
         """What a layer's codes depend on."""
         return node.name, node.name in plan.dynamic, plan.groups.get(node.name, 0)
 
-    def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> Layer:
+    def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> IntegerLayer:
         """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
         scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
         bias = self._bias(node)
@@ -396,7 +398,7 @@ class Quantizer:
         codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
-        return Layer(codes=codes, bias=bias, factors=factors)
+        return IntegerLayer(codes=codes, bias=bias, factors=factors)
 
     def _bias(self, node: Node) -> Array:
         """float64, zeros where a layer has none."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..graph.ir import Array, Weight
 from ..graph.weights import highest, middle, shaped
-from .least_error import Trial, blocks, least
+from .least_error import ScaleTrial, blocks, least
 from .round_weights import Factored, round_columns, upper_of_flat
 
 SHARES = np.linspace(1.0, 0.6, 17)
@@ -146,9 +146,9 @@ def _best_groups(rows: Array, symmetric: bool, bits: int) -> tuple[Array, Array]
     zeros = np.full(scales.shape, centre) if symmetric else np.rint(-low * SHARES[:, None] / scales).clip(0, top)
     fixed = -centre, top - centre
 
-    def trial(scale: Array, zero: Array) -> Trial:
+    def trial(scale: Array, zero: Array) -> ScaleTrial:
         bounds = fixed if symmetric else (-zero, top - zero)
-        return Trial(factor=1 / scale, low=bounds[0], high=bounds[1], step=scale)
+        return ScaleTrial(factor=1 / scale, low=bounds[0], high=bounds[1], step=scale)
 
     def exact(place: int, which: Array) -> Array:
         scale, zero, numbers = scales[place, which, None], zeros[place, which, None], rows[which].astype(np.float64)

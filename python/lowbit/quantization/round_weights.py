@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph.ir import Array
-from .least_error import Trial, blocks, least
+from .least_error import ScaleTrial, blocks, least
 
 LIMIT = 127
 SHARES = np.linspace(1.0, 0.7, 31)
@@ -170,7 +170,7 @@ def _best_scales(rows: Array) -> Array:
     largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
     largest = np.where(largest > 0, largest, largest.dtype.type(1))
     scales = largest.astype(np.float64) * SHARES[:, None] / LIMIT
-    trials = [Trial(factor=LIMIT / share, low=-LIMIT, high=LIMIT, step=share) for share in SHARES.tolist()]
+    trials = [ScaleTrial(factor=LIMIT / share, low=-LIMIT, high=LIMIT, step=share) for share in SHARES.tolist()]
 
     def exact(place: int, which: Array) -> Array:
         scaled = rows[which].astype(np.float64) / scales[place, which, None]

@@ -176,7 +176,11 @@ def _measure(kernel: str, threads: int, seconds: float, sizes: tuple[tuple[str, 
 
 def _seconds(rate: Callable[..., float], seconds: float, threads: int) -> float:
     """The time of one operation, or one byte."""
-    return 1 / rate(seconds=seconds, threads=threads)
+    found = rate(seconds=seconds, threads=threads)
+    while not found:  # so many threads that some had no turn
+        seconds *= 2
+        found = rate(seconds=seconds, threads=threads)
+    return 1 / found
 
 
 def footprints(sizes: Mapping[str, int]) -> dict[str, int]:
