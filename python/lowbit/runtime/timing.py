@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from ..report import Timed
+if TYPE_CHECKING:
+    from ..report import Timed
 
 ROUNDS, SECONDS = 9, 0.05
 """Of what reports show: how many rounds, and how long each contestant runs in one."""
@@ -72,5 +74,7 @@ def _time(call: Callable[[], object]) -> float:
 
 def timed(calls: Mapping[str, Callable[[], object]]) -> tuple[Timed, ...]:
     """Each call's time, in interleaved rounds."""
+    from ..report import Timed  # pages are written seldom
+
     found = interleave(calls, rounds=ROUNDS, seconds=SECONDS)
     return tuple(Timed(name=name, lowest=time.lowest, median=time.median) for name, time in found.items())
