@@ -206,7 +206,7 @@ def _weights(graph: Graph) -> str:
     for bits in sorted({weight.bits for weight in weights}):
         same = [weight for weight in weights if weight.bits == bits]
         count, size = sum(math.prod(weight.shape) for weight in same), sum(stored(weight).bytes for weight in same)
-        lines.append(f"{count:,} weights in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
+        lines.append(f"{count:,} in int{bits}" + (f", {8 * size / count:.3f} bits each" if bits < 8 else ""))
     return ", ".join(lines) or "none quantized"
 
 

@@ -105,7 +105,7 @@ def _less_noise(energy: Array, factors: Array) -> float:
 def _energies(graph: Graph, node: Node) -> Array:
     """The squares of a layer's weights for each input channel: [groups, channels of a group]."""
     weights = np.square(np.asarray(graph.constants[node.inputs[1]], np.float64))
-    grouped = weights.reshape(int(node.attrs.get("groups", 1)), -1, *weights.shape[1:])  # type: ignore[arg-type]
+    grouped = weights.reshape(node.integer("groups", 1), -1, *weights.shape[1:])
     energies: Array = grouped.sum(axis=(1, *range(3, grouped.ndim)))
     return energies
 
