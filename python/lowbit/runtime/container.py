@@ -12,8 +12,9 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -64,13 +65,13 @@ def read_document(path: Path) -> dict[str, Any]:
         return _document(_header(file, path)[0], path)
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> FileIO:
     if not stat.S_ISREG(path.stat().st_mode):
         raise FormatError(f"{path} is not a regular file")
     return path.open("rb", buffering=0)
 
 
-def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int, int]:
+def _header(file: FileIO | BytesIO, path: Path) -> tuple[dict[str, Any], int, int]:
     """The header's JSON, where the tensors start and how many bytes they have."""
     total = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
@@ -141,11 +142,11 @@ def _entry(name: str, entry: Any, size: int) -> tuple[np.dtype[Any], tuple[int, 
     return dtype, shape, offsets[0], offsets[1]
 
 
-def _tensor(file: BinaryIO, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def _tensor(file: FileIO | BytesIO, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     raw = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
     view, filled = raw.data, 0
     while filled < len(raw):
-        count = file.readinto(view[filled:])  # type: ignore[attr-defined]
+        count = file.readinto(view[filled:])
         if not count:
             raise FormatError(f"the file ends inside tensor {name!r}")
         filled += count

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from inspect import signature
 from typing import Any, TypeVar
 
 from ..errors import FormatError
@@ -165,7 +166,7 @@ def _list(read: Callable[[Any], Row]) -> Callable[[Any], tuple[Row, ...]]:
 
 def _rows(kind: type[Row], **readers: Callable[[Any], Any]) -> Callable[[Any], tuple[Row, ...]]:
     """A list of objects with these keys; others are left out."""
-    needed = {each.name for each in fields(kind) if each.default is MISSING}  # type: ignore[arg-type]
+    needed = {name for name, each in signature(kind).parameters.items() if each.default is each.empty}
 
     def row(value: Any) -> Row:
         item = _object(value)
