@@ -14,6 +14,6 @@ constexpr const LightKernels* kLight[] = {&light_scalar};
 
 }  // namespace
 
-constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI8, kPeak, kSpmmI8, kLight};
+constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI8, kPeak, kSpmmI8, {}, kLight};
 
 }  // namespace lowbit::kernels

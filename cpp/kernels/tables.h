@@ -9,6 +9,7 @@
 #include "kernels/light/light.h"
 #include "kernels/peak/peak.h"
 #include "kernels/spmm_i8/spmm_i8.h"
+#include "kernels/winograd_i8/winograd_i8.h"
 
 namespace lowbit::kernels {
 
@@ -19,6 +20,7 @@ struct Tables {
   KernelTable<GemmI8Kernel> gemm_i8;
   KernelTable<PeakKernel> peak;
   KernelTable<SpmmI8Kernel> spmm_i8;
+  KernelTable<WinogradI8Kernel> winograd_i8;
   KernelTable<LightKernels> light;
 };
 extern const Tables tables;

@@ -16,6 +16,7 @@ extern const LightKernels light_avx2, light_avx512vnni;
 extern const PeakKernel peak_avx2, peak_avxvnni, peak_avx512vnni;
 extern const SpmmI8Kernel spmm_i8_avx2_4x4, spmm_i8_avx2_1x4, spmm_i8_avxvnni_4x4, spmm_i8_avxvnni_1x4;
 extern const SpmmI8Kernel spmm_i8_avx512vnni_4x4, spmm_i8_avx512vnni_1x4;
+extern const WinogradI8Kernel winograd_i8_avx2_6x16, winograd_i8_avxvnni_6x16, winograd_i8_avx512vnni_12x32;
 
 namespace {
 
@@ -41,10 +42,13 @@ constexpr const SpmmI8Kernel* kSpmmI8[] = {
     &spmm_i8_avx2_4x4,       &spmm_i8_avx2_1x4,       &spmm_i8_scalar_4x4,  &spmm_i8_scalar_1x4,
 };
 
+constexpr const WinogradI8Kernel* kWinogradI8[] = {&winograd_i8_avx512vnni_12x32, &winograd_i8_avxvnni_6x16,
+                                                   &winograd_i8_avx2_6x16};
+
 constexpr const LightKernels* kLight[] = {&light_avx512vnni, &light_avx2, &light_scalar};
 
 }  // namespace
 
-constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI8, kPeak, kSpmmI8, kLight};
+constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI8, kPeak, kSpmmI8, kWinogradI8, kLight};
 
 }  // namespace lowbit::kernels

@@ -7,6 +7,7 @@
 #include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/spmm_i8/spmm_i8.h"
+#include "kernels/winograd_i8/winograd_i8.h"
 
 namespace lowbit {
 namespace {
@@ -58,6 +59,13 @@ Geometry geometry(Keywords& keywords, int64_t x_size, const py::array& w) {
   return geometry(keywords, x_size, w.shape(0), w.ndim() == 3 ? w.shape(1) : 1, w.shape(w.ndim() - 1));
 }
 
+// Of 3x3 adjacent pixels, one pixel apart, as winograd_i8.h asks.
+void require_windows(const Geometry& g) {
+  require(g.tap_count == 3 && g.run % 3 == 0 && g.strides[2] == g.run / 3, "windows must be 3 adjacent pixels wide");
+  require(g.taps[1] - g.taps[0] == g.strides[1] && g.taps[2] - g.taps[1] == g.strides[1],
+          "windows must be 3 adjacent lines high");
+}
+
 template <class Args, class Weights, class X>
 void set_operands(Args& args, const Geometry& g, const Weights& weights, const Buffer& x, const X*) {
   args.weights = &weights;
@@ -76,13 +84,14 @@ py::array run(const Kernel& kernel, Keywords& keywords, const Geometry& g, Args&
   return y;
 }
 
-// One row of gemm_i8 or of spmm_i8, which have one contract.
-template <class Weights, class Args, auto table>
+// One row of gemm_i8, spmm_i8 or winograd_i8, which have one contract. task_scratch: null, or what a task needs.
+template <class Weights, class Args, auto table, auto task_scratch = nullptr>
 py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<int8_t>& w,
                  const Array<float>& multiplier, const Array<float>& bias, const py::kwargs& kwargs) {
   Keywords keywords(kwargs);
   const auto& kernel = find(table(), name);
   const Geometry g = geometry(keywords, x.size(), w);
+  if constexpr (std::is_same_v<Weights, kernels::WinogradI8Weights>) require_windows(g);
   const Buffer codes = copy(x);
   Weights weights;
   kernel.pack(w.data(), g.n, g.tap_count, g.run, weights);
@@ -91,7 +100,7 @@ py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   const Quantized quantized(keywords, args, multiplier, bias, g.n, g.pitch);
   Buffer scratch;
   if constexpr (requires { args.scratch; }) {
-    scratch = Buffer(keywords.get<int64_t>("tasks", 1) * kernels::spmm_i8_scratch(weights));
+    scratch = Buffer(keywords.get<int64_t>("tasks", 1) * task_scratch(weights));
     args.scratch = scratch.as();
   }
   return run(kernel, keywords, g, args, args.epilogue.output);
@@ -151,7 +160,10 @@ void bind_matrices(py::module_& m) {
           py::arg("multiplier").noconvert(), py::arg("bias").noconvert());
   };
   def_i8("gemm_i8", run_i8<kernels::GemmI8Weights, kernels::GemmI8Args, kernels::gemm_i8_kernels>);
-  def_i8("spmm_i8", run_i8<kernels::SpmmI8Weights, kernels::SpmmI8Args, kernels::spmm_i8_kernels>);
+  def_i8("spmm_i8",
+         run_i8<kernels::SpmmI8Weights, kernels::SpmmI8Args, kernels::spmm_i8_kernels, kernels::spmm_i8_scratch>);
+  def_i8("winograd_i8", run_i8<kernels::WinogradI8Weights, kernels::WinogradI8Args, kernels::winograd_i8_kernels,
+                               kernels::winograd_i8_scratch>);
   m.def("gemm_i4", run_i4, py::arg("kernel"), py::arg("x").noconvert(), py::arg("codes").noconvert(),
         py::arg("scales").noconvert(), py::arg("group_size"), py::arg("multiplier").noconvert(),
         py::arg("bias").noconvert());

@@ -144,16 +144,15 @@ bool ConvOp::reads_parts(size_t input) const {
   return !whole_rows_ || kernel_[kWidth] == 1;
 }
 
-int64_t ConvOp::typical_rows(const NodeInfo& node) const {
-  if (node.types.empty() || node.types[kX].shape.rank() != 2 + axes_) return 0;
+kernels::Grid ConvOp::typical_grid(const NodeInfo& node) const {
+  if (node.types.empty() || node.types[kX].shape.rank() != 2 + axes_) return {0, 0, 0};
   const Shape& x = node.types[kX].shape;
   const Sizes sizes = spatial(x);
-  int64_t rows = std::min(x[0], kMaxTypicalRows);
-  for (int a : {kHeight, kWidth}) {
+  const auto extent = [&](Axis a) {
     const int64_t out = std::max<int64_t>(outputs(a, std::min(sizes[a], kMaxTypicalRows)), 0);
-    rows = std::min(rows * std::min((out + y_step_[a] - 1) / y_step_[a], kMaxTypicalRows), kMaxTypicalRows);
-  }
-  return rows;
+    return std::min((out + y_step_[a] - 1) / y_step_[a], kMaxTypicalRows);
+  };
+  return {std::min(x[0], kMaxTypicalRows), extent(kHeight), extent(kWidth)};
 }
 
 Work ConvOp::work(Types inputs, Types outputs) const {

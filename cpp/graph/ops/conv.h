@@ -110,8 +110,9 @@ class ConvOp : public Op {
   bool is_depthwise() const { return groups_ > 1 && depth_ == 1 && filters_ == groups_ && kernel_[kDepth] == 1; }
   int64_t taps(const Phase& phase) const { return phase.area() / (whole_rows_ ? phase.count(kWidth) : 1); }
   int64_t run_length(const Phase& phase) const { return (whole_rows_ ? phase.count(kWidth) : 1) * depth_; }
-  // Output pixels of a typical plane, for the choice of a matrix kernel; 0: unknown.
-  int64_t typical_rows(const NodeInfo& node) const;
+  // A typical plane of outputs, for the choice of a kernel; empty: unknown.
+  kernels::Grid typical_grid(const NodeInfo& node) const;
+  int64_t typical_rows(const NodeInfo& node) const { return std::min(typical_grid(node).rows(), kMaxTypicalRows); }
 
   std::vector<Phase> phases_;
   int64_t filters_, depth_, groups_;  // output channels, input channels of a group, groups

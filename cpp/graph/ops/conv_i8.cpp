@@ -3,6 +3,7 @@
 #include "graph/ops/quantized.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/spmm_i8/spmm_i8.h"
+#include "kernels/winograd_i8/winograd_i8.h"
 
 namespace lowbit::graph {
 namespace {
@@ -23,26 +24,24 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
   explicit ConvI8(const NodeInfo& node) : ConvI8(node, layer_weight(node, 2 + axes(node))) {}
 
   bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && !reads_whole_quads(); }
-  std::string kernel() const override { return sparse_.empty() ? ConvKernels::kernel() : sparse_[0].kernel->name; }
+  std::string kernel() const override {
+    return is_winograd() ? winograd_.kernel->name : is_sparse() ? sparse_[0].kernel->name : ConvKernels::kernel();
+  }
   size_t bytes() const override {
-    size_t bytes = packed_bytes() + epilogue_bytes();
+    size_t bytes = packed_bytes() + winograd_.bytes() + epilogue_bytes();
     for (const kernels::SpmmI8Weights& weights : sparse_) bytes += weights.bytes();
     return bytes;
   }
 
  protected:
   void convolve(const RunArgs& args, const Plane& plane) const override {
-    if (sparse_.empty()) return ConvKernels::convolve(args, plane);
-    kernels::SpmmI8Args product{};
-    product.weights = &sparse_[plane.phase];
-    product.taps = plane.taps;
-    product.x = image_rows<uint8_t>(plane, 0);
-    product.scratch = args.scratch;
-    set(product, args, plane, 0);
-    run_kernel(*product.weights->kernel, product, args.threads);
+    if (is_winograd()) return convolve<kernels::WinogradI8Args>(winograd_, args, plane);
+    if (is_sparse()) return convolve<kernels::SpmmI8Args>(sparse_[plane.phase], args, plane);
+    ConvKernels::convolve(args, plane);
   }
 
   size_t task_scratch() const override {
+    if (is_winograd()) return kernels::winograd_i8_scratch(winograd_);
     size_t most = 0;
     for (const kernels::SpmmI8Weights& weights : sparse_) most = std::max(most, kernels::spmm_i8_scratch(weights));
     return most;
@@ -52,22 +51,56 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
   ConvI8(const NodeInfo& node, const Weight& weight)
       : IntegerConv(node, weight.shape, static_cast<double>(checked_sum(node, weight)), Borders::in_depthwise_kernel) {
     const auto* codes = weight.codes.as<int8_t>();
-    if (!pack_sparse(node, codes, weight.shape.elements())) pack(node, codes);
+    if (!pack_sparse(node, codes, weight.shape.elements()) && !pack_winograd(node, codes)) pack(node, codes);
+  }
+
+  bool is_sparse() const { return !sparse_.empty(); }
+  bool is_winograd() const { return winograd_.kernel != nullptr; }
+
+  template <class Args, class Weights>
+  void convolve(const Weights& weights, const RunArgs& args, const Plane& plane) const {
+    Args product{};
+    product.weights = &weights;
+    product.taps = plane.taps;
+    product.x = image_rows<uint8_t>(plane, 0);
+    product.scratch = args.scratch;
+    set(product, args, plane, 0);
+    run_kernel(*weights.kernel, product, args.threads);
+  }
+
+  // What the dense kernels take of a phase, by estimate.
+  double dense_cost(const NodeInfo& node, const Phase& phase) const {
+    const int64_t tap_count = taps(phase), run = run_length(phase), rows = typical_rows(node);
+    const auto& dense = kernels::select_gemm_i8(node.isa, filters_, tap_count, run, rows);
+    return kernels::gemm_i8_cost(dense, filters_, tap_count, run, rows);
   }
 
   // Without the blocks of zeros, if that is faster for all phases.
   bool pack_sparse(const NodeInfo& node, const int8_t* codes, int64_t count) {
     if (groups_ > 1 || !kernels::may_be_sparse(codes, count)) return false;
     for (const Phase& phase : phases_) {
-      const int64_t tap_count = taps(phase), run = run_length(phase), rows = typical_rows(node);
+      const int64_t tap_count = taps(phase), run = run_length(phase);
       const Buffer ordered = ordered_weight(codes, phase, 0, filters_);
-      const auto& dense = kernels::select_gemm_i8(node.isa, filters_, tap_count, run, rows);
-      const kernels::SpmmI8Kernel* kernel =
-          kernels::select_spmm_i8(node.isa, ordered.as<int8_t>(), filters_, tap_count, run, rows,
-                                  kernels::gemm_i8_cost(dense, filters_, tap_count, run, rows));
+      const kernels::SpmmI8Kernel* kernel = kernels::select_spmm_i8(node.isa, ordered.as<int8_t>(), filters_, tap_count,
+                                                                    run, typical_rows(node), dense_cost(node, phase));
       if (kernel == nullptr) return sparse_.clear(), false;
       kernel->pack(ordered.as<int8_t>(), filters_, tap_count, run, sparse_.emplace_back());
     }
+    return true;
+  }
+
+  // Windows of 3x3 pixels, one pixel apart, if that is faster.
+  bool pack_winograd(const NodeInfo& node, const int8_t* codes) {
+    constexpr Sizes kAdjacent{1, 1, 1};
+    const Phase& phase = phases_[0];
+    const bool fits = groups_ == 1 && phases_.size() == 1 && x_step_ == kAdjacent && tap_step_ == kAdjacent &&
+                      phase.count(kDepth) == 1 && phase.count(kHeight) == 3 && phase.count(kWidth) == 3;
+    if (!fits) return false;
+    const Buffer ordered = ordered_weight(codes, phase, 0, filters_);
+    const kernels::WinogradI8Kernel* kernel = kernels::select_winograd_i8(
+        node.isa, ordered.as<int8_t>(), filters_, depth_, typical_grid(node), dense_cost(node, phase));
+    if (kernel == nullptr) return false;
+    kernel->pack(ordered.as<int8_t>(), filters_, 3, 3 * depth_, winograd_);
     return true;
   }
 
@@ -78,6 +111,7 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
   }
 
   std::vector<kernels::SpmmI8Weights> sparse_;  // one a phase, or none
+  kernels::WinogradI8Weights winograd_;         // without a kernel: none
 };
 
 }  // namespace

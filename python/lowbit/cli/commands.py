@@ -38,6 +38,7 @@ console = Console()
 FAMILIES = {
     "gemm_i8": "int8 matrix product, convolution",
     "spmm_i8": "the same with weights mostly zero",
+    "winograd_i8": "int8 convolution of 3x3 windows, by fewer products",
     "gemm_i4": "four-bit matrix product, convolution",
     "dwconv_i8": "int8 depthwise convolution",
     "gemm_f32": "float32 matrix product, convolution",

@@ -1,0 +1,263 @@
+// Packing, the choice, and the order of work: blocks of tiles whose planes stay in L2, then panels of weights.
+#include "kernels/winograd_i8/winograd_i8.h"
+
+#include <algorithm>
+
+#include "kernels/matrix.h"
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr int kIn = Winograd::kIn, kOut = Winograd::kOut, kPositions = Winograd::kPositions, kPixels = kOut * kOut;
+constexpr int64_t kPlaneBytes = 320 * 1024;  // of a block, beside the weights of a position in 512 KB of L2
+constexpr int64_t kPad = 64;                 // bytes between planes, so that they do not meet in the same lines of L1
+constexpr int64_t kMaxTiles = 64;            // of a block
+
+// 24 G, but for the last row, which would not fit 16 bits twice: tile.h doubles its sums. With |w| <= 128 no
+// transformed weight passes 128 * 12 * 12 = 18432, and by the rows of B' no transformed code 255 * (16 * 4 + 4) =
+// 17340.
+constexpr int kG[kIn][3] = {{6, 0, 0}, {-4, -4, -4}, {-4, 4, -4}, {1, 2, 4}, {1, -2, 4}, {0, 0, 12}};
+
+// A window's codes, `line` and `pixel` apart, to all positions; returns their sum.
+int32_t transform_weights(const int8_t* w, int64_t line, int64_t pixel, int16_t* to, int64_t position) {
+  int half[kIn][3] = {}, sum = 0;
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 3; ++j) {
+      const int code = w[i * line + j * pixel];
+      sum += code;
+      for (int p = 0; p < kIn; ++p) half[p][j] += kG[p][i] * code;
+    }
+  for (const int (&row)[3] : half)
+    for (const int (&g)[3] : kG) {
+      *to = static_cast<int16_t>(row[0] * g[0] + row[1] * g[1] + row[2] * g[2]);
+      to += position;
+    }
+  return sum;
+}
+
+int64_t aligned(int64_t bytes) { return ceil_div(bytes, Buffer::kAlignment) * Buffer::kAlignment; }
+
+int64_t words_of(const WinogradI8Weights& weights) {  // of a tile's row in a plane
+  const int64_t vector = 2 * info_of(weights.kernel->isa).lanes;
+  return ceil_div(weights.channels, vector) * vector;
+}
+
+int64_t tile_bytes(const WinogradI8Weights& weights) { return kPositions * words_of(weights) * 2; }
+
+int64_t most_tiles(const WinogradI8Weights& weights) {
+  return std::clamp<int64_t>(kPlaneBytes / tile_bytes(weights), weights.kernel->mr, kMaxTiles);
+}
+
+int64_t planes_bytes(const WinogradI8Weights& weights) {
+  return aligned(most_tiles(weights) * tile_bytes(weights) + kPositions * kPad);
+}
+
+struct Tiling {
+  int64_t lines, columns, tiles, blocks, panels;
+
+  Tiling(const Grid& grid, const WinogradI8Weights& weights)
+      : lines(ceil_div(grid.h, kOut)),
+        columns(ceil_div(grid.w, kOut)),
+        tiles(grid.n * lines * columns),
+        blocks(ceil_div(tiles, most_tiles(weights))),
+        panels(ceil_div(weights.n, weights.kernel->nr)) {}
+};
+
+class Run {
+ public:
+  Run(const WinogradI8Args& args, std::byte* scratch)
+      : args_(args),
+        weights_(*args.weights),
+        kernel_(*weights_.kernel),
+        tiling_(args.grid, weights_),
+        words_(words_of(weights_)),
+        planes_(reinterpret_cast<int16_t*>(scratch)),
+        sums_(reinterpret_cast<int32_t*>(scratch + planes_bytes(weights_))) {
+    output_.epilogue = &args.epilogue;
+  }
+
+  void task(int64_t task, int64_t tasks) {
+    const int64_t units = tiling_.blocks * tiling_.panels, end = (task + 1) * units / tasks;
+    for (int64_t unit = task * units / tasks; unit < end;) {
+      const int64_t block = unit / tiling_.panels, panel = unit % tiling_.panels;
+      const int64_t to = std::min(tiling_.panels, panel + end - unit);
+      run_block(block, panel, to);
+      unit += to - panel;
+    }
+  }
+
+ private:
+  struct Place {
+    int64_t n, h, w;
+  };
+  struct TileOfOutputs {
+    int64_t sample;
+    int height, width;
+    void* y[kPixels];
+    const uint8_t* residual[kPixels];
+  };
+
+  Place place_of(int64_t tile) const {
+    const int64_t line = tile / tiling_.columns;
+    return {line / tiling_.lines, line % tiling_.lines * kOut, tile % tiling_.columns * kOut};
+  }
+
+  void run_block(int64_t block, int64_t panel, int64_t to) {
+    first_ = block * tiling_.tiles / tiling_.blocks;
+    count_ = (block + 1) * tiling_.tiles / tiling_.blocks - first_;
+    for (int64_t i = 0; i < count_; ++i) {
+      const Place at = place_of(first_ + i);
+      take_tile(i, at);
+      list_pixels(tiles_[i], at);
+    }
+    for (; panel < to; ++panel) run_panel(panel);
+  }
+
+  int64_t plane() const { return count_ * words_ + kPad / 2; }
+  int64_t plane_of_sums() const { return count_ * kernel_.nr + kPad / 4; }
+
+  // What lies beyond the image only counts for outputs that are not there: any pixel will do.
+  void take_tile(int64_t i, const Place& at) {
+    const uint8_t* image = args_.x.data + args_.taps[0] + at.n * args_.x.stride_n;
+    WinogradI8Input input{};
+    for (int p = 0; p < kIn; ++p) {
+      input.rows[p] = image + std::min(at.h + p, args_.grid.h + 1) * args_.x.stride_h;
+      input.columns[p] = std::min(at.w + p, args_.grid.w + 1) * args_.x.stride_w;
+    }
+    input.channels = weights_.channels;
+    input.planes = planes_ + i * words_;
+    input.plane = plane();
+    kernel_.input(input);
+  }
+
+  void run_panel(int64_t panel) {
+    const int64_t pairs = ceil_div(weights_.channels, 2), nr = kernel_.nr, size = pairs * nr * 2;
+    const int64_t strips = ceil_div(count_, kernel_.mr);
+    const int16_t* weights = weights_.panels.as<int16_t>() + panel * kPositions * size;
+    for (int64_t position = 0; position < kPositions; ++position, weights += size)
+      for (int64_t strip = 0; strip < strips; ++strip) {
+        const int64_t first = strip * count_ / strips, rows = (strip + 1) * count_ / strips - first;
+        kernel_.products.of_rows[rows - 1]({.x = planes_ + position * plane() + first * words_,
+                                            .row = words_,
+                                            .pairs = pairs,
+                                            .panel = weights,
+                                            .ahead = weights + size + strip * size / strips,
+                                            .ahead_step = nr * 2 / strips,
+                                            .sums = sums_ + position * plane_of_sums() + first * nr});
+      }
+    const int64_t channel = panel * nr;
+    output_.channel = channel;
+    output_.columns = static_cast<int>(std::min(nr, weights_.n - channel));
+    output_.multiplier = args_.epilogue.multiplier + channel;
+    output_.bias = args_.epilogue.bias + channel;
+    output_.slope = args_.epilogue.slope != nullptr ? args_.epilogue.slope + channel : nullptr;
+    output_.column_sums = weights_.column_sums.as<int32_t>() + channel;
+    output_.plane = plane_of_sums();
+    for (int64_t i = 0; i < count_; ++i) give_tile(i);
+  }
+
+  // Where a tile's outputs go, for all panels.
+  void list_pixels(TileOfOutputs& tile, const Place& at) const {
+    const Epilogue& e = args_.epilogue;
+    const int64_t element = e.output == DType::u8 ? 1 : 4;
+    auto* const y = static_cast<std::byte*>(args_.y.data);
+    tile.sample = at.n;
+    tile.height = static_cast<int>(std::min<int64_t>(kOut, args_.grid.h - at.h));
+    tile.width = static_cast<int>(std::min<int64_t>(kOut, args_.grid.w - at.w));
+    int row = 0;
+    for (int64_t h = at.h; h < at.h + tile.height; ++h)
+      for (int64_t w = at.w; w < at.w + tile.width; ++w, ++row) {
+        tile.y[row] = y + args_.y.offset(at.n, h, w) * element;
+        if (e.residual.data != nullptr) tile.residual[row] = e.residual.data + e.residual.offset(at.n, h, w);
+      }
+  }
+
+  void give_tile(int64_t i) {
+    const TileOfOutputs& tile = tiles_[i];
+    const Epilogue& e = args_.epilogue;
+    output_.sums = sums_ + i * kernel_.nr;
+    output_.height = tile.height, output_.width = tile.width;
+    output_.y = tile.y;
+    output_.residual = e.residual.data != nullptr ? tile.residual : nullptr;
+    output_.x_zero_point = args_.x_zero_points != nullptr ? args_.x_zero_points[tile.sample] : args_.x_zero_point;
+    float scales[kPixels];
+    output_.row_scales = nullptr;
+    if (e.row_scale != nullptr) {
+      std::fill_n(scales, kPixels, e.row_scale[tile.sample]);
+      output_.row_scales = scales;
+    }
+    kernel_.output(output_);
+  }
+
+  const WinogradI8Args& args_;
+  const WinogradI8Weights& weights_;
+  const WinogradI8Kernel& kernel_;
+  const Tiling tiling_;
+  const int64_t words_;
+  int16_t* const planes_;
+  int32_t* const sums_;
+  int64_t first_ = 0, count_ = 0;
+  WinogradI8Output output_{};
+  TileOfOutputs tiles_[kMaxTiles];
+};
+
+}  // namespace
+
+void WinogradI8Kernel::pack(const int8_t* w, int64_t n, int64_t, int64_t run, WinogradI8Weights& out) const {
+  const int64_t channels = run / 3, pairs = ceil_div(channels, 2), padded = ceil_div(n, nr) * nr;
+  out.kernel = this;
+  out.n = n, out.channels = channels;
+  out.panels = Buffer(static_cast<size_t>(padded * kPositions * pairs * 2) * sizeof(int16_t));
+  out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
+  for (int64_t first = 0; first < n; first += nr) {
+    int16_t* panel = out.panels.as<int16_t>() + first * kPositions * pairs * 2;
+    for (int64_t k = 0; k < channels; ++k)
+      for (int64_t c = first; c < std::min(first + nr, n); ++c)
+        out.column_sums.as<int32_t>()[c] += transform_weights(
+            w + c * 3 * run + k, run, channels, panel + (k / 2 * nr + c - first) * 2 + k % 2, pairs * nr * 2);
+  }
+}
+
+int64_t WinogradI8Kernel::tasks(const WinogradI8Args& args, int threads) {
+  const WinogradI8Weights& weights = *args.weights;
+  const Tiling tiling(args.grid, weights);
+  const int64_t work = args.grid.rows() * weights.n * weights.channels * 9;
+  return std::clamp<int64_t>(work / Cut::kTaskWork, 1, std::clamp<int64_t>(tiling.blocks * tiling.panels, 1, threads));
+}
+
+void WinogradI8Kernel::run(const WinogradI8Args& args, int64_t task, int64_t tasks) {
+  Run(args, args.scratch + static_cast<size_t>(task) * winograd_i8_scratch(*args.weights)).task(task, tasks);
+}
+
+// Cycles, as measured on Zen 4: products, or what their weights take to come from memory; and per channel of a tile
+// what the transformations take.
+double cost(const WinogradI8Kernel& kernel, int64_t n, int64_t channels, const Grid& grid) {
+  constexpr double kBytesACycle = 6;
+  const double lanes = info_of(kernel.isa).lanes, narrower = 8 / lanes;
+  const auto tiles = static_cast<double>(grid.n * ceil_div(grid.h, kOut) * ceil_div(grid.w, kOut));
+  const auto vectors = static_cast<double>(kPositions * ceil_div(channels, 2) * ceil_div(n, kernel.nr) * 2);
+  const double of_vector = std::max(tiles * kernel.product_cost, lanes * 4 / kBytesACycle);
+  return vectors * of_vector + tiles * narrower * static_cast<double>(8 * channels + 22 * n);
+}
+
+const WinogradI8Kernel* select_winograd_i8(Isa cap, const int8_t* w, int64_t n, int64_t channels, const Grid& grid,
+                                           double other_cost) {
+  constexpr double kWorth = 0.8;  // of the other cost: transformed weights take eight times the memory
+  constexpr int32_t kLargest = ((1 << 25) - 1) / 255;
+  const Grid typical = grid.rows() > 0 ? grid : Grid{1, 14, 14};
+  for (int64_t c = 0; c < n; ++c, w += 9 * channels) {
+    int64_t positive = 0, negative = 0;
+    for (int64_t k = 0; k < 9 * channels; ++k) w[k] > 0 ? positive += w[k] : negative -= w[k];
+    if (std::max(positive, negative) > kLargest) return nullptr;
+  }
+  for (const WinogradI8Kernel* kernel : winograd_i8_kernels())
+    if (runs_on(kernel->isa, cap)) return cost(*kernel, n, channels, typical) < kWorth * other_cost ? kernel : nullptr;
+  return nullptr;
+}
+
+size_t winograd_i8_scratch(const WinogradI8Weights& weights) {
+  const int64_t sums = (most_tiles(weights) * weights.kernel->nr * 4 + kPad) * kPositions;
+  return static_cast<size_t>(planes_bytes(weights) + aligned(sums));
+}
+
+}  // namespace lowbit::kernels
