@@ -2,7 +2,8 @@
 
     python bench/fit_costs.py [--isa avx2] [--count 300] [--save costs.json]
 
-A layer alone is timed as a step of a profile, so without changes of memory layout. Times are sums over what a layer
+A layer alone is timed as a step of a profile, so without changes of memory layout. Weights are drawn from a normal
+distribution, for kernels may depend on how many are large. Times are sums over what a layer
 does (`rates.counts`), each with a factor that is not negative; factors minimise the squared relative error. Printed are
 the factors, as nanoseconds, how far the model is from what was measured (one standard deviation), and how the rule that
 decides about int8 does on these layers.
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from lowbit import _core
 from lowbit.graph.ir import Graph, Weight
 from lowbit.quantization import rates
-from lowbit.quantization.cost import alone
+from lowbit.quantization.cost import alone, usual_codes
 from lowbit.runtime.session import Session
 
 SECONDS = 0.012
@@ -48,30 +49,32 @@ class Layer:
         if form == "float32":
             w = rng.standard_normal(self.w).astype(np.float32)
             return alone(self.op, self.attrs, np.zeros(self.x, np.float32), w, channels)
-        codes = Weight(codes=rng.integers(-127, 128, self.w).astype(np.int8), scales=np.ones(self.w[0], np.float32))
+        codes = Weight(codes=usual_codes(rng, self.w), scales=np.ones(self.w[0], np.float32))
         attrs = {**self.attrs, "zero_point_x": 128, "zero_point_y": 128, "output": "u8" if form == "int8" else "f32"}
         return alone(f"quantized_{self.op}", attrs, np.zeros(self.x, np.uint8), codes, channels, channels)
 
 
-def seconds(graph: Graph, isa: str) -> float:
-    """The least median of the step's time in three profiles."""
+def seconds(graph: Graph, isa: str) -> tuple[float, str]:
+    """The least median of the step's time in three profiles, and its kernel."""
     session = Session(graph, threads=1, isa=isa)
     value = graph.values["x"]
     rng, shape = np.random.default_rng(1), tuple(int(dim) for dim in value.shape)
     drawn = rng.standard_normal(shape).astype(np.float32)
     x = drawn if value.dtype == "f32" else np.clip(128 + 40 * drawn, 0, 255).astype(np.uint8)
 
-    def once(repeats: int) -> float:
-        return next(row.seconds for row in session.profile(x, repeats=repeats) if row.node == "probe")
+    def once(repeats: int) -> tuple[float, str]:
+        return next((row.seconds, row.kernel) for row in session.profile(x, repeats=repeats) if row.node == "probe")
 
-    repeats = max(3, min(300, round(SECONDS / 3 / max(once(2), 1e-7))))
+    repeats = max(3, min(300, round(SECONDS / 3 / max(once(2)[0], 1e-7))))
     return min(once(repeats) for _ in range(3))
 
 
 def draw(rng: np.random.Generator, most: float) -> Layer:
     """A first layer, a 1x1, 3x3, depthwise or grouped convolution, or a product, of less than `most` multiply-adds."""
     while True:
-        kind = rng.choice(["first", "pointwise", "pointwise", "window", "depthwise", "depthwise", "grouped", "linear"])
+        kind = rng.choice(
+            ["first", "pointwise", "pointwise", "window", "window", "depthwise", "depthwise", "grouped", "linear"]
+        )
         if kind == "linear":
             rows, depth, outputs = (int(2 ** rng.uniform(*limits)) for limits in ((0, 9), (3, 11), (2, 11)))
             layer = Layer(op="linear", x=(rows, depth), w=(outputs, depth), attrs={})
@@ -110,15 +113,19 @@ def work(layer: Layer) -> int:
     return math.prod(layer.w) * math.prod(y)
 
 
-def counts(layer: Layer, form: str) -> npt.NDArray[np.float64]:
+def counts(layer: Layer, form: str, kind: str) -> npt.NDArray[np.float64]:
     """What the layer does, as the model counts it."""
     y = outputs(layer)
+    if kind == "filtered":
+        return np.array(rates.tile_counts(layer.x, layer.w, y, form=form), float)
     pixels = math.prod(y) // layer.w[0]
     return np.array(rates.counts(layer.x, layer.w, y, layer.attrs, pixels=pixels, form=form), float)
 
 
-def family(layer: Layer) -> str:
-    """Which factors hold for the layer."""
+def family(layer: Layer, kernel: str) -> str:
+    """Which factors hold for the layer where that kernel runs it."""
+    if "winograd" in kernel:
+        return "filtered"
     return "depthwise" if rates.is_depthwise(layer.w, layer.attrs.get("groups", 1)) else "dense"
 
 
@@ -128,7 +135,7 @@ def measure(isa: str, count: int, seed: int, most: float) -> list[dict[str, Any]
     for number in range(count):
         layer = draw(rng, most)
         taken = {form: seconds(layer.graph(form), isa) for form in FORMS}
-        found.append({"op": layer.op, "x": layer.x, "w": layer.w, "attrs": layer.attrs, "seconds": taken})
+        found.append({"op": layer.op, "x": layer.x, "w": layer.w, "attrs": layer.attrs, "taken": taken})
         if sys.stderr.isatty():
             print(f"\r{number + 1} of {count}", end="", file=sys.stderr)
     return found
@@ -163,11 +170,14 @@ def main() -> None:
         options.save.write_text(json.dumps(rows))
     layers = [Layer(op=row["op"], x=tuple(row["x"]), w=tuple(row["w"]), attrs=row["attrs"]) for row in rows]
     estimates: dict[str, npt.NDArray[np.float64]] = {form: np.zeros(len(rows)) for form in FORMS}
-    times = {form: np.array([row["seconds"][form] * 1e9 for row in rows]) for form in FORMS}
-    for name in ("dense", "depthwise"):
-        chosen = np.array([family(layer) == name for layer in layers])
+    times = {form: np.array([row["taken"][form][0] * 1e9 for row in rows]) for form in FORMS}
+    for name in ("dense", "filtered", "depthwise"):
         for form in FORMS:
-            table = np.array([counts(layer, form) for layer in np.array(layers, object)[chosen]])
+            kinds = [family(layer, row["taken"][form][1]) for layer, row in zip(layers, rows, strict=True)]
+            chosen = np.array([kind == name for kind in kinds])
+            if not chosen.any():
+                continue
+            table = np.array([counts(layer, form, name) for layer in np.array(layers, object)[chosen]])
             factors = fit(table, times[form][chosen])
             estimates[form][chosen] = table @ factors
             off = np.log2(estimates[form][chosen] / times[form][chosen]).std()

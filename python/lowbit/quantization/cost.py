@@ -79,17 +79,15 @@ class Costs:
         residual = size_y if len(node.inputs) > 3 and node.inputs[3] else 0
         transposed = "output_padding" in node.attrs
         pixels = size_x // shape_x[1] if transposed else size_y // shape_w[0]
-        depthwise = rates.is_depthwise(shape_w, node.integer("groups", 1))
-        factors = self._rates.depthwise if depthwise else self._rates.dense
 
         def total(form: str) -> float:
-            done = rates.counts(shape_x, shape_w, shape_y, node.attrs, pixels=pixels, form=form)
-            return sum(count * factor for count, factor in zip(done, factors[form], strict=True))
+            shapes = (shape_x, shape_w, shape_y)
+            return self._rates.layer(*shapes, node.attrs, pixels=pixels, form=form, direct=group_size > 0)
 
         form, added = "int8", residual * self._rates.add / 4
         if dynamic:  # the residual is added to floats, in a pass of its own
             form, added = "dynamic", residual and residual * self._rates.add + self._rates.node
-        saved = (1 - bits / 8 - 2 / group_size) * size_w * factors[form][3] if group_size else 0.0
+        saved = (1 - bits / 8 - 2 / group_size) * size_w * self._rates.dense[form][3] if group_size else 0.0
         range_ = self._rates.find_range if dynamic else 0.0
         return Cost(
             int8=(total(form) - saved + added) / 1e3,
@@ -249,10 +247,17 @@ def _made_up_codes(shape: tuple[int, ...]) -> Array:
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
 
+def usual_codes(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Codes of weights with a normal distribution, int8, the largest of each output 127: kernels may depend on that."""
+    w = rng.standard_normal(shape)
+    codes: Array = np.rint(w * (127 / np.abs(w).max(axis=tuple(range(1, w.ndim)), keepdims=True))).astype(np.int8)
+    return codes
+
+
 def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, bits: int) -> Weight:
     """A weight of random codes, those of few bits in groups."""
     if not group_size:
-        return Weight(codes=rng.integers(-127, 128, shape).astype(np.int8), scales=np.ones(shape[0], np.float32))
+        return Weight(codes=usual_codes(rng, shape), scales=np.ones(shape[0], np.float32))
     groups = math.prod(shape[1:]) // group_size
     return Weight(
         codes=rng.integers(-middle(bits), middle(bits), shape).astype(np.int8),
