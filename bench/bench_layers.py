@@ -1,17 +1,13 @@
 """Single int8 layers, kernel against kernel: lowbit, oneDNN (through torch), ONNX Runtime and OpenVINO.
 
-    python bench/bench_layers.py [--sections products,3x3] [--threads 1] [--rounds 30]
+    python bench/bench_layers.py [--sections products,3x3] [--threads 1] [--rounds 30] [--isa avx2]
 
 All take u8 codes and give u8 codes, with s8 weights per output, bias and zero points; images are channels-last. What
 counts is the kernel's own time, not the call's: a node's in lowbit's profile, oneDNN's verbose mode; from ONNX
 Runtime's and OpenVINO's calls those of a tiny layer are subtracted. Weights "from DRAM" are copies, used in turn, of
 twice the last cache together. lowbit's codes must equal its interpreter's; `wrong` is the share of a peer's that are
 off by more than 1, as they are where 16-bit sums saturate: on AVX2, in oneDNN.
-
-To compare on AVX2, cap everyone that can be capped, which leaves lowbit and oneDNN:
-
-    LOWBIT_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \\
-        python bench/bench_layers.py --peers oneDNN
+`--isa avx2` holds all of them to AVX2 (`cap.py`).
 """
 
 from __future__ import annotations

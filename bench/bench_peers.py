@@ -2,7 +2,8 @@
 
 Every engine gets the same network, the same calibration and the same number of threads. Its answer is checked against
 float32 first; then all take turns in interleaved rounds. The table is Markdown; a peer that is not installed is named.
-`--batch 8` gives each call eight images; times are those of one image.
+`--batch 8` gives each call eight images; times are those of one image. `--isa avx2` holds all engines to AVX2
+(`cap.py`), and marks those that do not keep to it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import cap
 import lowbit
 from lowbit.runtime.roofline import Limit
 from lowbit.runtime.timing import Timing, interleave
@@ -32,12 +34,16 @@ FLOOR = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One engine on one model. sqnr: of the logits against float32, dB. limit: what the machine allows, if known."""
+    """One engine on one model. sqnr: of the logits against float32, dB. limit: what the machine allows, if known.
+
+    exceeds: whether the engine executes more than the instruction set that all are held to.
+    """
 
     engine: str
     timing: Timing
     sqnr: float
     limit: Limit | None
+    exceeds: bool = False
 
 
 def prepare(
@@ -82,7 +88,11 @@ def compare(
     quality = check(subject, runs, images)
     times = interleave({name: partial(run, images) for name, run in runs.items()}, rounds=rounds, seconds=seconds)
     limits = {name: run.limit(images) for name, run in runs.items() if isinstance(run, Converted)}
-    return [Result(engine=name, timing=times[name], sqnr=quality[name], limit=limits.get(name)) for name in runs]
+    exceeds = {name: cap.is_held() and cap.exceeds(partial(run, images)) for name, run in runs.items()}
+    return [
+        Result(engine=name, timing=times[name], sqnr=quality[name], limit=limits.get(name), exceeds=exceeds[name])
+        for name in runs
+    ]
 
 
 def machine(threads: int, batch: int) -> str:
@@ -103,7 +113,8 @@ def table(model: str, results: list[Result], batch: int) -> list[str]:
         quality = "" if result.sqnr >= 200 else f"{result.sqnr:.1f}"
         near = "" if result.limit is None else result.limit.of(result.timing.lowest)
         ratio = result.timing.lowest / own
-        rows.append(f"| {model} | {result.engine} | {lowest:.3f} | {median:.3f} | {ratio:.2f} | {quality} | {near} |")
+        name = f"{result.engine}, not capped" if result.exceeds else result.engine
+        rows.append(f"| {model} | {name} | {lowest:.3f} | {median:.3f} | {ratio:.2f} | {quality} | {near} |")
     return rows
 
 
@@ -139,7 +150,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1, help="images a call")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--engines", default="", help="parts of names, separated by commas; lowbit's is always there")
+    cap.add_option(parser)
     options = parser.parse_args()
+    cap.hold(options.isa)
+    parts = options.engines.split(",")
+    engines = {name: made for name, made in ENGINES.items() if name == OWN or any(part in name for part in parts)}
     unknown = sorted(set(options.models.split(",")) - set(MODELS))
     if unknown:
         parser.error(f"no such model: {', '.join(unknown)}; there are {', '.join(MODELS)}")
@@ -148,7 +164,7 @@ def main() -> None:
     summary = []
     for name in options.models.split(","):
         subject = MODELS[name]()
-        runs = prepare(subject, threads=options.threads, batch=options.batch)
+        runs = prepare(subject, threads=options.threads, batch=options.batch, engines=engines)
         results = compare(subject, runs, rounds=options.rounds, batch=options.batch)
         print(*table(name, results, options.batch), sep="\n", flush=True)
         summary.append(nearest(name, results))

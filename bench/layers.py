@@ -15,6 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
+import cap
 from lowbit import _core
 from lowbit.graph.ir import Array, Graph, Node, Value, Weight
 from lowbit.ops import constant_value
@@ -32,14 +33,16 @@ SLICE = 0.005
 def begin(
     parser: argparse.ArgumentParser, peers: Sequence[str], *, rounds: int
 ) -> tuple[argparse.Namespace, list[str], Roofline]:
-    """Read the command line, with --peers, --threads and --rounds; measure the machine and print what it is.
+    """Read the command line, with --peers, --threads, --rounds and --isa; measure the machine and print what it is.
 
     Returns the options, the peers that are wanted, and the machine's limits for so many threads.
     """
     parser.add_argument("--peers", default=",".join(peers))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=rounds)
+    cap.add_option(parser)
     options = parser.parse_args()
+    cap.hold(options.isa)
     wanted = [peer for peer in options.peers.split(",") if peer]
     if unknown := sorted(set(wanted) - set(peers)):
         parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(peers)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,19 @@ from lowbit.runtime import roofline
 from lowbit.runtime.timing import interleave, take_turns
 
 BENCH = Path(__file__).parent.parent / "bench"
+ASKING = """#include <cpuid.h>
+unsigned features(void) { unsigned a, b, c, d; __cpuid_count(7, 0, a, b, c, d); return b; }
+"""
+"""A library that asks the CPU what it has, in C: AVX2 is bit 5."""
+CAPPED = """
+import ctypes, sys
+from pathlib import Path
+import cap
+cap._watcher().answer_cpuid()
+original, copy = Path(sys.argv[1]), cap._copy(Path(sys.argv[1]))
+asked = [ctypes.CDLL(str(path)).features() & 0xFFFFFFFF for path in (original, copy)]
+print(*asked, cap.exceeds(lambda: sum(range(1000)), 0.1), cap._watcher().sampled() > 0)
+"""
 
 
 def test_take_turns() -> None:
@@ -59,9 +73,9 @@ def test_sqnr() -> None:
 
 
 def test_peers() -> None:
-    """The table has a row for each engine that is installed; the others are named."""
+    """The table has a row for each engine that is installed, all held to an instruction set; the others are named."""
     command = [sys.executable, str(BENCH / "bench_peers.py"), "--models", "mnist", "--rounds", "1", "--batch", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--isa", "avx2"], capture_output=True, text=True, check=True)
     for engine, modules in {
         "ONNX Runtime": ("onnx", "onnxruntime", "onnxscript"),
         "OpenVINO": ("openvino", "nncf"),
@@ -73,6 +87,23 @@ def test_peers() -> None:
     assert re.search(r"\| mnist \| lowbit int8 \|.*\| \d+ % \w+ \|", done.stdout)
     assert "| mnist | torch float32 |" in done.stdout
     assert ", batch 2;" in done.stdout
+    assert "avx512vnni" not in done.stdout
+    assert "not capped" not in done.stdout
+
+
+def test_isa(tmp_path: Path) -> None:
+    """A library that asks the CPU hears of AVX2 and all before, and of no more; what runs is looked at."""
+    source, library = tmp_path / "asking.c", tmp_path / "asking.so"
+    source.write_text(ASKING)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    program = [sys.executable, "-c", CAPPED, str(library)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCH), *sys.path])}
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
+    cpu, held, exceeds, sampled = done.stdout.split()
+    avx512 = sum(1 << bit for bit in (16, 17, 21, 26, 27, 28, 30, 31))
+    assert int(held) == int(cpu) & ~avx512
+    assert int(held) & 1 << 5 or "avx2" not in _core.cpu()["isas"]
+    assert (exceeds, sampled) == ("False", "True")
 
 
 def test_kernels() -> None:
