@@ -53,7 +53,8 @@ void pack_blocks(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShap
   out.kernel = &kernel;
   out.shape = shape;
   out.column_sums = column_sums_of(w, shape);
-  out.packed = Buffer(static_cast<size_t>(layout.bytes()));
+  const int64_t walk_bytes = sizeof(T) == 2 ? DwconvWalk(shape).bytes : 0;
+  out.packed = Buffer(static_cast<size_t>(layout.bytes() + walk_bytes));
   T* packed = out.packed.as<T>();
   const auto weight_at = [&](int64_t c, int64_t i, int64_t j) {
     const bool exists = i >= 0 && i < shape.kernel_h && j >= 0;
@@ -82,11 +83,28 @@ void pack_blocks(const DwconvI8Kernel& kernel, const int8_t* w, const DwconvShap
   }
 }
 
+void pack_walk(const int8_t* w, const DwconvShape& shape, DwconvI8Weights& out) {
+  const DwconvWalk layout(shape);
+  if (!layout.exists) return;
+  auto* packed = reinterpret_cast<int16_t*>(out.packed.as<int8_t>() + layout.first);
+  for (int64_t c = 0; c < shape.channels; ++c)
+    for (int64_t set = 0; set < layout.sets; ++set)
+      for (int64_t j = 0; j < shape.kernel_w; ++j)
+        for (int64_t i = 0; i < shape.kernel_h; ++i) {
+          const int64_t row = i + set, vector = (set * shape.kernel_w + j) * layout.groups + row / 2;
+          packed[c / 8 * layout.block_bytes / 2 + vector * 16 + c % 8 * 2 + row % 2] =
+              w[(c * shape.kernel_h + i) * shape.kernel_w + j];
+        }
+}
+
 }  // namespace
 
 void DwconvI8Kernel::pack(const int8_t* w, const DwconvShape& shape, DwconvI8Weights& out) const {
   if (group == 0) return pack_plain(*this, w, shape, out);
-  if (group == 2) return pack_blocks<int16_t>(*this, w, shape, out);
+  if (group == 2) {
+    pack_blocks<int16_t>(*this, w, shape, out);
+    return pack_walk(w, shape, out);
+  }
   pack_blocks<int8_t>(*this, w, shape, out);
 }
 

@@ -13,6 +13,9 @@
 // (walk.h) fill them, these rows' weights lie behind all blocks once more, [block][line r][extra][4 * block bytes]: a
 // dword holds, at stride 1, rows 4 and 5 of columns {0, 1}, {2, 3} and {none, 4}; at stride 2 row 4 of columns {0, 1,
 // 2, 3} and {none, none, 4, none}.
+//
+// Pairs of rows have, for kernels that walk on 256 bits (walk_256.h), all weights behind the blocks once more, for
+// blocks of eight channels: DwconvWalk.
 #pragma once
 
 #include "kernels/dwconv_i8/dwconv_i8.h"
@@ -47,6 +50,24 @@ struct DwconvLayout {
   template <class T>
   T* extra(T* packed, int64_t b) const {
     return packed + blocks * block_bytes + b * extra_lines * extra_bytes;
+  }
+};
+
+// [block of 8][set][kernel column][g][8 channels][2]: 16-bit weights of rows 2g - set and 2g + 1 - set. A second set
+// serves the lower of two output rows where the stride is odd.
+struct DwconvWalk {
+  bool exists;
+  int64_t sets, groups;
+  int64_t first, block_bytes, bytes;  // where they begin; of a block and of all
+
+  explicit DwconvWalk(const DwconvShape& shape) {
+    exists = shape.kernel_h == shape.kernel_w && (shape.kernel_h == 3 || shape.kernel_h == 5) &&
+             shape.dilation_h == 1 && shape.dilation_w == 1 && shape.stride_h == shape.stride_w && shape.stride_h <= 2;
+    sets = shape.stride_h % 2 ? 2 : 1;
+    groups = (shape.kernel_h + sets) / 2;
+    first = DwconvLayout(shape, 32, 2).bytes();
+    block_bytes = sets * shape.kernel_w * groups * 32;
+    bytes = exists ? (shape.channels + 7) / 8 * block_bytes : 0;
   }
 };
 

@@ -1,5 +1,6 @@
-// Depthwise convolution for AVX2: 32 channels a step, two image rows in each dword as 16-bit numbers, vpmaddwd. Exact:
-// no sum of two products of 9 and 8 bits comes near 2^31, and nothing saturates.
+// Depthwise convolution for AVX2: two image rows in each dword as 16-bit numbers, vpmaddwd. Exact: no sum of two
+// products of 9 and 8 bits comes near 2^31, and nothing saturates. What does not walk (walk_256.h) takes 32 channels a
+// step.
 #if !defined(__AVX2__) || defined(__AVX512F__)
 #error "compile this file for AVX2 and FMA only: cpp/isa.cmake"
 #endif
@@ -7,6 +8,7 @@
 #include <immintrin.h>
 
 #include "kernels/dwconv_i8/tile.h"
+#include "kernels/dwconv_i8/walk_256.h"
 #include "simd/copy_few.h"
 #include "simd/lanes.h"
 
@@ -24,13 +26,6 @@ inline __m256i load_parts(const uint8_t* p, int64_t step, int64_t there) {
     const __m128i second = there > 1 ? load_part(p + step) : _mm_setzero_si128();
     return _mm256_inserti128_si256(_mm256_castsi128_si256(load_part(p)), second, 1);
   }
-}
-
-// Holds a value in a register: the compiler would rather load it again at each use.
-template <class T>
-LOWBIT_INLINE T keep(T value) {
-  asm("" : "+x"(value));
-  return value;
 }
 
 struct Finish : BlockConstants<32> {
@@ -167,9 +162,13 @@ struct Avx2 {
   }
 };
 
+void run(const DwconvI8Args& args, int64_t task, int64_t tasks) {
+  if (walks(args)) return run_walks(args, task, tasks);
+  run_dwconv<Avx2>(args, task, tasks);
+}
+
 }  // namespace
 
-extern constinit const DwconvI8Kernel dwconv_i8_avx2 = {
-    {"avx2", Isa::avx2}, Avx2::kBlock, Avx2::kGroup, run_dwconv<Avx2>};
+extern constinit const DwconvI8Kernel dwconv_i8_avx2 = {{"avx2", Isa::avx2}, Avx2::kBlock, Avx2::kGroup, run};
 
 }  // namespace lowbit::kernels
