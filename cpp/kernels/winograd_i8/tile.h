@@ -1,7 +1,8 @@
-// The three steps, once for all instruction sets. A policy V gives what vectors256.h and vectors512.h do, and
+// The four steps, once for all instruction sets. A policy V gives what vectors256.h and vectors512.h do, and
 //
 //   V::Words                   lanes of 16 bits, V::kWords of them
-//   V::widen(p, count)         codes as words; lanes from count on are zero, and are not touched in memory
+//   V::widen(p, count)         u8 codes as words; lanes from count on are zero, and are not touched in memory
+//   V::widen(p)                s8 codes as words
 //   V::add_words(a, b) ...     also subtract_words, twice, fourfold, store_words
 //   V::broadcast_pair(p)       two words, the same in every lane of 32 bits
 //   V::dot_words(acc, x, w)    acc + the two products of a lane, modulo 2^32
@@ -17,14 +18,56 @@ namespace {
 
 constexpr int kVectors = 2;  // of a panel
 
+// G' g, where 24 G' = G but for factors and signs that A' and B' have instead.
+template <class V>
+LOWBIT_INLINE void to_factors(const typename V::Words (&g)[3], typename V::Words (&u)[6]) {
+  using Words = typename V::Words;
+  const Words ends = V::add_words(g[0], g[2]), last = V::fourfold(g[2]);
+  const Words even = V::add_words(g[0], last), odd = V::twice(g[1]);
+  u[0] = V::add_words(V::twice(g[0]), V::fourfold(g[0]));
+  u[1] = V::fourfold(V::add_words(ends, g[1]));
+  u[2] = V::fourfold(V::subtract_words(ends, g[1]));
+  u[3] = V::add_words(even, odd);
+  u[4] = V::subtract_words(even, odd);
+  u[5] = V::add_words(last, V::twice(last));
+}
+
+template <class V>
+void transform_weights(const WinogradI8Filter& f) {
+  using Words = typename V::Words;
+  constexpr int kPair = kVectors * V::kWords;
+  const int8_t* w = f.panel;
+  for (int64_t pair = 0; pair < f.pairs; ++pair, w += 9 * kPair)
+    for (int v = 0; v < kVectors; ++v) {
+      Words half[6][3];
+      LOWBIT_UNROLL
+      for (int j = 0; j < 3; ++j) {
+        Words g[3], u[6];
+        LOWBIT_UNROLL
+        for (int i = 0; i < 3; ++i) g[i] = V::widen(w + (3 * i + j) * kPair + v * V::kWords);
+        to_factors<V>(g, u);
+        LOWBIT_UNROLL
+        for (int i = 0; i < 6; ++i) half[i][j] = u[i];
+      }
+      LOWBIT_UNROLL
+      for (int i = 0; i < 6; ++i) {
+        Words u[6];
+        to_factors<V>(half[i], u);
+        LOWBIT_UNROLL
+        for (int j = 0; j < 6; ++j)
+          V::store_words(f.weights + (6 * i + j) * f.position + pair * kPair + v * V::kWords, u[j]);
+      }
+    }
+}
+
 // B' d.
 template <class V>
 LOWBIT_INLINE void to_positions(const typename V::Words (&d)[6], typename V::Words (&v)[6]) {
   using Words = typename V::Words;
   const Words d42 = V::subtract_words(d[4], d[2]), d31 = V::twice(V::subtract_words(d[3], d[1]));
   v[0] = V::add_words(V::fourfold(V::subtract_words(d[0], d[2])), d42);
-  v[1] = V::subtract_words(V::add_words(d[3], d[4]), V::fourfold(V::add_words(d[1], d[2])));
-  v[2] = V::add_words(V::fourfold(V::subtract_words(d[1], d[2])), V::subtract_words(d[4], d[3]));
+  v[1] = V::subtract_words(V::fourfold(V::add_words(d[1], d[2])), V::add_words(d[3], d[4]));
+  v[2] = V::add_words(V::fourfold(V::subtract_words(d[2], d[1])), V::subtract_words(d[3], d[4]));
   v[3] = V::add_words(d42, d31);
   v[4] = V::subtract_words(d42, d31);
   v[5] = V::subtract_words(V::subtract_words(d[5], d[3]), V::twice(d31));
@@ -54,24 +97,22 @@ void transform_input(const WinogradI8Input& in) {
 
 template <class V, int kRows>
 void multiply(const WinogradI8Product& p) {
+  constexpr int kColumns = kVectors * V::kLanes;
   typename V::Int acc[kRows][kVectors];
   LOWBIT_UNROLL
   for (int r = 0; r < kRows; ++r) {
     LOWBIT_UNROLL
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = V::broadcast(0);
+    for (int v = 0; v < kVectors; ++v)
+      acc[r][v] = p.adds ? V::load(p.sums + r * kColumns + v * V::kLanes) : V::broadcast(0);
   }
   const int16_t* x[kRows];
   LOWBIT_UNROLL
   for (int r = 0; r < kRows; ++r) x[r] = p.x + r * p.row;
-  const int16_t* w = p.panel;
-  const int16_t* ahead = p.ahead;
-  for (int64_t pair = 0; pair < p.pairs; ++pair, w += kVectors * V::kLanes * 2, ahead += p.ahead_step) {
+  const int16_t* w = p.weights;
+  for (int64_t pair = 0; pair < p.pairs; ++pair, w += 2 * kColumns) {
     typename V::Int weights[kVectors];
     LOWBIT_UNROLL
-    for (int v = 0; v < kVectors; ++v) {
-      weights[v] = V::load(w + v * V::kLanes * 2);
-      if (v * V::kLanes * 4 % 64 == 0) __builtin_prefetch(ahead + v * V::kLanes * 2);
-    }
+    for (int v = 0; v < kVectors; ++v) weights[v] = V::load(w + 2 * v * V::kLanes);
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const typename V::Int codes = V::broadcast_pair(x[r] + 2 * pair);
@@ -82,7 +123,7 @@ void multiply(const WinogradI8Product& p) {
   LOWBIT_UNROLL
   for (int r = 0; r < kRows; ++r) {
     LOWBIT_UNROLL
-    for (int v = 0; v < kVectors; ++v) V::store(p.sums + (r * kVectors + v) * V::kLanes, acc[r][v]);
+    for (int v = 0; v < kVectors; ++v) V::store(p.sums + r * kColumns + v * V::kLanes, acc[r][v]);
   }
 }
 

@@ -12,28 +12,7 @@ constexpr int kIn = Winograd::kIn, kOut = Winograd::kOut, kPositions = Winograd:
 constexpr int64_t kPlaneBytes = 320 * 1024;  // of a block, beside the weights of a position in 512 KB of L2
 constexpr int64_t kPad = 64;                 // bytes between planes, so that they do not meet in the same lines of L1
 constexpr int64_t kMaxTiles = 64;            // of a block
-
-// 24 G, but for the last row, which would not fit 16 bits twice: tile.h doubles its sums. With |w| <= 128 no
-// transformed weight passes 128 * 12 * 12 = 18432, and by the rows of B' no transformed code 255 * (16 * 4 + 4) =
-// 17340.
-constexpr int kG[kIn][3] = {{6, 0, 0}, {-4, -4, -4}, {-4, 4, -4}, {1, 2, 4}, {1, -2, 4}, {0, 0, 12}};
-
-// A window's codes, `line` and `pixel` apart, to all positions; returns their sum.
-int32_t transform_weights(const int8_t* w, int64_t line, int64_t pixel, int16_t* to, int64_t position) {
-  int half[kIn][3] = {}, sum = 0;
-  for (int i = 0; i < 3; ++i)
-    for (int j = 0; j < 3; ++j) {
-      const int code = w[i * line + j * pixel];
-      sum += code;
-      for (int p = 0; p < kIn; ++p) half[p][j] += kG[p][i] * code;
-    }
-  for (const int (&row)[3] : half)
-    for (const int (&g)[3] : kG) {
-      *to = static_cast<int16_t>(row[0] * g[0] + row[1] * g[1] + row[2] * g[2]);
-      to += position;
-    }
-  return sum;
-}
+constexpr int64_t kPairs = 64;               // of channels whose transformed weights are at hand, in L2
 
 int64_t aligned(int64_t bytes) { return ceil_div(bytes, Buffer::kAlignment) * Buffer::kAlignment; }
 
@@ -51,6 +30,10 @@ int64_t most_tiles(const WinogradI8Weights& weights) {
 int64_t planes_bytes(const WinogradI8Weights& weights) {
   return aligned(most_tiles(weights) * tile_bytes(weights) + kPositions * kPad);
 }
+
+// Of transformed weights: elements from position to position, and bytes of all.
+int64_t position_of(const WinogradI8Kernel& kernel) { return kPairs * kernel.nr * 2 + kPad / 2; }
+int64_t filter_bytes(const WinogradI8Kernel& kernel) { return kPositions * position_of(kernel) * 2; }
 
 struct Tiling {
   int64_t lines, columns, tiles, blocks, panels;
@@ -72,7 +55,8 @@ class Run {
         tiling_(args.grid, weights_),
         words_(words_of(weights_)),
         planes_(reinterpret_cast<int16_t*>(scratch)),
-        sums_(reinterpret_cast<int32_t*>(scratch + planes_bytes(weights_))) {
+        filter_(reinterpret_cast<int16_t*>(scratch + planes_bytes(weights_))),
+        sums_(reinterpret_cast<int32_t*>(scratch + planes_bytes(weights_) + filter_bytes(kernel_))) {
     output_.epilogue = &args.epilogue;
   }
 
@@ -131,20 +115,14 @@ class Run {
   }
 
   void run_panel(int64_t panel) {
-    const int64_t pairs = ceil_div(weights_.channels, 2), nr = kernel_.nr, size = pairs * nr * 2;
-    const int64_t strips = ceil_div(count_, kernel_.mr);
-    const int16_t* weights = weights_.panels.as<int16_t>() + panel * kPositions * size;
-    for (int64_t position = 0; position < kPositions; ++position, weights += size)
-      for (int64_t strip = 0; strip < strips; ++strip) {
-        const int64_t first = strip * count_ / strips, rows = (strip + 1) * count_ / strips - first;
-        kernel_.products.of_rows[rows - 1]({.x = planes_ + position * plane() + first * words_,
-                                            .row = words_,
-                                            .pairs = pairs,
-                                            .panel = weights,
-                                            .ahead = weights + size + strip * size / strips,
-                                            .ahead_step = nr * 2 / strips,
-                                            .sums = sums_ + position * plane_of_sums() + first * nr});
-      }
+    const int64_t pairs = ceil_div(weights_.channels, 2), nr = kernel_.nr;
+    const int8_t* codes = weights_.panels.as<int8_t>() + panel * pairs * 9 * nr * 2;
+    for (int64_t pair = 0; pair < pairs; pair += kPairs) {
+      const int64_t count = std::min(kPairs, pairs - pair);
+      const int8_t* const there = codes + pair * 9 * nr * 2;
+      kernel_.filter({there, count, filter_, position_of(kernel_)});
+      multiply(pair, count, there + count * 9 * nr * 2);
+    }
     const int64_t channel = panel * nr;
     output_.channel = channel;
     output_.columns = static_cast<int>(std::min(nr, weights_.n - channel));
@@ -154,6 +132,24 @@ class Run {
     output_.column_sums = weights_.column_sums.as<int32_t>() + channel;
     output_.plane = plane_of_sums();
     for (int64_t i = 0; i < count_; ++i) give_tile(i);
+  }
+
+  // The pairs of channels from `pair` on, of all tiles and positions. next: weights to prefetch meanwhile.
+  void multiply(int64_t pair, int64_t count, const int8_t* next) {
+    const int64_t share = count * 9 * kernel_.nr * 2 / kPositions;
+    const int64_t strips = ceil_div(count_, kernel_.mr), height = count_ / strips, taller = count_ % strips;
+    for (int64_t position = 0; position < kPositions; ++position) {
+      for (int64_t i = 0; i < share; i += 64) __builtin_prefetch(next + position * share + i, 0, 2);
+      for (int64_t strip = 0, first = 0, rows; strip < strips; ++strip, first += rows) {
+        rows = height + (strip < taller ? 1 : 0);
+        kernel_.products.of_rows[rows - 1]({.x = planes_ + position * plane() + first * words_ + 2 * pair,
+                                            .row = words_,
+                                            .pairs = count,
+                                            .weights = filter_ + position * position_of(kernel_),
+                                            .sums = sums_ + position * plane_of_sums() + first * kernel_.nr,
+                                            .adds = pair > 0});
+      }
+    }
   }
 
   // Where a tile's outputs go, for all panels.
@@ -195,6 +191,7 @@ class Run {
   const Tiling tiling_;
   const int64_t words_;
   int16_t* const planes_;
+  int16_t* const filter_;
   int32_t* const sums_;
   int64_t first_ = 0, count_ = 0;
   WinogradI8Output output_{};
@@ -207,14 +204,18 @@ void WinogradI8Kernel::pack(const int8_t* w, int64_t n, int64_t, int64_t run, Wi
   const int64_t channels = run / 3, pairs = ceil_div(channels, 2), padded = ceil_div(n, nr) * nr;
   out.kernel = this;
   out.n = n, out.channels = channels;
-  out.panels = Buffer(static_cast<size_t>(padded * kPositions * pairs * 2) * sizeof(int16_t));
+  out.panels = Buffer(static_cast<size_t>(padded * pairs * 9 * 2));
   out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
-  for (int64_t first = 0; first < n; first += nr) {
-    int16_t* panel = out.panels.as<int16_t>() + first * kPositions * pairs * 2;
-    for (int64_t k = 0; k < channels; ++k)
-      for (int64_t c = first; c < std::min(first + nr, n); ++c)
-        out.column_sums.as<int32_t>()[c] += transform_weights(
-            w + c * 3 * run + k, run, channels, panel + (k / 2 * nr + c - first) * 2 + k % 2, pairs * nr * 2);
+  for (int64_t c = 0; c < n; ++c) {
+    int8_t* lane = out.panels.as<int8_t>() + (c / nr * pairs * 9 * nr + c % nr) * 2;
+    int32_t sum = 0;
+    for (int64_t tap = 0; tap < 9; ++tap)
+      for (int64_t k = 0; k < channels; ++k) {
+        const int8_t code = *w++;
+        lane[(k / 2 * 9 + tap) * nr * 2 + k % 2] = code;
+        sum += code;
+      }
+    out.column_sums.as<int32_t>()[c] = sum;
   }
 }
 
@@ -229,20 +230,22 @@ void WinogradI8Kernel::run(const WinogradI8Args& args, int64_t task, int64_t tas
   Run(args, args.scratch + static_cast<size_t>(task) * winograd_i8_scratch(*args.weights)).task(task, tasks);
 }
 
-// Cycles, as measured on Zen 4: products, or what their weights take to come from memory; and per channel of a tile
-// what the transformations take.
+// Cycles, as measured on Zen 4: products, and what the transformations take of weights, once a block, and of each tile.
 double cost(const WinogradI8Kernel& kernel, int64_t n, int64_t channels, const Grid& grid) {
-  constexpr double kBytesACycle = 6;
-  const double lanes = info_of(kernel.isa).lanes, narrower = 8 / lanes;
-  const auto tiles = static_cast<double>(grid.n * ceil_div(grid.h, kOut) * ceil_div(grid.w, kOut));
-  const auto vectors = static_cast<double>(kPositions * ceil_div(channels, 2) * ceil_div(n, kernel.nr) * 2);
-  const double of_vector = std::max(tiles * kernel.product_cost, lanes * 4 / kBytesACycle);
-  return vectors * of_vector + tiles * narrower * static_cast<double>(8 * channels + 22 * n);
+  WinogradI8Weights weights;
+  weights.kernel = &kernel, weights.n = n, weights.channels = channels;
+  const Tiling tiling(grid, weights);
+  const double of_weight = 4.5, of_input = 8, of_output = 22, narrower = 8.0 / info_of(kernel.isa).lanes;
+  const auto tiles = static_cast<double>(tiling.tiles), blocks = static_cast<double>(tiling.blocks);
+  const auto inputs = static_cast<double>(channels), outputs = static_cast<double>(tiling.panels * kernel.nr);
+  const double products = kPositions * tiles * inputs * outputs / 16 * kernel.product_cost;
+  return narrower *
+         (products + inputs * outputs * blocks * of_weight + tiles * (inputs * of_input + outputs * of_output));
 }
 
 const WinogradI8Kernel* select_winograd_i8(Isa cap, const int8_t* w, int64_t n, int64_t channels, const Grid& grid,
                                            double other_cost) {
-  constexpr double kWorth = 0.8;  // of the other cost: transformed weights take eight times the memory
+  constexpr double kWorth = 0.9;  // of the other cost: the estimates are not that good
   constexpr int32_t kLargest = ((1 << 25) - 1) / 255;
   const Grid typical = grid.rows() > 0 ? grid : Grid{1, 14, 14};
   for (int64_t c = 0; c < n; ++c, w += 9 * channels) {
@@ -257,7 +260,7 @@ const WinogradI8Kernel* select_winograd_i8(Isa cap, const int8_t* w, int64_t n, 
 
 size_t winograd_i8_scratch(const WinogradI8Weights& weights) {
   const int64_t sums = (most_tiles(weights) * weights.kernel->nr * 4 + kPad) * kPositions;
-  return static_cast<size_t>(planes_bytes(weights) + aligned(sums));
+  return static_cast<size_t>(planes_bytes(weights) + filter_bytes(*weights.kernel) + aligned(sums));
 }
 
 }  // namespace lowbit::kernels

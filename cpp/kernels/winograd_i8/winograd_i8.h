@@ -22,7 +22,7 @@ struct WinogradI8Kernel;
 struct WinogradI8Weights {
   const WinogradI8Kernel* kernel = nullptr;
   int64_t n = 0, channels = 0;
-  Buffer panels;       // int16_t [ceil(n / nr)][36][ceil(channels / 2)][nr][2], zero where padded
+  Buffer panels;       // int8_t [ceil(n / nr)][ceil(channels / 2)][9][nr][2], zero where padded
   Buffer column_sums;  // int32_t [n rounded up to nr]
   size_t bytes() const { return panels.bytes() + column_sums.bytes(); }
 };
@@ -43,6 +43,14 @@ struct Winograd {
   static constexpr int kOut = 4, kIn = 6, kPositions = kIn * kIn;  // pixels of a tile, one way
 };
 
+// Some pairs of channels of a panel's weights to all positions, [36][pairs][nr][2].
+struct WinogradI8Filter {
+  const int8_t* panel;
+  int64_t pairs;
+  int16_t* weights;
+  int64_t position;  // elements from one to the next
+};
+
 // A tile's codes into the planes of its 36 positions.
 struct WinogradI8Input {
   const uint8_t* rows[Winograd::kIn];
@@ -56,11 +64,10 @@ struct WinogradI8Input {
 struct WinogradI8Product {
   static constexpr int kMaxRows = 12;
   const int16_t* x;
-  int64_t row, pairs;    // elements from one row to the next; pairs of channels
-  const int16_t* panel;  // [pairs][nr][2]
-  const int16_t* ahead;  // weights to prefetch: of the next position
-  int64_t ahead_step;    // elements a pair
-  int32_t* sums;         // [rows][nr]
+  int64_t row, pairs;      // elements from one row to the next; pairs of channels
+  const int16_t* weights;  // [pairs][nr][2]
+  int32_t* sums;           // [rows][nr]
+  bool adds;               // to what sums hold
 };
 
 // A tile's sums of all positions to outputs: rows are its pixels, `width` in a line.
@@ -76,6 +83,7 @@ struct WinogradI8Kernel : KernelRow {
   int mr, nr;           // rows and output channels of a product
   double product_cost;  // cycles of a row times a vector of channels times a pair
   Tiles<WinogradI8Product> products;
+  void (*filter)(const WinogradI8Filter&);
   void (*input)(const WinogradI8Input&);
   void (*output)(const WinogradI8Output&);
   // w row-major [n][3][3 * channels]

@@ -18,6 +18,9 @@ struct Words256 : Avx2 {
     }
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static LOWBIT_INLINE Words widen(const int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static LOWBIT_INLINE void store_words(int16_t* p, Words a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
   static LOWBIT_INLINE Words add_words(Words a, Words b) { return _mm256_add_epi16(a, b); }
   static LOWBIT_INLINE Words subtract_words(Words a, Words b) { return _mm256_sub_epi16(a, b); }

@@ -15,8 +15,13 @@ struct Madd256 : Words256 {
 }  // namespace
 
 // 12 accumulators of 16 registers, two of weights, one of codes, one of products.
-extern constinit const WinogradI8Kernel winograd_i8_avx2_6x16 = {
-    {"avx2_winograd4x4", Isa::avx2}, 6, 16, 0.6, products<Madd256, 6>(), transform_input<Madd256>,
-    transform_output<Madd256>};
+extern constinit const WinogradI8Kernel winograd_i8_avx2_6x16 = {{"avx2_winograd4x4", Isa::avx2},
+                                                                 6,
+                                                                 16,
+                                                                 0.6,
+                                                                 products<Madd256, 6>(),
+                                                                 transform_weights<Madd256>,
+                                                                 transform_input<Madd256>,
+                                                                 transform_output<Madd256>};
 
 }  // namespace lowbit::kernels

@@ -17,6 +17,9 @@ struct Dpwssd512 : Avx512 {
     const __mmask32 there = count >= kWords ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
     return _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, p));
   }
+  static LOWBIT_INLINE Words widen(const int8_t* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   static LOWBIT_INLINE void store_words(int16_t* p, Words a) { _mm512_storeu_si512(p, a); }
   static LOWBIT_INLINE Words add_words(Words a, Words b) { return _mm512_add_epi16(a, b); }
   static LOWBIT_INLINE Words subtract_words(Words a, Words b) { return _mm512_sub_epi16(a, b); }
@@ -48,6 +51,7 @@ extern constinit const WinogradI8Kernel winograd_i8_avx512vnni_12x32 = {{"avx512
                                                                         32,
                                                                         1.1,
                                                                         products<Dpwssd512, 12>(),
+                                                                        transform_weights<Dpwssd512>,
                                                                         transform_input<Dpwssd512>,
                                                                         transform_output<Dpwssd512>};
 

@@ -19,6 +19,7 @@ extern constinit const WinogradI8Kernel winograd_i8_avxvnni_6x16 = {{"avxvnni_wi
                                                                     16,
                                                                     0.6,
                                                                     products<Dpwssd256, 6>(),
+                                                                    transform_weights<Dpwssd256>,
                                                                     transform_input<Dpwssd256>,
                                                                     transform_output<Dpwssd256>};
 
