@@ -38,6 +38,7 @@ FAMILIES = {
     "gemm_f32": Bounds(r"\bTile<", FLOAT),
     "gemm_i4": Bounds(r"\bTile<", stack=0.4),
     "spmm_i8": Bounds(r"\bproduct<", stack=1.2),
+    "winograd_i8": Bounds(r"\bmultiply<", r"vpmaddwd|vpdpwssd"),
     # A window's weights lie on the stack where registers do not hold them.
     "dwconv_i8": Bounds(r"\bstrip_tiles<|\bwalk_", stack=1.4, loop_bytes=8 * 1024, tile_bytes=24 * 1024),
     "light": Bounds(r"\bdwconv_f32::.*\btile<", FLOAT, stack=1),
