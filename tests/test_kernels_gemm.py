@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphs import Maker
 from int8_products import check_i8, convolution, convolutions, gather, random_epilogue, random_operands
 from lowbit import _core, _kernels
+from lowbit.graph.ir import Weight
+from lowbit.runtime.session import Session
 
 Array = npt.NDArray[Any]
 
@@ -75,6 +78,68 @@ def test_i8_blocks_of_rows(kernel: str, rows: int, k: int) -> None:
 @given(conv=convolutions(), seed=st.integers(0, 2**32 - 1))
 def test_i8_convolution(kernel: str, conv: dict[str, int], seed: int) -> None:
     check_i8(_kernels.gemm_i8, kernel, *convolution(conv, seed), conv["tasks"])
+
+
+@pytest.mark.parametrize("kernel", I8)
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    n=st.integers(1, 40),
+    k=st.integers(1, 700),
+    taps=st.integers(1, 3),
+    spread=st.sampled_from([3, 12, 30, 60, 200]),
+    extreme=st.sampled_from([0, 0.001, 0.02, 0.3]),
+    zero=st.sampled_from([0, 0.5, 0.95]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_i8_weights_of_every_kind(
+    kernel: str, rows: int, n: int, k: int, taps: int, spread: int, extreme: float, zero: float, seed: int
+) -> None:
+    """Narrow and wide distributions, with the extreme codes here and there: what 16 bits hold and what they do not."""
+    rng = np.random.default_rng(seed)
+    x = rng.choice(np.array([0, 254, 255], np.uint8), rows * taps * k)
+    w = np.clip(np.rint(rng.normal(size=(n, taps, k)) * spread), -128, 127).astype(np.int8)
+    w[rng.random(w.shape) < zero] = 0
+    w[rng.random(w.shape) < extreme] = rng.choice([-128, 127])
+    p = random_epilogue(rng, n, 1, rows, n, taps * k, 3)
+    p |= {"grid": (1, 1, rows), "strides": (0, 0, taps * k), "taps": [k * tap for tap in range(taps)]}
+    check_i8(_kernels.gemm_i8, kernel, x, w, p)
+
+
+@pytest.mark.parametrize("kernel", I8)
+@pytest.mark.parametrize("signs", [(1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (-1, 1, 1, -1)])
+@pytest.mark.parametrize("size", [64, 65, 127, 128])
+def test_i8_sums_of_16_bits_never_saturate(kernel: str, signs: tuple[int, ...], size: int) -> None:
+    """Neighbours of one sign beside and at the limit of 255 * 128, in one channel of each vector."""
+    k, n = 148, 19
+    w = np.zeros((n, k), np.int8)
+    w[::5] = np.clip(size * np.resize(signs, k), -128, 127)
+    w[:, 100:] //= 2
+    x = np.full((9, k), 255, np.uint8)
+    multiplier, bias = np.ones(n, np.float32), np.zeros(n, np.float32)
+    y = _kernels.gemm_i8(kernel, x, w, multiplier, bias, output="f32")
+    np.testing.assert_array_equal(y, x.astype(np.int64) @ w.T.astype(np.int64))
+
+
+@pytest.mark.parametrize("isa", [isa for isa in _core.cpu()["isas"] if isa == "avx2"])
+def test_i8_weights_choose_between_the_kernels_of(isa: str) -> None:
+    """Most weights share 16 bits; where few do, and for a single row, the kernel runs that needs no such thing."""
+    rng = np.random.default_rng(4)
+    normal = np.clip(np.rint(rng.normal(size=(40, 512)) * 25), -127, 127).astype(np.int8)
+    wide = rng.choice(np.array([-127, 127], np.int8), (40, 512))
+    kernels = {}
+    for name, w, rows in (("normal", normal, 30), ("wide", wide, 30), ("row", normal, 1)):
+        m = Maker()
+        x = m.input("x", rows, 512, dtype="u8")
+        weight = m.constant(Weight(codes=w, scales=np.ones(40, np.float32)))
+        graph = m.graph(m.node("quantized_linear", x, weight, m.floats(40), m.floats(40), zero_point_x=7, output="f32"))
+        session = Session(graph, isa=isa, threads=1)
+        codes = rng.integers(0, 256, (rows, 512), dtype=np.uint8)
+        np.testing.assert_array_equal(session.run(codes)[0], Session(graph, isa="scalar", threads=1).run(codes)[0])
+        (kernels[name],) = (
+            row.kernel for row in session.profile(codes, repeats=1).rows if row.op == "quantized_linear"
+        )
+    assert kernels == {"normal": "avx2_8x8", "wide": "avx2_4x16", "row": "avx2_4x16"}
 
 
 @pytest.mark.parametrize("kernel", I8)

@@ -63,21 +63,30 @@ struct Avx2 {
     }
   }
 
-  // Two vectors of channels.
+  // One or two vectors of channels.
   template <int kVectors>
   static LOWBIT_INLINE void store_codes(uint8_t* y, const Float (&value)[kVectors], int count) {
-    static_assert(kVectors == 2);
-    const Int pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[1]));
-    const Int order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);  // the packs interleave 128-bit lanes
-    const Int bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(pairs, pairs), order);
-    const __m128i packed = _mm256_castsi256_si128(bytes);
-    if (count >= 2 * kLanes) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(y), packed);
+    static_assert(kVectors == 1 || kVectors == 2);
+    const __m128i codes = packed(_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[kVectors - 1]));
+    if (count >= kVectors * kLanes) {
+      if constexpr (kVectors == 1) {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(y), codes);
+      } else {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y), codes);
+      }
     } else {
       alignas(16) uint8_t part[16];
-      _mm_store_si128(reinterpret_cast<__m128i*>(part), packed);
-      copy_few<16>(y, part, count);
+      _mm_store_si128(reinterpret_cast<__m128i*>(part), codes);
+      copy_few<kVectors * kLanes>(y, part, count);
     }
+  }
+
+ private:
+  // 16 sums as bytes.
+  static LOWBIT_INLINE __m128i packed(Int low, Int high) {
+    const Int pairs = _mm256_packs_epi32(low, high);
+    const Int order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);  // the packs interleave 128-bit lanes
+    return _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(pairs, pairs), order));
   }
 };
 

@@ -94,7 +94,11 @@ py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   if constexpr (std::is_same_v<Weights, kernels::WinogradI8Weights>) require_windows(g);
   const Buffer codes = copy(x);
   Weights weights;
-  kernel.pack(w.data(), g.n, g.tap_count, g.run, weights);
+  if constexpr (requires { kernel.otherwise; }) {
+    kernel.pack_here(w.data(), g.n, g.tap_count, g.run, weights);
+  } else {
+    kernel.pack(w.data(), g.n, g.tap_count, g.run, weights);
+  }
   Args args;
   set_operands(args, g, weights, codes, x.data());
   const Quantized quantized(keywords, args, multiplier, bias, g.n, g.pitch);

@@ -1,9 +1,11 @@
-// The choice among the kernels, the packer, and the driver they share (its order of work: kernels/matrix.h).
+// The choice among the kernels, the packers, and the driver they share (its order of work: kernels/matrix.h).
 #include "kernels/gemm_i8/gemm_i8.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "kernels/gemm_i8/pairs.h"
 #include "kernels/product_run.h"
 
 namespace lowbit::kernels {
@@ -11,14 +13,31 @@ namespace {
 
 constexpr int64_t kPackedBytes = 64 * 1024;  // of packed rows, on the stack of the thread that uses them
 
+bool takes_pairs(const GemmI8Kernel& kernel) { return kernel.otherwise != nullptr; }
+
+// Bytes of a row as the kernel's tiles read it where rows are packed: its operands, or the taps of pairs joined.
+int64_t packed_row_bytes(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
+  return taps * ceil_div(run, 4) * (kernel.rows != nullptr ? kernel.rows->operand_bytes : 4);
+}
 int64_t packed_row_bytes(const GemmI8Weights& weights) {
-  return weights.taps * ceil_div(weights.run, 4) * weights.kernel->rows->operand_bytes;
+  return packed_row_bytes(*weights.kernel, weights.taps, weights.run);
 }
 
-// Whether rows are packed: a kernel that can does so, unless rows are too long for even one tile.
+// Whether so many rows as a tile has are short enough to be packed.
+bool can_pack_rows(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
+  return packed_row_bytes(kernel, taps, run) * kernel.mr <= kPackedBytes;
+}
+
+// Whether rows are packed: a kernel that can does so.
 bool packs_rows(const GemmI8Weights& weights) {
   const GemmI8Kernel& kernel = *weights.kernel;
-  return kernel.rows != nullptr && packed_row_bytes(weights) * kernel.mr <= kPackedBytes;
+  if (takes_pairs(kernel)) return weights.taps > 1;
+  return kernel.rows != nullptr && can_pack_rows(kernel, weights.taps, weights.run);
+}
+
+// Whether the kernel can run weights of this shape.
+bool can_run(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
+  return !takes_pairs(kernel) || (can_be_paired(taps, run) && (taps == 1 || can_pack_rows(kernel, taps, run)));
 }
 
 Cut cut(const GemmI8Args& args) {
@@ -37,7 +56,8 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
   // packed: kPackedBytes where rows are packed, else null.
   Run(const GemmI8Args& args, uint8_t* packed)
       : ProductRun(args, cut(args),
-                   packed != nullptr ? args.weights->kernel->rows->tiles : args.weights->kernel->tiles),
+                   packed != nullptr && args.weights->kernel->rows != nullptr ? args.weights->kernel->rows->tiles
+                                                                              : args.weights->kernel->tiles),
         weights_(*args.weights),
         packed_(packed) {
     tile_.taps = packed != nullptr ? &kFirst : args.taps.data();
@@ -48,14 +68,28 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
 
   void begin_rows(int64_t count) {
     const GemmI8RowPacking* packing = weights_.kernel->rows;
-    if (packing == nullptr) return;
-    packing->pack(rows_.x, count, args_.taps.data(), weights_.taps, ceil_div(weights_.run, 4) * 4, row_sums_, packed_);
-    for (int64_t row = 0; packed_ != nullptr && row < count; ++row)
-      rows_.x[row] = packed_ + row * packed_row_bytes(weights_);
+    if (packing != nullptr)
+      packing->pack(rows_.x, count, args_.taps.data(), weights_.taps, ceil_div(weights_.run, 4) * 4, row_sums_,
+                    packed_);
+    if (packed_ == nullptr) return;
+    for (int64_t row = 0; row < count; ++row) {
+      uint8_t* to = packed_ + row * packed_row_bytes(weights_);
+      if (packing == nullptr) join_taps(rows_.x[row], to);
+      rows_.x[row] = to;
+    }
   }
 
-  void begin_panel(int64_t) {
-    tile_.panel = weights_.panels.as<int8_t>() + tile_.channel * tile_.tap_count * tile_.quads * 4;
+  void begin_panel(int64_t panel) {
+    if (takes_pairs(*weights_.kernel)) {
+      const int64_t quads = (tile_.quads + 1) / 2 * 2;
+      const auto* first = weights_.first_windows.as<int64_t>() + panel;
+      tile_.panel = weights_.panels.as<int8_t>() + tile_.channel * quads * 4;
+      tile_.places = weights_.places.as<int32_t>() + panel * quads;
+      tile_.windows = weights_.windows.as<GemmI8Windows>() + first[0];
+      tile_.window_count = first[1] - first[0];
+    } else {
+      tile_.panel = weights_.panels.as<int8_t>() + tile_.channel * tile_.tap_count * tile_.quads * 4;
+    }
     tile_.column_sums = weights_.column_sums.as<int32_t>() + tile_.channel;
   }
 
@@ -67,31 +101,65 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
  private:
   static constexpr int64_t kFirst = 0;
 
+  void join_taps(const uint8_t* x, uint8_t* to) const {
+    const int64_t bytes = ceil_div(weights_.run, 4) * 4;
+    for (int64_t tap : args_.taps) std::memcpy(to, x + tap, static_cast<size_t>(bytes)), to += bytes;
+  }
+
   const GemmI8Weights& weights_;
   uint8_t* packed_;
   int32_t row_sums_[Cut::kBlockRows];
 };
 
-}  // namespace
-
 // Into panels [ceil(n / nr)][taps][ceil(run / 4)][nr][4]: the four k of one output channel are the bytes of one 32-bit
 // lane, as the dot-product instructions want them.
+void pack_panels(const int8_t* w, GemmI8Weights& out) {
+  const int64_t nr = out.kernel->nr, quads = ceil_div(out.run, 4);
+  out.panels = Buffer(static_cast<size_t>(ceil_div(out.n, nr) * nr * out.taps * quads * 4));
+  for (int64_t channel = 0; channel < out.n; ++channel) {
+    int8_t* lane = out.panels.as<int8_t>() + channel / nr * nr * out.taps * quads * 4 + channel % nr * 4;
+    for (int64_t tap = 0; tap < out.taps; ++tap, w += out.run)
+      for (int64_t k = 0; k < out.run; k += 4, lane += nr * 4)
+        std::memcpy(lane, w + k, static_cast<size_t>(std::min<int64_t>(out.run - k, 4)));
+  }
+}
+
+// Windows a quad of weights, in pairs.
+double windows_of(const GemmI8Weights& weights) {
+  return static_cast<double>(2 * weights.windows.bytes() / sizeof(GemmI8Windows)) /
+         static_cast<double>(weights.places.bytes() / sizeof(int32_t));
+}
+
+// gemm_i8_cost(), for so many windows a quad if quads are taken in pairs; as measured on Zen 4.
+double cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows, double windows) {
+  constexpr int kFreeRows = 10;        // with more, their addresses spill
+  constexpr double kPackedQuad = 0.5;  // of a row
+  constexpr int64_t kFewRows = 4;      // whose weights take longer to read than to multiply
+  const int64_t quads = taps * ceil_div(run, 4), count = rows > 0 ? rows : kTypicalRows;
+  const double tiles =
+      cost_of_tiles(count, n, kernel.mr, kernel.nr, kernel.nr / info_of(kernel.isa).lanes, quads, kFreeRows);
+  if (takes_pairs(kernel)) return tiles * (count < kFewRows ? 2 : 0.78 + windows);
+  return kernel.rows == nullptr ? tiles : tiles + kPackedQuad * static_cast<double>(quads * count);
+}
+
+}  // namespace
+
 void GemmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const {
-  const int64_t quads = (run + 3) / 4, padded = (n + nr - 1) / nr * nr;
+  pack_here(w, n, taps, run, out);
+  if (!takes_pairs(*out.kernel)) return;
+  if (cost(*this, n, taps, run, 0, windows_of(out)) > gemm_i8_cost(*otherwise, n, taps, run, 0))
+    otherwise->pack(w, n, taps, run, out = {});
+}
+
+void GemmI8Kernel::pack_here(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const {
+  if (!can_run(*this, taps, run)) return otherwise->pack(w, n, taps, run, out);
   out.kernel = this;
   out.n = n, out.taps = taps, out.run = run;
-  out.panels = Buffer(static_cast<size_t>(padded * taps * quads * 4));
-  out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
-  for (int64_t channel = 0; channel < n; ++channel) {
-    int8_t* lane = out.panels.as<int8_t>() + channel / nr * nr * taps * quads * 4 + channel % nr * 4;
-    int32_t sum = 0;
-    for (int64_t tap = 0; tap < taps; ++tap, w += run) {
-      for (int64_t k = 0; k < run; k += 4, lane += nr * 4)
-        std::memcpy(lane, w + k, static_cast<size_t>(run - k < 4 ? run - k : 4));
-      for (int64_t k = 0; k < run; ++k) sum += w[k];
-    }
-    out.column_sums.as<int32_t>()[channel] = sum;
-  }
+  out.column_sums = Buffer(static_cast<size_t>(ceil_div(n, nr) * nr) * sizeof(int32_t));
+  auto* sums = out.column_sums.as<int32_t>();
+  for (int64_t channel = 0; channel < n; ++channel)
+    for (int64_t k = 0; k < taps * run; ++k) sums[channel] += w[channel * taps * run + k];
+  takes_pairs(*this) ? pack_pairs(w, out) : pack_panels(w, out);
 }
 
 int64_t GemmI8Kernel::tasks(const GemmI8Args& args, int threads) {
@@ -106,10 +174,8 @@ void GemmI8Kernel::run(const GemmI8Args& args, int64_t task, int64_t tasks) {
 }
 
 double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows) {
-  const int lanes = info_of(kernel.isa).lanes;
-  constexpr int kFreeRows = 10;  // with more, their addresses spill
-  return cost_of_tiles(rows > 0 ? rows : kTypicalRows, n, kernel.mr, kernel.nr, kernel.nr / lanes,
-                       taps * ceil_div(run, 4), kFreeRows);
+  constexpr double kNormalWindows = 4;  // of weights that are normally distributed, by the square root of k
+  return cost(kernel, n, taps, run, rows, kNormalWindows / std::sqrt(static_cast<double>(taps * run)));
 }
 
 const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
@@ -118,6 +184,7 @@ const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run
   for (const GemmI8Kernel* kernel : gemm_i8_kernels()) {
     if (!runs_on(kernel->isa, cap)) continue;
     if (best != nullptr && best->isa != kernel->isa) break;  // the table is ordered by ISA, best first
+    if (!can_run(*kernel, taps, run)) continue;
     const double cost = gemm_i8_cost(*kernel, n, taps, run, rows);
     if (best == nullptr || cost < least) best = kernel, least = cost;
   }

@@ -18,14 +18,21 @@
 namespace lowbit::kernels {
 
 struct GemmI8Kernel;
+struct GemmI8Windows;  // pairs.h
 
-// Weights in the layout of one kernel: panels [ceil(N / nr)][taps][ceil(run / 4)][nr][4], zero where padded.
+// Weights in the layout of one kernel: panels [ceil(N / nr)][taps][ceil(run / 4)][nr][4], zero where padded. For
+// kernels that take quads of k in pairs, panels are [ceil(N / nr)][pairs][2][nr][4], and pairs.h tells of the rest.
 struct GemmI8Weights {
   const GemmI8Kernel* kernel = nullptr;
   int64_t n = 0, taps = 0, run = 0;
-  Buffer panels;       // int8_t
-  Buffer column_sums;  // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
-  size_t bytes() const { return panels.bytes() + column_sums.bytes(); }
+  Buffer panels;         // int8_t
+  Buffer column_sums;    // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
+  Buffer places;         // int32_t, for pairs: where each quad lies in a row of x, in bytes
+  Buffer windows;        // GemmI8Windows, for pairs: what they do not hold, panel after panel
+  Buffer first_windows;  // int64_t [ceil(N / nr) + 1]
+  size_t bytes() const {
+    return panels.bytes() + column_sums.bytes() + places.bytes() + windows.bytes() + first_windows.bytes();
+  }
 };
 
 struct GemmI8Args {
@@ -46,10 +53,13 @@ struct GemmI8Tile : OutputTile {
   const uint8_t* const* x;
   const int32_t* row_zero_points;  // null: x_zero_point for all
   const int32_t* row_sums;         // what the kernel's row_sums gave
-  const int8_t* panel;             // [taps][quads][nr][4]
+  const int8_t* panel;             // [taps][quads][nr][4], or [pairs][2][nr][4]
+  const int32_t* places;           // [pairs][2]
+  const GemmI8Windows* windows;    // [window_count]
   const int32_t* column_sums;      // [nr]
   const int64_t* taps;
   int64_t tap_count, quads;  // quads = ceil(run / 4)
+  int64_t window_count;
   int32_t x_zero_point;
 };
 
@@ -69,8 +79,12 @@ struct GemmI8Kernel : KernelRow {
   int mr, nr;  // tile: rows x output channels
   Tiles<GemmI8Tile> tiles;
   const GemmI8RowPacking* rows = nullptr;  // null: the tiles need nothing of that kind
+  // Not null: the tiles take quads in pairs, and this kernel takes the weights that have too many rests for it.
+  const GemmI8Kernel* otherwise = nullptr;
   // w row-major [n][taps][run]; out says which row runs
   void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const;
+  // The same, but never for another row if this one can run the shape.
+  void pack_here(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const;
   static int64_t tasks(const GemmI8Args&, int threads);  // into how many independent tasks this call splits well
   static void run(const GemmI8Args&, int64_t task, int64_t tasks);  // does its share; tasks touch disjoint outputs
 };

@@ -8,6 +8,7 @@
 //   V::kRowSums             to which the row's row_sums must be added
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
 //   V::fma(a, b, c)         a * b + c, rounded once
+//   V::add_products(t, acc) instead of dot(), operand() and kOperandBytes, the whole product
 //   V::store_codes<n>(...)  round to nearest even, narrow to u8 by saturation, store; for |value| < 2^30
 //
 // Included by ISA files only: everything has internal linkage.
@@ -41,7 +42,11 @@ struct Tile {
   static void run(const GemmI8Tile& t) {
     Int acc[kRows][kVectors];
     start(t, acc);
-    multiply(t, acc);
+    if constexpr (requires { V::add_products(t, acc); }) {
+      V::add_products(t, acc);
+    } else {
+      multiply(t, acc);
+    }
     if (t.epilogue->output == DType::f32 || !t.epilogue->bounded || t.slope != nullptr) {
       spill(t, acc);
     } else if (t.residual != nullptr) {

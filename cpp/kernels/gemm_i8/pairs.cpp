@@ -1,0 +1,230 @@
+#include "kernels/gemm_i8/pairs.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+namespace lowbit::kernels {
+namespace {
+
+constexpr int kChannels = GemmI8Windows::kChannels, kQuads = GemmI8Windows::kQuads;
+constexpr int kMost = 128;   // that weights of one sign may sum to: 255 * 128 < 2^15
+constexpr int kTries = 256;  // partners that are looked at for a quad
+constexpr int kNone = 1 << 30;
+
+using Codes = int8_t[4];  // of a channel in a quad
+
+// What a quad's weights sum to: [channel][half of the quad][sign], each at most 127; and where they are beyond kMost.
+struct Quad {
+  static constexpr int kWords = kChannels * 4 / 8;
+  uint64_t sums[kWords], beyond[kWords];
+  int number, weight;
+};
+
+// A bit in each byte.
+constexpr uint64_t kHigh = 0x8080808080808080;
+
+// By how much the weights of one sign in a half go beyond, or what they sum to.
+int sum_of(const Codes& codes, int half, bool negative) {
+  int sum = 0;
+  for (int i = 2 * half; i < 2 * half + 2; ++i) sum += std::max<int>(0, negative ? -codes[i] : codes[i]);
+  return sum;
+}
+
+Quad quad_of(const Codes* codes, int number) {
+  Quad quad{};
+  uint8_t sums[kChannels * 4], beyond[kChannels * 4];
+  for (int c = 0, i = 0; c < kChannels; ++c) {
+    for (int half = 0; half < 2; ++half) {
+      for (int sign = 0; sign < 2; ++sign, ++i) {
+        const int sum = sum_of(codes[c], half, sign != 0);
+        sums[i] = static_cast<uint8_t>(std::min(sum, 127));
+        beyond[i] = sum > kMost ? 0x80 : 0;
+        quad.weight += sum * sum;
+      }
+    }
+  }
+  std::memcpy(quad.sums, sums, sizeof sums);
+  std::memcpy(quad.beyond, beyond, sizeof beyond);
+  quad.number = number;
+  return quad;
+}
+
+// How many more sums go beyond if these two are a pair.
+int conflicts(const Quad& a, const Quad& b) {
+  uint64_t count = 0;
+  for (int i = 0; i < Quad::kWords; ++i) count += ((a.sums[i] + b.sums[i]) & kHigh & ~(a.beyond[i] | b.beyond[i])) >> 7;
+  return static_cast<int>(count * 0x0101010101010101 >> 56);
+}
+
+// The numbers of two quads each; the second is -1 if there is none.
+struct Pair {
+  int first, second;
+};
+
+// The heaviest quads choose first, and take the heaviest partner that fits.
+std::vector<Pair> matched(std::vector<Quad> quads) {
+  std::stable_sort(quads.begin(), quads.end(), [](const Quad& a, const Quad& b) { return a.weight > b.weight; });
+  std::vector<Pair> pairs;
+  std::vector<uint8_t> used(quads.size());
+  for (size_t i = 0; i < quads.size(); ++i) {
+    if (used[i] != 0) continue;
+    size_t best = 0;
+    int least = kNone, tries = kTries;
+    for (size_t j = i + 1; j < quads.size() && tries > 0 && least > 0; ++j) {
+      if (used[j] != 0) continue;
+      --tries;
+      const int count = conflicts(quads[i], quads[j]);
+      if (count < least) best = j, least = count;
+    }
+    if (best != 0) used[best] = 1;
+    const int a = quads[i].number, b = best != 0 ? quads[best].number : -1;
+    pairs.push_back(b < 0 ? Pair{a, b} : Pair{std::min(a, b), std::max(a, b)});
+  }
+  std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.first < b.first; });
+  return pairs;
+}
+
+// What a channel adds to a quad beside the pair that holds it.
+struct Rest {
+  int quad;
+  Codes codes;
+};
+
+// Moves up to `most` of the codes of one sign in a half from one quad to another.
+int move(Codes& from, Codes& to, int half, bool negative, int most) {
+  int moved = 0;
+  for (int i = 2 * half; i < 2 * half + 2; ++i) {
+    const int size = std::max<int>(0, negative ? -from[i] : from[i]);
+    const int part = std::min({size, most - moved, 127}), change = negative ? -part : part;
+    from[i] = static_cast<int8_t>(from[i] - change);
+    to[i] = static_cast<int8_t>(to[i] + change);
+    moved += part;
+  }
+  return moved;
+}
+
+// Leaves in a channel's two quads what 16 bits hold, and appends what does not fit. All that is too much is taken from
+// one of them if it can be, for then it needs one rest.
+void split(Codes* const (&codes)[2], const int (&numbers)[2], std::vector<Rest>& rests) {
+  int excess[2][2];
+  bool alone[2] = {true, true};
+  for (int half = 0; half < 2; ++half) {
+    for (int sign = 0; sign < 2; ++sign) {
+      const int sums[] = {sum_of(*codes[0], half, sign != 0), sum_of(*codes[1], half, sign != 0)};
+      excess[half][sign] = std::max(0, sums[0] + sums[1] - kMost);
+      for (int i = 0; i < 2; ++i) alone[i] &= excess[half][sign] <= std::min(sums[i], kMost);
+    }
+  }
+  for (int i : {alone[0] ? 0 : 1, alone[0] ? 1 : 0}) {
+    for (;;) {
+      Rest rest{numbers[i], {}};
+      int moved = 0;
+      for (int half = 0; half < 2; ++half) {
+        for (int sign = 0; sign < 2; ++sign) {
+          const int part = move(*codes[i], rest.codes, half, sign != 0, std::min(excess[half][sign], kMost));
+          excess[half][sign] -= part;
+          moved += part;
+        }
+      }
+      if (moved == 0) break;
+      rests.push_back(rest);
+    }
+  }
+}
+
+// A panel's rests, channel by channel, from the first quad on; they go into windows in that order.
+class Gatherer {
+ public:
+  Gatherer(std::vector<Rest> (&rests)[kChannels], int count) : rests_(rests), count_(count) {
+    for (auto& list : rests)
+      std::stable_sort(list.begin(), list.end(), [](const Rest& a, const Rest& b) { return a.quad < b.quad; });
+  }
+
+  void gather(std::vector<GemmI8Windows>& out) {
+    for (int first = next(); first != kNone;) {
+      GemmI8Windows windows{};
+      for (int i = 0; i < 2; ++i, first = next()) first != kNone ? fill(windows, i, first) : void();
+      out.push_back(windows);
+    }
+  }
+
+ private:
+  int next() const {
+    int least = kNone;
+    for (int c = 0; c < kChannels; ++c)
+      if (at_[c] < rests_[c].size()) least = std::min(least, rests_[c][at_[c]].quad);
+    return least;
+  }
+
+  // The window that begins with quad `first`, or ends with the row; each channel adds one rest if 16 bits hold it.
+  void fill(GemmI8Windows& windows, int i, int first) {
+    const int begin = std::min(first, count_ - kQuads);
+    windows.places[i] = 4 * begin;
+    for (int c = 0; c < kChannels; ++c) {
+      if (at_[c] == rests_[c].size()) continue;
+      const Rest& rest = rests_[c][at_[c]];
+      const int quad = rest.quad - begin;
+      if (quad >= kQuads || !fits(windows.weights[0][c], rest.codes)) continue;
+      windows.quads[i][c] = static_cast<uint8_t>(quad);
+      std::memcpy(windows.weights[i][c], rest.codes, sizeof rest.codes);
+      ++at_[c];
+    }
+  }
+
+  static bool fits(const Codes& first, const Codes& second) {
+    for (int half = 0; half < 2; ++half)
+      for (bool negative : {false, true})
+        if (sum_of(first, half, negative) + sum_of(second, half, negative) > kMost) return false;
+    return true;
+  }
+
+  std::vector<Rest> (&rests_)[kChannels];
+  size_t at_[kChannels] = {};
+  int count_;  // of quads
+};
+
+}  // namespace
+
+void pack_pairs(const int8_t* w, GemmI8Weights& out) {
+  const int quads = static_cast<int>((out.run + 3) / 4), count = static_cast<int>(out.taps) * quads;
+  const int64_t panels = (out.n + kChannels - 1) / kChannels, pairs = (count + 1) / 2;
+  out.panels = Buffer(static_cast<size_t>(panels * pairs * 2) * kChannels * sizeof(Codes));
+  out.places = Buffer(static_cast<size_t>(panels * pairs * 2) * sizeof(int32_t));
+  out.first_windows = Buffer(static_cast<size_t>(panels + 1) * sizeof(int64_t));
+  auto* to = out.panels.as<Codes>();
+  auto* place = out.places.as<int32_t>();
+  std::vector<GemmI8Windows> windows;
+  std::vector<int8_t> codes(static_cast<size_t>(count) * kChannels * sizeof(Codes));
+  std::vector<Quad> all(count);
+  std::vector<Rest> rests[kChannels];
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    std::fill(codes.begin(), codes.end(), int8_t{0});
+    for (int64_t channel = panel * kChannels; channel < std::min(out.n, (panel + 1) * kChannels); ++channel)
+      for (int64_t tap = 0; tap < out.taps; ++tap)
+        for (int64_t k = 0; k < out.run; ++k)
+          codes[((tap * quads + k / 4) * kChannels + channel % kChannels) * 4 + k % 4] =
+              w[(channel * out.taps + tap) * out.run + k];
+    auto* of_quads = reinterpret_cast<Codes*>(codes.data());
+    for (int i = 0; i < count; ++i) all[i] = quad_of(of_quads + i * kChannels, i);
+    for (auto& list : rests) list.clear();
+    for (const Pair& pair : matched(all)) {
+      Codes none[kChannels] = {};
+      const int numbers[] = {pair.first, std::max(pair.second, 0)};
+      Codes* const both[] = {of_quads + pair.first * kChannels,
+                             pair.second < 0 ? none : of_quads + pair.second * kChannels};
+      for (int c = 0; c < kChannels; ++c) split({both[0] + c, both[1] + c}, numbers, rests[c]);
+      for (int i = 0; i < 2; ++i, to += kChannels) {
+        std::memcpy(to, both[i], kChannels * sizeof(Codes));
+        *place++ = 4 * numbers[i];
+      }
+    }
+    Gatherer(rests, count).gather(windows);
+    out.first_windows.as<int64_t>()[panel + 1] = std::ssize(windows);
+  }
+  out.windows = Buffer(windows.size() * sizeof(GemmI8Windows));
+  std::copy(windows.begin(), windows.end(), out.windows.as<GemmI8Windows>());
+}
+
+}  // namespace lowbit::kernels
