@@ -21,6 +21,7 @@ from lowbit.graph.ir import Graph, Value, Weight
 from lowbit.graph.weights import stored
 from lowbit.ops.interpreter import bind
 from lowbit.passes.note_sparsity import sparse_layers
+from lowbit.runtime import compression
 from lowbit.runtime import format as lowbit_format
 from lowbit.runtime.meta import Decision, Meta
 from lowbit.runtime.targets import this_level
@@ -185,7 +186,8 @@ def _print_slower(file: Path, sizes: Mapping[str, int], threads: int) -> None:
 
 def _summary(file: Path, graph: Graph, meta: Meta) -> Table:
     table = Table(show_header=False, title=escape(file.name), title_justify="left")
-    table.add_row("size", f"{file.stat().st_size:,} bytes")
+    size, left_out = file.stat().st_size, compression.left_out(file)
+    table.add_row("size", f"{size:,} bytes" + (f", {size + left_out:,} uncompressed" if left_out else ""))
     table.add_row("made for", escape(meta.target or "unknown"))
     for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
         for name in names:

@@ -65,6 +65,14 @@ def read_document(path: Path) -> dict[str, Any]:
         return _document(_header(file, path)[0], path)
 
 
+def read_sizes(path: Path) -> dict[str, int]:
+    """The bytes that each tensor takes in a file. Raises FormatError, OSError."""
+    with _open(path) as file:
+        header, _, size = _header(file, path)
+        entries = {name: _entry(name, entry, size) for name, entry in header.items() if name != "__metadata__"}
+        return {name: end - begin for name, (_, _, begin, end) in entries.items()}
+
+
 def _open(path: Path) -> FileIO:
     if not stat.S_ISREG(path.stat().st_mode):
         raise FormatError(f"{path} is not a regular file")
@@ -130,16 +138,29 @@ def check_text(text: str) -> None:
 def _entry(name: str, entry: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     """The dtype, shape, begin and end of one tensor, in bounds and of the stated size."""
     fields = as_object(entry, f"tensor {name!r}", ("dtype", "shape", "data_offsets"))
-    dtype = _DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
-    if dtype is None:
-        raise FormatError(f"tensor {name!r} has dtype {str(fields['dtype'])[:40]!r}, which lowbit does not read")
-    shape = as_list(fields["shape"], f"the shape of tensor {name!r}", as_size)
+    dtype, shape = dtype_and_shape(name, fields)
     offsets = as_list(fields["data_offsets"], f"the offsets of tensor {name!r}", as_size)
-    if len(shape) > MAX_RANK or len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1] <= size:
+    if len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1] <= size:
         raise FormatError(f"tensor {name!r} of shape {list(shape)[:20]} lies outside the file: {list(offsets)[:2]}")
     if math.prod(shape) * dtype.itemsize != offsets[1] - offsets[0]:
         raise FormatError(f"tensor {name!r} of shape {list(shape)} does not take {offsets[1] - offsets[0]} bytes")
     return dtype, shape, offsets[0], offsets[1]
+
+
+def dtype_and_shape(name: str, fields: Mapping[str, Any]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """What a tensor's entry says of it. Raises FormatError."""
+    dtype = _DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if dtype is None:
+        raise FormatError(f"tensor {name!r} has dtype {str(fields['dtype'])[:40]!r}, which lowbit does not read")
+    shape = as_list(fields["shape"], f"the shape of tensor {name!r}", as_size)
+    if len(shape) > MAX_RANK:
+        raise FormatError(f"tensor {name!r} has {len(shape)} axes, more than {MAX_RANK}")
+    return dtype, shape
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """What safetensors calls it."""
+    return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
 def _tensor(file: FileIO | BytesIO, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
@@ -150,6 +171,11 @@ def _tensor(file: FileIO | BytesIO, name: str, dtype: np.dtype[Any], shape: tupl
         if not count:
             raise FormatError(f"the file ends inside tensor {name!r}")
         filled += count
+    return from_bytes(name, raw, dtype, shape)
+
+
+def from_bytes(name: str, raw: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """A tensor of these bytes (u8), which are as many as it takes. Raises FormatError for what is no truth value."""
     if dtype == np.bool_ and raw.max(initial=0) > 1:
         raise FormatError(f"tensor {name!r} holds a byte that is no truth value")
     return raw.view(dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)

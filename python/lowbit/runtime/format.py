@@ -18,7 +18,7 @@ from ..graph import blocks, dims
 from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Symbol, Value, Weight
 from ..graph.weights import BITS, pack, unpack
 from ..ops.interpreter import validate
-from . import container, format_v1
+from . import compression, container, format_v1
 from .container import as_integer, as_list, as_object, as_size, as_text, check_text
 from .schema import checked
 
@@ -29,16 +29,19 @@ PARTS = ("zero_points", "offsets", "values")
 # ---------------------------------------------------------------------------------------------------------------- write
 
 
-def save(path: str | os.PathLike[str], graph: Graph, meta: Mapping[str, Any] | None = None) -> None:
+def save(
+    path: str | os.PathLike[str], graph: Graph, meta: Mapping[str, Any] | None = None, *, compress: bool = False
+) -> None:
     """Write a valid graph and plain JSON about it, atomically; the same graph gives the same bytes.
 
+    compress: tensors as streams where these are shorter; the bytes then depend on the release of zlib, too.
     Raises GraphError for an invalid graph, FormatError for what the format cannot hold, OSError.
     """
     import tempfile
 
     import safetensors.numpy
 
-    tensors, metadata = _contents(graph, meta)
+    tensors, metadata = _contents(graph, meta, compress)
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
@@ -70,12 +73,16 @@ def loads(data: bytes) -> tuple[Graph, dict[str, Any]]:
         return load(path)
 
 
-def _contents(graph: Graph, meta: Mapping[str, Any] | None) -> tuple[dict[str, Array], dict[str, str]]:
+def _contents(
+    graph: Graph, meta: Mapping[str, Any] | None, compress: bool = False
+) -> tuple[dict[str, Array], dict[str, str]]:
     """The tensors of a file, and the document about them."""
     validate(graph)
     constants, tensors = _constant_table(graph)
+    tensors, compressed = compression.compress(tensors) if compress else (tensors, {})
     document = {
         "version": VERSION,
+        **({"compressed": compressed} if compressed else {}),
         "symbols": {name: _symbol_json(symbol) for name, symbol in graph.symbols.items()},
         **_conditions_json(graph.conditions),
         "inputs": list(graph.inputs),
@@ -166,7 +173,8 @@ def _plain(value: Any) -> Any:
 def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
     """The graph and the metadata of a file. Raises FormatError or GraphError for anything but a sound file; OSError."""
     document, tensors = container.read(Path(path))
-    graph = _graph(_current(document, path), tensors)
+    document = _current(document, path)
+    graph = _graph(document, compression.expand(tensors, document.get("compressed", {})))
     validate(graph)
     return graph, as_object(document["meta"], "meta")
 

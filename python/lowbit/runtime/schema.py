@@ -15,6 +15,7 @@ from .container import as_object
 OBJECTS: Mapping[str, Mapping[str, str]] = {
     "graph": {
         "version": "2. A reader refuses a greater number and asks for an upgrade, and takes lower ones (below)",
+        "compressed?": '`{tensor: {"dtype": type, "shape": [size, ...]}}` for those that are streams of zlib (below)',
         "symbols": "`{name: [minimum, maximum]}`: sizes that are free until run time, inclusive bounds below 2^31; or "
         "`[minimum, maximum, multiple, remainder]`: a size is the remainder more than a multiple of `multiple`",
         "conditions?": "`[[kind, size], ...]`, what sizes must fulfil together. kind: the size expression is `zero`, "
