@@ -36,7 +36,8 @@ class Bounds:
 FAMILIES = {
     "gemm_i8": Bounds(r"\bTile<"),
     "gemm_f32": Bounds(r"\bTile<", FLOAT),
-    "gemm_i4": Bounds(r"\bTile<", stack=0.4),
+    # On 256 bits, sums of 16 bits are in registers, and the accumulators they go to lie on the stack.
+    "gemm_i4": Bounds(r"\bTile<", stack=0.7, loop_bytes=1536, tile_bytes=16 * 1024),
     "spmm_i8": Bounds(r"\bproduct<", stack=1.2),
     "winograd_i8": Bounds(r"\bmultiply<", r"vpmaddwd|vpdpwssd"),
     # A window's weights lie on the stack where registers do not hold them.

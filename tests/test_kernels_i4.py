@@ -137,14 +137,22 @@ def test_blocks_of_rows(kernel: str, rows: int, n: int, k: int, group: int) -> N
 
 
 @pytest.mark.parametrize("kernel", ROWS)
-def test_extreme_codes_are_exact(kernel: str) -> None:
-    """Sums of 16 bits would saturate beyond two pairs; int32 sums of 32,768 products stay exact."""
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("first", [0, 15])
+@pytest.mark.parametrize("second", [0, 15])
+def test_extreme_codes_are_exact(kernel: str, rows: int, first: int, second: int) -> None:
+    """Sums of 16 bits must not saturate, whichever codes they hold; int32 sums of 32,768 products stay exact.
+
+    first, second: of each eight codes, the first four and the others.
+    """
     k = 32768
-    x, codes = np.full((2, k), 255, np.uint8), np.full((3, k), 15, np.uint8)
+    x, codes = np.full((rows, k), 255, np.uint8), np.tile(np.repeat([first, second], 4), (3, k // 8)).astype(np.uint8)
     scales, one = np.full((3, 1), np.float16(1)).view(np.uint16), np.ones(3, np.float32)
-    p = {"multiplier": one, "bias": 0 * one, "zero_points": np.zeros((3, 1), np.uint8), "output": "f32"}
-    y = _kernels.gemm_i4(kernel, x, packed(codes), scales, k, **p)
-    assert np.all(y == np.float32(255 * 15 * k))
+    for zero_point in (0, 15):
+        zero_points = np.full((3, 1), zero_point, np.uint8)
+        p = {"multiplier": one, "bias": 0 * one, "zero_points": zero_points, "output": "f32"}
+        y = _kernels.gemm_i4(kernel, x, packed(codes), scales, k, **p)
+        assert np.all(y == np.float32(255 * (first + second - 2 * zero_point) * (k // 2)))
 
 
 def test_arguments_out_of_bounds_are_refused() -> None:

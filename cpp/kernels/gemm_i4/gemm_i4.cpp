@@ -13,11 +13,14 @@ namespace {
 constexpr int64_t kSums = 16 * 1024;  // of x over groups, held at once; 64 KB on the stack of the thread that uses them
 static_assert(kSums >= GemmI4Args::kMaxGroups * GemmI4Tile::kMaxRows);
 
+int64_t sums_of_row(const GemmI4Weights& weights) { return weights.groups() * weights.kernel->sums(weights.affine); }
+
 Cut cut(const GemmI4Args& args) {
   const GemmI4Weights& weights = *args.weights;
   const int64_t rows = std::clamp<int64_t>(Cut::kBlockBytes / std::max<int64_t>(1, weights.k), 1, kSums);
-  return {args.grid.rows(),   weights.n,        weights.kernel->mr,
-          weights.kernel->nr, weights.groups(), std::min(kSums, rows * weights.groups())};
+  return {args.grid.rows(),     weights.n,
+          weights.kernel->mr,   weights.kernel->nr,
+          sums_of_row(weights), std::min(kSums, rows * sums_of_row(weights))};
 }
 
 class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
@@ -32,8 +35,8 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
 
   void begin_rows(int64_t count) {
     for (int64_t row = 0; row < count; ++row) {
-      int32_t* sums = sums_ + row * weights_.groups();
-      weights_.kernel->group_sums(rows_.x[row], tile_.depth, sums);
+      int32_t* sums = sums_ + row * sums_of_row(weights_);
+      weights_.kernel->group_sums(rows_.x[row], tile_.depth, weights_.affine, sums);
       row_sums_[row] = sums;
     }
   }
@@ -99,8 +102,11 @@ void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
         at += head;
         offset += group_offset(w, channel, group);
       }
-      for (int64_t i = 0; i < length; ++i)
-        at[(i / 8 * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(code(w, channel, k + i) << (i % 8 < 4 ? 0 : 4));
+      for (int64_t i = 0; i < length; ++i) {
+        const bool high = i % 8 >= 4;
+        const int value = high && complements ? 15 - code(w, channel, k + i) : code(w, channel, k + i);
+        at[(i / 8 * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(value << (high ? 4 : 0));
+      }
       at += (length + 7) / 8 * nr * 4;
     });
     out.offsets.as<float>()[channel] = static_cast<float>(offset);

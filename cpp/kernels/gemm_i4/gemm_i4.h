@@ -34,8 +34,8 @@ struct GemmI4Source {
 
 // Weights in the layout of one kernel: panels of nr channels, in which each group is one run of memory:
 //   half floats [nr]; zero points [nr], in whole 64 bytes (only if affine); codes [steps][nr][4]
-// with byte j of a step of 8 k holding k = j in its low nibble and k = 4 + j in the high one; zero where padded. What a
-// group has in one tap begins with a step of its own.
+// with byte j of a step of 8 k holding k = j in its low nibble and k = 4 + j in the high one, there 15 - q for a kernel
+// that complements; zero where padded. What a group has in one tap begins with a step of its own.
 struct GemmI4Weights {
   const GemmI4Kernel* kernel = nullptr;
   int64_t n = 0, k = 0, run = 0, group_size = 0;
@@ -68,7 +68,7 @@ struct GemmI4Depth {
 struct GemmI4Tile : OutputTile {
   static constexpr int kMaxRows = 8;
   const uint8_t* const* x;
-  const int32_t* const* group_sums;  // of each row, [groups]: sum of x
+  const int32_t* const* group_sums;  // of each row, what the kernel's group_sums gave
   const int32_t* zero_points;        // of the rows' x
   const uint8_t* panel;
   const float* offsets;  // [nr]
@@ -79,7 +79,12 @@ struct GemmI4Tile : OutputTile {
 struct GemmI4Kernel : KernelRow {
   int mr, nr;  // tile: rows x output channels
   Tiles<GemmI4Tile> tiles;
-  void (*group_sums)(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums);  // of a row
+  // Of a row, with which its accumulators begin, or what is added to them in the end: for each group, -8 times the sum
+  // of x; where weights are affine -1 times, for the channel's zero point. A kernel that complements adds 15 times the
+  // sum of those x that meet high nibbles; where weights are affine, that is a second number.
+  void (*group_sums)(const uint8_t* x, const GemmI4Depth& depth, bool affine, int32_t* sums);
+  bool complements = false;
+  int sums(bool affine) const { return affine && complements ? 2 : 1; }  // of a group
   void pack(const GemmI4Source&, GemmI4Weights& out) const;
   static int64_t tasks(const GemmI4Args&, int threads);
   static void run(const GemmI4Args&, int64_t task, int64_t tasks);

@@ -2,9 +2,12 @@
 // one group, floats in memory (a tile of them stays in L1). A policy V gives the vectors (simd/vectors256.h,
 // vectors512.h) and
 //
-//   V::step(x, k, w, acc)   acc += the products of eight k, which start at x[r] + k and at w
-//   V::half(p), V::bytes(p) a vector of half floats as floats, of bytes as int32
-//   V::sum(x, count)        the sum of so many bytes
+//   V::steps<kBegin>(x, k, count, w, acc)  acc += the products of `count` times eight k, which start at x[r] + k and
+//                                  at w; kBegin, asked only of a V that complements: acc = them
+//   V::half(p), V::bytes(p)        a vector of half floats as floats, of bytes as int32
+//   V::sum(x, count)               the sum of so many bytes
+//   V::kComplements                what the row says; if so, V::high_sum(x, count), too: of those that meet high
+//   nibbles
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
@@ -24,51 +27,101 @@ struct Tile {
 
   static void run(const GemmI4Tile& t) {
     alignas(64) float sums[kRows * kColumns];
-    t.depth.run == t.depth.k ? multiply<false>(t, sums) : multiply<true>(t, sums);
+    const bool straddle = t.depth.run != t.depth.k && t.depth.run % t.depth.group_size != 0;
+    straddle ? multiply<true>(t, sums) : multiply<false>(t, sums);
     store_any<V, kVectors>(t, sums, kRows);
     if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr)
       change_codes<GemmI4Tile::kMaxRows, kColumns>(t, kRows);
   }
 
-  // A single tap is told apart, for the loop over taps costs more registers than there are.
-  template <bool kTaps>
+  // What the groups so far make, in memory; of a single row in registers, for each group waits for the one before.
+  struct Totals {
+    float* memory;
+    Float row[kVectors];
+
+    LOWBIT_INLINE Float get(int r, int v) const {
+      return kRows == 1 ? row[v] : V::load_floats(memory + r * kColumns + v * V::kLanes);
+    }
+    LOWBIT_INLINE void set(int r, int v, Float total) {
+      kRows == 1 ? void(row[v] = total) : V::store(memory + r * kColumns + v * V::kLanes, total, V::kLanes);
+    }
+  };
+
+  // Groups that never straddle taps are told apart, for the loop over their parts costs more registers than there are.
+  template <bool kStraddle>
   static LOWBIT_INLINE void multiply(const GemmI4Tile& t, float* sums) {
     const GemmI4Depth& depth = t.depth;
-    const uint8_t* x[kRows];
-    LOWBIT_UNROLL
-    for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + (kTaps ? 0 : depth.taps[0]);
-    const uint8_t* w = t.panel;
-    int64_t group = 0, tap_end = depth.run, shift = kTaps ? depth.taps[0] : 0;
     const int64_t* tap = depth.taps;
-    for (int64_t k = 0; k < depth.k; ++group) {
-      const int64_t end = k + depth.group_size < depth.k ? k + depth.group_size : depth.k;
-      const uint8_t* scales = w;
-      Int acc[kRows][kVectors];
-      start(t, group, w, acc);
-      w += gemm_i4_head(kColumns, t.affine);
-      while (kTaps && tap_end < end) {
-        for (; k < tap_end; k += 8, w += kColumns * 4) V::step(x, k + shift, w, acc);
-        k = tap_end;
-        shift = *++tap - k;
+    const uint8_t* x[kRows];
+    move(t, *tap, x);
+    Totals totals{sums, {}};
+    begin(t, totals);
+    const uint8_t* w = t.panel;
+    int64_t tap_end = depth.run;
+    for (int64_t k = 0, group = 0; k < depth.k; ++group) {
+      if (k == tap_end) {
+        move(t, *++tap - k, x);
         tap_end += depth.run;
       }
-      for (; k < end; k += 8, w += kColumns * 4) V::step(x, k + shift, w, acc);
+      const int64_t end = k + depth.group_size < depth.k ? k + depth.group_size : depth.k;
+      const uint8_t* head = w;
+      w += gemm_i4_head(kColumns, t.affine);
+      if constexpr (V::kComplements && !kStraddle) {  // the first products begin the accumulators
+        Int acc[kRows][kVectors];
+        if (end - k == V::kChain) {
+          V::chain(x, k, w, acc);
+          w += V::kChain / 8 * kColumns * 4;
+          finish(t, group, head, acc, totals);
+        } else {
+          w = steps<true>(x, k, end - k, w, acc);
+          finish(t, group, head, acc, totals);
+        }
+      } else {
+        Int acc[kRows][kVectors];
+        start<false>(t, group, head, acc);
+        for (; kStraddle && tap_end < end; tap_end += depth.run) {
+          w = steps<false>(x, k, tap_end - k, w, acc);
+          k = tap_end;
+          move(t, *++tap - k, x);
+        }
+        w = steps<false>(x, k, end - k, w, acc);
+        add(acc, head, totals);
+      }
       k = end;
-      group == 0 ? add<true>(t, acc, scales, sums) : add<false>(t, acc, scales, sums);
     }
+    for (int v = 0; kRows == 1 && v < kVectors; ++v) V::store(sums + v * V::kLanes, totals.row[v], V::kLanes);
   }
 
-  static LOWBIT_INLINE float* at(float* sums, int r, int v) { return sums + r * kColumns + v * V::kLanes; }
+  static LOWBIT_INLINE void move(const GemmI4Tile& t, int64_t shift, const uint8_t* (&x)[kRows]) {
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + shift;
+  }
 
-  // acc = -zero_point * the group's sum of x.
+  static LOWBIT_INLINE void finish(const GemmI4Tile& t, int64_t group, const uint8_t* head, Int (&acc)[kRows][kVectors],
+                                   Totals& totals) {
+    start<true>(t, group, head, acc);
+    add(acc, head, totals);
+  }
+
+  // The weights behind them.
+  template <bool kBegin>
+  static LOWBIT_INLINE const uint8_t* steps(const uint8_t* const (&x)[kRows], int64_t k, int64_t length,
+                                            const uint8_t* w, Int (&acc)[kRows][kVectors]) {
+    const int64_t count = (length + 7) / 8;
+    V::template steps<kBegin>(x, k, count, w, acc);
+    return w + count * kColumns * 4;
+  }
+
+  // acc = what the group's sums say; or that besides.
+  template <bool kBesides>
   static LOWBIT_INLINE void start(const GemmI4Tile& t, int64_t group, const uint8_t* head,
                                   Int (&acc)[kRows][kVectors]) {
     if (!t.affine) {
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const Int sum = V::broadcast(-8 * t.group_sums[r][group]);
+        const Int sum = V::broadcast(t.group_sums[r][group]);
         LOWBIT_UNROLL
-        for (int v = 0; v < kVectors; ++v) acc[r][v] = sum;
+        for (int v = 0; v < kVectors; ++v) put<kBesides>(acc[r][v], sum);
       }
       return;
     }
@@ -76,26 +129,40 @@ struct Tile {
     for (int v = 0; v < kVectors; ++v) {
       const Int zero_points = V::bytes(head + 2 * kColumns + v * V::kLanes);
       LOWBIT_UNROLL
-      for (int r = 0; r < kRows; ++r) acc[r][v] = V::multiply(zero_points, V::broadcast(-t.group_sums[r][group]));
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t* sums = t.group_sums[r] + group * (V::kComplements ? 2 : 1);
+        put<kBesides>(acc[r][v], V::multiply(zero_points, V::broadcast(sums[0])));
+        if constexpr (V::kComplements) put<true>(acc[r][v], V::broadcast(sums[1]));
+      }
     }
   }
 
-  // To what the zero point of x makes of all weights, or to the groups before.
-  template <bool kFirst>
-  static LOWBIT_INLINE void add(const GemmI4Tile& t, Int (&acc)[kRows][kVectors], const uint8_t* scales, float* sums) {
+  template <bool kBesides>
+  static LOWBIT_INLINE void put(Int& acc, Int sum) {
+    if constexpr (kBesides) {
+      acc = V::add(acc, sum);
+    } else {
+      acc = sum;
+    }
+  }
+
+  // With what the zero point of x makes of all weights.
+  static LOWBIT_INLINE void begin(const GemmI4Tile& t, Totals& totals) {
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const Float offset = V::load_floats(t.offsets + v * V::kLanes);
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        totals.set(r, v, V::multiply(V::broadcast(-static_cast<float>(t.zero_points[r])), offset));
+    }
+  }
+
+  static LOWBIT_INLINE void add(const Int (&acc)[kRows][kVectors], const uint8_t* scales, Totals& totals) {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const Float scale = V::half(scales + v * V::kLanes * 2);
-      Float offset;
-      if constexpr (kFirst) offset = V::load_floats(t.offsets + v * V::kLanes);
       LOWBIT_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        float* sum = at(sums, r, v);
-        Float before;
-        if constexpr (kFirst) before = V::multiply(V::broadcast(-static_cast<float>(t.zero_points[r])), offset);
-        if constexpr (!kFirst) before = V::load_floats(sum);
-        V::store(sum, V::fma(V::to_float(acc[r][v]), scale, before), V::kLanes);
-      }
+      for (int r = 0; r < kRows; ++r) totals.set(r, v, V::fma(V::to_float(acc[r][v]), scale, totals.get(r, v)));
     }
   }
 };
@@ -109,12 +176,15 @@ consteval Tiles<GemmI4Tile> tiles() {
   return result;
 }
 
-// The sums of x over each group. V::sum(x, count): of bytes.
 template <class V>
-void sum_groups(const uint8_t* x, const GemmI4Depth& depth, int32_t* sums) {
+void sum_groups(const uint8_t* x, const GemmI4Depth& depth, bool affine, int32_t* sums) {
+  const int count = affine && V::kComplements ? 2 : 1;
   each_part(depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
     const uint8_t* part = x + depth.taps[tap] + k - tap * depth.run;
-    sums[group] = (k == group * depth.group_size ? 0 : sums[group]) + V::sum(part, length);
+    int32_t* to = sums + group * count;
+    for (int i = 0; i < count && k == group * depth.group_size; ++i) to[i] = 0;
+    to[0] -= (affine ? 1 : 8) * V::sum(part, length);
+    if constexpr (V::kComplements) to[count - 1] += 15 * V::high_sum(part, length);
   });
 }
 

@@ -9,6 +9,8 @@ namespace lowbit::kernels {
 namespace {
 
 struct Nibbles512 : Avx512 {
+  static constexpr bool kComplements = false;
+
   static LOWBIT_INLINE Float half(const uint8_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
@@ -25,6 +27,13 @@ struct Nibbles512 : Avx512 {
     return static_cast<int32_t>(_mm512_reduce_add_epi64(sums));
   }
 
+  template <bool, int kRows, int kVectors>
+  static LOWBIT_INLINE void steps(const uint8_t* const (&x)[kRows], int64_t k, int64_t count, const uint8_t* w,
+                                  Int (&acc)[kRows][kVectors]) {
+    for (const int64_t end = k + 8 * count; k < end; k += 8, w += kVectors * 64) step(x, k, w, acc);
+  }
+
+ private:
   template <int kRows, int kVectors>
   static LOWBIT_INLINE void step(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
                                  Int (&acc)[kRows][kVectors]) {
@@ -46,7 +55,6 @@ struct Nibbles512 : Avx512 {
     }
   }
 
- private:
   // Few rows stream the weights as fast as they come, which on Zen 4 is a quarter slower with prefetches of one's own.
   static constexpr int kStreaming = 4;
   static constexpr int64_t kPrefetchBytes = 2048;
