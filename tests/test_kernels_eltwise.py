@@ -184,6 +184,8 @@ def test_dynamic_quantize_equals_numpy(size: int) -> None:
     for index, bad in enumerate([np.nan, np.inf, -np.inf, np.nan], start=4):
         x[index, rng.integers(0, max(size, 1)) :][:1] = bad
     x[8, :1], x[8, 1:2] = 3e38, -3e38
+    x[9, :1], x[9, 1:2] = np.abs(x[9]).max(initial=0), -np.abs(x[9]).max(initial=0)  # 255 / 2 rounds to 128: beyond 255
+    x[10] = np.where(x[10] > 0, 1e-44, -3e-45)  # 1 / scale is infinite
     lo, hi = x.min(axis=1, initial=np.float32(0)), x.max(axis=1, initial=np.float32(0))
     with np.errstate(all="ignore"):
         scale = (hi - lo) / np.float32(255)
@@ -379,6 +381,19 @@ def test_unary_rows_agree(kind: str) -> None:
         assert np.isnan(truth[np.isnan(x)]).all() or kind == "sign"
         for row in ROWS:
             same_bits(_kernels.unary(row, kind, x, tasks=3, **parameters), truth, row)
+
+
+@pytest.mark.parametrize("kind", sorted(EXACT))
+def test_unary_of_neighbours(kind: str) -> None:
+    """What stands beside a number changes no bit of its result: not one that is far from all others, nor a NaN."""
+    x = np.concatenate([np.linspace(-13, 13, 2048), np.linspace(-89, 89, 2048)]).astype(np.float32)
+    alone = np.repeat(x, 16)
+    among = alone.copy()
+    among[::16] = np.resize(EDGE_FLOATS, len(x))
+    for row in ROWS:
+        y = _kernels.unary(row, kind, alone, **PARAMETERS.get(kind, {})).reshape(-1, 16)
+        z = _kernels.unary(row, kind, among, **PARAMETERS.get(kind, {})).reshape(-1, 16)
+        same_bits(z[:, 1:], y[:, 1:], row)
 
 
 @pytest.mark.parametrize("kind", ["exp", "sigmoid", "tanh", "erf", "elu", "log", "softplus", "sqrt", "rsqrt", "gelu"])

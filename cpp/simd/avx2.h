@@ -61,11 +61,16 @@ inline Mask operator>(Lanes a, Lanes b) {
 inline Mask either_nan(Lanes a, Lanes b) {
   return {_mm256_cmp_ps(a.lo, b.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, b.hi, _CMP_UNORD_Q)};
 }
+inline Lanes or_zero(Lanes a) {
+  return {_mm256_and_ps(a.lo, _mm256_cmp_ps(a.lo, a.lo, _CMP_ORD_Q)),
+          _mm256_and_ps(a.hi, _mm256_cmp_ps(a.hi, a.hi, _CMP_ORD_Q))};
+}
 inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
 inline Lanes select(Mask m, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
 }
 inline bool any(Mask m) { return _mm256_movemask_ps(_mm256_or_ps(m.lo, m.hi)) != 0; }
+inline bool all(Mask m) { return _mm256_movemask_ps(_mm256_and_ps(m.lo, m.hi)) == 0xff; }
 inline __m256 lower(Lanes a) { return a.lo; }
 inline __m256 upper(Lanes a) { return a.hi; }
 
@@ -95,6 +100,10 @@ inline __m256 pow2(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline Lanes pow2(Lanes n) { return {pow2(n.lo), pow2(n.hi)}; }
+inline __m256 raise(__m256 a, __m256 n) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+inline Lanes raise(Lanes a, Lanes n) { return {raise(a.lo, n.lo), raise(a.hi, n.hi)}; }
 inline __m256 exponent(__m256 a) {
   return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(a), 23), _mm256_set1_epi32(127)));
 }
@@ -105,12 +114,11 @@ inline __m256 mantissa(__m256 a) {
 }
 inline Lanes mantissa(Lanes a) { return {mantissa(a.lo), mantissa(a.hi)}; }
 
-inline __m128i codes_of(Lanes a, int32_t offset) {
-  const __m256i add = _mm256_set1_epi32(offset);
-  const __m256i words = _mm256_packs_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.lo), add),
-                                           _mm256_add_epi32(_mm256_cvtps_epi32(a.hi), add));
-  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
-  return _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+inline __m128i codes_of(Lanes a, int32_t offset) {  // saturated
+  const __m256i words = _mm256_adds_epi16(_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)),
+                                          _mm256_set1_epi16(static_cast<int16_t>(offset)));
+  const __m256i bytes = _mm256_packus_epi16(words, words);
+  return _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)));
 }
 inline void store_codes(uint8_t* p, Lanes a, int32_t offset) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes_of(a, offset));
@@ -120,6 +128,8 @@ inline void store_codes(uint8_t* p, Lanes a, int32_t offset, int64_t n) {
   _mm_store_si128(reinterpret_cast<__m128i*>(codes), codes_of(a, offset));
   for (int64_t i = 0; i < n; ++i) p[i] = codes[i];
 }
+inline void store_saturated(uint8_t* p, Lanes a, int32_t offset) { store_codes(p, a, offset); }
+inline void store_saturated(uint8_t* p, Lanes a, int32_t offset, int64_t n) { store_codes(p, a, offset, n); }
 inline Lanes codes_to_lanes(__m128i codes, int32_t offset) {
   const __m256i subtract = _mm256_set1_epi32(offset);
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(codes), subtract)),

@@ -40,7 +40,9 @@ inline Mask operator>(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _
 inline Mask either_nan(Lanes a, Lanes b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q)}; }
 inline Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.v | b.v)}; }
 inline Lanes select(Mask m, Lanes yes, Lanes no) { return {_mm512_mask_blend_ps(m.v, no.v, yes.v)}; }
+inline Lanes or_zero(Lanes a) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q), a.v)}; }
 inline bool any(Mask m) { return m.v != 0; }
+inline bool all(Mask m) { return m.v == 0xffff; }
 inline __m256 lower(Lanes a) { return _mm512_castps512_ps256(a.v); }
 inline __m256 upper(Lanes a) { return _mm512_extractf32x8_ps(a.v, 1); }
 
@@ -59,6 +61,10 @@ inline Lanes pow2(Lanes n) {
   return {
       _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
+inline Lanes raise(Lanes a, Lanes n) {
+  const __m512i bits = _mm512_castps_si512(a.v), shift = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(bits, shift))};
+}
 inline Lanes exponent(Lanes a) {
   return {
       _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(a.v), 23), _mm512_set1_epi32(127)))};
@@ -76,6 +82,16 @@ inline void store_codes(uint8_t* p, Lanes a, int32_t offset) {
 }
 inline void store_codes(uint8_t* p, Lanes a, int32_t offset, int64_t n) {
   _mm_mask_storeu_epi8(p, first_lanes(n), codes_of(a, offset));
+}
+inline __m128i saturated_codes_of(Lanes a, int32_t offset) {
+  const __m512i codes = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(offset));
+  return _mm512_cvtusepi32_epi8(_mm512_max_epi32(codes, _mm512_setzero_si512()));
+}
+inline void store_saturated(uint8_t* p, Lanes a, int32_t offset) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), saturated_codes_of(a, offset));
+}
+inline void store_saturated(uint8_t* p, Lanes a, int32_t offset, int64_t n) {
+  _mm_mask_storeu_epi8(p, first_lanes(n), saturated_codes_of(a, offset));
 }
 inline Lanes codes_to_lanes(__m128i codes, int32_t offset) {
   return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(codes), _mm512_set1_epi32(offset)))};

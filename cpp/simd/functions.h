@@ -6,6 +6,7 @@
 #pragma once
 
 #include "simd/lanes.h"
+#include "simd/unroll.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 inline Lanes operator-(const Lanes& a) { return flip(a, splat(-0.0f)); }
 
 // e^r - 1 for |r| <= ln(2) / 2.
-inline Lanes expm1_near_zero(const Lanes& r) {
+LOWBIT_INLINE Lanes expm1_near_zero(const Lanes& r) {
   Lanes p = splat(1.9875691500e-4f);
   p = fma(p, r, splat(1.3981999507e-3f));
   p = fma(p, r, splat(8.3334519073e-3f));
@@ -27,12 +28,16 @@ inline Lanes expm1_near_zero(const Lanes& r) {
 struct Reduced {
   Lanes n, r;
 };
-inline Reduced reduce(const Lanes& x) {
+LOWBIT_INLINE Reduced reduce(const Lanes& x) {
   const Lanes n = round(x * splat(1.44269504088896341f));
   return {n, fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x))};
 }
 
-inline Lanes exp(const Lanes& x) {
+LOWBIT_INLINE Lanes exp(const Lanes& x) {
+  if (all(splat(87.0f) > abs(x))) {  // no clamp, and one step: 2^n and e^x are normal floats
+    const Reduced a = reduce(x);
+    return raise(expm1_near_zero(a.r) + splat(1.0f), a.n);
+  }
   const Reduced a = reduce(clamp(x, splat(-105.0f), splat(89.0f)));
   const Lanes p = expm1_near_zero(a.r) + splat(1.0f);
   const Lanes half = round(a.n * splat(0.5f));  // 2^n in two steps: its ends are no normal floats
@@ -139,7 +144,7 @@ inline Lanes tanh(const Lanes& x) {
 }
 
 // erf(x) for |x| <= 0.93, and 1 - erf(|x|) above.
-inline Lanes erf_near_zero(const Lanes& x) {
+LOWBIT_INLINE Lanes erf_near_zero(const Lanes& x) {
   const Lanes square = x * x;
   Lanes p = splat(-5.96761703e-4f);
   p = fma(p, square, splat(4.99119423e-3f));
@@ -149,7 +154,7 @@ inline Lanes erf_near_zero(const Lanes& x) {
   p = fma(p, square, splat(1.28379166e-1f));
   return fma(p, x, x);
 }
-inline Lanes erfc_of_magnitude(const Lanes& x) {
+LOWBIT_INLINE Lanes erfc_of_magnitude(const Lanes& x) {
   const Lanes t = less(splat(10.0f), abs(x));
   const Lanes square = t * t;
   Lanes p = fma(splat(-1.72853470e-5f), t, splat(3.83197126e-4f));
@@ -172,7 +177,7 @@ inline Lanes erfc(const Lanes& x) {
   return select(abs(x) > splat(kErfSplit), large, splat(1.0f) - erf_near_zero(x));
 }
 
-inline Lanes gelu(const Lanes& x) {
+LOWBIT_INLINE Lanes gelu(const Lanes& x) {
   const Lanes z = x * splat(0.70710678118654752f);
   const Lanes tail = erfc_of_magnitude(z);  // 1 + erf(z) where z is negative: no cancellation
   const Lanes large = select(splat(0.0f) > z, tail, splat(2.0f) - tail);

@@ -43,15 +43,14 @@ inline Mask is_nan(const Lanes& a) { return either_nan(a, a); }
 inline Lanes clamp(const Lanes& a, const Lanes& lo, const Lanes& hi) { return less(hi, greater(lo, a)); }
 
 // Clamps to the code range and turns NaN into the zero point (0 before it is added).
-inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) {
-  return clamp(select(is_nan(t), splat(0.0f), t), lo, hi);
-}
+inline Lanes clamp_codes(const Lanes& t, const Lanes& lo, const Lanes& hi) { return clamp(or_zero(t), lo, hi); }
 
 inline Lanes load(const float* p, Full) { return load(p); }
 inline void store(float* p, const Lanes& a, Full) { store(p, a); }
 inline Mask load_flags(const uint8_t* p, Full) { return load_flags(p); }
 inline Lanes load_codes(const uint8_t* p, int32_t offset, Full) { return load_codes(p, offset); }
 inline void store_codes(uint8_t* p, const Lanes& a, int32_t offset, Full) { store_codes(p, a, offset); }
+inline void store_saturated(uint8_t* p, const Lanes& a, int32_t offset, Full) { store_saturated(p, a, offset); }
 inline Bytes load_bytes(const uint8_t* p, Full) { return load_bytes(p); }
 inline void store_bytes(uint8_t* p, const Bytes& v, Full) { store_bytes(p, v); }
 

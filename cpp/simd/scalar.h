@@ -79,6 +79,9 @@ inline Mask operator>(const Lanes& a, const Lanes& b) {
   for (int i = 0; i < kLanes; ++i) m.v[i] = a.v[i] > b.v[i];
   return m;
 }
+inline Lanes or_zero(const Lanes& a) {  // for NaN
+  return each_lane([&](int i) { return a.v[i] != a.v[i] ? 0.0f : a.v[i]; });
+}
 inline Mask either_nan(const Lanes& a, const Lanes& b) {
   Mask m;
   for (int i = 0; i < kLanes; ++i) m.v[i] = a.v[i] != a.v[i] || b.v[i] != b.v[i];
@@ -95,6 +98,11 @@ inline Lanes select(const Mask& m, const Lanes& yes, const Lanes& no) {
 inline bool any(const Mask& m) {
   bool found = false;
   for (bool lane : m.v) found |= lane;
+  return found;
+}
+inline bool all(const Mask& m) {
+  bool found = true;
+  for (bool lane : m.v) found &= lane;
   return found;
 }
 
@@ -133,6 +141,11 @@ inline int32_t integer_of(float value) {
 inline Lanes pow2(const Lanes& n) {
   return each_lane([&](int i) { return float_of(static_cast<uint32_t>(integer_of(n.v[i]) + 127) << 23); });
 }
+// a * 2^n for an integer n, where a and the result are normal.
+inline Lanes raise(const Lanes& a, const Lanes& n) {
+  return each_lane(
+      [&](int i) { return float_of(bits_of(a.v[i]) + (static_cast<uint32_t>(integer_of(n.v[i])) << 23)); });
+}
 inline Lanes exponent(const Lanes& a) {
   return each_lane([&](int i) { return static_cast<float>(static_cast<int32_t>(bits_of(a.v[i]) >> 23) - 127); });
 }
@@ -142,6 +155,11 @@ inline Lanes mantissa(const Lanes& a) {
 
 inline void store_codes(uint8_t* p, const Lanes& a, int32_t offset, int64_t n = kLanes) {
   for (int64_t i = 0; i < n; ++i) p[i] = static_cast<uint8_t>(integer_of(a.v[i]) + offset);
+}
+// The nearest code, for all a below 2^31 that are no NaN.
+inline void store_saturated(uint8_t* p, const Lanes& a, int32_t offset, int64_t n = kLanes) {
+  const auto lo = static_cast<float>(-offset), hi = static_cast<float>(255 - offset);
+  store_codes(p, less(each_lane([=](int) { return hi; }), greater(each_lane([=](int) { return lo; }), a)), offset, n);
 }
 inline Lanes load_codes(const uint8_t* p, int32_t offset, int64_t n = kLanes) {
   return each_lane([=](int i) { return i < n ? static_cast<float>(p[i] - offset) : 0.0f; });

@@ -21,11 +21,16 @@ inline float highest_of(const float* x, int64_t n) {
 LOWBIT_INLINE void exp_and_divide(const float* x, float* y, int64_t n, float top) {
   const Lanes shift = splat(top);
   Lanes sums = splat(0.0f);
-  for_lanes(n, [&](int64_t i, auto count) {
-    const Lanes e = exp(load(x + i, count) - shift);
-    store(y + i, e, count);
-    sums = sums + load(y + i, count);  // zero past the end
-  });
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Lanes e = exp(load(x + i) - shift);
+    store(y + i, e);
+    sums = sums + e;
+  }
+  if (i < n) {
+    store(y + i, exp(load(x + i, n - i) - shift), n - i);
+    sums = sums + load(y + i, n - i);  // zero past the end
+  }
   const Lanes total = splat(sum_lanes(sums));
   for_lanes(n, [&](int64_t i, auto count) { store(y + i, load(y + i, count) / total, count); });
 }

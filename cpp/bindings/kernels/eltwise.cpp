@@ -76,11 +76,9 @@ py::tuple run_dynamic_quantize(const std::string& name, const Array<float>& x,
   Array<uint8_t> zero_points(rows), range_zero_points(rows);
   DynamicQuantizeArgs args = {
       rows, row, x.data(), row, y.mutable_data(), row, scales.mutable_data(), zero_points.mutable_data()};
-  Array<float> products({tasks, row});
   if (factors) {
     require(factors->size() == row, "there must be one factor for each value of a row");
     args.factors = factors->data();
-    args.products = products.mutable_data();
   }
   run_tasks(tasks, [&](int64_t task) { dynamic_quantize(kernel, args, task, tasks); });
   if (!factors) {

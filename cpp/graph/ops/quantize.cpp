@@ -101,7 +101,7 @@ class DynamicQuantize final : public ElementwiseOp {
   bool reads(size_t input) const override { return input == 0; }
   size_t bytes() const override { return factors_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
-    if (factor_count_ >= 0) return tasks_for(inputs[0].shape, threads) * factor_count_ * sizeof(float);
+    if (factor_count_ >= 0) return 0;
     return std::min<int64_t>(rows(inputs[0].shape), threads) * 2 * threads * sizeof(float);
   }
   void run(const RunArgs& args) const override {
@@ -117,7 +117,6 @@ class DynamicQuantize final : public ElementwiseOp {
     const int64_t tasks = tasks_for(x.shape, args.threads);
     if (factor_count_ >= 0) {
       quantize.factors = factors_.as<const float>();
-      quantize.products = reinterpret_cast<float*>(args.scratch);
     } else if (tasks > quantize.rows) {
       return in_parts(args, quantize, tasks);
     }

@@ -183,8 +183,9 @@ void copy(const EltwiseKernel& kernel, const CopyArgs& args, int64_t task, int64
 void quantize(const EltwiseKernel& kernel, const QuantizeArgs& args, int64_t task, int64_t tasks) {
   for_scales(args, task, tasks, [&](Nest& nest, float scale, int32_t zero_point) {
     const float inverse = 1.0f / scale;
-    convert_nest(kernel, nest, args.x.data, args.y.data,
-                 [&](const float* x, uint8_t* y, int64_t n) { kernel.quantize(x, y, n, inverse, zero_point); });
+    convert_nest(kernel, nest, args.x.data, args.y.data, [&](const float* x, uint8_t* y, int64_t n) {
+      kernel.quantize({x}, y, n, inverse, zero_point, false);
+    });
   });
 }
 
@@ -196,7 +197,7 @@ void dequantize(const EltwiseKernel& kernel, const DequantizeArgs& args, int64_t
 }
 
 void range_of(const EltwiseKernel& kernel, const float* x, int64_t count, float* lo, float* hi) {
-  kernel.range(x, count, lo, hi);
+  kernel.range({x}, count, lo, hi);
 }
 
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point) {
@@ -211,7 +212,7 @@ void dynamic_range(const EltwiseKernel& kernel, const DynamicRangeArgs& args, in
   const Share share = share_of(args.rows, 1, task, tasks);
   for (int64_t r = share.begin; r < share.end; ++r) {
     float lo = 0.0f, hi = 0.0f;
-    kernel.range(args.x + r * args.stride, args.row, &lo, &hi);
+    kernel.range({args.x + r * args.stride}, args.row, &lo, &hi);
     range_to_scale(lo, hi, args.scales + r, args.zero_points + r);
   }
 }
@@ -219,16 +220,12 @@ void dynamic_range(const EltwiseKernel& kernel, const DynamicRangeArgs& args, in
 void dynamic_quantize(const EltwiseKernel& kernel, const DynamicQuantizeArgs& args, int64_t task, int64_t tasks) {
   const Share share = share_of(args.rows, 1, task, tasks);
   for (int64_t r = share.begin; r < share.end; ++r) {
-    const float* x = args.x + r * args.x_stride;
-    if (args.factors != nullptr) {
-      float* products = args.products + task * args.row;
-      kernel.binary(BinaryKind::mul, x, 1, args.factors, 1, products, args.row);
-      x = products;
-    }
+    const FactorRow x{args.x + r * args.x_stride, args.factors};
     float lo = 0.0f, hi = 0.0f;
     kernel.range(x, args.row, &lo, &hi);
     range_to_scale(lo, hi, args.scales + r, args.zero_points + r);
-    kernel.quantize(x, args.y + r * args.y_stride, args.row, 1.0f / args.scales[r], args.zero_points[r]);
+    const float inverse = 1.0f / args.scales[r];
+    kernel.quantize(x, args.y + r * args.y_stride, args.row, inverse, args.zero_points[r], std::isfinite(inverse));
   }
 }
 

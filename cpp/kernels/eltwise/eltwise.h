@@ -92,7 +92,6 @@ struct DynamicQuantizeArgs {
   float* scales = nullptr;         // [rows]
   uint8_t* zero_points = nullptr;  // [rows]
   const float* factors = nullptr;  // [row]
-  float* products = nullptr;       // [tasks][row], room for a row of products; only with factors
 };
 void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 
@@ -221,11 +220,17 @@ struct PairI8Rows {
   int64_t a_step, b_step, a_row, b_row, y_row;
 };
 
+// x[i] * factors[i], or x[i] where factors is null.
+struct FactorRow {
+  const float *x, *factors = nullptr;
+};
+
 // The inner loops of one ISA, over adjacent elements.
 struct EltwiseKernel : KernelRow {
-  void (*quantize)(const float* x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point);
+  // within: x * inverse_scale is known to be finite and in the range of codes, but for rounding
+  void (*quantize)(const FactorRow& x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point, bool within);
   void (*dequantize)(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point);
-  void (*range)(const float* x, int64_t n, float* lo, float* hi);
+  void (*range)(const FactorRow& x, int64_t n, float* lo, float* hi);
   void (*lookup)(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);
   void (*pair_i8)(const PairI8Args&, const PairI8Rows&);
   void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,

@@ -7,11 +7,25 @@
 namespace lowbit::kernels::eltwise {
 namespace {
 
-void quantize_block(const float* x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point) {
-  const Lanes inverse = splat(inverse_scale);
-  const Lanes lo = splat(static_cast<float>(-zero_point)), hi = splat(static_cast<float>(255 - zero_point));
-  for_lanes(n, [&](int64_t i, auto count) {
-    store_codes(y + i, clamp_codes(load(x + i, count) * inverse, lo, hi), zero_point, count);
+// Calls f(row of x times factors, or of x).
+template <class F>
+inline void with_factors(const FactorRow& x, F f) {
+  if (x.factors != nullptr) {
+    f([&](int64_t i, auto count) { return load(x.x + i, count) * load(x.factors + i, count); });
+  } else {
+    f([&](int64_t i, auto count) { return load(x.x + i, count); });
+  }
+}
+
+void quantize_block(const FactorRow& x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point, bool within) {
+  const Lanes inverse = splat(inverse_scale), hi = splat(static_cast<float>(255 - zero_point));
+  with_factors(x, [&](auto row) {
+    if (within)
+      return for_lanes(
+          n, [&](int64_t i, auto count) { store_saturated(y + i, row(i, count) * inverse, zero_point, count); });
+    for_lanes(n, [&](int64_t i, auto count) {
+      store_saturated(y + i, less(hi, or_zero(row(i, count) * inverse)), zero_point, count);
+    });
   });
 }
 
@@ -22,23 +36,25 @@ void dequantize_block(const uint8_t* x, float* y, int64_t n, float scale, int32_
 
 // Bounds that are NaN stay so, because less and greater give their second operand then. Lanes past the end read as 0,
 // which never widens a range.
-void range_block(const float* x, int64_t n, float* lo, float* hi) {
+void range_block(const FactorRow& x, int64_t n, float* lo, float* hi) {
   Lanes lowest[2] = {splat(*lo), splat(*lo)}, highest[2] = {splat(*hi), splat(*hi)};
   Mask nan = is_nan(splat(0.0f));
-  int64_t done = 0;
-  for (; done + 2 * kLanes <= n; done += 2 * kLanes) {
-    const Lanes v[2] = {load(x + done), load(x + done + kLanes)};
-    for (int j = 0; j < 2; ++j) {
-      lowest[j] = less(v[j], lowest[j]);
-      highest[j] = greater(v[j], highest[j]);
+  with_factors(x, [&](auto row) {
+    int64_t done = 0;
+    for (; done + 2 * kLanes <= n; done += 2 * kLanes) {
+      const Lanes v[2] = {row(done, Full{}), row(done + kLanes, Full{})};
+      for (int j = 0; j < 2; ++j) {
+        lowest[j] = less(v[j], lowest[j]);
+        highest[j] = greater(v[j], highest[j]);
+      }
+      nan = nan | either_nan(v[0], v[1]);
     }
-    nan = nan | either_nan(v[0], v[1]);
-  }
-  for_lanes(n - done, [&](int64_t i, auto count) {
-    const Lanes v = load(x + done + i, count);
-    lowest[0] = less(v, lowest[0]);
-    highest[0] = greater(v, highest[0]);
-    nan = nan | is_nan(v);
+    for_lanes(n - done, [&](int64_t i, auto count) {
+      const Lanes v = row(done + i, count);
+      lowest[0] = less(v, lowest[0]);
+      highest[0] = greater(v, highest[0]);
+      nan = nan | is_nan(v);
+    });
   });
   if (any(nan)) *lo = *hi = __builtin_nanf("");
   const float bottom = -highest_lane(-less(lowest[0], lowest[1])), top = highest_lane(greater(highest[0], highest[1]));
@@ -160,9 +176,17 @@ void rounding_block(const float* x, int64_t n, const float* factor, const float*
 
 inline Lanes relu6_of_shifted(const Lanes& x) { return clamp(x + splat(3.0f), splat(0.0f), splat(6.0f)); }
 
+// What is left past the last sixteen goes through the same loop, on the stack, so that f is compiled once, and inlined.
 template <class F>
-inline void map(const UnaryArgs& args, F f) {
-  for_lanes(args.count, [&](int64_t i, auto n) { store(args.y + i, f(load(args.x + i, n)), n); });
+LOWBIT_INLINE void map(const UnaryArgs& args, F f) {
+  alignas(64) float rest[kLanes];
+  const int64_t left = args.count % kLanes, whole = args.count - left;
+  store(rest, load(args.x + whole, left));
+  const float* x = args.x;
+  float* y = args.y;
+  for (int64_t n = whole, turn = 0; turn < 2; ++turn, n = left > 0 ? kLanes : 0, x = y = rest)
+    for (int64_t i = 0; i < n; i += kLanes) store(y + i, f(load(x + i)));
+  store(args.y + whole, load(rest), left);
 }
 
 inline void unary_block(const UnaryArgs& args) {
