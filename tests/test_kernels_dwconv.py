@@ -227,11 +227,12 @@ def test_int8_wide_kernels_leave_the_strip() -> None:
     seed=st.integers(0, 2**32 - 1),
     channels=st.one_of(st.sampled_from(CHANNELS), st.integers(1, 100)),
     grid=st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 21)),
-    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    kernel=st.sampled_from([(3, 3), (5, 5), (7, 7)]) | st.tuples(st.integers(1, 5), st.integers(1, 5)),
     stride=st.integers(1, 3),
-    dilation=st.integers(1, 2),
+    dilation=st.sampled_from([1, 1, 2]),
     extras=st.integers(0, 3),
     tasks=st.integers(1, 4),
+    padding=st.tuples(*[st.integers(0, 9)] * 4) | st.just((0, 0, 0, 0)),
 )
 def test_float_rows_equal_numpy(
     seed: int,
@@ -242,18 +243,24 @@ def test_float_rows_equal_numpy(
     dilation: int,
     extras: int,
     tasks: int,
+    padding: tuple[int, int, int, int],
 ) -> None:
     """Sums in the order of dwconv_f32.h, each product and sum rounded once."""
     rng = np.random.default_rng(seed)
     steps, spread = (stride, stride), (dilation, dilation)
-    x = rng.standard_normal(image_of(grid, kernel, steps, spread, channels)).astype(np.float32)
+    whole = image_of(grid, kernel, steps, spread, channels)
+    top, left = min(padding[0], whole[1] - 1), min(padding[1], whole[2] - 1)
+    bottom, right = min(padding[2], whole[1] - 1 - top), min(padding[3], whole[2] - 1 - left)
+    inside = (whole[0], whole[1] - top - bottom, whole[2] - left - right, channels)
+    x = rng.standard_normal(inside).astype(np.float32)
     w = rng.standard_normal((channels, *kernel)).astype(np.float32)
     p: dict[str, Any] = {"stride": steps, "dilation": spread, "min": -1.0, "max": 2.0}
     if extras & 1:
         p["bias"] = rng.standard_normal(channels).astype(np.float32)
     if extras & 2:
         p["residual"] = rng.standard_normal((*grid, channels)).astype(np.float32)
-    fields = windows(x, kernel, steps, spread)
+    image = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    fields = windows(image, kernel, steps, spread)
     expected = np.zeros((*grid, channels), np.float32)
     for i, j in np.ndindex(kernel):
         expected = fma(fields[..., i, j], w[:, i, j], expected)
@@ -261,7 +268,7 @@ def test_float_rows_equal_numpy(
         expected = expected + p[name] if name in p else expected
     expected = np.clip(expected, np.float32(-1.0), np.float32(2.0))
     for name in F32:
-        y = _kernels.dwconv_f32(name, x, w, tasks=tasks, gap=3, **p)
+        y = _kernels.dwconv_f32(name, x, w, tasks=tasks, gap=3, padding=(top, left, bottom, right), **p)
         np.testing.assert_array_equal(y[..., :channels], expected, err_msg=name, strict=True)
         assert np.all(np.ascontiguousarray(y[..., channels:]).view(np.uint8) == 0xA5), f"{name} wrote beyond"
 

@@ -75,6 +75,9 @@ class Depthwise(Window, Epilogue, total=False):
     padding: Sequence[int]
 
 class DepthwiseF32(Window, Bounds, total=False):
+    """padding: top, left, bottom, right."""
+
+    padding: Sequence[int]
     bias: _F32 | None
     residual: _F32 | None
 

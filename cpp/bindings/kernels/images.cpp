@@ -79,8 +79,12 @@ py::array run_dwconv_f32(const std::string& name, const Array<float>& x, const A
   kernel.pack(w.data(), shape, weights);
   kernels::DwconvF32Args args;
   args.weights = &weights;
-  args.grid = dwconv_grid(shape, x, {});
+  const auto padding = keywords.get("padding", Sides{});
+  args.grid = dwconv_grid(shape, x, padding);
   args.x = rows_of(x.data(), x.shape(1), x.shape(2), shape.channels);
+  args.height = x.shape(1), args.width = x.shape(2), args.top = padding[0], args.left = padding[1];
+  const std::vector<float> border(static_cast<size_t>(args.width * shape.channels));
+  args.border = border.data();
   args.bias = keywords.array<float>("bias", shape.channels);
   if (const float* residual = keywords.array<float>("residual", args.grid.rows() * shape.channels))
     args.residual = rows_of(residual, args.grid.h, args.grid.w, shape.channels);

@@ -203,12 +203,13 @@ void ConvOp::run(const RunArgs& args) const {
   std::byte* const copy = scratch + taps_bytes(most_taps());
   const int64_t samples = x.shape[0], step = padded_ ? samples_at_once(x.shape) : samples;
   std::byte* const border = copy + (padded_ ? step * padded_sample(x.shape) : 0) * size_of(x_type_);
+  const int64_t row = border_row(x.shape), row_bytes = row * size_of(x_type_);
   for (int64_t sample = 0; bordered_ && sample < samples; ++sample)
-    std::memset(border + sample * border_row(x.shape), fill(args, sample), border_row(x.shape));
+    std::memset(border + sample * row_bytes, fill(args, sample), row_bytes);
   for (int64_t first = 0; first < samples; first += step) {
     Plane plane{};
-    plane.border = reinterpret_cast<const uint8_t*>(border + first * border_row(x.shape));
-    plane.border_stride = border_row(x.shape);
+    plane.border = border + first * row_bytes;
+    plane.border_stride = row;
     plane.first = first;
     plane.grid.n = std::min(step, samples - first);
     plane.x = x.data;

@@ -48,7 +48,7 @@ class ConvOp : public Op {
     Sizes y;  // the first output
     std::span<const int64_t> taps;
     int64_t height, width, top, left;  // of the image from `x` on, and what is missing above and before it
-    const uint8_t* border;             // depthwise: for each sample a row of fill()
+    const void* border;                // depthwise: for each sample a row of fill()
     int64_t border_stride;             // from sample to sample
   };
 

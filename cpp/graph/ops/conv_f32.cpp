@@ -23,7 +23,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
   enum Input : size_t { kX, kWeight, kBias, kResidual, kInputs };
 
   explicit Conv(const NodeInfo& node)
-      : ConvKernels(node, DType::f32, weight(node).type.shape, Borders::copied),
+      : ConvKernels(node, DType::f32, weight(node).type.shape, Borders::in_depthwise_kernel),
         bounds_(bounds_of(node, "activation_min", "activation_max")),
         residual_(node.has(kResidual)) {
     if (node.has(kBias)) {
@@ -41,6 +41,11 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
   template <class Args>
   void set(Args& kernel, const RunArgs& args, const Plane& plane, int64_t channel) const {
     kernel.grid = plane.grid;
+    if constexpr (std::is_same_v<Args, kernels::DwconvF32Args>) {
+      kernel.height = plane.height, kernel.width = plane.width;
+      kernel.top = plane.top, kernel.left = plane.left;
+      kernel.border = static_cast<const float*>(plane.border);
+    }
     kernel.bias = bias_.bytes() == 0 ? nullptr : bias_.as<float>() + channel;
     if (residual_) kernel.residual = rows<const float>(args.inputs[kResidual], plane, channel);
     kernel.min = bounds_.min;

@@ -32,7 +32,7 @@ class IntegerConv : public Base {
     if constexpr (std::is_same_v<Args, kernels::DwconvI8Args>) {
       kernel.height = plane.height, kernel.width = plane.width;
       kernel.top = plane.top, kernel.left = plane.left;
-      kernel.border = plane.border, kernel.border_stride_n = plane.border_stride;
+      kernel.border = static_cast<const uint8_t*>(plane.border), kernel.border_stride_n = plane.border_stride;
     }
     kernel.y = this->template rows<void>(args.outputs[0], plane, channel);
   }

@@ -1,13 +1,14 @@
-// float32 depthwise convolution over a zero-padded NHWC image: the twin of dwconv_i8 for layers that stay in float.
+// float32 depthwise convolution over an NHWC image: the twin of dwconv_i8 for layers that stay in float.
 //
-//   acc[n, oh, ow, c] = fma(x[n, oh * stride_h + i * dilation_h, ow * stride_w + j * dilation_w, c], w[c, i, j], acc)
-//                                                          i, then j ascending, one accumulator, from 0
+//   acc[n, oh, ow, c] = fma(x[n, h(oh, i), w(ow, j), c], w[c, i, j], acc)      i, then j ascending, one accumulator,
+//                                                                              from 0
+//   h(oh, i) = oh * stride_h + i * dilation_h - top, w alike; pixels outside of the image are 0
 //   y[n, oh, ow, c]   = clampf(acc + bias[c] + residual[n, oh, ow, c], min, max)   (+ bias, + residual only if given),
 //   NaN stays NaN
 //
 // The order is part of the contract: every ISA gives the same bits. x.stride_* are those of the input image itself (one
-// pixel), not of the output grid. Channels are adjacent. Nothing is read or written past the image's or an operand's
-// channels.
+// pixel), not of the output grid. Channels are adjacent. Nothing is read or written past the image's, the border's or
+// an operand's channels.
 #pragma once
 
 #include "base/buffer.h"
@@ -30,9 +31,11 @@ struct DwconvF32Args {
   const DwconvF32Weights* weights = nullptr;
   Grid grid;  // of the output
   Rows<const float> x;
-  const float* bias = nullptr;  // [channels] or null
-  Rows<const float> residual;   // data null: none
-  float min, max;               // -inf / +inf: no activation
+  int64_t height = 0, width = 0, top = 0, left = 0;  // of the image, and what is missing above and before it
+  const float* border = nullptr;                     // a row of zeros
+  const float* bias = nullptr;                       // [channels] or null
+  Rows<const float> residual;                        // data null: none
+  float min, max;                                    // -inf / +inf: no activation
   Rows<float> y;
 };
 

@@ -1,62 +1,161 @@
-// The float depthwise loop over sixteen channels and up to eight output pixels at once.
+// The float depthwise loop: a vector of channels, some output pixels at once.
 //
-// Vectors run over channels, so each output keeps its own accumulator and the order of its sum; pixels in flight hide
-// the latency of the multiply-adds. Weights are loaded once for all pixels of a tile.
+// Each output keeps its own accumulator and the order of its sum; pixels in flight hide the latency of the
+// multiply-adds. Of frequent shapes, a kernel row's weights stay in registers, and each column of the image is loaded
+// once for all outputs that read it.
 #pragma once
 
 #include "kernels/dwconv_f32/dwconv_f32.h"
-#include "simd/lanes.h"
+#include "simd/unroll.h"
+#include "simd/vectors.h"
 
 namespace lowbit::kernels::dwconv_f32 {
 namespace {
 
-constexpr int64_t kTilePixels = 8;
+using Float = Vectors::Float;
 
-// Count: int64_t for fewer than sixteen channels, or Full.
-template <int kPixels, class Count>
-inline void tile(const DwconvF32Args& args, int64_t n, int64_t h, int64_t w, int64_t c, Count count) {
-  const DwconvShape& shape = args.weights->shape;
-  const int64_t padded = (shape.channels + kLanes - 1) / kLanes * kLanes;
-  const float* weights = args.weights->packed.as<float>() + c;
-  const float* x = args.x.data + args.x.offset(n, h * shape.stride_h, w * shape.stride_w) + c;
-  const int64_t step = shape.stride_w * args.x.stride_w;
-  Lanes acc[kPixels];
-#pragma GCC unroll 8
-  for (int p = 0; p < kPixels; ++p) acc[p] = splat(0.0f);
-  for (int64_t i = 0; i < shape.kernel_h; ++i) {
-    const float* pixel = x + i * shape.dilation_h * args.x.stride_h;
-    for (int64_t j = 0; j < shape.kernel_w; ++j, pixel += shape.dilation_w * args.x.stride_w, weights += padded) {
-      const Lanes weight = load(weights);
-#pragma GCC unroll 8
-      for (int p = 0; p < kPixels; ++p) acc[p] = fma(load(pixel + p * step, count), weight, acc[p]);
-    }
+constexpr int kTilePixels = 8;
+constexpr int64_t kBand = 8;              // output rows of a block of channels, then the next block
+constexpr int64_t kAlong = 16;            // channels of a block are a multiple of these
+constexpr int64_t kRowBytes = 16 * 1024;  // of a block's image rows, which stay in the first cache
+
+// A vector of channels of an output row.
+struct Line {
+  const DwconvF32Args& args;
+  int64_t n, h, c;
+  int count;  // channels that exist, where they are fewer than a vector
+
+  // The image row that kernel row i meets, at pixel 0.
+  LOWBIT_INLINE const float* row(int64_t i) const {
+    const int64_t at = h * args.weights->shape.stride_h - args.top + i * args.weights->shape.dilation_h;
+    return (at >= 0 && at < args.height ? args.x.data + args.x.offset(n, at, 0) : args.border) + c;
   }
-  const Lanes lo = splat(args.min), hi = splat(args.max);
-  const Lanes bias = args.bias ? load(args.bias + c, count) : splat(0.0f);
-#pragma GCC unroll 8
-  for (int p = 0; p < kPixels; ++p) {
-    Lanes y = args.bias ? acc[p] + bias : acc[p];
-    if (args.residual.data) y = y + load(args.residual.data + args.residual.offset(n, h, w + p) + c, count);
-    store(args.y.data + args.y.offset(n, h, w + p) + c, clamp(y, lo, hi), count);
-  }
+};
+
+template <bool kFull>
+LOWBIT_INLINE Float load(const float* p, int count) {
+  return kFull ? Vectors::load_floats(p) : Vectors::load_floats(p, count);
 }
 
-template <class Count>
-inline void row(const DwconvF32Args& args, int64_t n, int64_t h, int64_t c, Count count) {
+template <int kPixels, bool kFull>
+LOWBIT_INLINE void leave(const Line& line, int64_t w, Float (&acc)[kPixels]) {
+  const DwconvF32Args& args = line.args;
+  const int count = kFull ? Vectors::kLanes : line.count;
+  const Float lo = Vectors::broadcast(args.min), hi = Vectors::broadcast(args.max);
+  if (args.bias) {
+    const Float bias = load<kFull>(args.bias + line.c, count);
+    LOWBIT_UNROLL
+    for (int p = 0; p < kPixels; ++p) acc[p] = Vectors::add(acc[p], bias);
+  }
+  if (args.residual.data) {
+    const float* residual = args.residual.data + args.residual.offset(line.n, line.h, w) + line.c;
+    const int64_t next = args.residual.stride_w;
+    LOWBIT_UNROLL
+    for (int p = 0; p < kPixels; ++p) acc[p] = Vectors::add(acc[p], load<kFull>(residual + p * next, count));
+  }
+  float* y = args.y.data + args.y.offset(line.n, line.h, w) + line.c;
+  const int64_t next = args.y.stride_w;
+  LOWBIT_UNROLL
+  for (int p = 0; p < kPixels; ++p, y += next) Vectors::store(y, Vectors::clamp(acc[p], lo, hi), count);
+}
+
+// Outputs w .. w + kPixels - 1. kKernel, kStride: the kernel's width without dilation and the stride, or 0: any. kEdge:
+// columns may lie outside of the image.
+template <int kPixels, int kKernel, int kStride, bool kEdge, bool kFull>
+LOWBIT_INLINE void tile(const Line& line, int64_t w) {
+  const DwconvF32Args& args = line.args;
+  const DwconvShape& shape = args.weights->shape;
+  const int64_t padded = (shape.channels + 15) / 16 * 16, next = args.x.stride_w, width = args.width;
+  const float *weights = args.weights->packed.as<float>() + line.c, *border = args.border + line.c;
+  const int64_t first = w * shape.stride_w - args.left;
+  Float acc[kPixels];
+  LOWBIT_UNROLL
+  for (int p = 0; p < kPixels; ++p) acc[p] = Vectors::broadcast(0.0f);
+  for (int64_t i = 0; i < shape.kernel_h; ++i) {
+    const float* row = line.row(i);
+    const auto column = [&](int64_t pixel) __attribute__((always_inline)) {
+      const bool inside = !kEdge || static_cast<uint64_t>(pixel) < static_cast<uint64_t>(width);
+      return load<kFull>(inside ? row + pixel * next : border, line.count);
+    };
+    if constexpr (kKernel > 0) {
+      Float weight[kKernel];
+      LOWBIT_UNROLL
+      for (int j = 0; j < kKernel; ++j, weights += padded) weight[j] = Vectors::load_floats(weights);
+      LOWBIT_UNROLL
+      for (int at = 0; at < (kPixels - 1) * kStride + kKernel; ++at) {
+        const Float x = column(first + at);
+        LOWBIT_UNROLL
+        for (int p = 0; p < kPixels; ++p)
+          if (at >= p * kStride && at - p * kStride < kKernel)
+            acc[p] = Vectors::fma(x, weight[at - p * kStride], acc[p]);
+      }
+    } else {
+      for (int64_t j = 0; j < shape.kernel_w; ++j, weights += padded) {
+        const Float weight = Vectors::load_floats(weights);
+        LOWBIT_UNROLL
+        for (int p = 0; p < kPixels; ++p)
+          acc[p] = Vectors::fma(column(first + p * shape.stride_w + j * shape.dilation_w), weight, acc[p]);
+      }
+    }
+  }
+  leave<kPixels, kFull>(line, w, acc);
+}
+
+// kPixels outputs of the line's channels up to `end`.
+template <int kPixels, int kKernel, int kStride>
+__attribute__((noinline)) void tiles(Line line, int64_t w, int64_t end) {
+  const DwconvShape& shape = line.args.weights->shape;
+  const int64_t first = w * shape.stride_w - line.args.left;
+  const int64_t last = first + (kPixels - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w;
+  const bool edge = first < 0 || last >= line.args.width;
+  for (; line.c + Vectors::kLanes <= end; line.c += Vectors::kLanes) {
+    if (edge) {
+      tile<kPixels, kKernel, kStride, true, true>(line, w);
+    } else {
+      tile<kPixels, kKernel, kStride, false, true>(line, w);
+    }
+  }
+  if (line.c == end) return;
+  line.count = static_cast<int>(end - line.c);
+  tile<kPixels, kKernel, kStride, true, false>(line, w);
+}
+
+template <int kKernel, int kStride>
+void run_line(const Line& line, int64_t end) {
+  const int64_t width = line.args.grid.w;
   int64_t w = 0;
-  for (; w + kTilePixels <= args.grid.w; w += kTilePixels) tile<kTilePixels>(args, n, h, w, c, count);
-  if (w + 4 <= args.grid.w) {
-    tile<4>(args, n, h, w, c, count);
+  for (; w + kTilePixels <= width; w += kTilePixels) tiles<kTilePixels, kKernel, kStride>(line, w, end);
+  if (w + 4 <= width) {
+    tiles<4, kKernel, kStride>(line, w, end);
     w += 4;
   }
-  for (; w < args.grid.w; ++w) tile<1>(args, n, h, w, c, count);
+  for (; w < width; ++w) tiles<1, 0, 0>(line, w, end);
+}
+
+using RunLine = void (*)(const Line&, int64_t);
+
+inline RunLine choose(const DwconvShape& shape) {
+  if (shape.dilation_w == 1 && shape.kernel_w == 3 && shape.stride_w == 1) return run_line<3, 1>;
+  if (shape.dilation_w == 1 && shape.kernel_w == 3 && shape.stride_w == 2) return run_line<3, 2>;
+  if (shape.dilation_w == 1 && shape.kernel_w == 5 && shape.stride_w == 1) return run_line<5, 1>;
+  if (shape.dilation_w == 1 && shape.kernel_w == 5 && shape.stride_w == 2) return run_line<5, 2>;
+  if (shape.dilation_w == 1 && shape.kernel_w == 7 && shape.stride_w == 1) return run_line<7, 1>;
+  return run_line<0, 0>;
 }
 
 void run(const DwconvF32Args& args, int64_t task, int64_t tasks) {
-  const int64_t lines = args.grid.n * args.grid.h;
-  for (int64_t line = lines * task / tasks; line < lines * (task + 1) / tasks; ++line) {
-    const int64_t n = line / args.grid.h, h = line % args.grid.h;
-    for_lanes(args.weights->shape.channels, [&](int64_t c, auto count) { row(args, n, h, c, count); });
+  const DwconvShape& shape = args.weights->shape;
+  const int64_t lines = args.grid.n * args.grid.h, end = lines * (task + 1) / tasks;
+  const int64_t channel_bytes = shape.kernel_h * args.width * static_cast<int64_t>(sizeof(float));
+  const int64_t block = kRowBytes / channel_bytes / kAlong * kAlong + kAlong;
+  const RunLine run_one = choose(shape);
+  for (int64_t first = lines * task / tasks, stop; first < end; first = stop) {
+    stop = first + kBand < end ? first + kBand : end;
+    for (int64_t c = 0; c < shape.channels; c += block) {
+      const int64_t last = c + block < shape.channels ? c + block : shape.channels;
+      for (int64_t line = first; line < stop; ++line)
+        run_one(Line{args, line / args.grid.h, line % args.grid.h, c, 0}, last);
+    }
   }
 }
 
