@@ -87,6 +87,13 @@ struct OutputTile {
   const float* bias;               // the same
   const float* slope;              // the same; null: none
   const Epilogue* epilogue;        // all but its per-channel and per-row pointers
+
+  // Moves on by so many rows.
+  void skip(int rows) {
+    y += rows;
+    if (residual != nullptr) residual += rows;
+    if (row_scales != nullptr) row_scales += rows;
+  }
 };
 
 // A row's results, from the panel's first channel on.

@@ -32,6 +32,8 @@ struct Cut {
 
   int64_t units() const { return tiles * panels; }
   int64_t first_row(int64_t tile) const { return tile * height + std::min(tile, taller); }
+  // How many tiles before `end` are as high as this one, from it on.
+  int64_t alike(int64_t tile, int64_t end) const { return (tile < taller ? std::min(taller, end) : end) - tile; }
 
   // Several tasks a thread, so that one that is interrupted does not hold up the others.
   int64_t tasks(int threads, int64_t work) const {

@@ -5,7 +5,8 @@
 //   begin_panel(panel)  sets what tiles know of a panel's weights
 //   begin_tile(at)      sets what a tile knows of its rows, from rows_.x[at] on
 //
-// Args: weights, grid, x, x_zero_point(s), epilogue, y. Tile: an OutputTile with x. Baseline code only.
+// Args: weights, grid, x, x_zero_point(s), epilogue, y. Tile: an OutputTile with x; where it has a number of `tiles`,
+// as many of one height are run together, which matters where they are small. Baseline code only.
 #pragma once
 
 #include "kernels/matrix.h"
@@ -48,8 +49,10 @@ class ProductRun {
     tile_.bias = args_.epilogue.bias + channel;
     tile_.slope = args_.epilogue.slope != nullptr ? args_.epilogue.slope + channel : nullptr;
     derived.begin_panel(panel);
-    for (int64_t tile = first_tile; tile < first_tile + count; ++tile) {
+    for (int64_t tile = first_tile, tiles; tile < first_tile + count; tile += tiles) {
       const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
+      tiles = 1;
+      if constexpr (requires { tile_.tiles; }) tile_.tiles = tiles = cut_.alike(tile, first_tile + count);
       tile_.x = rows_.x + at;
       tile_.y = rows_.y + at;
       tile_.residual = args_.epilogue.residual.data != nullptr ? rows_.residual + at : nullptr;

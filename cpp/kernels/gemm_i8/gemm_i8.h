@@ -46,10 +46,11 @@ struct GemmI8Args {
   Rows<void> y;  // u8 or f32 by epilogue.output; strides in elements of that type; channels adjacent
 };
 
-// What a micro-kernel sees: up to mr rows times one panel. Rows come as pointers into lists that serve all panels; the
-// epilogue's pointers are already moved to the panel's first channel.
+// What a micro-kernel sees: `tiles` times up to mr rows, one after the other, times one panel. Rows come as pointers
+// into lists that serve all panels; the epilogue's pointers are already moved to the panel's first channel.
 struct GemmI8Tile : OutputTile {
   static constexpr int kMaxRows = 16;
+  int64_t tiles;
   const uint8_t* const* x;
   const int32_t* row_zero_points;  // null: x_zero_point for all
   const int32_t* row_sums;         // what the kernel's row_sums gave
@@ -61,6 +62,13 @@ struct GemmI8Tile : OutputTile {
   int64_t tap_count, quads;  // quads = ceil(run / 4)
   int64_t window_count;
   int32_t x_zero_point;
+
+  void skip(int rows) {
+    OutputTile::skip(rows);
+    x += rows;
+    row_sums += rows;
+    if (row_zero_points != nullptr) row_zero_points += rows;
+  }
 };
 
 // What is found of a block of rows once, for all panels.

@@ -19,10 +19,12 @@ int32_t dot(const GemmI8Tile& t, int row, int channel) {
 }
 
 template <int kRows>
-void tile(const GemmI8Tile& t) {
-  for (int row = 0; row < kRows; ++row)
-    for (int channel = 0; channel < t.columns; ++channel)
-      finish(t, row, channel, static_cast<float>(dot(t, row, channel)));
+void tile(const GemmI8Tile& first) {
+  GemmI8Tile t = first;
+  for (int64_t left = t.tiles; left > 0; --left, t.skip(kRows))
+    for (int row = 0; row < kRows; ++row)
+      for (int channel = 0; channel < t.columns; ++channel)
+        finish(t, row, channel, static_cast<float>(dot(t, row, channel)));
 }
 
 }  // namespace
