@@ -51,7 +51,9 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
   ConvI8(const NodeInfo& node, const Weight& weight)
       : IntegerConv(node, weight.shape, static_cast<double>(checked_sum(node, weight)), Borders::in_depthwise_kernel) {
     const auto* codes = weight.codes.as<int8_t>();
-    if (!pack_sparse(node, codes, weight.shape.elements()) && !pack_winograd(node, codes)) pack(node, codes);
+    const kernels::WinogradI8Kernel* winograd = select_winograd(node, codes);
+    if (pack_sparse(node, codes, weight.shape.elements(), winograd)) return;
+    winograd != nullptr ? pack_winograd(*winograd, codes) : pack(node, codes);
   }
 
   bool is_sparse() const { return !sparse_.empty(); }
@@ -68,40 +70,46 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
     run_kernel(*weights.kernel, product, args.threads);
   }
 
-  // What the dense kernels take of a phase, by estimate.
-  double dense_cost(const NodeInfo& node, const Phase& phase) const {
+  // What the best matrix kernel takes of a phase, by estimate.
+  double product_cost(const NodeInfo& node, const Phase& phase) const {
     const int64_t tap_count = taps(phase), run = run_length(phase), rows = typical_rows(node);
     const auto& dense = kernels::select_gemm_i8(node.isa, filters_, tap_count, run, rows);
     return kernels::gemm_i8_cost(dense, filters_, tap_count, run, rows);
   }
 
   // Without the blocks of zeros, if that is faster for all phases.
-  bool pack_sparse(const NodeInfo& node, const int8_t* codes, int64_t count) {
+  bool pack_sparse(const NodeInfo& node, const int8_t* codes, int64_t count,
+                   const kernels::WinogradI8Kernel* winograd) {
     if (groups_ > 1 || !kernels::may_be_sparse(codes, count)) return false;
     for (const Phase& phase : phases_) {
       const int64_t tap_count = taps(phase), run = run_length(phase);
       const Buffer ordered = ordered_weight(codes, phase, 0, filters_);
+      const double dense_cost = winograd == nullptr
+                                    ? product_cost(node, phase)
+                                    : kernels::winograd_i8_cost(*winograd, filters_, depth_, typical_grid(node));
       const kernels::SpmmI8Kernel* kernel = kernels::select_spmm_i8(node.isa, ordered.as<int8_t>(), filters_, tap_count,
-                                                                    run, typical_rows(node), dense_cost(node, phase));
+                                                                    run, typical_rows(node), dense_cost);
       if (kernel == nullptr) return sparse_.clear(), false;
       kernel->pack(ordered.as<int8_t>(), filters_, tap_count, run, sparse_.emplace_back());
     }
     return true;
   }
 
-  // Windows of 3x3 pixels, one pixel apart, if that is faster.
-  bool pack_winograd(const NodeInfo& node, const int8_t* codes) {
+  // For windows of 3x3 pixels, one pixel apart, if that is faster than products; or null.
+  const kernels::WinogradI8Kernel* select_winograd(const NodeInfo& node, const int8_t* codes) const {
     constexpr Sizes kAdjacent{1, 1, 1};
     const Phase& phase = phases_[0];
     const bool fits = groups_ == 1 && phases_.size() == 1 && x_step_ == kAdjacent && tap_step_ == kAdjacent &&
                       phase.count(kDepth) == 1 && phase.count(kHeight) == 3 && phase.count(kWidth) == 3;
-    if (!fits) return false;
+    if (!fits) return nullptr;
     const Buffer ordered = ordered_weight(codes, phase, 0, filters_);
-    const kernels::WinogradI8Kernel* kernel = kernels::select_winograd_i8(
-        node.isa, ordered.as<int8_t>(), filters_, depth_, typical_grid(node), dense_cost(node, phase));
-    if (kernel == nullptr) return false;
-    kernel->pack(ordered.as<int8_t>(), filters_, 3, 3 * depth_, winograd_);
-    return true;
+    return kernels::select_winograd_i8(node.isa, ordered.as<int8_t>(), filters_, depth_, typical_grid(node),
+                                       product_cost(node, phase));
+  }
+
+  void pack_winograd(const kernels::WinogradI8Kernel& kernel, const int8_t* codes) {
+    const Buffer ordered = ordered_weight(codes, phases_[0], 0, filters_);
+    kernel.pack(ordered.as<int8_t>(), filters_, 3, 3 * depth_, winograd_);
   }
 
   // Whether the matrix kernels, which read fours, end where each run does.

@@ -66,11 +66,8 @@ void row(const SpmmI8Row& t, const OutputTile& tile) {
 
 template <int kBlockRows>
 consteval SpmmI8Kernel kernel(const char* name) {
-  return {{name, Isa::scalar},
-          kBlockRows,
-          1,
-          1.1,
-          {{product<kBlockRows>}, to_planes, to_planes, from_planes, row<kBlockRows>}};
+  return {
+      {name, Isa::scalar}, kBlockRows, 1, 1.1, false, {{product<kBlockRows>}, to_planes, from_planes, row<kBlockRows>}};
 }
 
 }  // namespace

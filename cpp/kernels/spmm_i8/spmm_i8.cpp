@@ -3,6 +3,7 @@
 #include "kernels/spmm_i8/spmm_i8.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -213,7 +214,7 @@ class Run {
 
   void take_residual(int64_t channel, int64_t columns) {
     for (int64_t row = 0; row < rows_; row += lanes())
-      tiles_.residual_planes(residual_rows_ + row, channel, columns, residual_ + 4 * row, tile_.y_plane);
+      tiles_.to_planes(residual_rows_ + row, channel, columns, residual_ + 4 * row, tile_.y_plane);
   }
 
   void give_results(int64_t channel, int64_t columns) {
@@ -298,10 +299,41 @@ void each_block(const int8_t* w, int64_t n, int64_t taps, int64_t run, int rows,
   }
 }
 
-// How many blocks of `rows` channels are not zero.
-int64_t blocks_of(const int8_t* w, int64_t n, int64_t taps, int64_t run, int rows) {
+// Takes from a block what its pairs have above 128, of which 255 times is more than 16 bits hold. Whether that is
+// anything.
+bool split(int8_t* block, int rows, int8_t* rest) {
+  bool any = false;
+  for (int pair = 0; pair < 4 * rows; pair += 2) {
+    const int sum = block[pair] + block[pair + 1], excess = std::abs(sum) - 128;
+    rest[pair] = rest[pair + 1] = 0;
+    if ((block[pair] < 0) != (block[pair + 1] < 0) || excess <= 0) continue;
+    const int larger = std::abs(block[pair]) > std::abs(block[pair + 1]) ? pair : pair + 1;
+    rest[larger] = static_cast<int8_t>(sum < 0 ? -excess : excess);
+    block[larger] = static_cast<int8_t>(block[larger] - rest[larger]);
+    any = true;
+  }
+  return any;
+}
+
+// Calls found(quad, the block [rows][4]) for each block that a kernel stores, and after(group) after each group.
+template <class Found, class After>
+void each_stored(const SpmmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run, Found&& found,
+                 After&& after) {
+  each_block(
+      w, n, taps, run, kernel.block_rows,
+      [&](int64_t quad, const uint32_t* values) {
+        int8_t block[16], rest[16];
+        std::memcpy(block, values, sizeof block);
+        const bool has_rest = kernel.splits_pairs && split(block, kernel.block_rows, rest);
+        found(quad, block);
+        if (has_rest) found(quad, rest);
+      },
+      after);
+}
+
+int64_t stored_blocks(const SpmmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run) {
   int64_t count = 0;
-  each_block(w, n, taps, run, rows, [&](int64_t, const uint32_t*) { ++count; }, [](int64_t) {});
+  each_stored(kernel, w, n, taps, run, [&](int64_t, const int8_t*) { ++count; }, [](int64_t) {});
   return count;
 }
 
@@ -310,7 +342,7 @@ int64_t blocks_of(const int8_t* w, int64_t n, int64_t taps, int64_t run, int row
 void SpmmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, SpmmI8Weights& out) const {
   const int rows = block_rows;
   const int64_t padded = (n + 3) / 4 * 4;
-  const auto count = static_cast<size_t>(blocks_of(w, n, taps, run, rows));
+  const auto count = static_cast<size_t>(stored_blocks(*this, w, n, taps, run));
   const size_t block_bytes = static_cast<size_t>(rows) * 4;
   out.kernel = this;
   out.n = n, out.taps = taps, out.run = run;
@@ -320,9 +352,9 @@ void SpmmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, S
   out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
   int32_t block = 0;
   out.starts.as<int32_t>()[0] = 0;
-  each_block(
-      w, n, taps, run, rows,
-      [&](int64_t quad, const uint32_t* values) {
+  each_stored(
+      *this, w, n, taps, run,
+      [&](int64_t quad, const int8_t* values) {
         out.quads.as<uint16_t>()[block] = static_cast<uint16_t>(quad);
         std::memcpy(out.values.as<int8_t>() + static_cast<size_t>(block) * block_bytes, values, block_bytes);
         ++block;
@@ -364,14 +396,13 @@ const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t 
                                    double dense_cost) {
   constexpr double kWorth = 0.9;  // of the dense cost: the estimates are not that good
   const int64_t quads = taps * ceil_div(run, 4), size = n * taps * run;
-  if (quads > SpmmI8Weights::kMaxQuads || !may_be_sparse(w, size) || std::find(w, w + size, -128) != w + size)
-    return nullptr;
+  if (quads > SpmmI8Weights::kMaxQuads || !may_be_sparse(w, size)) return nullptr;
   const Isa isa = best_of(spmm_i8_kernels(), cap).isa;
   const SpmmI8Kernel* best = nullptr;
   double least = kWorth * dense_cost;
   for (const SpmmI8Kernel* kernel : spmm_i8_kernels()) {
     if (kernel->isa != isa) continue;
-    const auto blocks = static_cast<double>(blocks_of(w, n, taps, run, kernel->block_rows));
+    const auto blocks = static_cast<double>(stored_blocks(*kernel, w, n, taps, run));
     const double estimate = cost(*kernel, blocks, n, taps * run, rows > 0 ? rows : kTypicalRows);
     if (estimate < least) best = kernel, least = estimate;
   }

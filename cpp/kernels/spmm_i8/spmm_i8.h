@@ -21,7 +21,7 @@ namespace lowbit::kernels {
 
 struct SpmmI8Kernel;
 
-// The blocks that are not zero, in the order of their channels and then of k.
+// The blocks that are not zero, in the order of their channels and then of k; of some quads two, to be added.
 struct SpmmI8Weights {
   static constexpr int64_t kMaxQuads = 1 << 16;
   const SpmmI8Kernel* kernel = nullptr;
@@ -77,11 +77,9 @@ struct SpmmI8Row {
 
 struct SpmmI8Tiles {
   void (*of_vectors[SpmmI8Tile::kMaxVectors])(const SpmmI8Tile&);  // [vectors - 1], to the kernel's
-  // `bytes` of `lanes` rows, from each row's byte `first` on, into planes of dwords, as products take them (x) or as
-  // they are (residuals); and back into rows, but not those that are null.
+  // `bytes` of `lanes` rows, from each row's byte `first` on, into planes of dwords; and back into rows, but not those
+  // that are null.
   void (*to_planes)(const uint8_t* const* rows, int64_t first, int64_t bytes, uint8_t* planes, int64_t plane_bytes);
-  void (*residual_planes)(const uint8_t* const* rows, int64_t first, int64_t bytes, uint8_t* planes,
-                          int64_t plane_bytes);
   void (*from_planes)(const uint8_t* planes, int64_t plane_bytes, uint8_t* const* rows, int64_t first, int64_t bytes);
   void (*row)(const SpmmI8Row&, const OutputTile&);  // writes one row of an OutputTile
 };
@@ -90,10 +88,13 @@ struct SpmmI8Kernel : KernelRow {
   int block_rows;       // channels of a block
   int vectors;          // of a tile; as many rows in each as the instruction set has lanes
   double product_cost;  // a vector times a channel of a block, where the dense kernel takes 1
+  // Whether 16 bits must hold the products of each two adjacent codes: what a pair of weights of one sign has above 128
+  // goes into a block of its own.
+  bool splits_pairs;
   SpmmI8Tiles tiles;
   constexpr int64_t lanes() const { return info_of(isa).lanes; }
   void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run,
-            SpmmI8Weights& out) const;                   // w row-major [n][taps][run], no -128
+            SpmmI8Weights& out) const;                   // w row-major [n][taps][run]
   static int64_t tasks(const SpmmI8Args&, int threads);  // at most `threads`
   static void run(const SpmmI8Args&, int64_t task, int64_t tasks);
 };

@@ -1,6 +1,5 @@
-// The micro-kernels of spmm_i8.h as templates over a vector type V: a dot product of quads (kXOffset is what V's planes
-// have subtracted from x), conversions, `transpose` of kLanes x kLanes dwords, and loads of parts of a vector. For ISA
-// files only: everything has internal linkage.
+// The micro-kernels of spmm_i8.h as templates over a vector type V: a dot product of quads, conversions, `transpose` of
+// kLanes x kLanes dwords, and loads of parts of a vector. For ISA files only: everything has internal linkage.
 #pragma once
 
 #include "kernels/spmm_i8/spmm_i8.h"
@@ -62,9 +61,8 @@ void product(const SpmmI8Tile& t) {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v)
       acc[v][c] = t.row_zero_points == nullptr
-                      ? V::broadcast((V::kXOffset - t.x_zero_point) * t.column_sums[c])
-                      : V::multiply(V::subtract(V::broadcast(V::kXOffset), V::load(t.row_zero_points + v * V::kLanes)),
-                                    V::broadcast(t.column_sums[c]));
+                      ? V::broadcast(-t.x_zero_point * t.column_sums[c])
+                      : V::multiply(V::load(t.row_zero_points + v * V::kLanes), V::broadcast(-t.column_sums[c]));
   }
   LOWBIT_UNROLL
   for (int group = 0; group < 4 / kBlockRows; ++group) {
@@ -72,9 +70,9 @@ void product(const SpmmI8Tile& t) {
     for (const uint16_t *quad = t.quads + t.starts[group], *end = t.quads + t.starts[group + 1]; quad != end;
          ++quad, w += kBlockRows * 4) {
       const uint8_t* plane = t.planes + t.offsets[*quad];
-      typename V::Operand x[kVectors];
+      Int x[kVectors];
       LOWBIT_UNROLL
-      for (int v = 0; v < kVectors; ++v) x[v] = V::operand(plane + v * V::kLanes * 4);
+      for (int v = 0; v < kVectors; ++v) x[v] = V::load(plane + v * V::kLanes * 4);
       LOWBIT_UNROLL
       for (int c = 0; c < kBlockRows; ++c) {
         const Int quads = V::broadcast(quad_at(w + c * 4));
@@ -89,16 +87,13 @@ void product(const SpmmI8Tile& t) {
 
 // ------------------------------------------------------------------------------------------------------ transpositions
 
-template <class V, bool kShifted>
+template <class V>
 void to_planes(const uint8_t* const* rows, int64_t first, int64_t bytes, uint8_t* planes, int64_t plane_bytes) {
   typename V::Int m[V::kLanes];
   for (int64_t at = 0; at < bytes; at += V::kLanes * 4) {
     const auto count = static_cast<int>(bytes - at);
     LOWBIT_UNROLL
-    for (int i = 0; i < V::kLanes; ++i) {
-      m[i] = V::load_bytes(rows[i] + first + at, count);
-      if constexpr (kShifted) m[i] = V::shifted(m[i]);
-    }
+    for (int i = 0; i < V::kLanes; ++i) m[i] = V::load_bytes(rows[i] + first + at, count);
     V::transpose(m);
     uint8_t* to = planes + at / 4 * plane_bytes;
     if (count >= V::kLanes * 4) {
@@ -137,7 +132,7 @@ LOWBIT_INLINE void row_sums(const SpmmI8Row& t, const int32_t* starts, int32_t* 
     for (int32_t i = starts[group], end = starts[group + 1]; i < end; i += kBlocks) {
       const int count = end - i;
       const auto w = V::load_bytes(t.values + int64_t{i} * kBlockRows * 4, count * kBlockRows * 4);
-      acc = V::dot(acc, V::shifted_operand(V::template quads<kBlockRows>(t.x, t.quads + i, count)), w);
+      acc = V::dot(acc, V::template quads<kBlockRows>(t.x, t.quads + i, count), w);
     }
     if constexpr (kBlockRows == 4) {
       V::add_quarters(acc, sums);
@@ -157,7 +152,7 @@ void row(const SpmmI8Row& t, const OutputTile& panel) {
       int32_t four[4];
       row_sums<V, kBlockRows>(t, t.starts + c / kBlockRows, four);
       for (int i = 0; i < 4; ++i)
-        sums[c - first + i] = static_cast<float>(four[i] + (V::kXOffset - t.x_zero_point) * t.column_sums[c + i]);
+        sums[c - first + i] = static_cast<float>(four[i] - t.x_zero_point * t.column_sums[c + i]);
     }
     tile.channel = panel.channel + first;
     tile.columns = panel.columns - first < kChannels ? panel.columns - first : kChannels;
@@ -170,11 +165,7 @@ void row(const SpmmI8Row& t, const OutputTile& panel) {
 
 template <class V, int kBlockRows, int... kVectors>
 constexpr SpmmI8Tiles tiles() {
-  return {{product<V, kBlockRows, kVectors>...},
-          to_planes<V, true>,
-          to_planes<V, false>,
-          from_planes<V>,
-          row<V, kBlockRows>};
+  return {{product<V, kBlockRows, kVectors>...}, to_planes<V>, from_planes<V>, row<V, kBlockRows>};
 }
 
 }  // namespace

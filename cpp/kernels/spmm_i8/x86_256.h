@@ -7,7 +7,6 @@ namespace lowbit::kernels {
 namespace {
 
 struct Planes256 : Avx2 {
-  static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   template <int kByte>
   static LOWBIT_INLINE Int byte(Int codes) {
     return _mm256_and_si256(_mm256_srli_epi32(codes, 8 * kByte), _mm256_set1_epi32(255));

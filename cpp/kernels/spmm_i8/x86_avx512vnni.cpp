@@ -9,19 +9,12 @@ namespace lowbit::kernels {
 namespace {
 
 struct Vnni512 : Avx512 {
-  using Operand = Int;
-  static constexpr int32_t kXOffset = 0;
-
-  static LOWBIT_INLINE Int shifted(Int codes) { return codes; }
-  static LOWBIT_INLINE Operand operand(const uint8_t* plane) { return load(plane); }
-  static LOWBIT_INLINE Operand shifted_operand(Int codes) { return codes; }
   // In assembly, for GCC 12 copies and spills the sums of _mm512_dpbusd_epi32 in loops of many.
-  static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) {
+  static LOWBIT_INLINE Int dot(Int acc, Int x, Int w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
     return acc;
   }
 
-  static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   template <int kByte>
   static LOWBIT_INLINE Int byte(Int codes) {
     return _mm512_and_si512(_mm512_srli_epi32(codes, 8 * kByte), _mm512_set1_epi32(255));
@@ -92,9 +85,9 @@ struct Vnni512 : Avx512 {
 // 24 accumulators, 6 vectors of x, one of weights. A vector of x is loaded once for four channels, from L2 if need be,
 // so that the products are the limit. Channels in lanes, the other way, would waste most of a 4x4 block.
 extern constinit const SpmmI8Kernel spmm_i8_avx512vnni_4x4 = {
-    {"avx512vnni_sparse4x4", Isa::avx512vnni}, 4, 6, 1.1, tiles<Vnni512, 4, 1, 2, 3, 4, 5, 6>()};
+    {"avx512vnni_sparse4x4", Isa::avx512vnni}, 4, 6, 1.1, false, tiles<Vnni512, 4, 1, 2, 3, 4, 5, 6>()};
 // A load for each product: the limit is L2.
 extern constinit const SpmmI8Kernel spmm_i8_avx512vnni_1x4 = {
-    {"avx512vnni_sparse1x4", Isa::avx512vnni}, 1, 6, 2.7, tiles<Vnni512, 1, 1, 2, 3, 4, 5, 6>()};
+    {"avx512vnni_sparse1x4", Isa::avx512vnni}, 1, 6, 2.7, false, tiles<Vnni512, 1, 1, 2, 3, 4, 5, 6>()};
 
 }  // namespace lowbit::kernels

@@ -231,10 +231,11 @@ void WinogradI8Kernel::run(const WinogradI8Args& args, int64_t task, int64_t tas
 }
 
 // Cycles, as measured on Zen 4: products, and what the transformations take of weights, once a block, and of each tile.
-double cost(const WinogradI8Kernel& kernel, int64_t n, int64_t channels, const Grid& grid) {
+double winograd_i8_cost(const WinogradI8Kernel& kernel, int64_t n, int64_t channels, const Grid& grid) {
+  const Grid typical = grid.rows() > 0 ? grid : Grid{1, 14, 14};
   WinogradI8Weights weights;
   weights.kernel = &kernel, weights.n = n, weights.channels = channels;
-  const Tiling tiling(grid, weights);
+  const Tiling tiling(typical, weights);
   const double of_weight = 4.5, of_input = 8, of_output = 22, narrower = 8.0 / info_of(kernel.isa).lanes;
   const auto tiles = static_cast<double>(tiling.tiles), blocks = static_cast<double>(tiling.blocks);
   const auto inputs = static_cast<double>(channels), outputs = static_cast<double>(tiling.panels * kernel.nr);
@@ -247,14 +248,14 @@ const WinogradI8Kernel* select_winograd_i8(Isa cap, const int8_t* w, int64_t n, 
                                            double other_cost) {
   constexpr double kWorth = 0.9;  // of the other cost: the estimates are not that good
   constexpr int32_t kLargest = ((1 << 25) - 1) / 255;
-  const Grid typical = grid.rows() > 0 ? grid : Grid{1, 14, 14};
   for (int64_t c = 0; c < n; ++c, w += 9 * channels) {
     int64_t positive = 0, negative = 0;
     for (int64_t k = 0; k < 9 * channels; ++k) w[k] > 0 ? positive += w[k] : negative -= w[k];
     if (std::max(positive, negative) > kLargest) return nullptr;
   }
   for (const WinogradI8Kernel* kernel : winograd_i8_kernels())
-    if (runs_on(kernel->isa, cap)) return cost(*kernel, n, channels, typical) < kWorth * other_cost ? kernel : nullptr;
+    if (runs_on(kernel->isa, cap))
+      return winograd_i8_cost(*kernel, n, channels, grid) < kWorth * other_cost ? kernel : nullptr;
   return nullptr;
 }
 

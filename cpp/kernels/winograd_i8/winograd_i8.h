@@ -97,6 +97,8 @@ KernelTable<WinogradI8Kernel> winograd_i8_kernels();
 // `other_cost` in the unit of cost_of_tiles (matrix.h), are faster, or sums might be too large.
 const WinogradI8Kernel* select_winograd_i8(Isa cap, const int8_t* w, int64_t n, int64_t channels, const Grid& grid,
                                            double other_cost);
+// What a call of that row is estimated to cost, in that unit; a grid without rows is not known yet.
+double winograd_i8_cost(const WinogradI8Kernel& kernel, int64_t n, int64_t channels, const Grid& grid);
 // Bytes of scratch for each task of any call.
 size_t winograd_i8_scratch(const WinogradI8Weights& weights);
 
