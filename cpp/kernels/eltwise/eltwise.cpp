@@ -53,6 +53,24 @@ void copy_line(const T* x, int64_t x_step, T* y, int64_t y_step, int64_t n) {
   }
 }
 
+// Rows of adjacent elements. A few vectors each are moved here: a call of memcpy costs more than they do.
+template <class T>
+void copy_rows(const T* x, int64_t x_row, T* y, int64_t y_row, int64_t rows, int64_t n) {
+  constexpr int64_t kPiece = 16, kFew = 16 * kPiece;
+  const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
+  const bool few = bytes >= kPiece && bytes <= kFew;
+  for (int64_t r = 0; r < rows; ++r, x += x_row, y += y_row) {
+    if (!few) {
+      std::memcpy(y, x, static_cast<size_t>(bytes));
+      continue;
+    }
+    const auto* from = reinterpret_cast<const std::byte*>(x);
+    auto* to = reinterpret_cast<std::byte*>(y);
+    for (int64_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(to + i, from + i, kPiece);
+    std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece);  // may overlap the one before
+  }
+}
+
 template <class T>
 void copy_nest(const EltwiseKernel& kernel, Nest& nest, const void* from, void* to) {
   const T* x = static_cast<const T*>(from);
@@ -68,6 +86,11 @@ void copy_nest(const EltwiseKernel& kernel, Nest& nest, const void* from, void* 
         for (int64_t c = 0; c < nest.size[last]; c += kTile)
           transpose(kernel, x + at[1] + r * row[1] + c * col[1], col[1], y + at[0] + r * row[0] + c * col[0], row[0],
                     std::min(kTile, nest.size[last - 1] - r), std::min(kTile, nest.size[last] - c));
+    });
+  } else if (nest.rank > 1 && nest.stride[last][0] == 1 && nest.stride[last][1] == 1) {
+    for_outer(nest, 2, [&](const auto& at) {
+      const auto& row = nest.stride[last - 1];
+      copy_rows(x + at[1], row[1], y + at[0], row[0], nest.size[last - 1], nest.size[last]);
     });
   } else {
     for_outer(nest, 1, [&](const auto& at) {
