@@ -132,7 +132,7 @@ def test_int8_equals_numpy(
     seed=st.integers(0, 2**32 - 1),
     channels=st.one_of(st.sampled_from(CHANNELS), st.integers(1, 300)),
     image=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 40)),
-    size=st.sampled_from([3, 5]),
+    size=st.sampled_from([3, 5, 7]),
     stride=st.sampled_from([1, 2]),
     padding=st.tuples(*[st.integers(0, 4)] * 4),
     dynamic=st.booleans(),
@@ -169,10 +169,10 @@ def test_int8_fast_shapes_equal_numpy(
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("size", [3, 5, 7])
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_int8_fast_shapes_with_every_tail(channels: int, size: int, stride: int) -> None:
-    """Kernels 3x3 and 5x5, odd and even heights, row widths around the tile and the strip."""
+    """Kernels 3x3 to 7x7, odd and even heights, row widths around the tile and the strip."""
     rng = np.random.default_rng(channels)
     for height, width in [(1, 1), (2, 3), (3, 4), (4, 7), (2, 130), (9, 5), (7, 33)]:
         image = image_of((1, height, width), (size, size), (stride, stride), (1, 1), channels)

@@ -61,7 +61,7 @@ struct DwconvWalk {
   int64_t first, block_bytes, bytes;  // where they begin; of a block and of all
 
   explicit DwconvWalk(const DwconvShape& shape) {
-    exists = shape.kernel_h == shape.kernel_w && (shape.kernel_h == 3 || shape.kernel_h == 5) &&
+    exists = shape.kernel_h == shape.kernel_w && (shape.kernel_h == 3 || shape.kernel_h == 5 || shape.kernel_h == 7) &&
              shape.dilation_h == 1 && shape.dilation_w == 1 && shape.stride_h == shape.stride_w && shape.stride_h <= 2;
     sets = shape.stride_h % 2 ? 2 : 1;
     groups = (shape.kernel_h + sets) / 2;

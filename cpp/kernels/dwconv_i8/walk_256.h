@@ -1,4 +1,4 @@
-// Depthwise convolution 3x3 and 5x5 in registers alone, on 256 bits: a walk along one or two output rows, eight
+// Depthwise convolution 3x3, 5x5 and 7x7 in registers alone, on 256 bits: a walk along one or two output rows, eight
 // channels wide, in which each image column is loaded and widened once, meets all kernel columns, ends one output pixel
 // and feeds those that follow.
 //
@@ -29,10 +29,10 @@ LOWBIT_INLINE T keep(T value) {
 
 // One or two output rows, seen from a block of eight channels.
 struct Walk {
-  const uint8_t* rows[8];  // image rows that they read, or the border
-  int64_t pixel, width;    // of the image: bytes to the next pixel, pixels
-  int64_t left;            // image pixel of the first column
-  __m256i outside;         // a column of zero points
+  const uint8_t* rows[10];  // image rows that they read, or the border
+  int64_t pixel, width;     // of the image: bytes to the next pixel, pixels
+  int64_t left;             // image pixel of the first column
+  __m256i outside;          // a column of zero points
   const int16_t* weights;
   const float *multiplier, *bias, *slope;
   __m256i start;
@@ -215,9 +215,10 @@ WalkRows choose_walk(int64_t lines, bool plain) {
 }
 
 inline WalkRows choose_walk(const DwconvShape& shape, int64_t lines, bool plain) {
-  if (shape.kernel_h == 3)
-    return shape.stride_h == 1 ? choose_walk<3, 1>(lines, plain) : choose_walk<3, 2>(lines, plain);
-  return shape.stride_h == 1 ? choose_walk<5, 1>(lines, plain) : choose_walk<5, 2>(lines, plain);
+  const bool dense = shape.stride_h == 1;
+  if (shape.kernel_h == 3) return dense ? choose_walk<3, 1>(lines, plain) : choose_walk<3, 2>(lines, plain);
+  if (shape.kernel_h == 5) return dense ? choose_walk<5, 1>(lines, plain) : choose_walk<5, 2>(lines, plain);
+  return dense ? choose_walk<7, 1>(lines, plain) : choose_walk<7, 2>(lines, plain);
 }
 
 inline bool walks(const DwconvI8Args& args) {
