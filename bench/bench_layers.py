@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
+import trained
 from layer_peers import PEERS, Codes, Contestant, kernel_time
 from layers import Case, begin, conv, node_timer, product, steps
 from lowbit.ops import interpreter
@@ -45,8 +47,14 @@ def copies(layer: Case) -> int:
     return max(2, -(-2 * last // int(np.prod(layer.w))))
 
 
-def sections() -> dict[str, dict[str, Case]]:
-    """What is measured, by the name of the section and of the layer."""
+def sections() -> dict[str, Callable[[], dict[str, Case]]]:
+    """What is measured, by the name of the section and of the layer; the networks' layers raise `Missing`."""
+    networks = {"EfficientNet-Lite0's products": trained.efficientnet, "MiniLM's products": trained.minilm}
+    return {title: partial(dict, cases) for title, cases in drawn().items()} | networks
+
+
+def drawn() -> dict[str, dict[str, Case]]:
+    """Layers whose weights are drawn."""
     cold = product(1, 4096, 4096)
     return {
         "products": {f"{m} x {n} x {k}": product(m, n, k) for m, n, k in SIZES},
@@ -91,7 +99,7 @@ def measure(case: Case, peers: Sequence[str], roof: Roofline, *, threads: int, r
 
 def single(case: Case) -> Case:
     """One copy of it."""
-    return Case(op=case.op, x=case.x, w=case.w, y=case.y, attrs=case.attrs)
+    return replace(case, copies=1)
 
 
 def contestants(case: Case, peers: Sequence[str], threads: int) -> Iterator[tuple[str, Contestant]]:
@@ -161,8 +169,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", default="", help="parts of names, separated by commas; all by default")
     options, peers, roof = begin(parser, tuple(PEERS), rounds=30)
-    for title, cases in sections().items():
+    for title, make in sections().items():
         if not any(part in title for part in options.sections.split(",")):
+            continue
+        try:
+            cases = make()
+        except Missing as missing:
+            print(f"skipped: {missing}", file=sys.stderr)
             continue
         print(heading(title, peers))
         results = []

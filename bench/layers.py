@@ -1,8 +1,8 @@
 """Single integer layers to measure: lowbit's graph of one, and lowbit's own time for it in a session.
 
-Codes and weights are drawn from normal distributions, as trained ones nearly are, and scaled so that the outputs use
-their range. A layer may come in copies that share its input, each with weights in a place of its own, so that running
-all of them in turn reads the weights from farther away.
+Codes and weights are drawn from normal distributions, as trained ones nearly are, or weights are given, and scaled so
+that the outputs use their range. A layer may come in copies that share its input, each with weights in a place of its
+own, so that running all of them in turn reads the weights from farther away.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def begin(
 class Case:
     """An int8 layer: codes u8 `x` and `y`, weights s8 `w`, by their shapes; the integer operator and its attributes.
 
-    sparsity: the share of the weights that is zero, in blocks of `block` x 4 output x input channels.
+    given: the weights' numbers, or None: drawn. sparsity: the share of the weights that is zero, in blocks of `block` x
+    4 output x input channels.
     """
 
     op: str
@@ -64,6 +65,7 @@ class Case:
     y: tuple[int, ...]
     attrs: dict[str, int | tuple[int, ...]]
     copies: int = 1
+    given: npt.NDArray[np.float32] | None = None
     sparsity: float = 0.0
     block: int = 4
 
@@ -77,9 +79,9 @@ class Case:
     @cached_property
     def weights(self) -> npt.NDArray[np.int8]:
         """Each output's largest is 127 or -127."""
-        normal = np.random.default_rng(0).standard_normal(self.w, np.float32)
-        largest = np.abs(normal).max(axis=tuple(range(1, len(self.w))), keepdims=True)
-        codes: npt.NDArray[np.int8] = np.rint(normal * (127 / largest)).astype(np.int8)
+        numbers = np.random.default_rng(0).standard_normal(self.w, np.float32) if self.given is None else self.given
+        largest = np.abs(numbers).max(axis=tuple(range(1, len(self.w))), keepdims=True)
+        codes: npt.NDArray[np.int8] = np.rint(numbers * (127 / largest)).astype(np.int8)
         blocks = (-(-self.w[0] // self.block), -(-self.w[1] // 4), *self.w[2:])
         worth = np.random.default_rng(3).permutation(int(np.prod(blocks))).reshape(blocks)
         kept = np.repeat(np.repeat(worth >= self.sparsity * worth.size, self.block, axis=0), 4, axis=1)
@@ -124,9 +126,9 @@ class Case:
         return Graph(inputs=("x",), outputs=outputs, values=values, nodes=tuple(nodes), constants=constants)
 
 
-def product(m: int, n: int, k: int, *, copies: int = 1) -> Case:
+def product(m: int, n: int, k: int, *, copies: int = 1, given: npt.NDArray[np.float32] | None = None) -> Case:
     """[m, k] x [n, k]."""
-    return Case(op="quantized_linear", x=(m, k), w=(n, k), y=(m, n), attrs={}, copies=copies)
+    return Case(op="quantized_linear", x=(m, k), w=(n, k), y=(m, n), attrs={}, copies=copies, given=given)
 
 
 def conv(channels: int, outputs: int, size: int, kernel: int, *, stride: int = 1, groups: int = 1) -> Case:

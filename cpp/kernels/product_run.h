@@ -22,6 +22,8 @@ class ProductRun {
   }
 
  protected:
+  static constexpr bool together() { return false; }
+
   ProductRun(const Args& args, const Cut& cut, const Tiles<Tile>& tiles) : args_(args), cut_(cut), tiles_(tiles) {
     walk_.grid = args.grid;
     walk_.bind(0, args.x, 1);
@@ -51,8 +53,8 @@ class ProductRun {
     derived.begin_panel(panel);
     for (int64_t tile = first_tile, tiles; tile < first_tile + count; tile += tiles) {
       const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
-      tiles = 1;
-      if constexpr (requires { tile_.tiles; }) tile_.tiles = tiles = cut_.alike(tile, first_tile + count);
+      tiles = derived.together() ? cut_.alike(tile, first_tile + count) : 1;
+      if constexpr (requires { tile_.tiles; }) tile_.tiles = tiles;
       tile_.x = rows_.x + at;
       tile_.y = rows_.y + at;
       tile_.residual = args_.epilogue.residual.data != nullptr ? rows_.residual + at : nullptr;

@@ -93,6 +93,8 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
     tile_.column_sums = weights_.column_sums.as<int32_t>() + tile_.channel;
   }
 
+  bool together() const { return weights_.kernel->together; }
+
   void begin_tile(int64_t at) {
     tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + at : nullptr;
     tile_.row_sums = row_sums_ + at;

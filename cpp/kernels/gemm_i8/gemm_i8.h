@@ -89,6 +89,7 @@ struct GemmI8Kernel : KernelRow {
   const GemmI8RowPacking* rows = nullptr;  // null: the tiles need nothing of that kind
   // Not null: the tiles take quads in pairs, and this kernel takes the weights that have too many rests for it.
   const GemmI8Kernel* otherwise = nullptr;
+  bool together = false;  // tiles of one height are run in one call: where they leave enough registers for that
   // w row-major [n][taps][run]; out says which row runs
   void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const;
   // The same, but never for another row if this one can run the shape.

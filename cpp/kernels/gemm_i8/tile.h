@@ -6,8 +6,7 @@
 //   V::kOperandBytes        of memory from one operand() to the next
 //   V::kXOffset             what operand() subtracts from x: dot() computes sum (x - kXOffset) * w
 //   V::kRowSums             to which the row's row_sums must be added
-//   V::kInline              whether the loop over tiles holds a tile's code: worth it where tiles are small, and leave
-//                           enough registers
+//   V::kTogether            the row's `together`
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
 //   V::fma(a, b, c)         a * b + c, rounded once
 //   V::add_products(t, acc) instead of dot(), operand() and kOperandBytes, the whole product
@@ -42,11 +41,10 @@ struct Tile {
   static constexpr int kColumns = kVectors * V::kLanes;
 
   static void run(const GemmI8Tile& first) {
+    if constexpr (!V::kTogether) return run_one(first);
     GemmI8Tile t = first;
-    for (int64_t left = t.tiles; left > 0; --left, t.skip(kRows)) V::kInline ? run_one(t) : call_one(t);
+    for (int64_t left = t.tiles; left > 0; --left, t.skip(kRows)) run_one(t);
   }
-
-  __attribute__((noinline)) static void call_one(const GemmI8Tile& t) { run_one(t); }
 
   static LOWBIT_INLINE void run_one(const GemmI8Tile& t) {
     Int acc[kRows][kVectors];

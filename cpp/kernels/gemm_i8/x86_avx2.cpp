@@ -19,7 +19,7 @@ struct Flip256 : Avx2 {
   static constexpr int kOperandBytes = 4;
   static constexpr int32_t kXOffset = 128;
   static constexpr bool kRowSums = true;
-  static constexpr bool kInline = true;
+  static constexpr bool kTogether = true;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) { return flipped(broadcast_quad(x)); }
   static LOWBIT_INLINE Operand flipped(Int x) { return Flipped::of(_mm256_xor_si256(x, _mm256_set1_epi8(-128))); }
@@ -73,7 +73,7 @@ void pack_rows(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64
 struct Pairs256 : Avx2 {
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
-  static constexpr bool kInline = true;
+  static constexpr bool kTogether = true;
 
   template <int kRows>
   static LOWBIT_INLINE void add_products(const GemmI8Tile& t, Int (&acc)[kRows][1]) {
@@ -118,11 +118,11 @@ constexpr GemmI8RowPacking kPacking = {pack_rows, PackedFlip256::kOperandBytes, 
 // which is exact for a weight of -128, too. On Zen 4, in GOPS: 125 by vpsignb, 145 by xor, 187 where a row's signs and
 // magnitudes are found once for all panels; 16-bit products take as many instructions and twice the weights.
 extern constinit const GemmI8Kernel gemm_i8_avx2_4x16 = {
-    {"avx2_4x16", Isa::avx2}, 4, 16, tiles<Flip256, 4, 2>(), &kPacking};
+    {"avx2_4x16", Isa::avx2}, 4, 16, tiles<Flip256, 4, 2>(), &kPacking, nullptr, true};
 
 // On Zen 4, in GOPS: 200 to 228 for weights as trained ones are, k = 384 and more, and 192 to 212 for normally
 // distributed ones, where the kernel above comes to 187. 10x8 is as fast, 4x16 meets more rests and is not.
-extern constinit const GemmI8Kernel gemm_i8_avx2_8x8 = {{"avx2_8x8", Isa::avx2}, 8,       8,
-                                                        tiles<Pairs256, 8, 1>(), nullptr, &gemm_i8_avx2_4x16};
+extern constinit const GemmI8Kernel gemm_i8_avx2_8x8 = {
+    {"avx2_8x8", Isa::avx2}, 8, 8, tiles<Pairs256, 8, 1>(), nullptr, &gemm_i8_avx2_4x16, true};
 
 }  // namespace lowbit::kernels

@@ -13,7 +13,7 @@ struct Vnni512 : Avx512 {
   static constexpr int kOperandBytes = 4;
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
-  static constexpr bool kInline = false;
+  static constexpr bool kTogether = false;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) {
     int32_t quad;
