@@ -159,8 +159,27 @@ inline void transpose_8x8(const uint32_t* x, int64_t x_stride, uint32_t* y, int6
   }
 }
 
+// Three planes of 8 to 8 pixels of three.
+inline void interleave_3x8(const uint32_t* x, int64_t x_stride, uint32_t* y) {
+  const auto load = [&](int i) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i * x_stride)); };
+  const __m256i a = load(0), b = load(1), c = load(2), third = _mm256_setr_epi32(0, 0, 0, 1, 1, 1, 2, 2);
+  // Eight elements of which every third is the next one of a plane, from element `at` on.
+  const auto spread = [&](__m256i plane, int at) {
+    return _mm256_permutevar8x32_epi32(plane, _mm256_add_epi32(third, _mm256_set1_epi32(at)));
+  };
+  const auto merge = [&](int i, __m256i first, __m256i second, __m256i last) {
+    const __m256i v = _mm256_blend_epi32(_mm256_blend_epi32(first, second, 0x92), last, 0x24);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 8 * i), v);
+  };
+  merge(0, spread(a, 0), spread(b, 0), spread(c, 0));
+  merge(1, spread(c, 2), spread(a, 3), spread(b, 3));
+  merge(2, spread(b, 5), spread(c, 5), spread(a, 6));
+}
+
 inline void transpose(const uint32_t* x, int64_t x_stride, uint32_t* y, int64_t y_stride, int64_t rows, int64_t cols) {
   int64_t r = 0;
+  if (cols == 3 && y_stride == 3)
+    for (; r + 8 <= rows; r += 8) interleave_3x8(x + r, x_stride, y + r * 3);
   for (; cols >= 8 && r + 8 <= rows; r += 8) {
     int64_t c = 0;
     for (; c + 8 <= cols; c += 8) transpose_8x8(x + c * x_stride + r, x_stride, y + r * y_stride + c, y_stride);
