@@ -54,7 +54,10 @@ struct Tile {
     } else {
       multiply(t, acc);
     }
-    if (t.epilogue->output == DType::f32 || !t.epilogue->bounded || t.slope != nullptr) {
+    const bool floats = t.epilogue->output == DType::f32;
+    if (V::kTogether && floats && t.residual == nullptr && t.slope == nullptr) {
+      t.row_scales != nullptr ? store_floats<true>(t, acc) : store_floats<false>(t, acc);
+    } else if (floats || !t.epilogue->bounded || t.slope != nullptr) {
       spill(t, acc);
     } else if (t.residual != nullptr) {
       store_codes<true>(t, acc);
@@ -133,6 +136,28 @@ struct Tile {
         }
       }
       V::template store_codes<kVectors>(row_of<uint8_t>(t, r), value, t.columns);
+    }
+  }
+
+  template <bool kScales>
+  static LOWBIT_INLINE void store_floats(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
+    const Float low = V::broadcast(t.epilogue->min), high = V::broadcast(t.epilogue->max);
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const int count = t.columns - v * V::kLanes;
+      if (count <= 0) break;
+      const Float multiplier = V::load_floats(t.multiplier + v * V::kLanes);
+      const Float bias = V::load_floats(t.bias + v * V::kLanes);
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        Float value = V::to_float(acc[r][v]);
+        if constexpr (kScales) {
+          value = V::fma(V::multiply(value, multiplier), V::broadcast(t.row_scales[r]), bias);
+        } else {
+          value = V::fma(value, multiplier, bias);
+        }
+        V::store(row_of<float>(t, r) + v * V::kLanes, V::clamp(value, low, high), count);
+      }
     }
   }
 
