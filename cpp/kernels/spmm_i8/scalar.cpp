@@ -25,7 +25,7 @@ int32_t dot(const uint8_t* x, const int32_t* offsets, int64_t step, int channel,
 template <int kBlockRows>
 void product(const SpmmI8Tile& t) {
   const Epilogue& e = *t.epilogue;
-  for (int row = 0; row < kLanes; ++row)
+  for (int row = 0; row < t.tiles * kLanes; ++row)
     for (int c = 0; c < 4; ++c) {
       const int32_t zero_point = t.row_zero_points != nullptr ? t.row_zero_points[row] : t.x_zero_point;
       const int32_t acc = dot<kBlockRows>(t.planes + 4 * row, t.offsets, 0, c, t.starts, t.quads, t.values) -

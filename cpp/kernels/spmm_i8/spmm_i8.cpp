@@ -198,18 +198,24 @@ class Run {
       tile_.bias = args_.epilogue.bias + channel + c;
       tile_.slope = args_.epilogue.slope != nullptr ? args_.epilogue.slope + channel + c : nullptr;
       uint8_t* const y = y_ + (element_ == 1 ? c / 4 : c) * tile_.y_plane;
-      const int64_t tiles = ceil_div(vectors, most);
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t from = i * vectors / tiles, count = (i + 1) * vectors / tiles - from, row = from * lanes();
-        tile_.planes = planes_ + 4 * row;
-        tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + row : nullptr;
-        tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + row : nullptr;
-        tile_.residual = has_residual ? residual_ + c / 4 * tile_.y_plane + 4 * row : nullptr;
-        tile_.y = y + 4 * row;
-        tiles_.of_vectors[count - 1](tile_);
-      }
+      // Tiles of almost the same height, the taller ones first.
+      const int64_t tiles = ceil_div(vectors, most), height = vectors / tiles, taller = vectors % tiles;
+      run_tiles(0, taller, height + 1, c, y);
+      run_tiles(taller * (height + 1) * lanes(), tiles - taller, height, c, y);
     }
     give_results(channel, columns);
+  }
+
+  // From a row on, so many tiles of so many vectors.
+  void run_tiles(int64_t row, int64_t tiles, int64_t vectors, int64_t c, uint8_t* y) {
+    if (tiles == 0) return;
+    tile_.tiles = static_cast<int>(tiles);
+    tile_.planes = planes_ + 4 * row;
+    tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + row : nullptr;
+    tile_.row_scales = args_.epilogue.row_scale != nullptr ? scales_ + row : nullptr;
+    tile_.residual = args_.epilogue.residual.data != nullptr ? residual_ + c / 4 * tile_.y_plane + 4 * row : nullptr;
+    tile_.y = y + 4 * row;
+    tiles_.of_vectors[vectors - 1](tile_);
   }
 
   void take_residual(int64_t channel, int64_t columns) {

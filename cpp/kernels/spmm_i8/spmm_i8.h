@@ -46,9 +46,11 @@ struct SpmmI8Args {
   std::byte* scratch = nullptr;  // of each task spmm_i8_scratch(), one behind the other
 };
 
-// What a micro-kernel sees: four channels times some vectors of rows. Planes are rows of dwords.
+// What a micro-kernel sees: four channels times some vectors of rows, and more such tiles behind them. Planes are rows
+// of dwords.
 struct SpmmI8Tile {
   static constexpr int kMaxVectors = 6;
+  int tiles;
   const uint8_t* planes;                   // at the first row
   const int32_t* offsets;                  // of each quad's plane, bytes
   const int32_t* starts;                   // of the four channels' groups, and the end

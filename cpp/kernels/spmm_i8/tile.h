@@ -55,34 +55,38 @@ LOWBIT_INLINE void store_planes(const SpmmI8Tile& t, const typename V::Int (&acc
 template <class V, int kBlockRows, int kVectors>
 void product(const SpmmI8Tile& t) {
   using Int = typename V::Int;
-  Int acc[kVectors][4];
-  LOWBIT_UNROLL
-  for (int c = 0; c < 4; ++c) {
+  for (int at = 0; at < t.tiles * kVectors * V::kLanes; at += kVectors * V::kLanes) {
+    Int acc[kVectors][4];
     LOWBIT_UNROLL
-    for (int v = 0; v < kVectors; ++v)
-      acc[v][c] = t.row_zero_points == nullptr
-                      ? V::broadcast(-t.x_zero_point * t.column_sums[c])
-                      : V::multiply(V::load(t.row_zero_points + v * V::kLanes), V::broadcast(-t.column_sums[c]));
-  }
-  LOWBIT_UNROLL
-  for (int group = 0; group < 4 / kBlockRows; ++group) {
-    const int8_t* w = t.values + int64_t{t.starts[group]} * kBlockRows * 4;
-    for (const uint16_t *quad = t.quads + t.starts[group], *end = t.quads + t.starts[group + 1]; quad != end;
-         ++quad, w += kBlockRows * 4) {
-      const uint8_t* plane = t.planes + t.offsets[*quad];
-      Int x[kVectors];
+    for (int c = 0; c < 4; ++c) {
       LOWBIT_UNROLL
-      for (int v = 0; v < kVectors; ++v) x[v] = V::load(plane + v * V::kLanes * 4);
-      LOWBIT_UNROLL
-      for (int c = 0; c < kBlockRows; ++c) {
-        const Int quads = V::broadcast(quad_at(w + c * 4));
+      for (int v = 0; v < kVectors; ++v)
+        acc[v][c] = t.row_zero_points == nullptr
+                        ? V::broadcast(-t.x_zero_point * t.column_sums[c])
+                        : V::multiply(V::load(t.row_zero_points + at + v * V::kLanes), V::broadcast(-t.column_sums[c]));
+    }
+    const uint8_t* planes = t.planes + 4 * at;
+    asm("" : "+r"(planes));  // or the compiler would add `at` in each turn
+    LOWBIT_UNROLL
+    for (int group = 0; group < 4 / kBlockRows; ++group) {
+      const int8_t* w = t.values + int64_t{t.starts[group]} * kBlockRows * 4;
+      for (const uint16_t *quad = t.quads + t.starts[group], *end = t.quads + t.starts[group + 1]; quad != end;
+           ++quad, w += kBlockRows * 4) {
+        const uint8_t* plane = planes + t.offsets[*quad];
+        Int x[kVectors];
         LOWBIT_UNROLL
-        for (int v = 0; v < kVectors; ++v) acc[v][group + c] = V::dot(acc[v][group + c], x[v], quads);
+        for (int v = 0; v < kVectors; ++v) x[v] = V::load(plane + v * V::kLanes * 4);
+        LOWBIT_UNROLL
+        for (int c = 0; c < kBlockRows; ++c) {
+          const Int quads = V::broadcast(quad_at(w + c * 4));
+          LOWBIT_UNROLL
+          for (int v = 0; v < kVectors; ++v) acc[v][group + c] = V::dot(acc[v][group + c], x[v], quads);
+        }
       }
     }
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) store_planes<V>(t, acc[v], at + v * V::kLanes);
   }
-  LOWBIT_UNROLL
-  for (int v = 0; v < kVectors; ++v) store_planes<V>(t, acc[v], v * V::kLanes);
 }
 
 // ------------------------------------------------------------------------------------------------------ transpositions
