@@ -86,10 +86,13 @@ std::vector<Pair> matched(std::vector<Quad> quads) {
   return pairs;
 }
 
-// What a channel adds to a quad beside the pair that holds it.
+// What a channel adds to a quad beside the pair that holds it. It may be taken from either quad of the pair: which one
+// is said when a window is found for it.
 struct Rest {
-  int quad;
-  Codes codes;
+  int quads[2];  // the same where there is no choice
+  Codes codes[2];
+  Codes* from[2];  // null: they are taken off already
+  int last() const { return std::max(quads[0], quads[1]); }
 };
 
 // Moves up to `most` of the codes of one sign in a half from one quad to another.
@@ -105,41 +108,64 @@ int move(Codes& from, Codes& to, int half, bool negative, int most) {
   return moved;
 }
 
-// Leaves in a channel's two quads what 16 bits hold, and appends what does not fit. All that is too much is taken from
-// one of them if it can be, for then it needs one rest.
-void split(Codes* const (&codes)[2], const int (&numbers)[2], std::vector<Rest>& rests) {
-  int excess[2][2];
-  bool alone[2] = {true, true};
+using Excess = int[2][2];  // [half][sign]
+
+// Takes from a quad's codes what is too much, as much as one rest may hold; whether there was any.
+bool take(Codes& from, Codes& rest, Excess& excess) {
+  bool any = false;
   for (int half = 0; half < 2; ++half) {
     for (int sign = 0; sign < 2; ++sign) {
-      const int sums[] = {sum_of(*codes[0], half, sign != 0), sum_of(*codes[1], half, sign != 0)};
-      excess[half][sign] = std::max(0, sums[0] + sums[1] - kMost);
-      for (int i = 0; i < 2; ++i) alone[i] &= excess[half][sign] <= std::min(sums[i], kMost);
+      const int part = move(from, rest, half, sign != 0, std::min(excess[half][sign], kMost));
+      excess[half][sign] -= part;
+      any |= part > 0;
     }
   }
+  return any;
+}
+
+// Appends what does not fit of a channel's two quads. If either quad alone can give all of that, one rest is enough,
+// and its quad is left open.
+void split(Codes* const (&codes)[2], const int (&numbers)[2], std::vector<Rest>& rests) {
+  Excess excess{};
+  int most = 0;
+  for (int half = 0; half < 2; ++half) {
+    for (int sign = 0; sign < 2; ++sign) {
+      const int sum = sum_of(*codes[0], half, sign != 0) + sum_of(*codes[1], half, sign != 0);
+      excess[half][sign] = std::max(0, sum - kMost);
+      most = std::max(most, excess[half][sign]);
+    }
+  }
+  if (most == 0) return;
+  Rest rest{{numbers[0], numbers[1]}, {}, {codes[0], codes[1]}};
+  bool alone[2];
+  for (int i = 0; i < 2; ++i) {
+    Codes copy;
+    Excess left;
+    std::memcpy(copy, *codes[i], sizeof copy);
+    std::memcpy(left, excess, sizeof left);
+    take(copy, rest.codes[i], left);
+    alone[i] = std::all_of(&left[0][0], &left[0][0] + 4, [](int size) { return size == 0; });
+  }
+  if (alone[0] && alone[1]) return rests.push_back(rest);
   for (int i : {alone[0] ? 0 : 1, alone[0] ? 1 : 0}) {
     for (;;) {
-      Rest rest{numbers[i], {}};
-      int moved = 0;
-      for (int half = 0; half < 2; ++half) {
-        for (int sign = 0; sign < 2; ++sign) {
-          const int part = move(*codes[i], rest.codes, half, sign != 0, std::min(excess[half][sign], kMost));
-          excess[half][sign] -= part;
-          moved += part;
-        }
-      }
-      if (moved == 0) break;
-      rests.push_back(rest);
+      Rest part{{numbers[i], numbers[i]}, {}, {}};
+      if (!take(*codes[i], part.codes[0], excess)) break;
+      std::memcpy(part.codes[1], part.codes[0], sizeof(Codes));
+      rests.push_back(part);
     }
   }
 }
 
-// A panel's rests, channel by channel, from the first quad on; they go into windows in that order.
+// A panel's rests, channel by channel. A window begins where a rest can wait no longer.
 class Gatherer {
  public:
   Gatherer(std::vector<Rest> (&rests)[kChannels], int count) : rests_(rests), count_(count) {
-    for (auto& list : rests)
-      std::stable_sort(list.begin(), list.end(), [](const Rest& a, const Rest& b) { return a.quad < b.quad; });
+    for (int c = 0; c < kChannels; ++c) {
+      std::stable_sort(rests[c].begin(), rests[c].end(),
+                       [](const Rest& a, const Rest& b) { return a.last() < b.last(); });
+      used_[c].assign(rests[c].size(), 0);
+    }
   }
 
   void gather(std::vector<GemmI8Windows>& out) {
@@ -151,10 +177,12 @@ class Gatherer {
   }
 
  private:
-  int next() const {
+  int next() {
     int least = kNone;
-    for (int c = 0; c < kChannels; ++c)
-      if (at_[c] < rests_[c].size()) least = std::min(least, rests_[c][at_[c]].quad);
+    for (int c = 0; c < kChannels; ++c) {
+      while (at_[c] < rests_[c].size() && used_[c][at_[c]] != 0) ++at_[c];
+      if (at_[c] < rests_[c].size()) least = std::min(least, rests_[c][at_[c]].last());
+    }
     return least;
   }
 
@@ -163,14 +191,27 @@ class Gatherer {
     const int begin = std::min(first, count_ - kQuads);
     windows.places[i] = 4 * begin;
     for (int c = 0; c < kChannels; ++c) {
-      if (at_[c] == rests_[c].size()) continue;
-      const Rest& rest = rests_[c][at_[c]];
-      const int quad = rest.quad - begin;
-      if (quad >= kQuads || !fits(windows.weights[0][c], rest.codes)) continue;
-      windows.quads[i][c] = static_cast<uint8_t>(quad);
-      std::memcpy(windows.weights[i][c], rest.codes, sizeof rest.codes);
-      ++at_[c];
+      const size_t end = std::min(rests_[c].size(), at_[c] + kTries);
+      for (size_t r = at_[c]; r < end; ++r)
+        if (used_[c][r] == 0 && add(rests_[c][r], begin, windows, i, c)) {
+          used_[c][r] = 1;
+          break;
+        }
     }
+  }
+
+  static bool add(const Rest& rest, int begin, GemmI8Windows& windows, int i, int c) {
+    for (int choice = 0; choice < 2; ++choice) {
+      const int quad = rest.quads[choice] - begin;
+      if (quad < 0 || quad >= kQuads || !fits(windows.weights[0][c], rest.codes[choice])) continue;
+      windows.quads[i][c] = static_cast<uint8_t>(quad);
+      std::memcpy(windows.weights[i][c], rest.codes[choice], sizeof(Codes));
+      if (rest.from[choice] != nullptr)
+        for (int k = 0; k < 4; ++k)
+          (*rest.from[choice])[k] = static_cast<int8_t>((*rest.from[choice])[k] - rest.codes[choice][k]);
+      return true;
+    }
+    return false;
   }
 
   static bool fits(const Codes& first, const Codes& second) {
@@ -181,6 +222,7 @@ class Gatherer {
   }
 
   std::vector<Rest> (&rests_)[kChannels];
+  std::vector<uint8_t> used_[kChannels];
   size_t at_[kChannels] = {};
   int count_;  // of quads
 };
@@ -209,18 +251,21 @@ void pack_pairs(const int8_t* w, GemmI8Weights& out) {
     auto* of_quads = reinterpret_cast<Codes*>(codes.data());
     for (int i = 0; i < count; ++i) all[i] = quad_of(of_quads + i * kChannels, i);
     for (auto& list : rests) list.clear();
-    for (const Pair& pair : matched(all)) {
-      Codes none[kChannels] = {};
+    const std::vector<Pair> matches = matched(all);
+    Codes none[kChannels] = {};
+    const auto quad_at = [&](int number) { return number < 0 ? none : of_quads + number * kChannels; };
+    for (const Pair& pair : matches) {
       const int numbers[] = {pair.first, std::max(pair.second, 0)};
-      Codes* const both[] = {of_quads + pair.first * kChannels,
-                             pair.second < 0 ? none : of_quads + pair.second * kChannels};
-      for (int c = 0; c < kChannels; ++c) split({both[0] + c, both[1] + c}, numbers, rests[c]);
-      for (int i = 0; i < 2; ++i, to += kChannels) {
-        std::memcpy(to, both[i], kChannels * sizeof(Codes));
-        *place++ = 4 * numbers[i];
-      }
+      for (int c = 0; c < kChannels; ++c) split({quad_at(pair.first) + c, quad_at(pair.second) + c}, numbers, rests[c]);
     }
     Gatherer(rests, count).gather(windows);
+    for (const Pair& pair : matches) {
+      for (int number : {pair.first, pair.second}) {
+        std::memcpy(to, quad_at(number), kChannels * sizeof(Codes));
+        to += kChannels;
+        *place++ = 4 * std::max(number, 0);
+      }
+    }
     out.first_windows.as<int64_t>()[panel + 1] = std::ssize(windows);
   }
   out.windows = Buffer(windows.size() * sizeof(GemmI8Windows));
