@@ -69,6 +69,9 @@ inline Mask operator|(Mask a, Mask b) { return {_mm256_or_ps(a.lo, b.lo), _mm256
 inline Lanes select(Mask m, Lanes yes, Lanes no) {
   return {_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
 }
+inline Lanes select_negative(Lanes a, Lanes yes, Lanes no) {
+  return {_mm256_blendv_ps(no.lo, yes.lo, a.lo), _mm256_blendv_ps(no.hi, yes.hi, a.hi)};
+}
 inline bool any(Mask m) { return _mm256_movemask_ps(_mm256_or_ps(m.lo, m.hi)) != 0; }
 inline bool all(Mask m) { return _mm256_movemask_ps(_mm256_and_ps(m.lo, m.hi)) == 0xff; }
 inline __m256 lower(Lanes a) { return a.lo; }

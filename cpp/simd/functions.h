@@ -33,15 +33,20 @@ LOWBIT_INLINE Reduced reduce(const Lanes& x) {
   return {n, fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x))};
 }
 
-LOWBIT_INLINE Lanes exp(const Lanes& x) {
-  if (all(splat(87.0f) > abs(x))) {  // no clamp, and one step: 2^n and e^x are normal floats
-    const Reduced a = reduce(x);
-    return raise(expm1_near_zero(a.r) + splat(1.0f), a.n);
-  }
+// For |x| < 87: 2^n and e^x are normal floats.
+LOWBIT_INLINE Lanes exp_of_moderate(const Lanes& x) {
+  const Reduced a = reduce(x);
+  return raise(expm1_near_zero(a.r) + splat(1.0f), a.n);
+}
+LOWBIT_INLINE Lanes exp_of_any(const Lanes& x) {
   const Reduced a = reduce(clamp(x, splat(-105.0f), splat(89.0f)));
   const Lanes p = expm1_near_zero(a.r) + splat(1.0f);
   const Lanes half = round(a.n * splat(0.5f));  // 2^n in two steps: its ends are no normal floats
   return p * pow2(half) * pow2(a.n - half);
+}
+LOWBIT_INLINE Lanes exp(const Lanes& x) {
+  if (all(splat(87.0f) > abs(x))) return exp_of_moderate(x);  // the same bits
+  return exp_of_any(x);
 }
 
 // 2^x; the fraction of x is exact.
@@ -154,15 +159,19 @@ LOWBIT_INLINE Lanes erf_near_zero(const Lanes& x) {
   p = fma(p, square, splat(1.28379166e-1f));
   return fma(p, x, x);
 }
-LOWBIT_INLINE Lanes erfc_of_magnitude(const Lanes& x) {
-  const Lanes t = less(splat(10.0f), abs(x));
+LOWBIT_INLINE Lanes log_erfc(const Lanes& t) {
   const Lanes square = t * t;
   Lanes p = fma(splat(-1.72853470e-5f), t, splat(3.83197126e-4f));
   p = fma(p, square, fma(splat(-3.88396438e-3f), t, splat(2.42546219e-2f)));
   p = fma(p, t, splat(-1.06777877e-1f));
   p = fma(p, t, splat(-6.34846687e-1f));
   p = fma(p, t, splat(-1.28717512e-1f));
-  return exp(fma(p, t, -t));
+  return fma(p, t, -t);
+}
+LOWBIT_INLINE Lanes erfc_of_magnitude(const Lanes& x) {
+  const Lanes t = abs(x);
+  if (all(splat(8.5f) > t)) return exp_of_moderate(log_erfc(t));  // of -77.7 and above
+  return exp_of_any(log_erfc(less(splat(10.0f), t)));
 }
 constexpr float kErfSplit = 0.927734375f;
 
@@ -173,14 +182,14 @@ inline Lanes erf(const Lanes& x) {
 
 inline Lanes erfc(const Lanes& x) {
   const Lanes tail = erfc_of_magnitude(x);
-  const Lanes large = select(splat(0.0f) > x, splat(2.0f) - tail, tail);
+  const Lanes large = select_negative(x, splat(2.0f) - tail, tail);
   return select(abs(x) > splat(kErfSplit), large, splat(1.0f) - erf_near_zero(x));
 }
 
 LOWBIT_INLINE Lanes gelu(const Lanes& x) {
   const Lanes z = x * splat(0.70710678118654752f);
   const Lanes tail = erfc_of_magnitude(z);  // 1 + erf(z) where z is negative: no cancellation
-  const Lanes large = select(splat(0.0f) > z, tail, splat(2.0f) - tail);
+  const Lanes large = select_negative(z, tail, splat(2.0f) - tail);
   const Lanes sum = select(abs(z) > splat(kErfSplit), large, erf_near_zero(z) + splat(1.0f));
   return x * splat(0.5f) * sum;
 }

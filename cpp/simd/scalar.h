@@ -95,6 +95,10 @@ inline Mask operator|(const Mask& a, const Mask& b) {
 inline Lanes select(const Mask& m, const Lanes& yes, const Lanes& no) {
   return each_lane([&](int i) { return m.v[i] ? yes.v[i] : no.v[i]; });
 }
+// By the sign bit, that of -0 and of NaN too.
+inline Lanes select_negative(const Lanes& a, const Lanes& yes, const Lanes& no) {
+  return each_lane([&](int i) { return bits_of(a.v[i]) >> 31 != 0 ? yes.v[i] : no.v[i]; });
+}
 inline bool any(const Mask& m) {
   bool found = false;
   for (bool lane : m.v) found |= lane;
