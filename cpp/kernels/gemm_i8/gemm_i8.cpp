@@ -136,11 +136,13 @@ double windows_of(const GemmI8Weights& weights) {
 double cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows, double windows) {
   constexpr int kFreeRows = 10;        // with more, their addresses spill
   constexpr double kPackedQuad = 0.5;  // of a row
-  constexpr int64_t kFewRows = 4;      // whose weights take longer to read than to multiply
+  constexpr int64_t kFewRows = 6;      // whose weights take longer to read than to multiply
+  constexpr int64_t kWay = 4096;       // of L1, bytes: where long rows lie that far apart, they push each other out
   const int64_t quads = taps * ceil_div(run, 4), count = rows > 0 ? rows : kTypicalRows;
   const double tiles =
       cost_of_tiles(count, n, kernel.mr, kernel.nr, kernel.nr / info_of(kernel.isa).lanes, quads, kFreeRows);
-  if (takes_pairs(kernel)) return tiles * (count < kFewRows ? 2 : 0.78 + windows);
+  const bool collide = taps == 1 && run >= kWay && run % (kWay / 2) == 0;
+  if (takes_pairs(kernel)) return tiles * (count < kFewRows || collide ? 2 : 0.78 + windows);
   return kernel.rows == nullptr ? tiles : tiles + kPackedQuad * static_cast<double>(quads * count);
 }
 
