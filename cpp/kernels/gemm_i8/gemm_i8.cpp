@@ -142,7 +142,7 @@ double cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, in
   const double tiles =
       cost_of_tiles(count, n, kernel.mr, kernel.nr, kernel.nr / info_of(kernel.isa).lanes, quads, kFreeRows);
   const bool collide = taps == 1 && run >= kWay && run % (kWay / 2) == 0;
-  if (takes_pairs(kernel)) return tiles * (count < kFewRows || collide ? 2 : 0.78 + windows);
+  if (takes_pairs(kernel)) return tiles * (count < kFewRows || collide ? 2 : 0.71 + windows);
   return kernel.rows == nullptr ? tiles : tiles + kPackedQuad * static_cast<double>(quads * count);
 }
 
