@@ -146,6 +146,9 @@ double cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, in
   return kernel.rows == nullptr ? tiles : tiles + kPackedQuad * static_cast<double>(quads * count);
 }
 
+// Windows a quad of weights that are normally distributed.
+double normal_windows(int64_t k) { return 4 / std::sqrt(static_cast<double>(k)); }
+
 }  // namespace
 
 void GemmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const {
@@ -178,8 +181,8 @@ void GemmI8Kernel::run(const GemmI8Args& args, int64_t task, int64_t tasks) {
 }
 
 double gemm_i8_cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows) {
-  constexpr double kNormalWindows = 4;  // of weights that are normally distributed, by the square root of k
-  return cost(kernel, n, taps, run, rows, kNormalWindows / std::sqrt(static_cast<double>(taps * run)));
+  constexpr double kMargin = 0.07;  // weights may need more windows than normal ones
+  return cost(kernel, n, taps, run, rows, normal_windows(taps * run) + kMargin);
 }
 
 const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run, int64_t rows) {
@@ -189,8 +192,8 @@ const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run
     if (!runs_on(kernel->isa, cap)) continue;
     if (best != nullptr && best->isa != kernel->isa) break;  // the table is ordered by ISA, best first
     if (!can_run(*kernel, taps, run)) continue;
-    const double cost = gemm_i8_cost(*kernel, n, taps, run, rows);
-    if (best == nullptr || cost < least) best = kernel, least = cost;
+    const double estimate = cost(*kernel, n, taps, run, rows, normal_windows(taps * run));
+    if (best == nullptr || estimate < least) best = kernel, least = estimate;
   }
   return *best;
 }
