@@ -63,7 +63,7 @@ LOWBIT_INLINE __m256i changed(const Epilogue& epilogue, __m256i codes) {
 template <int kLines, bool kFull>
 LOWBIT_INLINE void store_pixel(const Walk& walk, int64_t at, __m128i codes) {
   if (kFull || walk.channels >= 8) {
-    if constexpr (kLines == 2) _mm_storeh_pd(reinterpret_cast<double*>(walk.y[1] + at), _mm_castsi128_pd(codes));
+    if constexpr (kLines == 2) _mm_storeh_pi(reinterpret_cast<__m64*>(walk.y[1] + at), _mm_castsi128_ps(codes));
     return _mm_storel_epi64(reinterpret_cast<__m128i*>(walk.y[0] + at), codes);
   }
   alignas(16) uint8_t bytes[16];
