@@ -254,6 +254,25 @@ def four_bit_net() -> Graph:
     return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100), e, f)
 
 
+def table_net() -> Graph:
+    """Rows of tables in codes of eight and four bits, alone and in bags; one table is a layer's weight, too."""
+    m = Maker(23, BATCH)
+    tokens = m.input("tokens", "batch", 3, dtype="i64")
+    table = m.weight(100, 37)
+    a = m.node("quantized_embedding", tokens, table)
+    codes, scale, zero = m.node("dynamic_quantize", a, outputs=3, granularity="row")
+    multiplier = m.constant(m.rng.uniform(0.01, 0.1, 100).astype(np.float32))
+    b = m.node("quantized_linear", codes, table, multiplier, m.floats(100), "", "", scale, zero, output="f32")
+    flat = m.node("reshape", tokens, shape=("3*batch",))
+    offsets = m.node("arange", start=0, length="batch", step=3, dtype="i64")
+    weights = m.node("cast", flat, dtype="f32")
+    c = m.node("quantized_embedding_bag", flat, table, offsets, mode="mean", padding=4)
+    d = m.node("quantized_embedding_bag", flat, m.nibbles(100, 120, 40, affine=True), offsets, weights, mode="sum")
+    ends = m.node("concat", offsets, m.node("reshape", m.node("dim_value", value="3*batch"), shape=(1,)), axis=0)
+    e = m.node("quantized_embedding_bag", flat, m.nibbles(100, 19, 19), ends, mode="sum", last=1)
+    return m.graph(b, c, d, e)
+
+
 def sparse_net() -> Graph:
     """Convolutions and linear layers, most of whose weights are zero, in blocks of every kind."""
     m = Maker(19, BATCH)
@@ -480,6 +499,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
     "four_bit_net": four_bit_net,
+    "table_net": table_net,
     "sparse_net": sparse_net,
     "four_bit_image_net": four_bit_image_net,
     "elementwise_net": elementwise_net,

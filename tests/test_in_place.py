@@ -324,6 +324,23 @@ def test_an_embedding() -> None:
     assert torch.equal(lowbit.convert(net.float(), ids, progress=False)(ids), net(ids))
 
 
+def test_large_embeddings_have_eight_bits() -> None:
+    """With "int8", and where no group fits; as `convert` gives them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(3000, 90))
+    ids = torch.randint(0, 3000, (3, 7))
+    converted = lowbit.convert(net, ids, progress=False)(ids)
+    for scheme in ("int8", "int4"):
+        swapped = copy.deepcopy(net)
+        lowbit.quantize_(swapped, scheme)
+        assert "3000, 90, int8" in repr(swapped[0])
+        assert torch.equal(swapped(ids), swapped[0].numbers()[ids])
+        assert torch.equal(swapped(ids), converted)
+        again = lowbit.convert(swapped, ids, progress=False)
+        assert [row["scheme"] for row in again.decisions if row["op"] == "take"] == ["int8"]
+        assert torch.equal(again(ids), converted)
+
+
 def test_gradients_are_refused() -> None:
     net = mlp()
     lowbit.quantize_(net)

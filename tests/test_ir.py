@@ -167,9 +167,13 @@ def test_four_bit_weights_that_are_wrong(changes: dict[str, Any], message: str) 
 
 def test_operators_say_which_weights_they_have_kernels_for() -> None:
     m = Maker()
-    table = m.weight(9, 16)
+    codes, scales = np.zeros((9, 16), np.int8), np.ones((9, 2), np.float16)
+    table = m.constant(Weight(codes=codes, scales=scales, bits=2, group_size=8))
     tokens = m.input("x", 2, dtype="i64")
-    reason = "no kernel of quantized_embedding reads 8-bit codes .* it reads 4-bit codes with float16 scales in groups"
+    reason = (
+        "no kernel of quantized_embedding reads 2-bit codes .* it reads 8-bit codes with float32 scales a channel or "
+        "4-bit codes with float16 scales in groups"
+    )
     with pytest.raises(GraphError, match=reason):
         validate(m.graph(m.node("quantized_embedding", tokens, table)))
 

@@ -1,6 +1,6 @@
-"""Every row of attention, norm, rnn, blend and gather_i4: near the exact values, and in a family the same bits.
+"""Every row of attention, norm, rnn, blend and gather: near the exact values, and in a family the same bits.
 
-What is made of rounded operations in a stated order (norm, blend, gather_i4) equals NumPy bit for bit.
+What is made of rounded operations in a stated order (norm, blend, gather) equals NumPy bit for bit.
 """
 
 from __future__ import annotations
@@ -289,24 +289,35 @@ def test_blend_of_nan_is_the_code_zero() -> None:
         assert not y.any()
 
 
-@pytest.mark.parametrize("zero_points", [False, True])
+def nibbles(codes: Array) -> Array:
+    """Two a byte, the low one first."""
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "symmetric", "affine"])
 @settings(max_examples=60, deadline=None)
 @given(seed=SEEDS, groups=st.integers(1, 4), half=st.integers(1, 70), odd=st.booleans())
-def test_gather_i4(zero_points: bool, seed: int, groups: int, half: int, odd: bool) -> None:
-    """gather_i4.h is exact: one product a number."""
+def test_gather(kind: str, seed: int, groups: int, half: int, odd: bool) -> None:
+    """gather.h: one product a number; to what is there it is added times a weight, in one rounding."""
     rng = np.random.default_rng(seed)
-    group_size = 2 * half - 1 if odd else 2 * half
-    groups = 1 if odd else groups
+    group_size, groups = (2 * half - 1, 1) if odd else (2 * half, groups)
     k, n = groups * group_size, 3
-    codes = rng.integers(0, 16, (n, k)).astype(np.uint8)
-    scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float16)
-    zeros = rng.integers(0, 16, (n, groups)).astype(np.uint8) if zero_points else None
-    even = np.pad(codes, ((0, 0), (0, k % 2)))
-    packed = np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
-    middle = np.full((n, groups), 8, np.uint8) if zeros is None else zeros
-    centred = codes.astype(np.float32) - np.repeat(middle.astype(np.float32), group_size, axis=1)
-    expected = (centred * np.repeat(scales.astype(np.float32), group_size, axis=1)).astype(np.float32)
-    for name in rows_of("gather_i4"):
+    scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float32 if kind == "bytes" else np.float16)
+    zeros = rng.integers(0, 16, (n, groups)).astype(np.uint8) if kind == "affine" else None
+    if kind == "bytes":
+        codes = stored = rng.integers(-128, 128, (n, k)).astype(np.int8)
+    else:
+        whole = rng.integers(0, 16, (n, k)).astype(np.uint8)
+        middle = np.full((n, groups), 8, np.uint8) if zeros is None else zeros
+        codes, stored = whole.astype(np.int8) - np.repeat(middle.astype(np.int8), group_size, axis=1), nibbles(whole)
+    single = np.repeat(scales.astype(np.float32), group_size, axis=1)
+    weight, sums = float(np.float32(rng.normal())), rng.normal(size=k).astype(np.float32)
+    given = scales if kind == "bytes" else scales.view(np.uint16)
+    for name in rows_of("gather"):
         for row in range(n):
-            y = _kernels.gather_i4(name, packed, scales.view(np.uint16), k, row, zero_points=zeros)
-            np.testing.assert_array_equal(y, expected[row], err_msg=name, strict=True)
+            y = _kernels.gather(name, stored, given, k, row, zero_points=zeros)
+            np.testing.assert_array_equal(y, codes[row].astype(np.float32) * single[row], err_msg=name, strict=True)
+            y = _kernels.gather(name, stored, given, k, row, zero_points=zeros, weight=weight, y=sums)
+            expected = fma(codes[row], single[row] * np.float32(weight), sums)
+            np.testing.assert_array_equal(y, expected, err_msg=name, strict=True)

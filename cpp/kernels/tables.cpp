@@ -35,7 +35,7 @@ KernelTable<AttentionKernel> attention_kernels() { return light(&LightKernels::a
 KernelTable<BlendKernel> blend_kernels() { return light(&LightKernels::blend); }
 KernelTable<DwconvF32Kernel> dwconv_f32_kernels() { return light(&LightKernels::dwconv_f32); }
 KernelTable<EltwiseKernel> eltwise_kernels() { return light(&LightKernels::eltwise); }
-KernelTable<GatherI4Kernel> gather_i4_kernels() { return light(&LightKernels::gather_i4); }
+KernelTable<GatherKernel> gather_kernels() { return light(&LightKernels::gather); }
 KernelTable<NormKernel> norm_kernels() { return light(&LightKernels::norm); }
 KernelTable<PoolKernel> pool_kernels() { return light(&LightKernels::pool); }
 KernelTable<RnnKernel> rnn_kernels() { return light(&LightKernels::rnn); }
@@ -49,7 +49,7 @@ std::vector<Family> families() {
       family("gemm_f32", gemm_f32_kernels()),   family("dwconv_f32", dwconv_f32_kernels()),
       family("attention", attention_kernels()), family("pool", pool_kernels()),
       family("norm", norm_kernels()),           family("rnn", rnn_kernels()),
-      family("blend", blend_kernels()),         family("gather_i4", gather_i4_kernels()),
+      family("blend", blend_kernels()),         family("gather", gather_kernels()),
       family("eltwise", eltwise_kernels()),     family("peak", peak_kernels()),
   };
 }

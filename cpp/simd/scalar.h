@@ -180,6 +180,10 @@ inline float highest_lane(const Lanes& a) {
   return top;
 }
 
+inline Lanes load_signed(const int8_t* p) {
+  return each_lane([=](int i) { return static_cast<float>(p[i]); });
+}
+
 // Two codes a byte, the low nibble first.
 inline Lanes load_nibbles(const uint8_t* p, int32_t offset) {
   return each_lane([=](int i) { return static_cast<float>((p[i / 2] >> i % 2 * 4 & 15) - offset); });

@@ -208,6 +208,14 @@ def blend(
     weights: _F32,
     **rest: Unpack[Blend],
 ) -> _Array: ...
-def gather_i4(
-    kernel: str, codes: _U8, scales: npt.NDArray[np.uint16], k: int, row: int, *, zero_points: _U8 | None = None
+def gather(
+    kernel: str,
+    codes: _Array,
+    scales: _Array,
+    k: int,
+    row: int,
+    *,
+    zero_points: _U8 | None = None,
+    weight: float | None = None,
+    y: _F32 | None = None,
 ) -> _F32: ...

@@ -87,6 +87,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"quantized_conv_transpose2d", {DType::u8, 4, "conv", kTransposedI8}},
       {"quantized_conv_transpose3d", {DType::u8, 5, "conv", kTransposedI8}},
       {"quantized_embedding", {DType::i64, -1, "quantized_table"}},
+      {"quantized_embedding_bag", {DType::i64, 1, "quantized_table offsets floats|?", "bag last row"}},
       {"quantized_linear", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
       {"quantized_mul", {DType::u8, -1, "like", "zero_point_a zero_point_b multiplier zero_point_y lo"}},
       {"reduce", {DType::f32, -1, "", "axes keepdim reduction correction"}},

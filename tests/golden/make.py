@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import graphs
 import lowbit
 from lowbit import Scheme, Session, compress
-from lowbit.quantization import four_bits
+from lowbit.quantization import tables
 from lowbit.runtime import format
 from passes.cheap import cheap_conversions
 
@@ -144,7 +144,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         cheap_conversions(patch)
-        patch.setattr(four_bits, "SMALL_TABLE", 1)
+        patch.setattr(tables, "SMALL_TABLE", 1)
         for name, make in nets().items():
             if not (folder / f"{name}.lowbit").exists():
                 torch.manual_seed(len(name))

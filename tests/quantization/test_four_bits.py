@@ -16,7 +16,6 @@ from lowbit.ops.interpreter import run, validate
 from lowbit.quantization.four_bits import Width, group_size, widths
 from lowbit.quantization.known_weights import KnownWeights
 from lowbit.quantization.quantize import quantize
-from lowbit.quantization.quantizer import Quantizer
 from lowbit.quantization.schemes import SCHEMES, Scheme, rules
 from lowbit.runtime import format as lowbit_format
 from passes.cheap import cheap_conversions
@@ -152,30 +151,3 @@ def test_known_schemes_are_what_their_names_say() -> None:
                   {"activation_bits": 4}):  # fmt: skip
         with pytest.raises(UnsupportedError, match="available are"):
             Scheme(name="wrong", weight_bits=4, **wrong)
-
-
-def test_large_tables_of_embeddings_have_four_bits() -> None:
-    """Not small ones, nor one that pays for a budget; the integer graph's rows are the nearest of the table's."""
-    m = Maker(5, BATCH)
-    words, places = m.floats(2048, 128), m.floats(16, 128)
-    x = m.node("take", words, m.input("words", "batch", 3, dtype="i64"), axis=0)
-    x = m.node("add", x, m.node("take", places, m.input("places", 3, dtype="i64"), axis=0))
-    graph = m.graph(m.node("linear", x, m.floats(9, 128, scale=0.1)))
-    feeds = {"words": np.array([[0, 2047, 9], [5, 6, 7]]), "places": np.arange(3)}
-    maker = Quantizer(graph, rules(INT4), None)
-    made = maker.make()
-    assert [(row.op, row.scheme) for row in made.decisions if row.op == "take"] == [
-        ("take", "int4"),
-        ("take", "float32"),
-    ]
-    assert [node.op for node in made.graph].count("quantized_embedding") == 1
-    assert words not in made.graph.constants
-    exact, rounded = (
-        run(it, feeds)[name] for it, name in ((graph, graph.outputs[0]), (made.graph, made.graph.outputs[0]))
-    )
-    assert 0.001 < np.square(rounded - exact).sum() / np.square(exact).sum() < 0.02
-    layer = graph.nodes[0].name
-    paid = maker.make({}, {layer: "it pays"})
-    assert next(row for row in paid.decisions if row.node == layer).reason == "it pays"
-    assert "quantized_embedding" not in [node.op for node in paid.graph]
-    assert [node.op for node in maker.alone(layer)] == ["quantized_embedding", "take", "add", "linear"]

@@ -4,7 +4,7 @@
 #include "bindings/kernels/call.h"
 #include "kernels/attention/attention.h"
 #include "kernels/blend/blend.h"
-#include "kernels/gather_i4/gather_i4.h"
+#include "kernels/gather/gather.h"
 #include "kernels/norm/norm.h"
 #include "kernels/rnn/rnn.h"
 
@@ -121,20 +121,38 @@ py::array run_blend(const std::string& name, const py::array& x, const Array<flo
   return y;
 }
 
-Array<float> run_gather_i4(const std::string& name, const Array<uint8_t>& codes, const Array<uint16_t>& scales,
-                           int64_t k, int64_t row, const py::kwargs& kwargs) {
+// y given: rows times weights are added to it.
+Array<float> run_gather(const std::string& name, const py::array& codes, const py::array& scales, int64_t k,
+                        int64_t row, const py::kwargs& kwargs) {
   Keywords keywords(kwargs);
-  const GatherI4Kernel& kernel = find(gather_i4_kernels(), name);
-  require(codes.ndim() == 2 && k > 0 && codes.shape(1) == (k + 1) / 2, "codes must be [n][ceil(k / 2)]");
+  const GatherKernel& kernel = find(gather_kernels(), name);
+  const bool bytes = py::isinstance<py::array_t<int8_t>>(codes);
+  require(bytes ? py::isinstance<py::array_t<float>>(scales) : py::isinstance<py::array_t<uint16_t>>(scales),
+          "scales must be float32 of codes of int8, else uint16 (half floats)");
+  require(codes.ndim() == 2 && k > 0 && codes.shape(1) == (bytes ? k : (k + 1) / 2),
+          "codes must be int8 [n][k] or uint8 [n][ceil(k / 2)]");
   const int64_t n = codes.shape(0), groups = n > 0 ? scales.size() / n : 0;
   require(groups > 0 && scales.size() == n * groups && k % groups == 0 && (k / groups % 2 == 0 || groups == 1),
           "scales must be [n][groups], of an even number of codes each");
   require(0 <= row && row < n, "there is no such row");
-  const GemmI4Source table{
-      codes.data(), scales.data(), keywords.array<uint8_t>("zero_points", scales.size()), n, k, k / groups, k};
+  const GatherTable table{bytes ? 8 : 4,
+                          static_cast<const uint8_t*>(codes.data()),
+                          scales.data(),
+                          keywords.array<uint8_t>("zero_points", scales.size()),
+                          n,
+                          k,
+                          k / groups};
+  const auto weight = keywords.get("weight", std::optional<float>());
+  const auto* sums = keywords.array<float>("y", k);
   keywords.finish();
+  require(weight.has_value() == (sums != nullptr), "weight and y go together");
   Array<float> y = output<float>({k});
-  kernel.run(table, row, y.mutable_data());
+  if (!weight) {
+    kernel.run(table, row, y.mutable_data());
+  } else {
+    std::copy_n(sums, k, y.mutable_data());
+    kernel.add(table, row, *weight, y.mutable_data());
+  }
   return y;
 }
 
@@ -149,7 +167,7 @@ void bind_layers(py::module_& m) {
         py::arg("before").noconvert());
   m.def("blend", run_blend, py::arg("kernel"), py::arg("x"), py::arg("row_weights").noconvert(),
         py::arg("offsets").noconvert(), py::arg("weights").noconvert());
-  m.def("gather_i4", run_gather_i4, py::arg("kernel"), py::arg("codes").noconvert(), py::arg("scales").noconvert(),
+  m.def("gather", run_gather, py::arg("kernel"), py::arg("codes").noconvert(), py::arg("scales").noconvert(),
         py::arg("k"), py::arg("row"));
 }
 

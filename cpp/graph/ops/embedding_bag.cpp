@@ -1,43 +1,36 @@
-// Sums, means or maxima of rows of a table, one bag of indices each.
+// Sums, means or maxima of rows of a table, one bag of indices each: of floats, and sums or means of codes.
 #include "graph/ops/common.h"
 #include "graph/ops/indexing.h"
 #include "graph/ops/ops.h"
+#include "graph/ops/quantized.h"
+#include "graph/ops/table.h"
 
 namespace lowbit::graph {
 namespace {
 
-class EmbeddingBag final : public Op {
+enum class Mode { sum, mean, max };
+
+// Bags of indices; what a table is, and how its rows are put together, is for those who derive.
+class Bags : public Op {
  public:
-  explicit EmbeddingBag(const NodeInfo& node)
-      : last_(node.integer("last", 0, 1, 0)), padding_(node.integer("padding", -1, kMaxSize, -1)) {
-    node.expect_inputs(3, 4);
-    node.expect_outputs(1);
-    const std::string& mode = node.text("mode");
-    if (mode != "sum" && mode != "mean" && mode != "max") node.fail("attribute 'mode' must be sum, mean or max");
-    mode_ = mode == "sum" ? Mode::sum : mode == "mean" ? Mode::mean : Mode::max;
-    weighted_ = node.has(size_t{3});
-    if (weighted_ && mode_ != Mode::sum) node.fail("weights of samples go with the sum alone");
-  }
+  enum Input : size_t { kOffsets = 2, kWeights, kInputs };
+
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
-    require_type(inputs, 0, DType::f32, 2);
-    require_indices(inputs, 1);
-    require_indices(inputs, 2);
-    require(inputs[1].shape.rank() == 1 && inputs[2].shape.rank() == 1, "indices and offsets must have one axis");
+    require_indices(inputs, indices_);
+    require_indices(inputs, kOffsets);
+    require(inputs[indices_].shape.rank() == 1 && inputs[kOffsets].shape.rank() == 1,
+            "indices and offsets must have one axis");
     if (weighted_) {
-      require_type(inputs, 3, DType::f32);
-      require_shape(inputs, 3, inputs[1].shape);
+      require_type(inputs, kWeights, DType::f32);
+      require_shape(inputs, kWeights, inputs[indices_].shape);
     }
-    const int64_t bags = inputs[2].shape[0] - last_;
+    const int64_t bags = inputs[kOffsets].shape[0] - last_;
     require(bags >= 0, "there is no offset");
-    return {{DType::f32, {bags, inputs[0].shape[1]}}};
-  }
-  Work work(Types inputs, Types outputs) const override {
-    const double width = static_cast<double>(inputs[0].shape[1]), rows = static_cast<double>(inputs[1].shape[0]);
-    return {.operations = rows * width, .bytes = 4 * (rows * width + static_cast<double>(outputs[0].shape.elements()))};
+    return {{DType::f32, {bags, table(inputs).second}}};
   }
   void run(const RunArgs& args) const override {
-    const Tensor &table = args.inputs[0], &indices = args.inputs[1], &offsets = args.inputs[2], &y = args.outputs[0];
-    check_indices(indices, 0, table.shape[0]);
+    const Tensor &indices = args.inputs[indices_], &offsets = args.inputs[kOffsets], &y = args.outputs[0];
+    check_indices(indices, 0, rows(args));
     check_offsets(offsets, indices.shape[0]);
     const int64_t bags = y.shape[0], width = y.shape[1];
     const int64_t bytes = 8 * (indices.shape[0] + bags) * width;
@@ -49,9 +42,32 @@ class EmbeddingBag final : public Op {
     });
   }
 
- private:
-  enum class Mode { sum, mean, max };
+ protected:
+  Bags(const NodeInfo& node, size_t indices)
+      : indices_(indices),
+        last_(node.integer("last", 0, 1, 0)),
+        padding_(node.integer("padding", -1, kMaxSize, -1)),
+        weighted_(node.has(size_t{kWeights})) {
+    node.expect_inputs(kWeights, kInputs);
+    node.expect_outputs(1);
+    const std::string& mode = node.text("mode");
+    if (mode != "sum" && mode != "mean" && mode != "max") node.fail("attribute 'mode' must be sum, mean or max");
+    mode_ = mode == "sum" ? Mode::sum : mode == "mean" ? Mode::mean : Mode::max;
+    if (weighted_ && mode_ != Mode::sum) node.fail("weights of samples go with the sum alone");
+  }
 
+  // The table's rows and their width, checked.
+  virtual std::pair<int64_t, int64_t> table(Types inputs) const = 0;
+  virtual int64_t rows(const RunArgs& args) const = 0;
+  // Puts row `index` into y, the `count`th of its bag.
+  virtual void add(const RunArgs& args, int64_t index, float weight, int64_t count, int64_t width, float* y) const = 0;
+
+  size_t indices_;
+  int64_t last_, padding_;
+  Mode mode_ = Mode::sum;
+  bool weighted_;
+
+ private:
   static void check_offsets(const Tensor& offsets, int64_t indices) {
     int64_t before = 0;
     bool sound = offsets.shape[0] == 0 || index_at(offsets, 0) == 0;
@@ -64,34 +80,76 @@ class EmbeddingBag final : public Op {
   }
 
   void gather(const RunArgs& args, int64_t begin, int64_t end, int64_t width, float* y) const {
-    const auto* table = args.inputs[0].as<const float>();
-    const float* weights = weighted_ ? args.inputs[3].as<const float>() : nullptr;
+    const float* weights = weighted_ ? args.inputs[kWeights].as<const float>() : nullptr;
     std::fill_n(y, width, 0.0f);
     int64_t count = 0;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t index = index_at(args.inputs[1], i);
-      if (index == padding_) continue;
-      const float* row = table + index * width;
-      if (mode_ == Mode::max && count > 0) {
-        for (int64_t j = 0; j < width; ++j) y[j] = y[j] != y[j] || y[j] > row[j] ? y[j] : row[j];
-      } else if (weights != nullptr) {
-        for (int64_t j = 0; j < width; ++j) y[j] += row[j] * weights[i];
-      } else {
-        for (int64_t j = 0; j < width; ++j) y[j] += row[j];
-      }
-      ++count;
+      const int64_t index = index_at(args.inputs[indices_], i);
+      if (index != padding_) add(args, index, weights == nullptr ? 1.0f : weights[i], count++, width, y);
     }
     if (mode_ != Mode::mean || count == 0) return;
     const auto divisor = static_cast<float>(count);
     for (int64_t j = 0; j < width; ++j) y[j] /= divisor;
   }
+};
 
-  int64_t last_, padding_;
-  Mode mode_ = Mode::sum;
-  bool weighted_ = false;
+class EmbeddingBag final : public Bags {
+ public:
+  explicit EmbeddingBag(const NodeInfo& node) : Bags(node, 1) {}
+  Work work(Types inputs, Types outputs) const override {
+    const double width = static_cast<double>(inputs[0].shape[1]), rows = static_cast<double>(inputs[1].shape[0]);
+    return {.operations = rows * width, .bytes = 4 * (rows * width + static_cast<double>(outputs[0].shape.elements()))};
+  }
+
+ private:
+  std::pair<int64_t, int64_t> table(Types inputs) const override {
+    require_type(inputs, 0, DType::f32, 2);
+    return {inputs[0].shape[0], inputs[0].shape[1]};
+  }
+  int64_t rows(const RunArgs& args) const override { return args.inputs[0].shape[0]; }
+  void add(const RunArgs& args, int64_t index, float weight, int64_t count, int64_t width, float* y) const override {
+    const float* row = args.inputs[0].as<const float>() + index * width;
+    if (mode_ == Mode::max && count > 0) {
+      for (int64_t j = 0; j < width; ++j) y[j] = y[j] != y[j] || y[j] > row[j] ? y[j] : row[j];
+    } else if (weighted_) {
+      for (int64_t j = 0; j < width; ++j) y[j] += row[j] * weight;
+    } else {
+      for (int64_t j = 0; j < width; ++j) y[j] += row[j];
+    }
+  }
+};
+
+class QuantizedEmbeddingBag final : public Bags {
+ public:
+  explicit QuantizedEmbeddingBag(const NodeInfo& node)
+      : Bags(node, 0), kernel_(kernels::best_of(kernels::gather_kernels(), node.isa)), weight_(node.weight(1, 2)) {
+    if (mode_ == Mode::max) node.fail("attribute 'mode' must be sum or mean");
+    table_ = table_of(*weight_);
+  }
+  bool reads(size_t input) const override { return input != 1; }
+  std::string kernel() const override { return kernel_.name; }
+  size_t bytes() const override { return weight_->bytes(); }
+  Work work(Types inputs, Types outputs) const override {
+    const double rows = static_cast<double>(inputs[0].shape[0]);
+    return {.operations = 2 * rows * static_cast<double>(table_.k),
+            .bytes = rows * row_bytes(table_) + 4 * static_cast<double>(outputs[0].shape.elements())};
+  }
+
+ private:
+  std::pair<int64_t, int64_t> table(Types) const override { return {table_.n, table_.k}; }
+  int64_t rows(const RunArgs&) const override { return table_.n; }
+  void add(const RunArgs&, int64_t index, float weight, int64_t, int64_t, float* y) const override {
+    kernel_.add(table_, index, weight, y);
+  }
+
+  const kernels::GatherKernel& kernel_;
+  std::shared_ptr<const Weight> weight_;
+  kernels::GatherTable table_{};  // into it
 };
 
 }  // namespace
+
+std::unique_ptr<Op> make_embedding_bag(const NodeInfo& node) { return std::make_unique<QuantizedEmbeddingBag>(node); }
 
 const OpRows kEmbeddingBagOps = {{"embedding_bag", make<EmbeddingBag>}};
 

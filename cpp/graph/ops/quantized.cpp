@@ -11,7 +11,7 @@ struct Format {
   int bits;
   DType scales;
   bool grouped, zero_points, offsets, values;  // what a weight may have
-  Factory linear, conv, embedding;             // null: no kernels
+  Factory linear, conv, embedding, bag;        // null: no kernels
 
   bool fits(const Weight& weight) const {
     return weight.bits == bits && weight.scale_type == scales && (weight.group_size > 0) == grouped &&
@@ -21,8 +21,8 @@ struct Format {
 };
 
 constexpr Format kFormats[] = {
-    {8, DType::f32, false, false, false, false, make_linear_i8, make_conv_i8, nullptr},
-    {4, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding_i4},
+    {8, DType::f32, false, false, false, false, make_linear_i8, make_conv_i8, make_embedding, make_embedding_bag},
+    {4, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
 };
 
 template <Factory Format::* operation>
@@ -38,7 +38,8 @@ std::unique_ptr<Op> by_format(const NodeInfo& node) {
 const OpRows kQuantizedOps = {
     {"quantized_conv2d", by_format<&Format::conv>},           {"quantized_conv3d", by_format<&Format::conv>},
     {"quantized_conv_transpose2d", by_format<&Format::conv>}, {"quantized_conv_transpose3d", by_format<&Format::conv>},
-    {"quantized_embedding", by_format<&Format::embedding>},   {"quantized_linear", by_format<&Format::linear>},
+    {"quantized_embedding", by_format<&Format::embedding>},   {"quantized_embedding_bag", by_format<&Format::bag>},
+    {"quantized_linear", by_format<&Format::linear>},
 };
 
 }  // namespace lowbit::graph

@@ -5,7 +5,7 @@
 #include "kernels/blend/generic.h"
 #include "kernels/dwconv_f32/generic.h"
 #include "kernels/eltwise/generic.h"
-#include "kernels/gather_i4/generic.h"
+#include "kernels/gather/generic.h"
 #include "kernels/light/light.h"
 #include "kernels/norm/generic.h"
 #include "kernels/pool/generic.h"
@@ -23,7 +23,7 @@ consteval LightKernels light_kernels(Isa isa) {
       .eltwise = {row, eltwise::quantize_block, eltwise::dequantize_block, eltwise::range_block, eltwise::lookup_block,
                   eltwise::pair_i8_block, eltwise::binary_block, eltwise::where_block, eltwise::unary_block,
                   eltwise::softmax_block, eltwise::rounding_block, transpose, transpose},
-      .gather_i4 = {row, gather_i4::gather_row},
+      .gather = {row, gather::run, gather::add},
       .norm = {row, norm::normalize_row},
       .pool = {row, pool::max_u8, pool::max_f32, pool::avg_u8, pool::avg_f32, pool::max_index},
       .rnn = {row, rnn::lstm_cell, rnn::gru_cell},

@@ -6,7 +6,7 @@
 #include "kernels/blend/blend.h"
 #include "kernels/dwconv_f32/dwconv_f32.h"
 #include "kernels/eltwise/eltwise.h"
-#include "kernels/gather_i4/gather_i4.h"
+#include "kernels/gather/gather.h"
 #include "kernels/norm/norm.h"
 #include "kernels/pool/pool.h"
 #include "kernels/rnn/rnn.h"
@@ -18,7 +18,7 @@ struct LightKernels {
   BlendKernel blend;
   DwconvF32Kernel dwconv_f32;
   EltwiseKernel eltwise;
-  GatherI4Kernel gather_i4;
+  GatherKernel gather;
   NormKernel norm;
   PoolKernel pool;
   RnnKernel rnn;

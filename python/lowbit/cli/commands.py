@@ -49,7 +49,7 @@ FAMILIES = {
     "norm": "normalization",
     "rnn": "recurrent cells",
     "blend": "resizing, sampling",
-    "gather_i4": "four-bit embedding",
+    "gather": "embedding of codes",
     "eltwise": "elementwise, conversions, copies",
     "peak": "the machine's limits",
 }

@@ -29,6 +29,7 @@ from ..quantization import schemes
 from ..quantization.four_bits import FEW, group_size, has_form, unfit
 from ..quantization.round_groups import round_groups
 from ..quantization.round_weights import round_nearest
+from ..quantization.tables import SMALL_TABLE
 from ..torch_internals import children, parameters
 from .modules import QuantizedEmbedding, QuantizedLayer, QuantizedLinear
 
@@ -52,12 +53,13 @@ def quantize_(
     threads: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Replace linear layers and, with four bits, embeddings of a module by such as run on low-bit kernels, in place.
+    """Replace linear layers and embeddings of a module by such as run on low-bit kernels, in place.
 
     It is for programs that are not captured as one graph, such as transformers' `generate()`: everything else stays in
     torch, as it is. Linear layers are nn.Linear and transformers' Conv1D. Weights are rounded to the nearest code, as
     `lowbit.convert` does without calibration data; codes that a weight was given (`lowbit.compress.set_codes`) stay as
-    they are. Activations find a range for each row at run time.
+    they are. Activations find a range for each row at run time. Tables of embeddings get eight bits from 2^18 weights
+    on, four whatever their size.
 
     A weight that an embedding and a head share gets codes in each. Forward hooks stay with their layers. Layers without
     weights (a size of 0) and those whose `forward` is not their class's stay as they are. A `state_dict` of the module
@@ -137,8 +139,10 @@ class _Layer:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether there is anything to round. Tables have few bits or none."""
-        return self.weight.numel() > 0 and (self.group_size > 0 or not isinstance(self.module, nn.Embedding))
+        """Whether there is anything to round, and more than a small table in eight bits."""
+        is_small = isinstance(self.module, nn.Embedding) and self.weight.numel() < SMALL_TABLE
+        is_coded = self.group_size > 0 or codes_given(self.module) is not None
+        return self.weight.numel() > 0 and (is_coded or not is_small)
 
 
 def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> list[_Layer]:
@@ -155,9 +159,11 @@ def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> l
             continue
         if isinstance(module, QuantizedLayer):
             swapped.append(path)
-        elif _is_plain(module) and (not isinstance(module, nn.Embedding) or scheme.weight_bits in few_bits()):
+        elif _is_plain(module):
             is_wide = scheme.keep_ends and module in ends
-            found.append(_Layer(path=path, module=module, scheme=scheme, is_wide=is_wide))
+            layer = _Layer(path=path, module=module, scheme=scheme, is_wide=is_wide)
+            if scheme.weight_bits in few_bits() or not isinstance(module, nn.Embedding) or layer.is_worth_it:
+                found.append(layer)
     if swapped:
         raise InputError(f"quantized already: {', '.join(swapped)}. Quantize the float module, once")
     if not found:

@@ -169,7 +169,7 @@ class QuantizedLinear(QuantizedLayer):
 
 
 class QuantizedEmbedding(QuantizedLayer):
-    """Rows of a table in four-bit codes: indices of int64 or int32 [...], y [..., embedding_dim].
+    """Rows of a table in codes: indices of int64 or int32 [...], y [..., embedding_dim].
 
     y has the dtype that the table had, until `.to(dtype)` changes it. Raises InputError for indices that are none of
     the table's.

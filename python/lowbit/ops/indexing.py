@@ -24,6 +24,7 @@ UPDATES: dict[str, np.ufunc | None] = {
 _X = Input(name="x", dtypes=ANY)
 _INDICES = Input(name="indices", dtypes=("i64", "i32"))
 _AXIS = {"axis": integer(-8, 7)}
+BAG_ATTRS = {"last": FLAG, "padding": integer(-1, SIZE, default=-1)}
 _UPDATE = {**_AXIS, "reduce": choice(*UPDATES, default="none")}
 
 
@@ -128,10 +129,9 @@ def _infer_index_put(call: Call) -> Sequence[Value]:
     return [call.value(0)]
 
 
-def _infer_bags(call: Call) -> Sequence[Value]:
-    """One row a bag; `last`: the offsets end with the number of indices."""
-    _, width = call.shape(0, rank=2)
-    (count,), (offsets,) = call.shape(1, rank=1), call.shape(2, rank=1)
+def infer_bags(call: Call, indices: int, width: Dim) -> Sequence[Value]:
+    """One row a bag; `last`: the offsets, input 2, end with the number of indices."""
+    (count,), (offsets,) = call.shape(indices, rank=1), call.shape(2, rank=1)
     call.match(3, (count,))
     call.need(not call.is_present(3) or call.attrs["mode"] == "sum", "weights of samples go with the sum alone")
     bags = dims.sub(offsets, call.attrs["last"])
@@ -139,21 +139,34 @@ def _infer_bags(call: Call) -> Sequence[Value]:
     return [Value(dtype="f32", shape=(bags, width))]
 
 
-def _bags(call: Call) -> Sequence[Array]:
-    table, offsets, weights, mode = call.array(0), call.array(2).astype(np.int64), call.optional(3), call.attrs["mode"]
-    indices = check_indices(call, call.array(1), 0, table.shape[0])
+def bags_of(call: Call, indices: Array) -> list[Array]:
+    """For each bag the places of its indices, without those left out."""
+    offsets = call.array(2).astype(np.int64)
     ends = offsets[1:] if call.attrs["last"] else np.append(offsets[1:], indices.size)[: offsets.size]
     starts = offsets[: ends.size]
     if offsets.size and (offsets[0] != 0 or (starts > ends).any() or offsets[-1] > indices.size):
         raise InputError(f"{describe(call.node)}: the offsets must rise from 0 to at most {indices.size}")
+    kept = indices != call.attrs["padding"]
+    bounds = zip(starts.tolist(), ends.tolist(), strict=True)
+    return [start + np.flatnonzero(kept[start:end]) for start, end in bounds]
+
+
+def _bags(call: Call) -> Sequence[Array]:
+    table, weights, mode = call.array(0), call.optional(3), call.attrs["mode"]
+    indices = check_indices(call, call.array(1), 0, table.shape[0])
+    bags = bags_of(call, indices)
     rows = table[indices].astype(np.float64) * (1.0 if weights is None else weights[:, None])
-    out = np.zeros((ends.size, table.shape[1]), np.float64)
-    for bag, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        own = rows[start:end][indices[start:end] != call.attrs["padding"]]
+    out = np.zeros((len(bags), table.shape[1]), np.float64)
+    for bag, places in enumerate(bags):
+        own = rows[places]
         if own.size:
             out[bag] = {"sum": own.sum(0), "mean": own.mean(0), "max": own.max(0)}[mode]
     return [out.astype(np.float32)]
 
+
+OFFSETS = Input(name="offsets", dtypes=("i64", "i32"))
+WEIGHTS = Input(name="weights", optional=True)
+"""Of a bag's samples."""
 
 OPS = (
     Op(
@@ -165,15 +178,11 @@ OPS = (
         inputs=(
             Input(name="table"),
             _INDICES,
-            Input(name="offsets", dtypes=("i64", "i32")),
-            Input(name="weights", optional=True),
+            OFFSETS,
+            WEIGHTS,
         ),
-        attrs={
-            "mode": choice("sum", "mean", "max"),
-            "last": FLAG,
-            "padding": integer(-1, SIZE, default=-1),
-        },
-        infer_rule=_infer_bags,
+        attrs={"mode": choice("sum", "mean", "max"), **BAG_ATTRS},
+        infer_rule=lambda call: infer_bags(call, 1, call.shape(0, rank=2)[1]),
         reference_rule=_bags,
     ),
     Op(

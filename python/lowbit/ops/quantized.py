@@ -18,7 +18,7 @@ from ..graph.ir import Array, Node, Value, Weight
 from ..graph.weights import FORMATS, describe, format_of
 from .call import Call
 from .float import linear_shape
-from .indexing import check_indices
+from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
 from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma
 from .spec import OPTIONAL_NUMBER, Attr, Input, Op, attributes, choice, integer, number
 from .windows import conv_attrs, conv_shape, correlate, out_size, pad_image, taps
@@ -153,14 +153,37 @@ def _conv_by_group(call: Call) -> Array:
     return t
 
 
-def _table_by_group(call: Call) -> Array:
-    """Rows of real numbers; a code times a half-float is exact in float32."""
+def _rows(weight: Weight, rows: Array) -> tuple[Array, Array]:
+    """Codes [*rows, groups, size of a group] less their zero points, and scales [*rows, groups, 1]: float32."""
+    scales = weight.scales.reshape(len(weight.scales), -1)[rows].astype(F32)
+    codes = weight.codes[rows].astype(np.int16).reshape(*scales.shape, weight.group_size or weight.shape[1])
+    if weight.zero_points is not None:
+        codes = codes - weight.zero_points[rows][..., None]
+    return codes.astype(F32), scales[..., None]
+
+
+def _table(call: Call) -> Array:
+    """Rows of real numbers."""
     weight = call.weight(1)
     rows = check_indices(call, call.array(0), 0, weight.shape[0])
-    groups = weight.codes[rows].astype(np.int16).reshape(*weight.scales[rows].shape, weight.group_size)
-    if weight.zero_points is not None:
-        groups = groups - weight.zero_points[rows][..., None]
-    return (groups.astype(F32) * weight.scales[rows].astype(F32)[..., None]).reshape(*rows.shape, weight.shape[1])
+    codes, scales = _rows(weight, rows)
+    return (codes * scales).reshape(*rows.shape, weight.shape[1])
+
+
+def _bags(call: Call) -> Array:
+    """t = fma(code, scale * weight, t) from row to row of a bag; a mean is divided by their number."""
+    weight, weights = call.weight(1), call.optional(3)
+    rows = check_indices(call, call.array(0), 0, weight.shape[0])
+    bags = bags_of(call, rows)
+    sums = np.zeros((len(bags), weight.shape[1]), F32)
+    for t, places in zip(sums, bags, strict=True):
+        for place in places.tolist():
+            codes, scales = _rows(weight, rows[place])
+            scales = scales if weights is None else scales * weights[place]
+            t[:] = fma(codes, scales, t.reshape(codes.shape)).reshape(-1)
+        if call.attrs["mode"] == "mean" and places.size:
+            t /= F32(places.size)
+    return sums
 
 
 _CONVOLUTIONS = {
@@ -173,7 +196,8 @@ KERNELS: Mapping[tuple[str, str], Sums] = {
     **{(op, "int8"): _conv_by_channel for op in _CONVOLUTIONS},
     ("quantized_linear", "int4"): _linear_by_group,
     ("quantized_conv2d", "int4"): _conv_by_group,
-    ("quantized_embedding", "int4"): _table_by_group,
+    **{("quantized_embedding", name): _table for name in ("int8", "int4")},
+    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int4")},
 }
 """What the kernels of an operator compute from weights of a format, before the epilogue."""
 
@@ -275,6 +299,14 @@ OPS = (
         note="w's rows as f32",
         inputs=(Input(name="indices", dtypes=("i64", "i32")), _WEIGHT),
         infer_rule=_infer_embedding,
+        reference_rule=lambda call: [_sums(call)],
+    ),
+    Op(
+        name="quantized_embedding_bag",
+        note="as `embedding_bag`, with w's rows as its table",
+        inputs=(Input(name="indices", dtypes=("i64", "i32")), _WEIGHT, OFFSETS, WEIGHTS),
+        attrs={"mode": choice("sum", "mean"), **BAG_ATTRS},
+        infer_rule=lambda call: infer_bags(call, 0, call.fixed_shape(1, 2)[1]),
         reference_rule=lambda call: [_sums(call)],
     ),
 )

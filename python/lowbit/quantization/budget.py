@@ -3,8 +3,9 @@
 Layers are ranked by their noise (`passes.sensitivity`) for each microsecond that int8 saves; the shortest front part of
 that list that holds the budget is found by bisection (by the geometric mean of the bounds, since it is mostly short);
 then those of its layers that save most are tried in int8 again. Layers with weights of four bits go back to eight
-first, ranked by their noise for each weight; only where even that does not do, some go on to float32. Every trial is
-evaluated by the person's function, nothing is assumed to hold.
+first, ranked by their noise for each weight; only where even that does not do, some go on to float32. Tables of
+embeddings pay like layers, and save what reading them once takes. Every trial is evaluated by the person's function,
+nothing is assumed to hold.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..graph.ir import Graph
-from ..passes.layers import LAYERS
+from ..passes.layers import LAYERS, TABLES
 from ..runtime.meta import Decision, Evaluation
 from .calibrate import Feeds, Progress
 from .quantizer import Quantized, Quantizer
@@ -24,6 +25,8 @@ from .sensitivity import sensitivity
 
 PUT_BACK = 4
 """Evaluations spent on putting layers back to fewer bits."""
+TABLE_SAVES = 3e-4
+"""Microseconds to read what a weight of a table has less in eight bits, three bytes at 10 GB/s."""
 SLACK = 1e-9
 """Of a budget, for what subtracting two scores rounds: 1 - 0.98 is more than 0.02."""
 
@@ -54,8 +57,8 @@ class Outcome:
 
 
 def layers_in(scheme: str, decisions: Iterable[Decision]) -> list[str]:
-    """The layers, and embeddings of few bits, that became "int4", "int8" or "float32"."""
-    return [row.node for row in decisions if row.scheme == scheme and (row.op in LAYERS or scheme == "int4")]
+    """The layers, and embeddings, that became "int4", "int8" or "float32"."""
+    return [row.node for row in decisions if row.scheme == scheme and row.op in (*LAYERS, *TABLES)]
 
 
 class Search:
@@ -108,11 +111,9 @@ class Search:
                 return Outcome(best=found, holds=True, history=tuple(self.history))
             eights = ranked.reasons(fours)
             plain = self.trials[-1]
-        costs = {row.node: (row.cost_float_us or 0.0) - (row.cost_int8_us or 0.0) for row in plain.made.decisions}
         layers = layers_in("int8", plain.made.decisions)
-        ranked = Ranked(
-            noise=noise(layers, eights), saved={name: max(costs[name], 1e-3) for name in layers}, what="int8"
-        )
+        saved = _microseconds(plain.made.decisions, _weights(quantizer.graph))
+        ranked = Ranked(noise=noise(layers, eights), saved={name: saved[name] for name in layers}, what="int8")
         found = self._pay(ranked, lambda floats: quantizer.make(floats, eights), limit, len(layers) - 1)
         if found is not None:
             return Outcome(best=found, holds=True, history=tuple(self.history))
@@ -189,6 +190,16 @@ class Ranked:
     def _reason(self, share: float) -> str:
         part = f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.2g}"
         return f"paid for the accuracy budget: alone in {self.what} it makes {part} % of the layers' error"
+
+
+def _microseconds(decisions: Iterable[Decision], weights: Mapping[str, float]) -> dict[str, float]:
+    """What eight bits save of each layer; of a table, whose size is what they save, the time to read it once."""
+    return {
+        row.node: weights.get(row.node, 0.0) * TABLE_SAVES
+        if row.op in TABLES
+        else max((row.cost_float_us or 0.0) - (row.cost_int8_us or 0.0), 1e-3)
+        for row in decisions
+    }
 
 
 def _weights(graph: Graph) -> dict[str, float]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..graph.ir import Graph, Node, Quant, Weight, replace
+from ..graph.ir import Graph, Node, Quant, replace
 from ..passes.functions import is_channel_function, is_function
 from ..passes.layers import LAYERS
 from . import fuse_requantize as emit_
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, IntegerLayer
 from .plan import Plan, layer_slope
+from .round_groups import GroupCodes
+from .round_weights import Codes
 
 
 def integer_graph(
-    plan: Plan, quants: Mapping[str, Quant], layers: Mapping[str, IntegerLayer], tables: Mapping[str, Weight]
+    plan: Plan,
+    quants: Mapping[str, Quant],
+    layers: Mapping[str, IntegerLayer],
+    tables: Mapping[str, Codes | GroupCodes],
 ) -> Graph:
     """The integer graph with these ranges, weights and tables of embeddings."""
     emit = Emitter(plan.graph, quants)
@@ -22,8 +27,7 @@ def integer_graph(
         if node.name in taken:
             continue
         if node.name in tables:
-            codes = emit.constant(f"{node.inputs[0]}.codes", tables[node.name])
-            emit.put_floats(replace(node, op="quantized_embedding", inputs=(node.inputs[1], codes), attrs={}))
+            emit.put_floats(_on_codes(emit, node, tables[node.name]))
         elif node.name in plan.int8:
             _emit_int8(emit, plan, node, layers)
         else:
@@ -53,6 +57,14 @@ def put_other(emit: Emitter, node: Node, activation: Node | None = None) -> None
         emit_.put_average(emit, node)
     else:
         emit_.put_carrier(emit, node)
+
+
+def _on_codes(emit: Emitter, node: Node, table: Codes | GroupCodes) -> Node:
+    """Rows of a table in codes, alone or in bags: the axis of the first is always 0."""
+    op, attrs = ("quantized_embedding", {}) if node.op == "take" else ("quantized_embedding_bag", node.attrs)
+    indices, *rest = (emit.floats(name) if name else "" for name in node.inputs[1:])
+    codes = emit.constant(f"{node.inputs[0]}.codes", table.as_weight())
+    return replace(node, op=op, inputs=(indices, codes, *rest), attrs=attrs)
 
 
 def _with_floats(emit: Emitter, node: Node) -> Node:

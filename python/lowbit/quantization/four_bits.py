@@ -16,7 +16,7 @@ import numpy as np
 from ..graph.ir import Graph, Node
 from ..graph.weights import MAX_GROUPS, few_bits
 from ..ops.quantized import reads
-from ..passes.layers import LAYERS
+from ..passes.layers import LAYERS, TABLES
 from .known_weights import KnownWeights
 from .round_groups import GroupCodes
 from .round_weights import Codes
@@ -24,8 +24,6 @@ from .schemes import Rules, Scheme
 
 STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
-SMALL_TABLE = 1 << 18
-"""Weights of a table, positions mostly, that are not worth what its error costs."""
 LARGEST, LEAST = 65504.0 * 7, 2.0**-14 * 7
 """Of the largest weight of a layer with half-float scales: more has no scale, less has few codes."""
 FEW = 2
@@ -34,11 +32,15 @@ FEW = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Width:
-    """Of a layer's weights. group_size: of weights of few bits; 0: the layer keeps eight. note: why, for people."""
+    """Of a layer's weights, or a table's. group_size: of few bits; 0: there are eight. note: why, for people.
+
+    shared: of a table, the layer that reads the same numbers, and whose codes it can have.
+    """
 
     group_size: int
     note: str
     bits: int = 8
+    shared: str = ""
 
 
 def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
@@ -62,34 +64,6 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
             found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
         elif rules.of(node).weight_bits in few_bits():
             found[node.name] = _width(graph, node, rules.of(node), ends)
-    return found
-
-
-def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
-    """The embeddings whose tables came with few bits, or get them by their schemes: all but small ones.
-
-    Groups lie along a row.
-    """
-    found: dict[str, Width] = {}
-    for node in graph:
-        scheme, table = rules.of(node), graph.constants.get(node.inputs[0]) if node.inputs else None
-        is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype == np.float32
-        if node.op != "take" or not is_table or node.attrs.get("axis", 0) != 0 or node.inputs[1] in graph.constants:
-            continue
-        assert isinstance(table, np.ndarray)
-        codes = known.of(graph, node.inputs[0])
-        if isinstance(codes, GroupCodes) and np.all(codes.factors == 1.0) and not scheme.is_float:
-            note = f"its table came with {codes.bits}-bit codes in groups of {codes.group_size}"
-            found[node.name] = Width(group_size=codes.group_size, note=note, bits=codes.bits)
-            continue
-        if scheme.weight_bits not in few_bits() or table.size < SMALL_TABLE or not np.isfinite(table).all():
-            continue
-        if unfit((float(table.min()), float(table.max()))):
-            continue
-        size = group_size(table.shape[1], scheme.group_size)
-        if size:
-            note = f"a table of {scheme.weight_bits}-bit codes in groups of {size}"
-            found[node.name] = Width(group_size=size, note=note, bits=scheme.weight_bits)
     return found
 
 
@@ -170,4 +144,4 @@ def _foremost(graph: Graph, *, backward: bool) -> Iterator[str]:
 
 def _is_embedding(graph: Graph, node: Node) -> bool:
     """Whether rows of a table stand for indices."""
-    return node.op in ("embedding_bag", "take") and node.inputs[0] in graph.constants
+    return node.op in TABLES and node.inputs[0] in graph.constants

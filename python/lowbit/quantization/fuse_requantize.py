@@ -276,12 +276,10 @@ def _translated(emit: Emitter, value: str, node: Node, place: int) -> str:
 
 def _layer_constants(emit: Emitter, node: Node, layer: IntegerLayer, multiplier: float, bias: float) -> list[str]:
     codes = layer.codes
-    if isinstance(codes, GroupCodes):  # its scales are its own
-        weight, scales = codes.as_weight(), np.ones(len(codes.codes)) * codes.factors
-    else:
-        weight, scales = Weight(codes=codes.codes, scales=codes.scales.astype(np.float32)), codes.scales * codes.factors
+    # The scales of groups are in the sums already.
+    scales = (np.ones(len(codes.codes)) if isinstance(codes, GroupCodes) else codes.scales) * codes.factors
     return [
-        emit.constant(f"{node.name}.codes", weight),
+        emit.constant(f"{node.name}.codes", codes.as_weight()),
         emit.constant(f"{node.name}.multiplier", (scales * multiplier).astype(np.float32)),
         emit.constant(f"{node.name}.bias", (layer.bias * bias).astype(np.float32)),
     ]

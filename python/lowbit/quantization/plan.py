@@ -19,6 +19,7 @@ from .cost import Cost, Costs
 from .four_bits import Width
 from .fuse_requantize import AVERAGES, MOVES_CODES, PAIRS
 from .round_weights import round_nearest
+from .tables import settled
 
 SMALL = 8
 """An operand so many times smaller than the result may be quantized for it."""
@@ -53,7 +54,7 @@ class Plan:
     groups: Mapping[str, int] = field(default_factory=dict)
     """The group size of layers with four-bit weights, by name; 0, or none: eight bits."""
     tables: Mapping[str, Width] = field(default_factory=dict)
-    """The embeddings whose tables have few bits, by name; what they give is float32."""
+    """The embeddings whose tables have codes, by name; what they give is float32."""
     decisions: tuple[Decision, ...] = ()
     microseconds: float = 0.0
     """Of all layers that can be int8, and of what can follow them, by their costs."""
@@ -99,13 +100,14 @@ def decide(
     chosen = search.best()
     int8, layers, totals, activations = chosen.int8, chosen.layers, chosen.totals, chosen.activations
     by_row_coded = frozenset(layers & set(by_row))
+    coded = {name: Width(group_size=groups.get(name, 0), note="", bits=bits.get(name, 8)) for name in layers}
     plan = Plan(
         graph=graph,
         int8=frozenset(int8),
         dynamic=by_row_coded,
         activations=activations,
         groups=groups,
-        tables={name: width for name, width in (tables or {}).items() if name not in floats and name not in int8},
+        tables=settled(graph, {name: width for name, width in (tables or {}).items() if name not in floats}, coded),
     )
     decisions = []
     for node in graph:

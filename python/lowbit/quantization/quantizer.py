@@ -14,7 +14,7 @@ from ..errors import CalibrationError, InputError
 from ..graph.ir import Array, Coded, Graph, Node, Quant, Weight
 from ..ops.interpreter import bind, validate
 from ..passes.fuse_residual import fuse_residual
-from ..passes.layers import CONVOLUTIONS, LAYERS
+from ..passes.layers import CONVOLUTIONS, LAYERS, TABLES
 from ..runtime.meta import Decision
 from . import schemes
 from .balance_joins import balance_joins, unlike_channels, unlike_parts
@@ -23,7 +23,7 @@ from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .emit import integer_graph
 from .equalize import equalize
-from .four_bits import Width, tables, widths
+from .four_bits import Width, widths
 from .fuse_requantize import IntegerLayer
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
@@ -34,6 +34,7 @@ from .round_weights import Codes, Factored, round_compensated, round_flat, round
 from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
 from .settle import Forms, first_layers, forms, settle
 from .sites import Sites
+from .tables import given, tables
 
 ENOUGH = 2**15
 """Elements that a static range of rows must be from: about one in n of others lies beyond what n have shown, and costs
@@ -99,22 +100,23 @@ class Quantizer:
         """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
         self._tables = tables(graph, rules, self._known)
-        self._table_codes: dict[str, Weight] = {}
+        self._table_codes: dict[tuple[str, int, int, bool], Codes | GroupCodes] = {}
         self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
         self._layers: dict[tuple[str, Quant | None, int], IntegerLayer] = {}
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
-        scheme = self.rules.of(node)
-        return (scheme.equalize or scheme.is_float) and self._known.of(graph, node.inputs[1]) is None
+        """Whether a layer's weight may get other numbers: no codes came with it, nor is it a table."""
+        scheme, weight = self.rules.of(node), node.inputs[1]
+        is_free = not any(reader.op in TABLES for reader in graph.consumers(weight))
+        return (scheme.equalize or scheme.is_float) and is_free and self._known.of(graph, weight) is None
 
     def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
         """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
 
-        eights: layers that have weights of eight bits instead of four, and why; their tables stay float32.
+        eights: layers and tables that have weights of eight bits instead of four, and why.
         """
         static = self._calibration is not None
         kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
-        kept |= {name: reason for name, reason in (eights or {}).items() if name in self._tables}
         kept = {**self._unlike(), **kept}
         wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
         plan = decide(
@@ -124,7 +126,7 @@ class Quantizer:
             floats={**self.settled().floats, **kept, **(floats or {})},
             dynamic=self._dynamic_layers(),
             widths={**self._widths, **wider},
-            tables=self._tables,
+            tables={**self._tables, **{name: width for name, width in wider.items() if name in self._tables}},
         )
         graph = validate(self._integer(plan))
         return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
@@ -155,12 +157,13 @@ class Quantizer:
             yield dataclasses.replace(decision, reason=f"{decision.reason}; {note}") if note else decision
 
     def alone(self, layer: str, eights: Container[str] = ()) -> Graph:
-        """The graph in which one layer works on codes and all else in float32; it may be slower than any other.
+        """The graph in which one layer or table has codes and all else is float32; it may be slower than any other.
 
         eights: layers that have weights of eight bits instead of four.
         """
         if layer in self._tables:
-            table = {layer: self._tables[layer]}
+            own = Width(group_size=0, note="") if layer in eights else self._tables[layer]
+            table = {layer: dataclasses.replace(own, shared="")}
             return validate(self._integer(Plan(graph=self.graph, int8=frozenset(), tables=table)))
         is_dynamic = self._calibration is None or layer in self._dynamic_layers()
         coded = frozenset({layer})
@@ -303,9 +306,11 @@ class Quantizer:
         return integer_graph(plan, self._quants(plan, half=True), layers, {})
 
     def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
-        """The scheme of the rows that these layers read; codes that came with a weight hold without factors only."""
+        """The scheme of the rows that these layers read; codes that came, or are a table's, hold without factors."""
         scheme = self.rules.of(readers[0])
-        fixed = any(self._known.of(self.graph, node.inputs[1]) is not None for node in readers)
+        weights = [node.inputs[1] for node in readers]
+        tied = {node.inputs[0] for node in self.graph if node.name in self._tables and self._tables[node.name].shared}
+        fixed = any(name in tied or self._known.of(self.graph, name) is not None for name in weights)
         return dataclasses.replace(scheme, smooth=False) if fixed else scheme
 
     def _policy(self, readers: Sequence[Node]) -> str:
@@ -324,20 +329,28 @@ class Quantizer:
         }
         missing = [node for node in nodes if keys[node.name] not in self._layers]
         self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan, quants)}
+        layers = {name: self._layers[key] for name, key in keys.items()}
         codes = {
-            node.name: self._table(node, plan.tables[node.name]) for node in plan.graph if node.name in plan.tables
+            node.name: layers[width.shared].codes if width.shared else self._table(node, width)
+            for node in plan.graph
+            if (width := plan.tables.get(node.name)) is not None
         }
-        return integer_graph(plan, quants, {name: self._layers[key] for name, key in keys.items()}, codes)
+        return integer_graph(plan, quants, layers, codes)
 
-    def _table(self, node: Node, width: Width) -> Weight:
-        """The codes of an embedding's rows."""
-        if node.name not in self._table_codes:
-            table, symmetric = _array(self.graph, node.inputs[0]), self.rules.of(node).symmetric
-            made = self._known.of(self.graph, node.inputs[0])
-            if not isinstance(made, GroupCodes):
+    def _table(self, node: Node, width: Width) -> Codes | GroupCodes:
+        """The codes of an embedding's rows: those that came with its table, else the nearest."""
+        name, symmetric = node.inputs[0], self.rules.of(node).symmetric
+        key = name, width.group_size, width.bits, symmetric
+        if key not in self._table_codes:
+            table, known = _array(self.graph, name), given(self.graph, name, self._known)
+            if known is not None and isinstance(known, GroupCodes) == (width.group_size > 0):
+                made = known
+            elif width.group_size:
                 made = round_groups(table, width.group_size, symmetric=symmetric, bits=width.bits)
-            self._table_codes[node.name] = made.as_weight()
-        return self._table_codes[node.name]
+            else:
+                made = round_nearest(table)
+            self._table_codes[key] = made
+        return self._table_codes[key]
 
     def _quants(self, plan: Plan, *, half: bool = False, beside: Sequence[Observer] = ()) -> dict[str, Quant]:
         """The static ranges that a plan needs, by all data or by every second piece.

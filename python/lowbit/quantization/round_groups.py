@@ -57,7 +57,7 @@ class GroupCodes:
         return shaped(rows, (len(rows), inputs, *self.window))
 
     def as_weight(self) -> Weight:
-        """The constant of a graph."""
+        """The constant of a graph, without the factors."""
         shift = middle(self.bits) if self.symmetric else 0
         return Weight(
             codes=self._shaped((self.codes - shift).astype(np.int8)),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.ir import Array
+from ..graph.ir import Array, Weight
 from .least_error import ScaleTrial, blocks, least
 
 LIMIT = 127
@@ -43,6 +43,10 @@ class Codes:
         """The numbers that the codes stand for, float64."""
         numbers: Array = self.codes * (self.scales * self.factors).reshape(-1, *(1,) * (self.codes.ndim - 1))
         return numbers
+
+    def as_weight(self) -> Weight:
+        """The constant of a graph, without the factors."""
+        return Weight(codes=self.codes, scales=self.scales.astype(np.float32))
 
 
 def round_plain(weight: Array) -> Codes:

@@ -1,22 +1,20 @@
-// quantized_embedding with four-bit codes in groups: rows of a table as floats, one for each index. The table stays as
-// the model holds it.
-#include "graph/ops/four_bit.h"
+// quantized_embedding: rows of a table in codes as floats, one for each index. The table stays as the model holds it.
 #include "graph/ops/indexing.h"
 #include "graph/ops/quantized.h"
-#include "kernels/gather_i4/gather_i4.h"
+#include "graph/ops/table.h"
 
 namespace lowbit::graph {
 namespace {
 
-class EmbeddingI4 final : public Op {
+class Embedding final : public Op {
  public:
   enum Input : size_t { kIndices, kTable, kInputs };
 
-  explicit EmbeddingI4(const NodeInfo& node) : kernel_(kernels::best_of(kernels::gather_i4_kernels(), node.isa)) {
+  explicit Embedding(const NodeInfo& node) : kernel_(kernels::best_of(kernels::gather_kernels(), node.isa)) {
     node.expect_inputs(kInputs, kInputs);
     node.expect_outputs(1);
     weight_ = node.weight(kTable, 2);
-    table_ = four_bit_source(node, *weight_);
+    table_ = table_of(*weight_);
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_indices(inputs, kIndices);
@@ -31,8 +29,7 @@ class EmbeddingI4 final : public Op {
   Work work(Types inputs, Types outputs) const override {
     const auto rows = static_cast<double>(inputs[kIndices].shape.elements());
     const auto elements = static_cast<double>(outputs[0].shape.elements());
-    return {.operations = 2 * elements,
-            .bytes = rows * bytes_of(table_) / static_cast<double>(table_.n) + 4 * elements};
+    return {.operations = 2 * elements, .bytes = rows * row_bytes(table_) + 4 * elements};
   }
   void run(const RunArgs& args) const override {
     const Tensor &indices = args.inputs[kIndices], &y = args.outputs[0];
@@ -43,13 +40,13 @@ class EmbeddingI4 final : public Op {
   }
 
  private:
-  const kernels::GatherI4Kernel& kernel_;
+  const kernels::GatherKernel& kernel_;
   std::shared_ptr<const Weight> weight_;
-  kernels::GemmI4Source table_{};  // into it
+  kernels::GatherTable table_{};  // into it
 };
 
 }  // namespace
 
-std::unique_ptr<Op> make_embedding_i4(const NodeInfo& node) { return std::make_unique<EmbeddingI4>(node); }
+std::unique_ptr<Op> make_embedding(const NodeInfo& node) { return std::make_unique<Embedding>(node); }
 
 }  // namespace lowbit::graph

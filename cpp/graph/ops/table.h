@@ -1,0 +1,28 @@
+// What operators that read rows of a table in codes share.
+#pragma once
+
+#include <algorithm>
+
+#include "graph/op.h"
+#include "kernels/gather/gather.h"
+
+namespace lowbit::graph {
+
+// A weight [rows, width] as its kernels take it, in its own memory.
+inline kernels::GatherTable table_of(const Weight& weight) {
+  kernels::GatherTable table{};
+  table.bits = weight.bits;
+  table.codes = weight.codes.as<uint8_t>();
+  table.scales = weight.scales.as<uint8_t>();
+  if (weight.zero_points.bytes() > 0) table.zero_points = weight.zero_points.as<uint8_t>();
+  table.n = weight.shape[0], table.k = weight.shape[1];
+  table.group_size = weight.group_size > 0 ? weight.group_size : std::max<int64_t>(table.k, 1);
+  return table;
+}
+
+// What a row takes, scales included.
+inline double row_bytes(const kernels::GatherTable& table) {
+  return static_cast<double>(table.row_bytes() + table.groups() * (table.bits == 8 ? 4 : 2));
+}
+
+}  // namespace lowbit::graph

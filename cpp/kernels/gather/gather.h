@@ -1,0 +1,31 @@
+// A row of a table of codes as floats, alone or added to others.
+//
+//   run:  y[k] = float(q[row, k] - z[row, g]) * scale[row, g]                              g = k / group_size
+//   add:  y[k] = fma(float(q[row, k] - z[row, g]), scale[row, g] * weight, y[k])
+//
+// The table is as a model holds it. Every operation is rounded to float once, so that every ISA agrees. Limits:
+// group_size divides k, and is even unless it is k. Nothing is read or written past a row.
+#pragma once
+
+#include "kernels/kernel.h"
+
+namespace lowbit::kernels {
+
+struct GatherTable {
+  int bits;                    // of a code: 4 or 8
+  const uint8_t* codes;        // [n][row_bytes]: of 4 bits two a byte, the low nibble first; of 8 bits s8
+  const void* scales;          // [n][groups]: half floats of 4 bits, floats of 8
+  const uint8_t* zero_points;  // [n][groups] of 4 bits; null: 8; there are none of 8 bits
+  int64_t n, k, group_size;
+
+  int64_t groups() const { return k / group_size; }
+  int64_t row_bytes() const { return (k * bits + 7) / 8; }
+};
+
+struct GatherKernel : KernelRow {
+  void (*run)(const GatherTable& table, int64_t row, float* y);
+  void (*add)(const GatherTable& table, int64_t row, float weight, float* y);
+};
+KernelTable<GatherKernel> gather_kernels();
+
+}  // namespace lowbit::kernels
