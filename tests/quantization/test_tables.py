@@ -49,7 +49,9 @@ def test_large_tables_have_codes(scheme: str) -> None:
     maker = Quantizer(graph, rules(scheme), None)
     coded = maker.make()
     kind = scheme[:4]
-    assert [row.scheme for row in coded.decisions if row.op == "take"] == [kind, "float32"]
+    rows = [row for row in coded.decisions if row.op == "take"]
+    assert [row.scheme for row in rows] == [kind, "float32"]
+    assert rows[1].reason == "codes of its 2,048 numbers would save too little for what they lose"
     assert [node.op for node in coded.graph].count("quantized_embedding") == 1
     assert words not in coded.graph.constants
     table = graph.constants[words]
@@ -115,7 +117,9 @@ def test_numbers_that_stay_anyway_have_no_codes_beside_them(reader: str) -> None
     kept = graph.nodes[-1 if reader == "head" else 0].name
     coded = made(graph, "int8", floats={kept: "it pays"})
     assert "quantized_embedding" not in [node.op for node in coded.graph]
-    assert [row.scheme for row in coded.decisions if row.op == "take"] == ["float32", "float32"]
+    rows = [row for row in coded.decisions if row.op == "take"]
+    assert [row.scheme for row in rows] == ["float32", "float32"]
+    assert "for another reader" in rows[-1].reason
     sole = made(tied(shared=False), "int8")
     assert [weight.shape for weight in weights(share_constants(sole.graph))].count((4096, 64)) == 2
 

@@ -12,14 +12,14 @@ import numpy as np
 from ..graph.ir import Array, Graph, Node
 from ..ops.segment import operations
 from ..passes.functions import is_channel_function, is_function, operands, slope_of
-from ..passes.layers import LAYERS
+from ..passes.layers import LAYERS, TABLES
 from ..runtime.meta import Decision
 from . import schemes
 from .cost import Cost, Costs
 from .four_bits import Width
 from .fuse_requantize import AVERAGES, MOVES_CODES, PAIRS
 from .round_weights import round_nearest
-from .tables import settled
+from .tables import settled, why_float
 
 SMALL = 8
 """An operand so many times smaller than the result may be quantized for it."""
@@ -109,6 +109,8 @@ def decide(
         groups=groups,
         tables=settled(graph, {name: width for name, width in (tables or {}).items() if name not in floats}, coded),
     )
+    wide_tables = {node.name for node in graph if node.op in TABLES} - set(plan.tables) - set(floats)
+    problems |= {node.name: why_float(graph, node, tables or {}) for node in graph if node.name in wide_tables}
     decisions = []
     for node in graph:
         if node.name in priced:

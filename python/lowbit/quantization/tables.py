@@ -6,7 +6,7 @@ numbers (a language model's head is often tied so), the table has the layer's co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +70,16 @@ def settled(graph: Graph, tables: Mapping[str, Width], layers: Mapping[str, Widt
         else:
             found[name] = replace(width, shared="")
     return found
+
+
+def why_float(graph: Graph, node: Node, tables: Container[str]) -> str:
+    """Why an embedding without codes has none, or ""; tables: those that could have some."""
+    if node.name in tables:
+        return "its table stays in float32 for another reader, and is not kept twice"
+    table = _table(graph, node)
+    if table is not None and table.size < SMALL_TABLE:
+        return f"codes of its {table.size:,} numbers would save too little for what they lose"
+    return ""
 
 
 def _table(graph: Graph, node: Node) -> Array | None:
