@@ -81,9 +81,11 @@ struct Pairs256 : Avx2 {
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + t.taps[0];
     const int8_t* w = t.panel;
+    const int64_t panel = (t.quads + 1) / 2 * 64;  // the next one comes from afar while this one is multiplied
     for (const int32_t *at = t.places, *end = at + (t.quads + 1) / 2 * 2; at != end; at += 2, w += 64) {
       const Int first = load(w), second = load(w + 32);
       const int64_t a = at[0], b = at[1];
+      __builtin_prefetch(w + panel, 0, 2);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r)
         acc[r][0] = dot(acc[r][0], broadcast_quad(x[r] + a), first, broadcast_quad(x[r] + b), second);
@@ -92,6 +94,7 @@ struct Pairs256 : Avx2 {
       const Int first = load(at->weights[0]), second = load(at->weights[1]);
       const Int of_first = quads(at->quads[0]), of_second = quads(at->quads[1]);
       const int64_t a = at->places[0], b = at->places[1];
+      __builtin_prefetch(at + t.window_count, 0, 2);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         acc[r][0] = dot(acc[r][0], _mm256_permutevar8x32_epi32(load(x[r] + a), of_first), first,
