@@ -18,45 +18,47 @@ namespace {
 
 constexpr int kVectors = 2;  // of a panel
 
-// G' g, where 24 G' = G but for factors and signs that A' and B' have instead.
-template <class V>
-LOWBIT_INLINE void to_factors(const typename V::Words (&g)[3], typename V::Words (&u)[6]) {
-  using Words = typename V::Words;
-  const Words ends = V::add_words(g[0], g[2]), last = V::fourfold(g[2]);
-  const Words even = V::add_words(g[0], last), odd = V::twice(g[1]);
-  u[0] = V::add_words(V::twice(g[0]), V::fourfold(g[0]));
-  u[1] = V::fourfold(V::add_words(ends, g[1]));
-  u[2] = V::fourfold(V::subtract_words(ends, g[1]));
-  u[3] = V::add_words(even, odd);
-  u[4] = V::subtract_words(even, odd);
-  u[5] = V::add_words(last, V::twice(last));
+// One factor of G' g, where 24 G = G' but for factors and signs that A' and B' have instead. One by one, for all six of
+// three columns would not fit the registers.
+template <class V, int kFactor>
+LOWBIT_INLINE typename V::Words factor(const typename V::Words (&g)[3]) {
+  if constexpr (kFactor == 0) return V::add_words(V::twice(g[0]), V::fourfold(g[0]));
+  if constexpr (kFactor == 1) return V::fourfold(V::add_words(V::add_words(g[0], g[2]), g[1]));
+  if constexpr (kFactor == 2) return V::fourfold(V::subtract_words(V::add_words(g[0], g[2]), g[1]));
+  if constexpr (kFactor == 3) return V::add_words(V::add_words(g[0], V::fourfold(g[2])), V::twice(g[1]));
+  if constexpr (kFactor == 4) return V::subtract_words(V::add_words(g[0], V::fourfold(g[2])), V::twice(g[1]));
+  return V::add_words(V::fourfold(g[2]), V::twice(V::fourfold(g[2])));
+}
+
+// g: [column][row] of a window.
+template <class V, int kRow>
+LOWBIT_INLINE void store_row(const typename V::Words (&g)[3][3], int16_t* to, int64_t position) {
+  const typename V::Words row[3] = {factor<V, kRow>(g[0]), factor<V, kRow>(g[1]), factor<V, kRow>(g[2])};
+  to += 6 * kRow * position;
+  V::store_words(to, factor<V, 0>(row));
+  V::store_words(to + position, factor<V, 1>(row));
+  V::store_words(to + 2 * position, factor<V, 2>(row));
+  V::store_words(to + 3 * position, factor<V, 3>(row));
+  V::store_words(to + 4 * position, factor<V, 4>(row));
+  V::store_words(to + 5 * position, factor<V, 5>(row));
 }
 
 template <class V>
 void transform_weights(const WinogradI8Filter& f) {
-  using Words = typename V::Words;
   constexpr int kPair = kVectors * V::kWords;
   const int8_t* w = f.panel;
   for (int64_t pair = 0; pair < f.pairs; ++pair, w += 9 * kPair)
     for (int v = 0; v < kVectors; ++v) {
-      Words half[6][3];
+      typename V::Words g[3][3];
       LOWBIT_UNROLL
-      for (int j = 0; j < 3; ++j) {
-        Words g[3], u[6];
-        LOWBIT_UNROLL
-        for (int i = 0; i < 3; ++i) g[i] = V::widen(w + (3 * i + j) * kPair + v * V::kWords);
-        to_factors<V>(g, u);
-        LOWBIT_UNROLL
-        for (int i = 0; i < 6; ++i) half[i][j] = u[i];
-      }
-      LOWBIT_UNROLL
-      for (int i = 0; i < 6; ++i) {
-        Words u[6];
-        to_factors<V>(half[i], u);
-        LOWBIT_UNROLL
-        for (int j = 0; j < 6; ++j)
-          V::store_words(f.weights + (6 * i + j) * f.position + pair * kPair + v * V::kWords, u[j]);
-      }
+      for (int tap = 0; tap < 9; ++tap) g[tap % 3][tap / 3] = V::widen(w + tap * kPair + v * V::kWords);
+      int16_t* to = f.weights + pair * kPair + v * V::kWords;
+      store_row<V, 0>(g, to, f.position);
+      store_row<V, 1>(g, to, f.position);
+      store_row<V, 2>(g, to, f.position);
+      store_row<V, 3>(g, to, f.position);
+      store_row<V, 4>(g, to, f.position);
+      store_row<V, 5>(g, to, f.position);
     }
 }
 
