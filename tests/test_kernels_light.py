@@ -35,10 +35,14 @@ def same_bits(family: str, results: dict[str, Array]) -> Array:
 
 
 def test_every_family_ends_with_scalar_rows() -> None:
-    """So there is a kernel on every CPU, and something to compare the others with; no two rows have one name."""
+    """So there is a kernel on every CPU, and something to compare the others with; no two rows have one name.
+
+    Filtering of windows stands beside direct sums, which all CPUs have and it is compared with.
+    """
     for family, rows in _core.kernels().items():
-        assert rows[-1]["isa"] == "scalar", family
-        assert rows[-1]["available"], family
+        if family != "winograd_i8":
+            assert rows[-1]["isa"] == "scalar", family
+            assert rows[-1]["available"], family
         assert len({row["name"] for row in rows}) == len(rows), family
 
 

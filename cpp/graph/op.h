@@ -58,8 +58,7 @@ struct NodeInfo {
   Attributes attributes;
   std::vector<const Constant*> constants;  // by input position; null: a run-time value (or an absent optional input)
   std::vector<bool> present;               // by input position
-  std::vector<TensorType>
-      types;  // of all inputs at the symbols' smallest sizes, a hint for kernel choice; empty: unknown
+  std::vector<TensorType> types;           // of all inputs at typical sizes, a hint for kernel choice; empty: unknown
   size_t outputs = 1;
   size_t symbols = 0;                                // how many the graph has
   Isa isa = Isa::scalar;                             // cap for kernel choice

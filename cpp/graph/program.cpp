@@ -23,7 +23,11 @@ std::vector<TensorType> infer_node(const Op& op, std::span<const TensorType> inp
   return types;
 }
 
-// What is known while preparing: types at the trial sizes, and what is left to read of each constant.
+// A free size that leads no input, such as a number of tokens, where kernels are chosen for it.
+constexpr int64_t kTypicalSize = 64;
+
+// What is known while preparing: types at the trial sizes, and at typical ones as far as these are possible; and what
+// is left to read of each constant.
 class Preparation {
  public:
   Preparation(Graph&& graph, Isa isa) : graph_(std::move(graph)), isa_(isa) {}
@@ -31,9 +35,11 @@ class Preparation {
   Program run() {
     Program program;
     types_.resize(graph_.values.size());
+    typical_types_.resize(graph_.values.size());
     for (const Symbol& symbol : graph_.symbols) sizes_.push_back(symbol.trial);
+    typical_sizes_ = typical_sizes();
     infer_inputs();
-    for (const auto& [value, constant] : graph_.constants) types_[value] = constant.type;
+    for (const auto& [value, constant] : graph_.constants) types_[value] = typical_types_[value] = constant.type;
     count_readers();
     std::vector<char> read(graph_.values.size(), 0);  // constants that a node reads at run time
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
@@ -66,16 +72,46 @@ class Preparation {
   }
 
  private:
+  // One sample, and kTypicalSize of all else.
+  std::vector<int64_t> typical_sizes() const {
+    std::vector<int64_t> sizes;
+    for (size_t i = 0; i < graph_.symbols.size(); ++i) {
+      const Dim alone{{static_cast<int64_t>(DimOp::symbol), static_cast<int64_t>(i)}};
+      const bool leads = std::any_of(graph_.inputs.begin(), graph_.inputs.end(), [&](const Graph::Input& input) {
+        return !input.shape.empty() && input.shape[0] == alone;
+      });
+      sizes.push_back(leads ? sizes_[i] : graph_.symbols[i].allowed_from(std::max(sizes_[i], kTypicalSize)));
+    }
+    return sizes;
+  }
+
+  static TensorType type_of(const Graph::Input& input, std::span<const int64_t> sizes) {
+    TensorType type{input.dtype, {}};
+    for (const Dim& dim : input.shape) type.shape.push_back(evaluate(dim, sizes));
+    if (checked_elements(type) < 0) throw Error(ErrorKind::input, "its size is negative or too large");
+    return type;
+  }
+
   void infer_inputs() {
     for (const Graph::Input& input : graph_.inputs) {
-      TensorType type{input.dtype, {}};
       try {
-        for (const Dim& dim : input.shape) type.shape.push_back(evaluate(dim, sizes_));
-        if (checked_elements(type) < 0) throw Error(ErrorKind::input, "its size is negative or too large");
-        types_[input.value] = type;
+        types_[input.value] = type_of(input, sizes_);
+        typical_types_[input.value] = type_of(input, typical_sizes_);
       } catch (const Error& error) {
-        graph_.problems.push_back("input '" + graph_.values[input.value] + "': " + error.what());
+        if (!types_[input.value])
+          graph_.problems.push_back("input '" + graph_.values[input.value] + "': " + error.what());
       }
+    }
+  }
+
+  // Not all sizes need be possible together: what cannot be inferred stays unknown.
+  void infer_typical(const Op& op, const Graph::Node& node) {
+    const std::optional<std::vector<TensorType>> types = input_types(node, typical_types_);
+    if (!types) return;
+    try {
+      const std::vector<TensorType> outputs = infer_node(op, *types, typical_sizes_, node.outputs.size());
+      for (size_t i = 0; i < outputs.size(); ++i) typical_types_[node.outputs[i]] = outputs[i];
+    } catch (const Error&) {
     }
   }
 
@@ -99,13 +135,13 @@ class Preparation {
   std::unique_ptr<Op> make(const Graph::Node& node) {
     const Factory factory = find_factory(node.op);
     if (factory == nullptr) return note(node, "unknown operator");
-    const std::optional<std::vector<TensorType>> types = input_types(node);
+    const std::optional<std::vector<TensorType>> types = input_types(node, types_);
     NodeInfo info{.op = node.op,
                   .name = node.name,
                   .attributes = node.attributes,
                   .constants = {},
                   .present = {},
-                  .types = types.value_or(std::vector<TensorType>()),
+                  .types = input_types(node, typical_types_).value_or(std::vector<TensorType>()),
                   .outputs = node.outputs.size(),
                   .symbols = graph_.symbols.size(),
                   .isa = isa_,
@@ -126,6 +162,7 @@ class Preparation {
       if (!types) return nullptr;  // a consequence of a problem noted before
       const std::vector<TensorType> outputs = infer_node(*op, *types, sizes_, node.outputs.size());
       for (size_t i = 0; i < outputs.size(); ++i) types_[node.outputs[i]] = outputs[i];
+      infer_typical(*op, node);
       return op;
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::input) return note(node, error.what());
@@ -135,11 +172,12 @@ class Preparation {
   }
 
   // The types of a node's inputs, if all are known.
-  std::optional<std::vector<TensorType>> input_types(const Graph::Node& node) const {
+  static std::optional<std::vector<TensorType>> input_types(const Graph::Node& node,
+                                                            const std::vector<MaybeType>& known) {
     std::vector<TensorType> types;
     for (int value : node.inputs) {
-      if (value >= 0 && !types_[value]) return std::nullopt;
-      types.push_back(value < 0 ? TensorType{} : *types_[value]);
+      if (value >= 0 && !known[value]) return std::nullopt;
+      types.push_back(value < 0 ? TensorType{} : *known[value]);
     }
     return types;
   }
@@ -204,8 +242,8 @@ class Preparation {
 
   Graph graph_;
   Isa isa_;
-  std::vector<int64_t> sizes_;  // of the symbols, in the trial
-  std::vector<MaybeType> types_;
+  std::vector<int64_t> sizes_, typical_sizes_;  // of the symbols
+  std::vector<MaybeType> types_, typical_types_;
   std::vector<int> readers_;
   std::vector<char> live_;
 };
