@@ -305,7 +305,8 @@ def nibbles(codes: Array) -> Array:
 def test_gather(kind: str, seed: int, groups: int, half: int, odd: bool) -> None:
     """gather.h: one product a number; to what is there it is added times a weight, in one rounding."""
     rng = np.random.default_rng(seed)
-    group_size, groups = (2 * half - 1, 1) if odd else (2 * half, groups)
+    groups = 1 if odd or kind == "bytes" else groups
+    group_size = 2 * half - odd
     k, n = groups * group_size, 3
     scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float32 if kind == "bytes" else np.float16)
     zeros = rng.integers(0, 16, (n, groups)).astype(np.uint8) if kind == "affine" else None

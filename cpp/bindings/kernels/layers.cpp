@@ -132,8 +132,9 @@ Array<float> run_gather(const std::string& name, const py::array& codes, const p
   require(codes.ndim() == 2 && k > 0 && codes.shape(1) == (bytes ? k : (k + 1) / 2),
           "codes must be int8 [n][k] or uint8 [n][ceil(k / 2)]");
   const int64_t n = codes.shape(0), groups = n > 0 ? scales.size() / n : 0;
-  require(groups > 0 && scales.size() == n * groups && k % groups == 0 && (k / groups % 2 == 0 || groups == 1),
-          "scales must be [n][groups], of an even number of codes each");
+  require(
+      groups > 0 && scales.size() == n * groups && k % groups == 0 && ((k / groups % 2 == 0 && !bytes) || groups == 1),
+      "scales must be [n][groups], of an even number of codes each; one a row of int8");
   require(0 <= row && row < n, "there is no such row");
   const GatherTable table{bytes ? 8 : 4,
                           static_cast<const uint8_t*>(codes.data()),
@@ -148,7 +149,7 @@ Array<float> run_gather(const std::string& name, const py::array& codes, const p
   require(weight.has_value() == (sums != nullptr), "weight and y go together");
   Array<float> y = output<float>({k});
   if (!weight) {
-    kernel.run(table, row, y.mutable_data());
+    kernel.run(table, &row, 1, y.mutable_data());
   } else {
     std::copy_n(sums, k, y.mutable_data());
     kernel.add(table, row, *weight, y.mutable_data());

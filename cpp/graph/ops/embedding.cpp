@@ -10,11 +10,12 @@ class Embedding final : public Op {
  public:
   enum Input : size_t { kIndices, kTable, kInputs };
 
-  explicit Embedding(const NodeInfo& node) : kernel_(kernels::best_of(kernels::gather_kernels(), node.isa)) {
+  explicit Embedding(const NodeInfo& node)
+      : kernel_(kernels::best_of(kernels::gather_kernels(), node.isa)),
+        weight_(node.weight(kTable, 2)),
+        table_(table_of(*weight_)) {
     node.expect_inputs(kInputs, kInputs);
     node.expect_outputs(1);
-    weight_ = node.weight(kTable, 2);
-    table_ = table_of(*weight_);
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_indices(inputs, kIndices);
@@ -35,14 +36,19 @@ class Embedding final : public Op {
     const Tensor &indices = args.inputs[kIndices], &y = args.outputs[0];
     check_indices(indices, 0, table_.n);
     run_shares(indices.shape.elements(), 5 * y.shape.elements(), args.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) kernel_.run(table_, index_at(indices, i), y.as<float>() + i * table_.k);
+      int64_t rows[64];
+      for (int64_t i = begin, count = 0; i < end; i += count) {
+        count = std::min<int64_t>(end - i, std::ssize(rows));
+        for (int64_t j = 0; j < count; ++j) rows[j] = index_at(indices, i + j);
+        kernel_.run(table_, rows, count, y.as<float>() + i * table_.k);
+      }
     });
   }
 
  private:
   const kernels::GatherKernel& kernel_;
   std::shared_ptr<const Weight> weight_;
-  kernels::GatherTable table_{};  // into it
+  kernels::GatherTable table_;  // into it
 };
 
 }  // namespace

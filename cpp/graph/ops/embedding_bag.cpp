@@ -9,12 +9,15 @@ namespace lowbit::graph {
 namespace {
 
 enum class Mode { sum, mean, max };
+enum Input : size_t { kOffsets = 2, kWeights, kInputs };  // after indices and table
 
-// Bags of indices; what a table is, and how its rows are put together, is for those who derive.
+// Bags of indices. Self, which derives from it, has
+//   table(inputs)   the table's rows and their width, checked
+//   rows(args)      the table's rows
+//   add(args, index, weight, count, width, y)   puts row `index` into y, the `count`th of its bag
+template <class Self>
 class Bags : public Op {
  public:
-  enum Input : size_t { kOffsets = 2, kWeights, kInputs };
-
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_indices(inputs, indices_);
     require_indices(inputs, kOffsets);
@@ -26,11 +29,11 @@ class Bags : public Op {
     }
     const int64_t bags = inputs[kOffsets].shape[0] - last_;
     require(bags >= 0, "there is no offset");
-    return {{DType::f32, {bags, table(inputs).second}}};
+    return {{DType::f32, {bags, self().table(inputs).second}}};
   }
   void run(const RunArgs& args) const override {
     const Tensor &indices = args.inputs[indices_], &offsets = args.inputs[kOffsets], &y = args.outputs[0];
-    check_indices(indices, 0, rows(args));
+    check_indices(indices, 0, self().rows(args));
     check_offsets(offsets, indices.shape[0]);
     const int64_t bags = y.shape[0], width = y.shape[1];
     const int64_t bytes = 8 * (indices.shape[0] + bags) * width;
@@ -56,18 +59,14 @@ class Bags : public Op {
     if (weighted_ && mode_ != Mode::sum) node.fail("weights of samples go with the sum alone");
   }
 
-  // The table's rows and their width, checked.
-  virtual std::pair<int64_t, int64_t> table(Types inputs) const = 0;
-  virtual int64_t rows(const RunArgs& args) const = 0;
-  // Puts row `index` into y, the `count`th of its bag.
-  virtual void add(const RunArgs& args, int64_t index, float weight, int64_t count, int64_t width, float* y) const = 0;
-
   size_t indices_;
   int64_t last_, padding_;
   Mode mode_ = Mode::sum;
   bool weighted_;
 
  private:
+  const Self& self() const { return static_cast<const Self&>(*this); }
+
   static void check_offsets(const Tensor& offsets, int64_t indices) {
     int64_t before = 0;
     bool sound = offsets.shape[0] == 0 || index_at(offsets, 0) == 0;
@@ -85,7 +84,7 @@ class Bags : public Op {
     int64_t count = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t index = index_at(args.inputs[indices_], i);
-      if (index != padding_) add(args, index, weights == nullptr ? 1.0f : weights[i], count++, width, y);
+      if (index != padding_) self().add(args, index, weights == nullptr ? 1.0f : weights[i], count++, width, y);
     }
     if (mode_ != Mode::mean || count == 0) return;
     const auto divisor = static_cast<float>(count);
@@ -93,7 +92,7 @@ class Bags : public Op {
   }
 };
 
-class EmbeddingBag final : public Bags {
+class EmbeddingBag final : public Bags<EmbeddingBag> {
  public:
   explicit EmbeddingBag(const NodeInfo& node) : Bags(node, 1) {}
   Work work(Types inputs, Types outputs) const override {
@@ -101,13 +100,12 @@ class EmbeddingBag final : public Bags {
     return {.operations = rows * width, .bytes = 4 * (rows * width + static_cast<double>(outputs[0].shape.elements()))};
   }
 
- private:
-  std::pair<int64_t, int64_t> table(Types inputs) const override {
+  std::pair<int64_t, int64_t> table(Types inputs) const {
     require_type(inputs, 0, DType::f32, 2);
     return {inputs[0].shape[0], inputs[0].shape[1]};
   }
-  int64_t rows(const RunArgs& args) const override { return args.inputs[0].shape[0]; }
-  void add(const RunArgs& args, int64_t index, float weight, int64_t count, int64_t width, float* y) const override {
+  int64_t rows(const RunArgs& args) const { return args.inputs[0].shape[0]; }
+  void add(const RunArgs& args, int64_t index, float weight, int64_t count, int64_t width, float* y) const {
     const float* row = args.inputs[0].as<const float>() + index * width;
     if (mode_ == Mode::max && count > 0) {
       for (int64_t j = 0; j < width; ++j) y[j] = y[j] != y[j] || y[j] > row[j] ? y[j] : row[j];
@@ -119,12 +117,14 @@ class EmbeddingBag final : public Bags {
   }
 };
 
-class QuantizedEmbeddingBag final : public Bags {
+class QuantizedEmbeddingBag final : public Bags<QuantizedEmbeddingBag> {
  public:
   explicit QuantizedEmbeddingBag(const NodeInfo& node)
-      : Bags(node, 0), kernel_(kernels::best_of(kernels::gather_kernels(), node.isa)), weight_(node.weight(1, 2)) {
+      : Bags(node, 0),
+        kernel_(kernels::best_of(kernels::gather_kernels(), node.isa)),
+        weight_(node.weight(1, 2)),
+        table_(table_of(*weight_)) {
     if (mode_ == Mode::max) node.fail("attribute 'mode' must be sum or mean");
-    table_ = table_of(*weight_);
   }
   bool reads(size_t input) const override { return input != 1; }
   std::string kernel() const override { return kernel_.name; }
@@ -135,16 +135,16 @@ class QuantizedEmbeddingBag final : public Bags {
             .bytes = rows * row_bytes(table_) + 4 * static_cast<double>(outputs[0].shape.elements())};
   }
 
- private:
-  std::pair<int64_t, int64_t> table(Types) const override { return {table_.n, table_.k}; }
-  int64_t rows(const RunArgs&) const override { return table_.n; }
-  void add(const RunArgs&, int64_t index, float weight, int64_t, int64_t, float* y) const override {
+  std::pair<int64_t, int64_t> table(Types) const { return {table_.n, table_.k}; }
+  int64_t rows(const RunArgs&) const { return table_.n; }
+  void add(const RunArgs&, int64_t index, float weight, int64_t, int64_t, float* y) const {
     kernel_.add(table_, index, weight, y);
   }
 
+ private:
   const kernels::GatherKernel& kernel_;
   std::shared_ptr<const Weight> weight_;
-  kernels::GatherTable table_{};  // into it
+  kernels::GatherTable table_;  // into it
 };
 
 }  // namespace

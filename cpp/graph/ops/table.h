@@ -10,19 +10,19 @@ namespace lowbit::graph {
 
 // A weight [rows, width] as its kernels take it, in its own memory.
 inline kernels::GatherTable table_of(const Weight& weight) {
-  kernels::GatherTable table{};
-  table.bits = weight.bits;
-  table.codes = weight.codes.as<uint8_t>();
-  table.scales = weight.scales.as<uint8_t>();
-  if (weight.zero_points.bytes() > 0) table.zero_points = weight.zero_points.as<uint8_t>();
-  table.n = weight.shape[0], table.k = weight.shape[1];
-  table.group_size = weight.group_size > 0 ? weight.group_size : std::max<int64_t>(table.k, 1);
-  return table;
+  const int64_t n = weight.shape[0], k = weight.shape[1];
+  return {.bits = weight.bits,
+          .codes = weight.codes.as<uint8_t>(),
+          .scales = weight.scales.as<uint8_t>(),
+          .zero_points = weight.zero_points.bytes() > 0 ? weight.zero_points.as<uint8_t>() : nullptr,
+          .n = n,
+          .k = k,
+          .group_size = weight.group_size > 0 ? weight.group_size : std::max<int64_t>(k, 1)};
 }
 
 // What a row takes, scales included.
 inline double row_bytes(const kernels::GatherTable& table) {
-  return static_cast<double>(table.row_bytes() + table.groups() * (table.bits == 8 ? 4 : 2));
+  return static_cast<double>(table.row_bytes + table.groups * (table.bits == 8 ? 4 : 2));
 }
 
 }  // namespace lowbit::graph

@@ -1,10 +1,10 @@
-// A row of a table of codes as floats, alone or added to others.
+// Rows of a table of codes as floats, one after the other, or one added to others.
 //
-//   run:  y[k] = float(q[row, k] - z[row, g]) * scale[row, g]                              g = k / group_size
+//   run:  y[i, k] = float(q[r, k] - z[r, g]) * scale[r, g]                    r = rows[i], g = k / group_size
 //   add:  y[k] = fma(float(q[row, k] - z[row, g]), scale[row, g] * weight, y[k])
 //
 // The table is as a model holds it. Every operation is rounded to float once, so that every ISA agrees. Limits:
-// group_size divides k, and is even unless it is k. Nothing is read or written past a row.
+// group_size divides k, is k with 8 bits, and is even unless it is k. Nothing is read or written past a row.
 #pragma once
 
 #include "kernels/kernel.h"
@@ -17,13 +17,11 @@ struct GatherTable {
   const void* scales;          // [n][groups]: half floats of 4 bits, floats of 8
   const uint8_t* zero_points;  // [n][groups] of 4 bits; null: 8; there are none of 8 bits
   int64_t n, k, group_size;
-
-  int64_t groups() const { return k / group_size; }
-  int64_t row_bytes() const { return (k * bits + 7) / 8; }
+  int64_t groups = k / group_size, row_bytes = (k * bits + 7) / 8;
 };
 
 struct GatherKernel : KernelRow {
-  void (*run)(const GatherTable& table, int64_t row, float* y);
+  void (*run)(const GatherTable& table, const int64_t* rows, int64_t count, float* y);
   void (*add)(const GatherTable& table, int64_t row, float weight, float* y);
 };
 KernelTable<GatherKernel> gather_kernels();

@@ -8,6 +8,8 @@
 namespace lowbit::kernels::gather {
 namespace {
 
+constexpr int64_t kAhead = 8;  // rows that are fetched before they are read
+
 struct Put {
   static void many(float* y, const Lanes& codes, const Lanes& scale) { store(y, codes * scale); }
   static void one(float* y, float code, float scale) { *y = code * scale; }
@@ -37,31 +39,30 @@ inline void bytes(const int8_t* codes, int64_t count, float scale, float* y) {
   for (; i < count; ++i) To::one(y + i, static_cast<float>(codes[i]), scale);
 }
 
-// scale_of: from a stored scale.
-template <class To, class F>
-inline void gather_row(const GatherTable& table, int64_t row, float* y, F scale_of) {
-  const uint8_t* codes = table.codes + row * table.row_bytes();
-  const int64_t groups = table.groups(), size = table.group_size;
-  for (int64_t g = row * groups; g < (row + 1) * groups; ++g, y += size) {
-    if (table.bits == 8) {
-      bytes<To>(reinterpret_cast<const int8_t*>(codes), size, scale_of(static_cast<const float*>(table.scales)[g]), y);
-      codes += size;
-    } else {
-      const int zero_point = table.zero_points == nullptr ? 8 : table.zero_points[g];
-      const float scale = scale_of(float_from_half(static_cast<const uint16_t*>(table.scales)[g]));
-      nibbles<To>(codes, size, zero_point, scale, y);
-      codes += size / 2;
-    }
+// weight: what scales are multiplied by.
+template <class To>
+inline void gather_row(const GatherTable& table, int64_t row, float weight, float* y) {
+  const uint8_t* codes = table.codes + row * table.row_bytes;
+  if (table.bits == 8) {
+    const float scale = static_cast<const float*>(table.scales)[row] * weight;
+    return bytes<To>(reinterpret_cast<const int8_t*>(codes), table.k, scale, y);
+  }
+  const auto* scales = static_cast<const uint16_t*>(table.scales);
+  const int64_t size = table.group_size;
+  for (int64_t g = row * table.groups; g < (row + 1) * table.groups; ++g, codes += size / 2, y += size) {
+    const int zero_point = table.zero_points == nullptr ? 8 : table.zero_points[g];
+    nibbles<To>(codes, size, zero_point, float_from_half(scales[g]) * weight, y);
   }
 }
 
-void run(const GatherTable& table, int64_t row, float* y) {
-  gather_row<Put>(table, row, y, [](float scale) { return scale; });
+void run(const GatherTable& table, const int64_t* rows, int64_t count, float* y) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (i + kAhead < count) __builtin_prefetch(table.codes + rows[i + kAhead] * table.row_bytes);
+    gather_row<Put>(table, rows[i], 1.0f, y + i * table.k);
+  }
 }
 
-void add(const GatherTable& table, int64_t row, float weight, float* y) {
-  gather_row<Add>(table, row, y, [=](float scale) { return scale * weight; });
-}
+void add(const GatherTable& table, int64_t row, float weight, float* y) { gather_row<Add>(table, row, weight, y); }
 
 }  // namespace
 }  // namespace lowbit::kernels::gather
