@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from lowbit.runtime.session import Session
 SECONDS = 0.012
 """Of one layer in one form, about."""
 FORMS = ("int8", "dynamic", "float32")
+KINDS = "first,pointwise,pointwise,window,window,depthwise,depthwise,grouped,linear"
+"""Of layers, as often as they are drawn: a first one, 1x1, 3x3 to 7x7, depthwise or grouped convolution, a product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +72,10 @@ def seconds(graph: Graph, isa: str) -> tuple[float, str]:
     return min(once(repeats) for _ in range(3))
 
 
-def draw(rng: np.random.Generator, most: float) -> Layer:
-    """A first layer, a 1x1, 3x3, depthwise or grouped convolution, or a product, of less than `most` multiply-adds."""
+def draw(rng: np.random.Generator, most: float, kinds: Sequence[str]) -> Layer:
+    """One of `KINDS`: a convolution or a product of less than `most` multiply-adds."""
     while True:
-        kind = rng.choice(
-            ["first", "pointwise", "pointwise", "window", "window", "depthwise", "depthwise", "grouped", "linear"]
-        )
+        kind = rng.choice(kinds)
         if kind == "linear":
             rows, depth, outputs = (int(2 ** rng.uniform(*limits)) for limits in ((0, 9), (3, 11), (2, 11)))
             layer = Layer(op="linear", x=(rows, depth), w=(outputs, depth), attrs={})
@@ -126,14 +127,16 @@ def family(layer: Layer, kernel: str) -> str:
     """Which factors hold for the layer where that kernel runs it."""
     if "winograd" in kernel:
         return "filtered"
+    if kernel == "avx2_8x8":
+        return "paired"
     return "depthwise" if rates.is_depthwise(layer.w, layer.attrs.get("groups", 1)) else "dense"
 
 
-def measure(isa: str, count: int, seed: int, most: float) -> list[dict[str, Any]]:
+def measure(isa: str, count: int, seed: int, most: float, kinds: Sequence[str]) -> list[dict[str, Any]]:
     """Random layers, with their times in every form."""
     rng, found = np.random.default_rng(seed), []
     for number in range(count):
-        layer = draw(rng, most)
+        layer = draw(rng, most, kinds)
         taken = {form: seconds(layer.graph(form), isa) for form in FORMS}
         found.append({"op": layer.op, "x": layer.x, "w": layer.w, "attrs": layer.attrs, "taken": taken})
         if sys.stderr.isatty():
@@ -159,19 +162,20 @@ def main() -> None:
     parser.add_argument("--isa", default=_core.cpu()["default_isa"])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--most", type=float, default=40e6, help="multiply-adds of a layer")
+    parser.add_argument("--kinds", default=KINDS, help="of layers, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="write what was measured there")
     parser.add_argument("--load", type=Path, nargs="*", default=[], help="read what was measured before instead")
     options = parser.parse_args()
     rows = [row for path in options.load for row in json.loads(path.read_text())]
     if not rows:
-        rows = measure(options.isa, options.count, options.seed, options.most)
+        rows = measure(options.isa, options.count, options.seed, options.most, options.kinds.split(","))
     if options.save:
         options.save.write_text(json.dumps(rows))
     layers = [Layer(op=row["op"], x=tuple(row["x"]), w=tuple(row["w"]), attrs=row["attrs"]) for row in rows]
     estimates: dict[str, npt.NDArray[np.float64]] = {form: np.zeros(len(rows)) for form in FORMS}
     times = {form: np.array([row["taken"][form][0] * 1e9 for row in rows]) for form in FORMS}
-    for name in ("dense", "filtered", "depthwise"):
+    for name in ("dense", "paired", "filtered", "depthwise"):
         for form in FORMS:
             kinds = [family(layer, row["taken"][form][1]) for layer, row in zip(layers, rows, strict=True)]
             chosen = np.array([kind == name for kind in kinds])

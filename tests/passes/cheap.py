@@ -21,6 +21,7 @@ def cheap_conversions(monkeypatch: pytest.MonkeyPatch, dynamic: float = 0.05) ->
     made = replace(
         usual,
         dense={form: products(factors, each[form]) for form, factors in usual.dense.items()},
+        paired={},
         filtered={},
         depthwise={form: products(factors, each[form]) for form, factors in usual.depthwise.items()},
         quantize=0.0,

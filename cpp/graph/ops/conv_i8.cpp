@@ -23,7 +23,9 @@ class ConvI8 final : public IntegerConv<ConvKernels<IntegerKernels, ConvI8>> {
  public:
   explicit ConvI8(const NodeInfo& node) : ConvI8(node, layer_weight(node, 2 + axes(node))) {}
 
-  bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && !reads_whole_quads(); }
+  bool reads_slack(size_t input) const override {
+    return input == graph::kX && !padded_ && (is_winograd() || !reads_whole_quads());
+  }
   std::string kernel() const override {
     return is_winograd() ? winograd_.kernel->name : is_sparse() ? sparse_[0].kernel->name : ConvKernels::kernel();
   }

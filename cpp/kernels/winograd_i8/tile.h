@@ -1,8 +1,7 @@
 // The four steps, once for all instruction sets. A policy V gives what vectors256.h and vectors512.h do, and
 //
 //   V::Words                   lanes of 16 bits, V::kWords of them
-//   V::widen(p, count)         u8 codes as words; lanes from count on are zero, and are not touched in memory
-//   V::widen(p)                s8 codes as words
+//   V::widen(p)                u8 or s8 codes as words
 //   V::add_words(a, b) ...     also subtract_words, twice, fourfold, store_words
 //   V::broadcast_pair(p)       two words, the same in every lane of 32 bits
 //   V::dot_words(acc, x, w)    acc + the two products of a lane, modulo 2^32
@@ -83,7 +82,7 @@ void transform_input(const WinogradI8Input& in) {
     for (int i = 0; i < 6; ++i) {
       Words d[6];
       LOWBIT_UNROLL
-      for (int j = 0; j < 6; ++j) d[j] = V::widen(in.rows[i] + in.columns[j] + c, in.channels - c);
+      for (int j = 0; j < 6; ++j) d[j] = V::widen(in.rows[i] + in.columns[j] + c);
       to_positions<V>(d, half[i]);
     }
     for (int j = 0; j < 6; ++j) {

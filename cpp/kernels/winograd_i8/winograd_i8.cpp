@@ -238,10 +238,11 @@ double winograd_i8_cost(const WinogradI8Kernel& kernel, int64_t n, int64_t chann
   const Tiling tiling(typical, weights);
   const double of_weight = 4.5, of_input = 8, of_output = 22, narrower = 8.0 / info_of(kernel.isa).lanes;
   const auto tiles = static_cast<double>(tiling.tiles), blocks = static_cast<double>(tiling.blocks);
-  const auto inputs = static_cast<double>(channels), outputs = static_cast<double>(tiling.panels * kernel.nr);
+  const auto inputs = static_cast<double>(channels), words = static_cast<double>(words_of(weights)),
+             outputs = static_cast<double>(tiling.panels * kernel.nr);
   const double products = kPositions * tiles * inputs * outputs / 16 * kernel.product_cost;
   return narrower *
-         (products + inputs * outputs * blocks * of_weight + tiles * (inputs * of_input + outputs * of_output));
+         (products + inputs * outputs * blocks * of_weight + tiles * (words * of_input + outputs * of_output));
 }
 
 const WinogradI8Kernel* select_winograd_i8(Isa cap, const int8_t* w, int64_t n, int64_t channels, const Grid& grid,

@@ -2,6 +2,7 @@
 // outputs takes 36 products of each channel where the direct sum takes 144, and the result is the same integer.
 //
 //   acc[r, c] and y[r, c] as in gemm_i8.h, for weights [n][3 taps][3 * channels]
+// x is read up to 31 bytes past a pixel (those bytes meet no weights).
 //
 // F(4x4, 3x3) of Lavin and Gray (arXiv:1509.09308) with the points 0, 1, -1, 2, -2, infinity:
 //   Y = A' [(G g G') . (B' d B)] A        G has fractions; 24 G = A's factors times whole numbers
@@ -56,7 +57,7 @@ struct WinogradI8Input {
   const uint8_t* rows[Winograd::kIn];
   int64_t columns[Winograd::kIn];  // from a row to its pixels
   int64_t channels;
-  int16_t* planes;  // at the tile's row; filled with zeros to a multiple of the vector
+  int16_t* planes;  // at the tile's row; written to a multiple of the vector
   int64_t plane;    // elements from one to the next
 };
 

@@ -10,12 +10,7 @@ struct Words256 : Avx2 {
   using Words = __m256i;
   static constexpr int kWords = 16;
 
-  static LOWBIT_INLINE Words widen(const uint8_t* p, int64_t count) {
-    alignas(16) uint8_t part[kWords] = {};
-    if (count < kWords) {
-      copy_few<kWords>(part, p, count);
-      p = part;
-    }
+  static LOWBIT_INLINE Words widen(const uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static LOWBIT_INLINE Words widen(const int8_t* p) {

@@ -13,9 +13,8 @@ struct Dpwssd512 : Avx512 {
   static constexpr int kWords = 32;
   using Avx512::add;
 
-  static LOWBIT_INLINE Words widen(const uint8_t* p, int64_t count) {
-    const __mmask32 there = count >= kWords ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
-    return _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, p));
+  static LOWBIT_INLINE Words widen(const uint8_t* p) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static LOWBIT_INLINE Words widen(const int8_t* p) {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

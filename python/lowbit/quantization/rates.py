@@ -16,6 +16,8 @@ MARGIN = 1.15
 """How many times faster than in float32 a layer in int8 must be by these figures."""
 CACHE = 2**20
 """Bytes; what a layer moves beyond has a factor of its own."""
+PAIRED = 128
+"""Products of a sum from which on weights may be matched in pairs: shorter ones rarely are."""
 CHEAP = frozenset(
     ("clip", "relu", "abs", "neg", "square", "hardsigmoid", "hardswish", "leaky_relu", "reciprocal", "sign")
 )
@@ -31,6 +33,8 @@ class Rates:
     """
 
     dense: Mapping[str, tuple[float, ...]]
+    paired: Mapping[str, tuple[float, ...]]
+    """Of `counts`, where weights are matched in pairs, `PAIRED` of a sum or more; without a form: they are not."""
     filtered: Mapping[str, tuple[float, ...]]
     """Of `tile_counts`, where 3x3 windows are filtered by fewer products; without a form: they are not."""
     depthwise: Mapping[str, tuple[float, ...]]
@@ -61,15 +65,19 @@ class Rates:
         form: str,
         direct: bool = False,
     ) -> float:
-        """Nanoseconds of a layer, for what `counts` takes: of the faster kernel where there are two.
+        """Nanoseconds of a layer, for what `counts` takes: of the fastest kernel where there are several.
 
         direct: of the one that sums all products, which alone reads weights of few bits.
         """
-        factors = self.depthwise if is_depthwise(w, int(attrs.get("groups", 1))) else self.dense
-        summed = _total(counts(x, w, y, attrs, pixels=pixels, form=form), factors[form])
-        if direct or form not in self.filtered or not is_window(w, attrs):
-            return summed
-        return min(summed, _total(tile_counts(x, w, y, form=form), self.filtered[form]))
+        counted = counts(x, w, y, attrs, pixels=pixels, form=form)
+        if is_depthwise(w, int(attrs.get("groups", 1))):
+            return _total(counted, self.depthwise[form])
+        found = [_total(counted, self.dense[form])]
+        if form in self.paired and not direct and math.prod(w[1:]) >= PAIRED:
+            found.append(_total(counted, self.paired[form]))
+        if form in self.filtered and not direct and is_window(w, attrs):
+            found.append(_total(tile_counts(x, w, y, form=form), self.filtered[form]))
+        return min(found)
 
 
 def _total(counted: Sequence[float], factors: Sequence[float]) -> float:
@@ -92,7 +100,8 @@ def counts(
     whole vectors; rows; rows whose last vector is not full; bytes beyond `CACHE`.
     Depthwise: one; products of windows up to 5 x 5, and of larger ones; pixels by channels of whole vectors; pixels
     whose last vector is not full; products of large windows with a stride; what few channels meet in large windows, in
-    all, and with a stride; inputs; weights; bytes beyond `CACHE`; rows of the output by blocks of channels.
+    all, and with a stride; inputs; weights; bytes beyond `CACHE`; rows of the output by blocks of channels; products
+    where channels are no multiple of 8, and with a stride.
     """
     groups, window = int(attrs.get("groups", 1)), w[2:]
     width = 1 if form == "int8" else 4
@@ -117,6 +126,8 @@ def counts(
             lanes * area,
             far,
             pixels // max(1, y[-1]) * -(-channels // 64),
+            products * (channels % 8 != 0),
+            products * is_strided,
         ]
     outputs = w[0] // groups
     is_joined = groups == 1 and _tuple(attrs.get("dilation", 1))[-1] == 1
@@ -167,6 +178,7 @@ AVX2 = Rates(
         "dynamic": (109, 0.00987, 0.0474, 0.00622, 0.0358, 0.384, 3.56, 2.1, 0),
         "float32": (82.9, 0.0166, 0.0198, 0.0336, 0.00549, 0.157, 0.951, 4.11, 0.00372),
     },
+    paired={},
     filtered={
         "int8": (100, 0.0055, 2.2, 6.1, 0.05, 0),
         "dynamic": (100, 0.0055, 2.2, 7.0, 0.05, 0),
@@ -192,6 +204,7 @@ RATES: dict[str, Rates] = {
             "dynamic": (0, 0.0599, 0, 0.516, 0, 3.08, 0, 0, 0),
             "float32": (0, 0.496, 0, 1.76, 0, 0.755, 0, 0, 0),
         },
+        paired={},
         filtered={},
         depthwise={
             "int8": (0, 0.465, 0.481, 0, 0.18, 0, 0, 0, 0, 4.03, 0, 0, 0),
@@ -210,6 +223,7 @@ RATES: dict[str, Rates] = {
     "avx2": AVX2,
     "avxvnni": replace(
         AVX2,
+        paired={},
         dense={
             "int8": (109, 0.0055, 0.01, 0.00637, 0.0365, 0.153, 3.39, 0.847, 0.00205),
             "dynamic": (109, 0.0055, 0.01, 0.00622, 0.0358, 0.384, 3.56, 2.1, 0),
@@ -222,6 +236,7 @@ RATES: dict[str, Rates] = {
             "dynamic": (105, 0.00408, 0.00582, 0.00676, 0.0116, 0.236, 1.42, 0.335, 0),
             "float32": (83.9, 0.0168, 0.0365, 0.0202, 0.0101, 0.0845, 1.05, 0.09, 0.00275),
         },
+        paired={},
         filtered={
             "int8": (100, 0.0045, 1.1, 3.0, 0.05, 0),
             "dynamic": (100, 0.0045, 1.1, 3.5, 0.05, 0),
