@@ -27,7 +27,8 @@ def test_costs_grow_with_the_batch_and_int8_is_cheaper(groups: int, dynamic: boo
     assert one == Costs(graph).layer(graph.nodes[0], dynamic=dynamic)
     for name in ("int8", "float32", "to_codes", "to_float"):
         assert 0 < getattr(one, name) < getattr(eight, name)
-    assert one.int8 < one.float32
+    if not (dynamic and groups > 1):  # depthwise layers with floats as output gain nothing
+        assert one.int8 < one.float32
     static = Costs(graph).layer(graph.nodes[0], dynamic=False)
     assert Costs(graph).layer(graph.nodes[0], dynamic=True).to_codes > static.to_codes
 
