@@ -7,8 +7,8 @@
 // F(4x4, 3x3) of Lavin and Gray (arXiv:1509.09308) with the points 0, 1, -1, 2, -2, infinity:
 //   Y = A' [(G g G') . (B' d B)] A        G has fractions; 24 G = A's factors times whole numbers
 // so a tile's sums come out as 576 acc, modulo 2^32. 576 = 2^6 * 9, and 9 has an inverse modulo 2^32: what remains is
-// 2^6 acc, and a shift gives acc, exact where |acc| < 2^25. Transformed codes and weights fit 16 bits: see
-// winograd_i8.cpp.
+// 2^6 acc, and a shift gives acc, exact where |acc| < 2^25. Transformed weights are at most 128 * 12 * 12 = 18432,
+// codes 255 * (16 * 4 + 4) = 17340: both fit 16 bits.
 #pragma once
 
 #include <span>
