@@ -16,7 +16,7 @@ template <int kRows, int kColumns>
 __attribute__((noinline)) void change_codes(const OutputTile& t, int rows) {
   constexpr int kBytes = sizeof(Bytes);
   const Epilogue& e = *t.epilogue;
-  if (rows > kRows) __builtin_unreachable();
+  if (rows > kRows) __builtin_unreachable();  // else GCC warns of writes beyond `codes`
   alignas(64) uint8_t codes[(kRows * kColumns + kBytes - 1) / kBytes * kBytes];
   const bool full = t.columns == kColumns;
   for (int r = 0; r < rows; ++r)

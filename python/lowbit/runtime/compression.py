@@ -9,18 +9,19 @@ refused.
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import FormatError
 from ..graph.ir import Array
 from . import container
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 MOST = 16
 """How many bytes a byte of a stream may stand for."""
@@ -49,6 +50,8 @@ def expand(tensors: Mapping[str, Array], described: Any) -> dict[str, Array]:
     unknown = sorted(entries.keys() - tensors.keys())
     if unknown:
         raise FormatError(f"compressed names {unknown[:5]}, which are no tensors")
+    if not entries:
+        return dict(tensors)
     with _pool() as pool:
         items = pool.map(lambda name: _tensor(name, tensors[name], entries[name]), entries)
         return {**tensors, **dict(zip(entries, items, strict=True))}
@@ -67,7 +70,12 @@ def _size(name: str, entry: Any) -> int:
 
 
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    """As many threads as sessions have by default; imported here, for most files need none."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from .. import _core
+
+    return ThreadPoolExecutor(_core.cpu()["threads"])
 
 
 def _stream(array: Array) -> Array | None:
