@@ -6,7 +6,7 @@
 
 namespace lowbit {
 
-enum class ErrorKind { graph, input, unsupported, environment };
+enum class ErrorKind { graph, input, limit, unsupported, environment };
 
 class Error : public std::runtime_error {
  public:

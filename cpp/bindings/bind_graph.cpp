@@ -383,11 +383,13 @@ void add_node(GraphBuilder& builder, const std::string& op, const std::string& n
   builder.node(op, name, inputs, outputs, std::move(values));
 }
 
-std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, int threads) {
+std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, int threads,
+                                std::optional<int64_t> memory, std::optional<double> operations,
+                                std::optional<double> seconds) {
   const Isa cap = isa.empty() ? default_isa() : parse_isa(isa);
   graph::Graph graph = builder.finish();
   const ReleasedGil released;
-  return std::make_unique<Session>(std::move(graph), cap, threads);
+  return std::make_unique<Session>(std::move(graph), cap, threads, graph::Limits{memory, operations, seconds});
 }
 
 }  // namespace
@@ -412,7 +414,8 @@ void bind_graph(py::module_& m) {
       .def("node", &add_node, py::arg("op"), py::arg("name"), py::arg("inputs"), py::arg("outputs"),
            py::arg("attributes"))
       .def("output", &GraphBuilder::output, py::arg("name"))
-      .def("finish", &finish, py::arg("isa") = "", py::arg("threads") = 0);
+      .def("finish", &finish, py::arg("isa") = "", py::arg("threads") = 0, py::arg("memory") = py::none(),
+           py::arg("operations") = py::none(), py::arg("seconds") = py::none());
   py::class_<Session>(m, "Session", "A compiled graph; any number of threads may run it at once.")
       .def_property_readonly("inputs", &session_inputs)
       .def_property_readonly("outputs", &session_outputs)

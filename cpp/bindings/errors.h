@@ -13,6 +13,8 @@ inline const char* exception_name(ErrorKind kind) {
       return "GraphError";
     case ErrorKind::input:
       return "InputError";
+    case ErrorKind::limit:
+      return "LimitError";
     case ErrorKind::unsupported:
       return "UnsupportedError";
     case ErrorKind::environment:

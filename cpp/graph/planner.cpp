@@ -1,17 +1,53 @@
 #include "graph/planner.h"
 
+#include <cstdio>
+
 #include "base/float_environment.h"
 #include "graph/placing.h"
 
 namespace lowbit::graph {
 namespace {
 
+std::string in_words(double count) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", count);
+  return text;
+}
+
+// What is left of the operations that a call may take, as its steps are placed.
+class Budget {
+ public:
+  Budget(const Program& program, const Limits& limits) : program_(program), limit_(limits.operations) {}
+
+  void take(const Plan& plan) {
+    if (!limit_) return;
+    for (const Plan::Step& step : plan.steps) {
+      const Work work = work_of(program_, plan, step);
+      const double count = work.operations + work.bytes;
+      taken_ += count;
+      if (count >= most_) most_ = count, where_ = describe(step.name, step.op_name);
+    }
+    if (taken_ <= *limit_) return;
+    throw Error(ErrorKind::limit, "a call with inputs of these sizes takes " + in_words(taken_) +
+                                      " operations, most of them (" + in_words(most_) + ") in " + where_ +
+                                      "; this session's limit is " + in_words(*limit_) +
+                                      ". If you trust the model, raise it: limits=lowbit.Limits(operations=...)");
+  }
+
+ private:
+  const Program& program_;
+  std::optional<double> limit_;
+  double taken_ = 0, most_ = 0;
+  std::string where_;
+};
+
 // The values that the job makes, computed now.
 std::map<int, Buffer> compute(const Program& program, std::span<const TensorType> types, const Job& job, int threads,
-                              std::span<const int64_t> symbols) {
+                              std::span<const int64_t> symbols, Budget& budget) {
   std::map<int, Buffer> values;
   if (job.outputs.empty()) return values;
   const std::unique_ptr<Plan> plan = place(program, types, job, {}, symbols, threads);
+  budget.take(*plan);
   const Buffer arena(plan->arena_bytes);
   for (const Plan::Binding& binding : plan->arena_bindings)
     plan->tensors[binding.tensor].data = arena.as<std::byte>() + binding.offset;
@@ -39,12 +75,24 @@ void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int th
   }
 }
 
-std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads) {
+Work work_of(const Program& program, const Plan& plan, const Plan::Step& step) {
+  std::vector<TensorType> types;
+  for (size_t i = 0; i < step.inputs + step.outputs; ++i) types.push_back(plan.tensors[step.first + i]);
+  const std::span<const TensorType> all(types);
+  Work work = step.op->work(all.first(step.inputs), all.subspan(step.inputs));
+  if (step.op == program.copy.get()) work.operations = 0;
+  return work;
+}
+
+std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
+                                const Limits& limits) {
   const std::vector<int64_t> symbols = bind_symbols(program, inputs);
   const std::vector<TensorType> types = infer_types(program, inputs, symbols);
   const Jobs jobs = divide(program, types);
-  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols);
+  Budget budget(program, limits);
+  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols, budget);
   std::unique_ptr<Plan> plan = place(program, types, jobs.always, kept, symbols, threads);
+  budget.take(*plan);
   plan->inputs.assign(inputs.begin(), inputs.end());
   plan->symbols = symbols;
   for (auto& [value, buffer] : kept) {

@@ -12,6 +12,7 @@
 // packing.h what shares memory.
 #pragma once
 
+#include "graph/limits.h"
 #include "graph/program.h"
 
 namespace lowbit::graph {
@@ -42,8 +43,12 @@ struct Plan {
   uint64_t last_used = 0;
 };
 
-// Throws Error(input) where the shapes do not fit, or where the arena would not fit the machine's memory.
-std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads);
+// Throws Error(input) where the shapes do not fit, or where the arena would not fit the machine's memory; Error(limit)
+// where a call would take more operations than it may.
+std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
+                                const Limits& limits);
+
+Work work_of(const Program& program, const Plan& plan, const Plan::Step& step);
 
 // Runs one step of a plan whose tensors are bound. Throws Error(input) that names the node.
 void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads,

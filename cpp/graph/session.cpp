@@ -33,8 +33,11 @@ bool overlap(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-Session::Session(Graph&& graph, Isa isa, int threads)
-    : program_(prepare(std::move(graph), isa)), isa_(isa), threads_(threads == 0 ? default_threads() : threads) {
+Session::Session(Graph&& graph, Isa isa, int threads, const Limits& limits)
+    : program_(prepare(std::move(graph), isa)),
+      isa_(isa),
+      threads_(threads == 0 ? default_threads() : threads),
+      limits_(limits) {
   if (threads_ < 1 || threads_ > kMaxThreads)
     throw Error(ErrorKind::input,
                 "threads must be from 1 to " + std::to_string(kMaxThreads) + ", got " + std::to_string(threads));
@@ -100,7 +103,7 @@ Plan* Session::Call::find_plan() const {
   if (known != plans.end()) return known->get();
   std::vector<TensorType> types;
   for (const Tensor& input : inputs_) types.push_back(input);
-  std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_);
+  std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_, session_.limits_);
   if (plans.size() < kMaxPlans) return plans.emplace_back(std::move(plan)).get();
   const auto older = [](const auto& a, const auto& b) { return a->last_used < b->last_used; };
   return (*std::min_element(plans.begin(), plans.end(), older) = std::move(plan)).get();
@@ -147,15 +150,7 @@ void Session::Call::run(std::span<const Tensor> outputs) {
   for (const Plan::Step& each : plan_->steps) step(each);
 }
 
-Work Session::Call::work(size_t step) const {
-  const Plan::Step& s = plan_->steps[step];
-  std::vector<TensorType> types;
-  for (size_t i = 0; i < s.inputs + s.outputs; ++i) types.push_back(plan_->tensors[s.first + i]);
-  const std::span<const TensorType> all(types);
-  Work work = s.op->work(all.first(s.inputs), all.subspan(s.inputs));
-  if (s.op == session_.program_.copy.get()) work.operations = 0;
-  return work;
-}
+Work Session::Call::work(size_t step) const { return work_of(session_.program_, *plan_, plan_->steps[step]); }
 
 void Session::Call::profile(std::span<const Tensor> outputs, int repeats, std::vector<double>& seconds) {
   bind(outputs);

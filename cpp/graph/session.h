@@ -15,7 +15,7 @@ class Session {
   static constexpr size_t kMaxContexts = 64;  // kept between calls
 
   // threads 0: default_threads(). Throws Error(graph) with every problem of the graph, Error(environment).
-  Session(Graph&& graph, Isa isa, int threads);
+  Session(Graph&& graph, Isa isa, int threads, const Limits& limits = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -29,7 +29,7 @@ class Session {
   // One call. Inputs and outputs are dense row-major views that stay valid until the call is gone.
   class Call {
    public:
-    // Leases a context and plans for these inputs. Throws Error(input) if they do not fit the graph.
+    // Leases a context and plans for these inputs. Throws Error(input) if they do not fit the graph, Error(limit).
     Call(const Session& session, std::span<const Tensor> inputs);
     ~Call();
     Call(const Call&) = delete;
@@ -69,6 +69,7 @@ class Session {
   Program program_;
   Isa isa_;
   int threads_;
+  Limits limits_;
   // Slots are taken and filled by atomic exchange: no lock, so a fork in the midst of a call leaves the child a working
   // session (short of the contexts that were out).
   mutable std::array<std::atomic<Context*>, kMaxContexts> contexts_{};

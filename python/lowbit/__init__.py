@@ -23,10 +23,12 @@ if TYPE_CHECKING:
         FormatError,
         GraphError,
         InputError,
+        LimitError,
         LowbitError,
         UnsupportedError,
     )
     from .quantization.schemes import Scheme
+    from .runtime.limits import Limits
     from .runtime.model import Model, load
     from .runtime.session import Session
 
@@ -39,6 +41,7 @@ __all__ = [
     "Model",
     "Session",
     "Scheme",
+    "Limits",
     "compress",
     "LowbitError",
     "AccuracyError",
@@ -47,6 +50,7 @@ __all__ = [
     "FormatError",
     "GraphError",
     "InputError",
+    "LimitError",
     "UnsupportedError",
     "__version__",
 ]
@@ -58,7 +62,8 @@ _ROOMS = {
     "Model": "runtime.model",
     "Session": "runtime.session",
     "Scheme": "quantization.schemes",
-} | dict.fromkeys(__all__[7:-1], "errors")
+    "Limits": "runtime.limits",
+} | dict.fromkeys(__all__[8:-1], "errors")
 
 
 def __getattr__(name: str) -> Any:

@@ -87,10 +87,18 @@ class GraphBuilder:
         """inputs: "" for an absent optional one. A list of lists is a list of sizes."""
 
     def output(self, name: str) -> None: ...
-    def finish(self, isa: str = "", threads: int = 0) -> Session:
+    def finish(
+        self,
+        isa: str = "",
+        threads: int = 0,
+        memory: int | None = None,
+        operations: float | None = None,
+        seconds: float | None = None,
+    ) -> Session:
         """Validates, chooses kernels and packs weights; the builder is empty afterwards.
 
-        isa "": LOWBIT_ISA, else the best. threads 0: LOWBIT_THREADS, else what the process may use.
+        isa "": LOWBIT_ISA, else the best. threads 0: LOWBIT_THREADS, else what the process may use. The rest is what
+        `lowbit.Limits` says.
         Raises GraphError with every problem, InputError (threads), EnvironmentVariableError.
         """
 

@@ -33,6 +33,7 @@ from .quantization.plan import all_float
 from .quantization.quantize import quantizer_of
 from .quantization.quantizer import Quantized
 from .runtime import calls
+from .runtime.limits import OWN, Limits, checked
 from .runtime.meta import Decision, Meta
 
 DIVISOR = 32
@@ -52,6 +53,7 @@ def convert(
     tune: bool = False,
     target: str | None = None,
     threads: int | None = None,
+    limits: Limits | None = None,
     progress: bool = True,
 ) -> ConvertedModel:
     """Convert a trained module to a model that runs on low-bit kernels; `net` itself is left as it is.
@@ -81,6 +83,8 @@ def convert(
             CPU's best, as LOWBIT_ISA caps it. The model runs anywhere and gives the same bits; with a target given,
             every CPU makes the same model.
         threads: Of one call, at most; None: as many as the process may use.
+        limits: What the model may take of memory, work and time; None: what this process may use of memory, and any
+            work and time, since the module is your own.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -124,6 +128,7 @@ def convert(
         tune=tune,
         target=target_of(target),
         threads=threads,
+        limits=checked(limits, OWN),
         evaluate=evaluate,
         max_drop=max_drop,
     )
@@ -153,6 +158,7 @@ class Request:
     tune: bool
     target: str
     threads: int | None
+    limits: Limits
     evaluate: Callable[[Any], float] | None
     max_drop: float | None
 
@@ -217,6 +223,7 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
             meta=replace(meta, decisions=decisions, sparsity=sparse_layers(noted), **more),
             classes=captured.classes,
             threads=request.threads,
+            limits=request.limits,
             example=given,
             module=weakref.ref(net),
         )

@@ -21,6 +21,7 @@ from .errors import InputError, LowbitError
 from .graph.ir import Array, Graph, Node, Quant
 from .quantization.calibrate import runner
 from .runtime import calls, format
+from .runtime.limits import OWN, Limits
 from .runtime.meta import Meta
 from .runtime.model import Model
 from .runtime.profile import REPEATS, table
@@ -101,6 +102,7 @@ class Conversion:
     meta: Meta
     classes: Mapping[str, type]
     threads: int | None = None
+    limits: Limits = OWN
     example: Example | None = None
     """The inputs of the conversion, for reports."""
     module: Callable[[], torch.nn.Module | None] = lambda: None
@@ -139,7 +141,7 @@ class ConvertedModel(Model):
 
     def _adopt(self, made: Conversion) -> None:
         self._conversion = made
-        super().__init__(Session(made.graph, threads=made.threads), made.meta)
+        super().__init__(Session(made.graph, threads=made.threads, limits=made.limits), made.meta)
         self._make = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,7 +149,7 @@ class ConvertedModel(Model):
             raise LowbitError("the model is captured at its first call, and can be pickled from then on: call it once")
         made = self._conversion
         classes = {name: kind for name, kind in made.classes.items() if "<" not in kind.__qualname__}
-        return _unpickled, (format.dumps(made.graph, made.meta.document()), classes, made.threads)
+        return _unpickled, (format.dumps(made.graph, made.meta.document()), classes, made.threads, made.limits)
 
     def __copy__(self) -> Model:
         made = type(self).__new__(type(self))
@@ -176,6 +178,7 @@ class ConvertedModel(Model):
 
         Raises:
             InputError: Inputs that do not fit, before anything is run.
+            LimitError: They take more than the session may.
         """
         arrays, device = self._read_all(args, kwargs)
         if check_finite:
@@ -269,7 +272,7 @@ class ConvertedModel(Model):
         if call is None or made.reference is None:
             return super()._facts(args, kwargs)
         arrays = self._arrays(call.args, call.kwargs)
-        reference = Session(made.reference, threads=made.threads)
+        reference = Session(made.reference, threads=made.threads, limits=made.limits)
         contestants: dict[str, Callable[[], object]] = {"this model": lambda: self.session.run_list(arrays)}
         if made.graph is not made.reference:
             contestants["lowbit float32"] = lambda: reference.run_list(arrays)
@@ -364,11 +367,11 @@ class ConvertedModel(Model):
         return super().__repr__()
 
 
-def _unpickled(data: bytes, classes: Mapping[str, type], threads: int | None) -> ConvertedModel:
+def _unpickled(data: bytes, classes: Mapping[str, type], threads: int | None, limits: Limits) -> ConvertedModel:
     graph, document = format.loads(data)
-    return ConvertedModel(
-        Conversion(graph=graph, reference=None, meta=Meta.read(document), classes=classes, threads=threads)
-    )
+    meta = Meta.read(document)
+    made = Conversion(graph=graph, reference=None, meta=meta, classes=classes, threads=threads, limits=limits)
+    return ConvertedModel(made)
 
 
 def array_of(tensor: torch.Tensor, dtype: str, expected: str, path: str) -> Array:

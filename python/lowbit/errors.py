@@ -48,6 +48,21 @@ class InputError(LowbitError, ValueError):
     """
 
 
+class LimitError(LowbitError):
+    """A call would take more than the session may: memory, operations, or time. The message says how much, and where.
+
+    The session can be used as before. `lowbit.Limits` sets the limits.
+
+    Examples:
+        >>> import torch
+        >>> model = lowbit.convert(torch.nn.Linear(64, 64), torch.randn(1, 64), limits=lowbit.Limits(operations=100))
+        >>> model(torch.randn(1, 64))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.LimitError: a call with inputs of these sizes takes ... operations...
+    """
+
+
 class GraphError(LowbitError):
     """A graph is not valid: an unknown op, a missing value, a wrong shape, dtype or attribute.
 

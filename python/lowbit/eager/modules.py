@@ -22,6 +22,7 @@ from ..graph.weights import format_of, pack
 from ..ops import constant_value
 from ..quantization.fuse_requantize import Emitter, IntegerLayer, put_dynamic_layer
 from ..quantization.known_weights import codes_of
+from ..runtime.limits import OWN
 from ..runtime.session import Session
 from ..torch_internals import DisableTorchFunctionSubclass, pytree, shell
 
@@ -75,7 +76,7 @@ class QuantizedLayer(nn.Module, ABC):
         """x and y are read and written where they lie."""
         session = self._session
         if session is None:
-            session = self._session = Session(self.graph(), threads=self.threads)
+            session = self._session = Session(self.graph(), threads=self.threads, limits=OWN)
         for first in range(0, len(x), ROWS):
             session.run_into((x[first : first + ROWS],), (y[first : first + ROWS],))
 

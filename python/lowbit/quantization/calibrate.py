@@ -18,6 +18,7 @@ from ..errors import CalibrationError, InputError
 from ..graph.ir import Array, Graph, Node, Quant, replace
 from ..ops.interpreter import run
 from ..progress import Progress as Progress
+from ..runtime.limits import OWN
 from ..runtime.session import Session
 from .schemes import Scheme
 
@@ -257,7 +258,7 @@ def _needed(graph: Graph, wanted: Sequence[str]) -> tuple[Node, ...]:
 
 def _session(graph: Graph, threads: int | None) -> Session | None:
     try:
-        return Session(graph, threads=threads)
+        return Session(graph, threads=threads, limits=OWN)
     except ImportError:  # a source tree without its extension: the interpreter is slower, not different
         return None
 

@@ -19,6 +19,7 @@ from ..graph.ir import Array, Attribute, Graph, Node, Value, Weight, replace
 from ..graph.weights import middle
 from ..ops import OPS, attributes, constant_value, infer
 from ..passes.layers import LAYERS
+from ..runtime.limits import OWN
 from ..runtime.session import Session
 from ..runtime.targets import this_level
 from . import rates
@@ -188,7 +189,7 @@ class MeasuredCosts(Costs):
         return coded, self._run(work.op, geometry, floats, w, channels)
 
     def _run(self, op: str, attrs: Mapping[str, Attribute], x: Array, *constants: Array | Weight) -> float:
-        session = Session(alone(op, attrs, x, *constants), threads=self._threads)
+        session = Session(alone(op, attrs, x, *constants), threads=self._threads, limits=OWN)
         return fastest(lambda: next(row.seconds for row in session.profile(x, repeats=3) if row.node == "probe"))
 
 

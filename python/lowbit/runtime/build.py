@@ -8,27 +8,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, UnsupportedError
-from ..graph import dims, limits
+from ..graph import dims
+from ..graph import limits as possible
 from ..graph.ir import Dim, Graph, Node, Weight
 from ..graph.weights import pack
 from ..ops import OPS, attributes
 from . import segments
+from .limits import Limits
 
 if TYPE_CHECKING:
     from .. import _core
 
 
-def compiled(graph: Graph, threads: int | None, isa: str | None) -> _core.Session | segments.Chain:
+def compiled(graph: Graph, threads: int | None, isa: str | None, limits: Limits) -> _core.Session | segments.Chain:
     """A valid graph, compiled; with segments that torch runs where it has such."""
     if segments.has_segments(graph):
-        return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa))
-    return finish(fill(graph), threads, isa)
+        return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa, limits))
+    return finish(fill(graph), threads, isa, limits)
 
 
-def finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None) -> _core.Session:
+def finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None, limits: Limits) -> _core.Session:
     if threads is not None and (type(threads) is not int or not 1 <= threads < 2**31):
         raise InputError(f"threads must be a positive integer or None, is {threads!r}")
-    return builder.finish(isa=isa or "", threads=threads or 0)
+    return builder.finish(isa=isa or "", threads=threads or 0, **vars(limits))
 
 
 def fill(graph: Graph) -> _core.GraphBuilder:
@@ -38,10 +40,10 @@ def fill(graph: Graph) -> _core.GraphBuilder:
     if graph.states:
         raise UnsupportedError("graphs that keep states between calls are not available yet")
     builder = _core.GraphBuilder()
-    trial = limits.smallest(graph.symbols, graph.conditions) or {}
+    trial = possible.smallest(graph.symbols, graph.conditions) or {}
     index = {
         name: builder.symbol(name, s.minimum, s.maximum, s.multiple, s.remainder, trial.get(name, 0))
-        for name, s in limits.of_calls(graph).items()
+        for name, s in possible.of_calls(graph).items()
     }
     for condition in graph.conditions:
         builder.condition(condition.kind, dims.to_rpn(condition.size, index))

@@ -14,6 +14,7 @@ from ..errors import InputError, LowbitError, UnsupportedError
 from ..graph.ir import Array, Value, replace
 from . import calls, format, segments
 from .build import fill, finish
+from .limits import Limits, checked
 from .meta import Meta
 from .profile import REPEATS, Profile, Row
 from .roofline import measure
@@ -78,6 +79,7 @@ class Model:
 
         Raises:
             InputError: Inputs that do not fit, before anything is run.
+            LimitError: They take more than the session may.
         """
         arrays = self._arrays(args, kwargs)
         if check_finite:
@@ -102,6 +104,7 @@ class Model:
 
         Raises:
             InputError: Inputs that do not fit, or repeats below 1.
+            LimitError: They take more than the session may.
         """
         return self.session.profile_list(self._arrays(args, kwargs), repeats)
 
@@ -234,7 +237,13 @@ def _warn_of_target(path: str | os.PathLike[str], meta: Meta) -> None:
         )
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torch: bool = False) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    allow_torch: bool = False,
+    limits: Limits | None = None,
+) -> Model:
     """Load the model of a `.lowbit` file, compiled for this CPU, without torch.
 
     It warns where the file was converted for a higher instruction set than this CPU's.
@@ -244,6 +253,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
         threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
         allow_torch: Whether the file may hold segments that run in torch (`fallback="torch"` of `lowbit.convert`).
             Their programs come from the file, so only for files that you trust.
+        limits: What the model may take of memory, work and time; None: `Limits()`, for files that you do not know.
 
     Returns:
         The model, which takes and returns NumPy arrays, in the structure of the original module's calls.
@@ -264,6 +274,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
+    limits = checked(limits, Limits())
     graph, document = format.load(path)
     meta = Meta.read(document)
     _warn_of_target(path, meta)
@@ -274,9 +285,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, allow_torc
                 f"{path} holds segments that run in torch: {segments.describe(graph)}. If you trust the file, load it "
                 "with allow_torch=True; torch must then be installed"
             )
-        model = Model(Session(graph, threads=threads), meta)
+        model = Model(Session(graph, threads=threads, limits=limits), meta)
         model._file = file
         return model
     builder, sizes = fill(graph), weights_of(graph)
     graph = replace(graph, constants={})
-    return Model(Session._finished(graph, finish(builder, threads, None), sizes, threads, file), meta)
+    core = finish(builder, threads, None, limits)
+    return Model(Session._finished(graph, core, sizes, threads, limits, file), meta)

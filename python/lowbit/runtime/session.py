@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, LowbitError
-from ..graph import dims, limits
+from ..graph import dims
+from ..graph import limits as possible
 from ..graph.ir import DTYPES, Array, Graph, Value, Weight, replace
 from ..graph.weights import Stored, stored
 from ..ops.interpreter import bind, validate
 from . import calls, format, segments
 from .build import compiled
+from .limits import Limits, checked
 from .profile import REPEATS, Profile, Row
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Session:
         graph: The graph.
         threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
         isa: Caps the instruction set: "scalar", "avx2", "avxvnni" or "avx512vnni"; None: LOWBIT_ISA, else the best.
+        limits: What it may take of memory, work and time; None: `Limits()`.
 
     Raises:
         GraphError: A graph that is not valid.
@@ -49,11 +52,14 @@ class Session:
         [array([[0., 0., 2.]], dtype=float32)]
     """
 
-    def __init__(self, graph: Graph, *, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(
+        self, graph: Graph, *, threads: int | None = None, isa: str | None = None, limits: Limits | None = None
+    ) -> None:
         if not isinstance(graph, Graph):
             raise InputError(f"a session is of a lowbit.graph.ir.Graph, not of a {type(graph).__name__}")
-        self._start(replace(graph, constants={}), compiled(validate(graph), threads, isa), weights_of(graph))
-        self._options: dict[str, Any] = {"threads": threads, "isa": isa}
+        limits = checked(limits, Limits())
+        self._start(replace(graph, constants={}), compiled(validate(graph), threads, isa, limits), weights_of(graph))
+        self._options: dict[str, Any] = {"threads": threads, "isa": isa, "limits": limits}
         self._file = _of_graph(weakref.ref(graph))
 
     @classmethod
@@ -63,12 +69,13 @@ class Session:
         core: _core.Session | segments.Chain,
         weights: Mapping[str, Stored],
         threads: int | None,
+        limits: Limits,
         file: Callable[[], bytes],
     ) -> Session:
         """From what is compiled already, so that the caller can let go of the constants before they are packed."""
         session = cls.__new__(cls)
         session._start(graph, core, weights)
-        session._options, session._file = {"threads": threads, "isa": None}, file
+        session._options, session._file = {"threads": threads, "isa": None, "limits": limits}, file
         return session
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -139,6 +146,7 @@ class Session:
 
         Raises:
             InputError: Inputs that do not fit.
+            LimitError: They take more than the session may.
         """
         arrays = self._feeds(args, kwargs)
         if check_finite:
@@ -156,6 +164,7 @@ class Session:
 
         Raises:
             InputError: Inputs that do not fit.
+            LimitError: They take more than the session may.
         """
         try:
             return self._core.run(arrays)
@@ -191,6 +200,7 @@ class Session:
 
         Raises:
             InputError: Arrays that do not fit.
+            LimitError: They take more than the session may.
         """
         try:
             self._core.run_into(list(inputs), list(outputs))
@@ -214,9 +224,9 @@ class Session:
             raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
         symbols = self.graph.symbols
         wanted = {name: 1 if "batch" in name else FEW for name in symbols} | dict(sizes or {})
-        free = {name: limits.nearest(symbol, wanted[name]) for name, symbol in symbols.items()}
+        free = {name: possible.nearest(symbol, wanted[name]) for name, symbol in symbols.items()}
         if not all(dims.holds(condition, free) for condition in self.graph.conditions):
-            free = limits.smallest(symbols, self.graph.conditions) or free
+            free = possible.smallest(symbols, self.graph.conditions) or free
         return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
 
     def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
@@ -232,6 +242,7 @@ class Session:
 
         Raises:
             InputError: Inputs that do not fit, or repeats below 1.
+            LimitError: They take more than the session may.
         """
         return self.profile_list(self._feeds(args, kwargs), repeats)
 
@@ -247,6 +258,7 @@ class Session:
 
         Raises:
             InputError: Inputs that do not fit, or repeats below 1.
+            LimitError: They take more than the session may.
         """
         if not isinstance(repeats, int) or not 1 <= repeats < 2**31:
             raise InputError(f"repeats must be a positive integer, is {repeats!r}")

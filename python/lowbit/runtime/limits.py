@@ -1,0 +1,64 @@
+"""How much memory, work and time a session may take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a session may take: what goes beyond is refused with a LimitError that says by how much.
+
+    A file from elsewhere can ask for days of work in a few bytes. The defaults let no call run for long, and are out of
+    reach for models that are worth running on a CPU; `lowbit.load` takes them unless it is told otherwise.
+
+    Args:
+        memory: Bytes that a session may hold in all; None: what this process may use.
+        operations: Of one call: a multiply-add counts two, a byte that is read or written counts one; None: any number.
+        seconds: How long one call may take: it ends at the next border between tasks; None: any time.
+
+    Raises:
+        InputError: A limit that is no positive number.
+
+    Examples:
+        >>> import numpy as np, torch
+        >>> lowbit.convert(torch.nn.Linear(64, 64), torch.randn(1, 64)).save("net.lowbit")
+        >>> model = lowbit.load("net.lowbit", limits=lowbit.Limits(operations=1e5))
+        >>> model(np.zeros((8, 64), np.float32)).shape
+        (8, 64)
+        >>> model(np.zeros((64, 64), np.float32))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lowbit.errors.LimitError: a call with inputs of these sizes takes ... operations...
+    """
+
+    memory: int | None = None
+    operations: float | None = 1e13
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and not (type(self.memory) is int and 0 < self.memory < 2**63):
+            raise InputError(f"limits: memory is a positive number of bytes, or None, not {self.memory!r}")
+        for name in ("operations", "seconds"):
+            limit = getattr(self, name)
+            if limit is not None and not _is_positive(limit):
+                raise InputError(f"limits: {name} is a positive number, or None, not {limit!r}")
+
+
+def _is_positive(limit: Any) -> bool:
+    return isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < math.inf
+
+
+def checked(limits: Limits | None, default: Limits) -> Limits:
+    """The limits that a caller gave, or else the default. Raises InputError for anything else."""
+    if limits is not None and not isinstance(limits, Limits):
+        raise InputError(f"limits must be a lowbit.Limits or None, not a {type(limits).__name__}")
+    return default if limits is None else limits
+
+
+OWN = Limits(operations=None)
+"""Of a module that is the caller's own."""
