@@ -108,16 +108,27 @@ struct RowWalk {
   // Calls set(the operands' addresses, sample, i) for the rows first + i, i < count.
   template <class Set>
   void each(int64_t first, int count, Set&& set) const {
+    each_stretch(first, count, [&](const char* const* from, int64_t sample, int begin, int rows) {
+      const char* at[kOperands];
+      std::copy_n(from, kOperands, at);
+      for (int i = 0; i < rows; ++i) {
+        set(at, sample_is_row ? sample + i : sample, begin + i);
+        for (int o = 0; o < kOperands; ++o) at[o] += strides[o].w;
+      }
+    });
+  }
+
+  // Calls set(the first one's addresses and sample, i, rows) for the rows first + i on, stretch by stretch along w.
+  template <class Set>
+  void each_stretch(int64_t first, int count, Set&& set) const {
     int64_t w = first, h = 0, n = 0;
     if (first >= grid.w) w = first % grid.w, h = first / grid.w % grid.h, n = first / grid.w / grid.h;
     for (int i = 0; i < count;) {
       const char* at[kOperands];
       for (int o = 0; o < kOperands; ++o) at[o] = data[o] + (n * strides[o].n + h * strides[o].h + w * strides[o].w);
-      for (; i < count && w < grid.w; ++i, ++w) {
-        set(at, sample_is_row ? w : n, i);
-        for (int o = 0; o < kOperands; ++o) at[o] += strides[o].w;
-      }
-      w = 0;
+      const int rows = static_cast<int>(std::min<int64_t>(count - i, grid.w - w));
+      set(at, sample_is_row ? w : n, i, rows);
+      i += rows, w = 0;
       if (++h == grid.h) h = 0, ++n;
     }
   }
@@ -144,13 +155,19 @@ struct RowList {
   bool hold(const RowWalk& walk, int64_t from, int64_t to, Also&& also) {
     if (from >= first && to <= end) return false;
     first = from, end = to;
-    walk.each(from, static_cast<int>(to - from), [&](const char* const* at, int64_t sample, int i) {
-      x[i] = reinterpret_cast<const X*>(at[0]);
-      y[i] = reinterpret_cast<Y*>(const_cast<char*>(at[1]));
-      residual[i] = reinterpret_cast<const Residual*>(at[2]);
-      also(sample, i);
+    walk.each_stretch(from, static_cast<int>(to - from), [&](const char* const* at, int64_t sample, int i, int rows) {
+      list(x + i, at[0], walk.strides[0].w, rows);
+      list(y + i, const_cast<char*>(at[1]), walk.strides[1].w, rows);
+      if (walk.data[2] != nullptr) list(residual + i, at[2], walk.strides[2].w, rows);
+      for (int row = 0; row < rows; ++row) also(walk.sample_is_row ? sample + row : sample, i + row);
     });
     return true;
+  }
+
+ private:
+  template <class Address, class Byte>
+  static void list(Address* to, Byte* from, int64_t stride, int rows) {
+    for (int row = 0; row < rows; ++row) to[row] = reinterpret_cast<Address>(from + row * stride);
   }
 };
 

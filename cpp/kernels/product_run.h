@@ -38,7 +38,7 @@ class ProductRun {
   const Tiles<Tile>& tiles_;
   Tile tile_;
   RowList<uint8_t, void, uint8_t> rows_;
-  int32_t zero_points_[Cut::kBlockRows];  // of the rows' x
+  int32_t zero_points_[Cut::kBlockRows];  // of the rows' x, where args has them
 
  private:
   void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
@@ -66,7 +66,7 @@ class ProductRun {
 
   void hold_rows(int64_t first, int64_t end) {
     const bool listed = rows_.hold(walk_, first, end, [this](int64_t sample, int i) {
-      zero_points_[i] = args_.x_zero_points != nullptr ? args_.x_zero_points[sample] : args_.x_zero_point;
+      if (args_.x_zero_points != nullptr) zero_points_[i] = args_.x_zero_points[sample];
       if (args_.epilogue.row_scale != nullptr) scales_[i] = args_.epilogue.row_scale[sample];
     });
     if (listed) static_cast<Derived&>(*this).begin_rows(end - first);

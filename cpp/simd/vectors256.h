@@ -81,6 +81,34 @@ struct Avx2 {
     }
   }
 
+  // The same of some rows of channels from `channel` on.
+  template <int kRows, int kVectors>
+  static LOWBIT_INLINE void store_rows(void* const* y, int64_t channel, const Float (&value)[kRows][kVectors]) {
+    constexpr int kTogether = 4 / kVectors;  // rows in a vector of bytes
+    const auto row = [&](int r) { return static_cast<uint8_t*>(y[r]) + channel; };
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows / kTogether * kTogether; r += kTogether) {
+      Int sums[4];
+      LOWBIT_UNROLL
+      for (int i = 0; i < 4; ++i) sums[i] = _mm256_cvtps_epi32(value[r + i / kVectors][i % kVectors]);
+      const Int codes = _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
+      const Int ordered = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+      const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
+      if constexpr (kVectors == 2) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(row(r)), low);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(row(r + 1)), high);
+      } else {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(row(r)), low);
+        _mm_storeh_pd(reinterpret_cast<double*>(row(r + 1)), _mm_castsi128_pd(low));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(row(r + 2)), high);
+        _mm_storeh_pd(reinterpret_cast<double*>(row(r + 3)), _mm_castsi128_pd(high));
+      }
+    }
+    LOWBIT_UNROLL
+    for (int r = kRows / kTogether * kTogether; r < kRows; ++r)
+      store_codes<kVectors>(row(r), value[r], kVectors * kLanes);
+  }
+
  private:
   // 16 sums as bytes.
   static LOWBIT_INLINE __m128i packed(Int low, Int high) {

@@ -31,6 +31,7 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
         panel_bytes_(static_cast<int64_t>(weights_.panels.bytes()) / cut_.panels) {
     tile_.depth = {weights_.k, weights_.run, weights_.group_size, args.taps.data()};
     tile_.affine = weights_.affine;
+    if (args.x_zero_points == nullptr) std::fill_n(zero_points_, Cut::kBlockRows, args.x_zero_point);
   }
 
   void begin_rows(int64_t count) {

@@ -17,7 +17,7 @@ bool takes_pairs(const GemmI8Kernel& kernel) { return kernel.otherwise != nullpt
 
 // Bytes of a row as the kernel's tiles read it where rows are packed: its operands, or the taps of pairs joined.
 int64_t packed_row_bytes(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
-  return taps * ceil_div(run, 4) * (kernel.rows != nullptr ? kernel.rows->operand_bytes : 4);
+  return ceil_div(taps * run, 4) * (kernel.rows != nullptr ? kernel.rows->operand_bytes : 4);
 }
 int64_t packed_row_bytes(const GemmI8Weights& weights) {
   return packed_row_bytes(*weights.kernel, weights.taps, weights.run);
@@ -29,10 +29,14 @@ bool can_pack_rows(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
 }
 
 // Whether rows are packed: a kernel that can does so.
-bool packs_rows(const GemmI8Weights& weights) {
-  const GemmI8Kernel& kernel = *weights.kernel;
-  if (takes_pairs(kernel)) return weights.taps > 1;
-  return kernel.rows != nullptr && can_pack_rows(kernel, weights.taps, weights.run);
+bool packs_rows(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
+  return takes_pairs(kernel) ? taps > 1 : kernel.rows != nullptr && can_pack_rows(kernel, taps, run);
+}
+bool packs_rows(const GemmI8Weights& weights) { return packs_rows(*weights.kernel, weights.taps, weights.run); }
+
+// Whether the taps of packed rows are joined: quads have no gaps then.
+bool joins(const GemmI8Kernel& kernel, int64_t taps, int64_t run) {
+  return taps > 1 && run % 4 != 0 && packs_rows(kernel, taps, run);
 }
 
 // Whether the kernel can run weights of this shape.
@@ -62,18 +66,18 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
         packed_(packed) {
     tile_.taps = packed != nullptr ? &kFirst : args.taps.data();
     tile_.tap_count = packed != nullptr ? 1 : weights_.taps;
-    tile_.quads = ceil_div(weights_.run, 4) * (packed != nullptr ? weights_.taps : 1);
-    tile_.x_zero_point = args.x_zero_point;
+    tile_.quads = packed != nullptr ? weights_.quads() : ceil_div(weights_.run, 4);
+    tile_.x_zero_point = args.x_zero_points != nullptr && args.grid.n == 1 ? args.x_zero_points[0] : args.x_zero_point;
   }
 
   void begin_rows(int64_t count) {
     const GemmI8RowPacking* packing = weights_.kernel->rows;
     if (packing != nullptr)
-      packing->pack(rows_.x, count, args_.taps.data(), weights_.taps, ceil_div(weights_.run, 4) * 4, row_sums_,
-                    packed_);
+      packing->pack(rows_.x, count, args_.taps.data(), weights_.taps, tap_bytes(), row_sums_, packed_);
     if (packed_ == nullptr) return;
-    for (int64_t row = 0; row < count; ++row) {
-      uint8_t* to = packed_ + row * packed_row_bytes(weights_);
+    const int64_t bytes = packed_row_bytes(weights_);
+    uint8_t* to = packed_;
+    for (int64_t row = 0; row < count; ++row, to += bytes) {
       if (packing == nullptr) join_taps(rows_.x[row], to);
       rows_.x[row] = to;
     }
@@ -96,15 +100,17 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
   bool together() const { return weights_.kernel->together; }
 
   void begin_tile(int64_t at) {
-    tile_.row_zero_points = args_.x_zero_points != nullptr ? zero_points_ + at : nullptr;
+    tile_.row_zero_points = args_.x_zero_points != nullptr && args_.grid.n > 1 ? zero_points_ + at : nullptr;
     tile_.row_sums = row_sums_ + at;
   }
 
  private:
   static constexpr int64_t kFirst = 0;
 
+  int64_t tap_bytes() const { return weights_.joined ? weights_.run : ceil_div(weights_.run, 4) * 4; }
+
   void join_taps(const uint8_t* x, uint8_t* to) const {
-    const int64_t bytes = ceil_div(weights_.run, 4) * 4;
+    const int64_t bytes = tap_bytes();
     for (int64_t tap : args_.taps) std::memcpy(to, x + tap, static_cast<size_t>(bytes)), to += bytes;
   }
 
@@ -116,13 +122,13 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
 // Into panels [ceil(n / nr)][taps][ceil(run / 4)][nr][4]: the four k of one output channel are the bytes of one 32-bit
 // lane, as the dot-product instructions want them.
 void pack_panels(const int8_t* w, GemmI8Weights& out) {
-  const int64_t nr = out.kernel->nr, quads = ceil_div(out.run, 4);
-  out.panels = Buffer(static_cast<size_t>(ceil_div(out.n, nr) * nr * out.taps * quads * 4));
+  const int64_t nr = out.kernel->nr, quads = out.quads(), run = out.panel_run();
+  out.panels = Buffer(static_cast<size_t>(ceil_div(out.n, nr) * nr * quads * 4));
   for (int64_t channel = 0; channel < out.n; ++channel) {
-    int8_t* lane = out.panels.as<int8_t>() + channel / nr * nr * out.taps * quads * 4 + channel % nr * 4;
-    for (int64_t tap = 0; tap < out.taps; ++tap, w += out.run)
-      for (int64_t k = 0; k < out.run; k += 4, lane += nr * 4)
-        std::memcpy(lane, w + k, static_cast<size_t>(std::min<int64_t>(out.run - k, 4)));
+    int8_t* lane = out.panels.as<int8_t>() + channel / nr * nr * quads * 4 + channel % nr * 4;
+    for (int64_t tap = 0; tap < out.panel_taps(); ++tap, w += run)
+      for (int64_t k = 0; k < run; k += 4, lane += nr * 4)
+        std::memcpy(lane, w + k, static_cast<size_t>(std::min<int64_t>(run - k, 4)));
   }
 }
 
@@ -138,7 +144,8 @@ double cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, in
   constexpr double kPackedQuad = 0.5;  // of a row
   constexpr int64_t kFewRows = 6;      // whose weights take longer to read than to multiply
   constexpr int64_t kWay = 4096;       // of L1, bytes: where long rows lie that far apart, they push each other out
-  const int64_t quads = taps * ceil_div(run, 4), count = rows > 0 ? rows : kTypicalRows;
+  const int64_t quads = joins(kernel, taps, run) ? ceil_div(taps * run, 4) : taps * ceil_div(run, 4);
+  const int64_t count = rows > 0 ? rows : kTypicalRows;
   const double tiles =
       cost_of_tiles(count, n, kernel.mr, kernel.nr, kernel.nr / info_of(kernel.isa).lanes, quads, kFreeRows);
   const bool collide = taps == 1 && run >= kWay && run % (kWay / 2) == 0;
@@ -162,6 +169,7 @@ void GemmI8Kernel::pack_here(const int8_t* w, int64_t n, int64_t taps, int64_t r
   if (!can_run(*this, taps, run)) return otherwise->pack(w, n, taps, run, out);
   out.kernel = this;
   out.n = n, out.taps = taps, out.run = run;
+  out.joined = joins(*this, taps, run);
   out.column_sums = Buffer(static_cast<size_t>(ceil_div(n, nr) * nr) * sizeof(int32_t));
   auto* sums = out.column_sums.as<int32_t>();
   for (int64_t channel = 0; channel < n; ++channel)

@@ -22,14 +22,20 @@ struct GemmI8Windows;  // pairs.h
 
 // Weights in the layout of one kernel: panels [ceil(N / nr)][taps][ceil(run / 4)][nr][4], zero where padded. For
 // kernels that take quads of k in pairs, panels are [ceil(N / nr)][pairs][2][nr][4], and pairs.h tells of the rest.
+// Where rows of x are copied anyway, and that makes fewer quads, the taps are joined to one run without gaps: three
+// channels of 3x3 pixels are 27 codes then, not 36.
 struct GemmI8Weights {
   const GemmI8Kernel* kernel = nullptr;
   int64_t n = 0, taps = 0, run = 0;
+  bool joined = false;   // panels have one tap of run taps * run
   Buffer panels;         // int8_t
   Buffer column_sums;    // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
   Buffer places;         // int32_t, for pairs: where each quad lies in a row of x, in bytes
   Buffer windows;        // GemmI8Windows, for pairs: what they do not hold, panel after panel
   Buffer first_windows;  // int64_t [ceil(N / nr) + 1]
+  int64_t panel_taps() const { return joined ? 1 : taps; }
+  int64_t panel_run() const { return joined ? taps * run : run; }
+  int64_t quads() const { return panel_taps() * ((panel_run() + 3) / 4); }
   size_t bytes() const {
     return panels.bytes() + column_sums.bytes() + places.bytes() + windows.bytes() + first_windows.bytes();
   }
@@ -74,9 +80,9 @@ struct GemmI8Tile : OutputTile {
 // What is found of a block of rows once, for all panels.
 struct GemmI8RowPacking {
   // sums: what the tiles add to all sums of a row. packed: each row's operands, tap after tap, as `tiles` take
-  // them for x with a single tap; null: they are not wanted. `bytes`, a multiple of 4, are read at each tap; up
-  // to kSlack bytes are written behind the operands.
-  static constexpr int64_t kSlack = 64;
+  // them for x with a single tap; null: they are not wanted. `bytes` are read at each tap: a multiple of 4, or the taps
+  // are joined, at most kMostJoined bytes of them. Up to kSlack bytes are written behind the operands.
+  static constexpr int64_t kSlack = 64, kMostJoined = 8192;
   void (*pack)(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
                int32_t* sums, uint8_t* packed);
   int operand_bytes;  // for each four bytes of x

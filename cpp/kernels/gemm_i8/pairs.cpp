@@ -230,7 +230,8 @@ class Gatherer {
 }  // namespace
 
 void pack_pairs(const int8_t* w, GemmI8Weights& out) {
-  const int quads = static_cast<int>((out.run + 3) / 4), count = static_cast<int>(out.taps) * quads;
+  const int64_t taps = out.panel_taps(), run = out.panel_run();
+  const int quads = static_cast<int>((run + 3) / 4), count = static_cast<int>(out.quads());
   const int64_t panels = (out.n + kChannels - 1) / kChannels, pairs = (count + 1) / 2;
   out.panels = Buffer(static_cast<size_t>(panels * pairs * 2) * kChannels * sizeof(Codes));
   out.places = Buffer(static_cast<size_t>(panels * pairs * 2) * sizeof(int32_t));
@@ -244,10 +245,10 @@ void pack_pairs(const int8_t* w, GemmI8Weights& out) {
   for (int64_t panel = 0; panel < panels; ++panel) {
     std::fill(codes.begin(), codes.end(), int8_t{0});
     for (int64_t channel = panel * kChannels; channel < std::min(out.n, (panel + 1) * kChannels); ++channel)
-      for (int64_t tap = 0; tap < out.taps; ++tap)
-        for (int64_t k = 0; k < out.run; ++k)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t k = 0; k < run; ++k)
           codes[((tap * quads + k / 4) * kChannels + channel % kChannels) * 4 + k % 4] =
-              w[(channel * out.taps + tap) * out.run + k];
+              w[(channel * taps + tap) * run + k];
     auto* of_quads = reinterpret_cast<Codes*>(codes.data());
     for (int i = 0; i < count; ++i) all[i] = quad_of(of_quads + i * kChannels, i);
     for (auto& list : rests) list.clear();

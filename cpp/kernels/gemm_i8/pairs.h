@@ -8,7 +8,7 @@
 // for this channel alone. A window is eight adjacent quads of x, from which each channel picks the one that its rest
 // belongs to; the channels' rests are gathered into as few windows as possible, and windows are paired, too.
 //
-// Rows of x are contiguous, [taps][ceil(run / 4)][4]: those of a convolution are copied together.
+// Rows of x are contiguous, [taps * run], padded to quads: those of a convolution are copied together.
 #pragma once
 
 #include "kernels/gemm_i8/gemm_i8.h"
@@ -24,7 +24,7 @@ struct GemmI8Windows {
 
 // Whether weights of this shape can be packed so.
 constexpr bool can_be_paired(int64_t taps, int64_t run) {
-  return taps * ((run + 3) / 4) >= GemmI8Windows::kQuads && taps * (run + 3) < int64_t{1} << 31;
+  return (taps * run + 3) / 4 >= GemmI8Windows::kQuads && taps * (run + 3) < int64_t{1} << 31;
 }
 
 // Packs w [n][taps][run]; n, taps, run and column_sums of `out` are there.

@@ -11,6 +11,7 @@
 //   V::fma(a, b, c)         a * b + c, rounded once
 //   V::add_products(t, acc) instead of dot(), operand() and kOperandBytes, the whole product
 //   V::store_codes<n>(...)  round to nearest even, narrow to u8 by saturation, store; for |value| < 2^30
+//   V::store_rows(...)      the same of all rows, whole vectors; for kTogether
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
@@ -42,22 +43,92 @@ struct Tile {
 
   static void run(const GemmI8Tile& first) {
     if constexpr (!V::kTogether) return run_one(first);
+    if constexpr (V::kTogether) {
+      if (is_plain(first)) return run_all(first);
+    }
     GemmI8Tile t = first;
     for (int64_t left = t.tiles; left > 0; --left, t.skip(kRows)) run_one(t);
   }
 
-  static LOWBIT_INLINE void run_one(const GemmI8Tile& t) {
-    Int acc[kRows][kVectors];
-    start(t, acc);
+  // What most tiles end with.
+  enum class End { codes, residual_codes, floats, scaled_floats };
+
+  static bool is_plain(const GemmI8Tile& t) {
+    const Epilogue& e = *t.epilogue;
+    if (t.slope != nullptr) return false;
+    if (e.output == DType::f32) return t.residual == nullptr;
+    return e.bounded && !e.changes_codes() && t.columns == kColumns;
+  }
+
+  static LOWBIT_INLINE void run_all(const GemmI8Tile& t) {
+    if (t.epilogue->output == DType::f32)
+      return t.row_scales != nullptr ? run_plain<End::scaled_floats>(t) : run_plain<End::floats>(t);
+    t.residual != nullptr ? run_plain<End::residual_codes>(t) : run_plain<End::codes>(t);
+  }
+
+  // Of short sums, what is around them takes as long as they do: as little as possible is done tile by tile.
+  template <End kEnd>
+  static __attribute__((noinline)) void run_plain(const GemmI8Tile& first) {
+    GemmI8Tile t = first;
+    alignas(64) int32_t common[kColumns];
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v)
+      V::store(common + v * V::kLanes,
+               V::multiply(V::load(t.column_sums + v * V::kLanes), V::broadcast(V::kXOffset - t.x_zero_point)));
+    for (int64_t left = t.tiles; left > 0; --left, t.skip(kRows)) {
+      Int acc[kRows][kVectors];
+      if (t.row_zero_points != nullptr) {
+        start(t, acc);
+      } else {
+        LOWBIT_UNROLL
+        for (int v = 0; v < kVectors; ++v) {
+          const Int begin = V::load(common + v * V::kLanes);
+          LOWBIT_UNROLL
+          for (int r = 0; r < kRows; ++r) acc[r][v] = V::kRowSums ? V::add(begin, V::broadcast(t.row_sums[r])) : begin;
+        }
+      }
+      add_products(t, acc);
+      if constexpr (kEnd == End::floats || kEnd == End::scaled_floats) {
+        store_floats<kEnd == End::scaled_floats>(t, acc);
+      } else {
+        store_all_codes<kEnd == End::residual_codes>(t, acc);
+      }
+    }
+  }
+
+  template <bool kResidual>
+  static LOWBIT_INLINE void store_all_codes(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
+    Float value[kRows][kVectors];
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const Float multiplier = V::load_floats(t.multiplier + v * V::kLanes);
+      const Float bias = V::load_floats(t.bias + v * V::kLanes);
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        value[r][v] = V::fma(V::to_float(acc[r][v]), multiplier, bias);
+        if constexpr (kResidual) {
+          const Int residual = V::load_codes(t.residual[r] + t.channel + v * V::kLanes, V::kLanes);
+          value[r][v] = V::fma(V::to_float(residual), V::broadcast(t.epilogue->residual_multiplier), value[r][v]);
+        }
+      }
+    }
+    V::store_rows(t.y, t.channel, value);
+  }
+
+  static LOWBIT_INLINE void add_products(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
     if constexpr (requires { V::add_products(t, acc); }) {
       V::add_products(t, acc);
     } else {
       multiply(t, acc);
     }
+  }
+
+  static LOWBIT_INLINE void run_one(const GemmI8Tile& t) {
+    Int acc[kRows][kVectors];
+    start(t, acc);
+    add_products(t, acc);
     const bool floats = t.epilogue->output == DType::f32;
-    if (V::kTogether && floats && t.residual == nullptr && t.slope == nullptr) {
-      t.row_scales != nullptr ? store_floats<true>(t, acc) : store_floats<false>(t, acc);
-    } else if (floats || !t.epilogue->bounded || t.slope != nullptr) {
+    if (floats || !t.epilogue->bounded || t.slope != nullptr) {
       spill(t, acc);
     } else if (t.residual != nullptr) {
       store_codes<true>(t, acc);

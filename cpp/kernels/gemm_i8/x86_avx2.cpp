@@ -32,39 +32,92 @@ struct PackedFlip256 : Flip256 {
   static LOWBIT_INLINE Operand operand(const uint8_t* x) { return {broadcast_quad(x + 4), broadcast_quad(x)}; }
 };
 
-// The operands of 32 bytes, if they are wanted; four sums of |x| over negative x, of those `counted`, in 64-bit lanes.
-LOWBIT_INLINE __m256i pack(__m256i x, __m256i counted, uint8_t* packed) {
-  const Flipped f = Flip256::flipped(x);
+// The operands of 16 or 32 bytes, magnitudes and signs in turn, if they are wanted; four sums of |x| over negative x.
+LOWBIT_INLINE __m256i pack(__m256i x, uint8_t* packed) {
   if (packed != nullptr) {
+    const Flipped f = Flip256::flipped(x);
     const __m256i low = _mm256_unpacklo_epi32(f.magnitude, f.negative);  // quads 0, 1, 4, 5
     const __m256i high = _mm256_unpackhi_epi32(f.magnitude, f.negative);
     auto* to = reinterpret_cast<__m256i*>(packed);
     _mm256_storeu_si256(to, _mm256_permute2x128_si256(low, high, 0x20));
     _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(low, high, 0x31));
   }
-  const __m256i below = _mm256_and_si256(f.magnitude, _mm256_and_si256(f.negative, counted));
-  return _mm256_sad_epu8(below, _mm256_setzero_si256());
+  return _mm256_sad_epu8(_mm256_subs_epu8(_mm256_set1_epi8(-128), x), _mm256_setzero_si256());
+}
+LOWBIT_INLINE __m128i pack(__m128i x, uint8_t* packed) {
+  if (packed != nullptr) {
+    const __m128i shifted = _mm_xor_si128(x, _mm_set1_epi8(-128));
+    const __m128i negative = _mm_cmpgt_epi8(_mm_setzero_si128(), shifted), magnitude = _mm_abs_epi8(shifted);
+    auto* to = reinterpret_cast<__m128i*>(packed);
+    _mm_storeu_si128(to, _mm_unpacklo_epi32(magnitude, negative));
+    _mm_storeu_si128(to + 1, _mm_unpackhi_epi32(magnitude, negative));
+  }
+  return _mm_sad_epu8(_mm_subs_epu8(_mm_set1_epi8(-128), x), _mm_setzero_si128());
+}
+
+// 4, 8 or 12 bytes, then some that count as zero.
+LOWBIT_INLINE __m128i load_few(const uint8_t* x, int64_t bytes) {
+  const __m128i zeros = _mm_set1_epi8(-128);
+  if (bytes == 4) return _mm_unpacklo_epi64(_mm_unpacklo_epi32(_mm_loadu_si32(x), zeros), zeros);
+  const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x));
+  return _mm_unpacklo_epi64(first, bytes == 8 ? zeros : _mm_unpacklo_epi32(_mm_loadu_si32(x + 8), zeros));
+}
+
+// `bytes`, a multiple of 4, of a row; the sum of |x| over negative x.
+template <bool kPacked>
+LOWBIT_INLINE int32_t pack_run(const uint8_t* x, int64_t bytes, uint8_t* packed) {
+  const auto to = [&](int64_t i) { return kPacked ? packed + 2 * i : nullptr; };
+  __m128i sum = _mm_setzero_si128();
+  int64_t i = 0;
+  if (bytes >= 32) {
+    __m256i wide = _mm256_setzero_si256();
+    for (; i + 32 <= bytes; i += 32) wide = _mm256_add_epi64(wide, pack(Avx2::load(x + i), to(i)));
+    sum = _mm_add_epi64(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  }
+  if (i + 16 <= bytes) {
+    sum = _mm_add_epi64(sum, pack(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i)), to(i)));
+    i += 16;
+  }
+  if (i < bytes) sum = _mm_add_epi64(sum, pack(load_few(x + i, bytes - i), to(i)));
+  return _mm_cvtsi128_si32(_mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum)));
+}
+
+// A run's bytes; where few are copied, never one by one.
+LOWBIT_INLINE void copy_run(uint8_t* to, const uint8_t* from, int64_t bytes) {
+  if (bytes <= 32) return copy_few<32>(to, from, bytes);
+  for (int64_t i = 0; i + 32 < bytes; i += 32) Avx2::store(reinterpret_cast<int32_t*>(to + i), Avx2::load(from + i));
+  Avx2::store(reinterpret_cast<int32_t*>(to + bytes - 32), Avx2::load(from + bytes - 32));
+}
+
+// Some rows are joined before the first one is packed: what was just written in pieces is slow to read as a whole.
+void pack_joined(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
+                 int32_t* sums, uint8_t* packed) {
+  constexpr int64_t kAtOnce = 32, kMost = GemmI8RowPacking::kMostJoined;
+  alignas(32) uint8_t lines[kMost + 4];
+  const int64_t joined = (tap_count * bytes + 3) / 4 * 4, at_once = joined * kAtOnce > kMost ? kMost / joined : kAtOnce;
+  for (int64_t first = 0; first < rows; first += at_once) {
+    const int64_t count = rows - first < at_once ? rows - first : at_once;
+    for (int64_t row = 0; row < count; ++row) {
+      uint8_t* to = lines + row * joined;
+      for (int64_t tap = 0; tap < tap_count; ++tap, to += bytes) copy_run(to, x[first + row] + taps[tap], bytes);
+      __builtin_memset(to, 0, 4);
+    }
+    for (int64_t row = 0; row < count; ++row, packed += 2 * joined)
+      sums[first + row] = pack_run<true>(lines + row * joined, joined, packed);
+  }
 }
 
 void pack_rows(const uint8_t* const* x, int64_t rows, const int64_t* taps, int64_t tap_count, int64_t bytes,
                int32_t* sums, uint8_t* packed) {
-  const __m256i all = _mm256_set1_epi8(-1), part = Avx2::mask(static_cast<int>(bytes % 32 / 4));
+  if (bytes % 4 != 0) return pack_joined(x, rows, taps, tap_count, bytes, sums, packed);
   for (int64_t row = 0; row < rows; ++row) {
-    __m256i sum = _mm256_setzero_si256();
+    int32_t sum = 0;
     for (int64_t tap = 0; tap < tap_count; ++tap) {
-      const uint8_t* at = x[row] + taps[tap];
-      int64_t i = 0;
-      for (; i + 32 <= bytes; i += 32)
-        sum = _mm256_add_epi64(sum, pack(Avx2::load(at + i), all, packed == nullptr ? nullptr : packed + 2 * i));
-      if (i < bytes) {
-        const __m256i x_part = _mm256_maskload_epi32(reinterpret_cast<const int*>(at + i), part);
-        sum = _mm256_add_epi64(sum, pack(x_part, part, packed == nullptr ? nullptr : packed + 2 * i));
-      }
+      const uint8_t* run = x[row] + taps[tap];
+      sum += packed != nullptr ? pack_run<true>(run, bytes, packed) : pack_run<false>(run, bytes, nullptr);
       if (packed != nullptr) packed += 2 * bytes;
     }
-    alignas(32) int64_t lanes[4];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
-    sums[row] = static_cast<int32_t>(lanes[0] + lanes[1] + lanes[2] + lanes[3]);
+    sums[row] = sum;
   }
 }
 
