@@ -443,7 +443,7 @@ SPARSE_EDITS: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] 
     (lambda zeros, tensors: zeros.update(pattern="1x4"), "the mask is"),
     (lambda zeros, tensors: zeros.pop("pattern"), "lacks"),
     (lambda zeros, tensors: zeros.update(mask="none"), "not in the file"),
-    (lambda zeros, tensors: zeros.update(mask="w/codes"), "shares the packed"),
+    (lambda zeros, tensors: zeros.update(mask="w/codes"), "shares the codes"),
     (lambda zeros, tensors: zeros.update(mask=["w/mask"]), "not in the file"),
     (lambda zeros, tensors: tensors["w/mask"].__setitem__(-1, 0x80), "beyond its 60 blocks"),
     (lambda zeros, tensors: tensors["w/mask"].__setitem__(0, 0), "the mask keeps int8"),
@@ -477,9 +477,27 @@ def test_a_small_file_cannot_ask_for_a_large_memory(path: Path) -> None:
         format.load(path)
     format.save(path, sparse_graph((64, 64), "4x4", 0.1))
     header, document, raw = parts_of(path.read_bytes())
-    document["constants"]["again"] = document["constants"]["w"]
+    weight = document["constants"]["w"]["weight"]
+    document["constants"]["again"] = {"weight": {**weight, "group_size": 64}}
     document["values"]["again"] = document["values"]["w"]
-    refuse(path, assemble(header, document, raw), "shares the packed")
+    refuse(path, assemble(header, document, raw), "shares the codes")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_constants_of_one_tensor_are_one_object(path: Path, bits: int) -> None:
+    m = Maker(3)
+    y = m.node("linear", m.input("x", 2, 64), m.floats(64, 64))
+    m.constant(Weight(codes=np.ones((4, 64), np.int8), scales=np.ones(4, np.float32), bits=bits), "w")
+    format.save(path, m.graph(y))
+    header, document, raw = parts_of(path.read_bytes())
+    for name in ("w", *(name for name, entry in document["constants"].items() if "tensor" in entry)):
+        document["constants"][f"{name}_again"] = document["constants"][name]
+        document["values"][f"{name}_again"] = document["values"][name]
+    path.write_bytes(assemble(header, document, raw))
+    graph = format.load(path)[0]
+    assert len(graph.constants) == 4
+    for name in graph.constants:
+        assert graph.constants[name] is graph.constants[name.removesuffix("_again")]
 
 
 def test_every_truncation_of_a_sparse_file_is_refused(path: Path) -> None:

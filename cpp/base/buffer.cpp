@@ -4,6 +4,8 @@
 #include <cstring>
 #include <new>
 
+#include "base/account.h"
+
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -22,15 +24,28 @@ void ask_for_large_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t by
 #endif
 }
 
+// About what a buffer takes of the heap.
+size_t booked(size_t bytes) { return bytes + Buffer::kSlack + Buffer::kAlignment; }
+
 }  // namespace
 
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes > SIZE_MAX - kSlack) throw std::bad_alloc();
-  data_ = ::operator new(bytes + kSlack, std::align_val_t{kAlignment});
+  MemoryAccount::take(booked(bytes));
+  try {
+    data_ = ::operator new(bytes + kSlack, std::align_val_t{kAlignment});
+  } catch (...) {
+    MemoryAccount::give(booked(bytes));
+    throw;
+  }
   ask_for_large_pages(data_, bytes);
   std::memset(data_, 0, bytes + kSlack);
 }
 
-Buffer::~Buffer() { ::operator delete(data_, std::align_val_t{kAlignment}); }
+Buffer::~Buffer() {
+  if (data_ == nullptr) return;
+  MemoryAccount::give(booked(bytes_));
+  ::operator delete(data_, std::align_val_t{kAlignment});
+}
 
 }  // namespace lowbit

@@ -13,7 +13,7 @@ class Buffer {
   static constexpr size_t kSlack = 64;  // readable (zeroed at allocation), never written
 
   Buffer() = default;
-  explicit Buffer(size_t bytes);  // zeroed; throws std::bad_alloc
+  explicit Buffer(size_t bytes);  // zeroed; throws std::bad_alloc, and Error(limit) from an account (account.h)
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {

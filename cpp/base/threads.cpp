@@ -21,10 +21,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 #include <string>
 #include <thread>
 
+#include "base/cgroups.h"
 #include "base/error.h"
 
 namespace lowbit {
@@ -161,17 +161,6 @@ void settle(Mailbox& mailbox) {
   if (state.compare_exchange_strong(expected, kAwaited, std::memory_order_acq_rel)) state.wait(kAwaited);
 }
 
-std::optional<std::string> read_line(const std::string& path) {
-  std::FILE* file = std::fopen(path.c_str(), "r");
-  if (file == nullptr) return std::nullopt;
-  char line[512];
-  const bool ok = std::fgets(line, sizeof line, file) != nullptr;
-  std::fclose(file);
-  if (!ok) return std::nullopt;
-  line[std::strcspn(line, "\n")] = '\0';
-  return line;
-}
-
 int processors(double quota, double period) {
   if (!(quota > 0) || !(period > 0)) return kMaxThreads;
   const double whole = quota / period;
@@ -193,34 +182,10 @@ int quota_v1(const std::string& directory) {
   return processors(std::atof(quota->c_str()), std::atof(period->c_str()));
 }
 
-// The least over the process's own group and all groups above it.
-template <class F>
-int least_quota(const std::string& mount, std::string group, F quota) {
-  int least = quota(mount);
-  while (!group.empty() && group != "/") {
-    least = std::min(least, quota(mount + group));
-    group.erase(group.rfind('/'));
-  }
-  return least;
-}
-
 int cgroup_quota() {
-  int least = least_quota("/sys/fs/cgroup", "", quota_v2);
-  least = std::min(least, least_quota("/sys/fs/cgroup/cpu", "", quota_v1));
-  std::FILE* file = std::fopen("/proc/self/cgroup", "r");
-  if (file == nullptr) return least;
-  char line[4096];
-  while (std::fgets(line, sizeof line, file) != nullptr) {  // "0::/path" or "4:cpu,cpuacct:/path"
-    line[std::strcspn(line, "\n")] = '\0';
-    char* controllers = std::strchr(line, ':');
-    char* path = controllers == nullptr ? nullptr : std::strchr(controllers + 1, ':');
-    if (path == nullptr || path[1] != '/' || std::strstr(path, "..") != nullptr) continue;
-    *path++ = '\0';
-    if (controllers[1] == '\0') least = std::min(least, least_quota("/sys/fs/cgroup", path, quota_v2));
-    if (std::strstr(controllers, "cpu") != nullptr)
-      least = std::min(least, least_quota("/sys/fs/cgroup/cpu", path, quota_v1));
-  }
-  std::fclose(file);
+  int least = kMaxThreads;
+  for (const Cgroup& group : cgroups("cpu"))
+    least = std::min(least, group.version == 1 ? quota_v1(group.directory) : quota_v2(group.directory));
   return least;
 }
 

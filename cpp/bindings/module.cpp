@@ -2,6 +2,7 @@
 #include <string>
 
 #include "base/cpu.h"
+#include "base/memory.h"
 #include "base/threads.h"
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
@@ -32,6 +33,8 @@ PYBIND11_MODULE(_core, m) {
 #endif
   py::register_local_exception_translator(lowbit::translate);
   m.def("cpu", &lowbit::cpu, "Model, available instruction sets, the default one, and the default number of threads.");
+  m.def("available_memory", &lowbit::available_memory, py::arg("root") = "",
+        "Bytes that this process may use in all; root: of the file system in which cgroups are found.");
   lowbit::bind_graph(m);
   lowbit::bind_kernels(m);
   lowbit::bind_peak(m);

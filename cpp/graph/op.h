@@ -16,6 +16,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/types.h"
+#include "graph/packings.h"
 #include "graph/weight.h"
 
 namespace lowbit::graph {
@@ -50,6 +51,7 @@ struct Constant {
   std::span<const T> values() const {
     return {buffer->as<const T>(), buffer->as<const T>() + type.shape.elements()};
   }
+  const void* identity() const { return weight ? static_cast<const void*>(weight.get()) : buffer.get(); }
 };
 
 // What a node gives its operator at prepare.
@@ -62,6 +64,7 @@ struct NodeInfo {
   size_t outputs = 1;
   size_t symbols = 0;                                // how many the graph has
   Isa isa = Isa::scalar;                             // cap for kernel choice
+  Packings* packings = nullptr;                      // of all nodes
   mutable std::set<std::string, std::less<>> known;  // attributes asked for; prepare refuses all others
   mutable std::set<size_t> weights;                  // quantized weights asked for; prepare refuses all others
 
@@ -87,6 +90,12 @@ struct NodeInfo {
   void expect_outputs(size_t count) const;
   const Constant& constant(size_t input, DType dtype, int rank) const;  // of that type and rank (-1: any rank)
   const std::shared_ptr<const Weight>& weight(size_t input, int rank = -1) const;  // quantized, of that rank
+  // What `make` (void(T&)) makes of a constant input. Nodes that ask for the same T of the same constant, with the same
+  // key, share it: the key holds all else that it depends on.
+  template <class T, class Make>
+  std::shared_ptr<const T> shared(size_t input, std::vector<int64_t> key, Make make) const {
+    return packings->get<T>(constants[input]->identity(), std::move(key), make);
+  }
   [[noreturn]] void fail(const std::string& reason) const;
 
  private:
@@ -143,7 +152,6 @@ class Op {
   // Inputs that are absent or were packed at prepare have rank 0. Default: one operation an output element, every
   // operand once.
   virtual Work work(Types inputs, Types outputs) const;
-  virtual size_t bytes() const { return 0; }  // held for run: packed weights, tables
   // Output 0 may use the memory of input `i` (same shape and layout, element of the same size): -1 for none.
   virtual int in_place() const { return -1; }
   // A view op (reshape): output 0 is input 0's memory under another shape; run is never called.

@@ -1,8 +1,9 @@
 #include "graph/program.h"
 
 #include <algorithm>
-#include <optional>
 
+#include "base/account.h"
+#include "base/memory.h"
 #include "graph/ops/common.h"
 
 namespace lowbit::graph {
@@ -26,11 +27,24 @@ std::vector<TensorType> infer_node(const Op& op, std::span<const TensorType> inp
 // A free size that leads no input, such as a number of tokens, where kernels are chosen for it.
 constexpr int64_t kTypicalSize = 64;
 
+// What packed weights may take if nobody said: so much whatever they are, and so much for each byte of constants. Tiles
+// pad a layer of one output channel to a multiple; only very many groups of a convolution are beyond it.
+constexpr int64_t kPackedBytes = int64_t{32} << 20, kPackedShare = 16;
+
+int64_t bytes_held(const Graph& graph) {
+  int64_t bytes = 0;
+  for (const auto& [value, constant] : graph.constants)
+    bytes += static_cast<int64_t>(constant.weight ? constant.weight->bytes() : constant.buffer->bytes()) +
+             static_cast<int64_t>(Buffer::kSlack);
+  return bytes;
+}
+
 // What is known while preparing: types at the trial sizes, and at typical ones as far as these are possible; and what
 // is left to read of each constant.
 class Preparation {
  public:
-  Preparation(Graph&& graph, Isa isa) : graph_(std::move(graph)), isa_(isa) {}
+  Preparation(Graph&& graph, Isa isa, std::optional<int64_t> memory)
+      : graph_(std::move(graph)), isa_(isa), account_(bytes_held(graph_), most_bytes(bytes_held(graph_), memory)) {}
 
   Program run() {
     Program program;
@@ -48,7 +62,6 @@ class Preparation {
         for (size_t input = 0; input < graph_.nodes[i].inputs.size(); ++input)
           if (const int value = graph_.nodes[i].inputs[input]; value >= 0 && op->reads(input)) read[value] = 1;
         Graph::Node& node = graph_.nodes[i];
-        program.packed_bytes += op->bytes();
         program.nodes.push_back(
             {std::move(node.op), std::move(node.name), node.inputs, std::move(node.outputs), std::move(op)});
       }
@@ -68,10 +81,15 @@ class Preparation {
     }
     throw_problems(graph_.problems);
     finish(program, read);
+    program.packed_bytes = account_.held();
     return program;
   }
 
  private:
+  static int64_t most_bytes(int64_t held, std::optional<int64_t> memory) {
+    return memory ? *memory : std::min(available_memory(), kPackedBytes + kPackedShare * held);
+  }
+
   // One sample, and kTypicalSize of all else.
   std::vector<int64_t> typical_sizes() const {
     std::vector<int64_t> sizes;
@@ -145,6 +163,7 @@ class Preparation {
                   .outputs = node.outputs.size(),
                   .symbols = graph_.symbols.size(),
                   .isa = isa_,
+                  .packings = &packings_,
                   .known = {},
                   .weights = {}};
     for (int value : node.inputs) {
@@ -166,6 +185,8 @@ class Preparation {
       return op;
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::input) return note(node, error.what());
+      if (error.kind() == ErrorKind::limit)
+        throw Error(ErrorKind::limit, describe(node.name, node.op) + ": " + error.what());
       graph_.problems.emplace_back(error.what());
       return nullptr;
     }
@@ -193,7 +214,9 @@ class Preparation {
       if (value < 0 || --readers_[value] > 0 || read[value]) continue;
       if (std::find(graph_.outputs.begin(), graph_.outputs.end(), value) != graph_.outputs.end()) continue;
       const auto found = graph_.constants.find(value);
-      if (found != graph_.constants.end()) found->second.buffer.reset(), found->second.weight.reset();
+      if (found == graph_.constants.end()) continue;
+      packings_.forget(found->second.identity());
+      found->second.buffer.reset(), found->second.weight.reset();
     }
   }
 
@@ -205,7 +228,6 @@ class Preparation {
     for (auto& [value, constant] : graph_.constants) {
       if (!read[value]) constant.buffer.reset();
       constant.weight.reset();  // who reads it at run time holds it
-      program.packed_bytes += constant.buffer ? constant.buffer->bytes() : 0;
       program.values[value].constant = std::move(constant);
       program.values[value].is_constant = true;
     }
@@ -242,6 +264,8 @@ class Preparation {
 
   Graph graph_;
   Isa isa_;
+  MemoryAccount account_;  // the graph's constants, and what operators keep
+  Packings packings_;
   std::vector<int64_t> sizes_, typical_sizes_;  // of the symbols
   std::vector<MaybeType> types_, typical_types_;
   std::vector<int> readers_;
@@ -260,7 +284,9 @@ std::string describe(std::string_view name, std::string_view op) {
   return "node '" + std::string(name) + "' (" + std::string(op) + ")";
 }
 
-Program prepare(Graph&& graph, Isa isa) { return Preparation(std::move(graph), isa).run(); }
+Program prepare(Graph&& graph, Isa isa, std::optional<int64_t> memory) {
+  return Preparation(std::move(graph), isa, memory).run();
+}
 
 std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs) {
   const auto wrong = [&](size_t i, const std::string& reason) -> Error {

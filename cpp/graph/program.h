@@ -1,6 +1,8 @@
 // A graph made ready for one CPU: every node validated, its kernel chosen and its weights packed. Immutable.
 #pragma once
 
+#include <optional>
+
 #include "graph/graph.h"
 
 namespace lowbit::graph {
@@ -33,12 +35,13 @@ struct Program {
   std::vector<Output> outputs;
   std::vector<Node> nodes;         // in topological order; those that no output needs are gone
   std::unique_ptr<const Op> copy;  // converts layouts
-  size_t packed_bytes = 0;
+  size_t packed_bytes = 0;         // of weights, as operators keep them, and of constants
 };
 
 // Validates by trial inference at the symbols' smallest sizes. Takes the graph's buffers and frees each constant with
-// its last reader, so that weights exist about once. Throws Error(graph) with every problem.
-Program prepare(Graph&& graph, Isa isa);
+// its last reader, so that weights exist about once. memory: bytes that it may hold, constants included; absent: what
+// the process may use, and not far more than the constants. Throws Error(graph) with every problem, Error(limit).
+Program prepare(Graph&& graph, Isa isa, std::optional<int64_t> memory = std::nullopt);
 
 // Values of the symbols in a call. Throws Error(input) for a wrong number, dtype, rank or size of inputs.
 std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs);

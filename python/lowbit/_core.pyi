@@ -22,7 +22,7 @@ class Cpu(TypedDict):
     threads: int
 
 class Memory(TypedDict):
-    """packed_bytes: weights and tables, once a session. The rest is that of contexts that no call holds just now."""
+    """packed_bytes: weights and constants, once a session. The rest is that of contexts that no call holds just now."""
 
     packed_bytes: int
     arena_bytes: int
@@ -38,6 +38,12 @@ class KernelRow(TypedDict):
 
 def cpu() -> Cpu:
     """What this machine is. Raises EnvironmentVariableError."""
+
+def available_memory(root: str = "") -> int:
+    """Bytes that this process may use in all: the least of the machine's, its cgroups' limits, its address space.
+
+    root: of the file system in which cgroups are found, for tests.
+    """
 
 def operators() -> list[str]:
     """The names of all operators that a graph may use."""

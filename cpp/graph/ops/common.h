@@ -26,15 +26,6 @@ void require_type(Op::Types inputs, size_t input, DType dtype, int rank = -1);
 void require_shape(Op::Types inputs, size_t input, const Shape& shape);
 int normalized_axis(int64_t axis, int rank);
 
-// The span of a constant that a kernel reads at run time, in memory of its own.
-template <class T>
-Buffer copy_of(const Constant& constant) {
-  const std::span<const T> values = constant.values<T>();
-  Buffer buffer(values.size_bytes());
-  std::copy(values.begin(), values.end(), buffer.as<T>());
-  return buffer;
-}
-
 // How many rows of its last axis input 0 has in a typical call, for the choice of a matrix kernel; 0: unknown.
 inline int64_t typical_rows(const NodeInfo& node) {
   if (node.types.empty() || node.types[0].shape.rank() == 0) return 0;

@@ -71,17 +71,18 @@ void ConvOp::add_phases(const NodeInfo& node) {
   }
   y_step_ = stride_;
   phases_.emplace_back();
-  for (int axis : {kDepth, kHeight, kWidth}) add_axis(axis, phases_);
+  for (int axis : {kDepth, kHeight, kWidth}) add_axis(axis);
+  has_gaps_ = std::ssize(phases_) < count;
   if (!is_depthwise() && count * groups_ > kMaxParts) node.fail("the strides are too large for so many groups");
 }
 
 // Output p + q * stride of an axis meets, at tap i, input q + (p + padding - i * dilation) / stride, where that
 // divides.
-void ConvOp::add_axis(int a, std::vector<Phase>& phases) {
+void ConvOp::add_axis(int a) {
   const int64_t stride = stride_[a], dilation = dilation_[a], begin = padding_[2 * a];
   tap_step_[a] = dilation / std::gcd(dilation, stride);
   const int64_t reach = dilation * (kernel_[a] - 1) + output_padding_[a] - begin - padding_[2 * a + 1];
-  std::vector<std::vector<int64_t>> taps(stride);
+  std::vector<Booked<int64_t>> taps(stride);
   std::vector<int64_t> first(stride);
   for (int64_t p = 0; p < stride; ++p) {
     int64_t low = 0, high = 0;
@@ -91,20 +92,21 @@ void ConvOp::add_axis(int a, std::vector<Phase>& phases) {
       if (taps[p].empty()) low = high;
       taps[p].push_back(i);
     }
-    if (taps[p].empty()) taps[p].push_back(-1);
+    if (taps[p].empty()) continue;
     first[p] = low;
     border_[2 * a] = std::max(border_[2 * a], -low);
     border_[2 * a + 1] = std::max(border_[2 * a + 1], high + floor_div(reach - p, stride));
   }
-  std::vector<Phase> all;
-  for (const Phase& phase : phases)
+  Booked<Phase> all;
+  for (const Phase& phase : phases_)
     for (int64_t p = 0; p < stride; ++p) {
+      if (taps[p].empty()) continue;
       Phase& next = all.emplace_back(phase);
       next.taps[a] = taps[p];
       next.first_x[a] = border_[2 * a] + first[p];
       next.first_y[a] = p;
     }
-  phases = std::move(all);
+  phases_ = std::move(all);
 }
 
 int64_t ConvOp::outputs(int a, int64_t size) const {
@@ -202,6 +204,7 @@ void ConvOp::run(const RunArgs& args) const {
   const std::span<int64_t> taps(reinterpret_cast<int64_t*>(scratch), most_taps());
   std::byte* const copy = scratch + taps_bytes(most_taps());
   const int64_t samples = x.shape[0], step = padded_ ? samples_at_once(x.shape) : samples;
+  if (has_gaps_) fill_gaps(args);
   std::byte* const border = copy + (padded_ ? step * padded_sample(x.shape) : 0) * size_of(x_type_);
   const int64_t row = border_row(x.shape), row_bytes = row * size_of(x_type_);
   for (int64_t sample = 0; bordered_ && sample < samples; ++sample)
@@ -244,7 +247,7 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
         taps[tap++] = d * tap_step_[kDepth] * stride_d + h * tap_step_[kHeight] * plane.stride_h +
                       w * tap_step_[kWidth] * plane.stride_w;
   plane.taps = taps.first(tap);
-  plane.y = phase.first_y;
+  plane.y = phase.first_y, plane.y_step = y_step_;
   const auto element = size_of(x_type_);
   const Sizes sizes = spatial(args.inputs[kX].shape);
   int64_t corner = phase.first_x[kDepth] * stride_d;
@@ -261,6 +264,20 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
     plane.x = image + d * x_step_[kDepth] * stride_d * element;
     convolve(args, plane);
   }
+}
+
+// Writes every output as what it is where no tap meets it.
+void ConvOp::fill_gaps(const RunArgs& args) const {
+  alignas(Buffer::kAlignment) static constexpr std::array<std::byte, 2 * Buffer::kAlignment> kZeros{};
+  static constexpr int64_t kTap = 0;
+  const Sizes out = spatial(args.outputs[0].shape);
+  Plane plane{};
+  plane.phase = kNoTaps;
+  plane.x = kZeros.data();
+  plane.grid = {args.outputs[0].shape[0], out[kHeight], out[kWidth]};
+  plane.y_step = {1, 1, 1};
+  plane.taps = {&kTap, 1};
+  for (; plane.y[kDepth] < out[kDepth]; ++plane.y[kDepth]) convolve(args, plane);
 }
 
 // Row by row: the border, and the pixels from whichever layout the input has.

@@ -4,9 +4,12 @@
 //
 // Axes are always depth, height, width: a 2-d convolution has depth 1, a 3-d one runs output plane by output plane with
 // taps over several input planes. A transposed convolution is one ordinary convolution for each position of an output
-// modulo the stride (a phase): it takes every stride-th tap, in reverse, and stores every stride-th output.
+// modulo the stride (a phase): it takes every stride-th tap, in reverse, and stores every stride-th output. Outputs
+// that no tap meets, where strides are larger than the kernel, belong to no phase: all outputs are written as sums of
+// nothing first, then those of the phases.
 #pragma once
 
+#include "base/account.h"
 #include "graph/ops/common.h"
 
 namespace lowbit::graph {
@@ -30,22 +33,25 @@ class ConvOp : public Op {
   enum Axis { kDepth, kHeight, kWidth, kAxes };
   using Sizes = std::array<int64_t, kAxes>;
 
+  template <class T>
+  using Booked = std::vector<T, BookedAllocator<T>>;
+
   struct Phase {
-    Sizes first_x{};                               // of the padded image: what the first output's first tap meets
-    Sizes first_y{};                               // the first output
-    std::array<std::vector<int64_t>, kAxes> taps;  // each tap's index in the weight; -1: it is zero
+    Sizes first_x{};                          // of the padded image: what the first output's first tap meets
+    Sizes first_y{};                          // the first output
+    std::array<Booked<int64_t>, kAxes> taps;  // each tap's index in the weight
     int64_t count(int axis) const { return static_cast<int64_t>(taps[axis].size()); }
     int64_t area() const { return count(kDepth) * count(kHeight) * count(kWidth); }
   };
 
   // A plane of outputs of one phase, of `grid.n` samples from number `first` on.
   struct Plane {
-    size_t phase;
+    size_t phase;                          // kNoTaps: of all outputs, as if no tap met them; x is a number of zero
     const void* x;                         // what the first tap of the first output meets
     int64_t stride_n, stride_h, stride_w;  // of the image, elements
     kernels::Grid grid;
     int64_t first;
-    Sizes y;  // the first output
+    Sizes y, y_step;  // the first output; from one to the next
     std::span<const int64_t> taps;
     int64_t height, width, top, left;  // of the image from `x` on, and what is missing above and before it
     const void* border;                // depthwise: for each sample a row of fill()
@@ -84,8 +90,8 @@ class ConvOp : public Op {
     using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
     rows.data = reinterpret_cast<T*>(static_cast<Byte*>(tensor.data) + bytes);
     rows.stride_n = tensor.strides[0];
-    rows.stride_h = stride(tensor, kHeight) * y_step_[kHeight];
-    rows.stride_w = stride(tensor, kWidth) * y_step_[kWidth];
+    rows.stride_h = stride(tensor, kHeight) * plane.y_step[kHeight];
+    rows.stride_w = stride(tensor, kWidth) * plane.y_step[kWidth];
     return rows;
   }
 
@@ -102,7 +108,7 @@ class ConvOp : public Op {
           for (int64_t k : phase.taps[kWidth])
             for (int64_t d = 0; d < depth_; ++d) {
               const int64_t at = (i * kernel_[kHeight] + j) * kernel_[kWidth] + k;
-              *out++ = std::min({i, j, k}) < 0 ? T{} : w[(c * depth_ + d) * area + at];
+              *out++ = w[(c * depth_ + d) * area + at];
             }
     return ordered;
   }
@@ -110,11 +116,21 @@ class ConvOp : public Op {
   bool is_depthwise() const { return groups_ > 1 && depth_ == 1 && filters_ == groups_ && kernel_[kDepth] == 1; }
   int64_t taps(const Phase& phase) const { return phase.area() / (whole_rows_ ? phase.count(kWidth) : 1); }
   int64_t run_length(const Phase& phase) const { return (whole_rows_ ? phase.count(kWidth) : 1) * depth_; }
+  // What tells a phase's weights from another's, in the order of ordered_weight().
+  static std::vector<int64_t> key_of_taps(const Phase& phase, std::vector<int64_t> key) {
+    for (const Booked<int64_t>& taps : phase.taps) {
+      key.push_back(std::ssize(taps));
+      key.insert(key.end(), taps.begin(), taps.end());
+    }
+    return key;
+  }
   // A typical plane of outputs, for the choice of a kernel; empty: unknown.
   kernels::Grid typical_grid(const NodeInfo& node) const;
   int64_t typical_rows(const NodeInfo& node) const { return std::min(typical_grid(node).rows(), kMaxTypicalRows); }
 
-  std::vector<Phase> phases_;
+  static constexpr size_t kNoTaps = SIZE_MAX;
+  Booked<Phase> phases_;
+  bool has_gaps_ = false;             // some outputs meet no tap
   int64_t filters_, depth_, groups_;  // output channels, input channels of a group, groups
   Sizes kernel_{1, 1, 1};
   Sizes tap_step_{1, 1, 1}, x_step_{1, 1, 1}, y_step_{1, 1, 1};  // pixels from tap to tap, output to output
@@ -124,7 +140,7 @@ class ConvOp : public Op {
 
  private:
   void add_phases(const NodeInfo& node);
-  void add_axis(int axis, std::vector<Phase>& phases);
+  void add_axis(int axis);
   int64_t outputs(int axis, int64_t size) const;
   int64_t padded(int axis, int64_t size) const { return size + border_[2 * axis] + border_[2 * axis + 1]; }
   Sizes spatial(const Shape& shape) const;
@@ -138,6 +154,7 @@ class ConvOp : public Op {
   int64_t most_taps() const;
   void pad(const RunArgs& args, int64_t first, int64_t samples, std::byte* to) const;
   void run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::span<int64_t> taps) const;
+  void fill_gaps(const RunArgs& args) const;
 
   int axes_;
   bool transposed_;

@@ -30,13 +30,12 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
       const Constant& bias = node.constant(kBias, DType::f32, 1);
       if (bias.type.shape[0] != filters_)
         node.fail("the bias must have " + std::to_string(filters_) + " values, has " + to_string(bias.type.shape));
-      bias_ = copy_of<float>(bias);
+      bias_ = bias.buffer;
     }
     pack(node, weight(node).buffer->as<float>());
   }
 
   bool reads(size_t input) const override { return input == kX || input == kResidual; }
-  size_t bytes() const override { return packed_bytes() + bias_.bytes(); }
 
   template <class Args>
   void set(Args& kernel, const RunArgs& args, const Plane& plane, int64_t channel) const {
@@ -46,7 +45,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
       kernel.top = plane.top, kernel.left = plane.left;
       kernel.border = static_cast<const float*>(plane.border);
     }
-    kernel.bias = bias_.bytes() == 0 ? nullptr : bias_.as<float>() + channel;
+    kernel.bias = bias_ == nullptr ? nullptr : bias_->as<float>() + channel;
     if (residual_) kernel.residual = rows<const float>(args.inputs[kResidual], plane, channel);
     kernel.min = bounds_.min;
     kernel.max = bounds_.max;
@@ -70,7 +69,7 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
     return node.constant(kWeight, DType::f32, 2 + axes(node));
   }
 
-  Buffer bias_;
+  std::shared_ptr<const Buffer> bias_;  // null: none
   Bounds bounds_;
   bool residual_;
 };

@@ -11,23 +11,22 @@ class ConvI4 final : public IntegerConv<ConvOp> {
  public:
   explicit ConvI4(const NodeInfo& node) : ConvI4(node, layer_weight(node, 4)) {}
 
-  bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && weights_.run % 8 != 0; }
-  std::string kernel() const override { return weights_.kernel->name; }
-  size_t bytes() const override { return weights_.bytes() + epilogue_bytes(); }
+  bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && weights_->run % 8 != 0; }
+  std::string kernel() const override { return weights_->kernel->name; }
   Work work(Types inputs, Types outputs) const override {
     Work work = ConvOp::work(inputs, outputs);
-    work.bytes += weight_bytes_ - static_cast<double>(weights_.n * weights_.k);
+    work.bytes += weight_bytes_ - static_cast<double>(weights_->n * weights_->k);
     return work;
   }
 
  protected:
   void convolve(const RunArgs& args, const Plane& plane) const override {
     kernels::GemmI4Args gemm;
-    gemm.weights = &weights_;
+    gemm.weights = weights_.get();
     gemm.taps = plane.taps;
     gemm.x = image_rows<uint8_t>(plane, 0);
     set(gemm, args, plane, 0);
-    run_kernel(*weights_.kernel, gemm, args.threads);
+    run_kernel(*weights_->kernel, gemm, args.threads);
   }
 
  private:
@@ -38,10 +37,12 @@ class ConvI4 final : public IntegerConv<ConvOp> {
     weight_bytes_ = bytes_of(source);
     source.run = run_length(phases_[0]);
     const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
-    kernel.pack(source, weights_);
+    weights_ =
+        node.shared<kernels::GemmI4Weights>(graph::kWeight, {key_of(&kernel), source.run},
+                                            [&](kernels::GemmI4Weights& packed) { kernel.pack(source, packed); });
   }
 
-  kernels::GemmI4Weights weights_;
+  std::shared_ptr<const kernels::GemmI4Weights> weights_;
   double weight_bytes_;  // as the model holds them
 };
 

@@ -51,8 +51,6 @@ class IntegerConv : public Base {
     return epilogue_.is_dynamic() ? args.inputs[kZeroPoint].as<const uint8_t>()[sample] : epilogue_.x_zero_point();
   }
 
-  size_t epilogue_bytes() const { return epilogue_.bytes(); }
-
  private:
   IntegerEpilogue epilogue_;
 };

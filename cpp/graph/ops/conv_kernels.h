@@ -15,7 +15,7 @@ template <class Family, class Conv>
 class ConvKernels : public ConvOp {
  public:
   std::string kernel() const override {
-    return is_depthwise() ? depthwise_[0].kernel->name : matrices_[0].kernel->name;
+    return is_depthwise() ? packed_[0]->depthwise.kernel->name : packed_[0]->matrices[0].kernel->name;
   }
 
  protected:
@@ -25,56 +25,84 @@ class ConvKernels : public ConvOp {
 
   void pack(const NodeInfo& node, const W* weight) {
     for (const Phase& phase : phases_)
-      is_depthwise() ? pack_depthwise(node, weight, phase) : pack_matrices(node, weight, phase);
+      packed_.push_back(is_depthwise() ? pack_depthwise(node, weight, phase) : pack_matrices(node, weight, phase));
+    pack_gaps(node);
   }
 
-  size_t packed_bytes() const {
-    size_t bytes = 0;
-    for (const auto& weights : depthwise_) bytes += weights.bytes();
-    for (const auto& weights : matrices_) bytes += weights.bytes();
-    return bytes;
+  // What writes outputs that no tap meets: a product with one number of zero.
+  void pack_gaps(const NodeInfo& node) {
+    if (!has_gaps_) return;
+    const auto& kernel = Family::gemm(node.isa, filters_, 1, 1, 0);
+    gaps_ = node.shared<Gaps>(kWeight, {key_of(&kernel)}, [&](Gaps& gaps) {
+      const Buffer zeros(filters_ * sizeof(W));
+      kernel.pack(zeros.as<W>(), filters_, 1, 1, gaps.matrix);
+    });
   }
 
   void convolve(const RunArgs& args, const Plane& plane) const override {
     const auto& conv = static_cast<const Conv&>(*this);
+    if (plane.phase == kNoTaps) return multiply(gaps_->matrix, args, plane, 0, 0);
+    const Packed& packed = *packed_[plane.phase];
     if (is_depthwise()) {
       typename Family::Dwconv dwconv{};
-      dwconv.weights = &depthwise_[plane.phase];
+      dwconv.weights = &packed.depthwise;
       dwconv.x = {static_cast<const X*>(plane.x), plane.stride_n, plane.stride_h, plane.stride_w};
       conv.set(dwconv, args, plane, 0);
       return run_kernel(*dwconv.weights->kernel, dwconv, args.threads);
     }
-    for (int64_t group = 0; group < groups_; ++group) {
-      const auto& weights = matrices_[plane.phase * groups_ + group];
-      typename Family::Gemm gemm{};
-      gemm.weights = &weights;
-      gemm.taps = plane.taps;
-      gemm.x = image_rows<X>(plane, group * depth_);
-      conv.set(gemm, args, plane, group * (filters_ / groups_));
-      run_kernel(*weights.kernel, gemm, args.threads);
-    }
+    for (int64_t group = 0; group < groups_; ++group)
+      multiply(packed.matrices[group], args, plane, group * depth_, group * (filters_ / groups_));
   }
 
  private:
-  void pack_matrices(const NodeInfo& node, const W* weight, const Phase& phase) {
-    const int64_t n = filters_ / groups_, tap_count = taps(phase), run = run_length(phase);
-    const auto& kernel = Family::gemm(node.isa, n, tap_count, run, typical_rows(node));
-    for (int64_t group = 0; group < groups_; ++group) {
-      const Buffer ordered = ordered_weight(weight, phase, group * n, n);
-      kernel.pack(ordered.as<W>(), n, tap_count, run, matrices_.emplace_back());
-    }
+  using GemmWeights = typename Family::GemmWeights;
+
+  // Of a phase.
+  struct Packed {
+    std::vector<GemmWeights, BookedAllocator<GemmWeights>> matrices;  // one a group, or
+    typename Family::DwconvWeights depthwise;
+  };
+  struct Gaps {
+    GemmWeights matrix;
+  };
+
+  void multiply(const GemmWeights& weights, const RunArgs& args, const Plane& plane, int64_t channel_x,
+                int64_t channel_y) const {
+    typename Family::Gemm gemm{};
+    gemm.weights = &weights;
+    gemm.taps = plane.taps;
+    gemm.x = image_rows<X>(plane, channel_x);
+    static_cast<const Conv&>(*this).set(gemm, args, plane, channel_y);
+    run_kernel(*weights.kernel, gemm, args.threads);
   }
 
-  void pack_depthwise(const NodeInfo& node, const W* weight, const Phase& phase) {
+  std::shared_ptr<const Packed> pack_matrices(const NodeInfo& node, const W* weight, const Phase& phase) const {
+    const int64_t n = filters_ / groups_, tap_count = taps(phase), run = run_length(phase);
+    const auto& kernel = Family::gemm(node.isa, n, tap_count, run, typical_rows(node));
+    const auto key = key_of_taps(phase, {key_of(&kernel), groups_, tap_count});
+    return node.shared<Packed>(kWeight, key, [&](Packed& packed) {
+      packed.matrices.resize(groups_);
+      for (int64_t group = 0; group < groups_; ++group) {
+        const Buffer ordered = ordered_weight(weight, phase, group * n, n);
+        kernel.pack(ordered.as<W>(), n, tap_count, run, packed.matrices[group]);
+      }
+    });
+  }
+
+  std::shared_ptr<const Packed> pack_depthwise(const NodeInfo& node, const W* weight, const Phase& phase) const {
     const kernels::DwconvShape shape{filters_,        phase.count(kHeight), phase.count(kWidth), x_step_[kHeight],
                                      x_step_[kWidth], tap_step_[kHeight],   tap_step_[kWidth]};
     const auto& kernel = kernels::best_of(Family::dwconv(), node.isa);
-    const Buffer ordered = ordered_weight(weight, phase, 0, filters_);
-    kernel.pack(ordered.as<W>(), shape, depthwise_.emplace_back());
+    const auto key =
+        key_of_taps(phase, {key_of(&kernel), shape.stride_h, shape.stride_w, shape.dilation_h, shape.dilation_w});
+    return node.shared<Packed>(kWeight, key, [&](Packed& packed) {
+      const Buffer ordered = ordered_weight(weight, phase, 0, filters_);
+      kernel.pack(ordered.as<W>(), shape, packed.depthwise);
+    });
   }
 
-  std::vector<typename Family::GemmWeights> matrices_;     // phase by phase, one a group
-  std::vector<typename Family::DwconvWeights> depthwise_;  // one a phase
+  Booked<std::shared_ptr<const Packed>> packed_;  // of each phase
+  std::shared_ptr<const Gaps> gaps_;              // null: none
 };
 
 }  // namespace lowbit::graph

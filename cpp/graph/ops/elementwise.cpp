@@ -71,7 +71,7 @@ class Lookup final : public ElementwiseOp {
     if ((shape.rank() != 1 && shape.rank() != 2) || shape[shape.rank() - 1] != 256 || shape[0] == 0)
       node.fail("a table must have shape [256] or [channels, 256], has " + to_string(shape));
     channels_ = shape.rank() == 2 ? shape[0] : 0;
-    table_ = copy_of<uint8_t>(table);
+    table_ = table.buffer;
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::u8);
@@ -82,11 +82,10 @@ class Lookup final : public ElementwiseOp {
   }
   bool reads(size_t input) const override { return input == 0; }
   int in_place() const override { return 0; }
-  size_t bytes() const override { return table_.bytes(); }
   std::string kernel() const override { return channels_ == 0 ? ElementwiseOp::kernel() : "scalar"; }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
-    const auto *from = x.as<const uint8_t>(), *table = table_.as<const uint8_t>();
+    const auto *from = x.as<const uint8_t>(), *table = table_->as<const uint8_t>();
     auto* to = y.as<uint8_t>();
     const int64_t elements = x.shape.elements();
     if (channels_ == 0) {
@@ -109,7 +108,7 @@ class Lookup final : public ElementwiseOp {
   }
 
  private:
-  Buffer table_;
+  std::shared_ptr<const Buffer> table_;
   int64_t channels_;  // 0: one table
 };
 
@@ -138,7 +137,6 @@ class PairI8 final : public ElementwiseOp {
   bool reads_parts(size_t) const override { return true; }
   bool writes_parts(size_t) const override { return true; }
   int in_place() const override { return 0; }
-  size_t bytes() const override { return table_.bytes(); }
   void run(const RunArgs& args) const override {
     const Tensor &a = args.inputs[0], &b = args.inputs[1], &y = args.outputs[0];
     kernels::PairI8Args pair = args_;
@@ -146,12 +144,12 @@ class PairI8 final : public ElementwiseOp {
     pair.a = {a.as<const uint8_t>(), broadcast_strides(a, y.shape)};
     pair.b = {b.as<const uint8_t>(), broadcast_strides(b, y.shape)};
     pair.y = {y.as<uint8_t>(), y.strides};
-    pair.table = table_.as<const uint8_t>();
+    if (table_ != nullptr) pair.table = table_->as<const uint8_t>();
     split(args, [&](int64_t task, int64_t tasks) { kernels::pair_i8(kernel_, pair, task, tasks); });
   }
 
  private:
-  Buffer table_;
+  std::shared_ptr<const Buffer> table_;
   kernels::PairI8Args args_;
 };
 

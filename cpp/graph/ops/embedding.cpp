@@ -26,7 +26,6 @@ class Embedding final : public Op {
   }
   bool reads(size_t input) const override { return input == kIndices; }
   std::string kernel() const override { return kernel_.name; }
-  size_t bytes() const override { return weight_->bytes(); }
   Work work(Types inputs, Types outputs) const override {
     const auto rows = static_cast<double>(inputs[kIndices].shape.elements());
     const auto elements = static_cast<double>(outputs[0].shape.elements());

@@ -128,7 +128,6 @@ class QuantizedEmbeddingBag final : public Bags<QuantizedEmbeddingBag> {
   }
   bool reads(size_t input) const override { return input != 1; }
   std::string kernel() const override { return kernel_.name; }
-  size_t bytes() const override { return weight_->bytes(); }
   Work work(Types inputs, Types outputs) const override {
     const double rows = static_cast<double>(inputs[0].shape[0]);
     return {.operations = 2 * rows * static_cast<double>(table_.k),

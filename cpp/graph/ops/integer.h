@@ -34,7 +34,7 @@ struct CodeRange {
 
 // A finite float32 attribute below `limit` in magnitude, so that products with it stay finite.
 float small_number(const NodeInfo& node, std::string_view key, double limit);
-Buffer table_of(const NodeInfo& node, size_t input);  // u8 [256], or empty if absent
+std::shared_ptr<const Buffer> table_of(const NodeInfo& node, size_t input);  // u8 [256], or null if absent
 
 class IntegerEpilogue {
  public:
@@ -44,14 +44,13 @@ class IntegerEpilogue {
   bool is_dynamic() const { return dynamic_; }
   int32_t x_zero_point() const { return x_zero_point_; }
   DType output() const { return output_; }
-  size_t bytes() const { return multiplier_.bytes() + bias_.bytes() + slope_.bytes() + (table_ ? sizeof *table_ : 0); }
   // For infer: residual, scales and zero points fit.
   void check(Op::Types inputs, const Shape& output, int64_t rows) const;
   // The epilogue for the channels from `first` on; residual and row_scale are the caller's to set.
   kernels::Epilogue at(int64_t first) const;
 
  private:
-  Buffer multiplier_, bias_, slope_;
+  std::shared_ptr<const Buffer> multiplier_, bias_, slope_;
   std::optional<kernels::CodeTable> table_;
   CodeRange range_;
   Bounds bounds_;

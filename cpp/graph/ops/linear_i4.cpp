@@ -15,7 +15,8 @@ class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::Gem
   LinearI4(const NodeInfo& node, const kernels::GemmI4Source& source)
       : LinearKernels({node, source.n, kAnySum}, source.k, bytes_of(source)) {
     const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
-    kernel.pack(source, weights_);
+    weights_ = node.shared<kernels::GemmI4Weights>(
+        kWeight, {key_of(&kernel)}, [&](kernels::GemmI4Weights& packed) { kernel.pack(source, packed); });
   }
 };
 

@@ -17,7 +17,7 @@ class LinearKernels : public Op {
     require(last >= 0 && shape[last] == depth_,
             "the input's last axis must have " + std::to_string(depth_) + " values");
     const int64_t rows = shape.elements() / depth_;
-    shape[last] = weights_.n;
+    shape[last] = weights_->n;
     epilogue_.check(inputs, shape, rows);
     return {{epilogue_.output(), shape}};
   }
@@ -25,8 +25,7 @@ class LinearKernels : public Op {
     return input == kX || input == kResidual || input == kScale || input == kZeroPoint;
   }
   bool reads_slack(size_t input) const override { return input == kX; }
-  std::string kernel() const override { return weights_.kernel->name; }
-  size_t bytes() const override { return weights_.bytes() + epilogue_.bytes(); }
+  std::string kernel() const override { return weights_->kernel->name; }
   size_t scratch_bytes(Types, Types, int threads) const override { return threads * task_scratch(); }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
@@ -37,9 +36,9 @@ class LinearKernels : public Op {
 
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[kX], &y = args.outputs[0];
-    const int64_t rows = x.shape.elements() / depth_, n = weights_.n;
+    const int64_t rows = x.shape.elements() / depth_, n = weights_->n;
     Args product;
-    product.weights = &weights_;
+    product.weights = weights_.get();
     product.taps = {&kTap, 1};
     product.grid = epilogue_.is_dynamic() ? kernels::Grid{rows, 1, 1} : kernels::Grid{1, 1, rows};
     product.x = {x.as<const uint8_t>(), depth_, depth_, depth_};
@@ -53,7 +52,7 @@ class LinearKernels : public Op {
       product.epilogue.residual = {args.inputs[kResidual].as<const uint8_t>(), n, n, n};
     product.y = {y.data, n, n, n};
     if constexpr (requires { product.scratch; }) product.scratch = args.scratch;
-    run_kernel(*weights_.kernel, product, args.threads);
+    run_kernel(*weights_->kernel, product, args.threads);
   }
 
  protected:
@@ -63,7 +62,7 @@ class LinearKernels : public Op {
   // Bytes of scratch that each of its tasks takes; these are at most as many as threads, then.
   virtual size_t task_scratch() const { return 0; }
 
-  Weights weights_;
+  std::shared_ptr<const Weights> weights_;
 
  private:
   static constexpr int64_t kTap = 0;

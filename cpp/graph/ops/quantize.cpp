@@ -83,8 +83,9 @@ class DynamicQuantize final : public ElementwiseOp {
     by_row_ = granularity == "row";
     if (!node.has(1)) return;
     if (!by_row_) node.fail("factors need granularity row");
-    factors_ = copy_of<float>(node.constant(1, DType::f32, 1));
-    factor_count_ = node.constant(1, DType::f32, 1).type.shape[0];
+    const Constant& factors = node.constant(1, DType::f32, 1);
+    factors_ = factors.buffer;
+    factor_count_ = factors.type.shape[0];
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::f32);
@@ -99,7 +100,6 @@ class DynamicQuantize final : public ElementwiseOp {
     return output == 0 && !by_row_ ? Layout::same : Layout::contiguous;
   }
   bool reads(size_t input) const override { return input == 0; }
-  size_t bytes() const override { return factors_.bytes(); }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
     if (factor_count_ >= 0) return 0;
     return std::min<int64_t>(rows(inputs[0].shape), threads) * 2 * threads * sizeof(float);
@@ -116,7 +116,7 @@ class DynamicQuantize final : public ElementwiseOp {
     quantize.zero_points = args.outputs[2].as<uint8_t>();
     const int64_t tasks = tasks_for(x.shape, args.threads);
     if (factor_count_ >= 0) {
-      quantize.factors = factors_.as<const float>();
+      quantize.factors = factors_->as<const float>();
     } else if (tasks > quantize.rows) {
       return in_parts(args, quantize, tasks);
     }
@@ -163,7 +163,7 @@ class DynamicQuantize final : public ElementwiseOp {
 
   bool by_row_ = true;
   int64_t factor_count_ = -1;  // none
-  Buffer factors_;
+  std::shared_ptr<const Buffer> factors_;
 };
 
 }  // namespace

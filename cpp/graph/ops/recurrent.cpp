@@ -56,16 +56,17 @@ class Recurrent : public Op {
   bool reads(size_t input) const override {
     return input == 0 || input == h0_ || input == lengths_ || (has_cell_ && input == h0_ + 1);
   }
-  std::string kernel() const override { return weights_.kernel->name; }
-  size_t bytes() const override { return weights_.bytes() + projection_.bytes() + bias_.bytes(); }
+  std::string kernel() const override { return weights_->kernel->name; }
   size_t scratch_bytes(Types inputs, Types, int) const override {
     return inputs[0].shape[1] * (gates_ + 1) * hidden_ * sizeof(float);
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work({}, outputs);
     const double rows = static_cast<double>(inputs[0].shape[0] * inputs[0].shape[1]);
-    work.operations = 2.0 * rows * static_cast<double>(weights_.n * weights_.run + projection_.n * projection_.run);
-    work.bytes += 4.0 * (rows * static_cast<double>(weights_.n) + static_cast<double>(weights_.n * weights_.run));
+    work.operations =
+        2.0 * rows *
+        static_cast<double>(weights_->n * weights_->run + (projection_ ? projection_->n * projection_->run : 0));
+    work.bytes += 4.0 * (rows * static_cast<double>(weights_->n) + static_cast<double>(weights_->n * weights_->run));
     return work;
   }
 
@@ -94,16 +95,19 @@ class Recurrent : public Op {
     if (hidden_ == 0 || outputs_ == 0 || weight.type.shape[0] % gates != 0)
       node.fail("w_hh must have " + std::to_string(gates) + " times as many rows as there are units, has shape " +
                 to_string(weight.type.shape));
-    pack(node, weight, weights_);
+    weights_ = pack(node, 1);
     node.expect_outputs(has_cell ? 3 : 2);
     reverse_ = node.integer("reverse", 0, 1, 0) == 1;
   }
 
-  static void pack(const NodeInfo& node, const Constant& weight, kernels::GemmF32Weights& out) {
+  static std::shared_ptr<const kernels::GemmF32Weights> pack(const NodeInfo& node, size_t input) {
+    const Constant& weight = *node.constants[input];
     const int64_t n = weight.type.shape[0], k = weight.type.shape[1];
     const int64_t rows = node.types.empty() ? 0 : std::min(node.types[0].shape[1], kMaxTypicalRows);
     const kernels::GemmF32Kernel& kernel = kernels::select_gemm_f32(node.isa, n, 1, k, rows);
-    kernel.pack(weight.buffer->as<float>(), n, 1, k, out);
+    return node.shared<kernels::GemmF32Weights>(input, {key_of(&kernel)}, [&](kernels::GemmF32Weights& packed) {
+      kernel.pack(weight.buffer->as<float>(), n, 1, k, packed);
+    });
   }
 
   virtual void run_step(const Step& step) const = 0;
@@ -124,8 +128,8 @@ class Recurrent : public Op {
   }
 
   const kernels::RnnKernel& kernel_;
-  kernels::GemmF32Weights weights_, projection_;
-  Buffer bias_;
+  std::shared_ptr<const kernels::GemmF32Weights> weights_, projection_;  // projection null: none
+  std::shared_ptr<const Buffer> bias_;                                   // null: none
   int64_t gates_, hidden_ = 0, outputs_ = 0;
 
  private:
@@ -155,7 +159,7 @@ class Recurrent : public Op {
 
   int64_t shares_of(int64_t batch, int threads) const {
     constexpr int64_t kCachedWeights = 128 * 1024;  // floats: beyond, a share must be large enough to reuse them
-    const int64_t least = weights_.n * weights_.run <= kCachedWeights ? kRowsATask : int64_t{3} * kRowsATask;
+    const int64_t least = weights_->n * weights_->run <= kCachedWeights ? kRowsATask : int64_t{3} * kRowsATask;
     return std::min<int64_t>(threads, batch / least);
   }
 
@@ -207,7 +211,7 @@ class Lstm final : public Recurrent {
       if (!(projection.type.shape == Shape{outputs_, hidden_}))
         node.fail("w_hr must have shape " + to_string(Shape{outputs_, hidden_}) + ", has " +
                   to_string(projection.type.shape));
-      pack(node, projection, projection_);
+      projection_ = pack(node, kProjection);
     } else if (outputs_ != hidden_) {
       node.fail("w_hh must have one column a unit");
     }
@@ -215,12 +219,12 @@ class Lstm final : public Recurrent {
 
  private:
   void run_step(const Step& step) const override {
-    const bool projected = projection_.kernel != nullptr;
+    const bool projected = projection_ != nullptr;
     float *gates = step.scratch, *full = projected ? gates + step.rows * 4 * hidden_ : step.y;
-    multiply(weights_, step, step.before, gates, nullptr, step.gates);
+    multiply(*weights_, step, step.before, gates, nullptr, step.gates);
     for (int64_t r = 0; r < step.rows; ++r)
       if (step.runs(r)) kernel_.lstm(gates + r * 4 * hidden_, hidden_, step.c + r * hidden_, full + r * hidden_);
-    if (projected) multiply(projection_, step, full, step.y);
+    if (projected) multiply(*projection_, step, full, step.y);
   }
 };
 
@@ -234,12 +238,12 @@ class Gru final : public Recurrent {
     const Constant& bias = node.constant(kBias, DType::f32, 1);
     if (bias.type.shape[0] != 3 * hidden_)
       node.fail("b_hh must have " + std::to_string(3 * hidden_) + " values, has " + to_string(bias.type.shape));
-    bias_ = copy_of<float>(bias);
+    bias_ = bias.buffer;
   }
 
  private:
   void run_step(const Step& step) const override {
-    multiply(weights_, step, step.before, step.scratch, bias_.as<float>());
+    multiply(*weights_, step, step.before, step.scratch, bias_ ? bias_->as<float>() : nullptr);
     for (int64_t r = 0; r < step.rows; ++r)
       if (step.runs(r))
         kernel_.gru(step.gates + r * 3 * hidden_, step.scratch + r * 3 * hidden_, step.before + r * hidden_, hidden_,
@@ -261,7 +265,7 @@ class Rnn final : public Recurrent {
 
  private:
   void run_step(const Step& step) const override {
-    multiply(weights_, step, step.before, step.y, nullptr, step.gates, relu_ ? 0.0f : -kInfinity);
+    multiply(*weights_, step, step.before, step.y, nullptr, step.gates, relu_ ? 0.0f : -kInfinity);
     if (relu_) return;
     kernels::UnaryArgs tanh;
     tanh.kind = kernels::UnaryKind::tanh;

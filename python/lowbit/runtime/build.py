@@ -34,7 +34,7 @@ def finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None, li
 
 
 def fill(graph: Graph) -> _core.GraphBuilder:
-    """A builder that holds the graph, with a copy of every constant that a node reads."""
+    """A builder that holds the graph, with one copy of every constant that a node reads."""
     from .. import _core
 
     if graph.states:
@@ -50,20 +50,32 @@ def fill(graph: Graph) -> _core.GraphBuilder:
     for name in graph.inputs:
         value = graph.values[name]
         builder.input(name, value.dtype, [_dim(dim, index) for dim in value.shape])
-    coded, plain = _readers(graph)
-    numbers = {name: _unused(graph, f"{name}/numbers") if name in coded else name for name in plain}
-    for name, constant in graph.constants.items():
-        if name in coded and isinstance(constant, Weight):
-            _put_weight(builder, name, constant)
-        if name in plain:
-            builder.constant(numbers[name], np.asarray(constant))
+    names = _put_constants(builder, graph)
     for node in graph.nodes:
         kinds = [OPS[node.op].input(place).weight for place in range(len(node.inputs))]
-        inputs = [name if kind else numbers.get(name, name) for name, kind in zip(node.inputs, kinds, strict=True)]
+        inputs = [names.get((name, kind), name) for name, kind in zip(node.inputs, kinds, strict=True)]
         builder.node(node.op, node.name, inputs, list(node.outputs), _attributes(node, index))
     for name in graph.outputs:
-        builder.output(numbers.get(name, name))
+        builder.output(names.get((name, False), name))
     return builder
+
+
+def _put_constants(builder: _core.GraphBuilder, graph: Graph) -> dict[tuple[str, bool], str]:
+    """What the core calls each constant, read as a quantized weight or as an array: what is one object is held once."""
+    coded, plain = _readers(graph)
+    names: dict[tuple[str, bool], str] = {}
+    held: dict[tuple[int, bool], str] = {}
+    for name, constant in graph.constants.items():
+        if name in coded and isinstance(constant, Weight):
+            names[name, True] = held.setdefault((id(constant), True), name)
+            if names[name, True] == name:
+                _put_weight(builder, name, constant)
+        if name in plain:
+            own = _unused(graph, f"{name}/numbers") if name in coded else name
+            names[name, False] = held.setdefault((id(constant), False), own)
+            if names[name, False] == own:
+                builder.constant(own, np.asarray(constant))
+    return names
 
 
 def _readers(graph: Graph) -> tuple[set[str], set[str]]:

@@ -249,6 +249,20 @@ def _node(entry: Any, what: str) -> Node:
     )
 
 
+def _constants(
+    entries: Any, tensors: Mapping[str, Array], used: set[str], values: Mapping[str, Value]
+) -> dict[str, Array | Weight]:
+    """What says the same is one object: a tensor exists once, however many constants name it."""
+    constants: dict[str, Array | Weight] = {}
+    known: dict[tuple[str, tuple[Dim, ...]], Array | Weight] = {}
+    for name, entry in _named(entries, "constants"):
+        key = (json.dumps(entry, sort_keys=True), values[name].shape if name in values else ())
+        if key not in known:
+            known[key] = _constant(name, entry, tensors, used, values)
+        constants[name] = known[key]
+    return constants
+
+
 def _constant(
     name: str, entry: Any, tensors: Mapping[str, Array], used: set[str], values: Mapping[str, Value]
 ) -> Array | Weight:
@@ -261,9 +275,9 @@ def _constant(
         return tensors[key]
 
     def own(key: Any) -> Array:
-        """What is unpacked into more bytes may not be named again and again."""
+        """Codes take more bytes where they are unpacked, or read as numbers: only one weight has them."""
         if isinstance(key, str) and key in used:
-            raise FormatError(f"{what} shares the packed codes {str(key)[:100]!r}")
+            raise FormatError(f"{what} shares the codes {str(key)[:100]!r} with a constant that is not the same")
         return tensor(key)
 
     fields = as_object(entry, what)
@@ -282,7 +296,7 @@ def _constant(
         elif bits in BITS and bits < 8:
             codes = unpack(own(parts["codes"]), shape, bits, signed=not parts.keys() & {*PARTS})
         else:
-            codes = tensor(parts["codes"])
+            codes = own(parts["codes"])
     except GraphError as error:
         raise FormatError(f"{what}: {error}") from None
     return Weight(
@@ -337,10 +351,7 @@ def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
             outputs=as_list(fields["outputs"], "outputs", as_text),
             values=values,
             nodes=as_list(fields["nodes"], "nodes", _node),
-            constants={
-                name: _constant(name, entry, tensors, used, values)
-                for name, entry in _named(fields["constants"], "constants")
-            },
+            constants=_constants(fields["constants"], tensors, used, values),
             symbols={name: _symbol(entry, f"symbol {name!r}") for name, entry in _named(fields["symbols"], "symbols")},
             conditions=as_list(fields.get("conditions", []), "conditions", _condition),
             states=as_list(fields["states"], "states", _state),

@@ -1,0 +1,16 @@
+// How much memory this process may use.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace lowbit {
+
+// Bytes, in all: the least of what the machine has, of the limits of the process's cgroups, and of its address space
+// (RLIMIT_AS). root: of the file system in which cgroups are found, for tests.
+int64_t available_memory(const std::string& root = "");
+
+// For messages: `12.5 MiB`.
+std::string in_mebibytes(int64_t bytes);
+
+}  // namespace lowbit
