@@ -1,4 +1,4 @@
-"""Joins without a copy: values written where they are joined, and parts read where they lie, change no bit."""
+"""No copies: values written where they are joined, parts and orders of axes read where they lie, change no bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import BATCH, Maker, feeds
-from lowbit.graph.ir import Graph
+from lowbit.graph.ir import Graph, Symbol
 from lowbit.runtime.session import Session
 from test_session import check
 
@@ -160,3 +160,42 @@ def test_halves_of_an_image_are_read_where_they_lie(batch: int) -> None:
                            multiplier_b=0.5, zero_point_a=100, zero_point_b=100, zero_point_y=100))  # fmt: skip
     assert "slice" not in steps(graph, batch)
     check(graph, {"batch": batch})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(0, 2**31))
+def test_attention_between_transposes(data: st.DataObject, seed: int) -> None:
+    m = Maker(seed, {**BATCH, "length": Symbol(minimum=1, maximum=9)})
+    heads, depth = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
+    wide = m.input("x", "batch", "length", 2, heads, depth)
+    values = [
+        m.node("reshape", part, shape=("batch", "length", heads, depth))
+        for part in (m.node("slice", wide, axis=2, start=i, stop=i + 1) for i in range(2))
+    ]
+    values.append(m.node("unary", values[0], kind="tanh"))
+    turned = [m.node("transpose", value, perm=(0, 2, 1, 3)) for value in values]
+    outputs = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        y = m.node("attention", *(data.draw(st.sampled_from(turned)) for _ in range(3)), scale=0.5)
+        perm = data.draw(st.sampled_from([(0, 2, 1, 3), (0, 1, 3, 2), (2, 0, 1, 3)]))
+        outputs += [m.node("transpose", y, perm=perm), *data.draw(st.sampled_from([[], [y]]))]
+        turned.append(y)
+        outputs[-1] = m.node("unary", outputs[-1], kind="abs") if data.draw(st.booleans()) else outputs[-1]
+    outputs += data.draw(st.lists(st.sampled_from(turned), max_size=1))
+    check(m.graph(*dict.fromkeys(outputs)), {"batch": 2, "length": data.draw(st.integers(1, 9))}, seed)
+
+
+def test_attention_reads_keys_and_writes_results_in_the_order_of_layers() -> None:
+    m = Maker(6, {**BATCH, "length": Symbol(minimum=1, maximum=50)})
+    x = m.input("x", "batch", "length", 24)
+    heads = [
+        m.node("transpose", m.node("reshape", m.node("linear", x, m.floats(24, 24)),
+                                   shape=("batch", "length", 4, 6)), perm=(0, 2, 1, 3))
+        for _ in range(3)
+    ]  # fmt: skip
+    y = m.node("transpose", m.node("attention", *heads, scale=0.4), perm=(0, 2, 1, 3))
+    graph = m.graph(m.node("linear", m.node("reshape", y, shape=("batch", "length", 24)), m.floats(8, 24)))
+    session = Session(graph, threads=1)
+    rows = session.profile(**feeds(graph, {"batch": 2, "length": 7}), repeats=1).rows
+    assert [row.op for row in rows].count("transpose") == 1  # of the queries, which are read many times
+    check(graph, {"batch": 2, "length": 7})
