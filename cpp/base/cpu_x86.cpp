@@ -15,6 +15,11 @@ bool has_avxvnni() {
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
 }
 
+bool has_f16c() {  // older compilers do not know its name
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
 std::string read_model() {
   std::array<unsigned, 12> words{};
   for (unsigned leaf = 0; leaf < 3; ++leaf) {
@@ -33,7 +38,7 @@ std::string read_model() {
 bool cpu_has(std::string_view feature) {
   if (feature == "avx2") return __builtin_cpu_supports("avx2");
   if (feature == "fma") return __builtin_cpu_supports("fma");
-  if (feature == "f16c") return __builtin_cpu_supports("f16c");
+  if (feature == "f16c") return __builtin_cpu_supports("avx") && has_f16c();
   if (feature == "avxvnni") return __builtin_cpu_supports("avx2") && has_avxvnni();
   if (feature == "avx512f") return __builtin_cpu_supports("avx512f");
   if (feature == "avx512bw") return __builtin_cpu_supports("avx512bw");
