@@ -160,6 +160,12 @@ class Op {
   // value: elements along the innermost axis of its layout are adjacent, all other axes may step over something.
   virtual bool reads_parts(size_t input) const { return (void)input, false; }
   virtual bool writes_parts(size_t output) const { return (void)output, false; }
+  // Whether run() takes this input, or output, with its axes in any order in memory, but for the last, along which
+  // elements are adjacent.
+  virtual bool reads_orders(size_t input) const { return (void)input, false; }
+  virtual bool writes_orders(size_t output) const { return (void)output, false; }
+  // A change of order (transpose): axis i of output 0 is axis order()[i] of input 0. Empty: none.
+  virtual std::span<const int64_t> order() const { return {}; }
   // A join (concat): along this axis of the output, the inputs lie one behind the other, as they are.
   virtual std::optional<int> join_axis(const Shape& output) const { return (void)output, std::nullopt; }
   // A part (slice): output 0 is the elements start, start + step, ... of input 0 along an axis.

@@ -24,11 +24,12 @@ class Placing {
         threads_(threads),
         plan_(std::make_unique<Plan>()),
         last_use_(types.size(), -1),
+        readers_(types.size()),
         places_(types.size()),
         joins_(program, types, job) {}
 
   std::unique_ptr<Plan> run() {
-    find_last_uses();
+    find_readers();
     place_inputs_and_constants();
     for (size_t i = 0; i < job_.nodes.size(); ++i) add_node(i);
     for (size_t i = 0; i < job_.outputs.size(); ++i) add_output(i);
@@ -51,15 +52,30 @@ class Placing {
     Location location;
   };
 
+  // Of a value, in this job.
+  struct Readers {
+    int count = 0;
+    const Program::Node* only = nullptr;  // if there is one
+    bool take_any_order = true;
+  };
+
   const Program::Node& node(int index) const { return program_.nodes[job_.nodes[index]]; }
   const TensorType& type(int value) const { return types_[value]; }
   const std::string& name(int value) const { return program_.values[value].name; }
 
-  void find_last_uses() {
-    for (size_t i = 0; i < job_.nodes.size(); ++i)
-      for (int value : node(i).inputs)
-        if (value >= 0) last_use_[value] = i;
-    for (int output : job_.outputs) last_use_[output] = INT_MAX;
+  void find_readers() {
+    for (size_t i = 0; i < job_.nodes.size(); ++i) {
+      const Program::Node& reader = node(i);
+      for (size_t input = 0; input < reader.inputs.size(); ++input) {
+        const int value = reader.inputs[input];
+        if (value < 0) continue;
+        last_use_[value] = i;
+        Readers& readers = readers_[value];
+        readers.take_any_order &= reader.impl->reads_orders(input);
+        readers.only = readers.count++ == 0 ? &reader : nullptr;
+      }
+    }
+    for (int output : job_.outputs) last_use_[output] = INT_MAX, readers_[output] = {.take_any_order = false};
   }
 
   void place_inputs_and_constants() {
@@ -164,7 +180,7 @@ class Placing {
       return;
     }
     if (node.impl->is_view()) return add_view(node);
-    if (add_part(node) || add_join(node)) return;
+    if (add_part(node) || add_order(node) || add_join(node)) return;
     const Layout same = shared_layout(node);
     std::vector<Operand> inputs, outputs;
     for (size_t i = 0; i < node.inputs.size(); ++i) inputs.push_back(input_operand(node, i, same));
@@ -208,6 +224,23 @@ class Placing {
       found = true;
     }
     return found;
+  }
+
+  // Takes a transposed value for the same memory in another order, where it comes out dense, or all who read it take it
+  // so.
+  bool add_order(const Program::Node& node) {
+    const std::span<const int64_t> order = node.impl->order();
+    if (order.empty()) return false;
+    const int from = node.inputs[0], to = node.outputs[0];
+    Location location = find(from, Layout::contiguous, true);
+    if (!location.exists()) return false;
+    const Shape strides = location.strides;
+    for (size_t axis = 0; axis < order.size(); ++axis) location.strides[axis] = strides[order[axis]];
+    if (!is_dense(type(to).shape, location.strides, Layout::contiguous) &&
+        !(is_adjacent(type(to).shape, location.strides, Layout::contiguous) && readers_[to].take_any_order))
+      return false;
+    place(to, Layout::contiguous, location);
+    return true;
   }
 
   // Of a join some inputs of which lie in their slots, only the others are copied.
@@ -255,7 +288,7 @@ class Placing {
   Operand input_operand(const Program::Node& node, size_t i, Layout same) {
     const int value = node.inputs[i];
     if (value < 0 || is_packed(node, i)) return {value, Layout::contiguous, {}};
-    const bool parts = node.impl->reads_parts(i);
+    const bool parts = node.impl->reads_parts(i) || node.impl->reads_orders(i);
     Layout layout = resolve(node.impl->input_layout(i), type(value).shape, same);
     if (node.impl->input_layout(i) == Layout::any && has_layouts(type(value).shape) &&
         !find(value, Layout::contiguous, parts).exists())
@@ -275,10 +308,24 @@ class Placing {
     const Layout layout = resolve(node.impl->output_layout(i), type(value).shape, same);
     Location target;
     if (can_share(node, inputs, value)) target = slot_of(value, layout, node.impl->writes_parts(i));
+    if (!target.exists() && node.impl->writes_orders(i)) target = transposed(value);
     if (!target.exists() && i == 0) target = reusable_input(node, layout, inputs, index);
     if (!target.exists()) return {value, layout, place_whole(value, layout)};
     place(value, layout, target);
     return {value, layout, target};
+  }
+
+  // Where only a transpose reads the value: the place in which that leaves it dense, and has nothing to do.
+  Location transposed(int value) {
+    const Program::Node* reader = readers_[value].only;
+    if (reader == nullptr || reader->impl->order().empty()) return {};
+    const std::span<const int64_t> order = reader->impl->order();
+    const int to = reader->outputs[0];
+    if (order.back() != std::ssize(order) - 1 || joins_.slot(to).whole >= 0) return {};
+    Location location = place_whole(to, Layout::contiguous);
+    const Shape strides = location.strides;
+    for (size_t axis = 0; axis < order.size(); ++axis) location.strides[order[axis]] = strides[axis];
+    return location;
   }
 
   // Whether the value may lie in its slot: what is read beside an input must not change under the operator.
@@ -368,6 +415,7 @@ class Placing {
   int threads_;
   std::unique_ptr<Plan> plan_;
   std::vector<int> last_use_;  // by value: node
+  std::vector<Readers> readers_;
   std::vector<Places> places_;
   Joins joins_;
   std::vector<Storage> storages_;

@@ -186,12 +186,27 @@ inline Lanes erfc(const Lanes& x) {
   return select(abs(x) > splat(kErfSplit), large, splat(1.0f) - erf_near_zero(x));
 }
 
-LOWBIT_INLINE Lanes gelu(const Lanes& x) {
-  const Lanes z = x * splat(0.70710678118654752f);
-  const Lanes tail = erfc_of_magnitude(z);  // 1 + erf(z) where z is negative: no cancellation
-  const Lanes large = select_negative(z, tail, splat(2.0f) - tail);
-  const Lanes sum = select(abs(z) > splat(kErfSplit), large, erf_near_zero(z) + splat(1.0f));
-  return x * splat(0.5f) * sum;
+// For n <= kGeluBlock, a multiple of kLanes; y may be x. In three passes: a CPU looks ahead no farther than the chain
+// of dependent operations of one vector is long, unless it is cut into pieces.
+constexpr int64_t kGeluBlock = 256;
+inline void gelu(const float* x, float* y, int64_t n) {
+  const Lanes root = splat(0.70710678118654752f);
+  alignas(64) float tails[kGeluBlock];
+  bool moderate = true;
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Lanes t = abs(load(x + i) * root);
+    moderate &= all(splat(8.5f) > t);
+    store(tails + i, log_erfc(t));
+  }
+  for (int64_t i = 0; i < n; i += kLanes)
+    store(tails + i, moderate ? exp_of_moderate(load(tails + i)) : erfc_of_magnitude(load(x + i) * root));
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Lanes v = load(x + i), z = v * root;
+    const Lanes tail = load(tails + i);  // 1 + erf(z) where z is negative: no cancellation
+    const Lanes large = select_negative(z, tail, splat(2.0f) - tail);
+    const Lanes sum = select(abs(z) > splat(kErfSplit), large, erf_near_zero(z) + splat(1.0f));
+    store(y + i, v * splat(0.5f) * sum);
+  }
 }
 
 // 1 + tanh(u) = 2 sigmoid(2 u)

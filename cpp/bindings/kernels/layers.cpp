@@ -13,9 +13,10 @@ namespace {
 
 using namespace kernels;
 
-HeadRows head_rows(const Array<float>& x) {
+template <class T>
+HeadRows<T> head_rows(T* data, const Array<float>& x) {
   const int64_t row = x.shape(3), head = x.shape(2) * row;
-  return {x.data(), x.shape(1) * head, head, row};
+  return {data, x.shape(1) * head, head, row};
 }
 
 // Of shape [batch][heads][length][keys]; strides of 0 repeat.
@@ -41,7 +42,7 @@ Array<float> run_attention(const std::string& name, const Array<float>& q, const
       k.shape(0) == args.batch && k.shape(3) == args.depth && args.key_heads > 0 && args.heads % args.key_heads == 0,
       "q and k must agree in sizes");
   require(std::equal(k.shape(), k.shape() + 3, v.shape()), "k and v must agree in sizes");
-  args.q = head_rows(q), args.k = head_rows(k), args.v = head_rows(v);
+  args.q = head_rows(q.data(), q), args.k = head_rows(k.data(), k), args.v = head_rows(v.data(), v);
   const auto mask = keywords.get("mask", std::optional<py::array>());
   if (mask) args.mask = mask_of(*mask, args);
   keywords.read("scale", args.scale), keywords.read("causal", args.causal);
@@ -49,7 +50,7 @@ Array<float> run_attention(const std::string& name, const Array<float>& q, const
   const AttentionPlan plan(args, kernel.isa, keywords.get("threads", 1));
   keywords.finish();
   Array<float> y = output<float>({args.batch, args.heads, args.length, args.value_depth});
-  args.y = y.mutable_data();
+  args.y = head_rows(y.mutable_data(), y);
   const Buffer scratch(plan.scratch_bytes());
   const EltwiseKernel& copier = best_of(eltwise_kernels(), kernel.isa);
   run_tasks(plan.tasks(), [&](int64_t task) { plan.run(kernel, copier, args, task, scratch.as<float>()); });

@@ -38,6 +38,8 @@ class Attention final : public Op {
     y[last] = v[last];
     return {{DType::f32, y}};
   }
+  bool reads_orders(size_t input) const override { return input == kK || input == kV; }
+  bool writes_orders(size_t) const override { return true; }
   std::string kernel() const override { return kernel_.name; }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
     const kernels::AttentionArgs args = sizes(inputs[kQ].shape, inputs[kK].shape, inputs[kV].shape);
@@ -56,12 +58,12 @@ class Attention final : public Op {
     kernels::AttentionArgs args = sizes(q.shape, k.shape, v.shape);
     if (args.keys == 0) {
       const float nothing = nan_if_empty_ ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
-      std::fill_n(y.as<float>(), y.shape.elements(), nothing);
+      std::fill_n(y.as<float>(), y.shape.elements(), nothing);  // dense, in whatever order
       return;
     }
-    args.q = rows_of(q), args.k = rows_of(k), args.v = rows_of(v);
+    args.q = rows_of<const float>(q), args.k = rows_of<const float>(k), args.v = rows_of<const float>(v);
     if (masked_) args.mask = mask_of(run.inputs[kMask], q.shape.rank());
-    args.y = y.as<float>();
+    args.y = rows_of<float>(y);
     const kernels::AttentionPlan plan(args, isa_, run.threads);
     run_tasks(plan.tasks(), run.threads,
               [&](int64_t task) { plan.run(kernel_, copier_, args, task, reinterpret_cast<float*>(run.scratch)); });
@@ -98,9 +100,10 @@ class Attention final : public Op {
     return args;
   }
 
-  static kernels::HeadRows rows_of(const Tensor& x) {
+  template <class T>
+  static kernels::HeadRows<T> rows_of(const Tensor& x) {
     const int rank = x.shape.rank();
-    return {x.as<const float>(), rank == 4 ? x.strides[0] : 0, x.strides[rank - 3], x.strides[rank - 2]};
+    return {x.as<T>(), rank == 4 ? x.strides[0] : 0, x.strides[rank - 3], x.strides[rank - 2]};
   }
 
   // Absent axes and those of one repeat.

@@ -71,6 +71,7 @@ class Transpose final : public MoveOp {
   }
   Layout input_layout(size_t) const override { return Layout::any; }
   Layout output_layout(size_t) const override { return Layout::contiguous; }
+  std::span<const int64_t> order() const override { return perm_; }
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
     Shape strides;

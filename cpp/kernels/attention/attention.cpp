@@ -64,8 +64,8 @@ void AttentionPlan::run(const AttentionKernel& kernel, const EltwiseKernel& copi
     const int64_t head = index / pieces_, piece = index % pieces_;
     const int64_t b = head / args.key_heads, key_head = head % args.key_heads;
     if (head != packed) {
-      const float* k = args.k.data + b * args.k.batch + key_head * args.k.head;
-      const float* v = args.v.data + b * args.v.batch + key_head * args.v.head;
+      const float* k = args.k.at(b, key_head, 0);
+      const float* v = args.v.at(b, key_head, 0);
       pack_panels(*scores_, copier, {k, args.depth, args.keys, 1, args.k.row}, 0, panels_of(*scores_, args.keys), keys);
       pack_panels(*values_, copier, {v, args.keys, args.value_depth, args.v.row, 1}, 0,
                   panels_of(*values_, args.value_depth), values);
@@ -86,8 +86,8 @@ void AttentionPlan::run_unit(const Unit& unit) const {
 void AttentionPlan::run_block(const Unit& unit, int64_t head, int64_t first, int64_t rows) const {
   const AttentionArgs& args = unit.args;
   const int64_t keys = args.causal ? std::min(args.keys, first + rows) : args.keys;  // that any row looks at
-  const float* q = args.q.data + unit.b * args.q.batch + head * args.q.head + first * args.q.row;
-  float* y = args.y + ((unit.b * args.heads + head) * args.length + first) * args.value_depth;
+  const float* q = args.q.at(unit.b, head, first);
+  float* y = args.y.at(unit.b, head, first);
   if (args.depth > 0) {
     const GemmF32Panels panels{scores_, keys, 1, args.depth, unit.keys};
     scores_->run(product(panels, q, rows, args.q.row, unit.scores, keys), 0, 1);
@@ -107,7 +107,7 @@ void AttentionPlan::run_block(const Unit& unit, int64_t head, int64_t first, int
   for (int64_t panel = 0; panel * values_->nr < args.value_depth; ++panel) {
     const int64_t column = panel * values_->nr, columns = std::min<int64_t>(values_->nr, args.value_depth - column);
     const GemmF32Panels panels{values_, columns, 1, keys, unit.values + column * args.keys};
-    values_->run(product(panels, unit.scores, rows, keys, y + column, args.value_depth), 0, 1);
+    values_->run(product(panels, unit.scores, rows, keys, y + column, args.y.row), 0, 1);
   }
 }
 

@@ -30,9 +30,11 @@ struct AttentionKernel : KernelRow {
 KernelTable<AttentionKernel> attention_kernels();
 
 // Rows of adjacent floats: row (b, h, i) at data + b * batch + h * head + i * row.
+template <class T>
 struct HeadRows {
-  const float* data = nullptr;
+  T* data = nullptr;
   int64_t batch = 0, head = 0, row = 0;
+  T* at(int64_t b, int64_t h, int64_t i) const { return data + b * batch + h * head + i * row; }
 };
 
 struct AttentionMask {
@@ -43,9 +45,9 @@ struct AttentionMask {
 
 struct AttentionArgs {
   int64_t batch = 0, heads = 0, key_heads = 0, length = 0, keys = 0, depth = 0, value_depth = 0;
-  HeadRows q, k, v;
+  HeadRows<const float> q, k, v;
   AttentionMask mask;
-  float* y = nullptr;  // [batch][heads][length][value_depth]
+  HeadRows<float> y;
   float scale = 1.0f;
   bool causal = false;
   bool nan_if_empty = false;  // a row with nothing to attend to: NaN, else 0

@@ -176,17 +176,24 @@ void rounding_block(const float* x, int64_t n, const float* factor, const float*
 
 inline Lanes relu6_of_shifted(const Lanes& x) { return clamp(x + splat(3.0f), splat(0.0f), splat(6.0f)); }
 
-// What is left past the last sixteen goes through the same loop, on the stack, so that f is compiled once, and inlined.
+// Calls f(x, y, n) for multiples of sixteen elements. What is left past the last sixteen goes through the same call, on
+// the stack, so that f is compiled once, and inlined.
 template <class F>
-LOWBIT_INLINE void map(const UnaryArgs& args, F f) {
+LOWBIT_INLINE void map_stretches(const UnaryArgs& args, F f) {
   alignas(64) float rest[kLanes];
   const int64_t left = args.count % kLanes, whole = args.count - left;
   store(rest, load(args.x + whole, left));
   const float* x = args.x;
   float* y = args.y;
-  for (int64_t n = whole, turn = 0; turn < 2; ++turn, n = left > 0 ? kLanes : 0, x = y = rest)
-    for (int64_t i = 0; i < n; i += kLanes) store(y + i, f(load(x + i)));
+  for (int64_t n = whole, turn = 0; turn < 2; ++turn, n = left > 0 ? kLanes : 0, x = y = rest) f(x, y, n);
   store(args.y + whole, load(rest), left);
+}
+
+template <class F>
+LOWBIT_INLINE void map(const UnaryArgs& args, F f) {
+  map_stretches(args, [&](const float* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += kLanes) store(y + i, f(load(x + i)));
+  });
 }
 
 inline void unary_block(const UnaryArgs& args) {
@@ -222,7 +229,9 @@ inline void unary_block(const UnaryArgs& args) {
     case UnaryKind::silu:
       return map(args, [](const Lanes& x) { return x * sigmoid(x); });
     case UnaryKind::gelu:
-      return map(args, [](const Lanes& x) { return gelu(x); });
+      return map_stretches(args, [](const float* x, float* y, int64_t n) {
+        for (int64_t i = 0; i < n; i += kGeluBlock) gelu(x + i, y + i, n - i < kGeluBlock ? n - i : kGeluBlock);
+      });
     case UnaryKind::gelu_tanh:
       return map(args, [](const Lanes& x) { return gelu_tanh(x); });
     case UnaryKind::hardsigmoid:

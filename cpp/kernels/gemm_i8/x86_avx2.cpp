@@ -137,7 +137,7 @@ struct Pairs256 : Avx2 {
     const int64_t panel = (t.quads + 1) / 2 * 64;  // the next one comes from afar while this one is multiplied
     for (const int32_t *at = t.places, *end = at + (t.quads + 1) / 2 * 2; at != end; at += 2, w += 64) {
       const Int first = load(w), second = load(w + 32);
-      const int64_t a = at[0], b = at[1];
+      const auto [a, b] = both(at);
       __builtin_prefetch(w + panel, 0, 2);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r)
@@ -146,7 +146,7 @@ struct Pairs256 : Avx2 {
     for (const GemmI8Windows *at = t.windows, *end = at + t.window_count; at != end; ++at) {
       const Int first = load(at->weights[0]), second = load(at->weights[1]);
       const Int of_first = quads(at->quads[0]), of_second = quads(at->quads[1]);
-      const int64_t a = at->places[0], b = at->places[1];
+      const auto [a, b] = both(at->places);
       __builtin_prefetch(at + t.window_count, 0, 2);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
@@ -157,6 +157,15 @@ struct Pairs256 : Avx2 {
   }
 
  private:
+  struct Places {
+    int64_t first, second;
+  };
+  // Two places, none of them negative, in one load: loads are scarce in this loop.
+  static LOWBIT_INLINE Places both(const int32_t* places) {
+    int64_t two;
+    __builtin_memcpy(&two, places, sizeof two);
+    return {static_cast<uint32_t>(two), two >> 32};
+  }
   static LOWBIT_INLINE Int quads(const uint8_t* numbers) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(numbers)));
   }
