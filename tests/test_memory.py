@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 
 from graphs import Maker
 from lowbit import LimitError, Limits, _core
-from lowbit.graph.ir import Graph, Weight, replace
+from lowbit.graph.ir import Array, Graph, Symbol, Weight, replace
 from lowbit.ops import interpreter
 from lowbit.runtime.session import Session
 
@@ -288,3 +291,224 @@ def test_the_address_space_is_a_limit() -> None:
     program += "from lowbit import _core; print(_core.available_memory())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 3 << 30
+
+
+# ------------------------------------------------------------------------------------------------------ a session's own
+
+
+def wide(rows: str = "rows") -> Graph:
+    """y [rows, 64] by way of 1024 numbers a row: 4 KiB and more of working memory for each."""
+    m = Maker(0, {rows: Symbol(minimum=1)})
+    y = m.node("linear", m.node("linear", m.input("x", rows, 64), m.floats(1024, 64)), m.floats(64, 1024))
+    return m.graph(y)
+
+
+def ones(rows: int) -> Array:
+    return np.ones((rows, 64), np.float32)
+
+
+def memory(session: Session) -> Any:
+    return session._core.memory()
+
+
+def test_the_default_is_what_the_process_may_use() -> None:
+    session = Session(wide())
+    assert memory(session)["limit_bytes"] == _core.available_memory()
+    assert memory(Session(wide(), limits=Limits(memory=MIB)))["limit_bytes"] == MIB
+
+
+def test_constants_beyond_the_limit_are_refused() -> None:
+    with pytest.raises(LimitError, match=r"constants take 0\.5 MiB, and the session may hold 0\.1 MiB"):
+        Session(wide(), limits=Limits(memory=MIB // 8))
+
+
+def test_a_call_beyond_the_limit_is_refused_with_numbers_and_the_next_one_runs() -> None:
+    session = Session(wide(), threads=1, limits=Limits(memory=4 * MIB))
+    expected = session.run(ones(100))[0]
+    for rows in (10_000, 1 << 22):
+        with pytest.raises(LimitError, match=r"needs [\d.]+ MiB for .* outputs, beside the [\d.]+ MiB .* 4\.0 MiB"):
+            session.run(np.zeros((rows, 64), np.float32))
+        assert memory(session)["held_bytes"] <= 4 * MIB
+        np.testing.assert_array_equal(session.run(ones(100))[0], expected)
+    session._core.trim(0.0)
+    assert memory(session)["held_bytes"] == memory(session)["packed_bytes"]
+
+
+def test_outputs_count() -> None:
+    """One of 2^38 bytes and more is refused before anybody asks for it; so is one beyond the limit of the session."""
+    column = np.ones((1, 1 << 20), np.float32)
+    m = Maker(0, {"rows": Symbol(minimum=1), "columns": Symbol(minimum=1)})
+    x, z = m.input("x", "rows", 1), m.input("z", 1, "columns")
+    graph = m.graph(m.node("mul", x, z))
+    row = np.ones((1 << 18, 1), np.float32)
+    with pytest.raises(LimitError, match=r"needs 1048576\.0 MiB for .* outputs"):
+        Session(graph, limits=Limits(operations=None)).run(row, column)
+    session = Session(graph, limits=Limits(memory=MIB))
+    session.run(row[:64], column[:, :64])
+    with pytest.raises(LimitError, match=r"needs 1\.0 MiB"):
+        session.run(row[:512], column[:, :512])
+    with pytest.raises(LimitError, match=r"needs 1\.0 MiB"):
+        session.run_into([row[:512], column[:, :512]], [np.empty((512, 512), np.float32)])
+
+
+def test_a_padded_copy_counts() -> None:
+    """One number between 16,000 of padding on all sides: 4.1 GB as an output, and as the copy that is read."""
+    m = Maker(0)
+    graph = m.graph(m.node("conv2d", m.input("x", 1, 1, 1, 1), m.floats(1, 1, 1, 1), padding=(16_000,) * 4))
+    few = m.graph(
+        m.node("conv2d", "x", m.floats(1, 1, 2, 2), padding=(16_000,) * 4, stride=(32_000,) * 2, dilation=(7,) * 2)
+    )
+    for each, least in ((graph, 7813), (few, 3906)):
+        with pytest.raises(LimitError, match=rf"needs {least}\.\d MiB .* may hold 512\.0 MiB"):
+            Session(each, limits=Limits(memory=512 * MIB)).run(np.ones((1, 1, 1, 1), np.float32))
+
+
+def test_what_depends_on_no_input_counts_while_it_is_made() -> None:
+    m = Maker(0, {"rows": Symbol(minimum=1)})
+    x = m.input("x", "rows", 1)
+    positions = m.node("reshape", m.node("arange", start=0, length="rows", step=1, dtype="i64"), shape=("rows", 1))
+    graph = m.graph(m.node("add", x, m.node("cast", positions, dtype="f32")))
+    session = Session(graph, limits=Limits(memory=MIB))
+    assert session.run(np.ones((1000, 1), np.float32))[0][-1] == 1000
+    with pytest.raises(LimitError, match="needs"):
+        session.run(np.ones((500_000, 1), np.float32))
+    assert session.run(np.ones((2000, 1), np.float32))[0][-1] == 2000
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 1500), min_size=1, max_size=12), st.integers(1, 8))
+def test_whatever_the_sizes_a_session_stays_within_its_limit(sizes: list[int], limit: int) -> None:
+    """What fits a fresh session, fits one that met other sizes."""
+    graph = wide()
+
+    def fits(session: Session, rows: int) -> bool:
+        try:
+            return session.run(ones(rows))[0].shape == (rows, 64)
+        except LimitError:
+            return False
+
+    limits = Limits(memory=limit * MIB)
+    session = Session(graph, threads=1, limits=limits)
+    for rows in sizes:
+        assert fits(session, rows) == fits(Session(graph, threads=1, limits=limits), rows)
+        assert memory(session)["held_bytes"] <= limit * MIB
+    session._core.trim(0.0)
+    assert memory(session)["held_bytes"] == memory(session)["packed_bytes"]
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    failures: list[BaseException] = []
+
+    def run(i: int) -> None:
+        try:
+            work(i)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def test_calls_of_many_threads_share_one_limit() -> None:
+    """Three of eight fit at once; the others are refused, and no answer is wrong."""
+    session = Session(wide(), threads=1, limits=Limits(memory=6 * MIB))
+    inputs = [np.random.default_rng(i).standard_normal((200 + 10 * i, 64)).astype(np.float32) for i in range(8)]
+    expected = [Session(wide(), threads=1).run(x)[0] for x in inputs]
+    done = [0] * 8
+
+    def work(i: int) -> None:
+        for j in range(40):
+            at = (i + j) % 8
+            try:
+                (y,) = session.run(inputs[at])
+            except LimitError:
+                continue
+            np.testing.assert_array_equal(y, expected[at])
+            done[i] += 1
+            assert memory(session)["held_bytes"] <= 6 * MIB
+
+    in_threads(8, work)
+    assert sum(done) > 0
+    session._core.trim(0.0)
+    after = memory(session)
+    assert after["held_bytes"] == after["packed_bytes"]
+    assert after["contexts"] == after["arena_bytes"] == 0
+
+
+def test_plans_of_all_contexts_have_one_bound() -> None:
+    """Each plan keeps 32 MiB of positions: some are made anew, and the answers stay."""
+    m = Maker(0, {"rows": Symbol(minimum=1)})
+    x = m.input("x", "rows", 1)
+    positions = m.node("reshape", m.node("arange", start=0, length="rows", step=1, dtype="i64"), shape=("rows", 1))
+    session = Session(m.graph(m.node("add", x, m.node("cast", positions, dtype="f32"))), threads=1)
+    at_once = threading.Barrier(3)
+
+    def work(i: int) -> None:
+        for j in range(4):
+            at_once.wait()
+            rows = (1 << 22) + 4 * i + j
+            assert session.run(np.zeros((rows, 1), np.float32))[0][-1] == np.float32(rows - 1)
+
+    in_threads(3, work)
+    assert memory(session)["arena_bytes"] < 300 * MIB
+    assert memory(session)["plans"] >= 5
+
+
+def test_memory_that_nobody_uses_is_given_back() -> None:
+    session = Session(wide(), threads=1)
+    at_once = threading.Barrier(4)
+
+    def work(i: int) -> None:
+        for _ in range(3):
+            at_once.wait()
+            session.run(ones(3000))
+
+    in_threads(4, work)
+    session.run(ones(5000))
+    time.sleep(0.02)
+    session.run(ones(1))
+    session._core.trim(0.01)
+    after = memory(session)
+    assert after["contexts"] <= 1
+    assert after["arena_bytes"] < 2 * MIB
+    assert after["held_bytes"] < after["packed_bytes"] + 2 * MIB
+    np.testing.assert_array_equal(session.run(ones(5000))[0][0], session.run(ones(1))[0][0])
+
+
+def test_a_known_shape_books_nothing_more() -> None:
+    session = Session(wide(), threads=1)
+    for rows in (3, 500, 3):
+        session.run(ones(rows))
+    before = memory(session)
+    for _ in range(20):
+        session.run(ones(3))
+    assert memory(session) == before
+
+
+def test_a_process_with_little_address_space_refuses_instead_of_failing() -> None:
+    program = f"""
+        import resource, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import numpy as np
+        from graphs import Maker
+        from lowbit import LimitError
+        from lowbit.graph.ir import Symbol
+        from lowbit.runtime.session import Session
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30,) * 2)
+        m = Maker(0, {{"rows": Symbol(minimum=1)}})
+        graph = m.graph(m.node("linear", m.input("x", "rows", 1), m.floats(1 << 12, 1)))
+        session = Session(graph, threads=1)
+        try:
+            session.run(np.zeros((1 << 18, 1), np.float32))
+        except LimitError as error:
+            print(error)
+        print(session.run(np.zeros((3, 1), np.float32))[0].shape)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert "may hold 4096.0 MiB" in done.stdout, done.stderr
+    assert "(3, 4096)" in done.stdout

@@ -239,9 +239,11 @@ py::list nodes(const Session& session) {
 }
 
 py::dict memory(const Session& session) {
-  const Session::Memory memory = session.memory();
+  const graph::Contexts::Memory memory = session.contexts().memory();
   py::dict result;
-  result["packed_bytes"] = memory.packed_bytes;
+  result["packed_bytes"] = session.program().packed_bytes;
+  result["held_bytes"] = memory.held_bytes;
+  result["limit_bytes"] = memory.limit_bytes;
   result["arena_bytes"] = memory.arena_bytes;
   result["contexts"] = memory.contexts;
   result["plans"] = memory.plans;
@@ -425,7 +427,13 @@ void bind_graph(py::module_& m) {
       .def("run_into", &run_into, py::arg("inputs"), py::arg("outputs"))
       .def("profile", &profile, py::arg("inputs"), py::arg("repeats") = 10)
       .def("nodes", &nodes)
-      .def("memory", &memory);
+      .def("memory", &memory)
+      .def(
+          "trim",
+          [](const Session& session, double seconds) {
+            session.contexts().trim(static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e9));
+          },
+          py::arg("seconds"));
   m.def("operators", &graph::registered_ops, "The names of all operators that a graph may use.");
 }
 

@@ -1,7 +1,5 @@
 #include "graph/packing.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 namespace lowbit::graph {
@@ -34,11 +32,6 @@ size_t pack(std::vector<Storage>& storages) {
     placed.insert(std::upper_bound(placed.begin(), placed.end(), s,
                                    [](const Storage* a, const Storage* b) { return a->offset < b->offset; }),
                   s);
-  }
-  const size_t memory = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-  if (arena > memory) {
-    throw Error(ErrorKind::input, "a run at these sizes needs " + std::to_string(arena >> 20) +
-                                      " MiB of working memory; this machine has " + std::to_string(memory >> 20));
   }
   return arena;
 }

@@ -29,8 +29,7 @@ struct Location {
   bool exists() const { return storage >= 0; }
 };
 
-// Gives the storages in the arena their offsets, and returns the arena's bytes. Throws Error(input) where these are
-// more than the machine has.
+// Gives the storages in the arena their offsets, and returns the arena's bytes.
 size_t pack(std::vector<Storage>& storages);
 
 }  // namespace lowbit::graph

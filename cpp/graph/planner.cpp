@@ -41,13 +41,30 @@ class Budget {
   std::string where_;
 };
 
+template <class T>
+int64_t bytes_of(const std::vector<T>& items) {
+  return static_cast<int64_t>(items.capacity() * sizeof(T));
+}
+
+int64_t bytes_of(const Plan& plan) {
+  int64_t bytes = sizeof(Plan) + bytes_of(plan.inputs) + bytes_of(plan.outputs) + bytes_of(plan.symbols) +
+                  bytes_of(plan.steps) + bytes_of(plan.tensors) + bytes_of(plan.arena_bindings) +
+                  bytes_of(plan.call_bindings) + bytes_of(plan.kept);
+  for (const Buffer& buffer : plan.kept) bytes += static_cast<int64_t>(buffer.bytes());
+  return bytes;
+}
+
 // The values that the job makes, computed now.
 std::map<int, Buffer> compute(const Program& program, std::span<const TensorType> types, const Job& job, int threads,
-                              std::span<const int64_t> symbols, Budget& budget) {
+                              std::span<const int64_t> symbols, Budget& budget,
+                              const std::function<void(int64_t)>& reserve) {
   std::map<int, Buffer> values;
   if (job.outputs.empty()) return values;
   const std::unique_ptr<Plan> plan = place(program, types, job, {}, symbols, threads);
   budget.take(*plan);
+  auto bytes = static_cast<int64_t>(plan->arena_bytes);
+  for (int value : job.outputs) bytes += bytes_of(types[value]);
+  reserve(bytes);
   const Buffer arena(plan->arena_bytes);
   for (const Plan::Binding& binding : plan->arena_bindings)
     plan->tensors[binding.tensor].data = arena.as<std::byte>() + binding.offset;
@@ -85,20 +102,19 @@ Work work_of(const Program& program, const Plan& plan, const Plan::Step& step) {
 }
 
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
-                                const Limits& limits) {
+                                const Limits& limits, const std::function<void(int64_t)>& reserve) {
   const std::vector<int64_t> symbols = bind_symbols(program, inputs);
   const std::vector<TensorType> types = infer_types(program, inputs, symbols);
   const Jobs jobs = divide(program, types);
   Budget budget(program, limits);
-  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols, budget);
+  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols, budget, reserve);
   std::unique_ptr<Plan> plan = place(program, types, jobs.always, kept, symbols, threads);
   budget.take(*plan);
   plan->inputs.assign(inputs.begin(), inputs.end());
   plan->symbols = symbols;
-  for (auto& [value, buffer] : kept) {
-    plan->kept_bytes += buffer.bytes();
-    plan->kept.push_back(std::move(buffer));
-  }
+  for (auto& [value, buffer] : kept) plan->kept.push_back(std::move(buffer));
+  plan->bytes = bytes_of(*plan);
+  for (const TensorType& type : plan->outputs) plan->output_bytes += bytes_of(type);
   return plan;
 }
 

@@ -12,6 +12,8 @@
 // packing.h what shares memory.
 #pragma once
 
+#include <functional>
+
 #include "graph/limits.h"
 #include "graph/program.h"
 
@@ -38,15 +40,16 @@ struct Plan {
   std::vector<Binding> arena_bindings, call_bindings;
   size_t arena_bytes = 0;
   std::vector<Buffer> kept;  // values that depend on no input
-  size_t kept_bytes = 0;
   const std::byte* bound_arena = nullptr;
-  uint64_t last_used = 0;
+  int64_t bytes = 0;  // of all that, without the arena
+  int64_t output_bytes = 0;
+  int64_t last_used = 0;  // nanoseconds of a clock
 };
 
-// Throws Error(input) where the shapes do not fit, or where the arena would not fit the machine's memory; Error(limit)
-// where a call would take more operations than it may.
+// Throws Error(input) where the shapes do not fit; Error(limit) where a call would take more operations than it may,
+// and what `reserve` throws, which is told the bytes that making the plan takes.
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
-                                const Limits& limits);
+                                const Limits& limits, const std::function<void(int64_t)>& reserve);
 
 Work work_of(const Program& program, const Plan& plan, const Plan::Step& step);
 

@@ -44,9 +44,17 @@ int64_t bytes_held(const Graph& graph) {
 class Preparation {
  public:
   Preparation(Graph&& graph, Isa isa, std::optional<int64_t> memory)
-      : graph_(std::move(graph)), isa_(isa), account_(bytes_held(graph_), most_bytes(bytes_held(graph_), memory)) {}
+      : graph_(std::move(graph)),
+        isa_(isa),
+        held_(bytes_held(graph_)),
+        memory_limit_(memory ? *memory : available_memory()),
+        account_(held_, memory ? *memory : std::min(memory_limit_, kPackedBytes + kPackedShare * held_)) {}
 
   Program run() {
+    if (held_ > memory_limit_)
+      throw Error(ErrorKind::limit, "the model's constants take " + in_mebibytes(held_) +
+                                        ", and the session may hold " + in_mebibytes(memory_limit_) +
+                                        ", which limits=lowbit.Limits(memory=...) sets");
     Program program;
     types_.resize(graph_.values.size());
     typical_types_.resize(graph_.values.size());
@@ -82,14 +90,11 @@ class Preparation {
     throw_problems(graph_.problems);
     finish(program, read);
     program.packed_bytes = account_.held();
+    program.memory_limit = memory_limit_;
     return program;
   }
 
  private:
-  static int64_t most_bytes(int64_t held, std::optional<int64_t> memory) {
-    return memory ? *memory : std::min(available_memory(), kPackedBytes + kPackedShare * held);
-  }
-
   // One sample, and kTypicalSize of all else.
   std::vector<int64_t> typical_sizes() const {
     std::vector<int64_t> sizes;
@@ -264,7 +269,8 @@ class Preparation {
 
   Graph graph_;
   Isa isa_;
-  MemoryAccount account_;  // the graph's constants, and what operators keep
+  int64_t held_, memory_limit_;  // bytes of the constants; that the session may hold in all
+  MemoryAccount account_;        // the graph's constants, and what operators keep
   Packings packings_;
   std::vector<int64_t> sizes_, typical_sizes_;  // of the symbols
   std::vector<MaybeType> types_, typical_types_;

@@ -36,11 +36,12 @@ struct Program {
   std::vector<Node> nodes;         // in topological order; those that no output needs are gone
   std::unique_ptr<const Op> copy;  // converts layouts
   size_t packed_bytes = 0;         // of weights, as operators keep them, and of constants
+  int64_t memory_limit = 0;        // bytes that the session may hold in all
 };
 
 // Validates by trial inference at the symbols' smallest sizes. Takes the graph's buffers and frees each constant with
-// its last reader, so that weights exist about once. memory: bytes that it may hold, constants included; absent: what
-// the process may use, and not far more than the constants. Throws Error(graph) with every problem, Error(limit).
+// its last reader, so that weights exist about once. memory: bytes that the session may hold; absent: what the process
+// may use, and of weights not far more than the constants. Throws Error(graph) with every problem, Error(limit).
 Program prepare(Graph&& graph, Isa isa, std::optional<int64_t> memory = std::nullopt);
 
 // Values of the symbols in a call. Throws Error(input) for a wrong number, dtype, rank or size of inputs.

@@ -8,12 +8,6 @@
 
 namespace lowbit::graph {
 
-struct Session::Context {
-  Buffer arena;
-  std::vector<std::unique_ptr<Plan>> plans;
-  uint64_t clock = 0;
-};
-
 namespace {
 
 constexpr int kMaxThreads = 1024;
@@ -37,64 +31,22 @@ Session::Session(Graph&& graph, Isa isa, int threads, const Limits& limits)
     : program_(prepare(std::move(graph), isa, limits.memory)),
       isa_(isa),
       threads_(threads == 0 ? default_threads() : threads),
-      limits_(limits) {
+      limits_(limits),
+      contexts_(static_cast<int64_t>(program_.packed_bytes), program_.memory_limit) {
   if (threads_ < 1 || threads_ > kMaxThreads)
     throw Error(ErrorKind::input,
                 "threads must be from 1 to " + std::to_string(kMaxThreads) + ", got " + std::to_string(threads));
 }
 
-Session::~Session() {
-  for (std::atomic<Context*>& slot : contexts_) delete slot.load();
-}
-
-Session::Context* Session::lease() const {
-  for (std::atomic<Context*>& slot : contexts_) {
-    if (slot.load(std::memory_order_relaxed) == nullptr) continue;
-    if (Context* context = slot.exchange(nullptr, std::memory_order_acquire)) return context;
-  }
-  auto context = std::make_unique<Context>();
-  context->plans.reserve(kMaxPlans);
-  return context.release();
-}
-
-void Session::give_back(Context* context) const {
-  for (std::atomic<Context*>& slot : contexts_) {
-    Context* expected = nullptr;
-    if (slot.load(std::memory_order_relaxed) != nullptr) continue;
-    if (slot.compare_exchange_strong(expected, context, std::memory_order_release, std::memory_order_relaxed)) return;
-  }
-  delete context;
-}
-
-Session::Memory Session::memory() const {
-  Memory memory{.packed_bytes = program_.packed_bytes};
-  std::array<Context*, kMaxContexts> taken{};
-  for (size_t i = 0; i < kMaxContexts; ++i) {
-    taken[i] = contexts_[i].exchange(nullptr, std::memory_order_acquire);
-    if (taken[i] == nullptr) continue;
-    memory.arena_bytes += taken[i]->arena.bytes();
-    memory.plans += taken[i]->plans.size();
-    for (const auto& plan : taken[i]->plans) memory.arena_bytes += plan->kept_bytes;
-    ++memory.contexts;
-  }
-  for (Context* context : taken)
-    if (context != nullptr) give_back(context);
-  return memory;
-}
-
 Session::Call::Call(const Session& session, std::span<const Tensor> inputs)
-    : session_(session), inputs_(inputs), context_(session.lease()) {
+    : session_(session), inputs_(inputs), context_(session.contexts_.lease()) {
   try {
     plan_ = find_plan();
-    if (context_->arena.bytes() < plan_->arena_bytes) {
-      context_->arena = Buffer();  // the old and the new one never exist together
-      context_->arena = Buffer(plan_->arena_bytes);
-    }
+    session.contexts_.make_room(*context_, *plan_);
   } catch (...) {
-    session_.give_back(context_);
+    session_.contexts_.give_back(context_, nullptr);
     throw;
   }
-  plan_->last_used = ++context_->clock;
 }
 
 Plan* Session::Call::find_plan() const {
@@ -103,13 +55,19 @@ Plan* Session::Call::find_plan() const {
   if (known != plans.end()) return known->get();
   std::vector<TensorType> types;
   for (const Tensor& input : inputs_) types.push_back(input);
-  std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_, session_.limits_);
-  if (plans.size() < kMaxPlans) return plans.emplace_back(std::move(plan)).get();
-  const auto older = [](const auto& a, const auto& b) { return a->last_used < b->last_used; };
-  return (*std::min_element(plans.begin(), plans.end(), older) = std::move(plan)).get();
+  int64_t reserved = 0;
+  const auto reserve = [&](int64_t bytes) { session_.contexts_.reserve(*context_, bytes), reserved += bytes; };
+  try {
+    std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_, session_.limits_, reserve);
+    session_.contexts_.give(reserved);
+    return session_.contexts_.keep(*context_, std::move(plan));
+  } catch (...) {
+    session_.contexts_.give(reserved);
+    throw;
+  }
 }
 
-Session::Call::~Call() { session_.give_back(context_); }
+Session::Call::~Call() { session_.contexts_.give_back(context_, plan_); }
 
 void Session::Call::bind(std::span<const Tensor> outputs) {
   const auto& program = session_.program_;

@@ -2,29 +2,20 @@
 // the last few input shapes it met. A call with a shape its context knows allocates nothing.
 #pragma once
 
-#include <array>
-#include <atomic>
-
-#include "graph/planner.h"
+#include "graph/contexts.h"
 
 namespace lowbit::graph {
 
 class Session {
  public:
-  static constexpr size_t kMaxPlans = 16;     // a context keeps
-  static constexpr size_t kMaxContexts = 64;  // kept between calls
-
   // threads 0: default_threads(). Throws Error(graph) with every problem of the graph, Error(environment).
   Session(Graph&& graph, Isa isa, int threads, const Limits& limits = {});
-  ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
   const Program& program() const { return program_; }
   Isa isa() const { return isa_; }
   int threads() const { return threads_; }
-
-  struct Context;
 
   // One call. Inputs and outputs are dense row-major views that stay valid until the call is gone.
   class Call {
@@ -56,23 +47,14 @@ class Session {
 
   void run(std::span<const Tensor> inputs, std::span<const Tensor> outputs) const { Call(*this, inputs).run(outputs); }
 
-  struct Memory {
-    size_t packed_bytes = 0;                          // weights and tables, shared by all calls
-    size_t arena_bytes = 0, contexts = 0, plans = 0;  // of the idle contexts; with what their plans keep
-  };
-  Memory memory() const;
+  Contexts& contexts() const { return contexts_; }
 
  private:
-  Context* lease() const;
-  void give_back(Context* context) const;
-
   Program program_;
   Isa isa_;
   int threads_;
   Limits limits_;
-  // Slots are taken and filled by atomic exchange: no lock, so a fork in the midst of a call leaves the child a working
-  // session (short of the contexts that were out).
-  mutable std::array<std::atomic<Context*>, kMaxContexts> contexts_{};
+  mutable Contexts contexts_;
 };
 
 }  // namespace lowbit::graph

@@ -22,9 +22,12 @@ class Cpu(TypedDict):
     threads: int
 
 class Memory(TypedDict):
-    """packed_bytes: weights and constants, once a session. The rest is that of contexts that no call holds just now."""
+    """packed_bytes: weights and constants, once a session. held_bytes: these, and what contexts, plans and the outputs
+    of calls take, at most limit_bytes. The rest is that of contexts that no call holds just now."""
 
     packed_bytes: int
+    held_bytes: int
+    limit_bytes: int
     arena_bytes: int
     contexts: int
     plans: int
@@ -139,6 +142,8 @@ class Session:
         """node, op and kernel of each node that outputs need."""
 
     def memory(self) -> Memory: ...
+    def trim(self, seconds: float) -> None:
+        """Give back what no call has used for so long. Calls do so themselves, for what nobody used for 10 seconds."""
 
 def kernels() -> dict[str, list[KernelRow]]:
     """The rows of each family of kernels, by the family's folder in cpp/kernels."""

@@ -256,7 +256,7 @@ def _constants(
     constants: dict[str, Array | Weight] = {}
     known: dict[tuple[str, tuple[Dim, ...]], Array | Weight] = {}
     for name, entry in _named(entries, "constants"):
-        key = (json.dumps(entry, sort_keys=True), values[name].shape if name in values else ())
+        key = (repr(entry), values[name].shape if name in values else ())
         if key not in known:
             known[key] = _constant(name, entry, tensors, used, values)
         constants[name] = known[key]

@@ -17,9 +17,9 @@ class Limits:
     reach for models that are worth running on a CPU; `lowbit.load` takes them unless it is told otherwise.
 
     Args:
-        memory: Bytes that a session may hold in all; None: what this process may use (the least of the machine's
-            memory, the limits of its cgroups, and its address space), and for weights, as this CPU reads them, no more
-            than 32 MiB and 16 times what the model's constants take.
+        memory: Bytes that a session may hold in all: weights, what calls work in, and their outputs. None: what this
+            process may use (the least of the machine's memory, the limits of its cgroups, and its address space); of
+            weights, as this CPU reads them, no more than 32 MiB and 16 times what the model's constants take.
         operations: Of one call: a multiply-add counts two, a byte that is read or written counts one; None: any number.
         seconds: How long one call may take: it ends at the next border between tasks; None: any time.
 
