@@ -5,6 +5,9 @@
 //   begin_panel(panel)  sets what tiles know of a panel's weights
 //   begin_tile(at)      sets what a tile knows of its rows, from rows_.x[at] on
 //
+// or begin_panel(panel, panels), if its tiles take a single row times many panels in one call: what lies between two
+// calls would hold up the weights, which such a row reads as fast as memory gives them.
+//
 // Args: weights, grid, x, x_zero_point(s), epilogue, y. Tile: an OutputTile with x; where it has a number of `tiles`,
 // as many of one height are run together, which matters where they are small. Baseline code only.
 #pragma once
@@ -17,8 +20,12 @@ template <class Derived, class Args, class Tile>
 class ProductRun {
  public:
   void task(int64_t task, int64_t tasks) {
+    if constexpr (requires(Derived& derived) { derived.begin_panel(0, 1); }) {
+      const int64_t first = task * cut_.panels / tasks, end = (task + 1) * cut_.panels / tasks;
+      if (args_.grid.rows() == 1 && first < end) return run_panels(first, end - first, 0, 1);
+    }
     cut_.each(task, tasks,
-              [this](int64_t panel, int64_t first_tile, int64_t count) { run_panel(panel, first_tile, count); });
+              [this](int64_t panel, int64_t first_tile, int64_t count) { run_panels(panel, 1, first_tile, count); });
   }
 
  protected:
@@ -41,7 +48,7 @@ class ProductRun {
   int32_t zero_points_[Cut::kBlockRows];  // of the rows' x, where args has them
 
  private:
-  void run_panel(int64_t panel, int64_t first_tile, int64_t count) {
+  void run_panels(int64_t panel, int64_t panels, int64_t first_tile, int64_t count) {
     hold_rows(cut_.first_row(first_tile), cut_.first_row(first_tile + count));
     auto& derived = static_cast<Derived&>(*this);
     const int64_t nr = args_.weights->kernel->nr, channel = panel * nr;
@@ -50,7 +57,11 @@ class ProductRun {
     tile_.multiplier = args_.epilogue.multiplier + channel;
     tile_.bias = args_.epilogue.bias + channel;
     tile_.slope = args_.epilogue.slope != nullptr ? args_.epilogue.slope + channel : nullptr;
-    derived.begin_panel(panel);
+    if constexpr (requires { derived.begin_panel(panel, panels); }) {
+      derived.begin_panel(panel, panels);
+    } else {
+      derived.begin_panel(panel);
+    }
     for (int64_t tile = first_tile, tiles; tile < first_tile + count; tile += tiles) {
       const int64_t row = cut_.first_row(tile), rows = cut_.first_row(tile + 1) - row, at = row - rows_.first;
       tiles = derived.together() ? cut_.alike(tile, first_tile + count) : 1;

@@ -42,7 +42,10 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
     }
   }
 
-  void begin_panel(int64_t panel) {
+  void begin_panel(int64_t panel, int64_t panels) {
+    tile_.panels = panels;
+    tile_.panel_bytes = panel_bytes_;
+    tile_.channels = weights_.n - tile_.channel;
     tile_.panel = weights_.panels.as<uint8_t>() + panel * panel_bytes_;
     tile_.offsets = weights_.offsets.as<float>() + tile_.channel;
   }

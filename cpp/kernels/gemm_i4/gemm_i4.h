@@ -64,7 +64,7 @@ struct GemmI4Depth {
   const int64_t* taps;
 };
 
-// What a micro-kernel sees: up to mr rows times one panel.
+// What a micro-kernel sees: up to mr rows times one panel; a single row times several, one behind the other.
 struct GemmI4Tile : OutputTile {
   static constexpr int kMaxRows = 8;
   const uint8_t* const* x;
@@ -74,6 +74,20 @@ struct GemmI4Tile : OutputTile {
   const float* offsets;  // [nr]
   GemmI4Depth depth;
   bool affine;
+  int64_t panels = 1, panel_bytes = 0;
+  int64_t channels = 0;  // from this panel on
+
+  // Moves on to the next panel, of nr channels.
+  void next_panel(int nr) {
+    channel += nr;
+    channels -= nr;
+    columns = static_cast<int>(channels < nr ? channels : nr);
+    multiplier += nr;
+    bias += nr;
+    if (slope != nullptr) slope += nr;
+    panel += panel_bytes;
+    offsets += nr;
+  }
 };
 
 struct GemmI4Kernel : KernelRow {

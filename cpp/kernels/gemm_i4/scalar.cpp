@@ -35,9 +35,11 @@ float dot(const GemmI4Tile& t, int row, int channel) {
 }
 
 template <int kRows>
-void tile(const GemmI4Tile& t) {
-  for (int row = 0; row < kRows; ++row)
-    for (int channel = 0; channel < t.columns; ++channel) finish(t, row, channel, dot(t, row, channel));
+void tile(const GemmI4Tile& first) {
+  GemmI4Tile t = first;
+  for (int64_t left = first.panels; left > 0; --left, t.next_panel(kNr))
+    for (int row = 0; row < kRows; ++row)
+      for (int channel = 0; channel < t.columns; ++channel) finish(t, row, channel, dot(t, row, channel));
 }
 
 // The sums above need none.

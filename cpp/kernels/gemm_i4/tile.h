@@ -7,7 +7,8 @@
 //   V::half(p), V::bytes(p)        a vector of half floats as floats, of bytes as int32
 //   V::sum(x, count)               the sum of so many bytes
 //   V::kComplements                what the row says; if so, V::high_sum(x, count), too: of those that meet high
-//   nibbles
+//                                  nibbles; and V::kChain = 32, V::chain(x, k, w, acc): acc = the products of so many
+//                                  k, V::add_chain(x, k, w, acc): acc += them
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
@@ -25,13 +26,64 @@ struct Tile {
   using Float = typename V::Float;
   static constexpr int kColumns = kVectors * V::kLanes;
 
-  static void run(const GemmI4Tile& t) {
+  static void run(const GemmI4Tile& first) {
+    if constexpr (kRows > 1) {
+      run_panel(first);
+    } else {
+      GemmI4Tile t = first;
+      [[maybe_unused]] const bool plain = is_plain(t);
+      for (int64_t left = first.panels; left > 0; --left, t.next_panel(kColumns)) {
+        if constexpr (V::kComplements) {
+          plain ? run_plain(t) : run_panel(t);
+        } else {
+          run_panel(t);
+        }
+      }
+    }
+  }
+
+  static LOWBIT_INLINE void run_panel(const GemmI4Tile& t) {
     alignas(64) float sums[kRows * kColumns];
     const bool straddle = t.depth.run != t.depth.k && t.depth.run % t.depth.group_size != 0;
     straddle ? multiply<true>(t, sums) : multiply<false>(t, sums);
     store_any<V, kVectors>(t, sums, kRows);
     if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr)
       change_codes<GemmI4Tile::kMaxRows, kColumns>(t, kRows);
+  }
+
+  static LOWBIT_INLINE bool is_plain(const GemmI4Tile& t) {
+    const GemmI4Depth& depth = t.depth;
+    return !t.affine && t.epilogue->output == DType::f32 && depth.run == depth.k && depth.k % depth.group_size == 0 &&
+           depth.group_size % 32 == 0;
+  }
+
+  // A single row reads its weights as fast as memory gives them, and all that stands between two loads delays the
+  // second: so its common case goes in the fewest steps.
+  static LOWBIT_INLINE void run_plain(const GemmI4Tile& t) {
+    static_assert(kRows == 1);
+    const uint8_t* const x[] = {t.x[0] + t.depth.taps[0]};
+    const int32_t* group_sum = t.group_sums[0];
+    const int64_t depth = t.depth.k, group_size = t.depth.group_size;
+    const uint8_t* w = t.panel;
+    Totals totals{nullptr, {}};
+    begin(t, totals);
+    for (int64_t k = 0; k < depth; ++group_sum) {
+      const uint8_t* head = w;
+      w += gemm_i4_head(kColumns, false);
+      Int acc[kRows][kVectors];
+      LOWBIT_UNROLL
+      for (int v = 0; v < kVectors; ++v) acc[0][v] = V::broadcast(*group_sum);
+      for (const int64_t end = k + group_size; k < end; k += V::kChain, w += V::kChain / 8 * kColumns * 4)
+        V::add_chain(x, k, w, acc);
+      add(acc, head, totals);
+    }
+    const Float low = V::broadcast(t.epilogue->min), high = V::broadcast(t.epilogue->max);
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = v * V::kLanes, count = t.columns - at;
+      if (count <= 0) return;
+      V::store(row_of<float>(t, 0) + at, V::clamp(result<V>(t, 0, at, totals.row[v]), low, high), count);
+    }
   }
 
   // What the groups so far make, in memory; of a single row in registers, for each group waits for the one before.

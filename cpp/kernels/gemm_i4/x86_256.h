@@ -34,7 +34,8 @@ struct Nibbles256 : Avx2 {
     const Int mask = _mm256_set1_epi8(15);
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      const Int pairs = load(w + v * 32);
+      Int pairs = load(w + v * 32);
+      asm("" : "+x"(pairs));  // else it would be loaded twice, and loads are scarce
       low[v] = _mm256_and_si256(pairs, mask);
       high[v] = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), mask);
     }

@@ -34,6 +34,11 @@ struct Maddubs256 : Nibbles256 {
                                   Int (&acc)[kRows][kVectors]) {
     chain_of<kChain, true>(x, k, w, acc);
   }
+  template <int kRows, int kVectors>
+  static LOWBIT_INLINE void add_chain(const uint8_t* const (&x)[kRows], int64_t k, const uint8_t* w,
+                                      Int (&acc)[kRows][kVectors]) {
+    chain_of<kChain, false>(x, k, w, acc);
+  }
 
  private:
   template <int kLength, bool kBegin, int kRows, int kVectors>
