@@ -1,4 +1,5 @@
-"""Mutated files, and sound ones of odd shapes: each is refused with a LowbitError, or runs as the interpreter says.
+"""Mutated files, and sound ones of odd shapes: each is refused with a LowbitError, or runs as the interpreter says; and
+neither loading nor running takes more memory or time than is promised (docs/reliability.md).
 
 Run for longer, or under a sanitizer, as `python tests/test_fuzz.py --seconds 120`; a seed and a number repeat one case.
 """
@@ -6,34 +7,47 @@ Run for longer, or under a sanitizer, as `python tests/test_fuzz.py --seconds 12
 from __future__ import annotations
 
 import argparse
-import copy
 import faulthandler
-import json
 import math
+import os
 import random
-import struct
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import lowbit
+from fuzz_seeds import alone
 from graphs import GRAPHS, feeds
 from lowbit.errors import LowbitError
 from lowbit.graph import dims
-from lowbit.graph.ir import Array, Graph, replace
-from lowbit.ops import OPS, Attr, attributes, infer, interpreter
+from lowbit.graph.ir import Array, Graph
+from lowbit.ops import interpreter
 from lowbit.runtime import format
 from lowbit.runtime import model as runtime_model
+from mutations import CHANGES, Document, File, Many, mutate, vary
+from resources import MB, Spent, give_back, measured, resident
 
-SLOWEST = 20.0
-"""Seconds that one case may take, on a busy machine and under a sanitizer."""
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
+"""The sanitizer's own memory and time are not lowbit's."""
+SLOWEST = 120.0
+"""Seconds after which a case hangs, on a busy machine and under a sanitizer."""
+MEMORY, SECONDS = 256 * MB, 1.0
+LIMITS = lowbit.Limits(memory=MEMORY, operations=1e9, seconds=SECONDS)
+"""Of each session."""
+MAX_INPUT = 4e6
+"""Elements of inputs that are worth a run."""
 MAX_WORK = 3e7
-"""Elements and multiply-adds beyond which a sound graph is not run: a large model is no defect."""
+"""Elements and multiply-adds beyond which the interpreter does not repeat a run; less in most cases of a long one."""
 EXACT = {
     "quantize", "dequantize", "dynamic_quantize", "lookup", "quantized_conv2d", "quantized_conv3d",
     "quantized_conv_transpose2d", "quantized_conv_transpose3d", "quantized_embedding", "quantized_linear",
@@ -47,157 +61,39 @@ EXACT = {
 }  # fmt: skip
 """Operators whose float outputs are the interpreter's bit for bit."""
 
-NUMBERS = [
-    0,
-    1,
-    -1,
-    2,
-    3,
-    7,
-    127,
-    128,
-    255,
-    256,
-    65536,
-    2**31 - 1,
-    2**31,
-    2**32,
-    2**53,
-    2**62,
-    2**63,
-    -(2**63),
-    2**64,
-    10**30,
-]
-FLOATS = [0.0, -0.0, 0.5, -1.5, 1e-45, 1e-38, 3.4e38, 1e39, 1e308, -1e308, 1e-300]
-TEXTS = [
-    "", "x", "batch", "rows", "batch + 1", "batch*batch", "max(batch, 512)", "batch // 0", "2147483647*batch",
-    "-batch", "u8", "f32", "s8", "i64", "bool", "row", "sample", "relu", "softmax", "../x", "\u0000",
-    "é" * 50, "a" * 3000,
-]  # fmt: skip
-OTHERS: list[Any] = [None, True, False, [], {}, [[]], [{}], [0] * 9, [1, 1], [1] * 4, [[1, [2, [3]]]], {"tensor": "x"}]
-KINDS: list[list[Any]] = [NUMBERS, FLOATS, TEXTS, OTHERS, list(range(-5, 300))]
+
+class TooMuchError(AssertionError):
+    """Memory or time beyond what is promised."""
 
 
-def hostile(rng: random.Random) -> Any:
-    """A value that some check must stop, or a harmless one."""
-    return copy.deepcopy(rng.choice(rng.choice(KINDS)))
-
-
-def places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a JSON document."""
-    found: list[tuple[Any, Any]] = []
-    stack = [tree]
-    while stack:
-        inner = stack.pop()
-        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner))) if isinstance(inner, list) else []
-        found += [(inner, key) for key in keys]
-        stack += [inner[key] for key in keys]
-    return found
-
-
-def edit(document: Any, rng: random.Random) -> None:
-    """One change that keeps the document JSON: replace, nudge, remove, repeat, copy from elsewhere, add."""
-    found = places(document)
-    if not found:  # an edit before has emptied it
+def require(spent: Spent, peak: float, seconds: float, what: str) -> None:
+    if SANITIZED:
         return
-    (container, key), (other, other_key) = rng.choice(found), rng.choice(found)
-    value = container[key]
-    kind = rng.randrange(7)
-    if kind == 0 or (kind == 1 and not isinstance(value, (int, float))):
-        container[key] = hostile(rng)
-    elif kind == 1:
-        container[key] = value + rng.choice([-1, 1, 2, -2, 0.5, 1000])
-    elif kind == 2:
-        container[key] = json.loads(json.dumps(other[other_key]))
-    elif kind == 3:
-        del container[key]
-    elif isinstance(container, list):
-        container.insert(key, hostile(rng) if kind == 4 else json.loads(json.dumps(value)))
-    else:
-        container[rng.choice(list(container)) + rng.choice(["", "_", "2"])] = value if kind == 4 else hostile(rng)
+    if spent.peak > peak:
+        raise TooMuchError(f"{what} took {spent.peak / MB:.0f} MB, more than {peak / MB:.0f}")
+    if spent.seconds > seconds:
+        raise TooMuchError(f"{what} took {spent.seconds:.1f} s, more than {seconds:.1f}")
 
 
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Another file: bytes flipped, cut, moved; or its header, graph or numbers changed and put together again."""
-    kind = rng.randrange(10)
-    if kind == 0:
-        return data[: rng.randrange(len(data))]
-    if kind <= 2:
-        changed = bytearray(data)
-        for _ in range(rng.choice([1, 1, 1, 4, 64])):
-            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-        return bytes(changed)
-    if kind == 3:
-        begin, size, at = rng.randrange(len(data)), rng.randrange(1, 200), rng.randrange(len(data))
-        return data[:at] + data[begin : begin + size] + data[at + rng.choice([0, size]) :]
-    (length,) = struct.unpack("<Q", data[:8])
-    header, tensors = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
-    document = json.loads(header.pop("__metadata__")["lowbit"])
-    if kind == 4:
-        for _ in range(rng.choice([1, 8])):
-            number = rng.choice(
-                [b"\xff\xff\xff\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\xff", b"\x80", b"\x01\x00\x00\x00"]
-            )
-            at = rng.randrange(max(1, len(tensors) // 4)) * 4
-            tensors[at : at + len(number)] = number
-    elif kind == 5:
-        edit(header, rng)
-    else:
-        for _ in range(rng.choice([1, 1, 1, 2, 5])):
-            edit(document["nodes"] if rng.random() < 0.5 and places(document.get("nodes")) else document, rng)
-    raw = json.dumps({**header, "__metadata__": {"lowbit": json.dumps(document)}}).encode()
-    return struct.pack("<Q", len(raw)) + raw + bytes(tensors)
+def load(path: Path, base: int | None) -> lowbit.Model:
+    """Loads it within what is promised of a file of this size. Raises LowbitError, TooMuchError."""
+    size = path.stat().st_size
+    try:
+        with measured(base) as spent:
+            return runtime_model.load(path, threads=1, limits=LIMITS)
+    finally:
+        require(spent, 64 * MB + 8 * size, 2 + 2 * size / MB, f"loading {size} bytes")
 
 
-def other_value(attr: Attr, value: Any, rng: random.Random) -> Any:
-    """A value in (or just out of) the attribute's range."""
-    if attr.kind == "text":
-        return rng.choice(attr.choices)
-    if attr.kind in ("ints", "floats"):
-        changed = list(value) if isinstance(value, tuple) else [1.0, 1.0]
-        if changed:
-            changed[rng.randrange(len(changed))] = other_value(replace(attr, kind=attr.kind[:-1]), changed[0], rng)
-        return tuple(changed)
-    if attr.kind == "int":
-        return rng.choice([0, 1, 2, 3, 4, 7, -1, 128, 255, rng.randrange(256)])
-    return rng.choice([0.0, -1.0, 0.3, 1e-6, 5.5, -2.5, 1e20]) if attr.kind == "float" else value
-
-
-def vary(graph: Graph, rng: random.Random) -> Graph:
-    """Another sound graph: other attributes, sizes, optional inputs; every value inferred anew. Raises GraphError."""
-    values, nodes = dict(graph.values), list(graph.nodes)
-    if rng.random() < 0.5:
-        name = rng.choice(graph.inputs)
-        shape = [rng.randrange(1, 14) if isinstance(d, int) and rng.random() < 0.5 else d for d in values[name].shape]
-        values[name] = replace(values[name], shape=tuple(shape))
-    for _ in range(rng.choice([0, 1, 1, 2, 4])):
-        place = rng.randrange(len(nodes))
-        node, op = nodes[place], OPS[nodes[place].op]
-        attrs = attributes(op, node)
-        if attrs:
-            name = rng.choice(list(op.attrs))
-            attrs[name] = other_value(op.attrs[name], attrs.get(name, 0.0), rng)
-        inputs = [i for place, i in enumerate(node.inputs) if rng.random() < 0.95 or not op.input(place).optional]
-        nodes[place] = replace(node, attrs=attrs, inputs=tuple(inputs))
-    for place, node in enumerate(nodes):
-        shapes = attributes(OPS[node.op], node).get("shape")
-        if shapes is not None and values[node.inputs[0]].shape[0] == "batch":  # a reshape follows its input
-            rest = dims.mul(*values[node.inputs[0]].shape[1:])
-            nodes[place] = node = replace(node, attrs={"shape": ("batch", rest)})
-        values |= zip(node.outputs, infer(node, replace(graph, values=values)), strict=True)
-    return replace(graph, values=values, nodes=tuple(nodes))
-
-
-def varied(graph: Graph, rng: random.Random, path: Path) -> None:
-    """Writes a sound variation of the graph."""
-    for _ in range(50):
-        try:
-            format.save(path, vary(graph, rng))
-            return
-        except LowbitError:
-            continue
-    format.save(path, graph)
+def call(model: lowbit.Model, feed: dict[str, Array]) -> list[Array]:
+    """Runs it within its limits, and once as a model. Raises LowbitError, TooMuchError."""
+    try:
+        with measured() as spent:
+            got = model.session.run(**feed)
+    finally:
+        require(spent, MEMORY + 8 * MB, SECONDS + 1, "a call")
+    model(**feed)
+    return got
 
 
 def elements(graph: Graph, name: str, sizes: dict[str, int], first: int = 0) -> float:
@@ -228,79 +124,166 @@ def compare(graph: Graph, got: list[Array], feed: dict[str, Array]) -> None:
             np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-3)
 
 
-def try_file(path: Path) -> str:
-    """ "refused", "large" or "ran"; anything but a LowbitError on the way is a failure."""
+def try_file(path: Path, base: int | None = None, most: float = MAX_WORK) -> str:
+    """ "refused", "loaded", "ran" or "equal" to the interpreter; anything but a LowbitError on the way is a failure."""
     try:
-        graph, _ = format.load(path)
-        model = runtime_model.load(path, threads=1)
+        model = load(path, base)
+        graph = model.session.graph
         sizes = {name: symbol.minimum for name, symbol in graph.symbols.items()}
-        if work(graph, sizes) > MAX_WORK:
-            return "large"
+        if sum(elements(graph, name, sizes) for name in graph.inputs) > MAX_INPUT:
+            return "loaded"
         feed = feeds(graph, sizes)
-        got = model.session.run(**feed)
-        model(**feed)
-        compare(graph, got, feed)
+        got = call(model, feed)
+        if work(graph, sizes) > most:
+            return "ran"
+        compare(format.load(path)[0], got, feed)
     except LowbitError:
         return "refused"
-    return "ran"
+    return "equal"
+
+
+def described(graph: Graph) -> dict[str, Any]:
+    """Metadata of a call by position, whose result is a dict."""
+    parameters = [{"name": i, "kind": "positional", "tree": {"tensor": i, "dtype": "f32"}} for i in graph.inputs]
+    output = {"dict": {f"output {index}": {"tensor": index} for index in range(len(graph.outputs))}}
+    return {"signature": {"parameters": parameters}, "output": output, "producer": "lowbit"}
 
 
 def originals(directory: Path) -> list[bytes]:
-    """The sound files that cases start from."""
-    files = []
-    for name, make in GRAPHS.items():
-        path = directory / f"{name}.lowbit"
-        graph = make()
-        parameters = [{"name": i, "kind": "positional", "tree": {"tensor": i, "dtype": "f32"}} for i in graph.inputs]
-        output = {"dict": {name: {"tensor": index} for index, name in enumerate(graph.outputs)}}
-        meta = {"signature": {"parameters": parameters}, "output": output, "producer": "lowbit"}
-        format.save(path, graph, meta, compress=len(files) % 2 == 1)
-        assert try_file(path) == "ran"
+    """The sound files that cases start from: whole graphs, and a node of each operator."""
+    graphs, known = [make() for make in GRAPHS.values()], set[str]()
+    for graph in tuple(graphs):
+        for place, node in enumerate(graph.nodes):
+            if node.op not in known:
+                graphs.append(alone(graph, place))
+                known.add(node.op)
+    files, path = [], directory / "original.lowbit"
+    for index, graph in enumerate(graphs):
+        format.save(path, graph, described(graph), compress=index % 2 == 1)
+        load(path, None)
         files.append(path.read_bytes())
     return files
 
 
-def fuzz(
-    seconds: float, seed: int, directory: Path, only: int | None = None, tell: Callable[[str], None] = print
-) -> Counter[str]:
-    """Cases 0, 1, ... of `seed` until the time is over; `only`: that case alone. Returns how each kind ended."""
-    files, counts, slowest = originals(directory), Counter[str](), 0.0
-    path, begin, index = directory / "case.lowbit", time.monotonic(), only or 0
-    while only in (None, index) and (time.monotonic() - begin < seconds or only is not None):
-        rng = random.Random(f"{seed}:{index}")
-        if index % 2:
-            varied(GRAPHS[rng.choice(list(GRAPHS))](), rng, path)
-        else:
-            path.write_bytes(mutate(rng.choice(files), rng))
-        start = time.monotonic()
+def case(files: list[bytes], rng: random.Random, most: int) -> bytes:
+    """One case in sixteen is another sound file, the others are mutated."""
+    if rng.randrange(16):
+        return mutate(rng.choice(files), rng, most)
+    graph = GRAPHS[rng.choice(list(GRAPHS))]()
+    for _ in range(50):
         try:
-            counts[try_file(path)] += 1
-        except BaseException:
-            tell(f"failed: --seed {seed} --only {index}")
-            raise
-        took = time.monotonic() - start
-        assert took < SLOWEST, f"{took:.1f} s: --seed {seed} --only {index}"
-        slowest, index = max(slowest, took), index + 1
-    tell(f"seed {seed}: {index} cases, {dict(counts)}, slowest {slowest:.3f} s")
-    return counts
+            changed = vary(graph, rng)
+            return format.dumps(changed, described(changed))
+        except LowbitError:
+            continue
+    return format.dumps(graph, described(graph))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+def confirm(path: Path) -> bool:
+    """Whether a file takes too much in a process of its own, too, where nothing of earlier cases is left."""
+    return subprocess.run([sys.executable, __file__, "--file", path], capture_output=True, check=False).returncode != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Cases of a seed, from the number `first` on; most: bytes that items may add where they become many."""
+
+    seed: int
+    first: int = 0
+    most: int = 1 << 18
+
+    def cases(self, directory: Path, seconds: float, count: float = math.inf) -> Counter[str]:
+        """Tries cases until the time is over; a case that fails stays in the directory. Returns how they ended."""
+        files, counts, slowest = originals(directory), Counter[str](), (0.0, 0)
+        path, base, begin, index = directory / "case.lowbit", resident(), time.monotonic(), self.first
+        while index < self.first + count and time.monotonic() - begin < seconds:
+            faulthandler.dump_traceback_later(SLOWEST, exit=True)
+            if resident() > base + 8 * MB:  # what earlier cases left is none of this one's
+                give_back()
+                base = resident()
+            rng = random.Random(f"{self.seed}:{index}")
+            path.write_bytes(case(files, rng, self.most))
+            start = time.process_time()
+            try:
+                counts[try_file(path, base, MAX_WORK * rng.choice([0, 0, 0, 1e-2, 1]))] += 1
+            except BaseException as error:
+                if not isinstance(error, TooMuchError) or confirm(path):
+                    print(f"failed: --seed {self.seed} --first {index} --count 1 --most {self.most}", flush=True)
+                    raise
+            slowest, index = max(slowest, (time.process_time() - start, index)), index + 1
+        faulthandler.cancel_dump_traceback_later()
+        took = f"slowest {slowest[0]:.3f} s (number {slowest[1]})"
+        print(f"seed {self.seed}: {sum(counts.values())} cases, {dict(counts)}, {took}", flush=True)
+        return counts
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return originals(tmp_path_factory.mktemp("originals"))
+
+
+@pytest.mark.parametrize("seed", [1, 3])
 def test_mutated_files(seed: int, tmp_path: Path) -> None:
-    counts = fuzz(3.0, seed, tmp_path)
+    counts = Run(seed=seed).cases(tmp_path, 3.0)
     assert counts["refused"] > 0
+
+
+@pytest.mark.parametrize("change", dict.fromkeys(CHANGES), ids=lambda change: change.__name__)
+def test_many_items_take_no_more_than_promised(
+    change: Callable[[Many, Document], None], files: list[bytes], tmp_path: Path
+) -> None:
+    rng, path = random.Random(change.__name__), tmp_path / "case.lowbit"
+    for _ in range(6):
+        file = File.read(rng.choice(files))
+        if file.document["constants"] and file.document["symbols"]:
+            change(Many(rng, 1 << 18), file.document)
+            path.write_bytes(file.bytes())
+            with suppress(LowbitError):
+                load(path, None)
+
+
+def test_too_much_is_seen() -> None:
+    """A block's own peak, though it is gone at the end."""
+    with measured() as spent:
+        np.ones(40 * MB, np.uint8)
+    assert spent.peak >= 30 * MB
+    with pytest.raises(TooMuchError, match="a test took 30 MB, more than 20"):
+        require(Spent(peak=30 * MB), 20 * MB, 1, "a test")
+    with pytest.raises(TooMuchError, match="a test took 3"):
+        require(Spent(seconds=3.0), 20 * MB, 1, "a test")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
-    parser.add_argument("--only", type=int, help="the number of one case")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
+    parser.add_argument("--count", type=float, default=math.inf, help="of cases")
+    parser.add_argument("--most", type=int, default=1 << 18, help="bytes that items may add where they become many")
+    parser.add_argument("--processes", type=int, default=1, help="with seeds one after the other")
+    parser.add_argument("--file", type=Path, help="a file instead")
+    parser.add_argument("--keep", type=Path, help="where a case is written; else in a directory that goes")
     arguments = parser.parse_args()
     faulthandler.enable()
-    faulthandler.dump_traceback_later(arguments.seconds + 120, exit=True)
-    with tempfile.TemporaryDirectory() as directory:
-        fuzz(arguments.seconds, arguments.seed, Path(directory), arguments.only)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = arguments.keep or Path(temporary)
+        if arguments.file is not None:
+            originals(directory)  # imports all that a load needs
+            print(try_file(arguments.file))
+        elif arguments.processes > 1:
+            sys.exit(several(arguments.processes, arguments.seed, sys.argv[1:]))
+        else:
+            run = Run(seed=arguments.seed, first=arguments.first, most=arguments.most)
+            run.cases(directory, arguments.seconds, arguments.count)
+
+
+def several(processes: int, seed: int, options: list[str]) -> int:
+    """The same in many processes. Returns 1 if one of them failed."""
+    commands = [
+        [sys.executable, __file__, *options, "--processes", "1", "--seed", f"{seed + i}"] for i in range(processes)
+    ]
+    running = [subprocess.Popen(command) for command in commands]
+    return max(1 if process.wait() else 0 for process in running)
 
 
 if __name__ == "__main__":
