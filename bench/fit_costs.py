@@ -114,13 +114,13 @@ def work(layer: Layer) -> int:
     return math.prod(layer.w) * math.prod(y)
 
 
-def counts(layer: Layer, form: str, kind: str) -> npt.NDArray[np.float64]:
+def counts(layer: Layer, form: str, kind: str, isa: str) -> npt.NDArray[np.float64]:
     """What the layer does, as the model counts it."""
     y = outputs(layer)
     if kind == "filtered":
         return np.array(rates.tile_counts(layer.x, layer.w, y, form=form), float)
-    pixels = math.prod(y) // layer.w[0]
-    return np.array(rates.counts(layer.x, layer.w, y, layer.attrs, pixels=pixels, form=form), float)
+    pixels, joined = math.prod(y) // layer.w[0], rates.RATES[isa].joined
+    return np.array(rates.counts(layer.x, layer.w, y, layer.attrs, pixels=pixels, form=form, joined=joined), float)
 
 
 def family(layer: Layer, kernel: str) -> str:
@@ -181,7 +181,7 @@ def main() -> None:
             chosen = np.array([kind == name for kind in kinds])
             if not chosen.any():
                 continue
-            table = np.array([counts(layer, form, name) for layer in np.array(layers, object)[chosen]])
+            table = np.array([counts(layer, form, name, options.isa) for layer in np.array(layers, object)[chosen]])
             factors = fit(table, times[form][chosen])
             estimates[form][chosen] = table @ factors
             off = np.log2(estimates[form][chosen] / times[form][chosen]).std()

@@ -173,6 +173,19 @@ def test_layers_return_to_their_forms_without_data_as_far_as_it_takes() -> None:
     assert settled({"small": 1e-4, "conv": 1e-4}, {"small": 2.0, "conv": 2.0}) == ALL
 
 
+@pytest.mark.parametrize(("each", "ranges"), [(2.0, 3), (0.2, 8)])
+def test_as_few_layers_have_ranges_for_each_sample_as_outputs_bear(each: float, ranges: int) -> None:
+    """Those that come first, unless that hardly gains: `each` microseconds a layer."""
+    shares = {f"conv{i}": 0.1 if i < 3 else 0.01 for i in range(8)}
+    last = Forms(dynamic=dict.fromkeys(shares, ""))
+
+    def noise(forms: Forms) -> np.ndarray:
+        return np.array([1e-4 * (1 + sum(share for name, share in shares.items() if name not in forms.dynamic))])
+
+    found = settle([Forms(), last], [], np.array([1e-4]), noise, lambda forms: 98.0 + each * len(forms.dynamic))
+    assert list(found.dynamic) == list(shares)[:ranges]
+
+
 def test_data_that_only_cost_accuracy_are_left_alone() -> None:
     assert settled({"factors": 0.5e-4}, {"conv": 5.0}) == ALL
     assert settled({"factors": 1.5e-4}, {"conv": 5.0}) == change(ALL, without_data=True)

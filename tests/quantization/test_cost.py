@@ -8,6 +8,7 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import InputError
 from lowbit.graph.ir import Array, Graph, Symbol, Weight
 from lowbit.quantization.cost import NOMINAL, Costs, MeasuredCosts, fastest, nominal_sizes, slower_here, target_of
+from lowbit.quantization.plan import decide
 from lowbit.quantization.rates import RATES
 from lowbit.runtime.targets import LEVELS
 
@@ -104,6 +105,19 @@ def test_instruction_sets_decide_differently() -> None:
     found = {name: made.layer(made.graph.nodes[0], dynamic=False) for name, made in costs.items()}
     assert found["avx512vnni"].int8 < 0.7 * found["avx512vnni"].float32
     assert found["avx2"].int8 > 0.9 * found["avx2"].float32
+
+
+@pytest.mark.parametrize(("layers", "coded"), [(1, 0), (3, 3)])
+def test_a_layer_that_hardly_gains_spares_its_neighbours_conversions(layers: int, coded: int) -> None:
+    """A first layer of three channels on AVX2: behind it are layers on codes, or none."""
+    m = Maker(0, BATCH)
+    y = m.node("conv2d", m.input("x", "batch", 3, 224, 224), m.floats(32, 3, 3, 3), m.floats(32), stride=(2, 2))
+    if layers > 1:
+        y = m.node("conv2d", y, m.floats(32, 1, 3, 3), m.floats(32), padding=PAD1, groups=32)
+        y = m.node("conv2d", y, m.floats(96, 32, 1, 1), m.floats(96))
+    graph = m.graph(y)
+    plan = decide(graph, Costs(graph, target="avx2"), static=True, floats={})
+    assert len(plan.int8) == coded, [decision.reason for decision in plan.decisions]
 
 
 def test_layers_that_lose_on_this_machine_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

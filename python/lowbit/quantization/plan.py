@@ -184,7 +184,7 @@ class _Search:
 
     What each layer must gain is one choice. But where one hardly gains, its neighbours pay conversions for it and lose
     their functions on codes. So where layers that hand each other codes gain by the margin all together, those of them
-    stay that gain but a part of it.
+    stay that gain but a part of it; and what they spare their neighbours counts as theirs.
     """
 
     graph: Graph
@@ -211,7 +211,20 @@ class _Search:
         for region in self._regions(wide):
             if self._spent(wide, region) * margin < self._spent(strict, region):
                 layers |= region
-        return self._of(frozenset(layers))
+        return self._widened(self._of(frozenset(layers)))
+
+    def _widened(self, choice: _Choice) -> _Choice:
+        """With layers that hardly gain themselves, but spare their neighbours conversions that are worth the margin."""
+        every, margin = set(self.priced), self.costs.margin
+        for name, cost in self.priced.items():
+            if name in choice.layers or cost.int8 > cost.float32:
+                continue
+            tried = self._of(choice.layers | {name})
+            total = tried.totals[name]
+            gain = self._spent(choice, every) - self._spent(tried, every)
+            if total.alone <= total.float32 and gain > (1 - 1 / margin) * total.float32:
+                choice = tried
+        return choice
 
     def microseconds(self, choice: _Choice) -> float:
         """Of all layers that can be int8, those that must not be among them, and of what can follow them."""

@@ -38,6 +38,8 @@ class Rates:
     filtered: Mapping[str, tuple[float, ...]]
     """Of `tile_counts`, where 3x3 windows are filtered by fewer products; without a form: they are not."""
     depthwise: Mapping[str, tuple[float, ...]]
+    joined: bool = False
+    """Whether rows of several taps are copied, so that only whole sums are padded."""
     quantize: float
     find_range: float
     """Of a dynamic quantization, beside its quantize."""
@@ -69,7 +71,7 @@ class Rates:
 
         direct: of the one that sums all products, which alone reads weights of few bits.
         """
-        counted = counts(x, w, y, attrs, pixels=pixels, form=form)
+        counted = counts(x, w, y, attrs, pixels=pixels, form=form, joined=self.joined)
         if is_depthwise(w, int(attrs.get("groups", 1))):
             return _total(counted, self.depthwise[form])
         found = [_total(counted, self.dense[form])]
@@ -90,14 +92,21 @@ def is_depthwise(w: Sequence[int], groups: int) -> bool:
 
 
 def counts(
-    x: Sequence[int], w: Sequence[int], y: Sequence[int], attrs: Mapping[str, Any], *, pixels: int, form: str
+    x: Sequence[int],
+    w: Sequence[int],
+    y: Sequence[int],
+    attrs: Mapping[str, Any],
+    *,
+    pixels: int,
+    form: str,
+    joined: bool = False,
 ) -> list[float]:
     """What a layer does, for the shapes of its input, weight [O, I / groups, kernel ...] and output.
 
-    pixels: rows of the product: output pixels, or those of the input of a transposed convolution.
+    pixels: rows of the product: output pixels, or those of the input of a transposed convolution. joined: `Rates`'.
 
     Dense: groups; products, padded as kernels do; what rows read; weights; rows times taps, and rows, by channels of
-    whole vectors; rows; rows whose last vector is not full; bytes beyond `CACHE`.
+    whole vectors; rows; rows whose last vector is not full; bytes beyond `CACHE`; rows times taps if there are several.
     Depthwise: one; products of windows up to 5 x 5, and of larger ones; pixels by channels of whole vectors; pixels
     whose last vector is not full; products of large windows with a stride; what few channels meet in large windows, in
     all, and with a stride; inputs; weights; bytes beyond `CACHE`; rows of the output by blocks of channels; products
@@ -133,7 +142,9 @@ def counts(
     is_joined = groups == 1 and _tuple(attrs.get("dilation", 1))[-1] == 1
     taps = math.prod(window[:-1] if is_joined else window)
     run = w[1] * (math.prod(window[-1:]) if is_joined else 1)
-    depth, lanes = taps * (_up(run, 4) if coded else run), groups * _up(outputs, 16)
+    depth, lanes = taps * run, groups * _up(outputs, 16)
+    if coded:
+        depth = _up(depth, 4) if joined else taps * _up(run, 4)
     return [
         groups,
         pixels * lanes * depth,
@@ -144,6 +155,7 @@ def counts(
         groups * pixels,
         groups * pixels * (outputs % 16 != 0),
         far,
+        groups * pixels * taps * (taps > 1),
     ]
 
 
@@ -173,14 +185,15 @@ def _tuple(attribute: Any) -> tuple[int, ...]:
 
 
 AVX2 = Rates(
+    joined=True,
     dense={
-        "int8": (151, 0.0101, 0.0744, 0.00955, 0.0268, 0.135, 3.67, 1.14, 0),
-        "dynamic": (150, 0.0102, 0.0835, 0.00935, 0.0247, 0.146, 3.33, 2.09, 0),
-        "float32": (95.9, 0.0171, 0.028, 0.0276, 0.00434, 0.165, 0.235, 4.64, 0.00651),
+        "int8": (138, 0.0108, 0.0361, 0.00442, 0, 0.101, 3.55, 0.936, 0, 1.24),
+        "dynamic": (127, 0.0108, 0.0386, 0.00416, 0, 0.121, 2.84, 1.32, 0.00611, 1.26),
+        "float32": (103, 0.0171, 0.0228, 0.0236, 0.00167, 0.161, 0.564, 4.05, 0.00837, 0.0751),
     },
     paired={
-        "int8": (87.8, 0.00658, 0, 0.0479, 0.175, 0.18, 0, 0, 0.0133),
-        "dynamic": (95.6, 0.00671, 0, 0.0389, 0.167, 0.279, 0, 0, 0.0151),
+        "int8": (119, 0.00652, 0, 0.0269, 0.101, 0.162, 0, 0, 0, 1.17),
+        "dynamic": (117, 0.00667, 0, 0.0244, 0.0952, 0.224, 0, 0, 0, 1.16),
     },
     filtered={
         "int8": (100, 0.0111, 0.0428, 11.6, 0.127, 0.004),
@@ -219,9 +232,9 @@ AVX2 = Rates(
 RATES: dict[str, Rates] = {
     "scalar": Rates(
         dense={
-            "int8": (0, 0.059, 0, 0.564, 0, 3.77, 0, 0, 0),
-            "dynamic": (0, 0.0599, 0, 0.516, 0, 3.08, 0, 0, 0),
-            "float32": (0, 0.496, 0, 1.76, 0, 0.755, 0, 0, 0),
+            "int8": (0, 0.059, 0, 0.564, 0, 3.77, 0, 0, 0, 0),
+            "dynamic": (0, 0.0599, 0, 0.516, 0, 3.08, 0, 0, 0, 0),
+            "float32": (0, 0.496, 0, 1.76, 0, 0.755, 0, 0, 0, 0),
         },
         paired={},
         filtered={},
@@ -242,18 +255,19 @@ RATES: dict[str, Rates] = {
     "avx2": AVX2,
     "avxvnni": replace(
         AVX2,
+        joined=False,
         paired={},
         dense={
-            "int8": (109, 0.0055, 0.01, 0.00637, 0.0365, 0.153, 3.39, 0.847, 0.00205),
-            "dynamic": (109, 0.0055, 0.01, 0.00622, 0.0358, 0.384, 3.56, 2.1, 0),
+            "int8": (109, 0.0055, 0.01, 0.00637, 0.0365, 0.153, 3.39, 0.847, 0.00205, 0),
+            "dynamic": (109, 0.0055, 0.01, 0.00622, 0.0358, 0.384, 3.56, 2.1, 0, 0),
             "float32": AVX2.dense["float32"],
         },
     ),
     "avx512vnni": Rates(
         dense={
-            "int8": (112, 0.004, 0.00822, 0.00717, 0.00987, 0.0399, 1.94, 0.542, 0),
-            "dynamic": (105, 0.00408, 0.00582, 0.00676, 0.0116, 0.236, 1.42, 0.335, 0),
-            "float32": (83.9, 0.0168, 0.0365, 0.0202, 0.0101, 0.0845, 1.05, 0.09, 0.00275),
+            "int8": (112, 0.004, 0.00822, 0.00717, 0.00987, 0.0399, 1.94, 0.542, 0, 0),
+            "dynamic": (105, 0.00408, 0.00582, 0.00676, 0.0116, 0.236, 1.42, 0.335, 0, 0),
+            "float32": (83.9, 0.0168, 0.0365, 0.0202, 0.0101, 0.0845, 1.05, 0.09, 0.00275, 0),
         },
         paired={},
         filtered={

@@ -3,7 +3,8 @@
 Data make static ranges possible, and with them more layers are worth int8. What that costs shows at the outputs alone.
 So forms of the whole graph are rehearsed beside that which it would have without data: the fastest is taken whose
 outputs are hardly noisier, or which is so much faster that speed decides. Where data cost accuracy, layers that read
-the model's input are tried in float32, too: noise that comes first is amplified most, and such layers gain little.
+the model's input are tried in float32, too: noise that comes first is amplified most, and such layers gain little. And
+where some layers must have ranges of their own for each sample, they are as few as the outputs bear, from the first on.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ def settle(
     spared = _spared(candidates[0], first, lambda given: noise(given)[worse], microseconds)
     for each in candidates:
         tried = replace(each, floats={**spared, **each.floats})
+        if each.dynamic:
+            tried = _fewest_ranges(tried, lambda given: bool((noise(given) <= (1 + WORSE) * without).all()))
+            if slowest < GAINS * microseconds(tried):
+                tried = replace(each, floats={**spared, **each.floats})
         found = noise(tried)
         gain = slowest / max(microseconds(tried), 1e-9)
         if gain >= FASTER:
@@ -100,6 +105,21 @@ def settle(
         if (found <= (1 + WORSE) * without).all():
             return tried
     return replace(candidates[-1], without_data=bool((noise(candidates[-1]) > LOST * without).any()))
+
+
+def _fewest_ranges(forms: Forms, bears: Callable[[Forms], bool]) -> Forms:
+    """`forms` with ranges of their own for as few layers as the outputs bear: those that come first, whose noise counts
+    most and whose inputs are largest; all, if nothing less is borne."""
+    names = list(forms.dynamic)
+
+    def front(count: int) -> Forms:
+        return replace(forms, dynamic={name: forms.dynamic[name] for name in names[:count]})
+
+    low, high = 0, len(names)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if bears(front(middle)) else (middle, high)
+    return front(high)
 
 
 def _spared(forms: Forms, first: Sequence[str], noise: Noise, microseconds: Time) -> dict[str, str]:
