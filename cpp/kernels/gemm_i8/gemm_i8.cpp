@@ -12,6 +12,7 @@ namespace lowbit::kernels {
 namespace {
 
 constexpr int64_t kPackedBytes = 64 * 1024;  // of packed rows, on the stack of the thread that uses them
+constexpr int64_t kPackingWork = 1 << 23;    // multiply-adds of more tasks than threads, for each packs rows for itself
 
 bool takes_pairs(const GemmI8Kernel& kernel) { return kernel.otherwise != nullptr; }
 
@@ -179,7 +180,9 @@ void GemmI8Kernel::pack_here(const int8_t* w, int64_t n, int64_t taps, int64_t r
 
 int64_t GemmI8Kernel::tasks(const GemmI8Args& args, int threads) {
   const GemmI8Weights& weights = *args.weights;
-  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
+  const int64_t work = args.grid.rows() * weights.n * weights.taps * weights.run;
+  const int64_t tasks = cut(args).tasks(threads, work);
+  return packs_rows(weights) ? std::min(tasks, std::max<int64_t>(threads, work / kPackingWork)) : tasks;
 }
 
 void GemmI8Kernel::run(const GemmI8Args& args, int64_t task, int64_t tasks) {
