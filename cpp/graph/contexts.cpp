@@ -1,5 +1,9 @@
 #include "graph/contexts.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 
@@ -19,6 +23,13 @@ int64_t last_use(const Context& context) {
   int64_t last = 0;
   for (const auto& plan : context.plans) last = std::max(last, plan->last_used);
   return last;
+}
+
+// The heap keeps what is freed below its ends, unless it is told.
+void return_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 bool older(const std::unique_ptr<Plan>& a, const std::unique_ptr<Plan>& b) { return a->last_used < b->last_used; }
@@ -187,7 +198,7 @@ void Contexts::visit_idle(Visit visit) {
 }
 
 void Contexts::trim(int64_t nanoseconds) {
-  const int64_t since = now() - nanoseconds;
+  const int64_t since = now() - nanoseconds, before = held_.load();
   visit_idle([&](Context& context) {
     size_t needed = kSmallArena;
     for (const auto& plan : context.plans)
@@ -200,6 +211,7 @@ void Contexts::trim(int64_t nanoseconds) {
     }
     return last_use(context) > since;
   });
+  if (held_.load() + static_cast<int64_t>(kSmallArena) < before) return_free_memory();
 }
 
 Contexts::Memory Contexts::memory() {
