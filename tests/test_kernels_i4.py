@@ -108,6 +108,22 @@ def test_product(kernel: str, rows: int, n: int, k: int, group: int, flags: int,
 @pytest.mark.parametrize("kernel", ROWS)
 @settings(max_examples=60, deadline=None)
 @given(
+    n=st.integers(1, 150),
+    groups=st.integers(1, 5),
+    group=st.sampled_from([8, 32, 40, 64, 96]),
+    flags=st.integers(0, 63),
+    tasks=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_single_row(kernel: str, n: int, groups: int, group: int, flags: int, tasks: int, seed: int) -> None:
+    """Whose panels follow each other in one call."""
+    rng = np.random.default_rng(seed)
+    check(kernel, *operands(rng, 1, n, groups * group, group, flags), tasks)
+
+
+@pytest.mark.parametrize("kernel", ROWS)
+@settings(max_examples=60, deadline=None)
+@given(
     rows=st.integers(1, 30),
     taps=st.lists(st.integers(0, 50), min_size=1, max_size=6),
     run=st.integers(1, 40),
