@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from graphs import BATCH, Maker
 from lowbit.errors import GraphError
+from lowbit.graph.ir import Node
+from lowbit.ops import OPS
 from test_capture import check as check_capture
 from test_session import check as check_session
 
@@ -33,11 +37,11 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
         depth = filters = 1  # depthwise
     conv: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups}
     if transposed:
-        conv["padding"] = tuple(draw(st.integers(0, min(most + 1, 3))) for most in reach for _ in (0, 1))
+        conv["padding"] = tuple(draw(st.integers(0, most + 4)) for most in reach for _ in (0, 1))
         pairs = zip(stride, dilation, strict=True)
         conv["output_padding"] = tuple(draw(st.integers(0, max(pair) - 1)) for pair in pairs)
         cut = [sum(conv["padding"][2 * a : 2 * a + 2]) - reach[a] for a in range(axes)]  # off the output
-        least = [max(4, 1 - -cut[a] // stride[a]) for a in range(axes)]
+        least = [max(1, 1 - -cut[a] // stride[a]) for a in range(axes)]
     else:
         conv["padding"] = tuple(draw(st.integers(0, 3)) for _ in range(2 * axes))
         least = [max(1, reach[a] + 1 - sum(conv["padding"][2 * a : 2 * a + 2])) for a in range(axes)]
@@ -107,6 +111,51 @@ def test_sessions_give_the_references_bits(window: dict[str, Any], seed: int, ba
     d = m.node(op, x, m.floats(*weight), "", b, activation_min=-1.0, **conv)
     e = m.node(op, x, m.floats(*weight), m.floats(weight[0]), **conv)
     check_session(m.graph(q, a, b, c, d, e), {"batch": batch}, seed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(windows(), st.integers(0, 2**31))
+def test_images_without_height_or_width(window: dict[str, Any], seed: int) -> None:
+    """A window may lie in the padding alone, where sizes are free; nothing divides by such a size."""
+    if "transpose" in window["op"]:
+        return
+    m = Maker(seed, BATCH)
+    axes, conv, weight = len(window["conv"]["stride"]), window["conv"], window["weight"]
+    reach = [d * (k - 1) for d, k in zip(conv["dilation"], weight[2:], strict=True)]
+    conv = conv | {"padding": tuple(most + int(m.rng.integers(0, 2)) + side for most in reach for side in (0, 1))}
+    image = [0 if m.rng.integers(2) else size for size in window["image"][1:]]
+    x = m.input("x", "batch", window["image"][0], *image[: axes - 1], 0)
+    q = m.node("quantize", x, scale=0.02, zero_point=7)
+    ones = m.constant(np.ones(weight[0], np.float32))
+    a = m.node(f"quantized_{window['op']}", q, m.weight(*weight), ones, ones, zero_point_x=7, output="f32", **conv)
+    b = m.node(window["op"], x, m.floats(*weight), m.floats(weight[0]), **conv)
+    check_session(m.graph(a, b), {"batch": 2}, seed)
+
+
+def test_transposed_convolutions_with_any_padding() -> None:
+    """All small ones along an axis, against torch's without padding, cut, and with zeros beyond."""
+    ranges = (range(1, 4), range(1, 4), range(1, 4), range(1, 3), range(4), range(4), range(3))
+    rng, count = np.random.default_rng(0), 0
+    for size, kernel, stride, dilation, begin, end, more in itertools.product(*ranges):
+        whole = (size - 1) * stride + dilation * (kernel - 1) + 1
+        if more >= max(stride, dilation) or whole - begin - end + more < 1:
+            continue
+        x = rng.standard_normal((1, 1, size, 2)).astype(np.float32)
+        w = rng.standard_normal((1, 1, kernel, 1)).astype(np.float32)
+        attrs = {"stride": (stride, 1), "dilation": (dilation, 1)}
+        y = F.conv_transpose2d(torch.from_numpy(x), torch.from_numpy(w), **attrs)
+        wide = F.pad(y, (0, 0, 0, max(begin, more)))
+        node = Node(
+            op="conv_transpose2d",
+            name="n",
+            inputs=("x", "w"),
+            outputs=("y",),
+            attrs={**attrs, "padding": (begin, end, 0, 0), "output_padding": (more, 0)},
+        )
+        (found,) = OPS[node.op].reference(node, [x, w])
+        np.testing.assert_allclose(found, wide[:, :, begin : whole - end + more].numpy(), rtol=1e-5, atol=1e-6)
+        count += 1
+    assert count > 900
 
 
 @settings(max_examples=40, deadline=None)

@@ -436,6 +436,26 @@ def test_cast(dtype: str, values: list[float], expected: list[float]) -> None:
     assert run("cast", np.array(values, F), dtype=dtype)[0].tolist() == expected
 
 
+@pytest.mark.parametrize("kind", ["relu", "relu6"])
+def test_zeros_keep_their_sign(kind: str) -> None:
+    """As in torch, and in sessions: what divides by them is of either sign."""
+    zeros = np.array([0.0, -0.0, -1.0, np.nan], F)
+    found = run("unary", zeros, kind=kind)[0]
+    np.testing.assert_array_equal(np.signbit(found[:3]), [False, True, False])
+    assert np.isnan(found[3])
+
+
+def test_remainders_of_floats_are_torchs() -> None:
+    values = np.array([0.0, -0.0, 1.0, -1.0, 3.5, -3.5, 6.0, -6.0, np.inf, -np.inf, np.nan, 1e30], F)
+    a, b = (np.array(side, F) for side in zip(*itertools.product(values, values), strict=True))
+    torch = pytest.importorskip("torch")
+    expected = torch.remainder(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    found = run("remainder", a, b)[0]
+    np.testing.assert_array_equal(found, expected)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(found[number]), np.signbit(expected[number]))
+
+
 # -------------------------------------------------------------------------------------------------------------- shapes
 
 

@@ -146,7 +146,8 @@ inline RunLine choose(const DwconvShape& shape) {
 void run(const DwconvF32Args& args, int64_t task, int64_t tasks) {
   const DwconvShape& shape = args.weights->shape;
   const int64_t lines = args.grid.n * args.grid.h, end = lines * (task + 1) / tasks;
-  const int64_t channel_bytes = shape.kernel_h * args.width * static_cast<int64_t>(sizeof(float));
+  const int64_t width = args.width > 0 ? args.width : 1;  // beside an image of no width there is its border
+  const int64_t channel_bytes = shape.kernel_h * width * static_cast<int64_t>(sizeof(float));
   const int64_t block = kRowBytes / channel_bytes / kAlong * kAlong + kAlong;
   const RunLine run_one = choose(shape);
   for (int64_t first = lines * task / tasks, stop; first < end; first = stop) {

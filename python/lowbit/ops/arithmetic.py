@@ -64,6 +64,13 @@ def _trunc_div(a: Array, b: Array) -> Array:
     return np.asarray(quotient + ((quotient < 0) & (quotient * b != a)))
 
 
+def _remainder(a: Array, b: Array) -> Array:
+    if a.dtype.kind == "i":
+        return np.asarray(np.remainder(a, b))
+    rest = np.fmod(a, b)  # a zero keeps the sign of a, as in torch
+    return np.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+
+
 _DIVISIONS = ("floor_div", "trunc_div", "remainder", "fmod")
 
 
@@ -94,7 +101,7 @@ OPS = (
     _arithmetic("pow", _pow, note="integers wrap around"),
     _arithmetic("floor_div", np.floor_divide, note="rounded down"),
     _arithmetic("trunc_div", _trunc_div, note="rounded towards zero"),
-    _arithmetic("remainder", np.remainder, note="of the quotient that is rounded down"),
+    _arithmetic("remainder", _remainder, note="of the quotient that is rounded down"),
     _arithmetic("fmod", np.fmod, note="of the quotient that is rounded towards zero"),
     Op(
         name="compare",

@@ -103,8 +103,8 @@ _erfc = np.vectorize(math.erfc, otypes=[F64])
 _ROOT_2_OVER_PI = math.sqrt(2 / math.pi)
 
 UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
-    "relu": lambda x, a: np.maximum(x, 0),
-    "relu6": lambda x, a: np.minimum(np.maximum(x, 0), 6),
+    "relu": lambda x, a: np.where(x < 0, 0, x),
+    "relu6": lambda x, a: np.where(x < 0, 0, np.minimum(x, 6)),
     "sigmoid": lambda x, a: sigmoid(x),
     "tanh": lambda x, a: np.tanh(x),
     "hardtanh": lambda x, a: np.minimum(np.maximum(x, a("min", -1.0)), a("max", 1.0)),

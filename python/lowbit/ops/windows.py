@@ -67,6 +67,7 @@ def _transposed_out(call: Call, axis: int, size: Dim, kernel: int) -> Dim:
     stride, dilation, extra = (attrs[name][axis] for name in ("stride", "dilation", "output_padding"))
     call.need(math.prod(attrs["stride"]) <= MAX_PHASES, f"the strides {list(attrs['stride'])} are too large")
     call.need(extra < max(stride, dilation), f"output_padding {extra} must be below the stride or the dilation")
+    call.need(dims.bounds(size, call.symbols)[1] >= 1, "the image is empty")
     rest = dilation * (kernel - 1) + 1 - sum(attrs["padding"][2 * axis : 2 * axis + 2]) + extra
     out = dims.add(dims.mul(dims.sub(size, 1), stride), rest)
     call.at_least(out, 1, f"the padding leaves nothing of an input of {size}")
@@ -142,12 +143,18 @@ def spread(x: Array, attrs: Any, kernel: Sequence[int]) -> tuple[Array, dict[str
     wide = np.zeros((*x.shape[:2], *(max((x.shape[2 + a] - 1) * stride[a] + 1, 0) for a in axes)), x.dtype)
     wide[at(..., *(slice(None, None, step) for step in stride))] = x
     reach = [dilation[a] * (kernel[a] - 1) for a in axes]
+    begin = [padding[2 * a] - reach[a] for a in axes]
     ends = [reach[a] - padding[2 * a + 1] + attrs["output_padding"][a] for a in axes]
-    frame = [side for a in axes for side in (reach[a] - padding[2 * a], ends[a])]
-    crop = (slice(max(-frame[2 * a], 0), wide.shape[2 + a] + min(frame[2 * a + 1], 0)) for a in axes)
-    image = pad_image(wide[at(..., *crop)], [max(side, 0) for side in frame], 0)
+    end = [(x.shape[2 + a] - 1) * stride[a] + 1 + ends[a] for a in axes]
+    # Of [begin, end), padding may leave some that `wide` has, none, or a part beyond it.
+    image = np.zeros((*x.shape[:2], *(end[a] - begin[a] for a in axes)), x.dtype)
+    first = [min(max(begin[a], 0), wide.shape[2 + a]) for a in axes]
+    last = [min(max(end[a], first[a]), wide.shape[2 + a]) for a in axes]
+    if all(first[a] < last[a] for a in axes):
+        inside = (slice(first[a] - begin[a], last[a] - begin[a]) for a in axes)
+        image[at(..., *inside)] = wide[at(..., *(slice(first[a], last[a]) for a in axes))]
     ones = (1,) * len(kernel)
-    return image, {"stride": ones, "padding": (0,) * len(frame), "dilation": dilation, "groups": attrs["groups"]}
+    return image, {"stride": ones, "padding": (0,) * len(padding), "dilation": dilation, "groups": attrs["groups"]}
 
 
 def correlate(x: Array, w: Array, attrs: Any, dtype: Any) -> Array:
