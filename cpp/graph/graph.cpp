@@ -7,7 +7,6 @@ namespace lowbit::graph {
 namespace {
 
 constexpr int64_t kMaxSymbol = (int64_t{1} << 31) - 1;
-constexpr size_t kMaxReported = 50;
 
 std::string quoted(const std::string& name) {
   return "'" + (name.size() <= 100 ? name : name.substr(0, 100) + "...") + "'";
@@ -128,26 +127,24 @@ void GraphBuilder::output(const std::string& name) { graph_.outputs.push_back(fi
 
 Graph GraphBuilder::finish() {
   if (graph_.outputs.empty()) problem("the graph has no outputs");
-  for (const Symbol& symbol : graph_.symbols) {
-    const auto index = static_cast<int64_t>(&symbol - graph_.symbols.data());
-    const Dim dim{{static_cast<int64_t>(DimOp::symbol), index}};
-    bool bound = false;
-    for (const Graph::Input& input : graph_.inputs)
-      for (const Dim& size : input.shape) bound |= size == dim;
-    if (!bound) problem("symbol " + quoted(symbol.name) + " is not the size of any input");
-  }
+  std::vector<char> bound(graph_.symbols.size(), 0);
+  for (const Graph::Input& input : graph_.inputs)
+    for (const Dim& size : input.shape)
+      if (const std::optional<size_t> index = symbol_of(size)) bound[*index] = 1;
+  for (size_t i = 0; i < bound.size(); ++i)
+    if (!bound[i]) problem("symbol " + quoted(graph_.symbols[i].name) + " is not the size of any input");
   Graph graph = std::move(graph_);
   *this = GraphBuilder();
   return graph;
 }
 
-void throw_problems(const std::vector<std::string>& problems) {
+void throw_problems(const Problems& problems) {
   if (problems.empty()) return;
-  const size_t count = problems.size();
-  std::string text =
-      count == 1 ? "the graph is not valid:" : "the graph is not valid (" + std::to_string(count) + " problems):";
-  for (size_t i = 0; i < std::min(count, kMaxReported); ++i) text += "\n  " + problems[i];
-  if (count > kMaxReported) text += "\n  and " + std::to_string(count - kMaxReported) + " more";
+  const size_t count = problems.texts.size();
+  const std::string least = problems.full() ? " or more" : "";
+  std::string text = "the graph is not valid";
+  text += count == 1 ? ":" : " (" + std::to_string(count) + least + " problems):";
+  for (const std::string& problem : problems.texts) text += "\n  " + problem;
   throw Error(ErrorKind::graph, text);
 }
 

@@ -27,6 +27,18 @@ struct Condition {
   Dim size;
 };
 
+// What is wrong with a graph. After kMost, further ones are not looked for.
+struct Problems {
+  static constexpr size_t kMost = 20;
+  std::vector<std::string> texts;
+
+  void add(std::string text) {
+    if (!full()) texts.push_back(std::move(text));
+  }
+  bool empty() const { return texts.empty(); }
+  bool full() const { return texts.size() >= kMost; }
+};
+
 struct Graph {
   struct Input {
     int value = -1;
@@ -46,7 +58,7 @@ struct Graph {
   std::map<int, Constant> constants;  // by value
   std::vector<Node> nodes;            // in topological order
   std::vector<int> outputs;
-  std::vector<std::string> problems;
+  Problems problems;
 };
 
 // Nothing here throws for what it is told, except std::bad_alloc: problems are collected. Names are unique over all
@@ -64,7 +76,7 @@ class GraphBuilder {
   void node(std::string op, std::string name, const std::vector<std::string>& inputs,
             const std::vector<std::string>& outputs, Attributes attributes);
   void output(const std::string& name);
-  void problem(std::string text) { graph_.problems.push_back(std::move(text)); }
+  void problem(std::string text) { graph_.problems.add(std::move(text)); }
 
   Graph finish();  // the builder is empty afterwards
 
@@ -77,8 +89,8 @@ class GraphBuilder {
   std::set<std::string, std::less<>> symbol_names_, node_names_, undefined_;
 };
 
-// Throws Error(graph) with all problems, if there are any.
-void throw_problems(const std::vector<std::string>& problems);
+// Throws Error(graph) with the problems, if there are any.
+void throw_problems(const Problems& problems);
 
 bool parse_dtype(std::string_view name, DType& type);
 std::string to_string(const Dim& dim, const std::vector<Symbol>& symbols);

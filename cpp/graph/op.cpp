@@ -58,6 +58,11 @@ int64_t apply(DimOp op, int64_t a, int64_t b) {
 
 }  // namespace
 
+std::optional<size_t> symbol_of(const Dim& dim) {
+  if (dim.rpn.size() != 2 || dim.rpn[0] != static_cast<int64_t>(DimOp::symbol)) return std::nullopt;
+  return static_cast<size_t>(dim.rpn[1]);
+}
+
 std::string problem_of(const Dim& dim, size_t symbols) {
   if (dim.rpn.empty() || dim.rpn.size() % 2 != 0 || dim.rpn.size() > kMaxRpn)
     return "a size expression has a wrong length";

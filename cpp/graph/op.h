@@ -31,6 +31,8 @@ struct Dim {
   friend bool operator==(const Dim&, const Dim&) = default;
 };
 
+// The symbol that the dimension is, if it is one and no more.
+std::optional<size_t> symbol_of(const Dim& dim);
 // Why `dim` is no expression over `symbols` symbols; empty if it is one.
 std::string problem_of(const Dim& dim, size_t symbols);
 // Division rounds down, as in Python. Allocates nothing. Throws Error(input) where it overflows or divides by zero.

@@ -64,7 +64,7 @@ class Preparation {
     for (const auto& [value, constant] : graph_.constants) types_[value] = typical_types_[value] = constant.type;
     count_readers();
     std::vector<char> read(graph_.values.size(), 0);  // constants that a node reads at run time
-    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    for (size_t i = 0; i < graph_.nodes.size() && !graph_.problems.full(); ++i) {
       std::unique_ptr<Op> op = make(graph_.nodes[i]);
       if (op != nullptr && live_[i]) {
         for (size_t input = 0; input < graph_.nodes[i].inputs.size(); ++input)
@@ -78,12 +78,12 @@ class Preparation {
     for (int output : graph_.outputs)
       if (const auto found = graph_.constants.find(output);
           found != graph_.constants.end() && found->second.weight != nullptr)
-        graph_.problems.push_back("output '" + graph_.values[output] + "' is a quantized weight");
+        graph_.problems.add("output '" + graph_.values[output] + "' is a quantized weight");
     for (int output : graph_.outputs) {
       if (types_[output]) {
         program.outputs.push_back({output, types_[output]->dtype, {}});
       } else if (graph_.problems.empty()) {
-        graph_.problems.push_back("output '" + graph_.values[output] + "' has no type");
+        graph_.problems.add("output '" + graph_.values[output] + "' has no type");
       }
       read[output] = 1;
     }
@@ -98,13 +98,11 @@ class Preparation {
   // One sample, and kTypicalSize of all else.
   std::vector<int64_t> typical_sizes() const {
     std::vector<int64_t> sizes;
-    for (size_t i = 0; i < graph_.symbols.size(); ++i) {
-      const Dim alone{{static_cast<int64_t>(DimOp::symbol), static_cast<int64_t>(i)}};
-      const bool leads = std::any_of(graph_.inputs.begin(), graph_.inputs.end(), [&](const Graph::Input& input) {
-        return !input.shape.empty() && input.shape[0] == alone;
-      });
-      sizes.push_back(leads ? sizes_[i] : graph_.symbols[i].allowed_from(std::max(sizes_[i], kTypicalSize)));
-    }
+    for (size_t i = 0; i < graph_.symbols.size(); ++i)
+      sizes.push_back(graph_.symbols[i].allowed_from(std::max(sizes_[i], kTypicalSize)));
+    for (const Graph::Input& input : graph_.inputs)
+      if (!input.shape.empty())
+        if (const std::optional<size_t> leads = symbol_of(input.shape[0])) sizes[*leads] = sizes_[*leads];
     return sizes;
   }
 
@@ -121,8 +119,7 @@ class Preparation {
         types_[input.value] = type_of(input, sizes_);
         typical_types_[input.value] = type_of(input, typical_sizes_);
       } catch (const Error& error) {
-        if (!types_[input.value])
-          graph_.problems.push_back("input '" + graph_.values[input.value] + "': " + error.what());
+        if (!types_[input.value]) graph_.problems.add("input '" + graph_.values[input.value] + "': " + error.what());
       }
     }
   }
@@ -142,7 +139,7 @@ class Preparation {
     readers_.resize(graph_.values.size());
     live_.resize(graph_.nodes.size());
     std::vector<char> needed(graph_.values.size(), 0);
-    for (int output : graph_.outputs) needed[output] = 1;
+    for (int output : graph_.outputs) needed[output] = 1, ++readers_[output];  // the caller reads it
     for (size_t i = graph_.nodes.size(); i-- > 0;) {
       const Graph::Node& node = graph_.nodes[i];
       live_[i] = std::any_of(node.outputs.begin(), node.outputs.end(), [&](int value) { return needed[value]; });
@@ -192,7 +189,7 @@ class Preparation {
       if (error.kind() == ErrorKind::input) return note(node, error.what());
       if (error.kind() == ErrorKind::limit)
         throw Error(ErrorKind::limit, describe(node.name, node.op) + ": " + error.what());
-      graph_.problems.emplace_back(error.what());
+      graph_.problems.add(error.what());
       return nullptr;
     }
   }
@@ -209,7 +206,7 @@ class Preparation {
   }
 
   std::nullptr_t note(const Graph::Node& node, const std::string& reason) {
-    graph_.problems.push_back(describe(node.name, node.op) + ": " + reason);
+    graph_.problems.add(describe(node.name, node.op) + ": " + reason);
     return nullptr;
   }
 
@@ -217,7 +214,6 @@ class Preparation {
   void release(const std::vector<int>& inputs, const std::vector<char>& read) {
     for (int value : inputs) {
       if (value < 0 || --readers_[value] > 0 || read[value]) continue;
-      if (std::find(graph_.outputs.begin(), graph_.outputs.end(), value) != graph_.outputs.end()) continue;
       const auto found = graph_.constants.find(value);
       if (found == graph_.constants.end()) continue;
       packings_.forget(found->second.identity());
@@ -309,11 +305,11 @@ std::vector<int64_t> bind_symbols(const Program& program, std::span<const Tensor
     if (inputs[i].dtype != input.dtype || inputs[i].shape.rank() != std::ssize(input.shape)) throw wrong(i, "");
     if (checked_elements(inputs[i]) < 0) throw wrong(i, ", which is too large");
     for (size_t axis = 0; axis < input.shape.size(); ++axis) {
-      const std::vector<int64_t>& rpn = input.shape[axis].rpn;
-      if (rpn.size() != 2 || rpn[0] != static_cast<int64_t>(DimOp::symbol)) continue;
-      int64_t& size = symbols[rpn[1]];
+      const std::optional<size_t> index = symbol_of(input.shape[axis]);
+      if (!index) continue;
+      int64_t& size = symbols[*index];
       if (size < 0) size = inputs[i].shape[axis];
-      const Symbol& symbol = program.symbols[rpn[1]];
+      const Symbol& symbol = program.symbols[*index];
       if (!symbol.allows(size)) {
         const std::string more = std::to_string(symbol.remainder) + " more than a multiple of ";
         throw wrong(i, ": " + symbol.name + " must be from " + std::to_string(symbol.minimum) + " to " +

@@ -8,7 +8,8 @@ sizes. `size_parser.py` has the grammar, `polynomials.py` the arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from ..errors import GraphError
 from .ir import Condition, Dim, Symbol
@@ -26,8 +27,11 @@ from .polynomials import (
     extreme,
     factor_of,
     plus,
+    spend,
     times,
 )
+from .polynomials import TooManySteps as TooManySteps
+from .polynomials import bounded_steps as bounded_steps
 from .size_parser import is_symbol_name as is_symbol_name
 from .size_parser import parse
 
@@ -42,13 +46,43 @@ def _poly(dim: Dim) -> Poly:
 
 def simplify(dim: Dim, symbols: Mapping[str, Symbol] | None = None) -> Dim:
     """The canonical form; with `symbols`, what their bounds and multiples decide disappears. Raises GraphError."""
-    poly = _poly(dim)
-    if symbols is not None and any(atom.op for monomial, _ in poly for atom in monomial):
-        units = {name: symbol for name, symbol in symbols.items() if symbol.multiple > 1}
-        known = {**symbols, **{_unit(name): _unit_bounds(symbol) for name, symbol in units.items()}}
-        poly = _decide(_in_units(poly, units) if units else poly, known)
+    if not isinstance(dim, str):
+        return as_dim(_poly(dim))
+    return _canonical(dim) if symbols is None else _simplified(dim, _used(dim, symbols))
+
+
+Used = tuple[tuple[str, Symbol], ...]
+"""The symbols in an expression that are known, with their limits."""
+
+
+@lru_cache(maxsize=1024)
+def _canonical(text: str) -> Dim:
+    return as_dim(parse(text))
+
+
+@lru_cache(maxsize=1024)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(sorted(_symbols(parse(text), set())))
+
+
+def _used(text: str, symbols: Mapping[str, Symbol]) -> Used:
+    return tuple((name, symbols[name]) for name in _names(text) if name in symbols)
+
+
+@lru_cache(maxsize=1024)
+def _simplified(text: str, used: Used) -> Dim:
+    poly = parse(text)
+    if any(atom.op for monomial, _ in poly for atom in monomial):
+        units = {name: symbol for name, symbol in used if symbol.multiple > 1}
+        known = {**dict(used), **{_unit(name): _unit_bounds(symbol) for name, symbol in units.items()}}
+        poly = _Within(known).decide(_in_units(poly, units) if units else poly)
         poly = _from_units(poly, units) if units else poly
     return as_dim(poly)
+
+
+@lru_cache(maxsize=1024)
+def _bounded(text: str, used: Used) -> tuple[int, int]:
+    return _Within(dict(used)).bounds(parse(text))
 
 
 def _unit(name: str) -> str:
@@ -63,13 +97,13 @@ def _unit_bounds(symbol: Symbol) -> Symbol:
 
 def _mapped(poly: Poly, atom: Callable[[Atom], Poly]) -> Poly:
     """The sum of products with every atom replaced."""
-    result: Poly = ()
+    result: list[tuple[Monomial, int]] = []
     for monomial, coefficient in poly:
         term = constant(coefficient)
         for each in monomial:
             term = times(term, atom(each))
-        result = plus(result, term)
-    return result
+        result += term
+    return collect(result)
 
 
 def _in_units(poly: Poly, units: Mapping[str, Symbol]) -> Poly:
@@ -89,7 +123,7 @@ def _in_units(poly: Poly, units: Mapping[str, Symbol]) -> Poly:
 def _from_units(poly: Poly, units: Mapping[str, Symbol]) -> Poly:
     """Back: as much of a coefficient as there is makes a quotient of s, or s itself: 4 * (s/) is s // 2 for 8."""
     names = {_unit(name): name for name in units}
-    result: Poly = ()
+    result: list[tuple[Monomial, int]] = []
     for monomial, coefficient in poly:
         term: Poly = constant(1)
         for atom in monomial:
@@ -103,35 +137,78 @@ def _from_units(poly: Poly, units: Mapping[str, Symbol]) -> Poly:
                 term = times(term, divide("//", whole, constant(symbol.multiple // common)))
             else:
                 term = times(term, (((atom,), 1),))
-        result = plus(result, times(term, constant(coefficient)))
-    return result
+        result += times(term, constant(coefficient))
+    return collect(result)
 
 
-def _decide(poly: Poly, symbols: Mapping[str, Symbol]) -> Poly:
-    return _mapped(poly, lambda atom: _decide_atom(atom, symbols))
+class _Within:
+    """What the symbols' limits say of an expression: the bounds of each of its atoms, and which maxima they decide."""
+
+    def __init__(self, symbols: Mapping[str, Symbol]) -> None:
+        self.symbols = symbols
+        self.known: dict[Atom, tuple[int, int]] = {}
+        self.decided: dict[Atom, Poly] = {}
+
+    def decide(self, poly: Poly) -> Poly:
+        return _mapped(poly, self._decide_atom)
+
+    def _decide_atom(self, atom: Atom) -> Poly:
+        if not atom.op:
+            return (((atom,), 1),)
+        if atom not in self.decided:
+            self.decided[atom] = self._choose(atom.op, self.decide(atom.a), self.decide(atom.b))
+        return self.decided[atom]
+
+    def _choose(self, op: str, a: Poly, b: Poly) -> Poly:
+        if op in ("max", "min"):
+            low, high = self.bounds(plus(a, b, -1))
+            if low >= 0:
+                return a if op == "max" else b
+            if high <= 0:
+                return b if op == "max" else a
+        return apply(op, a, b)
+
+    def bounds(self, poly: Poly) -> tuple[int, int]:
+        spend(1 + len(poly))
+        low = high = 0
+        for monomial, coefficient in poly:
+            interval = (coefficient, coefficient)
+            for atom in monomial:
+                if atom not in self.known:
+                    self.known[atom] = self._atom_bounds(atom)
+                interval = _hull(interval, self.known[atom], lambda x, y: x * y)
+            low, high = low + interval[0], high + interval[1]
+        return low, high
+
+    def _atom_bounds(self, atom: Atom) -> tuple[int, int]:
+        if not atom.op:
+            if atom.text not in self.symbols:
+                raise GraphError(f"the symbol {atom.text!r} of a size expression is not known")
+            return self.symbols[atom.text].minimum, self.symbols[atom.text].maximum
+        a, b = self.bounds(atom.a), self.bounds(atom.b)
+        if atom.op == "max":
+            return max(a[0], b[0]), max(a[1], b[1])
+        if atom.op == "min":
+            return min(a[0], b[0]), min(a[1], b[1])
+        if atom.op == "scale":
+            factor = factor_of(b[0])
+            return math.floor(a[0] * factor), math.floor(a[1] * factor)
+        if b[0] > 0 and atom.op == "//":
+            return _hull(a, b, lambda x, y: x // y)
+        size = max(abs(x) for x in (a if atom.op == "//" else b))
+        return (0, size) if atom.op == "%" and b[0] > 0 else (-size - 1, size + 1)
 
 
-def _decide_atom(atom: Atom, symbols: Mapping[str, Symbol]) -> Poly:
-    if not atom.op:
-        return (((atom,), 1),)
-    a, b = _decide(atom.a, symbols), _decide(atom.b, symbols)
-    if atom.op in ("max", "min"):
-        low, high = _bounds(plus(a, b, -1), symbols)
-        if low >= 0:
-            return a if atom.op == "max" else b
-        if high <= 0:
-            return b if atom.op == "max" else a
-    return apply(atom.op, a, b)
+def _hull(a: tuple[int, int], b: tuple[int, int], op: Callable[[int, int], int]) -> tuple[int, int]:
+    corners = [op(x, y) for x in a for y in b]
+    return min(corners), max(corners)
 
 
 def add(*dims: Dim) -> Dim:
     """The sum."""
     if all(isinstance(dim, int) for dim in dims):
         return sum(int(dim) for dim in dims)
-    result: Poly = ()
-    for dim in dims:
-        result = plus(result, _poly(dim))
-    return as_dim(result)
+    return as_dim(collect(term for dim in dims for term in _poly(dim)))
 
 
 def sub(a: Dim, b: Dim) -> Dim:
@@ -169,20 +246,23 @@ def minimum(a: Dim, b: Dim) -> Dim:
 
 def symbols_of(dim: Dim) -> set[str]:
     """The names of the symbols in the expression."""
-    return set() if isinstance(dim, int) else _symbols(_poly(dim))
+    return set() if isinstance(dim, int) else set(_names(dim))
 
 
-def _symbols(poly: Poly) -> set[str]:
+def _symbols(poly: Poly, seen: set[Atom]) -> set[str]:
     names: set[str] = set()
-    for monomial, _ in poly:
-        for atom in monomial:
-            names |= {atom.text} if not atom.op else _symbols(atom.a) | _symbols(atom.b)
+    for atom in {atom for monomial, _ in poly for atom in monomial} - seen:
+        seen.add(atom)
+        names |= {atom.text} if not atom.op else _symbols(atom.a, seen) | _symbols(atom.b, seen)
     return names
 
 
 def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
     """The number, given each symbol's. Raises GraphError for an unknown symbol, a zero divisor, a result past 2^62."""
-    return dim if isinstance(dim, int) else _evaluate(_poly(dim), values)
+    if isinstance(dim, int):
+        return dim
+    spend(1 + len(dim) // 4)
+    return _evaluate(_poly(dim), values)
 
 
 def _evaluate(poly: Poly, values: Mapping[str, int]) -> int:
@@ -214,41 +294,7 @@ def _evaluate_atom(atom: Atom, values: Mapping[str, int]) -> int:
 
 def bounds(dim: Dim, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
     """An interval that holds every value the expression can take (not always the tightest). Raises GraphError."""
-    return (dim, dim) if isinstance(dim, int) else _bounds(_poly(dim), symbols)
-
-
-def _bounds(poly: Poly, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
-    low = high = 0
-    for monomial, coefficient in poly:
-        interval = (coefficient, coefficient)
-        for atom in monomial:
-            interval = _hull(interval, _atom_bounds(atom, symbols), lambda x, y: x * y)
-        low, high = low + interval[0], high + interval[1]
-    return low, high
-
-
-def _hull(a: tuple[int, int], b: tuple[int, int], op: Callable[[int, int], int]) -> tuple[int, int]:
-    corners = [op(x, y) for x in a for y in b]
-    return min(corners), max(corners)
-
-
-def _atom_bounds(atom: Atom, symbols: Mapping[str, Symbol]) -> tuple[int, int]:
-    if not atom.op:
-        if atom.text not in symbols:
-            raise GraphError(f"the symbol {atom.text!r} of a size expression is not known")
-        return symbols[atom.text].minimum, symbols[atom.text].maximum
-    a, b = _bounds(atom.a, symbols), _bounds(atom.b, symbols)
-    if atom.op == "max":
-        return max(a[0], b[0]), max(a[1], b[1])
-    if atom.op == "min":
-        return min(a[0], b[0]), min(a[1], b[1])
-    if atom.op == "scale":
-        factor = factor_of(b[0])
-        return math.floor(a[0] * factor), math.floor(a[1] * factor)
-    if b[0] > 0 and atom.op == "//":
-        return _hull(a, b, lambda x, y: x // y)
-    size = max(abs(x) for x in (a if atom.op == "//" else b))
-    return (0, size) if atom.op == "%" and b[0] > 0 else (-size - 1, size + 1)
+    return (dim, dim) if isinstance(dim, int) else _bounded(dim, _used(dim, symbols))
 
 
 def equal(a: Dim, b: Dim, symbols: Mapping[str, Symbol] | None = None, conditions: Iterable[Condition] = ()) -> bool:
@@ -273,6 +319,8 @@ def holds(condition: Condition, sizes: Mapping[str, int]) -> bool:
     """Whether sizes fulfil a condition; where the expression has no value, they do not."""
     try:
         value = evaluate(condition.size, sizes)
+    except TooManySteps:
+        raise
     except GraphError:
         return False
     return value >= 0 if condition.kind == "natural" else (value == 0) == (condition.kind == "zero")
@@ -280,13 +328,19 @@ def holds(condition: Condition, sizes: Mapping[str, int]) -> bool:
 
 def samples(
     symbols: Mapping[str, Symbol], conditions: Iterable[Condition] = (), count: int = 24
-) -> list[dict[str, int]]:
+) -> Sequence[Mapping[str, int]]:
     """So many possible assignments, if there are: the smallest, small sizes, sizes of many remainders; never 0."""
-    tests, found = tuple(conditions), []
+    spend(1 + len(symbols))
+    return _samples(tuple(sorted(symbols.items())), tuple(conditions), count)
+
+
+@lru_cache(maxsize=64)
+def _samples(symbols: Used, tests: tuple[Condition, ...], count: int) -> tuple[Mapping[str, int], ...]:
+    found: list[Mapping[str, int]] = []
     for index in range(count if not tests else 50 * count):
+        spend(1 + len(symbols))
         sample = {}
-        for place, name in enumerate(sorted(symbols)):
-            symbol = symbols[name]
+        for place, (name, symbol) in enumerate(symbols):
             low, far = _first(symbol), index % 24 == 23
             most = max(min(symbol.maximum - low, (2**13 if far else 1000) * symbol.multiple) // symbol.multiple, 0)
             step = (index * (2 * place + 7) + place) if index % 24 < 16 else index * 97 * (place + 1)
@@ -296,7 +350,7 @@ def samples(
             found.append(sample)
         if len(found) == count:
             break
-    return found
+    return tuple(found)
 
 
 def _first(symbol: Symbol) -> int:

@@ -35,7 +35,7 @@ RESERVED = {"bf16": "floats of 16 bits with float32's exponents", "sign": "-1 or
 """Element types that files may name and no operator takes yet."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Quant:
     """How codes mean numbers: real = (code - zero_point) * scale.
 
@@ -48,7 +48,7 @@ class Quant:
     zero_point: int | str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
     """The type of one value.
 
@@ -143,7 +143,7 @@ class Coded:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Symbol:
     """A size unknown until run time.
 
@@ -160,7 +160,7 @@ class Symbol:
     remainder: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
     """What sizes must fulfil beyond the limits of each by itself.
 
@@ -173,7 +173,7 @@ class Condition:
     size: Dim
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
     """One operation.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from . import dims
 from .ir import Condition, Dim, Graph, Symbol
+from .polynomials import spend
 
 MAX_PERIOD = 4096
 """Sizes: a condition that repeats itself only beyond so many is kept as it is."""
@@ -165,14 +166,16 @@ def smallest(symbols: Mapping[str, Symbol], conditions: Iterable[Condition]) -> 
         return first
     used = sorted({name for test in tests for name in dims.symbols_of(test.size)} & first.keys())
     reach = 10 if len(used) > 2 else 65
+    known = {name: first[name] for name in used}
     for steps in sorted(itertools.product(range(reach), repeat=min(len(used), 3)), key=sum):
-        sizes = {
-            **first,
-            **{name: first[name] + step * symbols[name].multiple for name, step in zip(used, steps, strict=False)},
-        }
-        if all(allowed(symbols[name], sizes[name]) for name in used) and all(dims.holds(t, sizes) for t in tests):
-            return sizes
-    return next(iter(dims.samples(symbols, tests, 1)), None)
+        moved = {name: first[name] + step * symbols[name].multiple for name, step in zip(used, steps, strict=False)}
+        sizes = known | moved
+        spend(len(sizes))
+        if all(allowed(symbols[name], size) for name, size in moved.items()) and all(
+            dims.holds(test, sizes) for test in tests
+        ):
+            return first | moved
+    return next(map(dict, dims.samples(symbols, tests, 1)), None)
 
 
 # ------------------------------------------------------------------------------------------------------------- in words

@@ -8,18 +8,55 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from ..errors import GraphError
 from .ir import Dim
 
 MAX_LENGTH = 1000
+"""Characters of an expression."""
 MAX_TERMS = 64
+"""Of a sum."""
+MAX_STEPS = 1_000_000
+"""Of arithmetic on the expressions of one graph, a microsecond or so each; models need some thousands."""
 LIMIT = 2**62
 """No literal, coefficient or result may reach this: the runtime computes in 64 bits."""
 _ONE = 0x3FF << 52
 """The bits of 1.0. The second operand of "scale" is a factor's bits less these, so that it stays within `LIMIT`."""
+
+
+class TooManySteps(GraphError):
+    """A graph's size expressions take more than `MAX_STEPS`."""
+
+
+class _Steps(threading.local):
+    left: int | None = None
+
+
+_steps = _Steps()
+
+
+@contextmanager
+def bounded_steps() -> Iterator[None]:
+    """Within the outermost one, all arithmetic on sizes together may take `MAX_STEPS`. Raises TooManySteps."""
+    before = _steps.left
+    _steps.left = MAX_STEPS if before is None else before
+    try:
+        yield
+    finally:
+        _steps.left = None if before is None else _steps.left
+
+
+def spend(steps: int) -> None:
+    """Counts steps against the bound, if there is one. Raises TooManySteps."""
+    if _steps.left is None:
+        return
+    _steps.left -= steps
+    if _steps.left < 0:
+        raise TooManySteps("the graph's size expressions are too many and too complicated")
 
 
 class Atom(NamedTuple):
@@ -29,6 +66,15 @@ class Atom(NamedTuple):
     op: str = ""
     a: Poly = ()
     b: Poly = ()
+
+    def __hash__(self) -> int:  # the text says all, and remembers its own hash
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Atom) and self.text == other.text)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 Monomial = tuple[Atom, ...]
@@ -63,8 +109,11 @@ def as_int(poly: Poly) -> int | None:
 def collect(terms: Iterable[tuple[Monomial, int]]) -> Poly:
     """The sum of these terms. Raises GraphError for too many."""
     total: dict[Monomial, int] = {}
+    steps = 1
     for monomial, coefficient in terms:
         total[monomial] = total.get(monomial, 0) + coefficient
+        steps += 1 + len(monomial)
+    spend(steps)
     result = [(monomial, coefficient) for monomial, coefficient in total.items() if coefficient]
     if len(result) > MAX_TERMS or any(abs(coefficient) >= LIMIT for _, coefficient in result):
         raise GraphError("a size expression grows too large")
@@ -93,6 +142,7 @@ def _atom(op: str, a: Poly, b: Poly) -> Poly:
         text = f"{op}({_text(a)}, {_text(b)})" if op in ("max", "min") else f"({_operand(a)} {op} {_operand(b)})"
     if len(text) > MAX_LENGTH:
         raise GraphError("a size expression grows too large")
+    spend(1 + len(text) // 8)
     return (((Atom(text, op, a, b),), 1),)
 
 

@@ -9,13 +9,13 @@ The parser knows nothing else, and its input is bounded, so an expression from a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 
 from ..errors import GraphError
-from .polynomials import MAX_LENGTH, Atom, Poly, apply, bits_of, constant
+from .polynomials import MAX_LENGTH, Atom, Monomial, Poly, apply, bits_of, collect, constant, spend
 
 MAX_DEPTH = 40
+"""Parentheses within each other."""
 _TOKEN = re.compile(
     r"\s*(?:(?P<real>[0-9]+\.[0-9]*(?:e[-+]?[0-9]+)?|[0-9]+e[-+]?[0-9]+)|(?P<int>[0-9]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<op>//|[-+*%(),]))",
     re.ASCII,
@@ -72,15 +72,19 @@ class _Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise self.error("nested too deeply")
-        result = self.chain(("+", "-"), lambda: self.chain(("*", "//", "%"), self.factor))
+        terms: list[tuple[Monomial, int]] = list(self.term())
+        first = len(terms)
+        while self.peek() in ("+", "-"):
+            sign = 1 if self.take() == "+" else -1
+            terms += ((monomial, sign * coefficient) for monomial, coefficient in self.term())
         self.depth -= 1
-        return result
+        return collect(terms) if len(terms) > first else tuple(terms)
 
-    def chain(self, operators: tuple[str, ...], operand: Callable[[], Poly]) -> Poly:
-        result = operand()
-        while self.peek() in operators:
+    def term(self) -> Poly:
+        result = self.factor()
+        while self.peek() in ("*", "//", "%"):
             operator = self.take()
-            result = apply(operator, result, operand())
+            result = apply(operator, result, self.factor())
         return result
 
     def factor(self) -> Poly:
@@ -120,7 +124,8 @@ class _Parser:
         return constant(bits_of(factor))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def parse(text: str) -> Poly:
     """The polynomial of a text. Raises GraphError."""
+    spend(1 + len(text))
     return _Parser(text).parse()

@@ -140,8 +140,8 @@ def unpack_rows(packed: Array, depth: int, bits: int) -> Array:
 
 def unpack(packed: Array, shape: tuple[int, ...], bits: int, *, signed: bool) -> Array:
     """The codes, int8, of a weight of that shape; a view. Raises GraphError where they do not fit it."""
-    if len(shape) < 2:
-        raise GraphError(f"packed codes are of a weight {list(shape)}, must be of two axes or more")
+    if len(shape) < 2 or 0 in shape:
+        raise GraphError(f"packed codes are of a weight {list(shape)}, must be of two axes or more, none of them 0")
     depth = math.prod(shape[1:])
     expected = (shape[0], bytes_of(depth, bits))
     if packed.dtype != np.uint8 or packed.shape != expected:

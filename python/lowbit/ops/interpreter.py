@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,12 @@ from .quantized import unreadable
 from .spec import MAX_ELEMENTS, MAX_RANK
 
 MAX_NODES = 100_000
+MAX_SYMBOLS = 1000
 MAX_CONDITIONS = 200
+MAX_PROBLEMS = 20
+"""That are told; then a graph is not looked at further."""
+MAX_TEXT = 1000
+"""Characters of a problem that are told."""
 LIMITS = {"multiplier": MAX_MULTIPLIER, "bias": MAX_BIAS}
 """In magnitude, of the constants that requantize."""
 
@@ -24,7 +30,7 @@ LIMITS = {"multiplier": MAX_MULTIPLIER, "bias": MAX_BIAS}
 def bind(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, int]:
     """The size of each symbol, from inputs that must have the graph's names, dtypes and shapes. Raises InputError."""
     missing = [name for name in graph.inputs if name not in feeds]
-    surplus = [name for name in feeds if name not in graph.inputs]
+    surplus = sorted(feeds.keys() - set(graph.inputs))
     if missing or surplus:
         raise InputError(f"the inputs are {list(graph.inputs)}: missing {missing}, unexpected {surplus}")
     sizes: dict[str, int] = {}
@@ -87,7 +93,7 @@ def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> d
     feeds: one array a graph input, of its dtype and shape. Raises InputError for other feeds.
     """
     sizes = bind(graph, feeds)
-    keep = (*graph.outputs, *keep)
+    keep = dict.fromkeys((*graph.outputs, *keep))
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     known: dict[str, Any] = {**feeds, **graph.constants}
     for index, node in enumerate(graph.nodes):
@@ -103,19 +109,29 @@ def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> d
 
 
 def validate(graph: Graph) -> Graph:
-    """The graph itself, if it is valid. Raises GraphError that lists every problem."""
-    problems = list(_problems(graph))
+    """The graph itself, if it is valid. Raises GraphError that lists the problems, `MAX_PROBLEMS` of them at most."""
+    with dims.bounded_steps():
+        problems = list(islice(_problems(graph), MAX_PROBLEMS + 1))
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-        raise GraphError(f"the graph has {count}:\n" + "\n".join(f"  - {problem}" for problem in problems[:50]))
+        if len(problems) > MAX_PROBLEMS:
+            count, problems[-1] = f"more than {MAX_PROBLEMS} problems", "and more"
+        lines = (problem[:MAX_TEXT] + "..." * (len(problem) > MAX_TEXT) for problem in problems)
+        raise GraphError(f"the graph has {count}:\n" + "\n".join(f"  - {line}" for line in lines))
     return graph
 
 
 def _problems(graph: Graph) -> Iterator[str]:
-    if len(graph.nodes) > MAX_NODES:
-        yield f"{len(graph.nodes)} nodes are more than {MAX_NODES}"
-        return
-    yield from _symbol_problems(graph)
+    for what, found, most in (
+        ("nodes", graph.nodes, MAX_NODES),
+        ("symbols", graph.symbols, MAX_SYMBOLS),
+        ("conditions", graph.conditions, MAX_CONDITIONS),
+    ):
+        if len(found) > most:
+            yield f"{len(found)} {what} are more than {most}"
+            return
+    free = list(_symbol_problems(graph)) or list(_condition_problems(graph))
+    yield from free
     sound: set[str] = set()
     for name, value in graph.values.items():
         reasons = list(_value_problems(graph, value))
@@ -123,17 +139,19 @@ def _problems(graph: Graph) -> Iterator[str]:
         if not reasons:
             sound.add(name)
     yield from _constant_problems(graph)
-    yield from _node_problems(graph, sound)
+    if not free:  # else nothing can be said of sizes
+        yield from _node_problems(graph, sound)
     if not graph.outputs:
         yield "there are no outputs"
     defined = {*graph.inputs, *graph.constants, *(name for node in graph.nodes for name in node.outputs)}
     for name in graph.outputs:
         if name not in defined or name not in graph.values:
             yield f"output {name!r} is not defined"
-    if len(set(graph.inputs)) != len(graph.inputs):
-        yield f"input names repeat: {list(graph.inputs)}"
+    inputs, outputs = set(graph.inputs), set(graph.outputs)
+    if len(inputs) != len(graph.inputs):
+        yield f"input names repeat: {list(graph.inputs)[:20]}"
     for pair in graph.states:
-        if pair[0] not in graph.inputs or pair[1] not in graph.outputs:
+        if pair[0] not in inputs or pair[1] not in outputs:
             yield f"state {list(pair)} is not a pair of an input and an output"
 
 
@@ -150,13 +168,9 @@ def _symbol_problems(graph: Graph) -> Iterator[str]:
             yield f"symbol {name!r} has no size: {limits.describe(symbol)}"
         elif name not in bare:
             yield f"symbol {name!r} is not the size of any input"
-    yield from _condition_problems(graph)
 
 
 def _condition_problems(graph: Graph) -> Iterator[str]:
-    if len(graph.conditions) > MAX_CONDITIONS:
-        yield f"{len(graph.conditions)} conditions are more than {MAX_CONDITIONS}"
-        return
     for condition in graph.conditions:
         try:
             unknown = dims.symbols_of(condition.size) - graph.symbols.keys()
@@ -167,7 +181,7 @@ def _condition_problems(graph: Graph) -> Iterator[str]:
             yield f"condition {condition.kind!r} of {condition.size}: unknown kind or symbols {sorted(unknown)}"
             return
     if graph.conditions and limits.smallest(graph.symbols, graph.conditions) is None:
-        yield f"no sizes are possible: {'; '.join(map(limits.sentence, graph.conditions))}"
+        yield f"no sizes are possible: {'; '.join(map(limits.sentence, graph.conditions[:MAX_PROBLEMS]))}"
 
 
 def _value_problems(graph: Graph, value: Value) -> Iterator[str]:
@@ -209,8 +223,9 @@ def _quant_problems(graph: Graph, quant: Quant, dtype: str) -> Iterator[str]:
 
 
 def _constant_problems(graph: Graph) -> Iterator[str]:
+    inputs = set(graph.inputs)
     for name, constant in graph.constants.items():
-        if name in graph.inputs:
+        if name in inputs:
             yield f"constant {name!r} is also an input"
         value = graph.values.get(name)
         if value is None:
@@ -240,7 +255,7 @@ def _node_problems(graph: Graph, sound: set[str]) -> Iterator[str]:
         names.add(node.name)
         unknown = [name for name in node.inputs if name and name not in defined]
         if unknown:
-            yield f"{where}: inputs {unknown} are not defined before it"
+            yield f"{where}: inputs {unknown[:20]} are not defined before it"
         for name in node.outputs:
             if not name or name in defined:
                 yield f"{where}: output {name!r} is already defined" if name else f"{where}: an output has no name"
@@ -262,7 +277,12 @@ def _typed_problems(graph: Graph, node: Node, where: str) -> Iterator[str]:
         return
     for name, inferred in zip(node.outputs, outputs, strict=True):
         stated = graph.values.get(name)
-        if stated is not None and not _same_type(graph, stated, inferred):
+        try:
+            same = stated is None or _same_type(graph, stated, inferred)
+        except GraphError as error:
+            yield f"{where}: {error}"
+            return
+        if stated is not None and not same:
             yield f"{where}: output {name!r} is {_type(inferred)}, its value says {_type(stated)}"
     yield from _operand_problems(graph, node, where)
 
@@ -276,6 +296,8 @@ def _same_type(graph: Graph, a: Value, b: Value) -> bool:
     try:
         pairs = zip(a.shape, b.shape, strict=True) if same else ()
         return same and all(dims.equal(x, y, graph.symbols, graph.conditions) for x, y in pairs)
+    except dims.TooManySteps:
+        raise
     except GraphError:
         return False
 

@@ -39,7 +39,11 @@ def fill(graph: Graph) -> _core.GraphBuilder:
 
     if graph.states:
         raise UnsupportedError("graphs that keep states between calls are not available yet")
-    builder = _core.GraphBuilder()
+    with dims.bounded_steps():
+        return _filled(_core.GraphBuilder(), graph)
+
+
+def _filled(builder: _core.GraphBuilder, graph: Graph) -> _core.GraphBuilder:
     trial = possible.smallest(graph.symbols, graph.conditions) or {}
     index = {
         name: builder.symbol(name, s.minimum, s.maximum, s.multiple, s.remainder, trial.get(name, 0))

@@ -152,7 +152,8 @@ def convention(meta: Meta, inputs: Sequence[str], outputs: int) -> Convention:
         entries = signature.get("parameters")
         if not isinstance(entries, list):
             raise FormatError("the signature is not a list of parameters")
-        parameters = tuple(_parameter(entry, inputs) for entry in entries)
+        known = set(inputs)
+        parameters = tuple(_parameter(entry, known) for entry in entries)
     output = meta.output
     if output is None:
         output = {"tensor": 0} if outputs == 1 else {"tuple": [{"tensor": index} for index in range(outputs)]}
@@ -161,7 +162,7 @@ def convention(meta: Meta, inputs: Sequence[str], outputs: int) -> Convention:
     return Convention(parameters=parameters, output=output)
 
 
-def _parameter(entry: Any, inputs: Sequence[str]) -> Parameter:
+def _parameter(entry: Any, inputs: set[str]) -> Parameter:
     if not isinstance(entry, dict) or set(entry) != {"name", "kind", "tree"} or not isinstance(entry["name"], str):
         raise FormatError("a parameter of the signature is not {name, kind, tree}")
     if entry["kind"] not in _KINDS:

@@ -105,5 +105,6 @@ def _tensor(name: str, stream: Array, entry: Any) -> Array:
         raise FormatError(f"the stream of tensor {name!r} is damaged: {error}") from None
     if len(planes) != size or not job.eof or job.unused_data:
         raise FormatError(f"the stream of tensor {name!r} does not end with the {size} bytes of shape {list(shape)}")
-    raw = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1)
-    return container.from_bytes(name, np.ascontiguousarray(raw.T).reshape(-1).copy(), dtype, shape)
+    raw = np.empty(size, np.uint8)
+    raw.reshape(-1, dtype.itemsize)[:] = np.frombuffer(planes, np.uint8).reshape(dtype.itemsize, -1).T
+    return container.from_bytes(name, raw, dtype, shape)

@@ -21,11 +21,15 @@ import numpy as np
 from ..errors import FormatError
 from ..graph import dims
 from ..graph.ir import Array
-from ..ops.spec import MAX_RANK
+from ..ops.spec import MAX_ELEMENTS, MAX_RANK
 
 MAX_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 MAX_NAME = 2000
+ROOM, ROOM_EACH = 40 * 2**20, 6
+"""What a document may take in memory, by estimate: bytes, and bytes for each byte of the file."""
+COSTS = {"[": 72, "{": 232, '"': 60, ",": 32}
+"""Bytes of memory for each such character, by and by: of the JSON, and of what is made of it."""
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -43,8 +47,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """The document in a file's metadata, and its tensors. Raises FormatError, OSError."""
     with _open(path) as file:
         header, start, size = _header(file, path)
-        document = _document(header, path)
-        header.pop("__metadata__")
+        document = _document(header, path, start + size)
         tensors = {}
         entries = [(name, *_entry(name, entry, size)) for name, entry in header.items()]
         position = 0
@@ -62,7 +65,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
 def read_document(path: Path) -> dict[str, Any]:
     """The document alone. Raises FormatError, OSError."""
     with _open(path) as file:
-        return _document(_header(file, path)[0], path)
+        header, start, size = _header(file, path)
+        return _document(header, path, start + size)
 
 
 def read_sizes(path: Path) -> dict[str, int]:
@@ -90,22 +94,24 @@ def _header(file: FileIO | BytesIO, path: Path) -> tuple[dict[str, Any], int, in
     if len(raw) < length or not raw.startswith(b"{"):
         raise FormatError(f"{path} is not a lowbit file: it does not start as a safetensors file does")
     try:
-        text = raw.decode()
+        raw = raw.decode()  # large ones do not exist twice
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: the header is not UTF-8: {error}") from None
-    return as_object(_json(text, "the header"), "the header"), 8 + length, total - 8 - length
+    return as_object(_json(raw, "the header", total), "the header"), 8 + length, total - 8 - length
 
 
-def _document(header: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    text = header.get("__metadata__")
+def _document(header: dict[str, Any], path: Path, total: int) -> dict[str, Any]:
+    """Taken out of the header."""
+    text = header.pop("__metadata__", None)
     text = text.get("lowbit") if isinstance(text, dict) else None
     if not isinstance(text, str):
         raise FormatError(f"{path} is a safetensors file, but not one that lowbit wrote: it holds no graph")
-    return as_object(_json(text, "the graph"), "the graph")
+    return as_object(_json(text, "the graph", total), "the graph")
 
 
-def _json(text: str, what: str) -> Any:
-    """Strict JSON: no repeated keys, no NaN or infinity, nothing deep, no half characters."""
+def _json(text: str, what: str, total: int) -> Any:
+    """Strict JSON: no repeated keys, no NaN or infinity, nothing deep, no half characters, no more than fits memory."""
+    check_room(text, what, total)
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
@@ -126,13 +132,24 @@ def _json(text: str, what: str) -> Any:
         raise FormatError(f"{what} is not valid JSON: {error}") from None
 
 
+def check_room(text: str, what: str, total: int) -> None:
+    """Refuses JSON that would take more memory than a file of `total` bytes may (FormatError), before it is read."""
+    needed, most = sum(text.count(sign) * cost for sign, cost in COSTS.items()), ROOM + ROOM_EACH * total
+    if needed > most:
+        raise FormatError(
+            f"{what} has {len(text):,} characters of JSON, which would take about {needed >> 20} MB of memory; a file "
+            f"of {total:,} bytes may take {most >> 20} MB for it: leave out what no call needs, such as metadata"
+        )
+
+
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL)
+"""A pair of surrogates, a lone one, or any other escape."""
+
+
 def check_text(text: str) -> None:
     """Refuses escaped surrogates that are not pairs: no encoder takes the strings they make."""
-    if re.search(r"\\u[dD][89a-fA-F]", text):
-        try:
-            json.dumps(json.loads(text), ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise FormatError("a text holds half a character (a lone surrogate)") from None
+    if re.search(r"\\u[dD][89a-fA-F]", text) and any(escape[1] for escape in _ESCAPE.finditer(text)):
+        raise FormatError("a text holds half a character (a lone surrogate)")
 
 
 def _entry(name: str, entry: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
@@ -155,6 +172,8 @@ def dtype_and_shape(name: str, fields: Mapping[str, Any]) -> tuple[np.dtype[Any]
     shape = as_list(fields["shape"], f"the shape of tensor {name!r}", as_size)
     if len(shape) > MAX_RANK:
         raise FormatError(f"tensor {name!r} has {len(shape)} axes, more than {MAX_RANK}")
+    if 0 in shape and math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:  # else its bytes must be there
+        raise FormatError(f"tensor {name!r} of shape {list(shape)} has more than 2^40 elements")
     return dtype, shape
 
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Sym
 from ..graph.weights import BITS, pack, unpack
 from ..ops.interpreter import validate
 from . import compression, container, format_v1
-from .container import as_integer, as_list, as_object, as_size, as_text, check_text
+from .container import as_integer, as_list, as_object, as_size, as_text, check_room, check_text
+from .limits import memory_for
 from .schema import checked
 
 VERSION = 2
+Item = TypeVar("Item")
 PARTS = ("zero_points", "offsets", "values")
 """What a weight may have beside codes and scales, each a tensor."""
 
@@ -98,6 +100,7 @@ def _contents(
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"the graph or its metadata is not plain JSON: {error}") from None
     check_text(text)
+    check_room(text, "the graph", len(text) + sum(tensor.nbytes for tensor in tensors.values()))
     return tensors, {"lowbit": text}
 
 
@@ -171,17 +174,22 @@ def _plain(value: Any) -> Any:
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
-    """The graph and the metadata of a file. Raises FormatError or GraphError for anything but a sound file; OSError."""
-    document, tensors = container.read(Path(path))
-    document = _current(document, path)
-    graph = _graph(document, compression.expand(tensors, document.get("compressed", {})))
-    validate(graph)
-    return graph, as_object(document["meta"], "meta")
+    """The graph and the metadata of a file. Raises FormatError or GraphError for anything but a sound file; LimitError,
+    OSError."""
+    with memory_for(f"read {path}"), dims.bounded_steps():
+        document, tensors = container.read(Path(path))
+        document = _current(document, path)
+        try:
+            graph = _graph(document, compression.expand(tensors, document.get("compressed", {})))
+        except RecursionError:
+            raise FormatError(f"{path}: the graph is nested too deeply") from None
+        return validate(graph), as_object(document["meta"], "meta")
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON of a file alone, as it is, unchecked beyond its version. Raises FormatError, OSError."""
-    document = container.read_document(Path(path))
+    with memory_for(f"read {path}"):
+        document = container.read_document(Path(path))
     _check_version(document, path)
     return document
 
@@ -255,10 +263,10 @@ def _constants(
     """What says the same is one object: a tensor exists once, however many constants name it."""
     constants: dict[str, Array | Weight] = {}
     known: dict[tuple[str, tuple[Dim, ...]], Array | Weight] = {}
-    for name, entry in _named(entries, "constants"):
+    for name, entry in as_object(entries, "constants").items():
         key = (repr(entry), values[name].shape if name in values else ())
         if key not in known:
-            known[key] = _constant(name, entry, tensors, used, values)
+            known[key] = _constant(as_text(name, "constants"), entry, tensors, used, values)
         constants[name] = known[key]
     return constants
 
@@ -345,14 +353,14 @@ def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
     fields = checked("graph", document, "the graph")
     used: set[str] = set()
     try:
-        values = {name: _value(entry, f"value {name!r}") for name, entry in _named(fields["values"], "values")}
+        values = _each(fields["values"], "value", _value)
         graph = Graph(
             inputs=as_list(fields["inputs"], "inputs", as_text),
             outputs=as_list(fields["outputs"], "outputs", as_text),
             values=values,
-            nodes=as_list(fields["nodes"], "nodes", _node),
+            nodes=_nodes(fields["nodes"]),
             constants=_constants(fields["constants"], tensors, used, values),
-            symbols={name: _symbol(entry, f"symbol {name!r}") for name, entry in _named(fields["symbols"], "symbols")},
+            symbols=_each(fields["symbols"], "symbol", _symbol),
             conditions=as_list(fields.get("conditions", []), "conditions", _condition),
             states=as_list(fields["states"], "states", _state),
         )
@@ -364,5 +372,15 @@ def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:
     return graph
 
 
-def _named(value: Any, what: str) -> list[tuple[str, Any]]:
-    return [(as_text(name, what), entry) for name, entry in as_object(value, what).items()]
+def _each(entries: Any, kind: str, read: Callable[[Any, str], Item]) -> dict[str, Item]:
+    """An object's entries, each read in its place: large documents do not exist twice."""
+    found = as_object(entries, f"{kind}s")
+    for name, entry in found.items():
+        found[as_text(name, f"{kind}s")] = read(entry, f"{kind} {name!r}")
+    return found
+
+
+def _nodes(entries: Any) -> tuple[Node, ...]:
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        entries[index] = _node(entry, "nodes")
+    return as_list(entries, "nodes", lambda node, _: node)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, LimitError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +66,12 @@ def checked(limits: Limits | None, default: Limits) -> Limits:
 
 OWN = Limits(operations=None)
 """Of a module that is the caller's own."""
+
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Within it, a lack of memory is a LimitError that says for what."""
+    try:
+        yield
+    except MemoryError:
+        raise LimitError(f"there is not enough memory to {what}: free some, or give the process more") from None

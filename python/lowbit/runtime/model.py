@@ -14,7 +14,7 @@ from ..errors import InputError, LowbitError, UnsupportedError
 from ..graph.ir import Array, Value, replace
 from . import calls, format, segments
 from .build import fill, finish
-from .limits import Limits, checked
+from .limits import Limits, checked, memory_for
 from .meta import Meta
 from .profile import REPEATS, Profile, Row
 from .roofline import measure
@@ -261,6 +261,7 @@ def load(
     Raises:
         FormatError: What is no sound lowbit file, or is of a newer version.
         GraphError: A graph that is not valid.
+        LimitError: It takes more memory than it may.
         UnsupportedError: Segments that run in torch, without `allow_torch`; the message names them.
         EnvironmentVariableError: LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do.
         OSError: The file cannot be read.
@@ -288,7 +289,8 @@ def load(
         model = Model(Session(graph, threads=threads, limits=limits), meta)
         model._file = file
         return model
-    builder, sizes = fill(graph), weights_of(graph)
-    graph = replace(graph, constants={})
-    core = finish(builder, threads, None, limits)
+    with memory_for(f"load {path}"):
+        builder, sizes = fill(graph), weights_of(graph)
+        graph = replace(graph, constants={})
+        core = finish(builder, threads, None, limits)
     return Model(Session._finished(graph, core, sizes, threads, limits, file), meta)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, LowbitError
+from ..errors import InputError, LimitError, LowbitError
 from ..graph import dims
 from ..graph import limits as possible
 from ..graph.ir import DTYPES, Array, Graph, Value, Weight, replace
@@ -16,7 +17,7 @@ from ..graph.weights import Stored, stored
 from ..ops.interpreter import bind, validate
 from . import calls, format, segments
 from .build import compiled
-from .limits import Limits, checked
+from .limits import Limits, checked, memory_for
 from .profile import REPEATS, Profile, Row
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 FEW = 16
 """The size of a made-up input along a free axis that is no batch."""
+_DRAWN = 12
+"""Bytes of an element that is made up: drawn in 64 bits, cast to 32."""
 
 
 class Session:
@@ -58,7 +61,9 @@ class Session:
         if not isinstance(graph, Graph):
             raise InputError(f"a session is of a lowbit.graph.ir.Graph, not of a {type(graph).__name__}")
         limits = checked(limits, Limits())
-        self._start(replace(graph, constants={}), compiled(validate(graph), threads, isa, limits), weights_of(graph))
+        with memory_for("compile the graph"):
+            core = compiled(validate(graph), threads, isa, limits)
+        self._start(replace(graph, constants={}), core, weights_of(graph))
         self._options: dict[str, Any] = {"threads": threads, "isa": isa, "limits": limits}
         self._file = _of_graph(weakref.ref(graph))
 
@@ -218,7 +223,8 @@ class Session:
             The inputs, in order.
 
         Raises:
-            InputError: Sizes that are no mapping.
+            InputError: Sizes that are no mapping, or are not possible.
+            LimitError: The inputs would take more memory than the session may use.
         """
         if sizes is not None and not isinstance(sizes, Mapping):
             raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
@@ -227,7 +233,24 @@ class Session:
         free = {name: possible.nearest(symbol, wanted[name]) for name, symbol in symbols.items()}
         if not all(dims.holds(condition, free) for condition in self.graph.conditions):
             free = possible.smallest(symbols, self.graph.conditions) or free
-        return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
+        self._check_room(free)
+        with memory_for("make up inputs"):
+            return [_made_up(self.graph.values[name], free) for name in self.graph.inputs]
+
+    def _check_room(self, free: Mapping[str, int]) -> None:
+        """Refuses made-up inputs of sizes that are negative, or beyond the memory that there is."""
+        from .. import _core
+
+        shapes = [[dims.evaluate(dim, free) for dim in value.shape] for _, value in self.inputs]
+        if any(size < 0 for shape in shapes for size in shape):
+            raise InputError(f"inputs of shapes {shapes[:20]} cannot be made up: give the free sizes, or inputs")
+        needed = sum(_DRAWN * math.prod(shape) for shape in shapes)
+        most = self._options["limits"].memory or _core.available_memory()
+        if needed > most:
+            raise LimitError(
+                f"inputs of shapes {shapes[:20]} are too large to be made up: that takes {needed:,} bytes, and "
+                f"{most:,} may be used; give smaller sizes, or inputs"
+            )
 
     def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
         """Measure the time of each step.
