@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lowbit.graph import blocks
 from lowbit.graph.ir import Array, Dim, Graph, Node, Quant, Symbol, Value, Weight, replace
-from lowbit.graph.weights import shaped
+from lowbit.graph.weights import middle, shaped
 from lowbit.ops import constant_value, infer
 
 
 class Maker:
     """Adds node after node; a value's type is what its operator infers."""
 
-    def __init__(self, seed: int = 0, symbols: dict[str, Symbol] | None = None) -> None:
+    def __init__(self, seed: int = 0, symbols: dict[str, Symbol] | None = None, bits: int = 4) -> None:
+        self.bits = bits
         self.rng = np.random.default_rng(seed)
         self.made = Graph(inputs=(), outputs=(), values={}, nodes=(), constants={}, symbols=symbols or {})
 
@@ -39,18 +41,19 @@ class Maker:
         codes = self.rng.integers(-127, 128, shape).astype(np.int8)
         return self.constant(Weight(codes=codes, scales=self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)))
 
-    def nibbles(
+    def grouped(
         self, channels: int, depth: int, group_size: int, *, kernel: tuple[int, ...] = (), affine: bool = False
     ) -> str:
-        """depth: of a channel's weights in all, kernel included."""
+        """Of `self.bits` bits; depth: of a channel's weights in all, kernel included."""
         shape = (channels, depth // group_size)
-        low = 0 if affine else -8
-        rows = self.rng.integers(low, low + 16, (channels, depth)).astype(np.int8)
+        bits = self.bits
+        low = 0 if affine else -middle(bits)
+        rows = self.rng.integers(low, low + 2**bits, (channels, depth)).astype(np.int8)
         weight = Weight(
             codes=shaped(rows, (channels, depth // math.prod(kernel), *kernel)),
             scales=self.rng.uniform(0.01, 0.1, shape).astype(np.float16),
-            zero_points=self.rng.integers(0, 16, shape).astype(np.uint8) if affine else None,
-            bits=4,
+            zero_points=self.rng.integers(0, 2**bits, shape).astype(np.uint8) if affine else None,
+            bits=bits,
             group_size=group_size,
         )
         return self.constant(weight)
@@ -229,34 +232,34 @@ def dynamic_net() -> Graph:
     )
 
 
-def four_bit_net() -> Graph:
-    """Linear layers with four-bit weights: static and by row, symmetric and affine, with a residual and a table; rows
+def few_bits_net(bits: int = 4) -> Graph:
+    """Linear layers with few bits a weight: static and by row, symmetric and affine, with a residual and a table; rows
     of two tables."""
-    m = Maker(17, BATCH)
+    m = Maker(17, BATCH, bits)
     x = m.input("x", "batch", 5, 32)
     scaled = [m.constant(m.rng.uniform(0.2, 0.5, n).astype(np.float32)) for n in (40, 40, 9, 7)]
     codes = m.node("quantize", x, scale=0.05, zero_point=120)
     a = m.node(
-        "quantized_linear", codes, m.nibbles(40, 32, 8), scaled[0], m.floats(40), zero_point_x=120, output="u8",
+        "quantized_linear", codes, m.grouped(40, 32, 8), scaled[0], m.floats(40), zero_point_x=120, output="u8",
         zero_point_y=128, lo=3,
     )  # fmt: skip
     b = m.node(
-        "quantized_linear", a, m.nibbles(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), "", "",
+        "quantized_linear", a, m.grouped(40, 40, 40, affine=True), scaled[1], m.floats(40), a, m.table(), "", "",
         m.floats(40),
         zero_point_x=128, output="u8", zero_point_y=100, residual_multiplier=0.5, residual_zero_point=128,
     )  # fmt: skip
-    c = m.node("quantized_linear", b, m.nibbles(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
+    c = m.node("quantized_linear", b, m.grouped(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
     rows, scale, zero = m.node("dynamic_quantize", c, outputs=3, granularity="row")
-    d = m.node("quantized_linear", rows, m.nibbles(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
+    d = m.node("quantized_linear", rows, m.grouped(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
     tokens = m.input("tokens", "batch", 3, dtype="i64")
-    e = m.node("quantized_embedding", tokens, m.nibbles(100, 120, 40))
-    f = m.node("quantized_embedding", m.node("cast", tokens, dtype="i32"), m.nibbles(100, 19, 19, affine=True))
+    e = m.node("quantized_embedding", tokens, m.grouped(100, 120, 40))
+    f = m.node("quantized_embedding", m.node("cast", tokens, dtype="i32"), m.grouped(100, 19, 19, affine=True))
     return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100), e, f)
 
 
-def table_net() -> Graph:
-    """Rows of tables in codes of eight and four bits, alone and in bags; one table is a layer's weight, too."""
-    m = Maker(23, BATCH)
+def table_net(bits: int = 4) -> Graph:
+    """Rows of tables in codes of eight and few bits, alone and in bags; one table is a layer's weight, too."""
+    m = Maker(23, BATCH, bits)
     tokens = m.input("tokens", "batch", 3, dtype="i64")
     table = m.weight(100, 37)
     a = m.node("quantized_embedding", tokens, table)
@@ -267,9 +270,9 @@ def table_net() -> Graph:
     offsets = m.node("arange", start=0, length="batch", step=3, dtype="i64")
     weights = m.node("cast", flat, dtype="f32")
     c = m.node("quantized_embedding_bag", flat, table, offsets, mode="mean", padding=4)
-    d = m.node("quantized_embedding_bag", flat, m.nibbles(100, 120, 40, affine=True), offsets, weights, mode="sum")
+    d = m.node("quantized_embedding_bag", flat, m.grouped(100, 120, 40, affine=True), offsets, weights, mode="sum")
     ends = m.node("concat", offsets, m.node("reshape", m.node("dim_value", value="3*batch"), shape=(1,)), axis=0)
-    e = m.node("quantized_embedding_bag", flat, m.nibbles(100, 19, 19), ends, mode="sum", last=1)
+    e = m.node("quantized_embedding_bag", flat, m.grouped(100, 19, 19), ends, mode="sum", last=1)
     return m.graph(b, c, d, e)
 
 
@@ -295,23 +298,23 @@ def sparse_net() -> Graph:
     return m.graph(c, d)
 
 
-def four_bit_image_net() -> Graph:
-    """Convolutions with four-bit weights: groups that straddle taps, affine ones, one pixel, and ranges by sample."""
-    m = Maker(18, BATCH)
+def few_bits_image_net(bits: int = 4) -> Graph:
+    """Convolutions with few bits a weight: groups that straddle taps, affine ones, one pixel, and ranges by sample."""
+    m = Maker(18, BATCH, bits)
     x = m.input("x", "batch", 3, 9, 7)
     scaled = [m.constant(m.rng.uniform(0.01, 0.05, n).astype(np.float32)) for n in (24, 70, 24, 6)]
     a = m.node(
-        "quantized_conv2d", m.node("quantize", x, scale=0.03, zero_point=120), m.nibbles(24, 27, 27, kernel=(3, 3)),
+        "quantized_conv2d", m.node("quantize", x, scale=0.03, zero_point=120), m.grouped(24, 27, 27, kernel=(3, 3)),
         scaled[0], m.floats(24, scale=20.0), padding=(1, 0, 2, 1), stride=(2, 1), zero_point_x=120, output="u8",
         zero_point_y=9, lo=9,
     )  # fmt: skip
     b = m.node(
-        "quantized_conv2d", a, m.nibbles(70, 24, 8, kernel=(1, 1), affine=True), scaled[1],
+        "quantized_conv2d", a, m.grouped(70, 24, 8, kernel=(1, 1), affine=True), scaled[1],
         m.floats(70, scale=20.0), "",
         m.table(), zero_point_x=9, output="u8", zero_point_y=100,
     )  # fmt: skip
     c = m.node(
-        "quantized_conv2d", b, m.nibbles(24, 70 * 6, 70 * 6, kernel=(3, 2), affine=True), scaled[2],
+        "quantized_conv2d", b, m.grouped(24, 70 * 6, 70 * 6, kernel=(3, 2), affine=True), scaled[2],
         m.floats(24, scale=20.0),
         a, padding=(2, 2, 1, 1), dilation=(2, 2), zero_point_x=128, output="u8", residual_multiplier=0.5,
         residual_zero_point=9,
@@ -319,7 +322,7 @@ def four_bit_image_net() -> Graph:
     codes, scale, zero = m.node("dynamic_quantize", m.node("dequantize", c, scale=0.1, zero_point=0), outputs=3,
                                 granularity="sample")  # fmt: skip
     d = m.node(
-        "quantized_conv2d", codes, m.nibbles(6, 96, 16, kernel=(2, 2)), scaled[3], m.floats(6), "", "", scale, zero,
+        "quantized_conv2d", codes, m.grouped(6, 96, 16, kernel=(2, 2)), scaled[3], m.floats(6), "", "", scale, zero,
         padding=(0, 1, 1, 0), output="f32", min=0.0,
     )  # fmt: skip
     return m.graph(d)
@@ -498,10 +501,13 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "volume_net": volume_net,
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
-    "four_bit_net": four_bit_net,
+    "four_bit_net": few_bits_net,
+    "two_bit_net": partial(few_bits_net, 2),
     "table_net": table_net,
+    "two_bit_table_net": partial(table_net, 2),
     "sparse_net": sparse_net,
-    "four_bit_image_net": four_bit_image_net,
+    "four_bit_image_net": few_bits_image_net,
+    "two_bit_image_net": partial(few_bits_image_net, 2),
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
     "unpooling_net": unpooling_net,

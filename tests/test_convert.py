@@ -292,7 +292,7 @@ def test_calibration_that_fails_by_itself_fails_as_itself(net: Net, images: torc
         ({"scheme": {"head": "int9"}}, InputError, "int9"),
         ({"scheme": {1: "int8"}}, InputError, "pattern"),
         ({"fallback": "onnx"}, InputError, "fallback"),
-        ({"scheme": "ternary"}, UnsupportedError, "ternary"),
+        ({"scheme": "binary"}, UnsupportedError, "binary"),
         ({"scheme": "int9"}, InputError, "int9"),
         ({"dynamic": "everything"}, InputError, "dynamic must be"),
         ({"threads": 0}, InputError, "threads"),

@@ -178,7 +178,7 @@ def test_epilogues_of_wide_layers(kind: str, fours: int, seed: int, factor: floa
         "depthwise": lambda: m.weight(n, 1, 3, 3),
         "sparse": lambda: m.sparse("4x4", 0.2, n, 16, 3, 3),
         "linear": lambda: m.weight(n, 16),
-        "four bits": lambda: m.nibbles(n, 16, 8),
+        "four bits": lambda: m.grouped(n, 16, 8),
     }
     op = "quantized_linear" if kind in ("linear", "four bits") else "quantized_conv2d"
     geometry: dict[str, Any] = {} if len(shape) == 1 else {"padding": (0,) * 4}

@@ -110,7 +110,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Any]], type[Excep
     "float32": (lambda p: {"scale": p["scale"].float() + 1e-6}, UnsupportedError, "must be float16 numbers"),
     "order": (lambda p: {"g_idx": p["g_idx"].flip(0)}, UnsupportedError, "static_groups"),
     "shape": (lambda p: {"codes": p["codes"][1:], "scale": p["scale"][1:]}, InputError, "the module's is"),
-    "format": (lambda p: {"format": "int3"}, InputError, "there are int8, int4, int4-nibbles"),
+    "format": (lambda p: {"format": "int3"}, InputError, "there are int8, int4, int2, int4-nibbles"),
     "name": (lambda p: {"name": "kernel"}, InputError, "no plain parameter 'kernel'"),
 }
 

@@ -347,7 +347,7 @@ def test_four_bit_weights_take_little_room_and_come_back(tmp_path: Path, affine:
     """4.125 bits a weight with groups of 128, 4.1875 with zero points, and the same graph."""
     m = Maker()
     x = m.input("x", 1, 1024, dtype="u8")
-    w, ones = m.nibbles(512, 1024, 128, affine=affine), m.constant(np.ones(512, np.float32))
+    w, ones = m.grouped(512, 1024, 128, affine=affine), m.constant(np.ones(512, np.float32))
     graph = m.graph(m.node("quantized_linear", x, w, ones, ones, output="f32"))
     path = tmp_path / "four.lowbit"
     format.save(path, graph)

@@ -130,7 +130,7 @@ WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]]
     "filter": (lambda net: lowbit.quantize_(net, filter_fn=lambda *_: False), InputError, "of 3 layers"),
     "itself": (lambda net: lowbit.quantize_(net[0]), UnsupportedError, "wrap it"),
     "twice": (lambda net: [lowbit.quantize_(net) for _ in range(2)], InputError, "quantized already: 0, 2, 4"),
-    "scheme": (lambda net: lowbit.quantize_(net, "ternary"), UnsupportedError, "not available yet"),
+    "scheme": (lambda net: lowbit.quantize_(net, "binary"), UnsupportedError, "not available yet"),
     "pattern": (lambda net: lowbit.quantize_(net, {"head": "int8"}), InputError, "no module or operation matches"),
     "nan": (lambda net: (net[0].weight[0, 0].fill_(torch.nan), lowbit.quantize_(net)), UnsupportedError, "0: .*NaN"),
     "static": (

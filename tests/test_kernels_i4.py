@@ -1,4 +1,4 @@
-"""Every row of the four-bit matrix kernel equals gemm_i4.h's equations bit for bit."""
+"""Every row of the matrix kernels on codes of few bits equals gemm_i4.h's equations bit for bit."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit import _core, _kernels
+from lowbit.graph.weights import highest, middle, pack_rows
 from lowbit.ops.integer import fma
 
 Array = npt.NDArray[Any]
-ROWS = [row["name"] for row in _core.kernels()["gemm_i4"] if row["available"]]
+KERNELS = {4: _kernels.gemm_i4, 2: _kernels.gemm_i2}
+ROWS = [
+    pytest.param(bits, row["name"], id=f"{bits}-{row['name']}")
+    for bits in KERNELS
+    for row in _core.kernels()[f"gemm_i{bits}"]
+    if row["available"]
+]
 
 
-def packed(codes: Array) -> Array:
-    """Two a byte, the low nibble first."""
-    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
-
-
-def expected(x: Array, codes: Array, scales: Array, group_size: int, p: dict[str, Any]) -> Array:
+def expected(x: Array, codes: Array, scales: Array, group_size: int, p: dict[str, Any], bits: int) -> Array:
     """gemm_i4.h and kernel.h, each operation rounded to float32 once."""
     rows, k = x.shape
     zero_x = p["x_zero_points"] if p.get("x_zero_points") is not None else np.full(rows, p.get("x_zero_point", 0))
-    zero_w = p["zero_points"] if p.get("zero_points") is not None else np.full(scales.shape, 8)
+    zero_w = p["zero_points"] if p.get("zero_points") is not None else np.full(scales.shape, middle(bits))
     factors = scales.view(np.float16).astype(np.float32)
     centred = codes.astype(np.int64) - np.repeat(zero_w.astype(np.int64), group_size, axis=1)[:, :k]
     parts = [slice(first, first + group_size) for first in range(0, k, group_size)]
@@ -48,21 +49,23 @@ def expected(x: Array, codes: Array, scales: Array, group_size: int, p: dict[str
     return np.asarray(y.astype(np.uint8) if p.get("table") is None else p["table"][y])
 
 
-def check(kernel: str, x: Array, codes: Array, scales: Array, group: int, p: dict[str, Any], tasks: int = 1) -> None:
+def check(
+    bits: int, kernel: str, x: Array, codes: Array, scales: Array, group: int, p: dict[str, Any], tasks: int = 1
+) -> None:
     n = codes.shape[0]
     residual = p.get("residual")
     pitch = n if residual is None else residual.shape[1]
     walk: dict[str, Any] = {"grid": (x.shape[0], 1, 1), "strides": (x.shape[1], 0, 0), "pitch": pitch}
-    y = _kernels.gemm_i4(kernel, x, packed(codes), scales, group, tasks=tasks, **walk, **p)
-    np.testing.assert_array_equal(y[:, :n], expected(x, codes, scales, group, p), err_msg=kernel, strict=True)
+    y = KERNELS[bits](kernel, x, pack_rows(codes, bits), scales, group, tasks=tasks, **walk, **p)
+    np.testing.assert_array_equal(y[:, :n], expected(x, codes, scales, group, p, bits), err_msg=kernel, strict=True)
     assert np.all(np.ascontiguousarray(y[:, n:]).view(np.uint8) == 0xA5), f"{kernel} wrote beyond its channels"
 
 
-def operands(rng: np.random.Generator, rows: int, n: int, k: int, group: int, flags: int) -> tuple[Any, ...]:
+def operands(bits: int, rng: np.random.Generator, rows: int, n: int, k: int, group: int, flags: int) -> tuple[Any, ...]:
     """Codes of the whole range, extreme ones often, and an epilogue; the bits of `flags` say what is in it."""
     groups = -(-k // group)
     x = rng.choice([0, 255, 1], (rows, k)) if rng.random() < 0.2 else rng.integers(0, 256, (rows, k))
-    codes = rng.choice([0, 15], (n, k)) if rng.random() < 0.2 else rng.integers(0, 16, (n, k))
+    codes = rng.choice([0, highest(bits)], (n, k)) if rng.random() < 0.2 else rng.integers(0, 2**bits, (n, k))
     scales = rng.uniform(-0.02, 0.02, (n, groups)).astype(np.float16).view(np.uint16)
     lo, hi = (0, 255) if rng.integers(2) else sorted(int(bound) for bound in rng.integers(0, 256, 2))
     p: dict[str, Any] = {
@@ -85,11 +88,11 @@ def operands(rng: np.random.Generator, rows: int, n: int, k: int, group: int, fl
     if flags & 16 and flags & 1:
         p["row_scale"] = rng.uniform(0.5, 2.0, rows).astype(np.float32)
     if flags & 32:
-        p["zero_points"] = rng.integers(0, 16, (n, groups), dtype=np.uint8)
+        p["zero_points"] = rng.integers(0, 2**bits, (n, groups), dtype=np.uint8)
     return x.astype(np.uint8), codes.astype(np.uint8), scales, group, p
 
 
-@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(("bits", "kernel"), ROWS)
 @settings(max_examples=120, deadline=None)
 @given(
     rows=st.integers(0, 40),
@@ -100,12 +103,14 @@ def operands(rng: np.random.Generator, rows: int, n: int, k: int, group: int, fl
     tasks=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_product(kernel: str, rows: int, n: int, k: int, group: int, flags: int, tasks: int, seed: int) -> None:
+def test_product(
+    bits: int, kernel: str, rows: int, n: int, k: int, group: int, flags: int, tasks: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    check(kernel, *operands(rng, rows, n, k, group or k, flags), tasks)
+    check(bits, kernel, *operands(bits, rng, rows, n, k, group or k, flags), tasks)
 
 
-@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(("bits", "kernel"), ROWS)
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 150),
@@ -131,43 +136,44 @@ def test_a_single_row(kernel: str, n: int, groups: int, group: int, flags: int, 
     flags=st.sampled_from([0, 1, 32, 33]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_taps(kernel: str, rows: int, taps: list[int], run: int, group: int, flags: int, seed: int) -> None:
+def test_taps(bits: int, kernel: str, rows: int, taps: list[int], run: int, group: int, flags: int, seed: int) -> None:
     """Pixels that lie apart: as the product of a matrix of what each row meets; groups straddle taps."""
     rng = np.random.default_rng(seed)
     k, step = run * len(taps), int(rng.integers(0, 9))
-    _, codes, scales, group, p = operands(rng, rows, int(rng.integers(1, 80)), k, group or k, flags)
+    _, codes, scales, group, p = operands(bits, rng, rows, int(rng.integers(1, 80)), k, group or k, flags)
     image = rng.integers(0, 256, max(taps) + run + (rows - 1) * step, dtype=np.uint8)
     met = np.stack([np.concatenate([image[r * step + tap :][:run] for tap in taps]) for r in range(rows)])
     walk = {"run": run, "taps": taps, "grid": (1, 1, rows), "strides": (0, 0, step)}
-    y = _kernels.gemm_i4(kernel, image, packed(codes), scales, group, tasks=3, **walk, **p)
-    np.testing.assert_array_equal(y, expected(met, codes, scales, group, p), err_msg=kernel, strict=True)
+    y = KERNELS[bits](kernel, image, pack_rows(codes, bits), scales, group, tasks=3, **walk, **p)
+    np.testing.assert_array_equal(y, expected(met, codes, scales, group, p, bits), err_msg=kernel, strict=True)
 
 
-@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(("bits", "kernel"), ROWS)
 @pytest.mark.parametrize(("rows", "n", "k", "group"), [(600, 9, 64, 8), (40, 70, 4096, 8), (7, 65, 3000, 3000)])
-def test_blocks_of_rows(kernel: str, rows: int, n: int, k: int, group: int) -> None:
+def test_blocks_of_rows(bits: int, kernel: str, rows: int, n: int, k: int, group: int) -> None:
     """More rows, or more sums of groups, than are held at once."""
     rng = np.random.default_rng(k)
     for tasks in (1, 3):
-        check(kernel, *operands(rng, rows, n, k, group, 41), tasks)
+        check(bits, kernel, *operands(bits, rng, rows, n, k, group, 41), tasks)
 
 
-@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(("bits", "kernel"), ROWS)
 @pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("first", [0, 15])
-@pytest.mark.parametrize("second", [0, 15])
-def test_extreme_codes_are_exact(kernel: str, rows: int, first: int, second: int) -> None:
+@pytest.mark.parametrize("highest_first", [False, True])
+@pytest.mark.parametrize("highest_second", [False, True])
+def test_extreme_codes_are_exact(bits: int, kernel: str, rows: int, highest_first: bool, highest_second: bool) -> None:
     """Sums of 16 bits must not saturate, whichever codes they hold; int32 sums of 32,768 products stay exact.
 
-    first, second: of each eight codes, the first four and the others.
+    Of each eight codes, the first four and the others are all the highest, or zero.
     """
-    k = 32768
+    k, top = 32768, highest(bits)
+    first, second = top * highest_first, top * highest_second
     x, codes = np.full((rows, k), 255, np.uint8), np.tile(np.repeat([first, second], 4), (3, k // 8)).astype(np.uint8)
     scales, one = np.full((3, 1), np.float16(1)).view(np.uint16), np.ones(3, np.float32)
-    for zero_point in (0, 15):
+    for zero_point in (0, top):
         zero_points = np.full((3, 1), zero_point, np.uint8)
         p = {"multiplier": one, "bias": 0 * one, "zero_points": zero_points, "output": "f32"}
-        y = _kernels.gemm_i4(kernel, x, packed(codes), scales, k, **p)
+        y = KERNELS[bits](kernel, x, pack_rows(codes, bits), scales, k, **p)
         assert np.all(y == np.float32(255 * (first + second - 2 * zero_point) * (k // 2)))
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit import _core, _kernels
+from lowbit.graph.weights import pack_rows
 from lowbit.ops.integer import fma
 
 Array = npt.NDArray[Any]
@@ -293,36 +294,35 @@ def test_blend_of_nan_is_the_code_zero() -> None:
         assert not y.any()
 
 
-def nibbles(codes: Array) -> Array:
-    """Two a byte, the low one first."""
-    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return np.ascontiguousarray(even[:, 0::2] | even[:, 1::2] << 4)
-
-
-@pytest.mark.parametrize("kind", ["bytes", "symmetric", "affine"])
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(8, "symmetric"), (4, "symmetric"), (4, "affine"), (2, "symmetric"), (2, "affine")]
+)
 @settings(max_examples=60, deadline=None)
-@given(seed=SEEDS, groups=st.integers(1, 4), half=st.integers(1, 70), odd=st.booleans())
-def test_gather(kind: str, seed: int, groups: int, half: int, odd: bool) -> None:
+@given(seed=SEEDS, groups=st.integers(1, 4), half=st.integers(1, 40), odd=st.integers(0, 3))
+def test_gather(bits: int, kind: str, seed: int, groups: int, half: int, odd: int) -> None:
     """gather.h: one product a number; to what is there it is added times a weight, in one rounding."""
     rng = np.random.default_rng(seed)
-    groups = 1 if odd or kind == "bytes" else groups
-    group_size = 2 * half - odd
+    groups = 1 if odd or bits == 8 else groups
+    group_size = 4 * half - odd
     k, n = groups * group_size, 3
-    scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float32 if kind == "bytes" else np.float16)
-    zeros = rng.integers(0, 16, (n, groups)).astype(np.uint8) if kind == "affine" else None
-    if kind == "bytes":
+    scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float32 if bits == 8 else np.float16)
+    zeros = rng.integers(0, 1 << bits, (n, groups)).astype(np.uint8) if kind == "affine" else None
+    if bits == 8:
         codes = stored = rng.integers(-128, 128, (n, k)).astype(np.int8)
     else:
-        whole = rng.integers(0, 16, (n, k)).astype(np.uint8)
-        middle = np.full((n, groups), 8, np.uint8) if zeros is None else zeros
-        codes, stored = whole.astype(np.int8) - np.repeat(middle.astype(np.int8), group_size, axis=1), nibbles(whole)
+        whole = rng.integers(0, 1 << bits, (n, k)).astype(np.uint8)
+        middle = np.full((n, groups), 1 << (bits - 1), np.uint8) if zeros is None else zeros
+        codes, stored = (
+            whole.astype(np.int8) - np.repeat(middle.astype(np.int8), group_size, axis=1),
+            pack_rows(whole, bits),
+        )
     single = np.repeat(scales.astype(np.float32), group_size, axis=1)
     weight, sums = float(np.float32(rng.normal())), rng.normal(size=k).astype(np.float32)
-    given = scales if kind == "bytes" else scales.view(np.uint16)
+    given = scales if bits == 8 else scales.view(np.uint16)
     for name in rows_of("gather"):
         for row in range(n):
-            y = _kernels.gather(name, stored, given, k, row, zero_points=zeros)
+            y = _kernels.gather(name, stored, given, k, row, bits=bits, zero_points=zeros)
             np.testing.assert_array_equal(y, codes[row].astype(np.float32) * single[row], err_msg=name, strict=True)
-            y = _kernels.gather(name, stored, given, k, row, zero_points=zeros, weight=weight, y=sums)
+            y = _kernels.gather(name, stored, given, k, row, bits=bits, zero_points=zeros, weight=weight, y=sums)
             expected = fma(codes[row], single[row] * np.float32(weight), sums)
             np.testing.assert_array_equal(y, expected, err_msg=name, strict=True)

@@ -50,8 +50,8 @@ def linear_on_codes(m: Maker, kind: str, depth: int, outputs: int, factors: bool
     weights: dict[str, Callable[[], str]] = {
         "dense": lambda: m.weight(outputs, depth),
         "sparse": lambda: m.sparse("4x4", 0.1, outputs, depth),
-        "int4": lambda: m.nibbles(outputs, depth, 16),
-        "int4 affine": lambda: m.nibbles(outputs, depth, depth, affine=True),
+        "int4": lambda: m.grouped(outputs, depth, 16),
+        "int4 affine": lambda: m.grouped(outputs, depth, depth, affine=True),
     }
     even = m.constant(m.rng.uniform(0.5, 2, depth).astype(np.float32)) if factors else ""
     return "quantized_linear", weights[kind](), even

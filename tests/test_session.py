@@ -111,7 +111,7 @@ def test_convolutions(window: dict[str, Any], seed: int, batch: int) -> None:
         channels, depth, *kernel = weight
         whole = depth * kernel[0] * kernel[1]
         size = int(m.rng.choice([s for s in range(1, whole + 1) if whole % s == 0 and (s % 8 == 0 or s == whole)]))
-        w = [m.nibbles(channels, whole, size, kernel=tuple(kernel), affine=affine) for affine in (False, True)]
+        w = [m.grouped(channels, whole, size, kernel=tuple(kernel), affine=affine) for affine in (False, True)]
         four = [
             m.node("quantized_conv2d", q, w[0], *scales(), "", m.table(), **conv, **static),
             m.node("quantized_conv2d", codes, w[1], *scales(), "", "", scale, zero, output="f32", **conv),

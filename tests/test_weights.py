@@ -169,3 +169,24 @@ def test_documents_of_version_1_that_are_none(index: int) -> None:
     document, message = BROKEN[index]
     with pytest.raises(FormatError, match=message):
         format_v1.upgrade(document)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31))
+def test_ternary_codes_take_a_byte_for_five(channels: int, depth: int, seed: int) -> None:
+    codes = np.random.default_rng(seed).integers(-1, 2, (channels, depth)).astype(np.int8)
+    weight = Weight(codes=codes, scales=np.ones((channels, 1), np.float16), bits=2, group_size=depth)
+    packed = weights.pack_trits(weight)
+    assert packed.shape == (channels, -(-depth // 5))
+    assert weights.is_ternary(weight)
+    assert weights.stored(weight).bytes == packed.nbytes + weight.scales.nbytes
+    np.testing.assert_array_equal(weights.unpack_trits(packed, codes.shape), codes)
+
+
+def test_what_is_no_ternary_code_is_refused() -> None:
+    with pytest.raises(GraphError, match="above 242"):
+        weights.unpack_trits(np.full((1, 2), 243, np.uint8), (1, 10))
+    with pytest.raises(GraphError, match="beyond its depth"):
+        weights.unpack_trits(np.full((1, 1), 242, np.uint8), (1, 4))
+    with pytest.raises(GraphError, match="must be uint8"):
+        weights.unpack_trits(np.zeros((1, 3), np.uint8), (1, 10))

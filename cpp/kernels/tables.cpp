@@ -26,6 +26,7 @@ Family family(const char* name, KernelTable<Kernel> table) {
 KernelTable<DwconvI8Kernel> dwconv_i8_kernels() { return tables.dwconv_i8; }
 KernelTable<GemmF32Kernel> gemm_f32_kernels() { return tables.gemm_f32; }
 KernelTable<GemmI4Kernel> gemm_i4_kernels() { return tables.gemm_i4; }
+KernelTable<GemmI4Kernel> gemm_i2_kernels() { return tables.gemm_i2; }
 KernelTable<GemmI8Kernel> gemm_i8_kernels() { return tables.gemm_i8; }
 KernelTable<PeakKernel> peak_kernels() { return tables.peak; }
 KernelTable<SpmmI8Kernel> spmm_i8_kernels() { return tables.spmm_i8; }
@@ -42,8 +43,7 @@ KernelTable<RnnKernel> rnn_kernels() { return light(&LightKernels::rnn); }
 
 std::vector<Family> families() {
   return {
-      family("gemm_i8", gemm_i8_kernels()),
-
+      family("gemm_i8", gemm_i8_kernels()),     family("gemm_i2", gemm_i2_kernels()),
       family("spmm_i8", spmm_i8_kernels()),     family("winograd_i8", winograd_i8_kernels()),
       family("gemm_i4", gemm_i4_kernels()),     family("dwconv_i8", dwconv_i8_kernels()),
       family("gemm_f32", gemm_f32_kernels()),   family("dwconv_f32", dwconv_f32_kernels()),

@@ -16,7 +16,7 @@ namespace lowbit::kernels {
 struct Tables {
   KernelTable<DwconvI8Kernel> dwconv_i8;
   KernelTable<GemmF32Kernel> gemm_f32;
-  KernelTable<GemmI4Kernel> gemm_i4;
+  KernelTable<GemmI4Kernel> gemm_i4, gemm_i2;
   KernelTable<GemmI8Kernel> gemm_i8;
   KernelTable<PeakKernel> peak;
   KernelTable<SpmmI8Kernel> spmm_i8;
@@ -27,7 +27,7 @@ extern const Tables tables;
 
 extern const DwconvI8Kernel dwconv_i8_scalar;
 extern const GemmF32Kernel gemm_f32_scalar;
-extern const GemmI4Kernel gemm_i4_scalar;
+extern const GemmI4Kernel gemm_i4_scalar, gemm_i2_scalar;
 extern const GemmI8Kernel gemm_i8_scalar;
 extern const LightKernels light_scalar;
 extern const PeakKernel peak_scalar;

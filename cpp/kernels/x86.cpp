@@ -9,6 +9,7 @@ extern const GemmF32Kernel gemm_f32_avx2_6x16;
 extern const GemmF32Kernel gemm_f32_avx512vnni_12x32, gemm_f32_avx512vnni_6x64, gemm_f32_avx512vnni_8x48,
     gemm_f32_avx512vnni_14x16;
 extern const GemmI4Kernel gemm_i4_avx2_4x16, gemm_i4_avxvnni_4x16, gemm_i4_avx512vnni_6x64;
+extern const GemmI4Kernel gemm_i2_avx2_4x16, gemm_i2_avxvnni_4x16, gemm_i2_avx512vnni_6x64;
 extern const GemmI8Kernel gemm_i8_avx2_8x8, gemm_i8_avx2_4x16, gemm_i8_avxvnni_6x16;
 extern const GemmI8Kernel gemm_i8_avx512vnni_12x32, gemm_i8_avx512vnni_8x32, gemm_i8_avx512vnni_6x64,
     gemm_i8_avx512vnni_8x48, gemm_i8_avx512vnni_8x16;
@@ -29,6 +30,8 @@ constexpr const GemmF32Kernel* kGemmF32[] = {
 
 constexpr const GemmI4Kernel* kGemmI4[] = {&gemm_i4_avx512vnni_6x64, &gemm_i4_avxvnni_4x16, &gemm_i4_avx2_4x16,
                                            &gemm_i4_scalar};
+constexpr const GemmI4Kernel* kGemmI2[] = {&gemm_i2_avx512vnni_6x64, &gemm_i2_avxvnni_4x16, &gemm_i2_avx2_4x16,
+                                           &gemm_i2_scalar};
 
 constexpr const GemmI8Kernel* kGemmI8[] = {
     &gemm_i8_avx512vnni_12x32, &gemm_i8_avx512vnni_8x32, &gemm_i8_avx512vnni_6x64,
@@ -50,6 +53,6 @@ constexpr const LightKernels* kLight[] = {&light_avx512vnni, &light_avx2, &light
 
 }  // namespace
 
-constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI8, kPeak, kSpmmI8, kWinogradI8, kLight};
+constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI2, kGemmI8, kPeak, kSpmmI8, kWinogradI8, kLight};
 
 }  // namespace lowbit::kernels

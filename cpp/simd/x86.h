@@ -63,6 +63,16 @@ inline Lanes load_nibbles(const uint8_t* p, int32_t offset) {
   const __m128i low = _mm_and_si128(pairs, mask), high = _mm_and_si128(_mm_srli_epi16(pairs, 4), mask);
   return codes_to_lanes(_mm_unpacklo_epi8(low, high), offset);
 }
+// The same of two bits, four a byte.
+inline Lanes load_quarters(const uint8_t* p, int32_t offset) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  const __m128i mask = _mm_set1_epi8(3), four = _mm_cvtsi32_si128(word);
+  const __m128i first = _mm_unpacklo_epi8(_mm_and_si128(four, mask), _mm_and_si128(_mm_srli_epi16(four, 2), mask));
+  const __m128i last =
+      _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16(four, 4), mask), _mm_and_si128(_mm_srli_epi16(four, 6), mask));
+  return codes_to_lanes(_mm_unpacklo_epi16(first, last), offset);
+}
 
 inline Sums add_codes(Sums a, const uint8_t* p, int64_t n) { return add(a, load_sixteen(p, n)); }
 inline Sums add_codes(Sums a, const uint8_t* p, Full) { return add(a, load16(p)); }

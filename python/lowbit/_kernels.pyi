@@ -162,6 +162,16 @@ def gemm_i4(
     bias: _F32,
     **rest: Unpack[ProductI4],
 ) -> _Array: ...
+def gemm_i2(
+    kernel: str,
+    x: _U8,
+    codes: _U8,
+    scales: npt.NDArray[np.uint16],
+    group_size: int,
+    multiplier: _F32,
+    bias: _F32,
+    **rest: Unpack[ProductI4],
+) -> _Array: ...
 def gemm_f32(kernel: str, x: _F32, w: _F32, **rest: Unpack[ProductF32]) -> _F32: ...
 def select_gemm_i8(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
 def select_gemm_f32(n: int, taps: int, run: int, rows: int = 0, isa: str = "") -> str: ...
@@ -215,6 +225,7 @@ def gather(
     k: int,
     row: int,
     *,
+    bits: int = 4,
     zero_points: _U8 | None = None,
     weight: float | None = None,
     y: _F32 | None = None,

@@ -77,7 +77,7 @@ def test_notes_that_do_not_hold_are_refused(shape: tuple[int, ...], pattern: str
 
 def test_four_bit_weights_stay_as_they_are() -> None:
     m = Maker()
-    m.nibbles(8, 64, 32)
+    m.grouped(8, 64, 32)
     graph = m.graph(m.node("clip", m.input("x", 3)))
     weight = next(c for c in graph.constants.values() if isinstance(c, Weight))
     zero = replace(weight, codes=np.zeros_like(weight.codes))

@@ -124,7 +124,7 @@ def test_layers_that_lose_on_this_machine_are_named(monkeypatch: pytest.MonkeyPa
     m = Maker(0, BATCH)
     q = m.node("quantize", m.input("x", "batch", 16), scale=0.1, zero_point=3)
     codes = [m.node("quantized_linear", q, m.weight(n, 16), m.floats(n), m.floats(n), output="f32") for n in (8, 8, 12)]
-    four = m.node("quantized_linear", q, m.nibbles(24, 16, 8), m.floats(24), m.floats(24), output="f32")
+    four = m.node("quantized_linear", q, m.grouped(24, 16, 8), m.floats(24), m.floats(24), output="f32")
     times = {("quantized_linear", 8): 2.0, ("linear", 8): 1.0, ("quantized_linear", 12): 1.0, ("linear", 12): 1.0}
     times |= {("quantized_linear", 24): 3.0, ("linear", 24): 2.0}
     asked: list[str] = []

@@ -130,14 +130,16 @@ Array<float> run_gather(const std::string& name, const py::array& codes, const p
   const bool bytes = py::isinstance<py::array_t<int8_t>>(codes);
   require(bytes ? py::isinstance<py::array_t<float>>(scales) : py::isinstance<py::array_t<uint16_t>>(scales),
           "scales must be float32 of codes of int8, else uint16 (half floats)");
-  require(codes.ndim() == 2 && k > 0 && codes.shape(1) == (bytes ? k : (k + 1) / 2),
-          "codes must be int8 [n][k] or uint8 [n][ceil(k / 2)]");
+  const int given = keywords.get("bits", 4), bits = bytes ? 8 : given;
+  require(bytes || bits == 4 || bits == 2, "codes of uint8 have 4 or 2 bits");
+  require(codes.ndim() == 2 && k > 0 && codes.shape(1) == (k * bits + 7) / 8,
+          "codes must be int8 [n][k] or uint8 [n][ceil(k * bits / 8)]");
   const int64_t n = codes.shape(0), groups = n > 0 ? scales.size() / n : 0;
-  require(
-      groups > 0 && scales.size() == n * groups && k % groups == 0 && ((k / groups % 2 == 0 && !bytes) || groups == 1),
-      "scales must be [n][groups], of an even number of codes each; one a row of int8");
+  require(groups > 0 && scales.size() == n * groups && k % groups == 0 &&
+              ((k / groups % (8 / bits) == 0 && !bytes) || groups == 1),
+          "scales must be [n][groups], each of whole bytes of codes; one a row of int8");
   require(0 <= row && row < n, "there is no such row");
-  const GatherTable table{bytes ? 8 : 4,
+  const GatherTable table{bits,
                           static_cast<const uint8_t*>(codes.data()),
                           scales.data(),
                           keywords.array<uint8_t>("zero_points", scales.size()),

@@ -110,20 +110,22 @@ py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
   return run(kernel, keywords, g, args, args.epilogue.output);
 }
 
+template <auto table>
 py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& codes,
                  const Array<uint16_t>& scales, int64_t group_size, const Array<float>& multiplier,
                  const Array<float>& bias, const py::kwargs& kwargs) {
   Keywords keywords(kwargs);
-  const kernels::GemmI4Kernel& kernel = find(kernels::gemm_i4_kernels(), name);
+  const kernels::GemmI4Kernel& kernel = find(table(), name);
   require(codes.ndim() == 2 && scales.ndim() == 2, "codes and scales must be matrices");
   const int64_t n = codes.shape(0), run = keywords.get("run", x.shape(x.ndim() - 1));
   const auto taps = keywords.get("taps", std::vector<int64_t>(1, 0));
   const Geometry g = geometry(keywords, x.size(), n, std::ssize(taps), run);
   const int64_t k = run * g.tap_count;
-  require(codes.shape(1) == (k + 1) / 2, "codes must be [n][ceil(k / 2)]");
+  require(codes.shape(1) == (k * kernel.bits + 7) / 8, "codes must be [n][ceil(k * bits / 8)]");
   require(group_size > 0 && (group_size % 8 == 0 || group_size == k), "group_size must be a multiple of 8, or k");
   const kernels::GemmI4Source source{
-      codes.data(), scales.data(), keywords.array<uint8_t>("zero_points", scales.size()), n, k, group_size, run};
+      kernel.bits, codes.data(), scales.data(), keywords.array<uint8_t>("zero_points", scales.size()), n, k,
+      group_size,  run};
   require(scales.shape(0) == n && scales.shape(1) == source.groups(), "scales must be [n][groups]");
   require(source.groups() <= kernels::GemmI4Args::kMaxGroups, "too many groups");
   const Buffer values = copy(x);
@@ -168,9 +170,13 @@ void bind_matrices(py::module_& m) {
          run_i8<kernels::SpmmI8Weights, kernels::SpmmI8Args, kernels::spmm_i8_kernels, kernels::spmm_i8_scratch>);
   def_i8("winograd_i8", run_i8<kernels::WinogradI8Weights, kernels::WinogradI8Args, kernels::winograd_i8_kernels,
                                kernels::winograd_i8_scratch>);
-  m.def("gemm_i4", run_i4, py::arg("kernel"), py::arg("x").noconvert(), py::arg("codes").noconvert(),
-        py::arg("scales").noconvert(), py::arg("group_size"), py::arg("multiplier").noconvert(),
-        py::arg("bias").noconvert());
+  const auto def_groups = [&](const char* name, auto function) {
+    m.def(name, function, py::arg("kernel"), py::arg("x").noconvert(), py::arg("codes").noconvert(),
+          py::arg("scales").noconvert(), py::arg("group_size"), py::arg("multiplier").noconvert(),
+          py::arg("bias").noconvert());
+  };
+  def_groups("gemm_i4", run_i4<kernels::gemm_i4_kernels>);
+  def_groups("gemm_i2", run_i4<kernels::gemm_i2_kernels>);
   m.def("gemm_f32", run_f32, py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert());
   const auto def_select = [&](const char* name, auto function) {
     m.def(name, function, py::arg("n"), py::arg("taps"), py::arg("run"), py::arg("rows") = 0, py::arg("isa") = "");

@@ -11,7 +11,9 @@ class ConvI4 final : public IntegerConv<ConvOp> {
  public:
   explicit ConvI4(const NodeInfo& node) : ConvI4(node, layer_weight(node, 4)) {}
 
-  bool reads_slack(size_t input) const override { return input == graph::kX && !padded_ && weights_->run % 8 != 0; }
+  bool reads_slack(size_t input) const override {
+    return input == graph::kX && !padded_ && weights_->run % kernels::gemm_i4_step(weights_->kernel->bits) != 0;
+  }
   std::string kernel() const override { return weights_->kernel->name; }
   Work work(Types inputs, Types outputs) const override {
     Work work = ConvOp::work(inputs, outputs);
@@ -36,7 +38,7 @@ class ConvI4 final : public IntegerConv<ConvOp> {
     kernels::GemmI4Source source = four_bit_source(node, weight);
     weight_bytes_ = bytes_of(source);
     source.run = run_length(phases_[0]);
-    const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
+    const kernels::GemmI4Kernel& kernel = four_bit_kernel(node, source);
     weights_ =
         node.shared<kernels::GemmI4Weights>(graph::kWeight, {key_of(&kernel), source.run},
                                             [&](kernels::GemmI4Weights& packed) { kernel.pack(source, packed); });

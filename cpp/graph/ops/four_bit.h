@@ -12,6 +12,8 @@ constexpr double kAnySum = HUGE_VAL;  // for IntegerEpilogue: sums are floats, n
 
 // A weight as its kernels take it, in its own memory.
 kernels::GemmI4Source four_bit_source(const NodeInfo& node, const Weight& weight);
+// The kernel for it.
+const kernels::GemmI4Kernel& four_bit_kernel(const NodeInfo& node, const kernels::GemmI4Source& source);
 // As a model holds it.
 double bytes_of(const kernels::GemmI4Source& source);
 

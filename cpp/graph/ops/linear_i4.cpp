@@ -14,7 +14,7 @@ class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::Gem
  private:
   LinearI4(const NodeInfo& node, const kernels::GemmI4Source& source)
       : LinearKernels({node, source.n, kAnySum}, source.k, bytes_of(source)) {
-    const kernels::GemmI4Kernel& kernel = kernels::best_of(kernels::gemm_i4_kernels(), node.isa);
+    const kernels::GemmI4Kernel& kernel = four_bit_kernel(node, source);
     weights_ = node.shared<kernels::GemmI4Weights>(
         kWeight, {key_of(&kernel)}, [&](kernels::GemmI4Weights& packed) { kernel.pack(source, packed); });
   }

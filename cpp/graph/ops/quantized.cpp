@@ -23,6 +23,7 @@ struct Format {
 constexpr Format kFormats[] = {
     {8, DType::f32, false, false, false, false, make_linear_i8, make_conv_i8, make_embedding, make_embedding_bag},
     {4, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
+    {2, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
 };
 
 template <Factory Format::* operation>

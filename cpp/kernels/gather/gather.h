@@ -4,7 +4,8 @@
 //   add:  y[k] = fma(float(q[row, k] - z[row, g]), scale[row, g] * weight, y[k])
 //
 // The table is as a model holds it. Every operation is rounded to float once, so that every ISA agrees. Limits:
-// group_size divides k, is k with 8 bits, and is even unless it is k. Nothing is read or written past a row.
+// group_size divides k, is k with 8 bits, and a multiple of 8 / bits unless it is k. Nothing is read or written past a
+// row.
 #pragma once
 
 #include "kernels/kernel.h"
@@ -12,10 +13,10 @@
 namespace lowbit::kernels {
 
 struct GatherTable {
-  int bits;                    // of a code: 4 or 8
-  const uint8_t* codes;        // [n][row_bytes]: of 4 bits two a byte, the low nibble first; of 8 bits s8
-  const void* scales;          // [n][groups]: half floats of 4 bits, floats of 8
-  const uint8_t* zero_points;  // [n][groups] of 4 bits; null: 8; there are none of 8 bits
+  int bits;                    // of a code: 2, 4 or 8
+  const uint8_t* codes;        // [n][row_bytes]: of 8 bits s8; fewer from a byte's lowest bits on
+  const void* scales;          // [n][groups]: half floats, of 8 bits floats
+  const uint8_t* zero_points;  // [n][groups]; null: 2^(bits - 1), and always of 8 bits
   int64_t n, k, group_size;
   int64_t groups = k / group_size, row_bytes = (k * bits + 7) / 8;
 };

@@ -20,13 +20,17 @@ struct Add {
 };
 
 // A group's codes begin with a byte.
-template <class To>
-inline void nibbles(const uint8_t* codes, int64_t count, int zero_point, float scale, float* y) {
+template <class To, int kBits>
+inline void few_bits(const uint8_t* codes, int64_t count, int zero_point, float scale, float* y) {
+  constexpr int kPlaces = 8 / kBits;
   const Lanes multiplier = splat(scale);
+  const auto sixteen = [=](const uint8_t* p) {
+    return kBits == 4 ? load_nibbles(p, zero_point) : load_quarters(p, zero_point);
+  };
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) To::many(y + i, load_nibbles(codes + i / 2, zero_point), multiplier);
+  for (; i + kLanes <= count; i += kLanes) To::many(y + i, sixteen(codes + i / kPlaces), multiplier);
   for (; i < count; ++i) {
-    const int code = i % 2 == 0 ? codes[i / 2] & 15 : codes[i / 2] >> 4;
+    const int code = codes[i / kPlaces] >> i % kPlaces * kBits & ((1 << kBits) - 1);
     To::one(y + i, static_cast<float>(code - zero_point), scale);
   }
 }
@@ -49,9 +53,10 @@ inline void gather_row(const GatherTable& table, int64_t row, float weight, floa
   }
   const auto* scales = static_cast<const uint16_t*>(table.scales);
   const int64_t size = table.group_size;
-  for (int64_t g = row * table.groups; g < (row + 1) * table.groups; ++g, codes += size / 2, y += size) {
-    const int zero_point = table.zero_points == nullptr ? 8 : table.zero_points[g];
-    nibbles<To>(codes, size, zero_point, float_from_half(scales[g]) * weight, y);
+  const auto group = table.bits == 4 ? few_bits<To, 4> : few_bits<To, 2>;
+  for (int64_t g = row * table.groups; g < (row + 1) * table.groups; ++g, codes += size * table.bits / 8, y += size) {
+    const int zero_point = table.zero_points == nullptr ? 1 << (table.bits - 1) : table.zero_points[g];
+    group(codes, size, zero_point, float_from_half(scales[g]) * weight, y);
   }
 }
 

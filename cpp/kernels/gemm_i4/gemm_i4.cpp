@@ -63,12 +63,12 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
 };
 
 int code(const GemmI4Source& w, int64_t channel, int64_t k) {
-  const uint8_t pair = w.codes[channel * ((w.k + 1) / 2) + k / 2];
-  return k % 2 == 0 ? pair & 15 : pair >> 4;
+  const int64_t places = 8 / w.bits;
+  return w.codes[channel * ((w.k + places - 1) / places) + k / places] >> (k % places * w.bits) & highest_code(w.bits);
 }
 
 int zero_point(const GemmI4Source& w, int64_t channel, int64_t group) {
-  return w.zero_points == nullptr ? 8 : w.zero_points[channel * w.groups() + group];
+  return w.zero_points == nullptr ? middle_code(w.bits) : w.zero_points[channel * w.groups() + group];
 }
 
 // One channel's place in what stands before a group's codes.
@@ -91,9 +91,9 @@ void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
   out.kernel = this;
   out.n = w.n, out.k = w.k, out.run = w.run, out.group_size = w.group_size, out.affine = w.zero_points != nullptr;
   const GemmI4Depth depth{w.k, w.run, w.group_size, nullptr};
-  const int64_t head = gemm_i4_head(nr, out.affine);
+  const int64_t head = gemm_i4_head(nr, out.affine), step = gemm_i4_step(bits);
   int64_t panel = w.groups() * head;
-  each_part(depth, [&](int64_t, int64_t, int64_t, int64_t length) { panel += (length + 7) / 8 * nr * 4; });
+  each_part(depth, [&](int64_t, int64_t, int64_t, int64_t length) { panel += (length + step - 1) / step * nr * 4; });
   out.panels = Buffer(static_cast<size_t>(padded / nr * panel));
   out.offsets = Buffer(static_cast<size_t>(padded) * sizeof(float));
   for (int64_t channel = 0; channel < w.n; ++channel) {
@@ -107,11 +107,11 @@ void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
         offset += group_offset(w, channel, group);
       }
       for (int64_t i = 0; i < length; ++i) {
-        const bool high = i % 8 >= 4;
-        const int value = high && complements ? 15 - code(w, channel, k + i) : code(w, channel, k + i);
-        at[(i / 8 * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(value << (high ? 4 : 0));
+        const int q = code(w, channel, k + i);
+        const int value = i % 8 >= 4 && complements ? highest_code(bits) - q : q;
+        at[(i / step * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(value << (i % step / 4 * bits));
       }
-      at += (length + 7) / 8 * nr * 4;
+      at += (length + step - 1) / step * nr * 4;
     });
     out.offsets.as<float>()[channel] = static_cast<float>(offset);
   }

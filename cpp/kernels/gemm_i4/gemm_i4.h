@@ -1,4 +1,5 @@
-// u8 x u4 matrix product with a scale for each group of weights, which is also the convolution.
+// Matrix product of u8 and codes of four or two bits with a scale for each group of weights, which is also the
+// convolution.
 //
 //   x[r, k]      = the byte k % run behind x's row(r) + tap[k / run]                        (a matrix product: one tap)
 //   acc[r, c, g] = sum_{k in group g} x[r, k] * (q[c, k] - z[c, g])                        exact in int32
@@ -6,11 +7,12 @@
 //   offset[c]    = the sum over g of scale[c, g] * sum_{k in group g} (q[c, k] - z[c, g]), in float64, g ascending
 //   y[r, c]      = epilogue(t[r, c]), as in kernel.h with t in place of float(acc)
 //
-// Codes q are 0 .. 15, zero points z the same (8 for all where weights are symmetric), scales half floats. A group is
+// Codes q are 0 .. 2^bits - 1, zero points z the same (2^(bits - 1) for all where weights are symmetric), scales half
+// floats. A group is
 // group_size adjacent k; the last one may be shorter, and a group may lie in several taps. The zero points are taken
 // out with the sums of x over a group, which are found once for all channels. Limits: group_size a multiple of 8 unless
-// it is k; at most kMaxGroups groups; 255 * 15 * group_size < 2^31. x is read up to 7 bytes past each run (those bytes
-// meet codes of zero): buffers carry that slack.
+// it is k; at most kMaxGroups groups; 255 * (2^bits - 1) * group_size < 2^31. x is read up to a step past each run
+// (those bytes meet codes of zero): buffers carry that slack.
 #pragma once
 
 #include <span>
@@ -24,9 +26,10 @@ struct GemmI4Kernel;
 
 // Weights as a model holds them.
 struct GemmI4Source {
-  const uint8_t* codes;        // [n][ceil(k / 2)]: two a byte, the low nibble first
+  int bits;                    // of a code: 4 or 2
+  const uint8_t* codes;        // [n][ceil(k * bits / 8)]: several a byte, from its lowest bits on
   const uint16_t* scales;      // half floats [n][groups], finite
-  const uint8_t* zero_points;  // [n][groups]; null: 8
+  const uint8_t* zero_points;  // [n][groups]; null: 2^(bits - 1)
   int64_t n, k, group_size;
   int64_t run;  // of k that are adjacent in x; it divides k
   int64_t groups() const { return (k + group_size - 1) / group_size; }
@@ -34,8 +37,9 @@ struct GemmI4Source {
 
 // Weights in the layout of one kernel: panels of nr channels, in which each group is one run of memory:
 //   half floats [nr]; zero points [nr], in whole 64 bytes (only if affine); codes [steps][nr][4]
-// with byte j of a step of 8 k holding k = j in its low nibble and k = 4 + j in the high one, there 15 - q for a kernel
-// that complements; zero where padded. What a group has in one tap begins with a step of its own.
+// A step is as many k as four bytes hold codes: byte j has those of k = j, 4 + j, ... from its lowest bits on, of every
+// second four 2^bits - 1 - q for a kernel that complements; zero where padded. What a group has in one tap begins with
+// a step of its own.
 struct GemmI4Weights {
   const GemmI4Kernel* kernel = nullptr;
   int64_t n = 0, k = 0, run = 0, group_size = 0;
@@ -92,10 +96,11 @@ struct GemmI4Tile : OutputTile {
 
 struct GemmI4Kernel : KernelRow {
   int mr, nr;  // tile: rows x output channels
+  int bits;    // of a code
   Tiles<GemmI4Tile> tiles;
-  // Of a row, with which its accumulators begin, or what is added to them in the end: for each group, -8 times the sum
-  // of x; where weights are affine -1 times, for the channel's zero point. A kernel that complements adds 15 times the
-  // sum of those x that meet high nibbles; where weights are affine, that is a second number.
+  // Of a row, with which its accumulators begin, or what is added to them in the end: for each group, -2^(bits - 1)
+  // times the sum of x; where weights are affine -1 times, for the channel's zero point. A kernel that complements adds
+  // 2^bits - 1 times the sum of those x that meet complements; where weights are affine, that is a second number.
   void (*group_sums)(const uint8_t* x, const GemmI4Depth& depth, bool affine, int32_t* sums);
   bool complements = false;
   int sums(bool affine) const { return affine && complements ? 2 : 1; }  // of a group
@@ -104,6 +109,12 @@ struct GemmI4Kernel : KernelRow {
   static void run(const GemmI4Args&, int64_t task, int64_t tasks);
 };
 KernelTable<GemmI4Kernel> gemm_i4_kernels();
+KernelTable<GemmI4Kernel> gemm_i2_kernels();
+
+// The k of a step.
+static inline constexpr int64_t gemm_i4_step(int bits) { return 32 / bits; }
+static inline constexpr int highest_code(int bits) { return (1 << bits) - 1; }
+static inline constexpr int middle_code(int bits) { return 1 << (bits - 1); }
 
 // Calls part(group, tap, first k, length) for what each group has in each tap, k ascending.
 template <class Part>

@@ -2,13 +2,14 @@
 // one group, floats in memory (a tile of them stays in L1). A policy V gives the vectors (simd/vectors256.h,
 // vectors512.h) and
 //
-//   V::steps<kBegin>(x, k, count, w, acc)  acc += the products of `count` times eight k, which start at x[r] + k and
-//                                  at w; kBegin, asked only of a V that complements: acc = them
+//   V::kBits                       of a code
+//   V::steps<kBegin>(x, k, count, w, acc)  acc += the products of `count` steps of k, which start at x[r] + k and at
+//                                  w; kBegin, asked only of a V that complements: acc = them
 //   V::half(p), V::bytes(p)        a vector of half floats as floats, of bytes as int32
 //   V::sum(x, count)               the sum of so many bytes
-//   V::kComplements                what the row says; if so, V::high_sum(x, count), too: of those that meet high
-//                                  nibbles; and V::kChain = 32, V::chain(x, k, w, acc): acc = the products of so many
-//                                  k, V::add_chain(x, k, w, acc): acc += them
+//   V::kComplements                what the row says; if so, V::high_sum(x, count), too: of those that meet
+//                                  complements; and where V::kChain > 0, V::chain(x, k, w, acc): acc = the products of
+//                                  so many k, V::add_chain(x, k, w, acc): acc += them
 //
 // Included by ISA files only: everything has internal linkage.
 #pragma once
@@ -25,21 +26,27 @@ struct Tile {
   using Int = typename V::Int;
   using Float = typename V::Float;
   static constexpr int kColumns = kVectors * V::kLanes;
+  static constexpr int64_t kStep = gemm_i4_step(V::kBits);
 
   static void run(const GemmI4Tile& first) {
     if constexpr (kRows > 1) {
       run_panel(first);
     } else {
       GemmI4Tile t = first;
-      [[maybe_unused]] const bool plain = is_plain(t);
+      [[maybe_unused]] const bool plain = has_chain() && is_plain(t);
       for (int64_t left = first.panels; left > 0; --left, t.next_panel(kColumns)) {
-        if constexpr (V::kComplements) {
+        if constexpr (has_chain()) {
           plain ? run_plain(t) : run_panel(t);
         } else {
           run_panel(t);
         }
       }
     }
+  }
+
+  static consteval bool has_chain() {
+    if constexpr (V::kComplements) return V::kChain > 0;
+    return false;
   }
 
   static LOWBIT_INLINE void run_panel(const GemmI4Tile& t) {
@@ -73,7 +80,7 @@ struct Tile {
       Int acc[kRows][kVectors];
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) acc[0][v] = V::broadcast(*group_sum);
-      for (const int64_t end = k + group_size; k < end; k += V::kChain, w += V::kChain / 8 * kColumns * 4)
+      for (const int64_t end = k + group_size; k < end; k += V::kChain, w += V::kChain / kStep * kColumns * 4)
         V::add_chain(x, k, w, acc);
       add(acc, head, totals);
     }
@@ -120,9 +127,9 @@ struct Tile {
       w += gemm_i4_head(kColumns, t.affine);
       if constexpr (V::kComplements && !kStraddle) {  // the first products begin the accumulators
         Int acc[kRows][kVectors];
-        if (end - k == V::kChain) {
+        if (V::kChain > 0 && end - k == V::kChain) {
           V::chain(x, k, w, acc);
-          w += V::kChain / 8 * kColumns * 4;
+          w += V::kChain / kStep * kColumns * 4;
           finish(t, group, head, acc, totals);
         } else {
           w = steps<true>(x, k, end - k, w, acc);
@@ -159,7 +166,7 @@ struct Tile {
   template <bool kBegin>
   static LOWBIT_INLINE const uint8_t* steps(const uint8_t* const (&x)[kRows], int64_t k, int64_t length,
                                             const uint8_t* w, Int (&acc)[kRows][kVectors]) {
-    const int64_t count = (length + 7) / 8;
+    const int64_t count = (length + kStep - 1) / kStep;
     V::template steps<kBegin>(x, k, count, w, acc);
     return w + count * kColumns * 4;
   }
@@ -235,8 +242,8 @@ void sum_groups(const uint8_t* x, const GemmI4Depth& depth, bool affine, int32_t
     const uint8_t* part = x + depth.taps[tap] + k - tap * depth.run;
     int32_t* to = sums + group * count;
     for (int i = 0; i < count && k == group * depth.group_size; ++i) to[i] = 0;
-    to[0] -= (affine ? 1 : 8) * V::sum(part, length);
-    if constexpr (V::kComplements) to[count - 1] += 15 * V::high_sum(part, length);
+    to[0] -= (affine ? 1 : middle_code(V::kBits)) * V::sum(part, length);
+    if constexpr (V::kComplements) to[count - 1] += highest_code(V::kBits) * V::high_sum(part, length);
   });
 }
 

@@ -7,7 +7,9 @@
 namespace lowbit::kernels {
 namespace {
 
-struct Nibbles256 : Avx2 {
+template <int kBitsOfCode>
+struct Codes256 : Avx2 {
+  static constexpr int kBits = kBitsOfCode;
   static LOWBIT_INLINE Float half(const uint8_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -29,15 +31,16 @@ struct Nibbles256 : Avx2 {
     return static_cast<int32_t>(total);
   }
 
-  template <int kVectors>
+  // The codes of a pair of fours in each byte.
+  template <int kPair, int kVectors>
   static LOWBIT_INLINE void unpack(const uint8_t* w, Int (&low)[kVectors], Int (&high)[kVectors]) {
-    const Int mask = _mm256_set1_epi8(15);
+    const Int mask = _mm256_set1_epi8(highest_code(kBits));
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      Int pairs = load(w + v * 32);
-      asm("" : "+x"(pairs));  // else it would be loaded twice, and loads are scarce
-      low[v] = _mm256_and_si256(pairs, mask);
-      high[v] = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), mask);
+      Int packed = load(w + v * 32);
+      asm("" : "+x"(packed));  // else it would be loaded twice, and loads are scarce
+      low[v] = _mm256_and_si256(kPair == 0 ? packed : _mm256_srli_epi16(packed, 2 * kPair * kBits), mask);
+      high[v] = _mm256_and_si256(_mm256_srli_epi16(packed, (2 * kPair + 1) * kBits), mask);
     }
   }
   // Few rows stream the weights as fast as they come without.

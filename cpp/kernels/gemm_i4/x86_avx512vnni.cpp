@@ -1,4 +1,4 @@
-// vpdpbusd on 512 bits: u8 times a nibble, which is a non-negative s8.
+// vpdpbusd on 512 bits: u8 times a code of four or two bits, which is a non-negative s8.
 #if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
 #error "compile this with the features of avx512vnni in base/cpu.h"
 #endif
@@ -8,7 +8,9 @@
 namespace lowbit::kernels {
 namespace {
 
-struct Nibbles512 : Avx512 {
+template <int kBitsOfCode>
+struct Codes512 : Avx512 {
+  static constexpr int kBits = kBitsOfCode;
   static constexpr bool kComplements = false;
 
   static LOWBIT_INLINE Float half(const uint8_t* p) {
@@ -30,7 +32,7 @@ struct Nibbles512 : Avx512 {
   template <bool, int kRows, int kVectors>
   static LOWBIT_INLINE void steps(const uint8_t* const (&x)[kRows], int64_t k, int64_t count, const uint8_t* w,
                                   Int (&acc)[kRows][kVectors]) {
-    for (const int64_t end = k + 8 * count; k < end; k += 8, w += kVectors * 64) step(x, k, w, acc);
+    for (; count > 0; --count, k += gemm_i4_step(kBits), w += kVectors * 64) step(x, k, w, acc);
   }
 
  private:
@@ -44,14 +46,22 @@ struct Nibbles512 : Avx512 {
         pairs[v] = load(w + v * 64);
         asm("" : "+v"(pairs[v]));  // or the compiler would load them for each half
       }
-      half_step<false>(x, k, pairs, acc);
-      half_step<true>(x, k + 4, pairs, acc);
+      fours(x, k, pairs, acc);
     } else {
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) __builtin_prefetch(w + v * 64 + kPrefetchBytes);
-      const auto* pairs = reinterpret_cast<const __m512i_u*>(w);
-      half_step<false>(x, k, pairs, acc);
-      half_step<true>(x, k + 4, pairs, acc);
+      fours(x, k, reinterpret_cast<const __m512i_u*>(w), acc);
+    }
+  }
+
+  template <class Packed, int kRows, int kVectors>
+  static LOWBIT_INLINE void fours(const uint8_t* const (&x)[kRows], int64_t k, const Packed& packed,
+                                  Int (&acc)[kRows][kVectors]) {
+    four<0>(x, k, packed, acc);
+    four<1>(x, k + 4, packed, acc);
+    if constexpr (kBits == 2) {
+      four<2>(x, k + 8, packed, acc);
+      four<3>(x, k + 12, packed, acc);
     }
   }
 
@@ -59,16 +69,17 @@ struct Nibbles512 : Avx512 {
   static constexpr int kStreaming = 4;
   static constexpr int64_t kPrefetchBytes = 2048;
 
-  // The low or the high nibbles of pairs, an array of vectors. Four vectors of weights at a time are all that fit
-  // beside 24 accumulators. As an intrinsic, GCC 12 would copy accumulators that change twice in a loop through memory,
-  // three times slower.
-  template <bool kHigh, class Pairs, int kRows, int kVectors>
-  static LOWBIT_INLINE void half_step(const uint8_t* const (&x)[kRows], int64_t k, const Pairs& pairs,
-                                      Int (&acc)[kRows][kVectors]) {
+  // Four k, at one place of each byte of `packed`, an array of vectors. Four vectors of weights at a time are all that
+  // fit beside 24 accumulators. As an intrinsic, GCC 12 would copy accumulators that change twice in a loop through
+  // memory, three times slower.
+  template <int kPlace, class Packed, int kRows, int kVectors>
+  static LOWBIT_INLINE void four(const uint8_t* const (&x)[kRows], int64_t k, const Packed& packed,
+                                 Int (&acc)[kRows][kVectors]) {
     Int weights[kVectors];
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v)
-      weights[v] = _mm512_and_si512(kHigh ? _mm512_srli_epi16(pairs[v], 4) : Int(pairs[v]), _mm512_set1_epi8(15));
+      weights[v] = _mm512_and_si512(kPlace == 0 ? Int(packed[v]) : _mm512_srli_epi16(packed[v], kPlace * kBits),
+                                    _mm512_set1_epi8(highest_code(kBits)));
     LOWBIT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       int32_t quad;
@@ -83,6 +94,8 @@ struct Nibbles512 : Avx512 {
 }  // namespace
 
 extern constinit const GemmI4Kernel gemm_i4_avx512vnni_6x64 = {
-    {"avx512vnni_6x64", Isa::avx512vnni}, 6, 64, tiles<Nibbles512, 6, 4>(), sum_groups<Nibbles512>};
+    {"avx512vnni_6x64", Isa::avx512vnni}, 6, 64, 4, tiles<Codes512<4>, 6, 4>(), sum_groups<Codes512<4>>};
+extern constinit const GemmI4Kernel gemm_i2_avx512vnni_6x64 = {
+    {"avx512vnni_6x64", Isa::avx512vnni}, 6, 64, 2, tiles<Codes512<2>, 6, 4>(), sum_groups<Codes512<2>>};
 
 }  // namespace lowbit::kernels

@@ -43,6 +43,7 @@ FAMILIES = {
     "spmm_i8": "the same with weights mostly zero",
     "winograd_i8": "int8 convolution of 3x3 windows, by fewer products",
     "gemm_i4": "four-bit matrix product, convolution",
+    "gemm_i2": "two-bit matrix product, convolution",
     "dwconv_i8": "int8 depthwise convolution",
     "gemm_f32": "float32 matrix product, convolution",
     "dwconv_f32": "float32 depthwise convolution",

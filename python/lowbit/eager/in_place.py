@@ -273,7 +273,9 @@ def _nearest(layer: _Layer, part: Tensor) -> Weight:
     rows = np.ascontiguousarray(part.float().numpy())
     if layer.group_size:
         bits = layer.scheme.weight_bits
-        return round_groups(rows, layer.group_size, symmetric=layer.scheme.symmetric, bits=bits).as_weight()
+        return round_groups(
+            rows, layer.group_size, symmetric=layer.scheme.symmetric, bits=bits, levels=layer.scheme.levels
+        ).as_weight()
     codes = round_nearest(rows)
     return Weight(codes=codes.codes, scales=codes.scales.astype(np.float32))
 

@@ -7,7 +7,7 @@ of three bits may lie across two bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,7 @@ FORMATS: Mapping[str, Format] = {
     for each in (
         Format(name="int8", bits=8, scales="float32", grouped=False),
         Format(name="int4", bits=4, scales="float16", grouped=True, packed="int4-nibbles", beside=("zero_points",)),
+        Format(name="int2", bits=2, scales="float16", grouped=True, packed="int2-quarters", beside=("zero_points",)),
     )
 }
 
@@ -140,14 +141,56 @@ def unpack_rows(packed: Array, depth: int, bits: int) -> Array:
 
 def unpack(packed: Array, shape: tuple[int, ...], bits: int, *, signed: bool) -> Array:
     """The codes, int8, of a weight of that shape; a view. Raises GraphError where they do not fit it."""
+    depth = _check_packed(packed, shape, lambda depth: bytes_of(depth, bits))
+    codes = (unpack_rows(packed, depth, bits).astype(np.int8) - (middle(bits) if signed else 0)).astype(np.int8)
+    return shaped(codes, shape)
+
+
+def _check_packed(packed: Array, shape: tuple[int, ...], size: Callable[[int], int]) -> int:
+    """The depth of a weight of that shape; size: what a channel's codes take."""
     if len(shape) < 2 or 0 in shape:
         raise GraphError(f"packed codes are of a weight {list(shape)}, must be of two axes or more, none of them 0")
     depth = math.prod(shape[1:])
-    expected = (shape[0], bytes_of(depth, bits))
+    expected = (shape[0], size(depth))
     if packed.dtype != np.uint8 or packed.shape != expected:
         raise GraphError(f"packed codes are {packed.dtype} {list(packed.shape)}, must be uint8 {list(expected)}")
-    codes = (unpack_rows(packed, depth, bits).astype(np.int8) - (middle(bits) if signed else 0)).astype(np.int8)
-    return shaped(codes, shape)
+    return depth
+
+
+TRITS = 5
+"""Ternary codes in a byte of a file."""
+_TRITS = (np.arange(3**TRITS)[:, None] // 3 ** np.arange(TRITS) % 3 - 1).astype(np.int8)
+"""What a byte's codes are, the first its lowest digit to base three."""
+
+
+def is_ternary(weight: Weight) -> bool:
+    """Whether codes of two bits are -1, 0 and 1 alone, so that a file holds them in 1.6 bits."""
+    return weight.bits == 2 and is_signed(weight) and bool(weight.codes.size) and int(weight.codes.min()) >= -1
+
+
+def trit_bytes(depth: int) -> int:
+    """What so many ternary codes of a channel take in a file."""
+    return -(-depth // TRITS)
+
+
+def pack_trits(weight: Weight) -> Array:
+    """Ternary codes as u8 [channels, bytes of a channel], five a byte; those beyond the depth are -1."""
+    rows = weight.rows
+    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % TRITS)), constant_values=-1)
+    digits = (padded + 1).astype(np.uint8).reshape(len(rows), -1, TRITS)
+    packed: Array = (digits * 3 ** np.arange(TRITS, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
+    return packed
+
+
+def unpack_trits(packed: Array, shape: tuple[int, ...]) -> Array:
+    """The codes, int8, of a ternary weight of that shape; a view. Raises GraphError where they do not fit it."""
+    depth = _check_packed(packed, shape, trit_bytes)
+    if packed.max(initial=0) >= 3**TRITS:
+        raise GraphError(f"a byte of ternary codes is above {3**TRITS - 1}")
+    codes = _TRITS[packed].reshape(len(packed), -1)
+    if (codes[:, depth:] != -1).any():
+        raise GraphError("a channel's last byte has digits beyond its depth, which must be zero")
+    return shaped(codes[:, :depth], shape)
 
 
 def shaped(rows: Array, shape: tuple[int, ...]) -> Array:
@@ -168,7 +211,8 @@ def stored(weight: Weight) -> Stored:
     codes, parts = weight.codes, (weight.scales, weight.zero_points, weight.offsets, weight.values)
     size = codes.size
     if weight.bits < 8:
-        size = len(codes) * bytes_of(codes[:1].size, weight.bits)
+        depth = codes[:1].size
+        size = len(codes) * (trit_bytes(depth) if is_ternary(weight) else bytes_of(depth, weight.bits))
     elif weight.sparsity is not None:
         kept = blocks.blocks_of(codes, weight.sparsity).any(axis=(2, 3)).sum()
         size = blocks.stored_bytes(codes.shape, weight.sparsity, int(kept))

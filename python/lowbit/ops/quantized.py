@@ -196,8 +196,10 @@ KERNELS: Mapping[tuple[str, str], Sums] = {
     **{(op, "int8"): _conv_by_channel for op in _CONVOLUTIONS},
     ("quantized_linear", "int4"): _linear_by_group,
     ("quantized_conv2d", "int4"): _conv_by_group,
-    **{("quantized_embedding", name): _table for name in ("int8", "int4")},
-    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int4")},
+    ("quantized_linear", "int2"): _linear_by_group,
+    ("quantized_conv2d", "int2"): _conv_by_group,
+    **{("quantized_embedding", name): _table for name in ("int8", "int4", "int2")},
+    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int4", "int2")},
 }
 """What the kernels of an operator compute from weights of a format, before the epilogue."""
 

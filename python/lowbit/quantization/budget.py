@@ -2,7 +2,7 @@
 
 Layers are ranked by their noise (`passes.sensitivity`) for each microsecond that int8 saves; the shortest front part of
 that list that holds the budget is found by bisection (by the geometric mean of the bounds, since it is mostly short);
-then those of its layers that save most are tried in int8 again. Layers with weights of four bits go back to eight
+then those of its layers that save most are tried in int8 again. Layers with weights of few bits go back to eight
 first, ranked by their noise for each weight; only where even that does not do, some go on to float32. Tables of
 embeddings pay like layers, and save what reading them once takes. Every trial is evaluated by the person's function,
 nothing is assumed to hold.
@@ -11,18 +11,21 @@ nothing is assumed to hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 from ..graph.ir import Graph
+from ..graph.weights import few_bits
 from ..passes.layers import LAYERS, TABLES
 from ..runtime.meta import Decision, Evaluation
 from .calibrate import Feeds, Progress
 from .quantizer import Quantized, Quantizer
 from .sensitivity import sensitivity
 
+FEW = tuple(f"int{bits}" for bits in few_bits())
+"""Schemes of weights in fewer than eight bits."""
 PUT_BACK = 4
 """Evaluations spent on putting layers back to fewer bits."""
 TABLE_SAVES = 3e-4
@@ -43,7 +46,7 @@ class Trial:
     @property
     def coded(self) -> int:
         """How many layers work on codes."""
-        return sum(len(layers_in(scheme, self.made.decisions)) for scheme in ("int4", "int8"))
+        return len(layers_in((*FEW, "int8"), self.made.decisions))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,9 +59,15 @@ class Outcome:
     """Every evaluation, the first of float32."""
 
 
-def layers_in(scheme: str, decisions: Iterable[Decision]) -> list[str]:
-    """The layers, and embeddings, that became "int4", "int8" or "float32"."""
-    return [row.node for row in decisions if row.scheme == scheme and row.op in (*LAYERS, *TABLES)]
+def layers_in(schemes: Container[str], decisions: Iterable[Decision]) -> list[str]:
+    """The layers, and embeddings, that became one of these: "int2", "int4", "int8", "float32"."""
+    return [row.node for row in decisions if row.scheme in schemes and row.op in (*LAYERS, *TABLES)]
+
+
+def _fewest(decisions: Iterable[Decision]) -> str:
+    """The scheme of the fewest bits that is among them: "int4"."""
+    rows = tuple(decisions)
+    return next((kind for kind in FEW if layers_in((kind,), rows)), "int8")
 
 
 class Search:
@@ -84,10 +93,10 @@ class Search:
         score = self._score(made)
         found = Trial(made=made, score=score, drop=self._reference - score, returned=tuple(returned))
         self.trials.append(found)
-        fours, floats = layers_in("int4", made.decisions), layers_in("float32", made.decisions)
+        fours, floats = layers_in(FEW, made.decisions), layers_in(("float32",), made.decisions)
         floats = [name for name in floats if name in returned]
         tail = ", some layers float32" if floats else ", some layers back in int8" if returned and fours else ""
-        self._note(f"{'int4' if fours else 'int8'}{tail}", score, made.decisions, floats)
+        self._note(f"{_fewest(made.decisions)}{tail}", score, made.decisions, floats)
         return found
 
     def hold(
@@ -103,15 +112,15 @@ class Search:
             return sensitivity(quantizer, layers, data, eights=eights, threads=threads, progress=self._progress)
 
         eights: dict[str, str] = {}
-        fours = layers_in("int4", plain.made.decisions)
+        fours = layers_in(FEW, plain.made.decisions)
         if fours:
-            ranked = Ranked(noise=noise(fours, {}), saved=_weights(quantizer.graph), what="int4")
+            ranked = Ranked(noise=noise(fours, {}), saved=_weights(quantizer.graph), what=_fewest(plain.made.decisions))
             found = self._pay(ranked, lambda back: quantizer.make({}, back), limit, len(fours))
             if found is not None:
                 return Outcome(best=found, holds=True, history=tuple(self.history))
             eights = ranked.reasons(fours)
             plain = self.trials[-1]
-        layers = layers_in("int8", plain.made.decisions)
+        layers = layers_in(("int8",), plain.made.decisions)
         saved = _microseconds(plain.made.decisions, _weights(quantizer.graph))
         ranked = Ranked(noise=noise(layers, eights), saved={name: saved[name] for name in layers}, what="int8")
         found = self._pay(ranked, lambda floats: quantizer.make(floats, eights), limit, len(layers) - 1)
@@ -163,8 +172,8 @@ class Search:
             model=model,
             score=score,
             drop=self._reference - score,
-            int8_layers=len(layers_in("int8", rows)),
-            int4_layers=len(layers_in("int4", rows)),
+            int8_layers=len(layers_in(("int8",), rows)),
+            int4_layers=len(layers_in(FEW, rows)),
             float_layers=tuple(floats),
         )
         self.history.append(found)

@@ -100,7 +100,7 @@ class Quantizer:
         """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
         self._tables = tables(graph, rules, self._known)
-        self._table_codes: dict[tuple[str, int, int, bool], Codes | GroupCodes] = {}
+        self._table_codes: dict[tuple[str, int, int, int, bool], Codes | GroupCodes] = {}
         self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
         self._layers: dict[tuple[str, Quant | None, int], IntegerLayer] = {}
 
@@ -339,14 +339,16 @@ class Quantizer:
 
     def _table(self, node: Node, width: Width) -> Codes | GroupCodes:
         """The codes of an embedding's rows: those that came with its table, else the nearest."""
-        name, symmetric = node.inputs[0], self.rules.of(node).symmetric
-        key = name, width.group_size, width.bits, symmetric
+        name, scheme = node.inputs[0], self.rules.of(node)
+        key = name, width.group_size, width.bits, scheme.levels, scheme.symmetric
         if key not in self._table_codes:
             table, known = _array(self.graph, name), given(self.graph, name, self._known)
             if known is not None and isinstance(known, GroupCodes) == (width.group_size > 0):
                 made = known
             elif width.group_size:
-                made = round_groups(table, width.group_size, symmetric=symmetric, bits=width.bits)
+                made = round_groups(
+                    table, width.group_size, symmetric=scheme.symmetric, bits=width.bits, levels=scheme.levels
+                )
             else:
                 made = round_nearest(table)
             self._table_codes[key] = made
@@ -447,8 +449,10 @@ def _rounded(
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     if group_size:
         symmetric, flat = scheme.symmetric, scheme.compensate
-        bits = scheme.weight_bits
-        return round_groups(weight, group_size, symmetric=symmetric, moments=moments, flat=flat, bits=bits)
+        bits, levels = scheme.weight_bits, scheme.levels
+        return round_groups(
+            weight, group_size, symmetric=symmetric, moments=moments, flat=flat, bits=bits, levels=levels
+        )
     if moments is not None:
         return round_compensated(weight, moments)
     is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1

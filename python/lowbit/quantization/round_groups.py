@@ -21,14 +21,17 @@ from .least_error import ScaleTrial, blocks, least
 from .round_weights import Factored, round_columns, upper_of_flat
 
 SHARES = np.linspace(1.0, 0.6, 17)
+"""Of a group's range that are tried."""
+FEW_SHARES = np.geomspace(1.0, 0.12, 32)
+"""The same for codes of two bits, which lose less by clipping than by rounding most weights to zero."""
 SMALLEST = float(np.finfo(np.float16).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupCodes:
-    """A weight as int8 codes [N, K], of four bits 0 .. 15, with float64 scales (exact in float16) and zero points.
+    """A weight as int8 codes [N, K], 0 .. 2^bits - 1, with float64 scales (exact in float16) and zero points.
 
-    scales, zero_points: [N, groups]; a symmetric weight's zero points are in the middle, of four bits 8.
+    scales, zero_points: [N, groups]; a symmetric weight's zero points are in the middle, of four bits 8, of two 2.
     window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C]. factors: of output channels.
     """
 
@@ -76,29 +79,39 @@ def round_groups(
     moments: Factored | None = None,
     flat: bool = False,
     bits: int = 4,
+    levels: int = 0,
 ) -> GroupCodes:
     """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
 
     moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
-    see `round_flat`; else each to its nearest. bits: of a code.
+    see `round_flat`; else each to its nearest. bits: of a code. levels: how many codes around a symmetric weight's zero
+    point are used; 0: all.
     """
     window = weight.shape[2:]
     rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
-    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, bits=bits)
+    ends = code_range(bits, levels)
+    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, ends=ends)
     if moments is None and not (flat and math.prod(window) > 1):
-        codes = _nearest(rows, scales, zeros, bits)
+        codes = _nearest(rows, scales, zeros, ends)
         return GroupCodes(codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, bits=bits)
     parts = (rows.astype(np.float64), *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
     if moments is not None:
-        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, bits)
+        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, ends)
     else:
         size = math.prod(window)
         order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
-        codes = _in_order(parts, order, upper_of_flat(size)[None], bits)
+        codes = _in_order(parts, order, upper_of_flat(size)[None], ends)
     return GroupCodes(codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, bits=bits)
 
 
-def _nearest(rows: Array, scales: Array, zeros: Array, bits: int) -> Array:
+def code_range(bits: int, levels: int = 0) -> tuple[int, int]:
+    """The lowest and the highest code; levels: how many around the middle; 0: all."""
+    if levels == 0:
+        return 0, highest(bits)
+    return middle(bits) - levels // 2, middle(bits) + (levels - 1) // 2
+
+
+def _nearest(rows: Array, scales: Array, zeros: Array, ends: tuple[int, int]) -> Array:
     """The nearest codes, int8."""
     codes = np.empty(rows.shape, np.int8)
     for part in blocks(*rows.shape):
@@ -106,7 +119,7 @@ def _nearest(rows: Array, scales: Array, zeros: Array, bits: int) -> Array:
         scaled /= scales[part, :, None]
         np.rint(scaled, out=scaled)
         scaled += zeros[part, :, None]
-        codes[part] = np.clip(scaled, 0, highest(bits), out=scaled).reshape(rows[part].shape)
+        codes[part] = np.clip(scaled, *ends, out=scaled).reshape(rows[part].shape)
     return codes
 
 
@@ -117,34 +130,39 @@ def _stored_order(order: Array, window: int) -> Array:
     return stored
 
 
-def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, bits: int) -> Array:
+def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, ends: tuple[int, int]) -> Array:
     """Round columns in that order; those of one upper [1, k, k] after the other make up for each other."""
     shape = (1, -1, upper.shape[1])
     w, scales, zeros = (part[:, order].reshape(shape) for part in parts)
-    rounded = round_columns(w, upper, scales, zeros, (0, highest(bits)))
+    rounded = round_columns(w, upper, scales, zeros, ends)
     codes = np.empty(parts[0].shape, np.int8)
     codes[:, order] = rounded.reshape(codes.shape)
     return codes
 
 
-def best_groups(groups: Array, *, symmetric: bool, bits: int = 4) -> tuple[Array, Array]:
-    """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding."""
+def best_groups(groups: Array, *, symmetric: bool, ends: tuple[int, int] = (0, 15)) -> tuple[Array, Array]:
+    """Scales and zero points [N, G] of weights [N, G, size] with the least squared error of nearest rounding.
+
+    ends: the lowest and the highest code; of a symmetric weight, the middle between them, or half above it, is zero.
+    """
     rows = groups.reshape(-1, groups.shape[2])
     scales, zeros = np.empty(len(rows)), np.empty(len(rows))
     for part in blocks(*rows.shape):
-        scales[part], zeros[part] = _best_groups(rows[part], symmetric, bits)
+        scales[part], zeros[part] = _best_groups(rows[part], symmetric, ends)
     return scales.reshape(groups.shape[:2]), zeros.reshape(groups.shape[:2])
 
 
-def _best_groups(rows: Array, symmetric: bool, bits: int) -> tuple[Array, Array]:
-    top, centre = highest(bits), float(middle(bits))
+def _best_groups(rows: Array, symmetric: bool, ends: tuple[int, int]) -> tuple[Array, Array]:
+    first, last = ends
+    top, centre = last - first, float((first + last + 1) // 2)
+    shares = SHARES if top > 3 else FEW_SHARES
     low, high = (ends.astype(np.float64) for ends in (rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)))
     widest = 2 * np.maximum(high, -low) if symmetric else high - low
     # A half-float scale is what the file holds: the codes must be chosen for that very number.
-    halves = (widest * SHARES[:, None] / top).astype(np.float16).astype(np.float64)
+    halves = (widest * shares[:, None] / top).astype(np.float16).astype(np.float64)
     scales = np.maximum(halves, SMALLEST)
-    zeros = np.full(scales.shape, centre) if symmetric else np.rint(-low * SHARES[:, None] / scales).clip(0, top)
-    fixed = -centre, top - centre
+    zeros = np.full(scales.shape, centre) if symmetric else np.rint(-low * shares[:, None] / scales).clip(0, top)
+    fixed = first - centre, last - centre
 
     def trial(scale: Array, zero: Array) -> ScaleTrial:
         bounds = fixed if symmetric else (-zero, top - zero)
@@ -152,12 +170,12 @@ def _best_groups(rows: Array, symmetric: bool, bits: int) -> tuple[Array, Array]
 
     def exact(place: int, which: Array) -> Array:
         scale, zero, numbers = scales[place, which, None], zeros[place, which, None], rows[which].astype(np.float64)
-        codes = np.clip(np.rint(numbers / scale) + zero, 0, top)
+        codes = np.clip(np.rint(numbers / scale) + zero, first, last)
         errors: Array = (((codes - zero) * scale - numbers) ** 2).sum(axis=1)
         return errors
 
     trials = [trial(scale, zero) for scale, zero in zip(scales, zeros, strict=True)]
-    reach = 1.01 * top / SHARES.min()  # a half-float scale is less than 1 % off
+    reach = 1.01 * top / shares.min()  # a half-float scale is less than 1 % off
     chosen = least(rows.astype(np.float32, copy=False), trials, reach, exact)
     at = chosen, np.arange(len(rows))
     return scales[at], zeros[at]

@@ -223,7 +223,7 @@ def _nearest(weights: Array) -> Array:
 
 def _nearest_of_groups(weights: Array, size: int, scheme: Scheme) -> Array:
     bits = scheme.weight_bits if scheme.weight_bits in few_bits() else 4  # codes that came are of no scheme
-    return round_groups(weights, size, symmetric=scheme.symmetric, bits=bits).weight
+    return round_groups(weights, size, symmetric=scheme.symmetric, bits=bits, levels=scheme.levels).weight
 
 
 def factors_of(rms: Array, strength: float) -> Array | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,9 +29,9 @@ class Scheme:
 
     Args:
         name: For people.
-        weight_bits: 8, 4, or 32 for float32.
+        weight_bits: 8, 4, 2, or 32 for float32.
         activation_bits: 8, or 32 with `weight_bits` 32.
-        granularity: Of weight scales: "channel" (one for each output channel) or, with four bits, "group".
+        granularity: Of weight scales: "channel" (one for each output channel) or, with fewer than eight bits, "group".
         group_size: How many adjacent weights of a channel share a scale, a multiple of 8 from 16 on. A layer takes the
             largest such divisor of its depth that is not above it, and keeps 8 bits where there is none.
         range_method: Of static activations: "minmax", "percentile" (`percentile` % of the values on each side) or "mse"
@@ -41,7 +41,8 @@ class Scheme:
         correct_bias: Take the mean error of a layer's output out of its bias (Nagel et al. 2019, section 4.2).
         compensate: Round weights so that their errors cancel on calibration data (Frantar et al. 2022, "GPTQ"); without
             data each goes to its nearest code.
-        symmetric: Whether four-bit groups do without a zero point.
+        symmetric: Whether groups of few bits do without a zero point.
+        levels: 3: of two bits only the codes -1, 0 and 1 are used, so that a file holds a weight in 1.6 bits; 0: all.
         keep_ends: In a network of more than two layers, keep 8 bits in those that no layer or embedding comes before,
             and those that none comes after, for they lose most and weigh little.
         activations: Of linear layers: "static" (one range from calibration data), "dynamic" (a range for each row,
@@ -72,6 +73,7 @@ class Scheme:
     keep_ends: bool = True
     activations: str = "auto"
     smooth: bool = True
+    levels: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -84,6 +86,8 @@ class Scheme:
             raise InputError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {self.activations!r}")
         if not 50 < self.percentile <= 100:
             raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
+        if self.levels != 0 and (self.levels, self.weight_bits, self.symmetric) != (3, 2, True):
+            raise InputError(f"levels are 0, or 3 with two symmetric bits; scheme {self.name!r} has {self.levels}")
         bits = (self.weight_bits, self.activation_bits)
         grouped = self.granularity == "group" and self.group_size >= 16 and self.group_size % 8 == 0
         by_channel = self.granularity == "channel" and self.group_size == 0
@@ -103,6 +107,13 @@ class Scheme:
         return self.weight_bits == 32
 
 
+def _few(name: str, **kind: Any) -> Iterator[Scheme]:
+    """Two bits in groups of 128, of others, and a channel."""
+    for tail, size in ("", 128), ("-g64", 64), ("-g32", 32):
+        yield Scheme(name=f"{name}{tail}", weight_bits=2, granularity="group", group_size=size, **kind)
+    yield Scheme(name=f"{name}-channel", weight_bits=2, **kind)
+
+
 SCHEMES = {
     "int8": Scheme(name="int8"),
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
@@ -110,8 +121,9 @@ SCHEMES = {
     "int4-g64": Scheme(name="int4-g64", weight_bits=4, granularity="group", group_size=64),
     "int4-g32": Scheme(name="int4-g32", weight_bits=4, granularity="group", group_size=32),
     "int4-channel": Scheme(name="int4-channel", weight_bits=4),
+    **{scheme.name: scheme for scheme in (*_few("int2", symmetric=False), *_few("ternary", levels=3))},
 }
-PLANNED = ("ternary", "binary")
+PLANNED = ("binary",)
 
 
 def resolve(scheme: str | Scheme) -> Scheme:

@@ -114,13 +114,13 @@ def _final(facts: Facts) -> Mapping[str, Any]:
     """The evaluation of the model that the report is about: the last one that its decisions agree with."""
     paid = [row for row in facts.decisions if str(row.get("reason", "")).startswith("paid for")]
     floats = {row["node"] for row in paid if row["scheme"] == "float32"}
-    fours = sum(row["scheme"] == "int4" for row in facts.decisions)
+    fours = sum(row["scheme"] in CODED[:-1] for row in facts.decisions)
     same = [row for row in facts.evaluations if set(row["float_layers"]) == floats and _fours(row) == fours]
     return same[-1] if same else facts.evaluations[-1]
 
 
 def _fours(evaluation: Mapping[str, Any]) -> int:
-    """Layers with four-bit weights; files may know of none."""
+    """Layers with weights of few bits; files may know of none."""
     count = evaluation.get("int4_layers", 0)
     return count if isinstance(count, int) else 0
 
@@ -177,7 +177,8 @@ def _budget(facts: Facts) -> str:
     tolerance = 1e-9 * max(abs(first), 1.0)
     scores, final = [], _final(facts)
     mixed = any(_fours(row) for row in facts.evaluations)
-    kinds = ("in int4", "in int8") if mixed else ("layers in int8",)
+    few = f"in {next((kind for kind in CODED[:-1] if any(row['scheme'] == kind for row in facts.decisions)), 'int4')}"
+    kinds = (few, "in int8") if mixed else ("layers in int8",)
     rows = [_row("th", "model", *kinds, "returned to float32", "score", "drop", "holds")]
     for row in facts.evaluations:
         holds = limit is None or row["score"] >= limit - tolerance
@@ -196,7 +197,7 @@ def _budget(facts: Facts) -> str:
     return _section(
         "Evaluations",
         text,
-        charts.history(scores, limit, "layers in int4 / in float32" if mixed else "layers in float32"),
+        charts.history(scores, limit, f"layers {few} / in float32" if mixed else "layers in float32"),
         _scroll(f'<table class="plain">{"".join(rows)}</table>'),
     )
 

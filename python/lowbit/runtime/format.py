@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import FormatError, GraphError
 from ..graph import blocks, dims
 from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Symbol, Value, Weight
-from ..graph.weights import BITS, pack, unpack
+from ..graph.weights import BITS, is_ternary, pack, pack_trits, unpack, unpack_trits
 from ..ops.interpreter import validate
 from . import compression, container, format_v1
 from .container import as_integer, as_list, as_object, as_size, as_text, check_room, check_text
@@ -131,12 +131,15 @@ def _constant_table(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
 
 def _weight_json(name: str, weight: Weight, store: Callable[[str, Array], str]) -> dict[str, Any]:
     parts = {"codes": weight.codes, "scales": weight.scales, **{part: getattr(weight, part) for part in PARTS}}
+    ternary = is_ternary(weight)
     if weight.bits < 8:
-        parts["codes"] = pack(weight)
+        parts["codes"] = pack_trits(weight) if ternary else pack(weight)
     elif weight.sparsity is not None:
         parts["mask"], parts["codes"] = blocks.pack(weight.codes, weight.sparsity)
     entry: dict[str, Any] = {part: store(f"{name}/{part}", it) for part, it in parts.items() if it is not None}
     entry |= {"bits": weight.bits, "group_size": weight.group_size}
+    if ternary:
+        entry["packing"] = "ternary"
     if weight.sparsity is not None:
         entry["sparsity"] = {"pattern": weight.sparsity, "mask": entry.pop("mask")}
     return entry
@@ -301,6 +304,9 @@ def _constant(
             zeros = checked("sparsity", parts["sparsity"], f"the sparsity of {what}")
             pattern = as_text(zeros["pattern"], what)
             codes = blocks.unpack(own(zeros["mask"]), own(parts["codes"]), shape, pattern)
+        elif "packing" in parts:
+            _check_packing(parts, bits, what)
+            codes = unpack_trits(own(parts["codes"]), shape)
         elif bits in BITS and bits < 8:
             codes = unpack(own(parts["codes"]), shape, bits, signed=not parts.keys() & {*PARTS})
         else:
@@ -315,6 +321,13 @@ def _constant(
         sparsity=pattern,
         **{part: tensor(parts[part]) for part in PARTS if part in parts},
     )
+
+
+def _check_packing(parts: Mapping[str, Any], bits: int, what: str) -> None:
+    if parts["packing"] != "ternary":
+        raise FormatError(f"{what} has codes in the unknown packing {str(parts['packing'])[:100]!r}")
+    if bits != 2 or parts.keys() & {*PARTS}:
+        raise FormatError(f"{what}: ternary codes are of 2 bits, without zero points, offsets and values")
 
 
 def _symbol(entry: Any, what: str) -> Symbol:

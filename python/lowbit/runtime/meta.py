@@ -19,7 +19,8 @@ class Decision:
     Args:
         node: The node.
         op: Its operator.
-        scheme: "int8" (codes of 8 bits), "int4" (weights of 4 bits, activations of 8), "float32" or "torch".
+        scheme: "int8" (codes of 8 bits), "int4", "int2" (weights of so many bits, activations of 8), "float32" or
+            "torch".
         reason: For people.
         cost_int8_us: Microseconds on codes, of either width, by the cost model; known for layers.
         cost_float_us: Microseconds in float32.
@@ -57,7 +58,7 @@ class Evaluation:
         score: The score.
         drop: How far it is below float32's.
         int8_layers: How many work on codes with weights of 8 bits.
-        int4_layers: How many have weights of 4 bits.
+        int4_layers: How many have weights of 4 bits or fewer.
         float_layers: Those that were returned to float32, by name.
     """
 

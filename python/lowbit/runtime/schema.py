@@ -51,6 +51,7 @@ OBJECTS: Mapping[str, Mapping[str, str]] = {
         "offsets?": "tensor",
         "values?": "tensor",
         "sparsity?": "sparsity",
+        "packing?": "`ternary`: codes of two bits that are -1, 0 and 1 alone, five a byte",
     },
     "sparsity": {"pattern": ", ".join(f"`{pattern}`" for pattern in PATTERNS), "mask": "tensor"},
 }
