@@ -351,8 +351,7 @@ def mutate(data: bytes, rng: random.Random, most: int = 1 << 20) -> bytes:
     elif kind == 17 and file.header:
         bomb(file, rng)
     elif kind == 18:
-        for _ in range(rng.choice([1, 1, 1, 2])):
-            enlarge(file, rng, most)
+        enlarge(file, rng, most)  # once: items are one object, many times
     else:
         for _ in range(rng.choice([1, 1, 1, 2, 5])):
             nodes = file.document.get("nodes")
