@@ -141,29 +141,37 @@ class Views {
   std::vector<py::object> keep_more_;
 };
 
+// Calls f(array, what it is) for each, if there are as many as expected. A sequence may make an array anew each time it
+// is asked for it, so each is asked for once, and held.
+template <class F>
+void each_array(const py::sequence& arrays, const char* kind, size_t expected, F f) {
+  if (const size_t count = py::len(arrays); count != expected)
+    throw Error(ErrorKind::input,
+                "expected " + std::to_string(expected) + " " + kind + "s, got " + std::to_string(count));
+  for (size_t i = 0; i < expected; ++i) {
+    const std::string what = std::string(kind) + " " + std::to_string(i);
+    const py::object object = arrays[i];
+    f(as_array(object, what), what);
+  }
+}
+
 // Arrays that are not dense are copied, others are used in place.
-Views input_views(const py::sequence& inputs) {
+Views input_views(const Session& session, const py::sequence& inputs) {
   Views views;
-  size_t position = 0;
-  for (py::handle object : inputs) {
-    const std::string what = "input " + std::to_string(position++);
-    py::array array = as_array(object, what);
+  each_array(inputs, "input", session.program().inputs.size(), [&](py::array array, const std::string& what) {
     if (!is_plain(array))
       array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C").cast<py::array>();
     views.add(array, what);
-  }
+  });
   return views;
 }
 
-Views output_views(const py::sequence& outputs) {
+Views output_views(const Session& session, const py::sequence& outputs) {
   Views views;
-  size_t position = 0;
-  for (py::handle object : outputs) {
-    const std::string what = "output " + std::to_string(position++);
-    const py::array array = as_array(object, what);
+  each_array(outputs, "output", session.program().outputs.size(), [&](const py::array& array, const std::string& what) {
     if (!is_plain(array) || !array.writeable()) reject(what, "must be writeable, C-contiguous and aligned");
     views.add(array, what);
-  }
+  });
   return views;
 }
 
@@ -178,7 +186,7 @@ py::list new_outputs(const Session::Call& call, Views& views) {
 }
 
 py::list run(const Session& session, const py::sequence& inputs) {
-  const Views in = input_views(inputs);
+  const Views in = input_views(session, inputs);
   std::optional<Session::Call> call;
   {
     const ReleasedGil released;
@@ -193,15 +201,20 @@ py::list run(const Session& session, const py::sequence& inputs) {
 }
 
 void run_into(const Session& session, const py::sequence& inputs, const py::sequence& outputs) {
-  const Views in = input_views(inputs), out = output_views(outputs);
+  const Views in = input_views(session, inputs), out = output_views(session, outputs);
   const ReleasedGil released;
   session.run(in.span(), out.span());
 }
 
 py::list profile(const Session& session, const py::sequence& inputs, int repeats) {
   if (repeats < 1) throw Error(ErrorKind::input, "repeats must be at least 1, got " + std::to_string(repeats));
-  const Views in = input_views(inputs);
-  Session::Call call(session, in.span());
+  const Views in = input_views(session, inputs);
+  std::optional<Session::Call> planned;
+  {
+    const ReleasedGil released;
+    planned.emplace(session, in.span());
+  }
+  Session::Call& call = *planned;
   Views out;
   const py::list outputs = new_outputs(call, out);
   std::vector<double> seconds;

@@ -1,7 +1,9 @@
 // The extension module lowbit._core.
+#include <optional>
 #include <string>
 
 #include "base/cpu.h"
+#include "base/float_environment.h"
 #include "base/memory.h"
 #include "base/threads.h"
 #include "bindings/bindings.h"
@@ -23,6 +25,15 @@ py::dict cpu() {
   return result;
 }
 
+class FloatEnvironment {
+ public:
+  void enter() { held_.emplace(); }
+  void exit(const py::args&) { held_.reset(); }
+
+ private:
+  std::optional<DefaultFloatEnvironment> held_;
+};
+
 }  // namespace
 }  // namespace lowbit
 
@@ -35,6 +46,11 @@ PYBIND11_MODULE(_core, m) {
   m.def("cpu", &lowbit::cpu, "Model, available instruction sets, the default one, and the default number of threads.");
   m.def("available_memory", &lowbit::available_memory, py::arg("root") = "",
         "Bytes that this process may use in all; root: of the file system in which cgroups are found.");
+  py::class_<lowbit::FloatEnvironment>(m, "DefaultFloatEnvironment",
+                                       "A context: the default rounding and denormals, for numbers that Python makes.")
+      .def(py::init<>())
+      .def("__enter__", &lowbit::FloatEnvironment::enter)
+      .def("__exit__", &lowbit::FloatEnvironment::exit);
   lowbit::bind_graph(m);
   lowbit::bind_kernels(m);
   lowbit::bind_peak(m);

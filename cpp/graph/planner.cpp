@@ -71,7 +71,6 @@ std::map<int, Buffer> compute(const Program& program, std::span<const TensorType
   for (int value : job.outputs) values.emplace(value, Buffer(bytes_of(types[value])));
   for (const Plan::Binding& binding : plan->call_bindings)
     plan->tensors[binding.tensor].data = values.at(job.outputs[binding.index]).as<std::byte>() + binding.offset;
-  const DefaultFloatEnvironment environment;
   for (const Plan::Step& step : plan->steps) run_step(*plan, step, arena.as<std::byte>(), threads, symbols);
   return values;
 }
@@ -103,6 +102,7 @@ Work work_of(const Program& program, const Plan& plan, const Plan::Step& step) {
 
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
                                 const Limits& limits, const std::function<void(int64_t)>& reserve) {
+  const DefaultFloatEnvironment environment;
   const std::vector<int64_t> symbols = bind_symbols(program, inputs);
   const std::vector<TensorType> types = infer_types(program, inputs, symbols);
   const Jobs jobs = divide(program, types);

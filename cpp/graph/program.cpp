@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/account.h"
+#include "base/float_environment.h"
 #include "base/memory.h"
 #include "graph/ops/common.h"
 
@@ -287,6 +288,7 @@ std::string describe(std::string_view name, std::string_view op) {
 }
 
 Program prepare(Graph&& graph, Isa isa, std::optional<int64_t> memory) {
+  const DefaultFloatEnvironment environment;  // packed numbers, and sizes that are multiplied by floats
   return Preparation(std::move(graph), isa, memory).run();
 }
 

@@ -51,6 +51,12 @@ def available_memory(root: str = "") -> int:
 def operators() -> list[str]:
     """The names of all operators that a graph may use."""
 
+class DefaultFloatEnvironment:
+    """The default rounding and denormals while it is entered, whatever the thread had set."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *args: object) -> None: ...
+
 class GraphBuilder:
     """Takes a graph piece by piece, in topological order; what is wrong with it is told, all at once, by `finish`.
 

@@ -141,7 +141,7 @@ class ConvertedModel(Model):
 
     def _adopt(self, made: Conversion) -> None:
         self._conversion = made
-        super().__init__(Session(made.graph, threads=made.threads, limits=made.limits), made.meta)
+        super().__init__(Session(made.graph, threads=made.threads, limits=made.limits, allow_torch=True), made.meta)
         self._make = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -272,7 +272,7 @@ class ConvertedModel(Model):
         if call is None or made.reference is None:
             return super()._facts(args, kwargs)
         arrays = self._arrays(call.args, call.kwargs)
-        reference = Session(made.reference, threads=made.threads, limits=made.limits)
+        reference = Session(made.reference, threads=made.threads, limits=made.limits, allow_torch=True)
         contestants: dict[str, Callable[[], object]] = {"this model": lambda: self.session.run_list(arrays)}
         if made.graph is not made.reference:
             contestants["lowbit float32"] = lambda: reference.run_list(arrays)

@@ -38,7 +38,7 @@ class Embedding final : public Op {
       int64_t rows[64];
       for (int64_t i = begin, count = 0; i < end; i += count) {
         count = std::min<int64_t>(end - i, std::ssize(rows));
-        for (int64_t j = 0; j < count; ++j) rows[j] = index_at(indices, i + j);
+        for (int64_t j = 0; j < count; ++j) rows[j] = inside(index_at(indices, i + j), table_.n);
         kernel_.run(table_, rows, count, y.as<float>() + i * table_.k);
       }
     });

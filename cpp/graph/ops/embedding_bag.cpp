@@ -35,12 +35,14 @@ class Bags : public Op {
     const Tensor &indices = args.inputs[indices_], &offsets = args.inputs[kOffsets], &y = args.outputs[0];
     check_indices(indices, 0, self().rows(args));
     check_offsets(offsets, indices.shape[0]);
-    const int64_t bags = y.shape[0], width = y.shape[1];
+    const int64_t bags = y.shape[0], width = y.shape[1], count = indices.shape[0];
+    const auto offset = [&](int64_t bag) {
+      return bag < offsets.shape[0] ? std::clamp<int64_t>(index_at(offsets, bag), 0, count) : count;
+    };
     const int64_t bytes = 8 * (indices.shape[0] + bags) * width;
     run_shares(bags, bytes, args.threads, [&](int64_t begin, int64_t end) {
       for (int64_t bag = begin; bag < end; ++bag) {
-        const int64_t stop = bag + 1 < offsets.shape[0] ? index_at(offsets, bag + 1) : indices.shape[0];
-        gather(args, index_at(offsets, bag), stop, width, y.as<float>() + bag * width);
+        gather(args, offset(bag), offset(bag + 1), width, y.as<float>() + bag * width);
       }
     });
   }
@@ -80,11 +82,13 @@ class Bags : public Op {
 
   void gather(const RunArgs& args, int64_t begin, int64_t end, int64_t width, float* y) const {
     const float* weights = weighted_ ? args.inputs[kWeights].as<const float>() : nullptr;
+    const int64_t rows = self().rows(args);
     std::fill_n(y, width, 0.0f);
     int64_t count = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t index = index_at(args.inputs[indices_], i);
-      if (index != padding_) self().add(args, index, weights == nullptr ? 1.0f : weights[i], count++, width, y);
+      if (index != padding_)
+        self().add(args, inside(index, rows), weights == nullptr ? 1.0f : weights[i], count++, width, y);
     }
     if (mode_ != Mode::mean || count == 0) return;
     const auto divisor = static_cast<float>(count);

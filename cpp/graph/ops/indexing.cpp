@@ -88,7 +88,7 @@ class Take final : public IndexOp {
     const int64_t count = indices.shape.elements(), block = at.inner * size_of(x.dtype);
     run_shares(at.outer * count, 2 * bytes_of(y), args.threads, [&](int64_t begin, int64_t end) {
       copy_blocks(x.as<const std::byte>(), y.as<std::byte>(), block, begin, end,
-                  [&](int64_t row) { return row / count * at.size + index_at(indices, row % count); });
+                  [&](int64_t row) { return row / count * at.size + inside(index_at(indices, row % count), at.size); });
     });
   }
 };
@@ -100,7 +100,7 @@ void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y, const 
     for (int64_t row = begin; row < end;) {
       const T* from = x.as<const T>() + row / size * at.size;
       for (const int64_t stop = std::min(end, (row / size + 1) * size); row < stop; ++row)
-        y.as<T>()[row] = from[indices.as<const I>()[row]];
+        y.as<T>()[row] = from[inside(read_once(indices.as<const I>() + row), at.size)];
     }
     return;
   }
@@ -108,7 +108,7 @@ void gather_rows(const Tensor& x, const Tensor& indices, const Tensor& y, const 
     const T* from = x.as<const T>() + row / size * at.size * at.inner;
     const I* index = indices.as<const I>() + row * at.inner;
     T* to = y.as<T>() + row * at.inner;
-    for (int64_t i = 0; i < at.inner; ++i) to[i] = from[index[i] * at.inner + i];
+    for (int64_t i = 0; i < at.inner; ++i) to[i] = from[inside(read_once(index + i), at.size) * at.inner + i];
   }
 }
 
@@ -201,8 +201,8 @@ class Places {
     for (int64_t *to = places, *end = places + all.elements(); to < end; to += line) {
       const I* from = indices.as<const I>() + offset;
       for (int64_t i = 0; i < line; ++i) {
-        const auto index = static_cast<int64_t>(from[i * step]);
-        to[i] = to[i] * size + (index < 0 ? index + size : index);
+        const auto index = static_cast<int64_t>(read_once(from + i * step));
+        to[i] = to[i] * size + inside(index < 0 ? index + size : index, size);
       }
       for (int d = rank - 2; d >= 0; --d) {
         offset += strides[d];
@@ -314,7 +314,7 @@ class Scatter final : public IndexOp {
       for (int64_t row = 0; row < rows; ++row) {
         T* to = y.as<T>() + row / size * at.size * at.inner;
         for (int64_t i = 0; i < at.inner; ++i) {
-          T& old = to[index_at(indices, row * at.inner + i) * at.inner + i];
+          T& old = to[inside(index_at(indices, row * at.inner + i), at.size) * at.inner + i];
           old = combined(update_, old, updates.as<const T>()[row * at.inner + i]);
         }
       }
@@ -400,7 +400,7 @@ class MaxUnpool final : public Op {
         for (int64_t pixel = n * from; pixel < (n + 1) * from; ++pixel)
           for (int64_t c = 0; c < count; ++c) {
             const int64_t at = pixel * channels + first + c;
-            image[indices.as<const int64_t>()[at] * channels + c] = x.as<const float>()[at];
+            image[inside(index_at(indices, at), to) * channels + c] = x.as<const float>()[at];
           }
       }
     });

@@ -115,11 +115,14 @@ class ArgExtreme final : public OrderingOp {
   bool keep_, max_;
 };
 
-// Output 0: values, 1: their indices.
+// Output 0: values, 1: their indices. Sorting needs an order that stays the same, so it looks at a copy of the line,
+// which no other thread of the caller's can change.
 class Order : public OrderingOp {
  public:
   explicit Order(const NodeInfo& node) : OrderingOp(node) { node.expect_outputs(2); }
-  size_t scratch_bytes(Types inputs, Types, int) const override { return inputs[0].shape.elements() * sizeof(int64_t); }
+  size_t scratch_bytes(Types inputs, Types, int) const override {
+    return inputs[0].shape.elements() * (sizeof(int64_t) + size_of(inputs[0].dtype));
+  }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work(inputs, outputs);
     work.operations = 8 * static_cast<double>(inputs[0].shape.elements());
@@ -133,14 +136,18 @@ class Order : public OrderingOp {
     const AxisSplit at = split_at(x.shape, axis(x.shape));
     with_number(x.dtype, [&](auto zero) {
       using T = decltype(zero);
+      auto* orders = reinterpret_cast<int64_t*>(args.scratch);
+      T* keys = reinterpret_cast<T*>(orders + x.shape.elements());
       run_shares(at.outer * at.inner, 8 * bytes_of(x), args.threads, [&](int64_t begin, int64_t end) {
         for (int64_t line = begin; line < end; ++line) {
           const T* from = x.as<const T>() + line / at.inner * at.size * at.inner + line % at.inner;
-          auto* order = reinterpret_cast<int64_t*>(args.scratch) + line * at.size;
-          sort_line(from, at, order, count, descending);
+          int64_t* order = orders + line * at.size;
+          T* key = keys + line * at.size;
+          for (int64_t i = 0; i < at.size; ++i) key[i] = from[i * at.inner];
+          sort_line(key, at.size, order, count, descending);
           const int64_t to = line / at.inner * count * at.inner + line % at.inner;
           for (int64_t i = 0; i < count; ++i) {
-            values.as<T>()[to + i * at.inner] = from[order[i] * at.inner];
+            values.as<T>()[to + i * at.inner] = key[order[i]];
             indices.as<int64_t>()[to + i * at.inner] = order[i];
           }
         }
@@ -150,18 +157,18 @@ class Order : public OrderingOp {
 
  private:
   template <class T>
-  static void sort_line(const T* x, const AxisSplit& at, int64_t* order, int64_t count, bool descending) {
-    for (int64_t i = 0; i < at.size; ++i) order[i] = i;
+  static void sort_line(const T* key, int64_t size, int64_t* order, int64_t count, bool descending) {
+    for (int64_t i = 0; i < size; ++i) order[i] = i;
     const auto before = [&](int64_t i, int64_t j) {
-      const T a = x[i * at.inner], b = x[j * at.inner];
+      const T a = key[i], b = key[j];
       if (descending ? less(b, a) : less(a, b)) return true;
       if (descending ? less(a, b) : less(b, a)) return false;
       return i < j;
     };
-    if (count < at.size)
-      std::partial_sort(order, order + count, order + at.size, before);
+    if (count < size)
+      std::partial_sort(order, order + count, order + size, before);
     else
-      std::sort(order, order + at.size, before);
+      std::sort(order, order + size, before);
   }
 };
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <type_traits>
 
+#include "base/read_once.h"
 #include "kernels/eltwise/nest.h"
 
 namespace lowbit::kernels {
@@ -61,32 +62,40 @@ struct Maximum {
   }
 };
 
-struct TruncDiv {
+// Whether dividing would trap: by 0, or the least number by -1.
+template <class T>
+bool traps(T b) {
+  return static_cast<std::make_unsigned_t<T>>(b) + 1u <= 1u;
+}
+
+struct Division {};
+
+struct TruncDiv : Division {
   template <class T>
   T operator()(T a, T b) const {
     if constexpr (std::is_floating_point_v<T>)
       return std::trunc(a / b);
     else
-      return b == -1 ? Sub()(T{0}, a) : static_cast<T>(a / b);  // the least number by -1 would trap
+      return traps(b) ? Sub()(T{0}, a) : static_cast<T>(a / b);
   }
 };
-struct Fmod {
+struct Fmod : Division {
   template <class T>
   T operator()(T a, T b) const {
     if constexpr (std::is_floating_point_v<T>)
       return std::fmod(a, b);
     else
-      return b == -1 ? T{0} : static_cast<T>(a % b);
+      return traps(b) ? T{0} : static_cast<T>(a % b);
   }
 };
-struct Remainder {
+struct Remainder : Division {
   template <class T>
   T operator()(T a, T b) const {
     const T rest = Fmod()(a, b);
     return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
   }
 };
-struct FloorDiv {
+struct FloorDiv : Division {
   template <class T>
   T operator()(T a, T b) const {
     if constexpr (std::is_floating_point_v<T>) {
@@ -138,6 +147,15 @@ struct Bits {
   }
 };
 
+// A divisor must stay what it was found to be.
+template <class F, class T>
+T operand(const T* x) {
+  if constexpr (std::is_base_of_v<Division, F> && std::is_integral_v<T>)
+    return read_once(x);
+  else
+    return *x;
+}
+
 template <class T, class F>
 void line(const void* a, int64_t a_step, const void* b, int64_t b_step, void* y, int64_t y_step, int64_t n) {
   using Result = std::invoke_result_t<F, T, T>;
@@ -146,15 +164,15 @@ void line(const void* a, int64_t a_step, const void* b, int64_t b_step, void* y,
   const T* q = static_cast<const T*>(b);
   Result* to = static_cast<Result*>(y);
   if (y_step == 1 && a_step == 1 && b_step == 1) {
-    for (int64_t i = 0; i < n; ++i) to[i] = f(p[i], q[i]);
+    for (int64_t i = 0; i < n; ++i) to[i] = f(p[i], operand<F>(q + i));
   } else if (y_step == 1 && a_step == 1 && b_step == 0) {
-    const T second = *q;
+    const T second = operand<F>(q);
     for (int64_t i = 0; i < n; ++i) to[i] = f(p[i], second);
   } else if (y_step == 1 && a_step == 0 && b_step == 1) {
     const T first = *p;
-    for (int64_t i = 0; i < n; ++i) to[i] = f(first, q[i]);
+    for (int64_t i = 0; i < n; ++i) to[i] = f(first, operand<F>(q + i));
   } else {
-    for (int64_t i = 0; i < n; ++i) to[i * y_step] = f(p[i * a_step], q[i * b_step]);
+    for (int64_t i = 0; i < n; ++i) to[i * y_step] = f(p[i * a_step], operand<F>(q + i * b_step));
   }
 }
 

@@ -32,7 +32,8 @@ enum class TypedKind {
   bit_xor,
 };
 
-// y[i] = f(a[i], b[i]), lines of adjacent (step 1), repeated (0) or strided elements. Divisors are not 0 for integers.
+// y[i] = f(a[i], b[i]), lines of adjacent (step 1), repeated (0) or strided elements. An integer divided by 0
+// gives anything, but traps not.
 using TypedLine = void (*)(const void* a, int64_t a_step, const void* b, int64_t b_step, void* y, int64_t y_step,
                            int64_t n);
 // Null if there is none for that type: arithmetic is for f32, i64 and i32, comparison for all but halves, bits for bool

@@ -258,7 +258,7 @@ def _needed(graph: Graph, wanted: Sequence[str]) -> tuple[Node, ...]:
 
 def _session(graph: Graph, threads: int | None) -> Session | None:
     try:
-        return Session(graph, threads=threads, limits=OWN)
+        return Session(graph, threads=threads, limits=OWN, allow_torch=True)
     except ImportError:  # a source tree without its extension: the interpreter is slower, not different
         return None
 

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from .. import _core
 
 
-def compiled(graph: Graph, threads: int | None, isa: str | None, limits: Limits) -> _core.Session | segments.Chain:
-    """A valid graph, compiled; with segments that torch runs where it has such."""
+def compiled(
+    graph: Graph, threads: int | None, isa: str | None, limits: Limits, allow_torch: bool
+) -> _core.Session | segments.Chain:
+    """A valid graph, compiled; with segments that torch runs where it has such, and may. Raises UnsupportedError."""
     if segments.has_segments(graph):
+        if not allow_torch:
+            raise UnsupportedError(
+                f"the graph holds segments that run in torch: {segments.describe(graph)}. If you trust where it comes "
+                "from, pass allow_torch=True; torch must then be installed"
+            )
         return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa, limits))
     return finish(fill(graph), threads, isa, limits)
 
@@ -39,7 +46,7 @@ def fill(graph: Graph) -> _core.GraphBuilder:
 
     if graph.states:
         raise UnsupportedError("graphs that keep states between calls are not available yet")
-    with dims.bounded_steps():
+    with dims.bounded_steps(), _core.DefaultFloatEnvironment():  # codes that are read as floats are multiplied here
         return _filled(_core.GraphBuilder(), graph)
 
 

@@ -221,7 +221,7 @@ def _of_path(path: Path) -> Callable[[], bytes]:
 
 def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
     graph, meta = format.loads(data)
-    model = Model(Session(graph, **options), meta)
+    model = Model(Session(graph, allow_torch=True, **options), meta)
     model.session._file = model._file = lambda: data
     return model
 
@@ -286,7 +286,7 @@ def load(
                 f"{path} holds segments that run in torch: {segments.describe(graph)}. If you trust the file, load it "
                 "with allow_torch=True; torch must then be installed"
             )
-        model = Model(Session(graph, threads=threads, limits=limits), meta)
+        model = Model(Session(graph, threads=threads, limits=limits, allow_torch=True), meta)
         model._file = file
         return model
     with memory_for(f"load {path}"):

@@ -59,10 +59,19 @@ class Chain:
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs, in order. Raises InputError."""
-        known = dict(zip(self._graph.inputs, inputs, strict=True))
+        known = self._named(inputs)
         for _ in self._steps(known):
             pass
         return [known[name] for name in self._graph.outputs]
+
+    def _named(self, inputs: Sequence[Array]) -> dict[str, Array]:
+        names, arrays = self._graph.inputs, list(inputs)
+        if len(arrays) != len(names):
+            raise InputError(f"expected {len(names)} inputs, got {len(arrays)}")
+        for place, array in enumerate(arrays):
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"input {place} must be a NumPy array, is {type(array).__name__}")
+        return dict(zip(names, arrays, strict=True))
 
     def _steps(self, known: dict[str, Array]) -> Iterator[tuple[CorePiece | TorchPiece, list[Array], dict[str, int]]]:
         """Run piece after piece, each shown with its inputs first; let go of what nobody needs any more."""
@@ -85,7 +94,7 @@ class Chain:
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> list[dict[str, Any]]:
         """The steps of all pieces; a segment is one step, whose operations are those of its products."""
-        known = dict(zip(self._graph.inputs, inputs, strict=True))
+        known = self._named(inputs)
         return [row for piece, given, sizes in self._steps(known) for row in piece.profile(given, sizes, repeats)]
 
     def nodes(self) -> list[dict[str, Any]]:

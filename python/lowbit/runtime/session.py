@@ -40,10 +40,11 @@ class Session:
         threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
         isa: Caps the instruction set: "scalar", "avx2", "avxvnni" or "avx512vnni"; None: LOWBIT_ISA, else the best.
         limits: What it may take of memory, work and time; None: `Limits()`.
+        allow_torch: Whether the graph may hold segments that run in torch; only for graphs that you trust.
 
     Raises:
         GraphError: A graph that is not valid.
-        UnsupportedError: A graph that keeps states between calls.
+        UnsupportedError: A graph that keeps states between calls, or segments that run in torch without `allow_torch`.
         InputError: Arguments of the wrong type, or out of range.
         EnvironmentVariableError: LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do.
 
@@ -56,13 +57,19 @@ class Session:
     """
 
     def __init__(
-        self, graph: Graph, *, threads: int | None = None, isa: str | None = None, limits: Limits | None = None
+        self,
+        graph: Graph,
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        limits: Limits | None = None,
+        allow_torch: bool = False,
     ) -> None:
         if not isinstance(graph, Graph):
             raise InputError(f"a session is of a lowbit.graph.ir.Graph, not of a {type(graph).__name__}")
         limits = checked(limits, Limits())
         with memory_for("compile the graph"):
-            core = compiled(validate(graph), threads, isa, limits)
+            core = compiled(validate(graph), threads, isa, limits, allow_torch)
         self._start(replace(graph, constants={}), core, weights_of(graph))
         self._options: dict[str, Any] = {"threads": threads, "isa": isa, "limits": limits}
         self._file = _of_graph(weakref.ref(graph))
@@ -173,21 +180,20 @@ class Session:
         """
         try:
             return self._core.run(arrays)
-        except (InputError, TypeError) as error:
-            self._explain(arrays, str(error))
+        except (InputError, TypeError, MemoryError) as error:
+            self._explain(arrays, error)
             raise
-        except MemoryError:
-            raise InputError(
-                f"there is not enough memory to run inputs of shapes {[a.shape for a in arrays]}"
-            ) from None
 
-    def _explain(self, arrays: Any, reason: str) -> None:
-        """Raises InputError for what the core, which gave a reason, says less well."""
+    def _explain(self, arrays: Any, error: Exception) -> None:
+        """Raises InputError for what the core, which gave an error, says less well."""
         if not isinstance(arrays, list) or not all(isinstance(array, np.ndarray) for array in arrays):
             raise InputError(f"the inputs are a list of NumPy arrays, not {calls.kind_of(arrays)}")
         if len(arrays) != len(self.graph.inputs):
             raise InputError(f"the inputs are {list(self.graph.inputs)}; got {len(arrays)} arrays")
-        sizes = bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))
+        if isinstance(error, MemoryError):
+            shapes = [array.shape for array in arrays]
+            raise InputError(f"there is not enough memory to run inputs of shapes {shapes}")
+        reason, sizes = str(error), bind(self.graph, dict(zip(self.graph.inputs, arrays, strict=True)))
         empty = [name for name, size in sizes.items() if size < self.graph.symbols[name].minimum]
         if empty:
             node = next((node for node in self.graph if reason.startswith(f"node {node.name!r} (")), None)
@@ -212,6 +218,8 @@ class Session:
         except TypeError:
             kinds = f"{calls.kind_of(inputs)} and {calls.kind_of(outputs)}"
             raise InputError(f"run_into takes lists of NumPy arrays, not {kinds}") from None
+        except MemoryError:
+            raise InputError("there is not enough memory to run these inputs") from None
 
     def made_up(self, sizes: Mapping[str, int] | None = None) -> list[Array]:
         """Inputs that fit, of no meaning: normal floats, small integers.
@@ -286,7 +294,11 @@ class Session:
         if not isinstance(repeats, int) or not 1 <= repeats < 2**31:
             raise InputError(f"repeats must be a positive integer, is {repeats!r}")
         keys = ("node", "op", "kernel", "seconds", "operations", "bytes")
-        steps = self._core.profile(arrays, repeats)
+        try:
+            steps = self._core.profile(arrays, repeats)
+        except (InputError, TypeError, MemoryError) as error:
+            self._explain(arrays, error)
+            raise
         rows = tuple(Row(**{key: step[key] for key in keys}) for step in steps)
         return Profile(rows=rows, isa=self.isa, threads=self.threads)
 
@@ -327,6 +339,6 @@ def _of_graph(held: Callable[[], Graph | None], meta: Mapping[str, Any] | None =
 
 def _session_of(data: bytes, options: Mapping[str, Any]) -> Session:
     """From a pickle, which is trusted as any pickle must be: segments that run in torch are taken."""
-    session = Session(format.loads(data)[0], **options)
+    session = Session(format.loads(data)[0], allow_torch=True, **options)
     session._file = lambda: data
     return session
