@@ -357,6 +357,9 @@ def test_a_session_runs_segments_in_torch_only_if_it_may(tmp_path: Path) -> None
         lowbit.Session(graph)
     session = lowbit.Session(graph, allow_torch=True)
     np.testing.assert_allclose(session.run(x.numpy())[0], np.eye(3) / 2)
+    hurried = lowbit.Session(graph, allow_torch=True, limits=lowbit.Limits(seconds=1e-9))
+    with pytest.raises(lowbit.LimitError, match="longer"):
+        hurried.run(x.numpy())
     for wrong in ([], [x.numpy()] * 2, [3], np.zeros((1, 3), np.float32)):
         for call in (session.run_list, lambda wrong: session.profile_list(wrong, 1)):
             with pytest.raises(InputError):

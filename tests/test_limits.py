@@ -1,9 +1,11 @@
-"""What a session may take: operations are counted when a call is planned, and what is too much says so."""
+"""What a session may take: operations are counted as a call is planned, seconds as it runs; signals end it, too."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import lowbit
 from graphs import Maker
 from lowbit import InputError, LimitError, Limits
-from lowbit.graph.ir import Graph, Symbol
+from lowbit.graph.ir import Array, Graph, Symbol
 from lowbit.runtime import format
 
 
@@ -92,3 +94,169 @@ def test_limits_are_kept_by_files_pickles_and_copies(tmp_path: Path) -> None:
             each.run(rows(1000))
     lowbit.Session(graph, limits=Limits(operations=None)).run(rows(1000))
     lowbit.load(file).session.run(rows(1000))
+
+
+# ------------------------------------------------------------------------------------------------------------- an end
+# Each takes minutes, at least, if nothing ends it; with batch 1 next to nothing.
+
+
+def _long(op: str) -> tuple[Graph, Array]:
+    maker = Maker(0, {"n": Symbol(minimum=1)})
+    match op:
+        case "max_pool2d" | "avg_pool2d":
+            x = maker.input("x", "n", 1, 3000, 3000)
+            y = maker.node(op, x, kernel=(1400, 1400), stride=(1, 1))
+        case "max_pool2d of one row":
+            x = maker.input("x", "n", 1, 1400, 20000)
+            y = maker.node("max_pool2d", x, kernel=(1400, 1400), stride=(1, 1))
+        case "conv2d":
+            x = maker.input("x", "n", 64, 256, 256)
+            y = maker.node(op, x, maker.floats(64, 64, 31, 31), padding=(15, 15, 15, 15))
+        case "groups":
+            x = maker.input("x", "n", 256, 128, 128)
+            y = maker.node("conv2d", x, maker.floats(256, 4, 61, 61), padding=(30, 30, 30, 30), groups=64)
+        case "depthwise":
+            x = maker.input("x", "n", 64, 512, 512)
+            y = maker.node("conv2d", x, maker.floats(64, 1, 201, 201), padding=(100, 100, 100, 100), groups=64)
+        case "matmul":
+            x = maker.input("x", "n", 4096, 4096)
+            y = x
+            for _ in range(40):
+                y = maker.node("matmul", y, x)
+        case "attention":
+            x = maker.input("x", "n", 1, 100_000, 64)
+            y = maker.node("attention", x, x, x, scale=0.1)
+        case "gru":
+            x = maker.input("x", 300_000, "n", 1536)
+            y = maker.node("gru", x, maker.floats(1536, 512), outputs=2)[1]
+        case "sort":
+            x = maker.input("x", "n", 50_000_000)
+            y = x
+            for _ in range(10):
+                y = maker.node("sort", y, axis=1, outputs=2)[0]
+        case "elements":
+            x = maker.input("x", "n", 16_000_000)
+            y = x
+            for _ in range(1000):
+                y = maker.node("unary", y, kind="erf")
+        case "bags":
+            x = maker.input("x", "n", dtype="i64")
+            table = maker.constant(np.zeros((100, 500_000), np.float32))
+            y = maker.node("embedding_bag", table, x, maker.constant(np.zeros(1, np.int64)), mode="sum")
+            return maker.graph(y), np.zeros(1_000_000, np.int64)
+        case _:
+            raise AssertionError(op)
+    shape = [1 if size == "n" else size for size in maker.made.values["x"].shape]
+    return maker.graph(y), np.zeros(shape, np.float32)
+
+
+LONG = (
+    "max_pool2d",
+    "avg_pool2d",
+    "max_pool2d of one row",
+    "conv2d",
+    "groups",
+    "depthwise",
+    "matmul",
+    "attention",
+    "gru",
+    "sort",
+    "elements",
+    "bags",
+)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("op", LONG)
+def test_a_call_ends_at_its_deadline(op: str, threads: int) -> None:
+    graph, x = _long(op)
+    session = lowbit.Session(graph, threads=threads, limits=Limits(operations=None, seconds=0.03))
+    with pytest.raises(LimitError, match=r"longer than this session's limit, 0\.03 seconds, and was ended in node '"):
+        session.run_list([x])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_after_a_call_that_was_ended_the_next_is_right(threads: int) -> None:
+    maker = Maker(0, {"n": Symbol(minimum=1)})
+    x = maker.input("x", "n", 64)
+    y = maker.node("linear", x, maker.floats(64, 64))
+    for _ in range(50):
+        y = maker.node("softmax", maker.node("matmul", maker.node("softmax", y, axis=1), maker.floats(64, 64)), axis=0)
+    graph = maker.graph(y)
+    few, many = rows(7), rows(2_000_000)
+    expected = lowbit.Session(graph, threads=threads).run_list([few])
+    session = lowbit.Session(graph, threads=threads, limits=Limits(seconds=0.05))
+    for _ in range(3):
+        with pytest.raises(LimitError, match="seconds"):
+            session.run_list([many])
+        np.testing.assert_array_equal(session.run_list([few]), expected)
+
+
+@pytest.mark.parametrize("op", ["max_pool2d", "matmul", "elements"])
+def test_a_signal_ends_a_call_of_the_main_thread(op: str) -> None:
+    """Ctrl-C."""
+    graph, x = _long(op)
+    session = lowbit.Session(graph, limits=Limits(operations=None))
+    (_, output), *_ = session.outputs
+    y = np.empty([1 if size == "n" else size for size in output.shape], np.float32)
+    for call in (
+        lambda: session.run_list([x]),
+        lambda: session.run_into([x], [y]),
+        lambda: session.profile_list([x], 2),
+    ):
+        interrupting = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        interrupting.join()
+
+
+def test_handlers_run_during_a_call() -> None:
+    graph, x = _long("elements")
+    seen: list[int] = []
+
+    def handle(*_: Any) -> None:
+        seen.append(1)
+        small.run(np.ones(3, np.float32))  # a call within a call
+        if len(seen) == 3:
+            raise TimeoutError("enough")
+
+    maker = Maker()
+    small = lowbit.Session(maker.graph(maker.node("unary", maker.input("x", 3), kind="erf")))
+    session = lowbit.Session(graph, limits=Limits(operations=None))
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        with pytest.raises(TimeoutError, match="enough"):
+            session.run_list([x])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) == 3
+
+
+def test_other_threads_run_while_a_profile_is_planned() -> None:
+    """What depends on no input is computed then; it ends at the deadline, too."""
+    maker = Maker()
+    large = maker.node("expand", maker.floats(1, 1), shape=(2048, 2048))
+    y = large
+    for _ in range(200):
+        y = maker.node("matmul", y, large)
+    graph = maker.graph(maker.node("add", maker.input("x", 1), maker.node("reduce", y, kind="sum", axes=(0, 1))))
+    session = lowbit.Session(graph, threads=1, limits=Limits(operations=None, seconds=0.3))
+    raised: list[BaseException] = []
+
+    def profile() -> None:
+        try:
+            session.profile(np.ones(1, np.float32))
+        except LimitError as error:
+            raised.append(error)
+
+    profiling = threading.Thread(target=profile)
+    profiling.start()
+    turns = 0
+    while profiling.is_alive():
+        profiling.join(0.001)
+        turns += 1
+    assert turns > 20
+    assert "(matmul)" in str(raised[0])

@@ -6,7 +6,7 @@
 
 namespace lowbit {
 
-enum class ErrorKind { graph, input, limit, unsupported, environment };
+enum class ErrorKind { graph, input, limit, unsupported, environment, interrupt };
 
 class Error : public std::runtime_error {
  public:

@@ -26,6 +26,7 @@
 
 #include "base/cgroups.h"
 #include "base/error.h"
+#include "base/watch.h"
 
 namespace lowbit {
 namespace {
@@ -51,6 +52,7 @@ struct Pool {
   std::atomic<bool> busy{false};
   // The job: written by the owner before it posts, read by workers after they pick the post up.
   const TaskRef* task = nullptr;
+  Watch* watch = nullptr;                       // that the caller looks at
   int threads = 0;                              // that have shares, the caller included
   std::array<Share, kMaxWorkers + 1> shares{};  // the caller's is the first
   int workers = 0;                              // created so far; touched by the owner only
@@ -85,7 +87,10 @@ bool spin_until(F done) {
 void work(int self) {
   for (int i = 0; i < pool.threads; ++i) {
     Share& share = pool.shares[(self + i) % pool.threads];
-    for (int64_t task; (task = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) (*pool.task)(task);
+    for (int64_t task; (task = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+      if (should_stop()) return;
+      (*pool.task)(task);
+    }
   }
 }
 
@@ -102,7 +107,10 @@ void* worker_main(void* argument) {
     }
     uint32_t expected = kPosted;
     if (!state.compare_exchange_strong(expected, kRunning, std::memory_order_acquire)) continue;
-    work(self);
+    {
+      const Watching watching(pool.watch, false);
+      work(self);
+    }
     if (state.exchange(kIdle, std::memory_order_acq_rel) == kAwaited) state.notify_one();
   }
   return nullptr;
@@ -224,11 +232,12 @@ int default_threads() {
 void parallel_for(int64_t count, int threads, TaskRef task) {
   const int wanted = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
   if (wanted <= 0 || pool.busy.exchange(true, std::memory_order_acquire)) {
-    for (int64_t i = 0; i < count; ++i) task(i);
+    for (int64_t i = 0; i < count && !should_stop(); ++i) task(i);
     return;
   }
   const int helpers = hire(wanted);
   pool.task = &task;
+  pool.watch = watched();
   pool.threads = helpers + 1;
   for (int i = 0; i < pool.threads; ++i) {
     Share& share = pool.shares[i];

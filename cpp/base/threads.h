@@ -26,6 +26,7 @@ class TaskRef {
 };
 
 // Runs task(0) .. task(count - 1), each once, in no order, on at most `threads` threads (the caller is one of them).
+// Once the caller's watch says so (base/watch.h), those that have not begun are left out.
 // Tasks must not throw. Workers are created as first needed, up to default_threads() - 1; then nothing is allocated. A
 // child of fork() starts with an empty pool.
 void parallel_for(int64_t count, int threads, TaskRef task);

@@ -1,5 +1,6 @@
 // GraphBuilder and Session: arrays in, arrays out, and nothing converted silently. Planning and running release the
 // GIL.
+#include <pthread.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <optional>
 
@@ -40,6 +42,41 @@ class ReleasedGil {
 
  private:
   PyThreadState* state_;
+};
+
+// Where Python's signals are handled.
+std::atomic<unsigned long> main_thread{0};
+
+void find_main_thread() {
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  pthread_atfork(nullptr, nullptr, [] { main_thread = PyThread_get_thread_ident(); });
+}
+
+// Asks Python, as its interpreter does between instructions, whether a signal's handler raised something: Ctrl-C does.
+class Signals {
+ public:
+  // Runs f(an interrupt), and throws what was raised.
+  template <class F>
+  static auto heeded(F f) {
+    Signals signals;
+    try {
+      return f(PyThread_get_thread_ident() == main_thread ? Interrupt{ask, &signals} : Interrupt{});
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::interrupt && signals.raised_) throw py::error_already_set(*signals.raised_);
+      throw;
+    }
+  }
+
+ private:
+  static bool ask(void* signals) {
+    const PyGILState_STATE state = PyGILState_Ensure();
+    const bool raised = PyErr_CheckSignals() != 0;
+    if (raised) static_cast<Signals*>(signals)->raised_.emplace();
+    PyGILState_Release(state);
+    return raised;
+  }
+
+  std::optional<py::error_already_set> raised_;
 };
 
 // -------------------------------------------------------------------------------------------------------- arrays
@@ -187,32 +224,36 @@ py::list new_outputs(const Session::Call& call, Views& views) {
 
 py::list run(const Session& session, const py::sequence& inputs) {
   const Views in = input_views(session, inputs);
-  std::optional<Session::Call> call;
-  {
+  return Signals::heeded([&](Interrupt interrupt) {
+    std::optional<Session::Call> call;
+    {
+      const ReleasedGil released;
+      call.emplace(session, in.span(), interrupt);
+    }
+    Views out;
+    py::list outputs = new_outputs(*call, out);
     const ReleasedGil released;
-    call.emplace(session, in.span());
-  }
-  Views out;
-  py::list outputs = new_outputs(*call, out);
-  const ReleasedGil released;
-  call->run(out.span());
-  call.reset();
-  return outputs;
+    call->run(out.span());
+    call.reset();
+    return outputs;
+  });
 }
 
 void run_into(const Session& session, const py::sequence& inputs, const py::sequence& outputs) {
   const Views in = input_views(session, inputs), out = output_views(session, outputs);
-  const ReleasedGil released;
-  session.run(in.span(), out.span());
+  Signals::heeded([&](Interrupt interrupt) {
+    const ReleasedGil released;
+    Session::Call(session, in.span(), interrupt).run(out.span());
+  });
 }
 
-py::list profile(const Session& session, const py::sequence& inputs, int repeats) {
+py::list profile(const Session& session, const py::sequence& inputs, int repeats, Interrupt interrupt) {
   if (repeats < 1) throw Error(ErrorKind::input, "repeats must be at least 1, got " + std::to_string(repeats));
   const Views in = input_views(session, inputs);
   std::optional<Session::Call> planned;
   {
     const ReleasedGil released;
-    planned.emplace(session, in.span());
+    planned.emplace(session, in.span(), interrupt);
   }
   Session::Call& call = *planned;
   Views out;
@@ -410,6 +451,7 @@ std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, i
 }  // namespace
 
 void bind_graph(py::module_& m) {
+  find_main_thread();
   py::class_<GraphBuilder>(m, "GraphBuilder",
                            "Takes a graph piece by piece; what is wrong with it is told, all at once, by finish().")
       .def(py::init<>())
@@ -438,7 +480,12 @@ void bind_graph(py::module_& m) {
       .def_property_readonly("threads", &Session::threads)
       .def("run", &run, py::arg("inputs"))
       .def("run_into", &run_into, py::arg("inputs"), py::arg("outputs"))
-      .def("profile", &profile, py::arg("inputs"), py::arg("repeats") = 10)
+      .def(
+          "profile",
+          [](const Session& session, const py::sequence& inputs, int repeats) {
+            return Signals::heeded([&](Interrupt interrupt) { return profile(session, inputs, repeats, interrupt); });
+          },
+          py::arg("inputs"), py::arg("repeats") = 10)
       .def("nodes", &nodes)
       .def("memory", &memory)
       .def(

@@ -19,6 +19,8 @@ inline const char* exception_name(ErrorKind kind) {
       return "UnsupportedError";
     case ErrorKind::environment:
       return "EnvironmentVariableError";
+    case ErrorKind::interrupt:  // stands for the caller's own exception
+      break;
   }
   return "LowbitError";
 }

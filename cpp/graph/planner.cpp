@@ -19,15 +19,20 @@ class Budget {
  public:
   Budget(const Program& program, const Limits& limits) : program_(program), limit_(limits.operations) {}
 
-  void take(const Plan& plan) {
-    if (!limit_) return;
-    for (const Plan::Step& step : plan.steps) {
+  void take(Plan& plan) {
+    double waiting = 0;
+    const Plan::Step* longest = nullptr;
+    for (Plan::Step& step : plan.steps) {
       const Work work = work_of(program_, plan, step);
       const double count = work.operations + work.bytes;
       taken_ += count;
-      if (count >= most_) most_ = count, where_ = describe(step.name, step.op_name);
+      if (count >= most_) most_ = count, longest = &step;
+      waiting += count;
+      step.looks = waiting >= kWorthALook;
+      if (step.looks) waiting = 0;
     }
-    if (taken_ <= *limit_) return;
+    if (longest != nullptr) where_ = describe(longest->name, longest->op_name);
+    if (!limit_ || taken_ <= *limit_) return;
     throw Error(ErrorKind::limit, "a call with inputs of these sizes takes " + in_words(taken_) +
                                       " operations, most of them (" + in_words(most_) + ") in " + where_ +
                                       "; this session's limit is " + in_words(*limit_) +
@@ -35,6 +40,8 @@ class Budget {
   }
 
  private:
+  static constexpr double kWorthALook = 1e6;  // operations: some microseconds
+
   const Program& program_;
   std::optional<double> limit_;
   double taken_ = 0, most_ = 0;
@@ -57,7 +64,7 @@ int64_t bytes_of(const Plan& plan) {
 // The values that the job makes, computed now.
 std::map<int, Buffer> compute(const Program& program, std::span<const TensorType> types, const Job& job, int threads,
                               std::span<const int64_t> symbols, Budget& budget,
-                              const std::function<void(int64_t)>& reserve) {
+                              const std::function<void(int64_t)>& reserve, Watch& watch) {
   std::map<int, Buffer> values;
   if (job.outputs.empty()) return values;
   const std::unique_ptr<Plan> plan = place(program, types, job, {}, symbols, threads);
@@ -71,24 +78,32 @@ std::map<int, Buffer> compute(const Program& program, std::span<const TensorType
   for (int value : job.outputs) values.emplace(value, Buffer(bytes_of(types[value])));
   for (const Plan::Binding& binding : plan->call_bindings)
     plan->tensors[binding.tensor].data = values.at(job.outputs[binding.index]).as<std::byte>() + binding.offset;
-  for (const Plan::Step& step : plan->steps) run_step(*plan, step, arena.as<std::byte>(), threads, symbols);
+  for (const Plan::Step& step : plan->steps) run_step(*plan, step, arena.as<std::byte>(), threads, symbols, watch);
   return values;
 }
 
 }  // namespace
 
-void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads,
-              std::span<const int64_t> symbols) {
+void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads, std::span<const int64_t> symbols,
+              Watch& watch) {
+  std::optional<Watching> watching;
+  if (step.looks && watch.is_needed()) watching.emplace(&watch, true);
   const Tensor* tensors = plan.tensors.data() + step.first;
   try {
-    step.op->run({.inputs = {tensors, step.inputs},
-                  .outputs = {tensors + step.inputs, step.outputs},
-                  .scratch = arena + step.scratch,
-                  .threads = threads,
-                  .symbols = symbols});
+    if (!should_stop())
+      step.op->run({.inputs = {tensors, step.inputs},
+                    .outputs = {tensors + step.inputs, step.outputs},
+                    .scratch = arena + step.scratch,
+                    .threads = threads,
+                    .symbols = symbols});
   } catch (const Error& error) {
     throw Error(error.kind(), describe(step.name, step.op_name) + ": " + error.what());
   }
+  if (!watch.stopped()) return;
+  if (!watch.is_late()) throw Error(ErrorKind::interrupt, "interrupted");
+  throw Error(ErrorKind::limit, "the call took longer than this session's limit, " + in_words(*watch.seconds()) +
+                                    " seconds, and was ended in " + describe(step.name, step.op_name) +
+                                    ". Give it more time: limits=lowbit.Limits(seconds=...)");
 }
 
 Work work_of(const Program& program, const Plan& plan, const Plan::Step& step) {
@@ -101,13 +116,14 @@ Work work_of(const Program& program, const Plan& plan, const Plan::Step& step) {
 }
 
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
-                                const Limits& limits, const std::function<void(int64_t)>& reserve) {
+                                const Limits& limits, const std::function<void(int64_t)>& reserve, Watch& watch) {
   const DefaultFloatEnvironment environment;
+  const Watching none(nullptr, true);  // but in steps that look
   const std::vector<int64_t> symbols = bind_symbols(program, inputs);
   const std::vector<TensorType> types = infer_types(program, inputs, symbols);
   const Jobs jobs = divide(program, types);
   Budget budget(program, limits);
-  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols, budget, reserve);
+  std::map<int, Buffer> kept = compute(program, types, jobs.once, threads, symbols, budget, reserve, watch);
   std::unique_ptr<Plan> plan = place(program, types, jobs.always, kept, symbols, threads);
   budget.take(*plan);
   plan->inputs.assign(inputs.begin(), inputs.end());

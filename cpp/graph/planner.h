@@ -14,6 +14,7 @@
 
 #include <functional>
 
+#include "base/watch.h"
 #include "graph/limits.h"
 #include "graph/program.h"
 
@@ -32,6 +33,7 @@ struct Plan {
     std::string_view op_name, name;             // of the program's node, or "layout" and the value's name
     size_t first = 0, inputs = 0, outputs = 0;  // of `tensors`
     size_t scratch = 0;                         // byte offset in the arena
+    bool looks = false;                         // at the watch: it, and what came before, may take a while
   };
   std::vector<TensorType> inputs, outputs;
   std::vector<int64_t> symbols;
@@ -47,14 +49,16 @@ struct Plan {
 };
 
 // Throws Error(input) where the shapes do not fit; Error(limit) where a call would take more operations than it may,
-// and what `reserve` throws, which is told the bytes that making the plan takes.
+// and what `reserve` throws, which is told the bytes that making the plan takes. What is computed
+// meanwhile ends as steps do.
 std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorType> inputs, int threads,
-                                const Limits& limits, const std::function<void(int64_t)>& reserve);
+                                const Limits& limits, const std::function<void(int64_t)>& reserve, Watch& watch);
 
 Work work_of(const Program& program, const Plan& plan, const Plan::Step& step);
 
-// Runs one step of a plan whose tensors are bound. Throws Error(input) that names the node.
-void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads,
-              std::span<const int64_t> symbols);
+// Runs one step of a plan whose tensors are bound. Throws Error(input) that names the node; Error(limit), or
+// Error(interrupt), where the watch says that the call is to end.
+void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int threads, std::span<const int64_t> symbols,
+              Watch& watch);
 
 }  // namespace lowbit::graph

@@ -38,8 +38,11 @@ Session::Session(Graph&& graph, Isa isa, int threads, const Limits& limits)
                 "threads must be from 1 to " + std::to_string(kMaxThreads) + ", got " + std::to_string(threads));
 }
 
-Session::Call::Call(const Session& session, std::span<const Tensor> inputs)
-    : session_(session), inputs_(inputs), context_(session.contexts_.lease()) {
+Session::Call::Call(const Session& session, std::span<const Tensor> inputs, Interrupt interrupt)
+    : session_(session),
+      inputs_(inputs),
+      watch_(session.limits_.seconds, interrupt),
+      context_(session.contexts_.lease()) {
   try {
     plan_ = find_plan();
     session.contexts_.make_room(*context_, *plan_);
@@ -49,7 +52,7 @@ Session::Call::Call(const Session& session, std::span<const Tensor> inputs)
   }
 }
 
-Plan* Session::Call::find_plan() const {
+Plan* Session::Call::find_plan() {
   std::vector<std::unique_ptr<Plan>>& plans = context_->plans;
   const auto known = std::find_if(plans.begin(), plans.end(), [&](const auto& plan) { return fits(*plan, inputs_); });
   if (known != plans.end()) return known->get();
@@ -58,7 +61,8 @@ Plan* Session::Call::find_plan() const {
   int64_t reserved = 0;
   const auto reserve = [&](int64_t bytes) { session_.contexts_.reserve(*context_, bytes), reserved += bytes; };
   try {
-    std::unique_ptr<Plan> plan = make_plan(session_.program_, types, session_.threads_, session_.limits_, reserve);
+    std::unique_ptr<Plan> plan =
+        make_plan(session_.program_, types, session_.threads_, session_.limits_, reserve, watch_);
     session_.contexts_.give(reserved);
     return session_.contexts_.keep(*context_, std::move(plan));
   } catch (...) {
@@ -98,13 +102,14 @@ void Session::Call::bind(std::span<const Tensor> outputs) {
         (binding.source == Plan::Source::input ? inputs_ : outputs)[binding.index].as<std::byte>() + binding.offset;
 }
 
-void Session::Call::step(const Plan::Step& step) const {
-  run_step(*plan_, step, context_->arena.as<std::byte>(), session_.threads_, plan_->symbols);
+void Session::Call::step(const Plan::Step& step) {
+  run_step(*plan_, step, context_->arena.as<std::byte>(), session_.threads_, plan_->symbols, watch_);
 }
 
 void Session::Call::run(std::span<const Tensor> outputs) {
   bind(outputs);
   const DefaultFloatEnvironment environment;
+  const Watching none(nullptr, true);  // but in steps that look
   for (const Plan::Step& each : plan_->steps) step(each);
 }
 
@@ -113,10 +118,12 @@ Work Session::Call::work(size_t step) const { return work_of(session_.program_, 
 void Session::Call::profile(std::span<const Tensor> outputs, int repeats, std::vector<double>& seconds) {
   bind(outputs);
   const DefaultFloatEnvironment environment;
+  const Watching none(nullptr, true);  // but in steps that look
   const size_t steps = plan_->steps.size();
   repeats = std::clamp(repeats, 1, 100000);
   std::vector<std::vector<double>> times(steps);
   for (int repeat = 0; repeat < repeats; ++repeat) {
+    watch_.restart();
     auto before = std::chrono::steady_clock::now();
     for (size_t i = 0; i < steps; ++i) {
       step(plan_->steps[i]);

@@ -20,8 +20,10 @@ class Session {
   // One call. Inputs and outputs are dense row-major views that stay valid until the call is gone.
   class Call {
    public:
+    // The limit of seconds counts from here, and for each repetition of profile(). Once it has passed, or `interrupt`
+    // says so, this, run() and profile() end with Error(limit), or Error(interrupt); the session stays as it is.
     // Leases a context and plans for these inputs. Throws Error(input) if they do not fit the graph, Error(limit).
-    Call(const Session& session, std::span<const Tensor> inputs);
+    Call(const Session& session, std::span<const Tensor> inputs, Interrupt interrupt = {});
     ~Call();
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -35,12 +37,13 @@ class Session {
     Work work(size_t step) const;  // of one step of the plan
 
    private:
-    Plan* find_plan() const;
+    Plan* find_plan();
     void bind(std::span<const Tensor> outputs);
-    void step(const Plan::Step& step) const;
+    void step(const Plan::Step& step);
 
     const Session& session_;
     std::span<const Tensor> inputs_;
+    Watch watch_;
     Context* context_;
     Plan* plan_ = nullptr;
   };

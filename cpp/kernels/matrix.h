@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/watch.h"
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
@@ -45,7 +46,7 @@ struct Cut {
   template <class RunPanel>
   void each(int64_t task, int64_t tasks, RunPanel&& run_panel) const {
     const int64_t end = (task + 1) * units() / tasks, block_units = block * panels;
-    for (int64_t unit = task * units() / tasks; unit < end;) {
+    for (int64_t unit = task * units() / tasks; unit < end && !should_stop();) {
       const int64_t first_tile = unit / block_units * block, in_block = unit % block_units;
       const int64_t block_tiles = std::min(block, tiles - first_tile);
       const int64_t from = in_block % block_tiles, count = std::min(block_tiles - from, end - unit);

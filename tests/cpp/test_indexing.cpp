@@ -1,5 +1,7 @@
 // Operators on indices, sizes and types other than float: right, refused, and never out of bounds.
+#include <atomic>
 #include <limits>
+#include <thread>
 
 #include "check.h"
 #include "make.h"
@@ -41,6 +43,62 @@ TEST(an_index_out_of_range_is_refused_and_named) {
       CHECK(throws(ErrorKind::input, op, [&] { run(*session, {x, indices}); }));
     }
   }
+}
+
+// What was checked may be something else when it is used: nothing out of bounds may be touched then.
+void run_while_it_changes(const Session& session, std::vector<Array> inputs, size_t changing, int64_t bad) {
+  std::atomic<bool> done{false};
+  volatile int64_t* values = inputs[changing].as<int64_t>();
+  const int64_t count = inputs[changing].type.shape.elements();
+  const std::vector<int64_t> good(values, values + count);
+  std::thread writer([&] {
+    while (!done.load()) {
+      for (int64_t i = count / 2; i < count; ++i) values[i] = bad;
+      for (int64_t i = count / 2; i < count; ++i) values[i] = good[i];
+    }
+  });
+  std::vector<Tensor> in;
+  for (Array& input : inputs) in.push_back(input.view());
+  for (int i = 0; i < 3000; ++i) {
+    try {
+      Session::Call call(session, in);
+      std::vector<Array> outputs;
+      std::vector<Tensor> out;
+      for (const TensorType& type : call.outputs()) outputs.emplace_back(type.dtype, type.shape);
+      for (Array& output : outputs) out.push_back(output.view());
+      call.run(out);
+    } catch (const Error& error) {
+      CHECK(error.kind() == ErrorKind::input);
+    }
+  }
+  done.store(true);
+  writer.join();
+}
+
+TEST(indices_may_change_during_a_call) {
+  const Array x = numbers({4, 2}, {0, 10, 1, 11, 2, 12, 3, 13}), i = numbers({3, 2}, {0, 1, 2, 3, 0, 3});
+  for (const char* op : {"take", "gather", "index", "scatter", "index_put"})
+    for (int64_t bad : {int64_t{1} << 36, int64_t{-1}, kLeast}) run_while_it_changes(*indexing(op), {x, i}, 1, bad);
+}
+
+TEST(offsets_divisors_and_keys_may_change_during_a_call) {
+  Maker bags;
+  const std::string o = bags.input("i64", dims({3})), i = bags.constant(numbers({4}, {0, 4, 2, 1}));
+  const auto bag = bags.session(
+      {bags.node("embedding_bag", {bags.floats({5, 3}), i, o}, {{"mode", std::string("sum")}})}, default_isa());
+  run_while_it_changes(*bag, {numbers({3}, {0, 1, 4})}, 0, int64_t{1} << 40);
+  for (const char* op : {"floor_div", "trunc_div", "remainder", "fmod"}) {
+    Maker m;
+    const std::string x = m.constant(numbers({3}, {kLeast, kLeast, 7})), y = m.input("i64", dims({3}));
+    const auto session = m.session({m.node(op, {x, y})}, default_isa());
+    for (int64_t bad : {int64_t{0}, int64_t{-1}}) run_while_it_changes(*session, {numbers({3}, {2, 3, 5})}, 0, bad);
+  }
+  Maker m;
+  const std::string x = m.input("i64", dims({100}));
+  const auto sort = m.session({m.nodes("sort", {x}, 2, {{"axis", int64_t{0}}})[1]}, default_isa());
+  Array keys(DType::i64, {100});
+  for (int64_t k = 0; k < 100; ++k) keys.as<int64_t>()[k] = k * 37 % 100;
+  run_while_it_changes(*sort, {keys}, 0, kMost);
 }
 
 TEST(bags_with_wrong_offsets_are_refused) {

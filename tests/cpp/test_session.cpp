@@ -216,6 +216,57 @@ TEST(outputs_may_be_inputs_constants_views_and_repeated) {
   }
 }
 
+// A net that takes seconds for a large batch, on any kernel, and next to nothing for a small one.
+std::unique_ptr<Session> long_net(int threads, const graph::Limits& limits) {
+  Maker m;
+  const Dim batch = symbol(m.builder.symbol("batch", 1, 1 << 20));
+  std::string x = m.input("f32", {batch, Dim::constant(256)});
+  for (int i = 0; i < 100; ++i) {
+    x = m.node("linear", {x, m.floats({256, 256}, 0.1f)});
+    x = m.node("softmax", {x}, {{"axis", int64_t{1}}});
+  }
+  m.builder.output(x);
+  return std::make_unique<Session>(m.builder.finish(), default_isa(), threads, limits);
+}
+
+std::vector<std::byte> run_long(const Session& session, int64_t batch, Interrupt interrupt = {}) {
+  Array x(DType::f32, {batch, 256}), y(DType::f32, {batch, 256});
+  for (int64_t i = 0; i < x.type.shape.elements(); ++i) x.as<float>()[i] = static_cast<float>(i % 7);
+  const Tensor in = x.view(), out = y.view();
+  Session::Call(session, {&in, 1}, interrupt).run({&out, 1});
+  return y.bytes;
+}
+
+TEST(a_call_ends_at_its_deadline_and_the_next_is_right) {
+  for (int threads : {1, 3}) {
+    const auto expected = run_long(*long_net(threads, {}), 3);
+    const auto session = long_net(threads, {.memory = {}, .operations = {}, .seconds = 0.02});
+    for (int i = 0; i < 3; ++i) {
+      CHECK(throws(ErrorKind::limit, "longer than this session's limit, 0.02 seconds",
+                   [&] { run_long(*session, 20000); }));
+      CHECK(run_long(*session, 3) == expected);
+    }
+  }
+}
+
+TEST(who_called_may_end_a_call) {
+  for (int threads : {1, 3}) {
+    const auto session = long_net(threads, {.memory = {}, .operations = {}, .seconds = {}});
+    const auto expected = run_long(*session, 3);
+    int asked = 0;
+    const auto ask = [](void* count) { return ++*static_cast<int*>(count) == 2; };
+    CHECK(throws(ErrorKind::interrupt, "", [&] { run_long(*session, 20000, {ask, &asked}); }));
+    CHECK(asked == 2);
+    CHECK(run_long(*session, 3) == expected);
+  }
+}
+
+TEST(operations_are_limited_when_a_call_is_planned) {
+  const auto session = long_net(1, {.memory = {}, .operations = 1e8, .seconds = {}});
+  run_long(*session, 3);
+  CHECK(throws(ErrorKind::limit, "operations, most of them", [&] { run_long(*session, 20000); }));
+}
+
 TEST(profile_has_a_row_for_each_step) {
   const auto session = mixed_net(default_isa(), 1);
   Array x = batch_of(2, 1);

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/threads.h"
+#include "base/watch.h"
 #include "graph/op.h"
 #include "kernels/eltwise/eltwise.h"
 #include "kernels/kernel.h"
@@ -49,7 +50,7 @@ kernels::Rows<T> pixels_of(const Tensor& x) {
 template <class F>
 void run_tasks(int64_t tasks, int threads, F run) {
   if (tasks <= 1) {
-    if (tasks == 1) run(int64_t{0});
+    if (tasks == 1 && !should_stop()) run(int64_t{0});
     return;
   }
   parallel_for(tasks, threads, run);

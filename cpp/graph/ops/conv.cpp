@@ -209,7 +209,7 @@ void ConvOp::run(const RunArgs& args) const {
   const int64_t row = border_row(x.shape), row_bytes = row * size_of(x_type_);
   for (int64_t sample = 0; bordered_ && sample < samples; ++sample)
     std::memset(border + sample * row_bytes, fill(args, sample), row_bytes);
-  for (int64_t first = 0; first < samples; first += step) {
+  for (int64_t first = 0; first < samples && !should_stop(); first += step) {
     Plane plane{};
     plane.border = border + first * row_bytes;
     plane.border_stride = row;
@@ -260,7 +260,7 @@ void ConvOp::run_phase(const RunArgs& args, Plane plane, int64_t stride_d, std::
     plane.width = padded(kWidth, sizes[kWidth]) - phase.first_x[kWidth];
   }
   const auto* image = static_cast<const std::byte*>(plane.x) + corner * element;
-  for (int64_t d = 0; d < count(kDepth); ++d, plane.y[kDepth] += y_step_[kDepth]) {
+  for (int64_t d = 0; d < count(kDepth) && !should_stop(); ++d, plane.y[kDepth] += y_step_[kDepth]) {
     plane.x = image + d * x_step_[kDepth] * stride_d * element;
     convolve(args, plane);
   }

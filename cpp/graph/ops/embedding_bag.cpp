@@ -80,12 +80,14 @@ class Bags : public Op {
     if (!sound) throw Error(ErrorKind::input, "the offsets must rise from 0 to at most " + std::to_string(indices));
   }
 
+  static constexpr int64_t kPiece = 256;  // rows
+
   void gather(const RunArgs& args, int64_t begin, int64_t end, int64_t width, float* y) const {
     const float* weights = weighted_ ? args.inputs[kWeights].as<const float>() : nullptr;
     const int64_t rows = self().rows(args);
     std::fill_n(y, width, 0.0f);
     int64_t count = 0;
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = begin; i < end && (i % kPiece != 0 || !should_stop()); ++i) {
       const int64_t index = index_at(args.inputs[indices_], i);
       if (index != padding_)
         self().add(args, inside(index, rows), weights == nullptr ? 1.0f : weights[i], count++, width, y);

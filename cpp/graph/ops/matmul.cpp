@@ -68,7 +68,8 @@ class Matmul final : public Op {
     const kernels::GemmF32Kernel& kernel = row(c);
     run_tasks(c.tasks, args.threads, [&](int64_t task) {
       float* panel = reinterpret_cast<float*>(args.scratch) + task * c.k * kernel.nr;
-      for (int64_t unit = task * c.units() / c.tasks; unit < (task + 1) * c.units() / c.tasks; ++unit)
+      const int64_t end = (task + 1) * c.units() / c.tasks;
+      for (int64_t unit = task * c.units() / c.tasks; unit < end && !should_stop(); ++unit)
         run_unit(args, c, kernel, unit, panel);
     });
   }

@@ -156,6 +156,31 @@ class Order : public OrderingOp {
   }
 
  private:
+  static constexpr int64_t kLong = 1 << 18, kPiece = 1 << 12;  // elements of a line; comparisons
+  struct Stopped {};
+
+  template <class F>
+  static void sort(int64_t* order, int64_t count, int64_t size, const F& before) {
+    if (count < size)
+      std::partial_sort(order, order + count, order + size, before);
+    else
+      std::sort(order, order + size, before);
+  }
+
+  // A line that may take a while: where it is to end, what is left is some order.
+  template <class F>
+  static void sort_long(int64_t* order, int64_t count, int64_t size, const F& before) {
+    int64_t compared = 0;
+    const auto asking = [&](int64_t i, int64_t j) {
+      if (++compared % kPiece == 0 && should_stop()) throw Stopped();
+      return before(i, j);
+    };
+    try {
+      sort(order, count, size, asking);
+    } catch (const Stopped&) {
+    }
+  }
+
   template <class T>
   static void sort_line(const T* key, int64_t size, int64_t* order, int64_t count, bool descending) {
     for (int64_t i = 0; i < size; ++i) order[i] = i;
@@ -165,10 +190,8 @@ class Order : public OrderingOp {
       if (descending ? less(a, b) : less(b, a)) return false;
       return i < j;
     };
-    if (count < size)
-      std::partial_sort(order, order + count, order + size, before);
-    else
-      std::sort(order, order + size, before);
+    if (size > kLong) return sort_long(order, count, size, before);
+    sort(order, count, size, before);
   }
 };
 

@@ -46,6 +46,11 @@ class Pool : public Op {
   bool reads_parts(size_t) const override { return true; }
   bool writes_parts(size_t) const override { return true; }
   std::string kernel() const override { return kernel_.name; }
+  Work work(Types inputs, Types outputs) const override {
+    Work work = Op::work(inputs, outputs);
+    work.operations = kernels::pool_work(sizes(inputs[0].shape, outputs[0].shape));
+    return work;
+  }
 
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
     const TensorType& x = inputs[0];
@@ -61,11 +66,7 @@ class Pool : public Op {
 
   void run(const RunArgs& args) const override {
     const Tensor &x = args.inputs[0], &y = args.outputs[0];
-    kernels::PoolArgs pool;
-    pool.grid = {y.shape[0], y.shape[2], y.shape[3]};
-    pool.channels = x.shape[1];
-    pool.h = axis(0, x.shape[2], y.shape[2]);
-    pool.w = axis(1, x.shape[3], y.shape[3]);
+    kernels::PoolArgs pool = sizes(x.shape, y.shape);
     pool.x = pixels_of<const void>(x);
     pool.y = pixels_of<void>(y);
     if (kind_ == Kind::max_index) pool.index = pixels_of<int64_t>(args.outputs[1]);
@@ -103,6 +104,16 @@ class Pool : public Op {
   bool count_include_pad_ = false;
 
  private:
+  // All but the operands.
+  kernels::PoolArgs sizes(const Shape& x, const Shape& y) const {
+    kernels::PoolArgs pool;
+    pool.grid = {y[0], y[2], y[3]};
+    pool.channels = x[1];
+    pool.h = axis(0, x[2], y[2]);
+    pool.w = axis(1, x[3], y[3]);
+    return pool;
+  }
+
   Kind kind_;
   bool codes_, any_type_;
   std::unique_ptr<const Rescale> rescale_;  // of codes that are averaged

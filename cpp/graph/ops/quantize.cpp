@@ -117,7 +117,7 @@ class DynamicQuantize final : public ElementwiseOp {
     const int64_t tasks = tasks_for(x.shape, args.threads);
     if (factor_count_ >= 0) {
       quantize.factors = factors_->as<const float>();
-    } else if (tasks > quantize.rows) {
+    } else if (std::min<int64_t>(tasks, args.threads) > quantize.rows) {
       return in_parts(args, quantize, tasks);
     }
     run_tasks(tasks, args.threads, [&](int64_t task) { kernels::dynamic_quantize(kernel_, quantize, task, tasks); });

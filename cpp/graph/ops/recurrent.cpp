@@ -171,7 +171,7 @@ class Recurrent : public Op {
     if (has_cell_) step.c = args.outputs[2].as<float>() + first * hidden_;
     step.scratch = reinterpret_cast<float*>(args.scratch) + first * (gates_ + 1) * hidden_;
     if (const int64_t* at = lengths(args)) step.lengths = at + first;
-    for (int64_t i = 0; i < steps; ++i) {
+    for (int64_t i = 0; i < steps && !should_stop(); ++i) {
       step.t = reverse_ ? steps - 1 - i : i;
       const int64_t row = step.t * batch + first;
       step.gates = x.as<const float>() + row * gates_ * hidden_;

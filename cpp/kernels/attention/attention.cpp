@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "base/watch.h"
+
 namespace lowbit::kernels {
 namespace {
 
@@ -60,7 +62,7 @@ void AttentionPlan::run(const AttentionKernel& kernel, const EltwiseKernel& copi
   float* keys = scratch + task * task_floats();
   float* values = keys + key_floats_;
   int64_t packed = -1;  // the key head whose panels are in scratch
-  for (int64_t index = task * units_ / tasks_; index < (task + 1) * units_ / tasks_; ++index) {
+  for (int64_t index = task * units_ / tasks_; index < (task + 1) * units_ / tasks_ && !should_stop(); ++index) {
     const int64_t head = index / pieces_, piece = index % pieces_;
     const int64_t b = head / args.key_heads, key_head = head % args.key_heads;
     if (head != packed) {
@@ -79,7 +81,7 @@ void AttentionPlan::run(const AttentionKernel& kernel, const EltwiseKernel& copi
 void AttentionPlan::run_unit(const Unit& unit) const {
   const int64_t sharing = unit.args.heads / unit.args.key_heads;
   for (int64_t head = unit.key_head * sharing; head < (unit.key_head + 1) * sharing; ++head)
-    for (int64_t row = unit.first; row < unit.last; row += block_)
+    for (int64_t row = unit.first; row < unit.last && !should_stop(); row += block_)
       run_block(unit, head, row, std::min(block_, unit.last - row));
 }
 

@@ -16,8 +16,11 @@ void DwconvF32Kernel::pack(const float* w, const DwconvShape& shape, DwconvF32We
 
 int64_t DwconvF32Kernel::tasks(const DwconvF32Args& args, int threads) {
   constexpr int64_t kOutputsPerTask = 16384;  // below this a second task costs more than it saves
-  const int64_t outputs = args.grid.rows() * args.weights->shape.channels;
-  return std::clamp<int64_t>(outputs / kOutputsPerTask, 1, std::max(threads, 1));
+  constexpr int64_t kMostWork = 1 << 28;      // of a task, so that a call can be ended between two
+  const DwconvShape& shape = args.weights->shape;
+  const int64_t outputs = args.grid.rows() * shape.channels;
+  const int64_t long_tasks = outputs / std::max<int64_t>(kMostWork / (shape.kernel_h * shape.kernel_w), 1);
+  return std::clamp<int64_t>(outputs / kOutputsPerTask, 1, std::max<int64_t>({threads, 1, long_tasks}));
 }
 
 }  // namespace lowbit::kernels

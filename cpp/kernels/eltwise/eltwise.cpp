@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kStage = 1024;  // elements staged on the stack where memory order or element type needs two steps
 constexpr int64_t kBytesPerTask = 65536;  // below this a second task costs more than it saves
+constexpr int64_t kMostBytes = 1 << 26;   // of a task, so that a call can be ended between two
 
 // If the output's adjacent axis is not the input's, moves the input's adjacent axis next to it: a transposition.
 bool find_transposition(Nest& nest) {
@@ -185,7 +186,7 @@ constexpr std::array<const char*, kUnaryKinds> kUnaryNames = {
 }  // namespace
 
 int64_t eltwise_tasks(int64_t bytes, int threads) {
-  return std::clamp<int64_t>(bytes / kBytesPerTask, 1, std::max(threads, 1));
+  return std::clamp<int64_t>(bytes / kBytesPerTask, 1, std::max<int64_t>({threads, 1, bytes / kMostBytes}));
 }
 
 void copy(const EltwiseKernel& kernel, const CopyArgs& args, int64_t task, int64_t tasks) {

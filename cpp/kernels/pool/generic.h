@@ -50,18 +50,22 @@ inline bool is_wide(const PoolArgs& args, const Counts& counts) {
 constexpr int64_t kChannelBlock = 256;
 
 // Calls f(n, h, w, first channel, channels, window_h, window_w). Where an image has a single output, channels are
-// shared out too.
+// shared out too; where there are more tasks than rows of outputs, so are their columns.
 template <class F>
 inline void for_outputs(const PoolArgs& args, int64_t task, int64_t tasks, F f) {
   const Grid& grid = args.grid;
   const int64_t block = grid.h * grid.w == 1 ? kChannelBlock : args.channels;
   const int64_t blocks = block ? (args.channels + block - 1) / block : 0;
-  const int64_t units = grid.n * grid.h * blocks;
-  for (int64_t u = units * task / tasks; u < units * (task + 1) / tasks; ++u) {
+  const int64_t rows = grid.n * grid.h * blocks;
+  const int64_t wanted = rows > 0 ? tasks / rows : 1, most = grid.w < wanted ? grid.w : wanted;
+  const int64_t pieces = most > 1 ? most : 1, units = rows * pieces;
+  for (int64_t unit = units * task / tasks; unit < units * (task + 1) / tasks; ++unit) {
+    const int64_t u = unit / pieces, piece = unit % pieces;
     const int64_t c = u % blocks * block, n = u / blocks / grid.h, h = u / blocks % grid.h;
     const int64_t channels = args.channels - c < block ? args.channels - c : block;
     const Window window_h = window_of(args.h, h);
-    for (int64_t w = 0; w < grid.w; ++w) f(n, h, w, c, channels, window_h, window_of(args.w, w));
+    for (int64_t w = grid.w * piece / pieces; w < grid.w * (piece + 1) / pieces; ++w)
+      f(n, h, w, c, channels, window_h, window_of(args.w, w));
   }
 }
 

@@ -59,4 +59,6 @@ struct PoolKernel : KernelRow {
 };
 KernelTable<PoolKernel> pool_kernels();
 
+double pool_work(const PoolArgs& args);  // elements that windows hold, about
+
 }  // namespace lowbit::kernels

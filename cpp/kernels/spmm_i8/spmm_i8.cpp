@@ -109,11 +109,12 @@ class Run {
     const int64_t strips = strips_.samples * strips_.count, panels = ceil_div(weights_.n, kPanel);
     const int64_t parts = std::min(panels, strips >= tasks ? 1 : ceil_div(tasks, std::max<int64_t>(strips, 1)));
     const int64_t units = strips * parts;
-    for (int64_t unit = task * units / tasks, held = -1; unit < (task + 1) * units / tasks; ++unit) {
+    for (int64_t unit = task * units / tasks, held = -1; unit < (task + 1) * units / tasks && !should_stop(); ++unit) {
       const int64_t strip = unit / parts, part = unit % parts;
       if (strip != held) hold(strip / strips_.count, strip % strips_.count);
       held = strip;
-      for (int64_t panel = part * panels / parts; panel < (part + 1) * panels / parts; ++panel) run_panel(panel);
+      for (int64_t panel = part * panels / parts; panel < (part + 1) * panels / parts && !should_stop(); ++panel)
+        run_panel(panel);
     }
   }
 
@@ -250,7 +251,7 @@ void run_row(const SpmmI8Args& args, int64_t task, int64_t tasks) {
   const Epilogue& e = args.epilogue;
   void* y = args.y.data;
   const int64_t panels = ceil_div(weights.n, kPanel);
-  for (int64_t panel = task * panels / tasks; panel < (task + 1) * panels / tasks; ++panel) {
+  for (int64_t panel = task * panels / tasks; panel < (task + 1) * panels / tasks && !should_stop(); ++panel) {
     const int64_t channel = panel * kPanel, columns = std::min(kPanel, weights.n - channel);
     const OutputTile tile{&y,
                           e.residual.data != nullptr ? &e.residual.data : nullptr,

@@ -62,7 +62,7 @@ class Run {
 
   void task(int64_t task, int64_t tasks) {
     const int64_t units = tiling_.blocks * tiling_.panels, end = (task + 1) * units / tasks;
-    for (int64_t unit = task * units / tasks; unit < end;) {
+    for (int64_t unit = task * units / tasks; unit < end && !should_stop();) {
       const int64_t block = unit / tiling_.panels, panel = unit % tiling_.panels;
       const int64_t to = std::min(tiling_.panels, panel + end - unit);
       run_block(block, panel, to);

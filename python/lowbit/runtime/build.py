@@ -30,7 +30,7 @@ def compiled(
                 f"the graph holds segments that run in torch: {segments.describe(graph)}. If you trust where it comes "
                 "from, pass allow_torch=True; torch must then be installed"
             )
-        return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa, limits))
+        return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa, limits), limits.seconds)
     return finish(fill(graph), threads, isa, limits)
 
 

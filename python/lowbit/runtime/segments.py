@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, LimitError
 from ..graph import dims
 from ..graph.ir import DTYPES, Array, Graph, Node, replace
 from ..ops import OPS
@@ -41,9 +41,13 @@ def describe(graph: Graph) -> str:
 
 
 class Chain:
-    """Runs a valid graph piece by piece; immutable, safe to run from many threads at once."""
+    """Runs a valid graph piece by piece; immutable, safe to run from many threads at once.
 
-    def __init__(self, graph: Graph, compile_piece: Compile) -> None:
+    seconds: that a call may take; what torch runs ends by itself, and then no piece begins any more.
+    """
+
+    def __init__(self, graph: Graph, compile_piece: Compile, seconds: float | None = None) -> None:
+        self._seconds = seconds
         self._graph = replace(graph, constants={})
         self._pieces = [
             CorePiece(session=compile_piece(piece), inputs=piece.inputs, outputs=piece.outputs)
@@ -59,9 +63,10 @@ class Chain:
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs, in order. Raises InputError."""
-        known = self._named(inputs)
+        known, start = self._named(inputs), time.monotonic()
         for _ in self._steps(known):
-            pass
+            if self._seconds is not None and time.monotonic() - start > self._seconds:
+                raise LimitError(f"the call took longer than this session's limit, {self._seconds:g} seconds")
         return [known[name] for name in self._graph.outputs]
 
     def _named(self, inputs: Sequence[Array]) -> dict[str, Array]:
