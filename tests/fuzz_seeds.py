@@ -204,10 +204,11 @@ def seeds() -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> None:
+    made = dict(seeds())
     CORPUS.mkdir(exist_ok=True)
     for old in (*CORPUS.glob("graph_*"), *CORPUS.glob("node_*")):
         old.unlink()
-    for name, data in seeds():
+    for name, data in made.items():
         (CORPUS / name).write_bytes(data)
 
 
