@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import compress
+    from . import compress, importers
     from .conversion import convert
     from .eager.in_place import quantize_
     from .errors import (
@@ -43,6 +43,7 @@ __all__ = [
     "Scheme",
     "Limits",
     "compress",
+    "importers",
     "LowbitError",
     "AccuracyError",
     "CalibrationError",
@@ -63,7 +64,7 @@ _ROOMS = {
     "Session": "runtime.session",
     "Scheme": "quantization.schemes",
     "Limits": "runtime.limits",
-} | dict.fromkeys(__all__[8:-1], "errors")
+} | dict.fromkeys(__all__[__all__.index("LowbitError") : -1], "errors")
 
 
 def __getattr__(name: str) -> Any:
@@ -72,8 +73,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("lowbit")
-    elif name == "compress":
-        value = import_module(".compress", __name__)
+    elif name in ("compress", "importers", "transformers"):
+        value = import_module(f".{name}", __name__)
     elif name in _ROOMS:
         value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
     else:

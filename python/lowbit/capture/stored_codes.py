@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..errors import UnsupportedError
-from ..graph.ir import Coded, Weight
+from ..foreign import torchao
+from ..graph.ir import Coded
 from ..torch_internals import parameters
 
 
 @contextmanager
 def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) -> Iterator[None]:
-    """Plain parameters for a while; adds the codes of those that have int8 codes a channel, and says what was met.
+    """Plain parameters for a while; adds the codes of those that have such as lowbit has, and says what was met.
 
     Raises UnsupportedError for weights that bring scales for activations, too.
     """
@@ -27,12 +27,12 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
         (module, name): parameter
         for module in net.modules()
         for name, parameter in parameters(module).items()
-        if parameter is not None and _is_torchao(parameter)
+        if parameter is not None and torchao.is_torchao(parameter)
     }
     try:
         for (module, name), parameter in found.items():
             numbers = parameter.dequantize().detach().float()
-            weight = _weight(parameter)
+            weight = torchao.weight(parameter)
             if weight is not None:
                 source = f"a {name} {list(numbers.shape)}"
                 codes.append(Coded(numbers=np.ascontiguousarray(numbers.numpy()), weight=weight, source=source))
@@ -40,32 +40,10 @@ def plain_weights(net: torch.nn.Module, codes: list[Coded], notes: list[str]) ->
         if found:
             kept = len(codes)
             notes.append(
-                f"{len(found)} weights come from torchao: {kept} keep their int8 codes, {len(found) - kept} are read "
+                f"{len(found)} weights come from torchao: {kept} keep their codes, {len(found) - kept} are read "
                 "as float32; activations are quantized by lowbit's own rules"
             )
         yield
     finally:
         for (module, name), parameter in found.items():
             parameters(module)[name] = parameter
-
-
-def _is_torchao(parameter: torch.Tensor) -> bool:
-    return type(parameter).__module__.startswith("torchao") and hasattr(parameter, "dequantize")
-
-
-def _weight(parameter: torch.Tensor) -> Weight | None:
-    """The codes, if they are int8, symmetric, with a scale an output channel."""
-    for name in ("act_quant_scale", "act_pre_scale"):
-        if getattr(parameter, name, None) is not None:
-            raise UnsupportedError(
-                f"a weight of torchao's quantize_ holds a fixed scale for activations ({name}), which lowbit does not "
-                "take over: quantize by PT2E instead, or convert the float model with calibration"
-            )
-    codes, scales, zero = (getattr(parameter, name, None) for name in ("qdata", "scale", "zero_point"))
-    if not isinstance(codes, torch.Tensor) or not isinstance(scales, torch.Tensor):
-        return None
-    if codes.dtype != torch.int8 or codes.shape != parameter.shape or scales.numel() != codes.shape[0]:
-        return None
-    if isinstance(zero, torch.Tensor) and bool((zero != 0).any()):
-        return None
-    return Weight(codes=codes.numpy().copy(), scales=scales.detach().float().reshape(-1).numpy().copy())

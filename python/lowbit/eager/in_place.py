@@ -6,6 +6,7 @@ cache, keeps its loop in torch and runs its products here.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch.nn.utils import parametrize
 from ..compress.set_codes import codes_given
 from ..dequantize import arrays, weight_of
 from ..errors import InputError, UnsupportedError
+from ..foreign import torchao
 from ..graph.ir import Node, Weight, replace
 from ..graph.weights import few_bits, problems
 from ..ops.integer import MAX_BIAS, MAX_MULTIPLIER
@@ -105,8 +107,20 @@ def quantize_(
         _replace(net, layer.module, new)
 
 
+def pick(net: nn.Module, scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme]) -> list[Codable]:
+    """The layers that a scheme is for, of a module whose weights may not be there yet. Raises InputError."""
+    return [dataclasses.replace(layer) for layer in _picked(net, schemes.rules(scheme), None)]
+
+
+def replace_layer(net: nn.Module, path: str, weight: Weight, threads: int | None = None) -> None:
+    """Put a layer on these codes in the place of one that had, or was to have, float weights."""
+    module = net.get_submodule(path)
+    layer = Codable(path=path, module=module, scheme=schemes.SCHEMES[schemes.DEFAULT], is_wide=False)
+    _replace(net, module, _made(layer, weight, threads))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Layer:
+class Codable:
     """A layer that is to be swapped; what it holds is looked at when it is known that it can be read."""
 
     path: str
@@ -119,6 +133,7 @@ class _Layer:
     def weight(self) -> Tensor:
         """[N, K]."""
         weight: Tensor = self.module.weight.detach()
+        weight = weight.dequantize() if torchao.is_torchao(weight) else weight
         return weight.T if _is_conv1d(self.module) else weight
 
     @property
@@ -137,15 +152,24 @@ class _Layer:
         is_coded = not self.is_wide and has_form(op, self.scheme.weight_bits) and not unfit(self.ends)
         return group_size(self.weight.shape[1], self.scheme.group_size) if is_coded else 0
 
+    def problems(self) -> list[str]:
+        """Why it cannot have its scheme."""
+        return list(_problems(self))
+
+    def codes(self) -> Weight:
+        """Those it was given, else the nearest."""
+        (weight,) = _codes([self])
+        return weight
+
     @property
     def is_worth_it(self) -> bool:
         """Whether there is anything to round, and more than a small table in eight bits."""
         is_small = isinstance(self.module, nn.Embedding) and self.weight.numel() < SMALL_TABLE
-        is_coded = self.group_size > 0 or codes_given(self.module) is not None
+        is_coded = self.group_size > 0 or _given(self.module) is not None
         return self.weight.numel() > 0 and (is_coded or not is_small)
 
 
-def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> list[_Layer]:
+def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> list[Codable]:
     """The layers and their schemes, in the module's order. Raises InputError if there are none."""
     layers = {path: module for path, module in net.named_modules() if _is_layer(module)}
     nodes = {path: Node(op="linear", name=path, inputs=(), outputs=()) for path in layers}
@@ -161,7 +185,7 @@ def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> l
             swapped.append(path)
         elif _is_plain(module):
             is_wide = scheme.keep_ends and module in ends
-            layer = _Layer(path=path, module=module, scheme=scheme, is_wide=is_wide)
+            layer = Codable(path=path, module=module, scheme=scheme, is_wide=is_wide)
             if scheme.weight_bits in few_bits() or not isinstance(module, nn.Embedding) or layer.is_worth_it:
                 found.append(layer)
     if swapped:
@@ -213,12 +237,12 @@ def _unread(module: Any) -> str:
     weight = module.weight
     if weight.device.type != "cpu" or weight.dtype not in FLOATS:
         return f"its weight is {weight.dtype} on {weight.device}, must be float16, 32, 64 or bfloat16 on the CPU"
-    if type(weight.data) is not Tensor or weight.layout != torch.strided:
+    if (type(weight.data) is not Tensor and _given(module) is None) or weight.layout != torch.strided:
         return f"its weight is a {type(weight).__name__} of layout {weight.layout}, must be a plain tensor"
     return ""
 
 
-def _problems(layer: _Layer) -> Iterator[str]:
+def _problems(layer: Codable) -> Iterator[str]:
     """Why a layer cannot have its scheme."""
     unread = _unread(layer.module)
     if unread or not layer.is_worth_it:
@@ -228,7 +252,7 @@ def _problems(layer: _Layer) -> Iterator[str]:
         yield "it is the module itself, which cannot be swapped in place: wrap it, nn.Sequential(layer)"
     if layer.scheme.activations == "static":
         yield "static activations need calibration data, hence a captured graph (lowbit.convert)"
-    bias = (0.0, 0.0) if layer.bias is None else _ends_of(layer.bias)
+    bias = (0.0, 0.0) if layer.bias is None or layer.bias.is_meta else _ends_of(layer.bias)
     if not all(map(math.isfinite, (*layer.ends, *bias))):
         yield "its weight or bias holds NaN or infinity, or what float32 cannot hold"
     elif max(map(abs, layer.ends)) > MAX_MULTIPLIER or max(map(abs, bias)) > MAX_BIAS:
@@ -249,26 +273,32 @@ def _ends_of(tensor: Tensor) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------------------- codes
 
 
-def _codes(layers: Sequence[_Layer]) -> Iterator[Weight]:
+def _codes(layers: Sequence[Codable]) -> Iterator[Weight]:
     """The codes of each layer's weight, in this order: those it was given, else the nearest.
 
     One thread: NumPy's calls on blocks that fit the cache are so short that two spend their time on Python's lock.
     """
     for layer in layers:
-        if codes_given(layer.module) is not None:
-            yield _given(layer.module)
+        given = _given(layer.module)
+        if given is not None:
+            yield given
             continue
         rows = max(1, AT_ONCE // layer.weight.shape[1])
         yield _joined([_nearest(layer, part) for part in layer.weight.detach().split(rows)])
 
 
-def _given(module: nn.Module) -> Weight:
+def _given(module: nn.Module) -> Weight | None:
+    """The codes that a weight came with, from `set_codes` or torchao."""
+    weight = parameters(module).get("weight")
+    if weight is not None and torchao.is_torchao(weight):
+        return torchao.weight(weight)
     given = codes_given(module)
-    assert given is not None
+    if given is None:
+        return None
     return weight_of(*arrays(given.codes, given.scale, given.zero_point, None), given.format)
 
 
-def _nearest(layer: _Layer, part: Tensor) -> Weight:
+def _nearest(layer: Codable, part: Tensor) -> Weight:
     """The nearest codes of some of a layer's rows: each row's depend on that row alone."""
     rows = np.ascontiguousarray(part.float().numpy())
     if layer.group_size:
@@ -291,7 +321,7 @@ def _joined(parts: Sequence[Weight]) -> Weight:
     )
 
 
-def _made(layer: _Layer, weight: Weight, threads: int | None) -> QuantizedLayer:
+def _made(layer: Codable, weight: Weight, threads: int | None) -> QuantizedLayer:
     """What takes the layer's place."""
     if isinstance(layer.module, nn.Embedding):
         return QuantizedEmbedding(weight, layer.weight.dtype, threads=threads)

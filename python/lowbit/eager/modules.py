@@ -48,11 +48,18 @@ class QuantizedLayer(nn.Module, ABC):
         self.threads = threads
         self.shape = weight.shape
         self.format, codes = _stored(weight)
-        zero_point = None if weight.zero_points is None else torch.from_numpy(weight.zero_points.copy())
-        self.register_buffer("codes", torch.from_numpy(codes.copy()))
-        self.register_buffer("scale", torch.from_numpy(weight.scales.copy()))
-        self.register_buffer("zero_point", zero_point)
+        parts = {"codes": codes, "scale": weight.scales, "zero_point": weight.zero_points}
+        for name, part in parts.items():
+            self.register_buffer(name, None if part is None else torch.from_numpy(part.copy()))
         self._session: Session | None = None
+
+    def description(self) -> dict[str, Any]:
+        """What `shell_of` makes an empty layer of, as plain JSON: all but the numbers."""
+        parts = {
+            name: None if part is None else [str(part.dtype).removeprefix("torch."), list(part.shape)]
+            for name, part in self._buffers.items()
+        }
+        return {"kind": type(self).__name__, "format": self.format, "shape": list(self.shape), "parts": parts}
 
     def numbers(self) -> Tensor:
         """The float32 numbers [N, K] that the codes stand for, computed anew each time."""
@@ -121,21 +128,42 @@ class QuantizedLinear(QuantizedLayer):
 
     bias: Tensor | None
 
-    def __init__(self, weight: Weight, bias: Tensor | None = None, *, threads: int | None = None) -> None:
+    order: Tensor | None
+
+    def __init__(
+        self,
+        weight: Weight,
+        bias: Tensor | None = None,
+        *,
+        order: Tensor | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """order: int64 [in_features]: the input that each column of the weight is for, if they are in another."""
         super().__init__(weight, threads)
         self.out_features, self.in_features = weight.shape
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+        self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         if torch.compiler.is_compiling():
-            return nn.functional.linear(x.float(), self.numbers(), self.bias).to(x.dtype)
+            ordered = x if self.order is None else x.index_select(-1, self.order)
+            return nn.functional.linear(ordered.float(), self._columns(), self.bias).to(x.dtype)
         self._check(x)
-        single = x.detach() if x.dtype == torch.float32 else x.detach().float()
+        ordered = x.detach() if self.order is None else x.detach().index_select(-1, self.order)
+        single = ordered if x.dtype == torch.float32 else ordered.float()
         y = np.empty((*x.shape[:-1], self.out_features), np.float32)
         self.run(single.numpy().reshape(-1, self.in_features), y.reshape(-1, self.out_features))
         answer = torch.from_numpy(y)
         return answer if x.dtype == torch.float32 else answer.to(x.dtype)
+
+    def numbers(self) -> Tensor:
+        """[N, K] in the order of the inputs."""
+        columns = self._columns()
+        return columns if self.order is None else columns.index_select(1, self.order.argsort())
+
+    def _columns(self) -> Tensor:
+        return super().numbers()
 
     def _check(self, x: Tensor) -> None:
         if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_nested:
@@ -207,6 +235,31 @@ class QuantizedEmbedding(QuantizedLayer):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {super().extra_repr()}"
+
+
+def shell_of(description: Mapping[str, Any], threads: int | None = None) -> QuantizedLayer:
+    """A layer as described, whose tensors are on torch's device "meta" until others are put in their place.
+
+    Raises InputError for a description that is none.
+    """
+    kinds: dict[str, type[QuantizedLayer]] = {kind.__name__: kind for kind in (QuantizedLinear, QuantizedEmbedding)}
+    try:
+        kind, (rows, columns) = kinds[description["kind"]], map(int, description["shape"])
+        layer = kind.__new__(kind)
+        nn.Module.__init__(layer)
+        layer.threads, layer.shape, layer.format = threads, (rows, columns), str(description["format"])
+        layer._session = None
+        for name, part in description["parts"].items():
+            made = None if part is None else torch.empty(part[1], dtype=getattr(torch, part[0]), device="meta")
+            layer.register_buffer(name, torch.empty(0, dtype=made.dtype) if name == FREE and made is not None else made)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"this describes no quantized layer: {error!r}") from None
+    if isinstance(layer, QuantizedLinear):
+        layer.out_features, layer.in_features = rows, columns
+    elif isinstance(layer, QuantizedEmbedding):
+        layer.num_embeddings, layer.embedding_dim = rows, columns
+        layer._non_persistent_buffers_set.add(FREE)
+    return layer
 
 
 def _read_numbers(cls: type, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

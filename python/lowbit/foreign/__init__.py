@@ -1,0 +1,1 @@
+"""Weights that other programs wrote, as a `Weight`: bytes and tensors in, numbers unchanged."""
