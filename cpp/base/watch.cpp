@@ -35,13 +35,17 @@ bool Watch::look(Clock::time_point now, bool called) {
   return stopped();
 }
 
-Watching::Watching(Watch* watch, bool called) : before_(looking) {
+Watching::Watching(Watch* watch, bool called) : changes_(watch != looking.watch) {
+  if (!changes_) return;
+  before_ = looking;
   looking = {};
   looking.watch = watch;
   looking.called = called;
 }
 
-Watching::~Watching() { looking = before_; }
+Watching::~Watching() {
+  if (changes_) looking = before_;
+}
 
 Watch* watched() { return looking.watch; }
 

@@ -60,6 +60,7 @@ class Watching {
   Watching& operator=(const Watching&) = delete;
 
  private:
+  bool changes_;
   Looking before_;
 };
 

@@ -90,7 +90,7 @@ void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int th
   if (step.looks && watch.is_needed()) watching.emplace(&watch, true);
   const Tensor* tensors = plan.tensors.data() + step.first;
   try {
-    if (!should_stop())
+    if (!watching || !should_stop())
       step.op->run({.inputs = {tensors, step.inputs},
                     .outputs = {tensors + step.inputs, step.outputs},
                     .scratch = arena + step.scratch,

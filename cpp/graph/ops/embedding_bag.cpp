@@ -41,8 +41,9 @@ class Bags : public Op {
     };
     const int64_t bytes = 8 * (indices.shape[0] + bags) * width;
     run_shares(bags, bytes, args.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t bag = begin; bag < end; ++bag) {
-        gather(args, offset(bag), offset(bag + 1), width, y.as<float>() + bag * width);
+      for (int64_t bag = begin, from = offset(begin), to = 0; bag < end; ++bag, from = to) {
+        to = offset(bag + 1);
+        gather(args, from, to, width, y.as<float>() + bag * width);
       }
     });
   }
@@ -87,10 +88,13 @@ class Bags : public Op {
     const int64_t rows = self().rows(args);
     std::fill_n(y, width, 0.0f);
     int64_t count = 0;
-    for (int64_t i = begin; i < end && (i % kPiece != 0 || !should_stop()); ++i) {
-      const int64_t index = index_at(args.inputs[indices_], i);
-      if (index != padding_)
-        self().add(args, inside(index, rows), weights == nullptr ? 1.0f : weights[i], count++, width, y);
+    for (int64_t piece = begin; piece < end && (piece == begin || !should_stop()); piece += kPiece) {
+      const int64_t stop = std::min(end, piece + kPiece);
+      for (int64_t i = piece; i < stop; ++i) {
+        const int64_t index = index_at(args.inputs[indices_], i);
+        if (index != padding_)
+          self().add(args, inside(index, rows), weights == nullptr ? 1.0f : weights[i], count++, width, y);
+      }
     }
     if (mode_ != Mode::mean || count == 0) return;
     const auto divisor = static_cast<float>(count);
