@@ -343,12 +343,12 @@ def test_progress_on_a_terminal(
 
 def stem() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
-    return net.eval(), torch.randn(1, 3, 96, 96)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1))
+    return net.eval(), torch.randn(1, 1, 32, 32)
 
 
 def test_a_target_decides_and_is_recorded(tmp_path: Path) -> None:
-    """A first layer of three channels gains on AVX512-VNNI only; each target gives one model, whatever the CPU."""
+    """A first layer of one channel gains on AVX512-VNNI only; each target gives one model, whatever the CPU."""
     net, x = stem()
     schemes = {}
     for target in ("avx2", "avx512vnni"):
