@@ -161,7 +161,7 @@ TEST(a_warm_run_allocates_nothing) {
 TEST(plans_and_contexts_are_bounded) {
   const auto session = mixed_net(default_isa(), 1);
   for (int64_t n = 1; n <= 30; ++n) run(*session, {batch_of(n, 1)});
-  CHECK(session->contexts().memory().plans == Contexts::kMaxPlans);
+  CHECK(session->contexts().memory().plans == graph::Contexts::kMaxPlans);
   CHECK(session->contexts().memory().contexts == 1);
   CHECK(run(*session, {batch_of(3, 1)}) == run(*mixed_net(default_isa(), 1), {batch_of(3, 1)}));
 }
