@@ -40,15 +40,37 @@ def rows(count: int) -> np.ndarray[Any, Any]:
         {"operations": 0},
         {"operations": float("nan")},
         {"operations": float("inf")},
+        {"operations": 10**400},
         {"operations": "many"},
         {"seconds": -1},
         {"seconds": False},
         {"seconds": [1]},
+        {"seconds": 10**400},
     ],
 )
 def test_limits_are_positive_numbers(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"limits: {next(iter(wrong))} "):
         Limits(**wrong)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_names_that_no_file_has(name: str) -> None:
+    with pytest.raises(lowbit.FormatError, match="is no path"):
+        lowbit.load(name)
+
+
+def test_instruction_sets_are_names() -> None:
+    wrong: Any = ["avx2"]
+    with pytest.raises(InputError, match=r"isa must be the name of an instruction set or None, is \['avx2'\]"):
+        lowbit.Session(product(), isa=wrong)
+
+
+@pytest.mark.parametrize("size", [1.5, float("nan"), "x", None, [1]])
+def test_sizes_of_made_up_inputs_are_integers(size: Any) -> None:
+    session = lowbit.Session(product())
+    with pytest.raises(InputError, match="size 'rows' must be an integer"):
+        session.made_up({"rows": size})
+    assert session.made_up({"rows": np.int64(3)})[0].shape == (3, 64)
 
 
 def test_limits_are_limits(tmp_path: Path) -> None:

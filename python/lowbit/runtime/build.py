@@ -37,6 +37,8 @@ def compiled(
 def finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None, limits: Limits) -> _core.Session:
     if threads is not None and (type(threads) is not int or not 1 <= threads < 2**31):
         raise InputError(f"threads must be a positive integer or None, is {threads!r}")
+    if isa is not None and not isinstance(isa, str):
+        raise InputError(f"isa must be the name of an instruction set or None, is {isa!r}")
     return builder.finish(isa=isa or "", threads=threads or 0, **vars(limits))
 
 

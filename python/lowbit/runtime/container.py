@@ -78,7 +78,11 @@ def read_sizes(path: Path) -> dict[str, int]:
 
 
 def _open(path: Path) -> FileIO:
-    if not stat.S_ISREG(path.stat().st_mode):
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a zero, or half a character, in its name
+        raise FormatError(f"{str(path)!r} is no path: {error}") from None
+    if not stat.S_ISREG(mode):
         raise FormatError(f"{path} is not a regular file")
     return path.open("rb", buffering=0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Limits:
 
 
 def _is_positive(limit: Any) -> bool:
-    return isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < math.inf
+    return isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit <= sys.float_info.max
 
 
 def checked(limits: Limits | None, default: Limits) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -231,13 +232,14 @@ class Session:
             The inputs, in order.
 
         Raises:
-            InputError: Sizes that are no mapping, or are not possible.
+            InputError: Sizes that are no mapping of names to integers, or are not possible.
             LimitError: The inputs would take more memory than the session may use.
         """
         if sizes is not None and not isinstance(sizes, Mapping):
             raise InputError(f"sizes are {{name: size}}, not {calls.kind_of(sizes)}")
         symbols = self.graph.symbols
-        wanted = {name: 1 if "batch" in name else FEW for name in symbols} | dict(sizes or {})
+        given = {name: _whole(name, size) for name, size in (sizes or {}).items()}
+        wanted = {name: 1 if "batch" in name else FEW for name in symbols} | given
         free = {name: possible.nearest(symbol, wanted[name]) for name, symbol in symbols.items()}
         if not all(dims.holds(condition, free) for condition in self.graph.conditions):
             free = possible.smallest(symbols, self.graph.conditions) or free
@@ -314,6 +316,13 @@ class Session:
 def weights_of(graph: Graph) -> dict[str, Stored]:
     """What each quantized weight takes in a file, by name."""
     return {name: stored(it) for name, it in graph.constants.items() if isinstance(it, Weight)}
+
+
+def _whole(name: str, size: Any) -> int:
+    try:
+        return operator.index(size)
+    except TypeError:
+        raise InputError(f"size {name!r} must be an integer, is {size!r}") from None
 
 
 def _made_up(value: Value, sizes: Mapping[str, int]) -> Array:
