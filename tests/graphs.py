@@ -42,17 +42,30 @@ class Maker:
         return self.constant(Weight(codes=codes, scales=self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)))
 
     def grouped(
-        self, channels: int, depth: int, group_size: int, *, kernel: tuple[int, ...] = (), affine: bool = False
+        self,
+        channels: int,
+        depth: int,
+        group_size: int,
+        *,
+        kernel: tuple[int, ...] = (),
+        affine: bool = False,
+        scales: str = "float16",
+        offsets: str = "",
+        bits: int = 0,
     ) -> str:
-        """Of `self.bits` bits; depth: of a channel's weights in all, kernel included."""
+        """Of `self.bits` bits, unless others are said; depth: of a channel's weights in all, kernel included.
+
+        affine: with zero points. scales, offsets: their types; offsets "": none.
+        """
         shape = (channels, depth // group_size)
-        bits = self.bits
-        low = 0 if affine else -middle(bits)
+        bits = bits or self.bits
+        low = 0 if affine or (offsets and bits < 8) else -middle(bits)
         rows = self.rng.integers(low, low + 2**bits, (channels, depth)).astype(np.int8)
         weight = Weight(
             codes=shaped(rows, (channels, depth // math.prod(kernel), *kernel)),
-            scales=self.rng.uniform(0.01, 0.1, shape).astype(np.float16),
+            scales=self.rng.uniform(0.01, 0.1, shape).astype(scales),
             zero_points=self.rng.integers(0, 2**bits, shape).astype(np.uint8) if affine else None,
+            offsets=self.rng.uniform(-1, 1, shape).astype(offsets) if offsets else None,
             bits=bits,
             group_size=group_size,
         )
@@ -232,6 +245,18 @@ def dynamic_net() -> Graph:
     )
 
 
+OTHER_KINDS: list[dict[str, Any]] = [
+    {"offsets": "float16"},
+    {"scales": "float32"},
+    {"scales": "float32", "affine": True},
+    {"scales": "float32", "offsets": "float16"},
+    {"offsets": "float32"},
+    {"bits": 8},
+    {"bits": 8, "scales": "float32", "offsets": "float16"},
+]
+"""Of weights in groups, beside half-float scales with or without zero points."""
+
+
 def few_bits_net(bits: int = 4) -> Graph:
     """Linear layers with few bits a weight: static and by row, symmetric and affine, with a residual and a table; rows
     of two tables."""
@@ -251,6 +276,11 @@ def few_bits_net(bits: int = 4) -> Graph:
     c = m.node("quantized_linear", b, m.grouped(9, 40, 8, affine=True), scaled[2], m.floats(9), output="f32", max=50.0)
     rows, scale, zero = m.node("dynamic_quantize", c, outputs=3, granularity="row")
     d = m.node("quantized_linear", rows, m.grouped(7, 9, 9), scaled[3], m.floats(7), "", "", scale, zero, output="f32")
+    for place, kind in enumerate(OTHER_KINDS):
+        each = m.grouped(9, 40, 8, **kind)
+        c = m.node(
+            "add", c, m.node("quantized_linear", b, each, scaled[2], m.floats(9), output="f32", zero_point_x=place)
+        )
     tokens = m.input("tokens", "batch", 3, dtype="i64")
     e = m.node("quantized_embedding", tokens, m.grouped(100, 120, 40))
     f = m.node("quantized_embedding", m.node("cast", tokens, dtype="i32"), m.grouped(100, 19, 19, affine=True))
@@ -273,7 +303,10 @@ def table_net(bits: int = 4) -> Graph:
     d = m.node("quantized_embedding_bag", flat, m.grouped(100, 120, 40, affine=True), offsets, weights, mode="sum")
     ends = m.node("concat", offsets, m.node("reshape", m.node("dim_value", value="3*batch"), shape=(1,)), axis=0)
     e = m.node("quantized_embedding_bag", flat, m.grouped(100, 19, 19), ends, mode="sum", last=1)
-    return m.graph(b, c, d, e)
+    bytes_ = m.grouped(100, 64, 32, bits=8)
+    f = m.node("quantized_embedding_bag", flat, m.grouped(100, 64, 32, offsets="float32"), offsets, weights, mode="sum")
+    g = m.node("quantized_embedding", tokens, bytes_)
+    return m.graph(b, c, d, e, f, g)
 
 
 def sparse_net() -> Graph:

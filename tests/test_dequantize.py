@@ -16,6 +16,7 @@ import lowbit
 from lowbit.capture import capture
 from lowbit.compress import set_codes
 from lowbit.dequantize import dequantize
+from lowbit.eager.modules import QuantizedLinear
 from lowbit.errors import InputError, UnsupportedError
 from lowbit.graph.ir import Weight
 from lowbit.ops.interpreter import run
@@ -28,8 +29,14 @@ N, K, GROUP = 256, 512, 64
 def given(kind: str) -> tuple[dict[str, Tensor], str]:
     """Random codes, extreme ones too, and what goes with them."""
     torch.manual_seed(0)
-    if kind == "int8":
-        return {"codes": torch.randint(-128, 128, (N, K), dtype=torch.int8), "scale": torch.rand(N) / 100 + 1e-3}, kind
+    if kind in ("int8", "bytes"):
+        groups = (K // GROUP,) if kind == "bytes" else ()
+        scale = torch.rand(N, *groups) / 100 + 1e-3
+        return {"codes": torch.randint(-128, 128, (N, K), dtype=torch.int8), "scale": scale}, "int8"
+    if kind in ("halves", "floats"):
+        scale, offset = torch.rand(2, N, K // GROUP) / 10 + 1e-2
+        parts = {"codes": torch.randint(0, 16, (N, K), dtype=torch.int8), "scale": scale, "offset": offset - 0.5}
+        return {n: p if kind == "floats" or n == "codes" else p.half() for n, p in parts.items()}, "int4"
     scale = (torch.rand(N, K // GROUP) / 10 + 1e-2).half()
     zero_point = torch.randint(0, 16, scale.shape, dtype=torch.uint8)
     if kind == "nibbles":
@@ -44,15 +51,17 @@ def given(kind: str) -> tuple[dict[str, Tensor], str]:
 def unpacked(parts: dict[str, Tensor], form: str) -> tuple[Array, Array]:
     """Codes as a file's reader sees them, and the numbers they stand for."""
     codes, scale = parts["codes"].numpy(), parts["scale"].numpy().astype(np.float64)
-    if form == "int8":
+    if scale.ndim == 1:
         return codes, codes * scale[:, None]
     if form == "int4-nibbles":
         codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(N, K).astype(np.int8) - 8
     zero = parts["zero_point"].numpy() if "zero_point" in parts else np.zeros_like(scale)
-    return codes, (codes - np.repeat(zero, GROUP, axis=1)) * np.repeat(scale, GROUP, axis=1)
+    offset = parts["offset"].numpy() if "offset" in parts else np.zeros_like(scale)
+    numbers = (codes - np.repeat(zero, GROUP, axis=1)) * np.repeat(scale, GROUP, axis=1)
+    return codes, numbers + np.repeat(offset, GROUP, axis=1)
 
 
-@pytest.mark.parametrize("kind", ["int8", "symmetric", "affine", "nibbles"])
+@pytest.mark.parametrize("kind", ["int8", "symmetric", "affine", "nibbles", "bytes", "halves", "floats"])
 def test_codes_reach_the_file(kind: str, tmp_path: Path) -> None:
     """The file holds the codes and scales that were given; the session computes what NumPy computes from them."""
     parts, form = given(kind)
@@ -65,27 +74,36 @@ def test_codes_reach_the_file(kind: str, tmp_path: Path) -> None:
     model = lowbit.convert(net, x, progress=False)
     bits = 8 if form == "int8" else 4
     assert [row["scheme"] for row in model.decisions] == [f"int{bits}"]
-    assert bits == 8 or "came with 4-bit codes in groups of 64" in model.decisions[0]["reason"]
+    assert kind == "int8" or f"came with {bits}-bit codes in groups of 64" in model.decisions[0]["reason"]
     model.save(tmp_path / "net.lowbit")
     graph, _ = file_format.load(tmp_path / "net.lowbit")
     (weight,) = (constant for constant in graph.constants.values() if isinstance(constant, Weight))
     np.testing.assert_array_equal(weight.codes, codes, strict=True)
     assert np.array_equal(weight.scales, parts["scale"].numpy())
-    if "zero_point" in parts:
-        assert np.array_equal(weight.zero_points, parts["zero_point"].numpy())
+    for name, held in (("zero_point", weight.zero_points), ("offset", weight.offsets)):
+        assert (held is None) == (name not in parts)
+        assert held is None or np.array_equal(held, parts[name].numpy())
     y = lowbit.load(tmp_path / "net.lowbit")(x.numpy())
     assert np.array_equal(y, run(graph, {graph.inputs[0]: x.numpy()})[graph.outputs[0]])
     assert np.abs(y - expected).max() < 0.03 * np.abs(expected).max()
+    lowbit.quantize_(net, progress=False)
+    assert isinstance(net[0], QuantizedLinear)
+    np.testing.assert_array_equal(net[0].numbers(), weight.numbers)
+    with torch.no_grad():
+        np.testing.assert_allclose(net(x), y, rtol=1e-5, atol=1e-4)
+    kept = lowbit.convert(net, x, progress=False)
+    assert np.array_equal(np.asarray(kept(x)), y)
 
 
 def test_operator() -> None:
     """Shapes without numbers, groups in any order, torch's own checks of a custom operator."""
-    for kind in ("int8", "symmetric", "affine", "nibbles"):
+    for kind in ("int8", "symmetric", "affine", "nibbles", "bytes", "floats"):
         parts, form = given(kind)
-        arguments = (parts["codes"], parts["scale"], parts.get("zero_point"), parts.get("g_idx"), form)
+        beside = parts.get("zero_point"), parts.get("g_idx"), form, parts.get("offset")
+        arguments = (parts["codes"], parts["scale"], *beside)
         if kind in ("affine", "nibbles"):
             torch.library.opcheck(dequantize, arguments)
-        assert np.allclose(dequantize(*arguments).numpy(), unpacked(parts, form)[1], rtol=1e-6)
+        assert np.allclose(dequantize(*arguments).numpy(), unpacked(parts, form)[1], rtol=1e-6, atol=1e-6)
     parts, form = given("symmetric")
     order = torch.randperm(K)
     mixed = dequantize(parts["codes"][:, order], parts["scale"], None, parts["g_idx"][order], form)
@@ -107,7 +125,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Any]], type[Excep
     "code": (lambda p: {"codes": p["codes"] + 8}, InputError, "a code is not in -8"),
     "groups": (lambda p: {"scale": p["scale"][:, :3]}, InputError, "as many groups as divide the columns"),
     "scale": (lambda p: {"scale": -p["scale"]}, InputError, "not finite and positive"),
-    "float32": (lambda p: {"scale": p["scale"].float() + 1e-6}, UnsupportedError, "must be float16 numbers"),
+    "infinite": (lambda p: {"scale": p["scale"].float() * torch.inf}, InputError, "not finite and positive"),
     "order": (lambda p: {"g_idx": p["g_idx"].flip(0)}, UnsupportedError, "static_groups"),
     "shape": (lambda p: {"codes": p["codes"][1:], "scale": p["scale"][1:]}, InputError, "the module's is"),
     "format": (lambda p: {"format": "int3"}, InputError, "there are int8, int4, int2, int4-nibbles"),

@@ -24,20 +24,31 @@ ROWS = [
 ]
 
 
+def as_floats(numbers: Array | None) -> Any:
+    """Half floats come as their bits."""
+    if numbers is None:
+        return None
+    return numbers.view(np.float16).astype(np.float32) if numbers.dtype == np.uint16 else numbers
+
+
 def expected(x: Array, codes: Array, scales: Array, group_size: int, p: dict[str, Any], bits: int) -> Array:
     """gemm_i4.h and kernel.h, each operation rounded to float32 once."""
     rows, k = x.shape
     zero_x = p["x_zero_points"] if p.get("x_zero_points") is not None else np.full(rows, p.get("x_zero_point", 0))
     zero_w = p["zero_points"] if p.get("zero_points") is not None else np.full(scales.shape, middle(bits))
-    factors = scales.view(np.float16).astype(np.float32)
+    factors, offsets = as_floats(scales), as_floats(p.get("offsets"))
+    zero_w = zero_w if offsets is None else np.zeros(scales.shape)
     centred = codes.astype(np.int64) - np.repeat(zero_w.astype(np.int64), group_size, axis=1)[:, :k]
     parts = [slice(first, first + group_size) for first in range(0, k, group_size)]
     offset = np.zeros(codes.shape[0])
     for g, part in enumerate(parts):
         offset += factors[:, g].astype(np.float64) * centred[:, part].sum(axis=1)
+        offset += 0 if offsets is None else offsets[:, g].astype(np.float64) * len(range(k)[part])
     t = -zero_x.astype(np.float32)[:, None] * offset.astype(np.float32)
     for g, part in enumerate(parts):
         t = fma((x[:, part].astype(np.int64) @ centred[:, part].T).astype(np.float32), factors[:, g], t)
+        if offsets is not None:
+            t = fma(x[:, part].sum(axis=1, dtype=np.int64).astype(np.float32)[:, None], offsets[:, g], t)
     row_scale = p.get("row_scale")
     factor, bias = p["multiplier"], p["bias"]
     t = fma(t, factor, bias) if row_scale is None else fma(t * factor, row_scale[:, None], bias)
@@ -87,7 +98,13 @@ def operands(bits: int, rng: np.random.Generator, rows: int, n: int, k: int, gro
         p["x_zero_points"] = rng.integers(0, 256, rows, dtype=np.uint8)
     if flags & 16 and flags & 1:
         p["row_scale"] = rng.uniform(0.5, 2.0, rows).astype(np.float32)
-    if flags & 32:
+    if flags & 64:
+        p["offsets"] = rng.uniform(-0.02, 0.02, (n, groups)).astype(np.float32)
+        if flags & 32:
+            p["offsets"] = p["offsets"].astype(np.float16).view(np.uint16)
+        else:
+            scales = rng.uniform(-0.02, 0.02, (n, groups)).astype(np.float32)
+    elif flags & 32:
         p["zero_points"] = rng.integers(0, 2**bits, (n, groups), dtype=np.uint8)
     return x.astype(np.uint8), codes.astype(np.uint8), scales, group, p
 
@@ -99,7 +116,7 @@ def operands(bits: int, rng: np.random.Generator, rows: int, n: int, k: int, gro
     n=st.integers(1, 150),
     k=st.integers(1, 150),
     group=st.sampled_from([0, 8, 16, 24, 32, 64, 128]),
-    flags=st.integers(0, 63),
+    flags=st.integers(0, 127),
     tasks=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -116,24 +133,26 @@ def test_product(
     n=st.integers(1, 150),
     groups=st.integers(1, 5),
     group=st.sampled_from([8, 32, 40, 64, 96]),
-    flags=st.integers(0, 63),
+    flags=st.integers(0, 127),
     tasks=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_a_single_row(kernel: str, n: int, groups: int, group: int, flags: int, tasks: int, seed: int) -> None:
+def test_a_single_row(
+    bits: int, kernel: str, n: int, groups: int, group: int, flags: int, tasks: int, seed: int
+) -> None:
     """Whose panels follow each other in one call."""
     rng = np.random.default_rng(seed)
-    check(kernel, *operands(rng, 1, n, groups * group, group, flags), tasks)
+    check(bits, kernel, *operands(bits, rng, 1, n, groups * group, group, flags), tasks)
 
 
-@pytest.mark.parametrize("kernel", ROWS)
+@pytest.mark.parametrize(("bits", "kernel"), ROWS)
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 30),
     taps=st.lists(st.integers(0, 50), min_size=1, max_size=6),
     run=st.integers(1, 40),
     group=st.sampled_from([0, 8, 24, 32]),
-    flags=st.sampled_from([0, 1, 32, 33]),
+    flags=st.sampled_from([0, 1, 32, 33, 64, 65, 97]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_taps(bits: int, kernel: str, rows: int, taps: list[int], run: int, group: int, flags: int, seed: int) -> None:

@@ -295,34 +295,45 @@ def test_blend_of_nan_is_the_code_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "kind"), [(8, "symmetric"), (4, "symmetric"), (4, "affine"), (2, "symmetric"), (2, "affine")]
+    ("bits", "kind"),
+    [
+        (bits, kind)
+        for bits in (8, 4, 2)
+        for kind in ("", "affine", "floats", "offsets", "floats, offsets")
+        if bits < 8 or kind != "affine"
+    ],
 )
 @settings(max_examples=60, deadline=None)
 @given(seed=SEEDS, groups=st.integers(1, 4), half=st.integers(1, 40), odd=st.integers(0, 3))
 def test_gather(bits: int, kind: str, seed: int, groups: int, half: int, odd: int) -> None:
     """gather.h: one product a number; to what is there it is added times a weight, in one rounding."""
     rng = np.random.default_rng(seed)
-    groups = 1 if odd or bits == 8 else groups
+    groups = 1 if odd else groups
     group_size = 4 * half - odd
     k, n = groups * group_size, 3
-    scales = rng.uniform(-0.1, 0.1, (n, groups)).astype(np.float32 if bits == 8 else np.float16)
+    wide, has_offsets = "floats" in kind, "offsets" in kind
+    scales, offsets = rng.uniform(-0.1, 0.1, (2, n, groups)).astype(np.float32 if wide else np.float16)
     zeros = rng.integers(0, 1 << bits, (n, groups)).astype(np.uint8) if kind == "affine" else None
     if bits == 8:
         codes = stored = rng.integers(-128, 128, (n, k)).astype(np.int8)
     else:
         whole = rng.integers(0, 1 << bits, (n, k)).astype(np.uint8)
-        middle = np.full((n, groups), 1 << (bits - 1), np.uint8) if zeros is None else zeros
+        middle = np.full((n, groups), 0 if has_offsets else 1 << (bits - 1), np.uint8) if zeros is None else zeros
         codes, stored = (
             whole.astype(np.int8) - np.repeat(middle.astype(np.int8), group_size, axis=1),
             pack_rows(whole, bits),
         )
-    single = np.repeat(scales.astype(np.float32), group_size, axis=1)
+    single, added = (np.repeat(part.astype(np.float32), group_size, axis=1) for part in (scales, offsets))
+    added = added if has_offsets else np.zeros_like(added)
     weight, sums = float(np.float32(rng.normal())), rng.normal(size=k).astype(np.float32)
-    given = scales if bits == 8 else scales.view(np.uint16)
+    given, beside = (part if wide else part.view(np.uint16) for part in (scales, offsets))
+    parts = {"bits": bits, "zero_points": zeros, "offsets": beside if has_offsets else None}
     for name in rows_of("gather"):
         for row in range(n):
-            y = _kernels.gather(name, stored, given, k, row, bits=bits, zero_points=zeros)
-            np.testing.assert_array_equal(y, codes[row].astype(np.float32) * single[row], err_msg=name, strict=True)
-            y = _kernels.gather(name, stored, given, k, row, bits=bits, zero_points=zeros, weight=weight, y=sums)
+            y = _kernels.gather(name, stored, given, k, row, **parts)
+            expected = codes[row].astype(np.float32) * single[row] + added[row]
+            np.testing.assert_array_equal(y, expected, err_msg=name, strict=True)
+            y = _kernels.gather(name, stored, given, k, row, weight=weight, y=sums, **parts)
             expected = fma(codes[row], single[row] * np.float32(weight), sums)
+            expected = fma(added[row], np.float32(weight), expected)
             np.testing.assert_array_equal(y, expected, err_msg=name, strict=True)

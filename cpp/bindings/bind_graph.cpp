@@ -420,7 +420,7 @@ void add_weight(GraphBuilder& builder, const std::string& name, const std::vecto
     weight.codes = part_of(codes, "codes", {DType::s8, DType::u8});
     weight.scales = part_of(scales, "scales", {DType::f16, DType::f32}, &weight.scale_type);
     weight.zero_points = part_of(zero_points, "zero points", {DType::u8});
-    weight.offsets = part_of(offsets, "offsets", {DType::f16});
+    weight.offsets = part_of(offsets, "offsets", {DType::f16, DType::f32}, &weight.offset_type);
     weight.values = part_of(values, "values", {DType::f32});
     weight.pattern = std::move(pattern);
     builder.weight(name, std::move(weight));

@@ -16,8 +16,10 @@ std::span<const T> items(const Buffer& buffer) {
   return {buffer.as<const T>(), buffer.bytes() / sizeof(T)};
 }
 
-bool all_finite(const Buffer& halves) {
-  return std::ranges::all_of(items<uint16_t>(halves),
+bool all_finite(const Buffer& numbers, DType type) {
+  if (type == DType::f32)
+    return std::ranges::all_of(items<float>(numbers), [](float number) { return std::isfinite(number); });
+  return std::ranges::all_of(items<uint16_t>(numbers),
                              [](uint16_t half) { return std::isfinite(float_from_half(half)); });
 }
 
@@ -48,7 +50,9 @@ std::string problem_of_parts(const Weight& weight) {
     for (uint8_t zero_point : items<uint8_t>(weight.zero_points))
       if (zero_point >> weight.bits != 0) return "a zero point is no code";
   }
-  if (weight.offsets.bytes() > 0 && (weight.offsets.bytes() != count * 2 || !all_finite(weight.offsets)))
+  if (weight.offset_type != DType::f16 && weight.offset_type != DType::f32) return "offsets are neither f16 nor f32";
+  if (weight.offsets.bytes() > 0 && (weight.offsets.bytes() != count * size_of(weight.offset_type) ||
+                                     !all_finite(weight.offsets, weight.offset_type)))
     return "there must be a finite offset for each group";
   if (weight.values.bytes() > 0) {
     const auto finite = [](float value) { return std::isfinite(value); };

@@ -18,12 +18,13 @@ struct Weight {
   // the other from a byte's lowest bits on, whole bytes a channel. Codes lie around zero, moved up by 2^(bits - 1),
   // unless there are zero points, offsets or values.
   Buffer codes;
-  DType scale_type = DType::f32;  // or f16
-  Buffer scales;                  // [channels][groups]
-  Buffer zero_points;             // u8 of the scales' shape, or empty
-  Buffer offsets;                 // f16 of the scales' shape, or empty
-  Buffer values;                  // f32 [2^bits], or empty: what each code stands for
-  std::string pattern;            // of zeros, as blocks of output x input channels: "4x4", "unstructured", or ""
+  DType scale_type = DType::f32;   // or f16
+  Buffer scales;                   // [channels][groups]
+  Buffer zero_points;              // u8 of the scales' shape, or empty
+  DType offset_type = DType::f16;  // or f32
+  Buffer offsets;                  // of the scales' shape, or empty
+  Buffer values;                   // f32 [2^bits], or empty: what each code stands for
+  std::string pattern;             // of zeros, as blocks of output x input channels: "4x4", "unstructured", or ""
 
   int64_t channels() const { return shape[0]; }
   int64_t depth() const { return channels() == 0 ? 0 : shape.elements() / channels(); }

@@ -52,9 +52,10 @@ class Epilogue(Bounds, total=False):
 class Product(Placement, Epilogue, total=False): ...
 
 class ProductI4(Product, total=False):
-    """zero_points: as scales; run: of k that are adjacent in x."""
+    """zero_points, offsets: as scales; run: of k that are adjacent in x."""
 
     zero_points: _U8 | None
+    offsets: npt.NDArray[np.uint16] | _F32 | None
     run: int
 
 class ProductF32(Placement, Bounds, total=False):
@@ -147,7 +148,7 @@ class Blend(TypedDict, total=False):
     gap: int
 
 # Products [rows][pitch] of weights [n][taps][run] or [n][k]; four-bit codes are [n][ceil(k / 2)], two a byte, their
-# scales the bits of half floats [n][groups].
+# scales the bits of half floats [n][groups], or floats where there are offsets.
 
 def gemm_i8(kernel: str, x: _U8, w: _S8, multiplier: _F32, bias: _F32, **rest: Unpack[Product]) -> _Array: ...
 def spmm_i8(kernel: str, x: _U8, w: _S8, multiplier: _F32, bias: _F32, **rest: Unpack[Product]) -> _Array: ...
@@ -156,7 +157,7 @@ def gemm_i4(
     kernel: str,
     x: _U8,
     codes: _U8,
-    scales: npt.NDArray[np.uint16],
+    scales: npt.NDArray[np.uint16] | _F32,
     group_size: int,
     multiplier: _F32,
     bias: _F32,
@@ -227,6 +228,7 @@ def gather(
     *,
     bits: int = 4,
     zero_points: _U8 | None = None,
+    offsets: _Array | None = None,
     weight: float | None = None,
     y: _F32 | None = None,
 ) -> _F32: ...

@@ -1,15 +1,19 @@
 """`lowbit::dequantize`: a torch operator that says what given codes mean, so that they reach a graph as they are.
 
-    w = torch.ops.lowbit.dequantize(codes, scale, zero_point, g_idx, format)        float32, [N, K] or [N, ...]
+    w = torch.ops.lowbit.dequantize(codes, scale, zero_point, g_idx, format, offset)    float32, [N, K] or [N, ...]
 
-    format          codes                                      scale           w[n, k]
-    "int8"          int8 [N, ...], -128 .. 127                 f32 [N]         codes * scale[n]
-    "int4"          int8 [N, K], -8 .. 7, or 0 .. 15           f16 [N, G]      (codes - zero_point[n, g]) * scale[n, g]
-    "int4-nibbles"  uint8 [N, K / 2], the low nibble first     f16 [N, G]      the same for nibbles 0 .. 15
+    format          codes                                      scale       w[n, k]
+    "int8"          int8 [N, ...], -128 .. 127                 [N]         codes * scale[n]
+    "int8"          the same                                   [N, G]      codes * scale[n, g] + offset[n, g]
+    "int4"          int8 [N, K], -8 .. 7, or 0 .. 15           [N, G]      (codes - zero_point[n, g]) * scale[n, g]
+    "int4"          int8 [N, K], 0 .. 15                       [N, G]      codes * scale[n, g] + offset[n, g]
+    "int4-nibbles"  uint8 [N, K / 2], the low nibble first     [N, G]      the same for nibbles 0 .. 15
 
-g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. Codes "int4" may have a
-convolution's shape [N, C, kh, kw], as w has then: k counts [kh, kw, C], input channels innermost. Whatever a module
-computes its weight with this from, `lowbit.convert` puts these very codes and scales into its layer.
+g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. offset, of the scale's
+shape, takes its place; of eight bits it may be None. Scales and offsets are any floats; a file holds them as float16
+where they are such numbers, else as float32. Codes in groups may have a convolution's shape [N, C, kh, kw], as w has
+then: k counts [kh, kw, C], input channels innermost. Whatever a module computes its weight with this from,
+`lowbit.convert` puts these very codes and scales into its layer.
 """
 
 from __future__ import annotations
@@ -27,31 +31,47 @@ from .graph.weights import FORMATS, highest, middle, problems, unpack
 # A code an element, or packed as in a file: by the name of the format.
 _LOOSE = {f"int{kind.bits}": kind for kind in FORMATS.values() if kind.grouped}
 _PACKED = {kind.packed: kind for kind in _LOOSE.values() if kind.packed}
-NAMES = ("int8", *_LOOSE, *_PACKED)
-_SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format) -> Tensor"
+NAMES = (*_LOOSE, *_PACKED)
+_SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format, Tensor? offset=None) -> Tensor"
 
 
 @torch.library.custom_op("lowbit::dequantize", mutates_args=(), schema=_SCHEMA)
-def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None, format: str) -> Tensor:
+def dequantize(
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    g_idx: Tensor | None,
+    format: str,
+    offset: Tensor | None = None,
+) -> Tensor:
     """The float32 numbers that the codes stand for; see the head of this file."""
-    if format == "int8":
-        return codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
+    if format == "int8" and scale.numel() == codes.shape[0]:
+        numbers = codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
+        return numbers if offset is None else numbers + offset.float().reshape(-1, *(1,) * (codes.dim() - 1))
     centre = 0
     if format in _PACKED:
         bits = _PACKED[format].bits
         parts = [codes >> shift & highest(bits) for shift in range(0, 8, bits)]
-        codes, centre = torch.stack(parts, dim=-1).flatten(1), middle(bits)
+        codes, centre = torch.stack(parts, dim=-1).flatten(1), 0 if offset is not None else middle(bits)
     window = codes.shape[2:]
     codes = codes.movedim(1, -1).flatten(1)
     depth, groups = codes.shape[1], scale.shape[1]
     index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
     zero = torch.full_like(scale, centre) if zero_point is None else zero_point
     numbers = (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
+    numbers = numbers if offset is None else numbers + offset.float()[:, index]
     return numbers.unflatten(1, (*window, -1)).movedim(-1, 1).contiguous() if window else numbers
 
 
 @dequantize.register_fake
-def _shape(codes: Tensor, scale: Tensor, zero_point: Tensor | None, g_idx: Tensor | None, format: str) -> Tensor:
+def _shape(
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    g_idx: Tensor | None,
+    format: str,
+    offset: Tensor | None = None,
+) -> Tensor:
     shape = (codes.shape[0], 8 // _PACKED[format].bits * codes.shape[1]) if format in _PACKED else codes.shape
     return codes.new_empty(shape, dtype=torch.float32)
 
@@ -64,13 +84,20 @@ def arrays(
     return codes.detach().numpy(), scale.detach().float().numpy(), zero, index
 
 
-def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array | None, format: str) -> Weight:
+def weight_of(
+    codes: Array,
+    scale: Array,
+    zero_point: Array | None,
+    g_idx: Array | None,
+    format: str,
+    offset: Array | None = None,
+) -> Weight:
     """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError."""
     if format not in NAMES:
         raise InputError(f"there is no format {format!r} of codes; there are {', '.join(NAMES)}")
-    if format == "int8":
+    if format == "int8" and scale.size == len(codes) and offset is None:
         if g_idx is not None:
-            raise InputError("g_idx is for groups of four-bit codes; int8 has a scale an output channel")
+            raise InputError("g_idx is for codes in groups; this int8 has a scale an output channel")
         weight = Weight(codes=codes, scales=scale.astype(np.float32).reshape(-1), zero_points=zero_point)
     else:
         is_packed = format in _PACKED
@@ -78,9 +105,15 @@ def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array
         depth = math.prod(codes.shape[1:]) * (8 // bits if is_packed else 1)
         _refuse_unequal(codes, scale, g_idx, depth, most=2 if is_packed else 5)
         if is_packed:
-            codes = unpack(codes, (codes.shape[0], depth), bits, signed=zero_point is None)
+            signed = zero_point is None and offset is None
+            codes = unpack(codes, (codes.shape[0], depth), bits, signed=signed)
         weight = Weight(
-            codes=codes, scales=_halves(scale), zero_points=zero_point, bits=bits, group_size=depth // scale.shape[1]
+            codes=codes,
+            scales=shortest(scale),
+            zero_points=zero_point,
+            offsets=None if offset is None else shortest(offset),
+            bits=bits,
+            group_size=depth // scale.shape[1],
         )
     wrong = list(problems(weight))
     if wrong:
@@ -88,19 +121,17 @@ def weight_of(codes: Array, scale: Array, zero_point: Array | None, g_idx: Array
     return weight
 
 
-def _halves(scale: Array) -> Array:
-    """The same numbers as float16, as a file holds them."""
+def shortest(numbers: Array) -> Array:
+    """As float16 where that holds the same numbers, else as float32."""
     with np.errstate(over="ignore"):
-        halves = scale.astype(np.float16)
-    if not np.array_equal(halves.astype(scale.dtype), scale, equal_nan=True):
-        raise UnsupportedError(
-            "scales of four-bit codes must be float16 numbers: round them to torch.float16 before the codes are chosen"
-        )
-    return halves
+        halves = numbers.astype(np.float16)
+    return (
+        halves if np.array_equal(halves.astype(numbers.dtype), numbers, equal_nan=True) else numbers.astype(np.float32)
+    )
 
 
 def _refuse_unequal(codes: Array, scale: Array, g_idx: Array | None, depth: int, *, most: int) -> None:
-    """Four-bit codes of more axes, or without groups of adjacent columns of one size."""
+    """Codes of more axes, or without groups of adjacent columns of one size."""
     if (
         not 2 <= codes.ndim <= most
         or 0 in codes.shape
@@ -109,7 +140,7 @@ def _refuse_unequal(codes: Array, scale: Array, g_idx: Array | None, depth: int,
         or depth % scale.shape[1] != 0
     ):
         raise InputError(
-            f"four-bit codes of {depth} columns with scales of shape {list(scale.shape)}: each row must "
+            f"codes of {depth} columns with scales of shape {list(scale.shape)}: each row must "
             "have a scale for each group, and as many groups as divide the columns"
         )
     if g_idx is not None and not np.array_equal(g_idx, np.arange(depth) // (depth // scale.shape[1])):

@@ -1,6 +1,6 @@
 """Models whose weights other programs quantized, with their codes, none of them rounded anew.
 
-    model = lowbit.importers.gguf("llama.Q4_0.gguf")              # llama.cpp's files: Q4_0
+    model = lowbit.importers.gguf("smollm2.Q4_1.gguf")            # llama.cpp's files: Q4_0, Q4_1, Q8_0
     model = lowbit.importers.checkpoint("directory")              # safetensors: GPTQ, AWQ, compressed-tensors
     lowbit.importers.restore(net, tensors)                        # such tensors into any module with linear layers
 
@@ -220,8 +220,8 @@ def gguf(path: str | os.PathLike[str]) -> Any:
     """A language model of transformers from a GGUF file of llama.cpp.
 
     Args:
-        path: The file: of the architecture llama (Llama, Mistral, SmolLM) or qwen2. Codes of matrices in Q4_0 are
-            kept; all others become float32 numbers, and a warning says how many.
+        path: The file: of the architecture llama (Llama, Mistral, SmolLM) or qwen2. Codes of matrices in Q4_0, Q4_1
+            and Q8_0 are kept; all others become float32 numbers, and a warning says how many.
 
     Returns:
         The model, in float32, quantized layers and tables on their codes. Its tokenizer is transformers'

@@ -245,7 +245,7 @@ class RandomNode {
     constexpr int kBits[] = {1, 2, 3, 4, 8, 4, 4, 4};
     weight.bits = maybe() ? 8 : kBits[random_.whole(0, 7)];
     const int64_t depth = weight.depth();
-    if (weight.bits < 8 || random_.whole(0, 9) == 0) weight.group_size = depth % 8 == 0 && maybe() ? 8 : depth;
+    if (weight.bits < 8 || random_.whole(0, 3) == 0) weight.group_size = depth % 8 == 0 && maybe() ? 8 : depth;
     weight.codes = noise(weight.code_bytes());
     const bool halves = (weight.group_size > 0) == (random_.whole(0, 9) != 0);
     weight.scale_type = halves ? DType::f16 : DType::f32;
@@ -255,12 +255,23 @@ class RandomNode {
       const float scale = random_.whole(0, 500) == 0 ? HUGE_VALF : random_.real(0.01f, 1);
       halves ? weight.scales.as<uint16_t>()[i] = half_from_float(scale) : weight.scales.as<float>()[i] = scale;
     }
-    if (weight.bits < 8 && maybe()) {
+    if (random_.whole(0, 3) == 0) {
+      weight.offset_type = maybe() ? DType::f16 : DType::f32;
+      weight.offsets = Buffer(count * size_of(weight.offset_type));
+      for (int64_t i = 0; i < count; ++i) {
+        const float offset = random_.whole(0, 500) == 0 ? HUGE_VALF : random_.real(-1, 1);
+        if (weight.offset_type == DType::f16) {
+          weight.offsets.as<uint16_t>()[i] = half_from_float(offset);
+        } else {
+          weight.offsets.as<float>()[i] = offset;
+        }
+      }
+    } else if (weight.bits < 8 && maybe()) {
       weight.zero_points = noise(count);
       for (int64_t i = 0; i < count; ++i)
         if (random_.whole(0, 500) != 0) weight.zero_points.as<uint8_t>()[i] &= (1 << weight.bits) - 1;
     }
-    if (random_.whole(0, 19) == 0) weight.offsets = noise(2 * count);
+    if (random_.whole(0, 39) == 0) weight.offsets = noise(2 * count);
     if (random_.whole(0, 19) == 0) weight.values = Buffer(sizeof(float) << weight.bits);
     return m_.weight(std::move(weight));
   }

@@ -128,16 +128,15 @@ Array<float> run_gather(const std::string& name, const py::array& codes, const p
   Keywords keywords(kwargs);
   const GatherKernel& kernel = find(gather_kernels(), name);
   const bool bytes = py::isinstance<py::array_t<int8_t>>(codes);
-  require(bytes ? py::isinstance<py::array_t<float>>(scales) : py::isinstance<py::array_t<uint16_t>>(scales),
-          "scales must be float32 of codes of int8, else uint16 (half floats)");
+  const bool wide = py::isinstance<Array<float>>(scales);
+  require(wide || py::isinstance<Array<uint16_t>>(scales), "scales must be float32, or uint16 (half floats)");
   const int given = keywords.get("bits", 4), bits = bytes ? 8 : given;
   require(bytes || bits == 4 || bits == 2, "codes of uint8 have 4 or 2 bits");
   require(codes.ndim() == 2 && k > 0 && codes.shape(1) == (k * bits + 7) / 8,
           "codes must be int8 [n][k] or uint8 [n][ceil(k * bits / 8)]");
   const int64_t n = codes.shape(0), groups = n > 0 ? scales.size() / n : 0;
-  require(groups > 0 && scales.size() == n * groups && k % groups == 0 &&
-              ((k / groups % (8 / bits) == 0 && !bytes) || groups == 1),
-          "scales must be [n][groups], each of whole bytes of codes; one a row of int8");
+  require(groups > 0 && scales.size() == n * groups && k % groups == 0 && (k / groups % (8 / bits) == 0 || groups == 1),
+          "scales must be [n][groups], each of whole bytes of codes");
   require(0 <= row && row < n, "there is no such row");
   const GatherTable table{bits,
                           static_cast<const uint8_t*>(codes.data()),
@@ -145,7 +144,11 @@ Array<float> run_gather(const std::string& name, const py::array& codes, const p
                           keywords.array<uint8_t>("zero_points", scales.size()),
                           n,
                           k,
-                          k / groups};
+                          k / groups,
+                          wide,
+                          wide ? static_cast<const void*>(keywords.array<float>("offsets", scales.size()))
+                               : keywords.array<uint16_t>("offsets", scales.size()),
+                          wide};
   const auto weight = keywords.get("weight", std::optional<float>());
   const auto* sums = keywords.array<float>("y", k);
   keywords.finish();

@@ -111,9 +111,9 @@ py::array run_i8(const std::string& name, const Array<uint8_t>& x, const Array<i
 }
 
 template <auto table>
-py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& codes,
-                 const Array<uint16_t>& scales, int64_t group_size, const Array<float>& multiplier,
-                 const Array<float>& bias, const py::kwargs& kwargs) {
+py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& codes, const py::array& scales,
+                 int64_t group_size, const Array<float>& multiplier, const Array<float>& bias,
+                 const py::kwargs& kwargs) {
   Keywords keywords(kwargs);
   const kernels::GemmI4Kernel& kernel = find(table(), name);
   require(codes.ndim() == 2 && scales.ndim() == 2, "codes and scales must be matrices");
@@ -123,9 +123,15 @@ py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<u
   const int64_t k = run * g.tap_count;
   require(codes.shape(1) == (k * kernel.bits + 7) / 8, "codes must be [n][ceil(k * bits / 8)]");
   require(group_size > 0 && (group_size % 8 == 0 || group_size == k), "group_size must be a multiple of 8, or k");
-  const kernels::GemmI4Source source{
+  const bool wide = py::isinstance<Array<float>>(scales);
+  require(wide || py::isinstance<Array<uint16_t>>(scales), "scales must be float32, or uint16 (half floats)");
+  kernels::GemmI4Source source{
       kernel.bits, codes.data(), scales.data(), keywords.array<uint8_t>("zero_points", scales.size()), n, k,
       group_size,  run};
+  source.wide = wide;
+  source.offsets = wide ? static_cast<const void*>(keywords.array<float>("offsets", scales.size()))
+                        : keywords.array<uint16_t>("offsets", scales.size());
+  require(source.offsets != nullptr ? source.zero_points == nullptr : !wide, "offsets replace zero points");
   require(scales.shape(0) == n && scales.shape(1) == source.groups(), "scales must be [n][groups]");
   require(source.groups() <= kernels::GemmI4Args::kMaxGroups, "too many groups");
   const Buffer values = copy(x);

@@ -35,13 +35,13 @@ class ConvI4 final : public IntegerConv<ConvOp> {
   ConvI4(const NodeInfo& node, const Weight& weight) : IntegerConv(node, weight.shape, kAnySum, Borders::copied) {
     if (groups_ != 1 || node.op != "quantized_conv2d")
       node.fail("no kernel reads four-bit weights with groups, nor in transposed convolutions");
-    kernels::GemmI4Source source = four_bit_source(node, weight);
-    weight_bytes_ = bytes_of(source);
-    source.run = run_length(phases_[0]);
-    const kernels::GemmI4Kernel& kernel = four_bit_kernel(node, source);
-    weights_ =
-        node.shared<kernels::GemmI4Weights>(graph::kWeight, {key_of(&kernel), source.run},
-                                            [&](kernels::GemmI4Weights& packed) { kernel.pack(source, packed); });
+    FewBitSource packed(node, weight);
+    weight_bytes_ = packed.bytes;
+    packed.source.run = run_length(phases_[0]);
+    const kernels::GemmI4Kernel& kernel = packed.kernel(node);
+    weights_ = node.shared<kernels::GemmI4Weights>(
+        graph::kWeight, {key_of(&kernel), packed.source.run},
+        [&](kernels::GemmI4Weights& weights) { kernel.pack(packed.source, weights); });
   }
 
   std::shared_ptr<const kernels::GemmI4Weights> weights_;

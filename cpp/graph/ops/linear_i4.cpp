@@ -1,4 +1,4 @@
-// quantized_linear with four-bit weights in groups: codes [..., K] times codes [N, K].
+// quantized_linear with weights in groups: codes [..., K] times codes [N, K] of four bits, or of eight as twice four.
 #include "graph/ops/four_bit.h"
 #include "graph/ops/linear_kernels.h"
 #include "graph/ops/quantized.h"
@@ -9,14 +9,15 @@ namespace {
 
 class LinearI4 final : public LinearKernels<kernels::GemmI4Weights, kernels::GemmI4Args> {
  public:
-  explicit LinearI4(const NodeInfo& node) : LinearI4(node, four_bit_source(node, layer_weight(node, 2))) {}
+  explicit LinearI4(const NodeInfo& node) : LinearI4(node, FewBitSource(node, layer_weight(node, 2))) {}
 
  private:
-  LinearI4(const NodeInfo& node, const kernels::GemmI4Source& source)
-      : LinearKernels({node, source.n, kAnySum}, source.k, bytes_of(source)) {
-    const kernels::GemmI4Kernel& kernel = four_bit_kernel(node, source);
+  LinearI4(const NodeInfo& node, const FewBitSource& weight)
+      : LinearKernels({node, weight.source.n, kAnySum}, layer_weight(node, 2).depth(), weight.bytes) {
+    const kernels::GemmI4Kernel& kernel = weight.kernel(node);
     weights_ = node.shared<kernels::GemmI4Weights>(
-        kWeight, {key_of(&kernel)}, [&](kernels::GemmI4Weights& packed) { kernel.pack(source, packed); });
+        kWeight, {key_of(&kernel)}, [&](kernels::GemmI4Weights& packed) { kernel.pack(weight.source, packed); });
+    taps_ = weight.taps;
   }
 };
 

@@ -39,7 +39,7 @@ class LinearKernels : public Op {
     const int64_t rows = x.shape.elements() / depth_, n = weights_->n;
     Args product;
     product.weights = weights_.get();
-    product.taps = {&kTap, 1};
+    product.taps = taps_;
     product.grid = epilogue_.is_dynamic() ? kernels::Grid{rows, 1, 1} : kernels::Grid{1, 1, rows};
     product.x = {x.as<const uint8_t>(), depth_, depth_, depth_};
     product.x_zero_point = epilogue_.x_zero_point();
@@ -63,10 +63,9 @@ class LinearKernels : public Op {
   virtual size_t task_scratch() const { return 0; }
 
   std::shared_ptr<const Weights> weights_;
+  std::vector<int64_t> taps_{0};  // where the weights' runs of inputs begin
 
  private:
-  static constexpr int64_t kTap = 0;
-
   IntegerEpilogue epilogue_;
   int64_t depth_;
   double weight_bytes_;  // as the model holds them

@@ -9,21 +9,22 @@ namespace {
 
 struct Format {
   int bits;
-  DType scales;
+  bool halves, floats;                         // what its scales may be
   bool grouped, zero_points, offsets, values;  // what a weight may have
   Factory linear, conv, embedding, bag;        // null: no kernels
 
   bool fits(const Weight& weight) const {
-    return weight.bits == bits && weight.scale_type == scales && (weight.group_size > 0) == grouped &&
-           (zero_points || weight.zero_points.bytes() == 0) && (offsets || weight.offsets.bytes() == 0) &&
-           (values || weight.values.bytes() == 0);
+    return weight.bits == bits && (weight.scale_type == DType::f16 ? halves : floats) &&
+           (weight.group_size > 0) == grouped && (zero_points || weight.zero_points.bytes() == 0) &&
+           (offsets || weight.offsets.bytes() == 0) && (values || weight.values.bytes() == 0);
   }
 };
 
 constexpr Format kFormats[] = {
-    {8, DType::f32, false, false, false, false, make_linear_i8, make_conv_i8, make_embedding, make_embedding_bag},
-    {4, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
-    {2, DType::f16, true, true, false, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
+    {8, false, true, false, false, false, false, make_linear_i8, make_conv_i8, make_embedding, make_embedding_bag},
+    {8, true, true, true, false, true, false, make_linear_i4, nullptr, make_embedding, make_embedding_bag},
+    {4, true, true, true, true, true, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
+    {2, true, true, true, true, true, false, make_linear_i4, make_conv_i4, make_embedding, make_embedding_bag},
 };
 
 template <Factory Format::* operation>

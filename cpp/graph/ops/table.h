@@ -17,12 +17,15 @@ inline kernels::GatherTable table_of(const Weight& weight) {
           .zero_points = weight.zero_points.bytes() > 0 ? weight.zero_points.as<uint8_t>() : nullptr,
           .n = n,
           .k = k,
-          .group_size = weight.group_size > 0 ? weight.group_size : std::max<int64_t>(k, 1)};
+          .group_size = weight.group_size > 0 ? weight.group_size : std::max<int64_t>(k, 1),
+          .wide = weight.scale_type == DType::f32,
+          .offsets = weight.offsets.bytes() > 0 ? weight.offsets.as<uint8_t>() : nullptr,
+          .wide_offsets = weight.offset_type == DType::f32};
 }
 
 // What a row takes, scales included.
 inline double row_bytes(const kernels::GatherTable& table) {
-  return static_cast<double>(table.row_bytes + table.groups * (table.bits == 8 ? 4 : 2));
+  return static_cast<double>(table.row_bytes + table.groups * (table.wide ? 4 : 2));
 }
 
 }  // namespace lowbit::graph

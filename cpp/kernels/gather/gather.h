@@ -3,9 +3,11 @@
 //   run:  y[i, k] = float(q[r, k] - z[r, g]) * scale[r, g]                    r = rows[i], g = k / group_size
 //   add:  y[k] = fma(float(q[row, k] - z[row, g]), scale[row, g] * weight, y[k])
 //
+// Where groups have offsets, z is 0, run adds offset[r, g] to each number, and add goes on with
+// y[k] = fma(offset[row, g], weight, y[k]).
+//
 // The table is as a model holds it. Every operation is rounded to float once, so that every ISA agrees. Limits:
-// group_size divides k, is k with 8 bits, and a multiple of 8 / bits unless it is k. Nothing is read or written past a
-// row.
+// group_size divides k, and is a multiple of 8 / bits unless it is k. Nothing is read or written past a row.
 #pragma once
 
 #include "kernels/kernel.h"
@@ -15,9 +17,12 @@ namespace lowbit::kernels {
 struct GatherTable {
   int bits;                    // of a code: 2, 4 or 8
   const uint8_t* codes;        // [n][row_bytes]: of 8 bits s8; fewer from a byte's lowest bits on
-  const void* scales;          // [n][groups]: half floats, of 8 bits floats
-  const uint8_t* zero_points;  // [n][groups]; null: 2^(bits - 1), and always of 8 bits
+  const void* scales;          // [n][groups]: floats if wide, else half floats
+  const uint8_t* zero_points;  // [n][groups]; null: 2^(bits - 1), or 0 with offsets; there are none of 8 bits
   int64_t n, k, group_size;
+  bool wide;
+  const void* offsets = nullptr;  // [n][groups], or null
+  bool wide_offsets = false;
   int64_t groups = k / group_size, row_bytes = (k * bits + 7) / 8;
 };
 

@@ -10,13 +10,16 @@ namespace {
 
 constexpr int64_t kAhead = 8;  // rows that are fetched before they are read
 
+// What is done with a row's numbers, code * scale, and with its offsets.
 struct Put {
   static void many(float* y, const Lanes& codes, const Lanes& scale) { store(y, codes * scale); }
   static void one(float* y, float code, float scale) { *y = code * scale; }
+  static void offset(float* y, float offset, float) { *y += offset; }
 };
 struct Add {
   static void many(float* y, const Lanes& codes, const Lanes& scale) { store(y, fma(codes, scale, load(y))); }
   static void one(float* y, float code, float scale) { *y = __builtin_fmaf(code, scale, *y); }
+  static void offset(float* y, float offset, float weight) { *y = __builtin_fmaf(offset, weight, *y); }
 };
 
 // A group's codes begin with a byte.
@@ -43,20 +46,28 @@ inline void bytes(const int8_t* codes, int64_t count, float scale, float* y) {
   for (; i < count; ++i) To::one(y + i, static_cast<float>(codes[i]), scale);
 }
 
-// weight: what scales are multiplied by.
+inline float number(const void* numbers, bool wide, int64_t place) {
+  return wide ? static_cast<const float*>(numbers)[place]
+              : float_from_half(static_cast<const uint16_t*>(numbers)[place]);
+}
+
+// weight: what scales and offsets are multiplied by.
 template <class To>
 inline void gather_row(const GatherTable& table, int64_t row, float weight, float* y) {
   const uint8_t* codes = table.codes + row * table.row_bytes;
-  if (table.bits == 8) {
-    const float scale = static_cast<const float*>(table.scales)[row] * weight;
-    return bytes<To>(reinterpret_cast<const int8_t*>(codes), table.k, scale, y);
-  }
-  const auto* scales = static_cast<const uint16_t*>(table.scales);
-  const int64_t size = table.group_size;
+  const int64_t size = table.group_size, bytes_of_group = size * table.bits / 8;
+  const int centre = table.offsets == nullptr ? 1 << (table.bits - 1) : 0;
   const auto group = table.bits == 4 ? few_bits<To, 4> : few_bits<To, 2>;
-  for (int64_t g = row * table.groups; g < (row + 1) * table.groups; ++g, codes += size * table.bits / 8, y += size) {
-    const int zero_point = table.zero_points == nullptr ? 1 << (table.bits - 1) : table.zero_points[g];
-    group(codes, size, zero_point, float_from_half(scales[g]) * weight, y);
+  for (int64_t g = row * table.groups; g < (row + 1) * table.groups; ++g, codes += bytes_of_group, y += size) {
+    const float scale = number(table.scales, table.wide, g) * weight;
+    if (table.bits == 8) {
+      bytes<To>(reinterpret_cast<const int8_t*>(codes), size, scale, y);
+    } else {
+      group(codes, size, table.zero_points == nullptr ? centre : table.zero_points[g], scale, y);
+    }
+    if (table.offsets == nullptr) continue;
+    const float offset = number(table.offsets, table.wide_offsets, g);
+    for (int64_t i = 0; i < size; ++i) To::offset(y + i, offset, weight);
   }
 }
 

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kSums = 16 * 1024;  // of x over groups, held at once; 64 KB on the stack of the thread that uses them
 static_assert(kSums >= GemmI4Args::kMaxGroups * GemmI4Tile::kMaxRows);
 
-int64_t sums_of_row(const GemmI4Weights& weights) { return weights.groups() * weights.kernel->sums(weights.affine); }
+int64_t sums_of_row(const GemmI4Weights& weights) { return weights.groups() * weights.kernel->sums(weights.affine()); }
 
 Cut cut(const GemmI4Args& args) {
   const GemmI4Weights& weights = *args.weights;
@@ -30,14 +30,14 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
         weights_(*args.weights),
         panel_bytes_(static_cast<int64_t>(weights_.panels.bytes()) / cut_.panels) {
     tile_.depth = {weights_.k, weights_.run, weights_.group_size, args.taps.data()};
-    tile_.affine = weights_.affine;
+    tile_.kind = weights_.kind;
     if (args.x_zero_points == nullptr) std::fill_n(zero_points_, Cut::kBlockRows, args.x_zero_point);
   }
 
   void begin_rows(int64_t count) {
     for (int64_t row = 0; row < count; ++row) {
       int32_t* sums = sums_ + row * sums_of_row(weights_);
-      weights_.kernel->group_sums(rows_.x[row], tile_.depth, weights_.affine, sums);
+      weights_.kernel->group_sums(rows_.x[row], tile_.depth, weights_.affine(), sums);
       row_sums_[row] = sums;
     }
   }
@@ -68,20 +68,39 @@ int code(const GemmI4Source& w, int64_t channel, int64_t k) {
 }
 
 int zero_point(const GemmI4Source& w, int64_t channel, int64_t group) {
+  if (w.offsets != nullptr) return 0;
   return w.zero_points == nullptr ? middle_code(w.bits) : w.zero_points[channel * w.groups() + group];
+}
+
+GemmI4Kind kind_of(const GemmI4Source& w) {
+  if (w.offsets != nullptr) return w.wide ? GemmI4Kind::float_offsets : GemmI4Kind::half_offsets;
+  return w.zero_points == nullptr ? GemmI4Kind::symmetric : GemmI4Kind::zero_points;
 }
 
 // One channel's place in what stands before a group's codes.
 void pack_head(const GemmI4Source& w, int64_t channel, int64_t group, int64_t nr, uint8_t* out) {
-  std::memcpy(out + 2 * (channel % nr), w.scales + channel * w.groups() + group, 2);
-  if (w.zero_points != nullptr) out[2 * nr + channel % nr] = static_cast<uint8_t>(zero_point(w, channel, group));
+  const int64_t from = channel * w.groups() + group, to = channel % nr, size = w.wide ? 4 : 2;
+  const auto put = [&](const void* numbers, uint8_t* at) {
+    std::memcpy(at + size * to, static_cast<const uint8_t*>(numbers) + size * from, static_cast<size_t>(size));
+  };
+  put(w.scales, out);
+  if (w.offsets != nullptr) put(w.offsets, out + size * nr);
+  if (w.zero_points != nullptr) out[2 * nr + to] = w.zero_points[from];
 }
 
-double group_offset(const GemmI4Source& w, int64_t channel, int64_t group) {
+double number(const GemmI4Source& w, const void* numbers, int64_t place) {
+  return w.wide ? static_cast<const float*>(numbers)[place]
+                : float_from_half(static_cast<const uint16_t*>(numbers)[place]);
+}
+
+// Adds a group's share to a channel's offset.
+void add_offset(const GemmI4Source& w, int64_t channel, int64_t group, double& offset) {
   const int64_t first = group * w.group_size, end = std::min(w.k, first + w.group_size);
   int64_t sum = 0;
   for (int64_t k = first; k < end; ++k) sum += code(w, channel, k) - zero_point(w, channel, group);
-  return static_cast<double>(float_from_half(w.scales[channel * w.groups() + group])) * static_cast<double>(sum);
+  const int64_t place = channel * w.groups() + group;
+  offset += number(w, w.scales, place) * static_cast<double>(sum);
+  if (w.offsets != nullptr) offset += number(w, w.offsets, place) * static_cast<double>(end - first);
 }
 
 }  // namespace
@@ -89,9 +108,9 @@ double group_offset(const GemmI4Source& w, int64_t channel, int64_t group) {
 void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
   const int64_t padded = (w.n + nr - 1) / nr * nr;
   out.kernel = this;
-  out.n = w.n, out.k = w.k, out.run = w.run, out.group_size = w.group_size, out.affine = w.zero_points != nullptr;
+  out.n = w.n, out.k = w.k, out.run = w.run, out.group_size = w.group_size, out.kind = kind_of(w);
   const GemmI4Depth depth{w.k, w.run, w.group_size, nullptr};
-  const int64_t head = gemm_i4_head(nr, out.affine), step = gemm_i4_step(bits);
+  const int64_t head = gemm_i4_head(nr, out.kind), step = gemm_i4_step(bits);
   int64_t panel = w.groups() * head;
   each_part(depth, [&](int64_t, int64_t, int64_t, int64_t length) { panel += (length + step - 1) / step * nr * 4; });
   out.panels = Buffer(static_cast<size_t>(padded / nr * panel));
@@ -104,7 +123,7 @@ void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
       if (k == group * w.group_size) {
         pack_head(w, channel, group, nr, at);
         at += head;
-        offset += group_offset(w, channel, group);
+        add_offset(w, channel, group, offset);
       }
       for (int64_t i = 0; i < length; ++i) {
         const int q = code(w, channel, k + i);

@@ -7,12 +7,17 @@
 //   offset[c]    = the sum over g of scale[c, g] * sum_{k in group g} (q[c, k] - z[c, g]), in float64, g ascending
 //   y[r, c]      = epilogue(t[r, c]), as in kernel.h with t in place of float(acc)
 //
+// Where groups have offsets instead of zero points, z is 0, and each group adds two products, and its offset more:
+//
+//   t = fma(float(acc[r, c, g]), scale[c, g], t), then t = fma(float(sum of x[r, k] over g), group_offset[c, g], t)
+//   offset[c] gets scale[c, g] * sum of q, then group_offset[c, g] * the number of k in g
+//
 // Codes q are 0 .. 2^bits - 1, zero points z the same (2^(bits - 1) for all where weights are symmetric), scales half
-// floats. A group is
-// group_size adjacent k; the last one may be shorter, and a group may lie in several taps. The zero points are taken
-// out with the sums of x over a group, which are found once for all channels. Limits: group_size a multiple of 8 unless
-// it is k; at most kMaxGroups groups; 255 * (2^bits - 1) * group_size < 2^31. x is read up to a step past each run
-// (those bytes meet codes of zero): buffers carry that slack.
+// floats; with offsets both are half floats, or both floats. A group is group_size adjacent k; the last one may be
+// shorter, and a group may lie in several taps. The zero points are taken out with the sums of x over a group, which
+// are found once for all channels. Limits: group_size a multiple of 8 unless it is k; at most kMaxGroups groups;
+// 255 * (2^bits - 1) * group_size < 2^31. x is read up to a step past each run (those bytes meet codes of zero):
+// buffers carry that slack.
 #pragma once
 
 #include <span>
@@ -28,22 +33,27 @@ struct GemmI4Kernel;
 struct GemmI4Source {
   int bits;                    // of a code: 4 or 2
   const uint8_t* codes;        // [n][ceil(k * bits / 8)]: several a byte, from its lowest bits on
-  const uint16_t* scales;      // half floats [n][groups], finite
+  const void* scales;          // half floats [n][groups], finite
   const uint8_t* zero_points;  // [n][groups]; null: 2^(bits - 1)
   int64_t n, k, group_size;
-  int64_t run;  // of k that are adjacent in x; it divides k
+  int64_t run;                    // of k that are adjacent in x; it divides k
+  const void* offsets = nullptr;  // [n][groups], finite; then there are no zero points
+  bool wide = false;              // scales and offsets are floats
   int64_t groups() const { return (k + group_size - 1) / group_size; }
 };
 
 // Weights in the layout of one kernel: panels of nr channels, in which each group is one run of memory:
-//   half floats [nr]; zero points [nr], in whole 64 bytes (only if affine); codes [steps][nr][4]
+//   scales [nr]; zero points [nr] in whole 64 bytes, or offsets [nr], if there are any; codes [steps][nr][4]
 // A step is as many k as four bytes hold codes: byte j has those of k = j, 4 + j, ... from its lowest bits on, of every
 // second four 2^bits - 1 - q for a kernel that complements; zero where padded. What a group has in one tap begins with
 // a step of its own.
+enum class GemmI4Kind : uint8_t { symmetric, zero_points, half_offsets, float_offsets };
+
 struct GemmI4Weights {
   const GemmI4Kernel* kernel = nullptr;
   int64_t n = 0, k = 0, run = 0, group_size = 0;
-  bool affine = false;
+  GemmI4Kind kind = GemmI4Kind::symmetric;
+  bool affine() const { return kind != GemmI4Kind::symmetric; }
   Buffer panels;
   Buffer offsets;  // float [n rounded up to nr]
   int64_t groups() const { return (k + group_size - 1) / group_size; }
@@ -77,7 +87,7 @@ struct GemmI4Tile : OutputTile {
   const uint8_t* panel;
   const float* offsets;  // [nr]
   GemmI4Depth depth;
-  bool affine;
+  GemmI4Kind kind;
   int64_t panels = 1, panel_bytes = 0;
   int64_t channels = 0;  // from this panel on
 
@@ -99,8 +109,9 @@ struct GemmI4Kernel : KernelRow {
   int bits;    // of a code
   Tiles<GemmI4Tile> tiles;
   // Of a row, with which its accumulators begin, or what is added to them in the end: for each group, -2^(bits - 1)
-  // times the sum of x; where weights are affine -1 times, for the channel's zero point. A kernel that complements adds
-  // 2^bits - 1 times the sum of those x that meet complements; where weights are affine, that is a second number.
+  // times the sum of x; where weights are affine -1 times, for the channel's zero point or offset. A kernel that
+  // complements adds 2^bits - 1 times the sum of those x that meet complements; where weights are affine, that is a
+  // second number.
   void (*group_sums)(const uint8_t* x, const GemmI4Depth& depth, bool affine, int32_t* sums);
   bool complements = false;
   int sums(bool affine) const { return affine && complements ? 2 : 1; }  // of a group
@@ -130,6 +141,9 @@ static inline void each_part(const GemmI4Depth& depth, Part&& part) {
 }
 
 // Bytes in front of a group's codes.
-static inline int64_t gemm_i4_head(int64_t nr, bool affine) { return 2 * nr + (affine ? (nr + 63) / 64 * 64 : 0); }
+static inline int64_t gemm_i4_head(int64_t nr, GemmI4Kind kind) {
+  constexpr int64_t kBytes[] = {2, 2, 4, 8};  // of a channel
+  return kBytes[static_cast<int>(kind)] * nr + (kind == GemmI4Kind::zero_points ? (nr + 63) / 64 * 64 : 0);
+}
 
 }  // namespace lowbit::kernels

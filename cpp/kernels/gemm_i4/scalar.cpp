@@ -12,26 +12,39 @@ namespace {
 
 constexpr int kNr = 8;
 
+template <class T>
+T load(const uint8_t* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
 template <int kBits>
 float dot(const GemmI4Tile& t, int row, int channel) {
   constexpr int64_t kStep = gemm_i4_step(kBits);
   const uint8_t* x = t.x[row];
   float sum = -static_cast<float>(t.zero_points[row]) * t.offsets[channel];
-  int32_t acc = 0;
+  int32_t acc = 0, of_x = 0;
   const uint8_t *head = nullptr, *w = t.panel;
+  const bool offsets = t.kind >= GemmI4Kind::half_offsets, wide = t.kind == GemmI4Kind::float_offsets;
+  const auto number = [&](int64_t place) {  // of what stands before a group's codes
+    if (wide) return load<float>(head + 4 * place);
+    return float_from_half(load<uint16_t>(head + 2 * place));
+  };
   each_part(t.depth, [&](int64_t group, int64_t tap, int64_t k, int64_t length) {
     const uint8_t* part = x + t.depth.taps[tap] + k - tap * t.depth.run;
-    if (k == group * t.depth.group_size) head = w, w += gemm_i4_head(kNr, t.affine), acc = 0;
-    const int zero_point = t.affine ? head[2 * kNr + channel] : middle_code(kBits);
+    if (k == group * t.depth.group_size) head = w, w += gemm_i4_head(kNr, t.kind), acc = of_x = 0;
+    const int middle = offsets ? 0 : middle_code(kBits);
+    const int zero_point = t.kind == GemmI4Kind::zero_points ? head[2 * kNr + channel] : middle;
     for (int64_t i = 0; i < length; ++i) {
       const int codes = w[(i / kStep * kNr + channel) * 4 + i % 4];
       acc += part[i] * ((codes >> (i % kStep / 4 * kBits) & highest_code(kBits)) - zero_point);
+      of_x += part[i];
     }
     w += (length + kStep - 1) / kStep * kNr * 4;
     if (k + length != std::min(t.depth.k, (group + 1) * t.depth.group_size)) return;
-    uint16_t scale;
-    std::memcpy(&scale, head + 2 * channel, 2);
-    sum = std::fma(static_cast<float>(acc), float_from_half(scale), sum);
+    sum = std::fma(static_cast<float>(acc), number(channel), sum);
+    if (offsets) sum = std::fma(static_cast<float>(of_x), number(kNr + channel), sum);
   });
   return sum;
 }

@@ -29,16 +29,24 @@ struct Tile {
   static constexpr int64_t kStep = gemm_i4_step(V::kBits);
 
   static void run(const GemmI4Tile& first) {
+    first.kind < GemmI4Kind::half_offsets ? run_kind<false>(first) : run_apart(first);
+  }
+
+  // What has offsets, in a function of its own, which leaves the code of the others as it is without.
+  [[gnu::noinline]] static void run_apart(const GemmI4Tile& first) { run_kind<true>(first); }
+
+  template <bool kOffsets>
+  static LOWBIT_INLINE void run_kind(const GemmI4Tile& first) {
     if constexpr (kRows > 1) {
-      run_panel(first);
+      run_panel<kOffsets>(first);
     } else {
       GemmI4Tile t = first;
       [[maybe_unused]] const bool plain = has_chain() && is_plain(t);
       for (int64_t left = first.panels; left > 0; --left, t.next_panel(kColumns)) {
-        if constexpr (has_chain()) {
-          plain ? run_plain(t) : run_panel(t);
+        if constexpr (has_chain() && !kOffsets) {
+          plain ? run_plain(t) : run_panel<false>(t);
         } else {
-          run_panel(t);
+          run_panel<kOffsets>(t);
         }
       }
     }
@@ -49,10 +57,11 @@ struct Tile {
     return false;
   }
 
+  template <bool kOffsets>
   static LOWBIT_INLINE void run_panel(const GemmI4Tile& t) {
     alignas(64) float sums[kRows * kColumns];
     const bool straddle = t.depth.run != t.depth.k && t.depth.run % t.depth.group_size != 0;
-    straddle ? multiply<true>(t, sums) : multiply<false>(t, sums);
+    straddle ? multiply<true, kOffsets>(t, sums) : multiply<false, kOffsets>(t, sums);
     store_any<V, kVectors>(t, sums, kRows);
     if (t.epilogue->output == DType::u8 && t.epilogue->table != nullptr)
       change_codes<GemmI4Tile::kMaxRows, kColumns>(t, kRows);
@@ -60,8 +69,8 @@ struct Tile {
 
   static LOWBIT_INLINE bool is_plain(const GemmI4Tile& t) {
     const GemmI4Depth& depth = t.depth;
-    return !t.affine && t.epilogue->output == DType::f32 && depth.run == depth.k && depth.k % depth.group_size == 0 &&
-           depth.group_size % 32 == 0;
+    return t.kind == GemmI4Kind::symmetric && t.epilogue->output == DType::f32 && depth.run == depth.k &&
+           depth.k % depth.group_size == 0 && depth.group_size % 32 == 0;
   }
 
   // A single row reads its weights as fast as memory gives them, and all that stands between two loads delays the
@@ -76,13 +85,13 @@ struct Tile {
     begin(t, totals);
     for (int64_t k = 0; k < depth; ++group_sum) {
       const uint8_t* head = w;
-      w += gemm_i4_head(kColumns, false);
+      w += gemm_i4_head(kColumns, GemmI4Kind::symmetric);
       Int acc[kRows][kVectors];
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v) acc[0][v] = V::broadcast(*group_sum);
       for (const int64_t end = k + group_size; k < end; k += V::kChain, w += V::kChain / kStep * kColumns * 4)
         V::add_chain(x, k, w, acc);
-      add(acc, head, totals);
+      add<false>(t, 0, acc, head, totals);
     }
     const Float low = V::broadcast(t.epilogue->min), high = V::broadcast(t.epilogue->max);
     LOWBIT_UNROLL
@@ -107,7 +116,7 @@ struct Tile {
   };
 
   // Groups that never straddle taps are told apart, for the loop over their parts costs more registers than there are.
-  template <bool kStraddle>
+  template <bool kStraddle, bool kOffsets>
   static LOWBIT_INLINE void multiply(const GemmI4Tile& t, float* sums) {
     const GemmI4Depth& depth = t.depth;
     const int64_t* tap = depth.taps;
@@ -124,27 +133,27 @@ struct Tile {
       }
       const int64_t end = k + depth.group_size < depth.k ? k + depth.group_size : depth.k;
       const uint8_t* head = w;
-      w += gemm_i4_head(kColumns, t.affine);
+      w += head_bytes<kOffsets>(t);
       if constexpr (V::kComplements && !kStraddle) {  // the first products begin the accumulators
         Int acc[kRows][kVectors];
         if (V::kChain > 0 && end - k == V::kChain) {
           V::chain(x, k, w, acc);
           w += V::kChain / kStep * kColumns * 4;
-          finish(t, group, head, acc, totals);
+          finish<kOffsets>(t, group, head, acc, totals);
         } else {
           w = steps<true>(x, k, end - k, w, acc);
-          finish(t, group, head, acc, totals);
+          finish<kOffsets>(t, group, head, acc, totals);
         }
       } else {
         Int acc[kRows][kVectors];
-        start<false>(t, group, head, acc);
+        start<false, kOffsets>(t, group, head, acc);
         for (; kStraddle && tap_end < end; tap_end += depth.run) {
           w = steps<false>(x, k, tap_end - k, w, acc);
           k = tap_end;
           move(t, *++tap - k, x);
         }
         w = steps<false>(x, k, end - k, w, acc);
-        add(acc, head, totals);
+        add<kOffsets>(t, group, acc, head, totals);
       }
       k = end;
     }
@@ -156,10 +165,11 @@ struct Tile {
     for (int r = 0; r < kRows; ++r) x[r] = t.x[r] + shift;
   }
 
+  template <bool kOffsets>
   static LOWBIT_INLINE void finish(const GemmI4Tile& t, int64_t group, const uint8_t* head, Int (&acc)[kRows][kVectors],
                                    Totals& totals) {
-    start<true>(t, group, head, acc);
-    add(acc, head, totals);
+    start<true, kOffsets>(t, group, head, acc);
+    add<kOffsets>(t, group, acc, head, totals);
   }
 
   // The weights behind them.
@@ -172,10 +182,19 @@ struct Tile {
   }
 
   // acc = what the group's sums say; or that besides.
-  template <bool kBesides>
+  template <bool kBesides, bool kOffsets>
   static LOWBIT_INLINE void start(const GemmI4Tile& t, int64_t group, const uint8_t* head,
                                   Int (&acc)[kRows][kVectors]) {
-    if (!t.affine) {
+    if constexpr (kOffsets) {
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const Int sum = V::broadcast(V::kComplements ? t.group_sums[r][2 * group + 1] : 0);
+        LOWBIT_UNROLL
+        for (int v = 0; v < kVectors; ++v) put<kBesides>(acc[r][v], sum);
+      }
+      return;
+    }
+    if (t.kind == GemmI4Kind::symmetric) {
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const Int sum = V::broadcast(t.group_sums[r][group]);
@@ -216,13 +235,39 @@ struct Tile {
     }
   }
 
-  static LOWBIT_INLINE void add(const Int (&acc)[kRows][kVectors], const uint8_t* scales, Totals& totals) {
+  template <bool kOffsets>
+  static LOWBIT_INLINE void add(const GemmI4Tile& t, int64_t group, const Int (&acc)[kRows][kVectors],
+                                const uint8_t* head, Totals& totals) {
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      const Float scale = V::half(scales + v * V::kLanes * 2);
+      const Float scale = numbers<kOffsets>(t, head, v);
       LOWBIT_UNROLL
       for (int r = 0; r < kRows; ++r) totals.set(r, v, V::fma(V::to_float(acc[r][v]), scale, totals.get(r, v)));
+      if constexpr (kOffsets) {
+        const Float offset = numbers<true>(t, head + head_bytes<true>(t) / 2, v);
+        constexpr int kSums = V::kComplements ? 2 : 1;
+        LOWBIT_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const Float sum = V::broadcast(static_cast<float>(-t.group_sums[r][kSums * group]));
+          totals.set(r, v, V::fma(sum, offset, totals.get(r, v)));
+        }
+      }
     }
+  }
+
+  // gemm_i4_head without its table.
+  template <bool kOffsets>
+  static LOWBIT_INLINE int64_t head_bytes(const GemmI4Tile& t) {
+    if constexpr (kOffsets) return (t.kind == GemmI4Kind::float_offsets ? 8 : 4) * kColumns;
+    return 2 * kColumns + (t.kind != GemmI4Kind::symmetric ? (kColumns + 63) / 64 * 64 : 0);
+  }
+
+  // A vector of scales, or of offsets.
+  template <bool kOffsets>
+  static LOWBIT_INLINE Float numbers(const GemmI4Tile& t, const uint8_t* from, int v) {
+    if (kOffsets && t.kind == GemmI4Kind::float_offsets)
+      return V::load_floats(reinterpret_cast<const float*>(from) + v * V::kLanes);
+    return V::half(from + v * V::kLanes * 2);
   }
 };
 

@@ -20,14 +20,15 @@ def set_codes(
     zero_point: Tensor | None = None,
     g_idx: Tensor | None = None,
     *,
+    offset: Tensor | None = None,
     format: str,
     name: str = "weight",
 ) -> None:
     """Give `module.weight` codes that were chosen elsewhere, such as by GPTQ, in place.
 
-    The weight is `lowbit::dequantize(codes, scale, zero_point, g_idx, format)` from now on. The module computes in
-    torch as before, with the numbers that the codes stand for; `lowbit.convert` and `lowbit.quantize_` take the codes
-    and scales over unchanged. A `state_dict` holds them.
+    The weight is `lowbit::dequantize(codes, scale, zero_point, g_idx, format, offset)` from now on. The module computes
+    in torch as before, with the numbers that the codes stand for; `lowbit.convert` and `lowbit.quantize_` take the
+    codes and scales over unchanged. A `state_dict` holds them.
 
     Args:
         module: The layer: nn.Linear, nn.Embedding or a convolution.
@@ -36,15 +37,16 @@ def set_codes(
         scale: One for each channel or group.
         zero_point: One for each group; None: symmetric codes.
         g_idx: The group of each column, if it is stored; groups must be of adjacent columns.
-        format: "int8" (codes int8 [N, ...], scale float32 [N]), "int4" (codes int8 [N, K]: -8 .. 7, or 0 .. 15 with
-            zero_point; scale float16 and zero_point uint8 [N, groups]) or "int4-nibbles" (codes uint8 [N, K / 2], two a
-            byte, the low nibble first).
+        offset: One for each group, in the place of a zero point: the weight is code * scale + offset.
+        format: "int8" (codes int8 [N, ...], scale [N], or [N, groups] of a linear layer or a table), "int4" (codes int8
+            [N, K]: -8 .. 7, or 0 .. 15 with zero_point or offset; scale, offset and zero_point, uint8, [N, groups]) or
+            "int4-nibbles" (codes uint8 [N, K / 2], two a byte, the low nibble first).
         name: Of the parameter, where it is not `weight`.
 
     Raises:
         InputError: Codes that do not fit each other or the weight.
-        UnsupportedError: Groups that are not adjacent, scales that are not float16 numbers, and convolutions that no
-            kernel computes with four bits (groups, transposed, volumes).
+        UnsupportedError: Groups that are not adjacent, and convolutions that no kernel computes with codes in groups
+            (of eight bits; of four with groups, transposed, volumes).
 
     Examples:
         >>> import torch
@@ -60,21 +62,30 @@ def set_codes(
         raise InputError(f"{type(module).__name__} has no plain parameter {name!r} that could be given codes")
     if weight.dtype != torch.float32:
         raise InputError(f"the weight is {weight.dtype}, codes stand for float32 numbers: call module.float() first")
-    given = weight_of(*arrays(codes, scale, zero_point, g_idx), format)
+    if zero_point is not None and offset is not None:
+        raise InputError("zero_point and offset exclude each other")
+    added = None if offset is None else offset.detach().float().numpy()
+    given = weight_of(*arrays(codes, scale, zero_point, g_idx), format, added)
     packed = (len(weight), math.prod(weight.shape[1:]))
     if given.shape not in ((weight.shape, packed) if format.endswith("nibbles") else (weight.shape,)):
         raise InputError(f"the codes are of a weight {list(given.shape)}; the module's is {list(weight.shape)}")
-    if given.bits != 8:
-        _refuse_without_kernel(module)
-    parts = tuple(part.detach().clone() for part in (codes, scale, zero_point) if part is not None)
+    if given.group_size:
+        _refuse_without_kernel(module, given.bits)
+    parts = tuple(part.detach().clone() for part in (codes, scale, zero_point, offset) if part is not None)
     module.register_parameter(name, nn.Parameter(weight.detach(), requires_grad=False))
     window = tuple(weight.shape[2:]) if given.shape != weight.shape else ()
-    parametrize.register_parametrization(module, name, Recoded(parts, format, window), unsafe=True)
+    parametrize.register_parametrization(
+        module, name, Recoded(parts, format, window, has_offset=offset is not None), unsafe=True
+    )
     module.train(module.training)  # the new submodules, too
 
 
-def _refuse_without_kernel(module: nn.Module) -> None:
-    """Convolutions that are computed with eight bits or 32 only."""
+def _refuse_without_kernel(module: nn.Module, bits: int) -> None:
+    """Convolutions that are computed with a scale a channel only, or in float32."""
+    if isinstance(module, nn.modules.conv._ConvNd) and bits == 8:
+        raise UnsupportedError(
+            f"{type(module).__name__} has no kernel for eight-bit codes in groups: give it a scale an output channel"
+        )
     if isinstance(module, nn.modules.conv._ConvNd) and (
         module.groups != 1 or not isinstance(module, (nn.Conv1d, nn.Conv2d))
     ):
@@ -91,6 +102,7 @@ class Given(NamedTuple):
     scale: Tensor
     zero_point: Tensor | None
     format: str
+    offset: Tensor | None = None
 
 
 def codes_given(module: nn.Module, name: str = "weight") -> Given | None:
@@ -104,24 +116,29 @@ def codes_given(module: nn.Module, name: str = "weight") -> Given | None:
         or not isinstance(source[0], Recoded)
     ):
         return None
-    codes, scale, *zero_point = (getattr(source, f"original{place}") for place in range(source.ntensors))
-    return Given(codes, scale, zero_point[0] if zero_point else None, source[0].format)
+    codes, scale, *rest = (getattr(source, f"original{place}") for place in range(source.ntensors))
+    beside = rest[0] if rest else None
+    zero_point, offset = (None, beside) if source[0].has_offset else (beside, None)
+    return Given(codes, scale, zero_point, source[0].format, offset)
 
 
 class Recoded(nn.Module):
     """The parametrization: from codes, scales and perhaps zero points to numbers.
 
-    window: of a convolution whose codes are rows.
+    window: of a convolution whose codes are rows. has_offset: whether the third part is one, not a zero point.
     """
 
-    def __init__(self, parts: tuple[Tensor, ...], format: str, window: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, parts: tuple[Tensor, ...], format: str, window: tuple[int, ...] = (), *, has_offset: bool = False
+    ) -> None:
         super().__init__()
-        self.format, self.window = format, window
+        self.format, self.window, self.has_offset = format, window, has_offset
         self._parts: tuple[Tensor, ...] | None = parts
 
-    def forward(self, codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    def forward(self, codes: Tensor, scale: Tensor, beside: Tensor | None = None) -> Tensor:
         """float32, as the codes say."""
-        numbers: Tensor = dequantize(codes, scale, zero_point, None, self.format)
+        zero_point, offset = (None, beside) if self.has_offset else (beside, None)
+        numbers: Tensor = dequantize(codes, scale, zero_point, None, self.format, offset)
         return numbers.unflatten(1, (*self.window, -1)).movedim(-1, 1) if self.window else numbers
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:

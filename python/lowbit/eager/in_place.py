@@ -295,7 +295,8 @@ def _given(module: nn.Module) -> Weight | None:
     given = codes_given(module)
     if given is None:
         return None
-    return weight_of(*arrays(given.codes, given.scale, given.zero_point, None), given.format)
+    offset = None if given.offset is None else given.offset.detach().float().numpy()
+    return weight_of(*arrays(given.codes, given.scale, given.zero_point, None), given.format, offset)
 
 
 def _nearest(layer: Codable, part: Tensor) -> Weight:

@@ -42,13 +42,14 @@ class QuantizedLayer(nn.Module, ABC):
     """int8 [N, K], or uint8 [N, K / 2] with two codes a byte (`lowbit.dequantize` says what they mean)."""
     scale: Tensor
     zero_point: Tensor | None
+    offset: Tensor | None
 
     def __init__(self, weight: Weight, threads: int | None) -> None:
         super().__init__()
         self.threads = threads
         self.shape = weight.shape
         self.format, codes = _stored(weight)
-        parts = {"codes": codes, "scale": weight.scales, "zero_point": weight.zero_points}
+        parts = {"codes": codes, "scale": weight.scales, "zero_point": weight.zero_points, "offset": weight.offsets}
         for name, part in parts.items():
             self.register_buffer(name, None if part is None else torch.from_numpy(part.copy()))
         self._session: Session | None = None
@@ -63,7 +64,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     def numbers(self) -> Tensor:
         """The float32 numbers [N, K] that the codes stand for, computed anew each time."""
-        made: Tensor = dequantize(self.codes, self.scale, self.zero_point, None, self.format)
+        made: Tensor = dequantize(self.codes, self.scale, self.zero_point, None, self.format, self.offset)
         return made
 
     @property
@@ -73,7 +74,8 @@ class QuantizedLayer(nn.Module, ABC):
 
     def stored(self) -> Weight:
         """The codes and scales. Raises InputError if they were changed to what they cannot be."""
-        return weight_of(*arrays(self.codes, self.scale, self.zero_point, None), self.format)
+        offset = None if self.offset is None else self.offset.float().numpy()
+        return weight_of(*arrays(self.codes, self.scale, self.zero_point, None), self.format, offset)
 
     @abstractmethod
     def graph(self) -> Graph:
@@ -113,7 +115,7 @@ class QuantizedLayer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """What print() shows: sizes as torch's layers, bits, groups."""
         groups = f", group_size={self.shape[1] // self.scale.shape[1]}" if self.scale.dim() == 2 else ""
-        affine = ", affine" if self.zero_point is not None else ""
+        affine = ", affine" if self.zero_point is not None or self.offset is not None else ""
         return f"{self.format.split('-')[0]}{groups}{affine}"
 
 

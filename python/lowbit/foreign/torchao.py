@@ -45,10 +45,7 @@ def weight(parameter: Any) -> Weight | None:
     of_zeros = (
         np.full(of_scales.shape, centre) if zeros is None else zeros.reshape(len(data), -1).int().numpy() + centre
     )
-    try:
-        return codes.weight(data.short().numpy() + centre, of_scales, of_zeros, bits=bits)
-    except UnsupportedError:
-        return None
+    return codes.weight(data.short().numpy() + centre, of_scales, of_zeros, bits=bits)
 
 
 def _by_channel(data: Tensor, scales: Tensor, zeros: Tensor | None) -> Weight | None:

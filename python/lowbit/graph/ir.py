@@ -78,7 +78,7 @@ class Weight:
         group_size: So many adjacent weights of a channel, its inputs innermost (`[*window, inputs]`), have one scale;
             0: all of a channel.
         zero_points: uint8 of the scales' shape.
-        offsets: float16 of the scales' shape.
+        offsets: float16 or float32 of the scales' shape.
         values: float32 [2^bits].
         sparsity: The pattern of blocks (`blocks.PATTERNS`) in which the codes' zeros lie, None for a dense weight; a
             note for files and people, which changes no result.

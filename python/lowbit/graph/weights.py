@@ -34,7 +34,7 @@ class Format:
 
     name: str
     bits: int
-    scales: str
+    scales: tuple[str, ...]
     grouped: bool
     packed: str = ""
     beside: tuple[str, ...] = ()
@@ -44,18 +44,21 @@ class Format:
         parts = [part for part in ("zero_points", "offsets", "values") if getattr(weight, part) is not None]
         return (
             weight.bits == self.bits
-            and weight.scales.dtype == self.scales
+            and weight.scales.dtype.name in self.scales
             and (weight.group_size > 0) == self.grouped
             and set(parts) <= set(self.beside)
         )
 
 
+_EITHER = ("float16", "float32")
+_BESIDE = ("zero_points", "offsets")
 FORMATS: Mapping[str, Format] = {
     each.name: each
     for each in (
-        Format(name="int8", bits=8, scales="float32", grouped=False),
-        Format(name="int4", bits=4, scales="float16", grouped=True, packed="int4-nibbles", beside=("zero_points",)),
-        Format(name="int2", bits=2, scales="float16", grouped=True, packed="int2-quarters", beside=("zero_points",)),
+        Format(name="int8", bits=8, scales=("float32",), grouped=False),
+        Format(name="int8-groups", bits=8, scales=_EITHER, grouped=True, beside=("offsets",)),
+        Format(name="int4", bits=4, scales=_EITHER, grouped=True, packed="int4-nibbles", beside=_BESIDE),
+        Format(name="int2", bits=2, scales=_EITHER, grouped=True, packed="int2-quarters", beside=_BESIDE),
     )
 }
 
@@ -242,10 +245,15 @@ def _group_problems(weight: Weight) -> Iterator[str]:
         return
     if size < 0 or depth % size != 0 or (size % 8 != 0 and size != depth):
         yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
-    elif depth // size > MAX_GROUPS:
-        yield f"{depth // size} groups are more than {MAX_GROUPS}"
+    elif depth // size > _most_groups(weight.bits):
+        yield f"{depth // size} groups are more than {_most_groups(weight.bits)}"
     elif weight.bits < 8 and size >= 2**31 // (255 * highest(weight.bits)):
         yield "a group's codes could overflow a 32-bit sum"
+
+
+def _most_groups(bits: int) -> int:
+    """Kernels take a group of eight-bit codes as two of four."""
+    return MAX_GROUPS // 2 if bits == 8 else MAX_GROUPS
 
 
 def _part_problems(weight: Weight) -> Iterator[str]:
@@ -258,16 +266,17 @@ def _part_problems(weight: Weight) -> Iterator[str]:
     elif not (np.isfinite(scales).all() and (scales > 0).all()):
         yield "a scale is not finite and positive"
     wanted = {
-        "zero_points": ("uint8", shape),
-        "offsets": ("float16", shape),
-        "values": ("float32", (2**weight.bits,)),
+        "zero_points": (("uint8",), shape),
+        "offsets": (_EITHER, shape),
+        "values": (("float32",), (2**weight.bits,)),
     }
     given = {name: part for name in wanted if (part := getattr(weight, name)) is not None}
     if len(given) > 1:
         yield f"{' and '.join(given)} exclude each other"
     for name, part in given.items():
-        if (part.dtype, part.shape) != wanted[name]:
-            yield f"{name} are {part.dtype} {list(part.shape)}, must be {wanted[name][0]} {list(wanted[name][1])}"
+        types, shape = wanted[name]
+        if part.dtype.name not in types or part.shape != shape:
+            yield f"{name} are {part.dtype} {list(part.shape)}, must be {' or '.join(types)} {list(shape)}"
         elif name != "zero_points" and not np.isfinite(part).all():
             yield f"{name} are not all finite"
         elif name == "zero_points" and part.max(initial=0) > highest(weight.bits):

@@ -8,14 +8,14 @@ operation by operation. Groups of adjacent weights are groups of adjacent inputs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Node, Value, Weight
-from ..graph.weights import FORMATS, describe, format_of
+from ..graph.weights import FORMATS, describe, format_of, middle
 from .call import Call
 from .float import linear_shape
 from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
@@ -115,19 +115,48 @@ def _conv_by_channel(call: Call) -> Array:
 
 def _group_sums(weight: Weight, rows: Array, x_zero: Any) -> Array:
     """Of rows [R, K] with x_zero, one or [R, 1]: t = fma(float(sum over a group of x * (q - z)), scale, t) [R, N],
-    group after group, from -x_zero * offset."""
+    group after group, from -x_zero * offset; where groups have offsets, then t = fma(float(sum of x), offset, t)."""
+    terms = list(_terms(weight))
     n, groups = weight.scales.shape
-    zero = np.zeros((n, groups), np.int8) if weight.zero_points is None else weight.zero_points
-    codes = weight.rows.reshape(n, groups, -1).astype(np.float64) - zero[:, :, None]
-    scales = weight.scales.astype(F32)
     offset = np.zeros(n)
-    for g in range(groups):
-        offset += scales[:, g].astype(np.float64) * codes[:, g].sum(axis=1)
+    for _, codes, scales, offsets in terms:
+        offset += scales.astype(np.float64) * codes.sum(axis=1)
+        offset += 0 if offsets is None else offsets.astype(np.float64) * weight.group_size
     t = -np.asarray(x_zero, F32) * offset.astype(F32)
     parts = rows.reshape(len(rows), groups, weight.group_size).astype(np.float64)
-    for g in range(groups):
-        t = fma((parts[:, g] @ codes[:, g].T).astype(F32), scales[:, g], t)
+    for g, codes, scales, offsets in terms:
+        t = fma((parts[:, g] @ codes.T).astype(F32), scales, t)
+        if offsets is not None:
+            t = fma(parts[:, g].sum(axis=1)[:, None].astype(F32), offsets, t)
     return np.broadcast_to(t, (len(rows), n))
+
+
+def _terms(weight: Weight) -> Iterator[tuple[int, Array, Array, Array | None]]:
+    """What kernels add up, of four bits each: the group, codes [N, size], scales [N] and offsets [N], if it has such.
+
+    Half-float scales go with zero points, which the codes here are without, or with half-float offsets; else all are
+    floats, and zero points are offsets. A code of eight bits is 16 * high + low, and its group two terms.
+    """
+    n, groups = weight.scales.shape
+    codes = weight.rows.reshape(n, groups, -1).astype(np.float64)
+    scales, zeros = weight.scales.astype(F32), weight.zero_points
+    offsets = None if weight.offsets is None else weight.offsets.astype(F32)
+    halves = weight.scales.dtype == np.float16
+    if weight.bits == 8:
+        high, low = np.divmod(codes, 16)
+        fits = halves and offsets is None and bool((16 * scales).max() < 65520)
+        below = np.zeros_like(scales) if offsets is None else offsets
+        for g in range(groups):
+            yield g, high[:, g] + (0 if fits else 8), 16 * scales[:, g], None if fits else -128 * scales[:, g]
+            yield g, low[:, g], scales[:, g], None if fits else below[:, g]
+        return
+    if offsets is None and halves:
+        codes = codes if zeros is None else codes - zeros[:, :, None]
+    elif offsets is None:
+        codes = codes + (middle(weight.bits) if zeros is None else 0)
+        offsets = -(np.full_like(scales, middle(weight.bits)) if zeros is None else zeros.astype(F32)) * scales
+    for g in range(groups):
+        yield g, codes[:, g], scales[:, g], None if offsets is None else offsets[:, g]
 
 
 def _linear_by_group(call: Call) -> Array:
@@ -153,34 +182,38 @@ def _conv_by_group(call: Call) -> Array:
     return t
 
 
-def _rows(weight: Weight, rows: Array) -> tuple[Array, Array]:
-    """Codes [*rows, groups, size of a group] less their zero points, and scales [*rows, groups, 1]: float32."""
+def _rows(weight: Weight, rows: Array) -> tuple[Array, Array, Array | None]:
+    """Codes [*rows, groups, size of a group] less their zero points, scales and offsets [*rows, groups, 1]: float32."""
     scales = weight.scales.reshape(len(weight.scales), -1)[rows].astype(F32)
+    offsets = None if weight.offsets is None else weight.offsets[rows].astype(F32)[..., None]
     codes = weight.codes[rows].astype(np.int16).reshape(*scales.shape, weight.group_size or weight.shape[1])
     if weight.zero_points is not None:
         codes = codes - weight.zero_points[rows][..., None]
-    return codes.astype(F32), scales[..., None]
+    return codes.astype(F32), scales[..., None], offsets
 
 
 def _table(call: Call) -> Array:
     """Rows of real numbers."""
     weight = call.weight(1)
     rows = check_indices(call, call.array(0), 0, weight.shape[0])
-    codes, scales = _rows(weight, rows)
-    return (codes * scales).reshape(*rows.shape, weight.shape[1])
+    codes, scales, offsets = _rows(weight, rows)
+    numbers = codes * scales if offsets is None else codes * scales + offsets
+    return numbers.reshape(*rows.shape, weight.shape[1])
 
 
 def _bags(call: Call) -> Array:
-    """t = fma(code, scale * weight, t) from row to row of a bag; a mean is divided by their number."""
+    """t = fma(code, scale * weight, t) from row to row of a bag, and with offsets then t = fma(offset, weight, t); a
+    mean is divided by their number."""
     weight, weights = call.weight(1), call.optional(3)
     rows = check_indices(call, call.array(0), 0, weight.shape[0])
     bags = bags_of(call, rows)
     sums = np.zeros((len(bags), weight.shape[1]), F32)
     for t, places in zip(sums, bags, strict=True):
         for place in places.tolist():
-            codes, scales = _rows(weight, rows[place])
-            scales = scales if weights is None else scales * weights[place]
-            t[:] = fma(codes, scales, t.reshape(codes.shape)).reshape(-1)
+            codes, scales, offsets = _rows(weight, rows[place])
+            factor = F32(1) if weights is None else weights[place]
+            parts = fma(codes, scales * factor, t.reshape(codes.shape))
+            t[:] = (parts if offsets is None else fma(offsets, factor, parts)).reshape(-1)
         if call.attrs["mode"] == "mean" and places.size:
             t /= F32(places.size)
     return sums
@@ -194,12 +227,13 @@ _CONVOLUTIONS = {
 KERNELS: Mapping[tuple[str, str], Sums] = {
     ("quantized_linear", "int8"): _linear_by_channel,
     **{(op, "int8"): _conv_by_channel for op in _CONVOLUTIONS},
+    ("quantized_linear", "int8-groups"): _linear_by_group,
     ("quantized_linear", "int4"): _linear_by_group,
     ("quantized_conv2d", "int4"): _conv_by_group,
     ("quantized_linear", "int2"): _linear_by_group,
     ("quantized_conv2d", "int2"): _conv_by_group,
-    **{("quantized_embedding", name): _table for name in ("int8", "int4", "int2")},
-    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int4", "int2")},
+    **{("quantized_embedding", name): _table for name in ("int8", "int8-groups", "int4", "int2")},
+    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int8-groups", "int4", "int2")},
 }
 """What the kernels of an operator compute from weights of a format, before the epilogue."""
 
@@ -218,12 +252,14 @@ def unreadable(node: Node, weight: Weight) -> str:
 def describe_kind(name: str) -> str:
     """A format in words."""
     kind = FORMATS[name]
-    return f"{kind.bits}-bit codes with {kind.scales} scales {'in groups' if kind.grouped else 'a channel'}"
+    return (
+        f"{kind.bits}-bit codes with {' or '.join(kind.scales)} scales {'in groups' if kind.grouped else 'a channel'}"
+    )
 
 
 def reads(op: str, bits: int) -> bool:
-    """Whether an operator has kernels for weights of so few bits."""
-    return any(name == op and FORMATS[kind].bits == bits for name, kind in KERNELS)
+    """Whether an operator has kernels for weights of so many bits in groups."""
+    return any(name == op and FORMATS[kind].bits == bits and FORMATS[kind].grouped for name, kind in KERNELS)
 
 
 def _sums(call: Call) -> Array:

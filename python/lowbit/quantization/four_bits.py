@@ -117,7 +117,7 @@ def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) ->
 
 def _formless(node: Node, bits: int) -> str:
     """Why a layer has no form with so few bits, or ""."""
-    if not has_form(node.op, bits):
+    if not reads(f"quantized_{node.op}", bits):
         return f"8-bit weights, for {node.op} has no form with {bits}"
     return "" if node.attrs.get("groups", 1) == 1 else "8-bit weights, for grouped convolutions have no form with fewer"
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..graph.ir import Array, Coded, Graph, Weight
-from ..graph.weights import middle
+from ..graph.ir import Array, Coded, Graph, Weight, replace
+from ..graph.weights import middle, shaped
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
@@ -125,15 +125,17 @@ def _gathered(search: _Search, found: Sequence[_Found], shape: tuple[int, ...]) 
         if len(weight.codes) == len(found):
             return codes_of(weight, shape)
     parts = [(search.weights[which], row) for which, row, _ in found]
-    if len({(w.group_size, w.zero_points is None, w.bits) for w, _ in parts}) != 1:
+    if len({(w.group_size, w.zero_points is None, w.offsets is None, w.bits) for w, _ in parts}) != 1:
         return None
     rows = {which: _codes(search.weights[which]) for which, _, _ in found}
     zeros = [w.zero_points[row] for w, row in parts if w.zero_points is not None]
+    offsets = [w.offsets[row] for w, row in parts if w.offsets is not None]
     first = parts[0][0]
     whole = Weight(
         codes=np.stack([rows[which][row] for which, row, _ in found]),
         scales=np.stack([w.scales[row] for w, row in parts]),
         zero_points=np.stack(zeros) if zeros else None,
+        offsets=np.stack(offsets) if offsets else None,
         bits=first.bits,
         group_size=first.group_size,
     )
@@ -153,15 +155,18 @@ def codes_of(weight: Weight, shape: tuple[int, ...], factors: Array | float = 1.
     scales, zeros = weight.scales.astype(np.float64), weight.zero_points
     if not weight.group_size:
         return Codes(codes=weight.codes.reshape(shape), scales=scales, factors=factors)
-    centre = middle(weight.bits)
+    centre = middle(weight.bits) if weight.bits < 8 and weight.offsets is None and zeros is None else 0
+    rows = weight.rows.reshape(shape[0], -1)
+    is_plain = weight.bits < 8 and weight.offsets is None and weight.scales.dtype == np.float16
     return GroupCodes(
-        codes=(weight.rows + np.int8(centre if zeros is None else 0)).reshape(shape[0], -1),
+        codes=rows + np.int8(centre),
         scales=scales,
         zero_points=np.full(scales.shape, float(centre)) if zeros is None else zeros.astype(np.float64),
         symmetric=zeros is None,
         window=shape[2:],
         bits=weight.bits,
         factors=factors,
+        given=None if is_plain else replace(weight, codes=shaped(rows, shape)),
     )
 
 

@@ -33,6 +33,7 @@ class GroupCodes:
 
     scales, zero_points: [N, groups]; a symmetric weight's zero points are in the middle, of four bits 8, of two 2.
     window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C]. factors: of output channels.
+    given: a weight that came, if the rest cannot say all of it: its offsets, float32 scales, or eight bits.
     """
 
     codes: Array
@@ -42,6 +43,7 @@ class GroupCodes:
     window: tuple[int, ...] = ()
     bits: int = 4
     factors: Array | float = 1.0
+    given: Weight | None = None
 
     @property
     def group_size(self) -> int:
@@ -51,9 +53,12 @@ class GroupCodes:
     @property
     def weight(self) -> Array:
         """The numbers that the codes stand for, float64, in the float weight's shape."""
+        factors = np.reshape(self.factors, (-1, 1))
+        if self.given is not None:
+            numbers: Array = self.given.numbers * factors.reshape(-1, *(1,) * (self.given.codes.ndim - 1))
+            return numbers
         scales, zeros = (np.repeat(part, self.group_size, axis=1) for part in (self.scales, self.zero_points))
-        rows = (self.codes - zeros) * scales * np.reshape(self.factors, (-1, 1))
-        return self._shaped(rows)
+        return self._shaped((self.codes - zeros) * scales * factors)
 
     def _shaped(self, rows: Array) -> Array:
         inputs = rows.shape[1] // math.prod(self.window)
@@ -61,6 +66,8 @@ class GroupCodes:
 
     def as_weight(self) -> Weight:
         """The constant of a graph, without the factors."""
+        if self.given is not None:
+            return self.given
         shift = middle(self.bits) if self.symmetric else 0
         return Weight(
             codes=self._shaped((self.codes - shift).astype(np.int8)),

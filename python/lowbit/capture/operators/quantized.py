@@ -46,16 +46,24 @@ def dequantize(c: Lowering, x: Ref, scale: Any, zero_point: Any, lowest: int, hi
 
 
 @lowers("lowbit.dequantize.default")
-def stored(c: Lowering, codes: Ref, scale: Ref, zero_point: Ref | None, g_idx: Ref | None, format: str) -> Ref:
+def stored(
+    c: Lowering,
+    codes: Ref,
+    scale: Ref,
+    zero_point: Ref | None,
+    g_idx: Ref | None,
+    format: str,
+    offset: Ref | None = None,
+) -> Ref:
     """A constant: the numbers, and beside them the codes."""
 
     def given(ref: Ref) -> torch.Tensor:
         return torch.from_numpy(c.array(ref, "what lowbit::dequantize reads"))
 
-    zero, index = (None if ref is None else given(ref) for ref in (zero_point, g_idx))
+    zero, index, added = (None if ref is None else given(ref) for ref in (zero_point, g_idx, offset))
     parts = (given(codes), given(scale), zero, index)
-    weight = weight_of(*arrays(*parts), format)
-    made = c.constant(numbers_of(*parts, format), f"{codes.name}.numbers")
+    weight = weight_of(*arrays(*parts), format, None if added is None else added.float().numpy())
+    made = c.constant(numbers_of(*parts, format, added), f"{codes.name}.numbers")
     c.note_codes(made, weight, codes.name)
     return made
 
