@@ -11,13 +11,13 @@ namespace {
 constexpr int kLanes = info_of(Isa::scalar).lanes;
 
 template <int kBlockRows>
-int32_t dot(const uint8_t* x, const int32_t* offsets, int64_t step, int channel, const int32_t* starts,
-            const uint16_t* quads, const int8_t* values) {
+int32_t dot(const uint8_t* x, const int32_t* offsets, int64_t step, int channel, const SpmmI8Blocks& blocks) {
   const int group = channel / kBlockRows, lane = channel % kBlockRows;
   int32_t acc = 0;
-  for (int32_t i = starts[group]; i < starts[group + 1]; ++i) {
-    const uint8_t* quad = x + (offsets != nullptr ? offsets[quads[i]] : quads[i] * step);
-    for (int k = 0; k < 4; ++k) acc += int32_t{quad[k]} * int32_t{values[(int64_t{i} * kBlockRows + lane) * 4 + k]};
+  for (int32_t i = blocks.groups[group].first; i < blocks.groups[group + 1].first; ++i) {
+    const uint8_t* quad = x + (offsets != nullptr ? offsets[blocks.quads[i]] : blocks.quads[i] * step);
+    for (int k = 0; k < 4; ++k)
+      acc += int32_t{quad[k]} * int32_t{blocks.values[(int64_t{i} * kBlockRows + lane) * 4 + k]};
   }
   return acc;
 }
@@ -28,8 +28,8 @@ void product(const SpmmI8Tile& t) {
   for (int row = 0; row < t.tiles * kLanes; ++row)
     for (int c = 0; c < 4; ++c) {
       const int32_t zero_point = t.row_zero_points != nullptr ? t.row_zero_points[row] : t.x_zero_point;
-      const int32_t acc = dot<kBlockRows>(t.planes + 4 * row, t.offsets, 0, c, t.starts, t.quads, t.values) -
-                          zero_point * t.column_sums[c];
+      const int32_t acc =
+          dot<kBlockRows>(t.planes + 4 * row, t.offsets, 0, c, t.blocks) - zero_point * t.column_sums[c];
       float value = rescale(acc, t.multiplier[c], t.row_scales == nullptr ? nullptr : t.row_scales + row, t.bias[c]);
       if (t.residual != nullptr) value = add_residual(value, t.residual[4 * row + c], e.residual_multiplier);
       if (t.slope != nullptr) value = bend(value, t.slope[c], e.zero_point);
@@ -58,8 +58,7 @@ void from_planes(const uint8_t* planes, int64_t plane_bytes, uint8_t* const* row
 template <int kBlockRows>
 void row(const SpmmI8Row& t, const OutputTile& tile) {
   for (int channel = 0; channel < tile.columns; ++channel) {
-    const int32_t acc = dot<kBlockRows>(t.x, nullptr, 4, channel, t.starts, t.quads, t.values) -
-                        t.x_zero_point * t.column_sums[channel];
+    const int32_t acc = dot<kBlockRows>(t.x, nullptr, 4, channel, t.blocks) - t.x_zero_point * t.column_sums[channel];
     finish(tile, 0, channel, static_cast<float>(acc));
   }
 }

@@ -6,8 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "kernels/matrix.h"
+#include "kernels/spmm_i8/pairs.h"
 
 namespace lowbit::kernels {
 namespace {
@@ -20,6 +22,12 @@ int64_t quads_of(const SpmmI8Weights& weights) { return ceil_div(weights.run, 4)
 int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
 bool is_row(const SpmmI8Args& args) { return args.grid.rows() == 1 && args.weights->taps == 1; }
+
+SpmmI8Blocks blocks_from(const SpmmI8Weights& weights, int64_t channel) {
+  const int64_t group = channel / weights.kernel->block_rows;
+  return {weights.groups.as<SpmmI8Span>() + group, weights.quads.as<uint16_t>(), weights.values.as<int8_t>(),
+          weights.rest_quads.as<uint16_t>(), weights.rest_values.as<int8_t>()};
+}
 
 // How a call's rows are cut into strips. Where rows are adjacent pixels of an image that several taps meet (pixel > 0),
 // positions are those of the image's lines, so that those at a line's end have no result, and planes hold pixels.
@@ -96,8 +104,6 @@ class Run {
     residual_ = take(kPanel * kMaxRows);
     planes_ = next;
     tile_.offsets = offsets_;
-    tile_.quads = weights_.quads.as<uint16_t>();
-    tile_.values = weights_.values.as<int8_t>();
     tile_.x_zero_point = args.x_zero_point;
     tile_.epilogue = &args.epilogue;
     tile_.y_plane = strips_.rows(weights_) * 4;
@@ -193,7 +199,7 @@ class Run {
     const int64_t vectors = ceil_div(rows_, lanes());
     const int most = weights_.kernel->vectors;
     for (int64_t c = 0; c < columns; c += 4) {
-      tile_.starts = weights_.starts.as<int32_t>() + (channel + c) / weights_.kernel->block_rows;
+      tile_.blocks = blocks_from(weights_, channel + c);
       tile_.column_sums = weights_.column_sums.as<int32_t>() + channel + c;
       tile_.multiplier = args_.epilogue.multiplier + channel + c;
       tile_.bias = args_.epilogue.bias + channel + c;
@@ -264,8 +270,7 @@ void run_row(const SpmmI8Args& args, int64_t task, int64_t tasks) {
                           &e};
     weights.kernel->tiles.row(
         {args.x.data + args.taps[0], args.x_zero_points != nullptr ? args.x_zero_points[0] : args.x_zero_point,
-         weights.starts.as<int32_t>() + channel / weights.kernel->block_rows, weights.quads.as<uint16_t>(),
-         weights.values.as<int8_t>(), weights.column_sums.as<int32_t>() + channel},
+         blocks_from(weights, channel), weights.column_sums.as<int32_t>() + channel},
         tile);
   }
 }
@@ -293,12 +298,15 @@ void each_block(const int8_t* w, int64_t n, int64_t taps, int64_t run, int rows,
     const int64_t count = std::clamp<int64_t>(n - group * rows, 0, rows);
     for (int64_t tap = 0; tap < taps; ++tap)
       for (int64_t quad = 0; quad < quads; ++quad) {
-        uint32_t block[4] = {}, any = 0;
+        int8_t block[16] = {};
+        uint32_t any = 0;
         const int64_t left = run - 4 * quad;
         for (int64_t c = 0; c < count; ++c) {
           const int8_t* from = w + ((group * rows + c) * taps + tap) * run + 4 * quad;
-          left < 4 ? std::memcpy(block + c, from, static_cast<size_t>(left)) : std::memcpy(block + c, from, 4);
-          any |= block[c];
+          uint32_t four = 0;
+          left < 4 ? std::memcpy(&four, from, static_cast<size_t>(left)) : std::memcpy(&four, from, 4);
+          std::memcpy(block + 4 * c, &four, 4);
+          any |= four;
         }
         if (any != 0) found(tap * quads + quad, block);
       }
@@ -306,67 +314,70 @@ void each_block(const int8_t* w, int64_t n, int64_t taps, int64_t run, int rows,
   }
 }
 
-// Takes from a block what its pairs have above 128, of which 255 times is more than 16 bits hold. Whether that is
-// anything.
-bool split(int8_t* block, int rows, int8_t* rest) {
-  bool any = false;
-  for (int pair = 0; pair < 4 * rows; pair += 2) {
-    const int sum = block[pair] + block[pair + 1], excess = std::abs(sum) - 128;
-    rest[pair] = rest[pair + 1] = 0;
-    if ((block[pair] < 0) != (block[pair + 1] < 0) || excess <= 0) continue;
-    const int larger = std::abs(block[pair]) > std::abs(block[pair + 1]) ? pair : pair + 1;
-    rest[larger] = static_cast<int8_t>(sum < 0 ? -excess : excess);
-    block[larger] = static_cast<int8_t>(block[larger] - rest[larger]);
-    any = true;
-  }
-  return any;
-}
-
-// Calls found(quad, the block [rows][4]) for each block that a kernel stores, and after(group) after each group.
-template <class Found, class After>
-void each_stored(const SpmmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run, Found&& found,
-                 After&& after) {
+// Blocks to multiply by, about: those that 16 bits do not hold count twice.
+int64_t count_blocks(const SpmmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run) {
+  int64_t count = 0;
   each_block(
       w, n, taps, run, kernel.block_rows,
-      [&](int64_t quad, const uint32_t* values) {
-        int8_t block[16], rest[16];
-        std::memcpy(block, values, sizeof block);
-        const bool has_rest = kernel.splits_pairs && split(block, kernel.block_rows, rest);
-        found(quad, block);
-        if (has_rest) found(quad, rest);
-      },
-      after);
+      [&](int64_t, const int8_t* block) { count += kernel.pairs && is_split(block, kernel.block_rows) ? 2 : 1; },
+      [](int64_t) {});
+  return count;
 }
 
-int64_t stored_blocks(const SpmmI8Kernel& kernel, const int8_t* w, int64_t n, int64_t taps, int64_t run) {
-  int64_t count = 0;
-  each_stored(kernel, w, n, taps, run, [&](int64_t, const int8_t*) { ++count; }, [](int64_t) {});
-  return count;
+// Weights of the groups so far.
+struct Packed {
+  std::vector<SpmmI8Span> groups{{}};
+  std::vector<uint16_t> quads, rest_quads;
+  std::vector<int8_t> values, rest_values;
+
+  void add(const SpmmI8Group& group) {
+    const size_t block_bytes = static_cast<size_t>(group.rows) * 4, rests = group.most_rests();
+    for (const auto& block : group.blocks) {
+      quads.push_back(block.quad);
+      values.insert(values.end(), block.values.begin(), block.values.begin() + static_cast<ptrdiff_t>(block_bytes));
+    }
+    for (size_t i = 0; i < rests; ++i)
+      for (int c = 0; c < group.rows; ++c) {
+        const auto rest = i < group.rests[c].size() ? group.rests[c][i] : SpmmI8Group::Rest{};
+        rest_quads.push_back(rest.quad);
+        rest_values.insert(rest_values.end(), rest.values.begin(), rest.values.end());
+      }
+    groups.back().pair_end = groups.back().first + static_cast<int32_t>(group.paired);
+    groups.push_back({static_cast<int32_t>(quads.size()), 0, groups.back().first_rest + static_cast<int32_t>(rests)});
+  }
+};
+
+template <class T>
+Buffer copy_of(const std::vector<T>& list) {
+  Buffer copy(list.size() * sizeof(T));
+  if (!list.empty()) std::memcpy(copy.as<T>(), list.data(), list.size() * sizeof(T));
+  return copy;
 }
 
 }  // namespace
 
 void SpmmI8Kernel::pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, SpmmI8Weights& out) const {
-  const int rows = block_rows;
   const int64_t padded = (n + 3) / 4 * 4;
-  const auto count = static_cast<size_t>(stored_blocks(*this, w, n, taps, run));
-  const size_t block_bytes = static_cast<size_t>(rows) * 4;
   out.kernel = this;
   out.n = n, out.taps = taps, out.run = run;
-  out.starts = Buffer((static_cast<size_t>(padded / rows) + 1) * sizeof(int32_t));
-  out.quads = Buffer(count * sizeof(uint16_t));
-  out.values = Buffer(count * block_bytes);
-  out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
-  int32_t block = 0;
-  out.starts.as<int32_t>()[0] = 0;
-  each_stored(
-      *this, w, n, taps, run,
+  Packed packed;
+  SpmmI8Group group{block_rows, {}, 0, {}};
+  each_block(
+      w, n, taps, run, block_rows,
       [&](int64_t quad, const int8_t* values) {
-        out.quads.as<uint16_t>()[block] = static_cast<uint16_t>(quad);
-        std::memcpy(out.values.as<int8_t>() + static_cast<size_t>(block) * block_bytes, values, block_bytes);
-        ++block;
+        SpmmI8Group::Block block{static_cast<uint16_t>(quad), {}};
+        std::copy(values, values + 4 * block_rows, block.values.begin());
+        group.blocks.push_back(block);
       },
-      [&](int64_t group) { out.starts.as<int32_t>()[group + 1] = block; });
+      [&](int64_t) {
+        if (pairs) group.match();
+        packed.add(group);
+        group.clear();
+      });
+  out.groups = copy_of(packed.groups);
+  out.quads = copy_of(packed.quads), out.values = copy_of(packed.values);
+  out.rest_quads = copy_of(packed.rest_quads), out.rest_values = copy_of(packed.rest_values);
+  out.column_sums = Buffer(static_cast<size_t>(padded) * sizeof(int32_t));
   for (int64_t c = 0; c < padded; ++c) {
     int32_t sum = 0;
     for (int64_t k = 0; c < n && k < taps * run; ++k) sum += w[c * taps * run + k];
@@ -409,7 +420,7 @@ const SpmmI8Kernel* select_spmm_i8(Isa cap, const int8_t* w, int64_t n, int64_t 
   double least = kWorth * dense_cost;
   for (const SpmmI8Kernel* kernel : spmm_i8_kernels()) {
     if (kernel->isa != isa) continue;
-    const auto blocks = static_cast<double>(stored_blocks(*kernel, w, n, taps, run));
+    const auto blocks = static_cast<double>(count_blocks(*kernel, w, n, taps, run));
     const double estimate = cost(*kernel, blocks, n, taps * run, rows > 0 ? rows : kTypicalRows);
     if (estimate < least) best = kernel, least = estimate;
   }

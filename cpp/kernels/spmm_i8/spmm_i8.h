@@ -21,17 +21,31 @@ namespace lowbit::kernels {
 
 struct SpmmI8Kernel;
 
-// The blocks that are not zero, in the order of their channels and then of k; of some quads two, to be added.
+// Where a group's blocks are, in the order they are stored: its pairs, the blocks that stay alone, its rests.
+struct SpmmI8Span {
+  int32_t first, pair_end, first_rest;
+};
+
+// The blocks that are not zero, by groups of as many channels as a block has.
+//
+// Kernels that pair sum two blocks' products in 16 bits: four of a channel, which fit for all x where the positive and
+// the negative weights among the four sum to at most 128 each, 255 * 128 < 2^15. Blocks are matched so that this holds
+// for most channels; what is too much goes into a rest: a quad for each channel of the group, each of another place.
 struct SpmmI8Weights {
   static constexpr int64_t kMaxQuads = 1 << 16;
   const SpmmI8Kernel* kernel = nullptr;
   int64_t n = 0, taps = 0, run = 0;
-  Buffer starts;       // int32_t [ceil(n / 4) * 4 / block_rows + 1]: the first block of each group of channels
+  Buffer groups;       // SpmmI8Span [ceil(n / 4) * 4 / block_rows + 1]
   Buffer quads;        // uint16_t [blocks]: tap * ceil(run / 4) + k / 4
   Buffer values;       // int8_t [blocks][block_rows][4]
   Buffer column_sums;  // int32_t [ceil(n / 4) * 4]
+  Buffer rest_quads;   // uint16_t [rests][block_rows]
+  Buffer rest_values;  // int8_t [rests][block_rows][4]
   int64_t blocks() const { return static_cast<int64_t>(quads.bytes() / sizeof(uint16_t)); }
-  size_t bytes() const { return starts.bytes() + quads.bytes() + values.bytes() + column_sums.bytes(); }
+  size_t bytes() const {
+    return groups.bytes() + quads.bytes() + values.bytes() + column_sums.bytes() + rest_quads.bytes() +
+           rest_values.bytes();
+  }
 };
 
 struct SpmmI8Args {
@@ -46,6 +60,15 @@ struct SpmmI8Args {
   std::byte* scratch = nullptr;  // of each task spmm_i8_scratch(), one behind the other
 };
 
+// SpmmI8Weights as pointers, `groups` from some channel's on.
+struct SpmmI8Blocks {
+  const SpmmI8Span* groups;
+  const uint16_t* quads;
+  const int8_t* values;
+  const uint16_t* rest_quads;
+  const int8_t* rest_values;
+};
+
 // What a micro-kernel sees: four channels times some vectors of rows, and more such tiles behind them. Planes are rows
 // of dwords.
 struct SpmmI8Tile {
@@ -53,9 +76,7 @@ struct SpmmI8Tile {
   int tiles;
   const uint8_t* planes;                   // at the first row
   const int32_t* offsets;                  // of each quad's plane, bytes
-  const int32_t* starts;                   // of the four channels' groups, and the end
-  const uint16_t* quads;                   // of all blocks
-  const int8_t* values;                    // the same
+  SpmmI8Blocks blocks;                     // of the four channels
   const int32_t* column_sums;              // [4]
   const float *multiplier, *bias, *slope;  // [4]; slope null: none
   const int32_t* row_zero_points;          // null: x_zero_point for all
@@ -71,9 +92,7 @@ struct SpmmI8Tile {
 struct SpmmI8Row {
   const uint8_t* x;
   int32_t x_zero_point;
-  const int32_t* starts;  // of the panel's groups of channels
-  const uint16_t* quads;
-  const int8_t* values;
+  SpmmI8Blocks blocks;  // of the panel's channels
   const int32_t* column_sums;
 };
 
@@ -90,9 +109,7 @@ struct SpmmI8Kernel : KernelRow {
   int block_rows;       // channels of a block
   int vectors;          // of a tile; as many rows in each as the instruction set has lanes
   double product_cost;  // a vector times a channel of a block, where the dense kernel takes 1
-  // Whether 16 bits must hold the products of each two adjacent codes: what a pair of weights of one sign has above 128
-  // goes into a block of its own.
-  bool splits_pairs;
+  bool pairs;           // see SpmmI8Weights; single channels' blocks are only split
   SpmmI8Tiles tiles;
   constexpr int64_t lanes() const { return info_of(isa).lanes; }
   void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run,

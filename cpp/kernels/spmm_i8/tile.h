@@ -15,16 +15,33 @@ LOWBIT_INLINE int32_t quad_at(const void* p) {
   return quad;
 }
 
+// Four channels' constants as vectors, for all tiles of a call: the compiler cannot know that results written in
+// between leave their memory alone.
+template <class V>
+struct Channels {
+  typename V::Int start[4];  // of the sums, unless rows have zero points
+  typename V::Float multiplier[4], bias[4];
+
+  explicit LOWBIT_INLINE Channels(const SpmmI8Tile& t) {
+    LOWBIT_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      start[c] = V::broadcast(-t.x_zero_point * t.column_sums[c]);
+      multiplier[c] = V::broadcast(t.multiplier[c]), bias[c] = V::broadcast(t.bias[c]);
+    }
+  }
+};
+
 // Four channels of results for one vector of rows, on their way from sums to a plane of codes or to four of floats.
 template <class V>
-LOWBIT_INLINE void store_planes(const SpmmI8Tile& t, const typename V::Int (&acc)[4], int at) {
-  const Epilogue& e = *t.epilogue;
+LOWBIT_INLINE void store_planes(const SpmmI8Tile& t, const Epilogue& e, const Channels<V>& channels,
+                                const typename V::Int (&acc)[4], int at) {
   typename V::Float value[4];
   LOWBIT_UNROLL
   for (int c = 0; c < 4; ++c) {
-    const auto sum = V::to_float(acc[c]), multiplier = V::broadcast(t.multiplier[c]), bias = V::broadcast(t.bias[c]);
-    value[c] = t.row_scales == nullptr ? V::fma(sum, multiplier, bias)
-                                       : V::fma(V::multiply(sum, multiplier), V::load_floats(t.row_scales + at), bias);
+    const auto sum = V::to_float(acc[c]);
+    value[c] = t.row_scales == nullptr ? V::fma(sum, channels.multiplier[c], channels.bias[c])
+                                       : V::fma(V::multiply(sum, channels.multiplier[c]),
+                                                V::load_floats(t.row_scales + at), channels.bias[c]);
   }
   if (t.residual != nullptr) {
     const auto codes = V::load(t.residual + 4 * at);
@@ -52,9 +69,61 @@ LOWBIT_INLINE void store_planes(const SpmmI8Tile& t, const typename V::Int (&acc
   V::store(reinterpret_cast<int32_t*>(y), e.table != nullptr ? lookup(e.table->steps, codes) : codes);
 }
 
+// A group's products with kVectors vectors of rows.
 template <class V, int kBlockRows, int kVectors>
-void product(const SpmmI8Tile& t) {
+LOWBIT_INLINE void add_blocks(const SpmmI8Blocks& blocks, const int32_t* offsets, const uint8_t* planes, int group,
+                              typename V::Int (&acc)[kVectors][4]) {
   using Int = typename V::Int;
+  const auto x_at = [&](int quad, int v) { return V::load(planes + offsets[quad] + v * V::kLanes * 4); };
+  const SpmmI8Span &span = blocks.groups[group], &next = blocks.groups[group + 1];
+  const uint16_t *quad = blocks.quads + span.first, *end = blocks.quads + next.first;
+  const int8_t* w = blocks.values + int64_t{span.first} * kBlockRows * 4;
+  if constexpr (V::kPairs && kBlockRows == 4) {
+    for (const uint16_t* pair_end = blocks.quads + span.pair_end; quad != pair_end;
+         quad += 2, w += 2 * kBlockRows * 4) {
+      Int x[2][kVectors];
+      LOWBIT_UNROLL
+      for (int v = 0; v < kVectors; ++v) x[0][v] = x_at(quad[0], v), x[1][v] = x_at(quad[1], v);
+      LOWBIT_UNROLL
+      for (int c = 0; c < kBlockRows; ++c) {
+        const Int first = V::broadcast(quad_at(w + c * 4)), second = V::broadcast(quad_at(w + (kBlockRows + c) * 4));
+        LOWBIT_UNROLL
+        for (int v = 0; v < kVectors; ++v)
+          acc[v][group + c] = V::dot_pair(acc[v][group + c], x[0][v], first, x[1][v], second);
+      }
+    }
+  }
+  for (; quad != end; ++quad, w += kBlockRows * 4) {
+    Int x[kVectors];
+    LOWBIT_UNROLL
+    for (int v = 0; v < kVectors; ++v) x[v] = x_at(*quad, v);
+    LOWBIT_UNROLL
+    for (int c = 0; c < kBlockRows; ++c) {
+      const Int quads = V::broadcast(quad_at(w + c * 4));
+      LOWBIT_UNROLL
+      for (int v = 0; v < kVectors; ++v) acc[v][group + c] = V::dot(acc[v][group + c], x[v], quads);
+    }
+  }
+  if constexpr (V::kPairs && kBlockRows == 4) {
+    for (int64_t i = span.first_rest; i < next.first_rest; ++i) {
+      LOWBIT_UNROLL
+      for (int c = 0; c < kBlockRows; ++c) {
+        const int64_t rest = i * kBlockRows + c;
+        const Int quads = V::broadcast(quad_at(blocks.rest_values + rest * 4));
+        LOWBIT_UNROLL
+        for (int v = 0; v < kVectors; ++v)
+          acc[v][group + c] = V::dot(acc[v][group + c], x_at(blocks.rest_quads[rest], v), quads);
+      }
+    }
+  }
+}
+
+template <class V, int kBlockRows, int kVectors>
+void product(const SpmmI8Tile& tile) {
+  using Int = typename V::Int;
+  const SpmmI8Tile t = tile;
+  const Epilogue e = *t.epilogue;
+  const Channels<V> channels(t);
   for (int at = 0; at < t.tiles * kVectors * V::kLanes; at += kVectors * V::kLanes) {
     Int acc[kVectors][4];
     LOWBIT_UNROLL
@@ -62,30 +131,16 @@ void product(const SpmmI8Tile& t) {
       LOWBIT_UNROLL
       for (int v = 0; v < kVectors; ++v)
         acc[v][c] = t.row_zero_points == nullptr
-                        ? V::broadcast(-t.x_zero_point * t.column_sums[c])
+                        ? channels.start[c]
                         : V::multiply(V::load(t.row_zero_points + at + v * V::kLanes), V::broadcast(-t.column_sums[c]));
     }
     const uint8_t* planes = t.planes + 4 * at;
     asm("" : "+r"(planes));  // or the compiler would add `at` in each turn
     LOWBIT_UNROLL
-    for (int group = 0; group < 4 / kBlockRows; ++group) {
-      const int8_t* w = t.values + int64_t{t.starts[group]} * kBlockRows * 4;
-      for (const uint16_t *quad = t.quads + t.starts[group], *end = t.quads + t.starts[group + 1]; quad != end;
-           ++quad, w += kBlockRows * 4) {
-        const uint8_t* plane = planes + t.offsets[*quad];
-        Int x[kVectors];
-        LOWBIT_UNROLL
-        for (int v = 0; v < kVectors; ++v) x[v] = V::load(plane + v * V::kLanes * 4);
-        LOWBIT_UNROLL
-        for (int c = 0; c < kBlockRows; ++c) {
-          const Int quads = V::broadcast(quad_at(w + c * 4));
-          LOWBIT_UNROLL
-          for (int v = 0; v < kVectors; ++v) acc[v][group + c] = V::dot(acc[v][group + c], x[v], quads);
-        }
-      }
-    }
+    for (int group = 0; group < 4 / kBlockRows; ++group)
+      add_blocks<V, kBlockRows, kVectors>(t.blocks, t.offsets, planes, group, acc);
     LOWBIT_UNROLL
-    for (int v = 0; v < kVectors; ++v) store_planes<V>(t, acc[v], at + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v) store_planes<V>(t, e, channels, acc[v], at + v * V::kLanes);
   }
 }
 
@@ -128,15 +183,24 @@ void from_planes(const uint8_t* planes, int64_t plane_bytes, uint8_t* const* row
 
 // Four channels' sums: with blocks of four, a vector holds kLanes / 4 of them.
 template <class V, int kBlockRows>
-LOWBIT_INLINE void row_sums(const SpmmI8Row& t, const int32_t* starts, int32_t* sums) {
+LOWBIT_INLINE void row_sums(const uint8_t* x, const SpmmI8Blocks& blocks, int first, int32_t* sums) {
   constexpr int kBlocks = V::kLanes / kBlockRows;
   LOWBIT_UNROLL
   for (int group = 0; group < 4 / kBlockRows; ++group) {
     typename V::Int acc = V::broadcast(int32_t{0});
-    for (int32_t i = starts[group], end = starts[group + 1]; i < end; i += kBlocks) {
+    const SpmmI8Span &span = blocks.groups[first + group], &next = blocks.groups[first + group + 1];
+    for (int32_t i = span.first, end = next.first; i < end; i += kBlocks) {
       const int count = end - i;
-      const auto w = V::load_bytes(t.values + int64_t{i} * kBlockRows * 4, count * kBlockRows * 4);
-      acc = V::dot(acc, V::template quads<kBlockRows>(t.x, t.quads + i, count), w);
+      const auto w = V::load_bytes(blocks.values + int64_t{i} * kBlockRows * 4, count * kBlockRows * 4);
+      acc = V::dot(acc, V::template quads<kBlockRows>(x, blocks.quads + i, count), w);
+    }
+    if constexpr (V::kPairs && kBlockRows == 4) {
+      const int64_t end = int64_t{next.first_rest} * kBlockRows;
+      for (int64_t i = int64_t{span.first_rest} * kBlockRows; i < end; i += V::kLanes) {
+        const auto count = static_cast<int>(end - i);
+        const auto w = V::load_bytes(blocks.rest_values + i * 4, count * 4);
+        acc = V::dot(acc, V::template quads<1>(x, blocks.rest_quads + i, count), w);
+      }
     }
     if constexpr (kBlockRows == 4) {
       V::add_quarters(acc, sums);
@@ -154,7 +218,7 @@ void row(const SpmmI8Row& t, const OutputTile& panel) {
     float sums[kChannels] = {};
     for (int c = first; c < first + kChannels && c < panel.columns; c += 4) {
       int32_t four[4];
-      row_sums<V, kBlockRows>(t, t.starts + c / kBlockRows, four);
+      row_sums<V, kBlockRows>(t.x, t.blocks, c / kBlockRows, four);
       for (int i = 0; i < 4; ++i)
         sums[c - first + i] = static_cast<float>(four[i] - t.x_zero_point * t.column_sums[c + i]);
     }

@@ -9,6 +9,7 @@ namespace lowbit::kernels {
 namespace {
 
 struct Vnni512 : Avx512 {
+  static constexpr bool kPairs = false;
   // In assembly, for GCC 12 copies and spills the sums of _mm512_dpbusd_epi32 in loops of many.
   static LOWBIT_INLINE Int dot(Int acc, Int x, Int w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));

@@ -9,6 +9,7 @@ namespace lowbit::kernels {
 namespace {
 
 struct Vnni256 : Planes256 {
+  static constexpr bool kPairs = false;
   // In assembly, for GCC 12 copies and spills the sums of _mm256_dpbusd_avx_epi32.
   static LOWBIT_INLINE Int dot(Int acc, Int x, Int w) {
     asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(x), "x"(w));
