@@ -118,6 +118,33 @@ def test_limits_are_kept_by_files_pickles_and_copies(tmp_path: Path) -> None:
     lowbit.load(file).session.run(rows(1000))
 
 
+def _unpacks_to_much(kind: str) -> tuple[Graph, bool]:
+    """The graph, and whether its file is compressed."""
+    maker = Maker(bits=2)
+    if kind == "sparse":
+        weight = maker.sparse("unstructured", 0.0, 1024, 5120)
+    elif kind == "few bits":
+        weight = maker.grouped(1024, 5120, 128)
+    else:
+        weight = maker.constant(maker.rng.integers(0, 4, (1024, 5120)).astype(np.float32))
+    return maker.graph(maker.node("linear", maker.input("x", 1, 5120), weight)), kind == "streams"
+
+
+@pytest.mark.parametrize("kind", ["sparse", "few bits", "streams"])
+def test_what_unpacks_to_much_is_refused_before(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, compress = _unpacks_to_much(kind)
+    monkeypatch.setattr(format, "ROOM", 2**20)
+    file = tmp_path / "net.lowbit"
+    format.save(file, graph, compress=compress)
+    with pytest.raises(LimitError, match=r"unpacked, more than the .* MiB.*limits=lowbit\.Limits\(memory"):
+        lowbit.load(file)
+    with pytest.raises(LimitError, match="unpacked, more than the 9 MiB"):
+        lowbit.load(file, limits=Limits(memory=10_000_000))
+    model = lowbit.load(file, limits=Limits(memory=10**9))
+    x = np.ones((1, 5120), np.float32)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
 # ------------------------------------------------------------------------------------------------------------- an end
 # Each takes minutes, at least, if nothing ends it; with batch 1 next to nothing.
 

@@ -57,6 +57,12 @@ def expand(tensors: Mapping[str, Array], described: Any) -> dict[str, Array]:
         return {**tensors, **dict(zip(entries, items, strict=True))}
 
 
+def size(tensors: Mapping[str, Array], described: Any) -> int:
+    """The most bytes that all streams can give. Raises FormatError."""
+    entries = container.as_object(described, "compressed")
+    return sum(min(_size(name, entries[name]), MOST * tensors[name].size) for name in entries.keys() & tensors.keys())
+
+
 def left_out(path: Path) -> int:
     """The bytes that a file would have more without streams. Raises FormatError, OSError."""
     described = container.as_object(container.read_document(path).get("compressed", {}), "compressed")

@@ -6,24 +6,33 @@ Writing goes through safetensors, reading through `container.py`. Files of versi
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import FormatError, GraphError
+from ..errors import FormatError, GraphError, LimitError
 from ..graph import blocks, dims
 from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Symbol, Value, Weight
 from ..graph.weights import BITS, is_ternary, pack, pack_trits, unpack, unpack_trits
+from ..ops import OPS
 from ..ops.interpreter import validate
+from ..ops.spec import MAX_RANK
 from . import compression, container, format_v1
 from .container import as_integer, as_list, as_object, as_size, as_text, check_room, check_text
 from .limits import memory_for
 from .schema import checked
 
 VERSION = 2
+ROOM, ROOM_EACH = 40 * 2**20, 7
+"""What the tensors of a file may take beyond their own bytes, unpacked: bytes, and bytes for each of theirs."""
+STREAMED = 3
+"""Copies of a byte from a stream: its plane, its place in the tensor, what the core makes of it."""
+AS_NUMBER = 8
+"""Bytes of a code that is read as a number: float32, and the core's copy."""
 Item = TypeVar("Item")
 PARTS = ("zero_points", "offsets", "values")
 """What a weight may have beside codes and scales, each a tensor."""
@@ -66,13 +75,13 @@ def dumps(graph: Graph, meta: Mapping[str, Any] | None = None) -> bytes:
 
 
 def loads(data: bytes) -> tuple[Graph, dict[str, Any]]:
-    """What `load` reads, from a file's bytes. Raises FormatError, GraphError."""
+    """What `load` reads, from the bytes of a file that is trusted. Raises FormatError, GraphError."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.lowbit")
         path.write_bytes(data)
-        return load(path)
+        return load(path, memory=2**63)
 
 
 def _contents(
@@ -176,17 +185,60 @@ def _plain(value: Any) -> Any:
 # ----------------------------------------------------------------------------------------------------------------- read
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
+def load(path: str | os.PathLike[str], memory: int | None = None) -> tuple[Graph, dict[str, Any]]:
     """The graph and the metadata of a file. Raises FormatError or GraphError for anything but a sound file; LimitError,
-    OSError."""
+    OSError.
+
+    memory: bytes that what the file holds packed may take; None: in proportion to the file.
+    """
     with memory_for(f"read {path}"), dims.bounded_steps():
         document, tensors = container.read(Path(path))
         document = _current(document, path)
         try:
-            graph = _graph(document, compression.expand(tensors, document.get("compressed", {})))
+            most = memory or ROOM + ROOM_EACH * sum(tensor.nbytes for tensor in tensors.values())
+            streams = compression.size(tensors, document.get("compressed", {}))
+            _require_room(STREAMED * streams, most, path)
+            tensors = compression.expand(tensors, document.get("compressed", {}))
+            _require_room(streams + _unpacked(document), most, path)
+            graph = _graph(document, tensors)
         except RecursionError:
             raise FormatError(f"{path}: the graph is nested too deeply") from None
         return validate(graph), as_object(document["meta"], "meta")
+
+
+def _require_room(needed: int, most: int, path: str | os.PathLike[str]) -> None:
+    if needed > most:
+        raise LimitError(
+            f"{path}: its compressed, sparse and few-bit tensors take about {needed >> 20} MiB unpacked, more than the "
+            f"{most >> 20} MiB that they may. If you trust the file, allow more: limits=lowbit.Limits(memory=...)"
+        )
+
+
+def _unpacked(document: Mapping[str, Any]) -> int:
+    """About the bytes that sparse and few-bit weights take unpacked, as far as the document says; it is not checked."""
+    values, constants = document.get("values"), document.get("constants")
+    numbers, total = set(_read_as_numbers(document.get("nodes"))), 0
+    for name, entry in constants.items() if isinstance(constants, dict) else ():
+        weight = entry.get("weight") if isinstance(entry, dict) else None
+        value = values.get(name) if isinstance(values, dict) else None
+        shape = value.get("shape") if isinstance(value, dict) else None
+        if not isinstance(weight, dict) or not isinstance(shape, list):
+            continue
+        if "sparsity" in weight or weight.get("bits") != 8:
+            elements = math.prod(max(size, 0) for size in shape[:MAX_RANK] if type(size) is int)
+            total += elements * (1 + AS_NUMBER * (name in numbers))
+    return total
+
+
+def _read_as_numbers(nodes: Any) -> Iterator[str]:
+    """The names of what nodes read as arrays."""
+    for node in nodes if isinstance(nodes, list) else ():
+        op = OPS.get(str(node.get("op"))) if isinstance(node, dict) else None
+        inputs = node.get("inputs") if op is not None else None
+        for place, name in enumerate(inputs if isinstance(inputs, list) else ()):
+            known = op is not None and (op.variadic or place < len(op.inputs))
+            if isinstance(name, str) and op is not None and known and not op.input(place).weight:
+                yield name
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def load(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
     limits = checked(limits, Limits())
-    graph, document = format.load(path)
+    graph, document = format.load(path, limits.memory)
     meta = Meta.read(document)
     _warn_of_target(path, meta)
     file = _of_path(Path(path))
