@@ -80,10 +80,10 @@ READERS: dict[str, Callable[[Maker], Callable[[], str]]] = {
         m, "conv_transpose2d", m.input("x", 1, 64, 2, 2), m.floats(64, 64, 3, 3), stride=(2, 5)
     ),
     "int8 linear": lambda m: on_codes(m, "linear", (2, 512), m.weight(512, 512)),
-    "int4 linear": lambda m: on_codes(m, "linear", (2, 512), m.nibbles(512, 512, 32)),
+    "int4 linear": lambda m: on_codes(m, "linear", (2, 512), m.grouped(512, 512, 32)),
     "sparse linear": lambda m: on_codes(m, "linear", (2, 1024), sparse(m, 1024, 1024)),
     "int8 conv": lambda m: on_codes(m, "conv2d", (1, 128, 12, 12), m.weight(128, 128, 3, 3), padding=PAD1),
-    "int4 conv": lambda m: on_codes(m, "conv2d", (1, 64, 5, 5), m.nibbles(64, 576, 32, kernel=(3, 3))),
+    "int4 conv": lambda m: on_codes(m, "conv2d", (1, 64, 5, 5), m.grouped(64, 576, 32, kernel=(3, 3))),
     "sparse conv": lambda m: on_codes(m, "conv2d", (1, 256, 8, 8), sparse(m, 256, 256, 3, 3), padding=PAD1),
     "int8 depthwise": lambda m: on_codes(m, "conv2d", (1, 2048, 3, 3), m.weight(2048, 1, 3, 3), groups=2048),
     "int8 transposed": lambda m: on_codes(m, "conv_transpose2d", (1, 64, 2, 2), m.weight(64, 64, 3, 3), stride=(2, 4)),
