@@ -20,7 +20,7 @@ from bench_minilm import encoder
 from lowbit.graph.ir import Array, Graph, Node, Value, Weight
 from lowbit.graph.weights import stored as as_stored
 from lowbit.quantization.cost import MeasuredCosts
-from lowbit.quantization.four_bits import group_size
+from lowbit.quantization.few_bits import group_size
 from lowbit.quantization.round_groups import round_groups
 from lowbit.quantization.round_weights import round_nearest
 

@@ -1,7 +1,7 @@
-// quantized_conv2d with four-bit weights in groups, each output channel's in the order [kh, kw, channels]. The
+// quantized_conv2d with weights of few bits in groups, each output channel's in the order [kh, kw, channels]. The
 // kernel unpacks them in registers and finds the pixels by taps: nothing is gathered, nor unpacked to memory.
 #include "graph/ops/conv_integer.h"
-#include "graph/ops/four_bit.h"
+#include "graph/ops/few_bits.h"
 #include "graph/ops/quantized.h"
 
 namespace lowbit::graph {

@@ -1,5 +1,5 @@
 // quantized_linear with weights in groups: codes [..., K] times codes [N, K] of four bits, or of eight as twice four.
-#include "graph/ops/four_bit.h"
+#include "graph/ops/few_bits.h"
 #include "graph/ops/linear_kernels.h"
 #include "graph/ops/quantized.h"
 #include "kernels/gemm_i4/gemm_i4.h"

@@ -28,7 +28,7 @@ from ..graph.weights import few_bits, problems
 from ..ops.integer import MAX_BIAS, MAX_MULTIPLIER
 from ..progress import reporter
 from ..quantization import schemes
-from ..quantization.four_bits import FEW, group_size, has_form, unfit
+from ..quantization.few_bits import FEW, group_size, has_form, unfit
 from ..quantization.round_groups import round_groups
 from ..quantization.round_weights import round_nearest
 from ..quantization.tables import SMALL_TABLE

@@ -16,7 +16,7 @@ from ..passes.layers import LAYERS, TABLES
 from ..runtime.meta import Decision
 from . import schemes
 from .cost import Cost, Costs
-from .four_bits import Width
+from .few_bits import Width
 from .fuse_requantize import AVERAGES, MOVES_CODES, PAIRS
 from .round_weights import round_nearest
 from .tables import settled, why_float

@@ -23,7 +23,7 @@ from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .emit import integer_graph
 from .equalize import equalize
-from .four_bits import Width, widths
+from .few_bits import Width, widths
 from .fuse_requantize import IntegerLayer
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs

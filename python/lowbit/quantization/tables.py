@@ -14,7 +14,7 @@ import numpy as np
 from ..graph.ir import Array, Graph, Node
 from ..graph.weights import few_bits
 from ..passes.layers import TABLES
-from .four_bits import Width, group_size, unfit
+from .few_bits import Width, group_size, unfit
 from .known_weights import KnownWeights
 from .round_groups import GroupCodes
 from .round_weights import Codes

@@ -1,4 +1,4 @@
-// What operators with weights in groups share: four bits, or eight as two times four.
+// What operators with weights in groups share: of two or four bits, or of eight as two times four.
 #pragma once
 
 #include <cmath>

@@ -13,7 +13,7 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import UnsupportedError
 from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
-from lowbit.quantization.four_bits import Width, group_size, widths
+from lowbit.quantization.few_bits import Width, group_size, widths
 from lowbit.quantization.known_weights import KnownWeights
 from lowbit.quantization.quantize import quantize
 from lowbit.quantization.schemes import SCHEMES, Scheme, rules

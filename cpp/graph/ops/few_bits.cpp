@@ -1,4 +1,4 @@
-#include "graph/ops/four_bit.h"
+#include "graph/ops/few_bits.h"
 
 #include <algorithm>
 

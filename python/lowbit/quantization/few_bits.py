@@ -1,4 +1,4 @@
-"""Decides which layers get weights of few bits, four so far, and how many of these share a scale.
+"""Decides which layers get weights of few bits, and how many of these share a scale.
 
 The first and the last layers of a network lose most by few bits and weigh little: they keep eight (`keep_ends`). An
 operator's groups lie along the products that it sums, and must divide them evenly: a layer whose depth has no fit
