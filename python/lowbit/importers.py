@@ -117,7 +117,7 @@ def checkpoint(path: str | os.PathLike[str]) -> Any:
 
     Args:
         path: The directory: config.json, whose quantization_config names GPTQ, AWQ or compressed-tensors, and
-            *.safetensors.
+            its `.safetensors` files.
 
     Returns:
         The model, in float32, its quantized layers on their codes.
