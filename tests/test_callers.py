@@ -75,7 +75,7 @@ class Lying(Fresh):
 @pytest.mark.parametrize(
     "arrays",
     [[], [ROWS[0]], [*ROWS, ROWS[0]], [ROWS[0]] * 10_000, ROWS[:1], Fresh(ROWS[:1]), range(10**9), "ab", b"ab", [1, 2]],
-    ids=repr,
+    ids=["none", "one", "three", "very many", "an array", "made anew", "range", "text", "bytes", "numbers"],
 )
 def test_wrong_counts_and_kinds_are_refused(arrays: Any) -> None:
     session, outputs = lowbit.Session(difference()), [np.zeros(3, np.float32) for _ in range(2)]
@@ -93,7 +93,11 @@ def test_wrong_counts_and_kinds_are_refused(arrays: Any) -> None:
         session.run_list(Lying(ROWS[:1]))
 
 
-@pytest.mark.parametrize("arrays", [None, 3, {"a": ROWS[0], "b": ROWS[1]}, {1, 2}, iter(ROWS)], ids=repr)
+@pytest.mark.parametrize(
+    "arrays",
+    [None, 3, {"a": ROWS[0], "b": ROWS[1]}, {1, 2}, iter(ROWS)],
+    ids=["None", "number", "dict", "set", "iterator"],
+)
 def test_what_is_no_sequence_is_refused(arrays: Any) -> None:
     session = lowbit.Session(difference())
     for call in (session.run_list, lambda arrays: session.profile_list(arrays, 1)):

@@ -255,7 +255,7 @@ class RandomNode {
       const float scale = random_.whole(0, 500) == 0 ? HUGE_VALF : random_.real(0.01f, 1);
       halves ? weight.scales.as<uint16_t>()[i] = half_from_float(scale) : weight.scales.as<float>()[i] = scale;
     }
-    if (random_.whole(0, 3) == 0) {
+    if (random_.whole(0, weight.group_size > 0 ? 3 : 39) == 0) {
       weight.offset_type = maybe() ? DType::f16 : DType::f32;
       weight.offsets = Buffer(count * size_of(weight.offset_type));
       for (int64_t i = 0; i < count; ++i) {
