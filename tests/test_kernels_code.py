@@ -38,7 +38,8 @@ FAMILIES = {
     "gemm_f32": Bounds(r"\bTile<", FLOAT),
     # On 256 bits, sums of 16 bits are in registers, and the accumulators they go to lie on the stack.
     "gemm_i4": Bounds(r"\bTile<", stack=0.6, loop_bytes=1536, tile_bytes=16 * 1024),
-    "spmm_i8": Bounds(r"\bproduct<"),
+    # Beside a pair of blocks, one sum lies on the stack on AVX2.
+    "spmm_i8": Bounds(r"\bproduct<", stack=0.1),
     "winograd_i8": Bounds(r"\bmultiply<", r"vpmaddwd|vpdpwssd"),
     # A window's weights lie on the stack where registers do not hold them.
     "dwconv_i8": Bounds(r"\bstrip_tiles<|\bwalk_", stack=1.8, loop_bytes=8 * 1024, tile_bytes=24 * 1024),
