@@ -39,6 +39,9 @@ def given(kind: str) -> tuple[dict[str, Tensor], str]:
         return {n: p if kind == "floats" or n == "codes" else p.half() for n, p in parts.items()}, "int4"
     scale = (torch.rand(N, K // GROUP) / 10 + 1e-2).half()
     zero_point = torch.randint(0, 16, scale.shape, dtype=torch.uint8)
+    if kind == "eighths":
+        codes = torch.randint(0, 256, (N, K * 3 // 8), dtype=torch.uint8)
+        return {"codes": codes, "scale": scale, "zero_point": zero_point % 8}, "int3-eighths"
     if kind == "nibbles":
         return {"codes": torch.randint(0, 256, (N, K // 2), dtype=torch.uint8), "scale": scale}, "int4-nibbles"
     if kind == "affine":
@@ -55,13 +58,16 @@ def unpacked(parts: dict[str, Tensor], form: str) -> tuple[Array, Array]:
         return codes, codes * scale[:, None]
     if form == "int4-nibbles":
         codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(N, K).astype(np.int8) - 8
+    if form == "int3-eighths":
+        bits = np.unpackbits(codes, axis=1, bitorder="little").reshape(N, K, 3)
+        codes = (bits @ np.array([1, 2, 4])).astype(np.int8)
     zero = parts["zero_point"].numpy() if "zero_point" in parts else np.zeros_like(scale)
     offset = parts["offset"].numpy() if "offset" in parts else np.zeros_like(scale)
     numbers = (codes - np.repeat(zero, GROUP, axis=1)) * np.repeat(scale, GROUP, axis=1)
     return codes, numbers + np.repeat(offset, GROUP, axis=1)
 
 
-@pytest.mark.parametrize("kind", ["int8", "symmetric", "affine", "nibbles", "bytes", "halves", "floats"])
+@pytest.mark.parametrize("kind", ["int8", "symmetric", "affine", "nibbles", "eighths", "bytes", "halves", "floats"])
 def test_codes_reach_the_file(kind: str, tmp_path: Path) -> None:
     """The file holds the codes and scales that were given; the session computes what NumPy computes from them."""
     parts, form = given(kind)
@@ -72,7 +78,7 @@ def test_codes_reach_the_file(kind: str, tmp_path: Path) -> None:
     expected = np.maximum(x.numpy() @ numbers.T + net[0].bias.detach().numpy(), 0)
     np.testing.assert_allclose(net(x).detach().numpy(), expected, rtol=1e-4, atol=1e-3)
     model = lowbit.convert(net, x, progress=False)
-    bits = 8 if form == "int8" else 4
+    bits = int(form[3])
     assert [row["scheme"] for row in model.decisions] == [f"int{bits}"]
     assert kind == "int8" or f"came with {bits}-bit codes in groups of 64" in model.decisions[0]["reason"]
     model.save(tmp_path / "net.lowbit")
@@ -97,7 +103,7 @@ def test_codes_reach_the_file(kind: str, tmp_path: Path) -> None:
 
 def test_operator() -> None:
     """Shapes without numbers, groups in any order, torch's own checks of a custom operator."""
-    for kind in ("int8", "symmetric", "affine", "nibbles", "bytes", "floats"):
+    for kind in ("int8", "symmetric", "affine", "nibbles", "eighths", "bytes", "floats"):
         parts, form = given(kind)
         beside = parts.get("zero_point"), parts.get("g_idx"), form, parts.get("offset")
         arguments = (parts["codes"], parts["scale"], *beside)
@@ -128,7 +134,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Any]], type[Excep
     "infinite": (lambda p: {"scale": p["scale"].float() * torch.inf}, InputError, "not finite and positive"),
     "order": (lambda p: {"g_idx": p["g_idx"].flip(0)}, UnsupportedError, "static_groups"),
     "shape": (lambda p: {"codes": p["codes"][1:], "scale": p["scale"][1:]}, InputError, "the module's is"),
-    "format": (lambda p: {"format": "int3"}, InputError, "there are int8, int4, int2, int4-nibbles"),
+    "format": (lambda p: {"format": "int5"}, InputError, "there are int8, int4, int3, int2, int4-nibbles"),
     "name": (lambda p: {"name": "kernel"}, InputError, "no plain parameter 'kernel'"),
 }
 

@@ -49,6 +49,7 @@ def _inference() -> Any:
         ("int8", 256, ["int8", "int8", "int8"]),
         ("int4", 256, ["int8", "int4-nibbles", "int8"]),
         ("int4-channel", 256, ["int8", "int4-nibbles", "int8"]),
+        ("int3-g32", 256, ["int8", "int3-eighths", "int8"]),
         ({"0": "float32", "2": AFFINE}, 37, ["float", "int4-nibbles", "int8"]),
     ],
 )

@@ -8,6 +8,7 @@
     "int4"          int8 [N, K], -8 .. 7, or 0 .. 15           [N, G]      (codes - zero_point[n, g]) * scale[n, g]
     "int4"          int8 [N, K], 0 .. 15                       [N, G]      codes * scale[n, g] + offset[n, g]
     "int4-nibbles"  uint8 [N, K / 2], the low nibble first     [N, G]      the same for nibbles 0 .. 15
+    "int3-eighths"  uint8 [N, 3 K / 8], from low bits on       [N, G]      the same for codes 0 .. 7
 
 g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. offset, of the scale's
 shape, takes its place; of eight bits it may be None. Scales and offsets are any floats; a file holds them as float16
@@ -51,8 +52,7 @@ def dequantize(
     centre = 0
     if format in _PACKED:
         bits = _PACKED[format].bits
-        parts = [codes >> shift & highest(bits) for shift in range(0, 8, bits)]
-        codes, centre = torch.stack(parts, dim=-1).flatten(1), 0 if offset is not None else middle(bits)
+        codes, centre = _unpacked(codes, bits), 0 if offset is not None else middle(bits)
     window = codes.shape[2:]
     codes = codes.movedim(1, -1).flatten(1)
     depth, groups = codes.shape[1], scale.shape[1]
@@ -61,6 +61,17 @@ def dequantize(
     numbers = (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
     numbers = numbers if offset is None else numbers + offset.float()[:, index]
     return numbers.unflatten(1, (*window, -1)).movedim(-1, 1).contiguous() if window else numbers
+
+
+def _unpacked(packed: Tensor, bits: int) -> Tensor:
+    """Codes [N, K] of rows of bytes; one of three bits may lie across two of these."""
+    if 8 % bits == 0:
+        return torch.stack([packed >> shift & highest(bits) for shift in range(0, 8, bits)], dim=-1).flatten(1)
+    flat = (packed[..., None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten(1)
+    depth = flat.shape[1] // bits
+    places = torch.arange(bits, dtype=torch.uint8)
+    codes: Tensor = (flat[:, : depth * bits].unflatten(1, (depth, bits)) << places).sum(-1)
+    return codes
 
 
 @dequantize.register_fake
@@ -72,7 +83,7 @@ def _shape(
     format: str,
     offset: Tensor | None = None,
 ) -> Tensor:
-    shape = (codes.shape[0], 8 // _PACKED[format].bits * codes.shape[1]) if format in _PACKED else codes.shape
+    shape = (codes.shape[0], 8 * codes.shape[1] // _PACKED[format].bits) if format in _PACKED else codes.shape
     return codes.new_empty(shape, dtype=torch.float32)
 
 
@@ -102,7 +113,7 @@ def weight_of(
     else:
         is_packed = format in _PACKED
         bits = (_PACKED if is_packed else _LOOSE)[format].bits
-        depth = math.prod(codes.shape[1:]) * (8 // bits if is_packed else 1)
+        depth = math.prod(codes.shape[1:]) * (8 if is_packed else bits) // bits
         _refuse_unequal(codes, scale, g_idx, depth, most=2 if is_packed else 5)
         if is_packed:
             signed = zero_point is None and offset is None

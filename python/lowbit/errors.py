@@ -26,10 +26,10 @@ class UnsupportedError(LowbitError):
     might convert.
 
     Examples:
-        >>> lowbit.Scheme(name="three bits", weight_bits=3)  # doctest: +ELLIPSIS
+        >>> lowbit.Scheme(name="five bits", weight_bits=5)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        lowbit.errors.UnsupportedError: scheme 'three bits' asks for 3-bit weights...
+        lowbit.errors.UnsupportedError: scheme 'five bits' asks for 5-bit weights...
     """
 
     sizes: Mapping[str, str] = MappingProxyType({})

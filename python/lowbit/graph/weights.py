@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import GraphError
 from . import blocks
-from .ir import Array, Weight
+from .ir import Array, Weight, replace
 
 BITS = (1, 2, 3, 4, 8)
 """How many a code may have."""
@@ -58,6 +58,7 @@ FORMATS: Mapping[str, Format] = {
         Format(name="int8", bits=8, scales=("float32",), grouped=False),
         Format(name="int8-groups", bits=8, scales=_EITHER, grouped=True, beside=("offsets",)),
         Format(name="int4", bits=4, scales=_EITHER, grouped=True, packed="int4-nibbles", beside=_BESIDE),
+        Format(name="int3", bits=3, scales=_EITHER, grouped=True, packed="int3-eighths", beside=_BESIDE),
         Format(name="int2", bits=2, scales=_EITHER, grouped=True, packed="int2-quarters", beside=_BESIDE),
     )
 }
@@ -66,6 +67,11 @@ FORMATS: Mapping[str, Format] = {
 def format_of(weight: Weight) -> Format | None:
     """The kind of a weight, if kernels read it."""
     return next((each for each in FORMATS.values() if each.fits(weight)), None)
+
+
+def as_read(weight: Weight) -> Weight:
+    """The weight as kernels read it, the same numbers: three bits as four."""
+    return replace(weight, bits=4) if weight.bits == 3 and weight.values is None else weight
 
 
 def few_bits() -> tuple[int, ...]:
@@ -247,7 +253,7 @@ def _group_problems(weight: Weight) -> Iterator[str]:
         yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
     elif depth // size > _most_groups(weight.bits):
         yield f"{depth // size} groups are more than {_most_groups(weight.bits)}"
-    elif weight.bits < 8 and size >= 2**31 // (255 * highest(weight.bits)):
+    elif weight.bits < 8 and size >= 2**31 // (255 * highest(as_read(weight).bits)):
         yield "a group's codes could overflow a 32-bit sum"
 
 

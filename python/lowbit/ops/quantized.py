@@ -15,7 +15,7 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Node, Value, Weight
-from ..graph.weights import FORMATS, describe, format_of, middle
+from ..graph.weights import FORMATS, as_read, describe, format_of, middle
 from .call import Call
 from .float import linear_shape
 from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
@@ -137,7 +137,7 @@ def _terms(weight: Weight) -> Iterator[tuple[int, Array, Array, Array | None]]:
     Half-float scales go with zero points, which the codes here are without, or with half-float offsets; else all are
     floats, and zero points are offsets. A code of eight bits is 16 * high + low, and its group two terms.
     """
-    n, groups = weight.scales.shape
+    weight, (n, groups) = as_read(weight), weight.scales.shape
     codes = weight.rows.reshape(n, groups, -1).astype(np.float64)
     scales, zeros = weight.scales.astype(F32), weight.zero_points
     offsets = None if weight.offsets is None else weight.offsets.astype(F32)
@@ -230,10 +230,10 @@ KERNELS: Mapping[tuple[str, str], Sums] = {
     ("quantized_linear", "int8-groups"): _linear_by_group,
     ("quantized_linear", "int4"): _linear_by_group,
     ("quantized_conv2d", "int4"): _conv_by_group,
-    ("quantized_linear", "int2"): _linear_by_group,
-    ("quantized_conv2d", "int2"): _conv_by_group,
-    **{("quantized_embedding", name): _table for name in ("int8", "int8-groups", "int4", "int2")},
-    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int8-groups", "int4", "int2")},
+    **{("quantized_linear", name): _linear_by_group for name in ("int3", "int2")},
+    **{("quantized_conv2d", name): _conv_by_group for name in ("int3", "int2")},
+    **{("quantized_embedding", name): _table for name in ("int8", "int8-groups", "int4", "int3", "int2")},
+    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int8-groups", "int4", "int3", "int2")},
 }
 """What the kernels of an operator compute from weights of a format, before the epilogue."""
 

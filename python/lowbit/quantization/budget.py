@@ -60,7 +60,7 @@ class Outcome:
 
 
 def layers_in(schemes: Container[str], decisions: Iterable[Decision]) -> list[str]:
-    """The layers, and embeddings, that became one of these: "int2", "int4", "int8", "float32"."""
+    """The layers, and embeddings, that became one of these: "int2", "int3", "int4", "int8", "float32"."""
     return [row.node for row in decisions if row.scheme in schemes and row.op in (*LAYERS, *TABLES)]
 
 

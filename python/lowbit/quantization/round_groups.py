@@ -23,7 +23,7 @@ from .round_weights import Factored, round_columns, upper_of_flat
 SHARES = np.linspace(1.0, 0.6, 17)
 """Of a group's range that are tried."""
 FEW_SHARES = np.geomspace(1.0, 0.12, 32)
-"""The same for codes of two bits, which lose less by clipping than by rounding most weights to zero."""
+"""The same for codes of two or three bits, which lose less by clipping than by rounding most weights to zero."""
 SMALLEST = float(np.finfo(np.float16).tiny)
 
 
@@ -162,7 +162,7 @@ def best_groups(groups: Array, *, symmetric: bool, ends: tuple[int, int] = (0, 1
 def _best_groups(rows: Array, symmetric: bool, ends: tuple[int, int]) -> tuple[Array, Array]:
     first, last = ends
     top, centre = last - first, float((first + last + 1) // 2)
-    shares = SHARES if top > 3 else FEW_SHARES
+    shares = SHARES if top > 7 else FEW_SHARES
     low, high = (ends.astype(np.float64) for ends in (rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)))
     widest = 2 * np.maximum(high, -low) if symmetric else high - low
     # A half-float scale is what the file holds: the codes must be chosen for that very number.

@@ -29,7 +29,7 @@ class Scheme:
 
     Args:
         name: For people.
-        weight_bits: 8, 4, 2, or 32 for float32.
+        weight_bits: 8, 4, 3, 2, or 32 for float32.
         activation_bits: 8, or 32 with `weight_bits` 32.
         granularity: Of weight scales: "channel" (one for each output channel) or, with fewer than eight bits, "group".
         group_size: How many adjacent weights of a channel share a scale, a multiple of 8 from 16 on. A layer takes the
@@ -107,21 +107,18 @@ class Scheme:
         return self.weight_bits == 32
 
 
-def _few(name: str, **kind: Any) -> Iterator[Scheme]:
-    """Two bits in groups of 128, of others, and a channel."""
+def _few(name: str, bits: int, **kind: Any) -> Iterator[Scheme]:
+    """Few bits in groups of 128, of others, and a channel."""
     for tail, size in ("", 128), ("-g64", 64), ("-g32", 32):
-        yield Scheme(name=f"{name}{tail}", weight_bits=2, granularity="group", group_size=size, **kind)
-    yield Scheme(name=f"{name}-channel", weight_bits=2, **kind)
+        yield Scheme(name=f"{name}{tail}", weight_bits=bits, granularity="group", group_size=size, **kind)
+    yield Scheme(name=f"{name}-channel", weight_bits=bits, **kind)
 
 
 SCHEMES = {
     "int8": Scheme(name="int8"),
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
-    "int4": Scheme(name="int4", weight_bits=4, granularity="group", group_size=128),
-    "int4-g64": Scheme(name="int4-g64", weight_bits=4, granularity="group", group_size=64),
-    "int4-g32": Scheme(name="int4-g32", weight_bits=4, granularity="group", group_size=32),
-    "int4-channel": Scheme(name="int4-channel", weight_bits=4),
-    **{scheme.name: scheme for scheme in (*_few("int2", symmetric=False), *_few("ternary", levels=3))},
+    **{scheme.name: scheme for scheme in (*_few("int4", 4), *_few("int3", 3, symmetric=False))},
+    **{scheme.name: scheme for scheme in (*_few("int2", 2, symmetric=False), *_few("ternary", 2, levels=3))},
 }
 PLANNED = ("binary",)
 

@@ -11,7 +11,7 @@ from ..errors import InputError, UnsupportedError
 from ..graph import dims
 from ..graph import limits as possible
 from ..graph.ir import Dim, Graph, Node, Weight
-from ..graph.weights import pack
+from ..graph.weights import as_read, pack
 from ..ops import OPS, attributes
 from . import segments
 from .limits import Limits
@@ -100,7 +100,8 @@ def _readers(graph: Graph) -> tuple[set[str], set[str]]:
 
 
 def _put_weight(builder: _core.GraphBuilder, name: str, weight: Weight) -> None:
-    """A quantized weight, whole: its codes as a file has them, and what they mean."""
+    """A quantized weight, whole: its codes as kernels read them, and what they mean."""
+    weight = as_read(weight)
     builder.weight(
         name,
         shape=list(weight.shape),

@@ -19,8 +19,8 @@ class Decision:
     Args:
         node: The node.
         op: Its operator.
-        scheme: "int8" (codes of 8 bits), "int4", "int2" (weights of so many bits, activations of 8), "float32" or
-            "torch".
+        scheme: "int8" (codes of 8 bits), "int4", "int3", "int2" (weights of so many bits, activations of 8), "float32"
+            or "torch".
         reason: For people.
         cost_int8_us: Microseconds on codes, of either width, by the cost model; known for layers.
         cost_float_us: Microseconds in float32.
