@@ -55,12 +55,12 @@ LONGEST = 128
 
 def sentences(part: str) -> list[str]:
     """Different sentences of one part, in an order fixed by a seed; no sentence is in two parts."""
-    reference, docstrings = _unique(_topics()), _unique(_docstrings())
+    reference, documented = _unique(_topics()), _unique(docstrings())
     random.Random(0).shuffle(reference)
     pools = {
         "calibration": reference[: COUNTS["calibration"]],
         "dev": reference[COUNTS["calibration"] :],
-        "test": sorted(set(docstrings) - set(reference)),
+        "test": sorted(set(documented) - set(reference)),
     }
     if part == "test":
         random.Random(0).shuffle(pools[part])
@@ -73,7 +73,8 @@ def _topics() -> Iterator[str]:
     return (topics[name] for name in sorted(topics))
 
 
-def _docstrings() -> Iterator[str]:
+def docstrings() -> Iterator[str]:
+    """Of the modules of the standard library, and all in them."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -245,8 +245,8 @@ def test_many_items_take_no_more_than_promised(
 def test_too_much_is_seen() -> None:
     """A block's own peak, though it is gone at the end."""
     with measured() as spent:
-        np.ones(40 * MB, np.uint8)
-    assert spent.peak >= 30 * MB
+        np.ones(200 * MB, np.uint8)
+    assert spent.peak >= 100 * MB  # the system may page out what is idle meanwhile
     with pytest.raises(TooMuchError, match="a test took 30 MB, more than 20"):
         require(Spent(peak=30 * MB), 20 * MB, 1, "a test")
     with pytest.raises(TooMuchError, match="a test took 3"):
