@@ -71,6 +71,18 @@ class Maker:
         )
         return self.constant(weight)
 
+    def tabled(self, *shape: int, bits: int = 4, group_size: int = 0, most: int = 127) -> str:
+        """Random codes for values of a table, whole numbers of up to `most`."""
+        count = (shape[0], math.prod(shape[1:]) // group_size) if group_size else shape[:1]
+        weight = Weight(
+            codes=self.rng.integers(0, 2**bits, shape).astype(np.int8),
+            scales=self.rng.uniform(0.01, 0.1, count).astype(np.float16 if group_size else np.float32),
+            values=self.rng.integers(-most, most + 1, 2**bits).astype(np.float32),
+            bits=bits,
+            group_size=group_size,
+        )
+        return self.constant(weight)
+
     def sparse(self, pattern: str, density: float, *shape: int) -> str:
         """Random codes of which all but some blocks, the first among them, are zero."""
         rows, columns = blocks.PATTERNS[pattern]
@@ -331,6 +343,36 @@ def sparse_net() -> Graph:
     return m.graph(c, d)
 
 
+def code_table_net() -> Graph:
+    """Weights whose codes stand in tables of values: layers, a convolution by groups, rows; binary ones in groups."""
+    m = Maker(29, BATCH)
+    codes = m.node("quantize", m.input("x", "batch", 8, 5, 6), scale=0.03, zero_point=120)
+    scaled = [m.constant(m.rng.uniform(0.001, 0.01, n).astype(np.float32)) for n in (16, 32, 12, 9)]
+    a = m.node(
+        "quantized_conv2d", codes, m.tabled(16, 8, 3, 3), scaled[0], m.floats(16), zero_point_x=120, output="u8",
+        zero_point_y=100, padding=PAD1,
+    )  # fmt: skip
+    b = m.node(
+        "quantized_conv2d", a, m.tabled(32, 1, 3, 3, bits=3), scaled[1], m.floats(32), groups=16,
+        zero_point_x=100, output="u8", zero_point_y=90,
+    )  # fmt: skip
+    flat = m.node("reshape", b, shape=("batch", 32 * 3 * 4))
+    c = m.node("quantized_linear", flat, m.tabled(12, 384), scaled[2], m.floats(12), zero_point_x=90, output="f32")
+    ones = m.constant(np.ones(9, np.float32))
+    parts = [
+        m.node("quantized_linear", flat, weight, ones, m.floats(9), zero_point_x=90, output="f32")
+        for weight in (
+            m.tabled(9, 384, group_size=48),
+            m.tabled(9, 384, group_size=48, most=7),
+            m.tabled(9, 384, bits=1, group_size=384, most=1),
+        )
+    ]
+    tokens = m.input("tokens", "batch", 3, dtype="i64")
+    d = m.node("quantized_embedding", tokens, m.tabled(100, 37))
+    e = m.node("quantized_embedding", tokens, m.tabled(100, 64, bits=2, group_size=32, most=1))
+    return m.graph(c, *parts, d, e)
+
+
 def few_bits_image_net(bits: int = 4) -> Graph:
     """Convolutions with few bits a weight: groups that straddle taps, affine ones, one pixel, and ranges by sample."""
     m = Maker(18, BATCH, bits)
@@ -540,6 +582,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "table_net": table_net,
     "two_bit_table_net": partial(table_net, 2),
     "three_bit_table_net": partial(table_net, 3),
+    "code_table_net": code_table_net,
     "sparse_net": sparse_net,
     "four_bit_image_net": few_bits_image_net,
     "two_bit_image_net": partial(few_bits_image_net, 2),

@@ -151,7 +151,13 @@ def four_bit(**changes: Any) -> Graph:
         ({"offsets": np.full((3, 4), np.nan, np.float16)}, "not all finite"),
         ({"bits": 1, "offsets": np.zeros((3, 4), np.float16)}, "no kernel of quantized_linear reads .* and offsets"),
         ({"values": np.zeros(8, np.float32)}, r"values are float32 \[8\]"),
-        ({"values": np.zeros(16, np.float32)}, "no kernel of quantized_linear reads .* and values yet"),
+        (
+            {"values": np.full(16, 0.5, np.float32)},
+            "no kernel of quantized_linear reads .* and values that are not whole numbers from -128 to 127 yet",
+        ),
+        ({"values": np.full(16, 128, np.float32)}, "and values that are not whole numbers"),
+        ({"values": np.full(16, np.inf, np.float32)}, "values are not all finite"),
+        ({"values": np.zeros(16, np.float32), "codes": np.full((3, 32), 16, np.int8)}, "a code is not in 0 .. 15"),
         ({"bits": 1}, "no kernel of quantized_linear reads 1-bit codes"),
         (
             {"zero_points": np.zeros((3, 4), np.uint8), "offsets": np.zeros((3, 4), np.float16)},

@@ -28,6 +28,7 @@ from ..graph.weights import few_bits, problems
 from ..ops.integer import MAX_BIAS, MAX_MULTIPLIER
 from ..progress import reporter
 from ..quantization import schemes
+from ..quantization.code_tables import round_to_values
 from ..quantization.few_bits import FEW, group_size, has_form, unfit
 from ..quantization.round_groups import round_groups
 from ..quantization.round_weights import round_nearest
@@ -149,7 +150,9 @@ class Codable:
     def group_size(self) -> int:
         """0: eight bits."""
         op = "embedding" if isinstance(self.module, nn.Embedding) else "linear"
-        is_coded = not self.is_wide and has_form(op, self.scheme.weight_bits) and not unfit(self.ends)
+        is_coded = not (self.is_wide or self.scheme.values or unfit(self.ends)) and has_form(
+            op, self.scheme.weight_bits
+        )
         return group_size(self.weight.shape[1], self.scheme.group_size) if is_coded else 0
 
     def problems(self) -> list[str]:
@@ -307,7 +310,8 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
         return round_groups(
             rows, layer.group_size, symmetric=layer.scheme.symmetric, bits=bits, levels=layer.scheme.levels
         ).as_weight()
-    codes = round_nearest(rows)
+    values = "" if layer.is_wide else layer.scheme.values
+    codes = round_to_values(rows, values) if values else round_nearest(rows)
     return Weight(codes=codes.codes, scales=codes.scales.astype(np.float32))
 
 

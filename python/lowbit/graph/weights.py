@@ -65,13 +65,30 @@ FORMATS: Mapping[str, Format] = {
 
 
 def format_of(weight: Weight) -> Format | None:
-    """The kind of a weight, if kernels read it."""
-    return next((each for each in FORMATS.values() if each.fits(weight)), None)
+    """The kind of a weight, if kernels read it; of one with a table, what its values are as codes."""
+    held = weight if weight.values is None else _without_table(weight)
+    return next((each for each in FORMATS.values() if each.fits(held)), None)
 
 
 def as_read(weight: Weight) -> Weight:
-    """The weight as kernels read it, the same numbers: three bits as four."""
-    return replace(weight, bits=4) if weight.bits == 3 and weight.values is None else weight
+    """The weight as kernels read it, the same numbers: three bits as four, values from a table as codes.
+
+    Values that are not whole numbers of eight bits are none: the weight stays as it is, and no kernel reads it.
+    """
+    if weight.values is None:
+        return replace(weight, bits=4) if weight.bits == 3 else weight
+    held = _without_table(weight)
+    return weight if held is weight else replace(held, codes=weight.values.astype(np.int8)[weight.codes])
+
+
+def _without_table(weight: Weight) -> Weight:
+    """What a weight with a table is as codes, but for these; itself where it is none."""
+    assert weight.values is not None
+    low, high, size = float(weight.values.min()), float(weight.values.max()), weight.group_size
+    if not (low >= -128 and high <= 127 and np.array_equal(np.rint(weight.values), weight.values)):
+        return weight
+    bits = next(bits for bits in ((2, 4, 8) if size else (8,)) if -middle(bits) <= low and high < middle(bits))
+    return replace(weight, values=None, bits=bits, scales=weight.scales if size else weight.scales.astype(np.float32))
 
 
 def few_bits() -> tuple[int, ...]:
@@ -85,7 +102,9 @@ def describe(weight: Weight) -> str:
     beside = [
         part.replace("_", " ") for part in ("zero_points", "offsets", "values") if getattr(weight, part) is not None
     ]
-    return " and ".join([f"{weight.bits}-bit codes with {weight.scales.dtype} scales {groups}", *beside])
+    text = " and ".join([f"{weight.bits}-bit codes with {weight.scales.dtype} scales {groups}", *beside])
+    is_free = weight.values is not None and _without_table(weight) is weight
+    return f"{text} that are not whole numbers from -128 to 127" if is_free else text
 
 
 # -------------------------------------------------------------------------------------------------------------- packing
@@ -242,7 +261,11 @@ def problems(weight: Weight) -> Iterator[str]:
         yield f"{weight.bits}-bit codes have shape {list(codes.shape)}, must be [channels, depth, ...], none of them 0"
     else:
         reasons = [*_group_problems(weight)]
-        yield from reasons or (*_part_problems(weight), *_code_problems(weight), *_sparsity_problems(weight))
+        reasons = reasons or [*_part_problems(weight), *_code_problems(weight), *_sparsity_problems(weight)]
+        yield from reasons
+        if weight.values is not None and not reasons:
+            held = as_read(weight)
+            yield from () if held is weight else problems(held)
 
 
 def _group_problems(weight: Weight) -> Iterator[str]:
@@ -253,7 +276,7 @@ def _group_problems(weight: Weight) -> Iterator[str]:
         yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
     elif depth // size > _most_groups(weight.bits):
         yield f"{depth // size} groups are more than {_most_groups(weight.bits)}"
-    elif weight.bits < 8 and size >= 2**31 // (255 * highest(as_read(weight).bits)):
+    elif weight.bits < 8 and size >= 2**31 // (255 * highest(4 if weight.bits == 3 else weight.bits)):
         yield "a group's codes could overflow a 32-bit sum"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import dims
-from ..graph.ir import Array, Node, Value, Weight
+from ..graph.ir import Array, Node, Value, Weight, replace
 from ..graph.weights import FORMATS, as_read, describe, format_of, middle
 from .call import Call
 from .float import linear_shape
@@ -137,7 +137,7 @@ def _terms(weight: Weight) -> Iterator[tuple[int, Array, Array, Array | None]]:
     Half-float scales go with zero points, which the codes here are without, or with half-float offsets; else all are
     floats, and zero points are offsets. A code of eight bits is 16 * high + low, and its group two terms.
     """
-    weight, (n, groups) = as_read(weight), weight.scales.shape
+    n, groups = weight.scales.shape
     codes = weight.rows.reshape(n, groups, -1).astype(np.float64)
     scales, zeros = weight.scales.astype(F32), weight.zero_points
     offsets = None if weight.offsets is None else weight.offsets.astype(F32)
@@ -266,7 +266,12 @@ def _sums(call: Call) -> Array:
     kind = format_of(call.weight(1))
     call.need(kind is not None and (call.node.op, kind.name) in KERNELS, unreadable(call.node, call.weight(1)))
     assert kind is not None
-    return KERNELS[call.node.op, kind.name](call)
+    return KERNELS[call.node.op, kind.name](_as_read(call))
+
+
+def _as_read(call: Call) -> Call:
+    """The call with its weight as kernels read it."""
+    return replace(call, arrays=(*call.arrays[:1], as_read(call.weight(1)), *call.arrays[2:]))
 
 
 # ------------------------------------------------------------------------------------------------------------ operators

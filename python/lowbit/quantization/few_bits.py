@@ -34,13 +34,18 @@ FEW = 2
 class Width:
     """Of a layer's weights, or a table's. group_size: of few bits; 0: there are eight. note: why, for people.
 
-    shared: of a table, the layer that reads the same numbers, and whose codes it can have.
+    shared: of a table, the layer that reads the same numbers, and whose codes it can have. values: the code table
+    (`code_tables.py`) from which its values are, with a scale a channel; "": it has none.
     """
 
     group_size: int
     note: str
     bits: int = 8
     shared: str = ""
+    values: str = ""
+
+
+EIGHT = Width(group_size=0, note="")
 
 
 def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
@@ -98,9 +103,11 @@ def has_form(op: str, bits: int) -> bool:
 def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
     if scheme.keep_ends and node.name in ends:
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
-    reason = _formless(node, scheme.weight_bits)
+    reason = _formless(node, scheme.weight_bits, scheme.values)
     if reason:
         return Width(group_size=0, note=reason)
+    if scheme.values:
+        return Width(group_size=0, note=f"16 values of a table ({scheme.values})", bits=4, values=scheme.values)
     weight = graph.constants[node.inputs[1]]
     reason = unfit((float(weight.min()), float(weight.max()))) if isinstance(weight, np.ndarray) and weight.size else ""
     if reason:
@@ -115,9 +122,9 @@ def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) ->
     return Width(group_size=size, note=f"{bits}-bit weights in groups of {size}", bits=bits)
 
 
-def _formless(node: Node, bits: int) -> str:
-    """Why a layer has no form with so few bits, or ""."""
-    if not reads(f"quantized_{node.op}", bits):
+def _formless(node: Node, bits: int, values: str = "") -> str:
+    """Why a layer has no form with so few bits, or ""; what is from a table, all kernels of eight bits read."""
+    if not values and not reads(f"quantized_{node.op}", bits):
         return f"8-bit weights, for {node.op} has no form with {bits}"
     return "" if node.attrs.get("groups", 1) == 1 else "8-bit weights, for grouped convolutions have no form with fewer"
 

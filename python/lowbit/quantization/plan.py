@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from ..passes.layers import LAYERS, TABLES
 from ..runtime.meta import Decision
 from . import schemes
 from .cost import Cost, Costs
-from .few_bits import Width
+from .few_bits import EIGHT, Width
 from .fuse_requantize import AVERAGES, MOVES_CODES, PAIRS
 from .round_weights import round_nearest
 from .tables import settled, why_float
@@ -51,8 +52,8 @@ class Plan:
     """The int8 layers that find their inputs' ranges at run time; they read floats and make floats."""
     activations: Mapping[str, Node] = field(default_factory=dict)
     """By the name of the layer or add before it."""
-    groups: Mapping[str, int] = field(default_factory=dict)
-    """The group size of layers with four-bit weights, by name; 0, or none: eight bits."""
+    widths: Mapping[str, Width] = field(default_factory=dict)
+    """Of the weights of layers, by name; where there is none, eight bits."""
     tables: Mapping[str, Width] = field(default_factory=dict)
     """The embeddings whose tables have codes, by name; what they give is float32."""
     decisions: tuple[Decision, ...] = ()
@@ -84,14 +85,15 @@ def decide(
     why; without calibration data (not `static`) all are. widths: of the layers whose scheme has four-bit weights.
     tables: of such embeddings.
     """
-    groups = {name: width.group_size for name, width in (widths or {}).items()}
-    bits = {name: width.bits for name, width in (widths or {}).items()}
-    wide = {name: width.note for name, width in (widths or {}).items()}
+    wide = defaultdict(lambda: EIGHT, widths or {})
     by_row = dict(dynamic or {}) if static else {node.name: "" for node in graph if node.op in LAYERS}
     problems = {node.name: _problem(graph, node) for node in graph if node.op in LAYERS} | dict(floats)
     priced = {
         node.name: costs.layer(
-            node, dynamic=node.name in by_row, group_size=groups.get(node.name, 0), bits=bits.get(node.name, 8)
+            node,
+            dynamic=node.name in by_row,
+            group_size=wide[node.name].group_size,
+            bits=wide[node.name].bits,
         )
         for node in graph
         if problems.get(node.name) == ""
@@ -100,13 +102,13 @@ def decide(
     chosen = search.best()
     int8, layers, totals, activations = chosen.int8, chosen.layers, chosen.totals, chosen.activations
     by_row_coded = frozenset(layers & set(by_row))
-    coded = {name: Width(group_size=groups.get(name, 0), note="", bits=bits.get(name, 8)) for name in layers}
+    coded = {name: wide[name] for name in layers}
     plan = Plan(
         graph=graph,
         int8=frozenset(int8),
         dynamic=by_row_coded,
         activations=activations,
-        groups=groups,
+        widths=widths or {},
         tables=settled(graph, {name: width for name, width in (tables or {}).items() if name not in floats}, coded),
     )
     wide_tables = {node.name for node in graph if node.op in TABLES} - set(plan.tables) - set(floats)
@@ -114,9 +116,9 @@ def decide(
     decisions = []
     for node in graph:
         if node.name in priced:
-            scheme = f"int{bits.get(node.name, 8)}"
+            scheme = f"int{wide[node.name].bits}"
             made = _priced(node, totals[node.name], plan, scheme, costs)
-            notes = (wide.get(node.name, ""), made.reason, by_row.get(node.name, ""))
+            notes = (wide[node.name].note, made.reason, by_row.get(node.name, ""))
             reason = "; ".join(filter(None, notes)) if node.name in int8 else made.reason
             decisions.append(replace(made, reason=reason))
         else:

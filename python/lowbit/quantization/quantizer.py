@@ -19,11 +19,12 @@ from ..runtime.meta import Decision
 from . import schemes
 from .balance_joins import balance_joins, unlike_channels, unlike_parts
 from .calibrate import Feeds, Histogram, Histograms, Observer, Progress, batches, gather
+from .code_tables import round_to_values
 from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .emit import integer_graph
 from .equalize import equalize
-from .few_bits import Width, widths
+from .few_bits import EIGHT, Width, widths
 from .fuse_requantize import IntegerLayer
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
@@ -50,6 +51,12 @@ class Quantized:
     graph: Graph
     reference: Graph
     decisions: tuple[Decision, ...]
+
+
+FLAT = ("conv2d", "conv3d")
+"""The layers whose windows see mostly flat images."""
+Form = tuple[int, int, str]
+"""What a layer's width says of its codes."""
 
 
 class Quantizer:
@@ -100,9 +107,9 @@ class Quantizer:
         """Why linear layers with a choice have one range for all rows."""
         self._widths = widths(graph, rules, self._known)
         self._tables = tables(graph, rules, self._known)
-        self._table_codes: dict[tuple[str, int, int, int, bool], Codes | GroupCodes] = {}
-        self._rounded: dict[tuple[str, bool, int], Codes | GroupCodes] = {}
-        self._layers: dict[tuple[str, Quant | None, int], IntegerLayer] = {}
+        self._table_codes: dict[tuple[str, Form, int, bool], Codes | GroupCodes] = {}
+        self._rounded: dict[tuple[str, bool, Form], Codes | GroupCodes] = {}
+        self._layers: dict[tuple[str, Quant | None, Form], IntegerLayer] = {}
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
         """Whether a layer's weight may get other numbers: no codes came with it, nor is it a table."""
@@ -173,7 +180,7 @@ class Quantizer:
                     graph=self.graph,
                     int8=coded,
                     dynamic=coded if is_dynamic else frozenset(),
-                    groups={name: width.group_size for name, width in self._widths.items() if name not in eights},
+                    widths={name: width for name, width in self._widths.items() if name not in eights},
                 )
             )
         )
@@ -323,7 +330,7 @@ class Quantizer:
             node.name: (
                 node.name,
                 None if node.name in plan.dynamic else quants[node.inputs[0]],
-                plan.groups.get(node.name, 0),
+                _form(plan.widths.get(node.name, EIGHT)),
             )
             for node in nodes
         }
@@ -340,7 +347,7 @@ class Quantizer:
     def _table(self, node: Node, width: Width) -> Codes | GroupCodes:
         """The codes of an embedding's rows: those that came with its table, else the nearest."""
         name, scheme = node.inputs[0], self.rules.of(node)
-        key = name, width.group_size, width.bits, scheme.levels, scheme.symmetric
+        key = name, _form(width), scheme.levels, scheme.symmetric
         if key not in self._table_codes:
             table, known = _array(self.graph, name), given(self.graph, name, self._known)
             if known is not None and isinstance(known, GroupCodes) == (width.group_size > 0):
@@ -350,7 +357,7 @@ class Quantizer:
                     table, width.group_size, symmetric=scheme.symmetric, bits=width.bits, levels=scheme.levels
                 )
             else:
-                made = round_nearest(table)
+                made = round_to_values(table, width.values) if width.values else round_nearest(table)
             self._table_codes[key] = made
         return self._table_codes[key]
 
@@ -389,7 +396,7 @@ class Quantizer:
         light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
         for part, moments in ((heavy, True), (light, False)):
             if part:
-                fours = {name for name, size in plan.groups.items() if size}
+                fours = {name for name, width in plan.widths.items() if width.bits < 8}
                 options = {"rows": rows, "moments": moments, "four_bits": fours, **self._options}
                 for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
                     yield node, self._layer(node, plan, rows, seen)
@@ -398,9 +405,9 @@ class Quantizer:
                 yield node, self._layer(node, plan, rows, None)
 
     @staticmethod
-    def _key(node: Node, plan: Plan) -> tuple[str, bool, int]:
+    def _key(node: Node, plan: Plan) -> tuple[str, bool, Form]:
         """What a layer's codes depend on."""
-        return node.name, node.name in plan.dynamic, plan.groups.get(node.name, 0)
+        return node.name, node.name in plan.dynamic, _form(plan.widths.get(node.name, EIGHT))
 
     def _layer(self, node: Node, plan: Plan, rows: Mapping[str, Array | None], seen: Seen | None) -> IntegerLayer:
         """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
@@ -425,14 +432,19 @@ class Quantizer:
         self, node: Node, plan: Plan, factors: Array | None, moments: Factored | None, *, quick: bool = False
     ) -> Codes | GroupCodes:
         """A layer's codes: those that came with its weight, else by what is known of its inputs."""
-        weight, size = _array(self.graph, node.inputs[1]), plan.groups.get(node.name, 0)
+        weight, width = _array(self.graph, node.inputs[1]), plan.widths.get(node.name, EIGHT)
+        size = width.group_size
         known = self._known.of(self.graph, node.inputs[1])
         if known is not None and isinstance(known, GroupCodes) == (size > 0):
             return known
         even = weight if factors is None else weight / factors
-        if quick and node.op == "linear" and not size:
+        if quick and node.op == "linear" and width.bits == 8:
             return round_plain(even)
-        return _rounded(node, self.rules.of(node), even, moments, size)
+        return _rounded(node, self.rules.of(node), even, moments, width)
+
+
+def _form(width: Width) -> Form:
+    return width.group_size, width.bits, width.values
 
 
 def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
@@ -444,9 +456,12 @@ def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
 
 
 def _rounded(
-    node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None, group_size: int
+    node: Node, scheme: schemes.Scheme, weight: Array, moments: Factored | None, width: Width
 ) -> Codes | GroupCodes:
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
+    group_size = width.group_size
+    if width.values:
+        return round_to_values(weight, width.values, moments=moments, flat=scheme.compensate and node.op in FLAT)
     if group_size:
         symmetric, flat = scheme.symmetric, scheme.compensate
         bits, levels = scheme.weight_bits, scheme.levels
@@ -455,7 +470,7 @@ def _rounded(
         )
     if moments is not None:
         return round_compensated(weight, moments)
-    is_window = scheme.compensate and node.op in ("conv2d", "conv3d") and weight[0, 0].size > 1
+    is_window = scheme.compensate and node.op in FLAT and weight[0, 0].size > 1
     return round_flat(weight) if is_window else round_nearest(weight)
 
 

@@ -32,11 +32,15 @@ BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """A weight [N, ...] as int8 codes and float64 scales [N]; factors [N], or one: what channels are multiplied by."""
+    """A weight [N, ...] as int8 codes and float64 scales [N]; factors [N], or one: what channels are multiplied by.
+
+    values: the sixteen that codes are among, int8 in order, where they are from a table.
+    """
 
     codes: Array
     scales: Array
     factors: Array | float = 1.0
+    values: Array | None = None
 
     @property
     def weight(self) -> Array:
@@ -46,7 +50,11 @@ class Codes:
 
     def as_weight(self) -> Weight:
         """The constant of a graph, without the factors."""
-        return Weight(codes=self.codes, scales=self.scales.astype(np.float32))
+        scales = self.scales.astype(np.float32)
+        if self.values is None:
+            return Weight(codes=self.codes, scales=scales)
+        places = np.searchsorted(self.values, self.codes).astype(np.int8)
+        return Weight(codes=places, scales=scales, bits=4, values=self.values.astype(np.float32))
 
 
 def round_plain(weight: Array) -> Codes:
@@ -106,20 +114,38 @@ def factored(moments: Array) -> Factored:
     return Factored(order=order, upper=np.swapaxes(np.linalg.cholesky(np.linalg.inv(h)), 1, 2))
 
 
-def round_compensated(weight: Array, moments: Array | Factored) -> Codes:
-    """Codes with little e^T H e: weight [N, ...], moments H [G, K, K] where output n belongs to group n * G // N."""
+def cells_of(values: Array) -> Array:
+    """The nearest of some int8 values, in order, to what lies in the cell k / 2 .. (k + 1) / 2, for k from -256 on."""
+    ends = (values[1:].astype(np.float64) + values[:-1]) / 2
+    found: Array = values[np.searchsorted(ends, np.arange(-256, 256) / 2 + 0.25)]
+    return found
+
+
+def nearest_values(scaled: Array, cells: Array) -> Array:
+    """The nearest values to numbers, by `cells_of`."""
+    found: Array = cells[np.clip(np.floor(2 * scaled), -256, 255).astype(np.int16) + np.int16(256)]
+    return found
+
+
+def round_compensated(
+    weight: Array, moments: Array | Factored, *, scales: Array | None = None, values: Array | None = None
+) -> Codes:
+    """Codes with little e^T H e: weight [N, ...], moments H [G, K, K] where output n belongs to group n * G // N.
+
+    scales: of the channels; else those of least error. values: that codes are among; else all of eight bits.
+    """
     h = moments if isinstance(moments, Factored) else factored(moments)
     groups, depth = h.order.shape
     rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
-    scales = best_scales(rows)
+    scales = best_scales(rows) if scales is None else scales
     w = np.take_along_axis(rows.reshape(groups, -1, depth), h.order[:, None, :], 2)
-    codes = round_columns(w, h.upper, scales.reshape(groups, -1, 1))
+    codes = round_columns(w, h.upper, scales.reshape(groups, -1, 1), values=values)
     unsorted = np.empty_like(codes)
     np.put_along_axis(unsorted, h.order[:, None, :], codes, 2)
-    return Codes(codes=unsorted.reshape(weight.shape), scales=scales)
+    return Codes(codes=unsorted.reshape(weight.shape), scales=scales, values=values)
 
 
-def round_flat(weight: Array) -> Codes:
+def round_flat(weight: Array, *, scales: Array | None = None, values: Array | None = None) -> Codes:
     """Codes of a convolution [N, C, kh, kw] with little error where the image is flat; needs no data.
 
     H = I + FLATNESS for each channel's window: neighbouring pixels are mostly alike, so that the errors of a window's
@@ -128,10 +154,11 @@ def round_flat(weight: Array) -> Codes:
     filters, channels = weight.shape[:2]
     rows = weight.reshape(filters, -1).astype(np.float64)
     window = rows.shape[1] // channels
-    scales = best_scales(rows)
+    scales = best_scales(rows) if scales is None else scales
     columns = rows.reshape(1, filters * channels, window)
-    codes = round_columns(columns, upper_of_flat(window)[None], np.repeat(scales, channels)[None, :, None])
-    return Codes(codes=codes.reshape(weight.shape), scales=scales)
+    each = np.repeat(scales, channels)[None, :, None]
+    codes = round_columns(columns, upper_of_flat(window)[None], each, values=values)
+    return Codes(codes=codes.reshape(weight.shape), scales=scales, values=values)
 
 
 def upper_of_flat(window: int) -> Array:
@@ -141,12 +168,18 @@ def upper_of_flat(window: int) -> Array:
 
 
 def round_columns(
-    w: Array, upper: Array, scales: Array, zero_points: Array | float = 0.0, bounds: tuple[int, int] = (-LIMIT, LIMIT)
+    w: Array,
+    upper: Array,
+    scales: Array,
+    zero_points: Array | float = 0.0,
+    bounds: tuple[int, int] = (-LIMIT, LIMIT),
+    values: Array | None = None,
 ) -> Array:
     """Codes of w [G, N, K], which is used up; upper [G, K, K] with upper^T upper = H^-1.
 
-    scales, zero_points: of each weight, broadcast.
+    scales, zero_points: of each weight, broadcast. values: that codes are among, without zero points.
     """
+    cells = None if values is None else cells_of(values)
     codes, kept = np.empty(w.shape, np.int8), w != 0
     scales, zeros = np.broadcast_to(scales, w.shape), np.broadcast_to(np.asarray(zero_points, np.float64), w.shape)
     depth = w.shape[2]
@@ -155,7 +188,9 @@ def round_columns(
         errors = np.empty((*w.shape[:2], end - begin))
         for k in range(begin, end):
             scale, zero = scales[:, :, k], zeros[:, :, k]
-            code = np.where(kept[:, :, k], np.clip(np.rint(w[:, :, k] / scale) + zero, *bounds), zero)
+            scaled = w[:, :, k] / scale
+            near = np.clip(np.rint(scaled) + zero, *bounds) if cells is None else nearest_values(scaled, cells)
+            code = np.where(kept[:, :, k], near, zero)
             codes[:, :, k] = code
             error = (w[:, :, k] - (code - zero) * scale) / upper[:, None, k, k]
             w[:, :, k + 1 : end] -= error[:, :, None] * upper[:, None, k, k + 1 : end]

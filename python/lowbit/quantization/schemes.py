@@ -18,6 +18,8 @@ from ..graph.weights import few_bits
 
 RANGES = ("minmax", "percentile", "mse")
 ACTIVATIONS = ("auto", "static", "dynamic")
+VALUES = ("pow2", "nf4", "kmeans")
+"""Tables of 16 values (`code_tables.py`)."""
 
 
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": bool}
@@ -43,6 +45,9 @@ class Scheme:
             data each goes to its nearest code.
         symmetric: Whether groups of few bits do without a zero point.
         levels: 3: of two bits only the codes -1, 0 and 1 are used, so that a file holds a weight in 1.6 bits; 0: all.
+        values: The table of 16 values that a layer's weights are among, times a scale a channel, with codes of four
+            bits: "pow2" (powers of two), "nf4" (quantiles of a bell curve), "kmeans" (learned for each layer); "":
+            there is none.
         keep_ends: In a network of more than two layers, keep 8 bits in those that no layer or embedding comes before,
             and those that none comes after, for they lose most and weigh little.
         activations: Of linear layers: "static" (one range from calibration data), "dynamic" (a range for each row,
@@ -74,6 +79,7 @@ class Scheme:
     activations: str = "auto"
     smooth: bool = True
     levels: int = 0
+    values: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -88,6 +94,11 @@ class Scheme:
             raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
         if self.levels != 0 and (self.levels, self.weight_bits, self.symmetric) != (3, 2, True):
             raise InputError(f"levels are 0, or 3 with two symmetric bits; scheme {self.name!r} has {self.levels}")
+        if self.values and (self.values not in VALUES or (self.weight_bits, self.granularity) != (4, "channel")):
+            raise InputError(
+                f"values are one of {', '.join(VALUES)}, with four bits a channel; scheme {self.name!r} has "
+                f"{self.values!r}"
+            )
         bits = (self.weight_bits, self.activation_bits)
         grouped = self.granularity == "group" and self.group_size >= 16 and self.group_size % 8 == 0
         by_channel = self.granularity == "channel" and self.group_size == 0
@@ -119,6 +130,7 @@ SCHEMES = {
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
     **{scheme.name: scheme for scheme in (*_few("int4", 4), *_few("int3", 3, symmetric=False))},
     **{scheme.name: scheme for scheme in (*_few("int2", 2, symmetric=False), *_few("ternary", 2, levels=3))},
+    **{name: Scheme(name=name, weight_bits=4, values=name) for name in VALUES},
 }
 PLANNED = ("binary",)
 

@@ -95,6 +95,8 @@ def _table(graph: Graph, node: Node) -> Array | None:
 
 def _width(table: Array, scheme: Scheme) -> Width:
     bits = scheme.weight_bits
+    if scheme.values:
+        return Width(group_size=0, note=f"16 values of a table ({scheme.values})", bits=4, values=scheme.values)
     if bits in few_bits():
         size = group_size(table.shape[1], scheme.group_size)
         if size and not unfit((float(table.min()), float(table.max()))):
