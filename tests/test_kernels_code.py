@@ -43,7 +43,7 @@ FAMILIES = {
     "winograd_i8": Bounds(r"\bmultiply<", r"vpmaddwd|vpdpwssd"),
     # A window's weights lie on the stack where registers do not hold them.
     "dwconv_i8": Bounds(r"\bstrip_tiles<|\bwalk_", stack=1.8, loop_bytes=8 * 1024, tile_bytes=24 * 1024),
-    "light": Bounds(r"\bdwconv_f32::.*\btiles<", FLOAT, stack=0.5, loop_bytes=3 * 1024),
+    "light": Bounds(r"\bdwconv_f32::.*\b(tiles|walk_3x3)<", FLOAT, stack=0.5, loop_bytes=3 * 1024),
 }
 
 

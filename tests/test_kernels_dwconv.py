@@ -226,7 +226,7 @@ def test_int8_wide_kernels_leave_the_strip() -> None:
 @given(
     seed=st.integers(0, 2**32 - 1),
     channels=st.one_of(st.sampled_from(CHANNELS), st.integers(1, 100)),
-    grid=st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 21)),
+    grid=st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 21) | st.sampled_from([33, 70])),
     kernel=st.sampled_from([(3, 3), (5, 5), (7, 7)]) | st.tuples(st.integers(1, 5), st.integers(1, 5)),
     stride=st.integers(1, 3),
     dilation=st.sampled_from([1, 1, 2]),

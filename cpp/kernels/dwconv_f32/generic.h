@@ -5,32 +5,17 @@
 // once for all outputs that read it.
 #pragma once
 
-#include "kernels/dwconv_f32/dwconv_f32.h"
-#include "simd/unroll.h"
-#include "simd/vectors.h"
+#include "kernels/dwconv_f32/line.h"
+#include "kernels/dwconv_f32/walk_3x3.h"
 
 namespace lowbit::kernels::dwconv_f32 {
 namespace {
 
-using Float = Vectors::Float;
-
 constexpr int kTilePixels = 8;
 constexpr int64_t kBand = 8;              // output rows of a block of channels, then the next block
+constexpr int64_t kWalkPixels = 32;       // of a row, where windows are walked
 constexpr int64_t kAlong = 16;            // channels of a block are a multiple of these
 constexpr int64_t kRowBytes = 16 * 1024;  // of a block's image rows, which stay in the first cache
-
-// A vector of channels of an output row.
-struct Line {
-  const DwconvF32Args& args;
-  int64_t n, h, c;
-  int count;  // channels that exist, where they are fewer than a vector
-
-  // The image row that kernel row i meets, at pixel 0.
-  LOWBIT_INLINE const float* row(int64_t i) const {
-    const int64_t at = h * args.weights->shape.stride_h - args.top + i * args.weights->shape.dilation_h;
-    return (at >= 0 && at < args.height ? args.x.data + args.x.offset(n, at, 0) : args.border) + c;
-  }
-};
 
 template <bool kFull>
 LOWBIT_INLINE Float load(const float* p, int count) {
@@ -140,10 +125,46 @@ inline RunLine choose(const DwconvShape& shape) {
   if (shape.dilation_w == 1 && shape.kernel_w == 5 && shape.stride_w == 1) return run_line<5, 1>;
   if (shape.dilation_w == 1 && shape.kernel_w == 5 && shape.stride_w == 2) return run_line<5, 2>;
   if (shape.dilation_w == 1 && shape.kernel_w == 7 && shape.stride_w == 1) return run_line<7, 1>;
+  if (shape.dilation_w == 1 && shape.kernel_w == 7 && shape.stride_w == 2) return run_line<7, 2>;
   return run_line<0, 0>;
 }
 
+inline bool walks(const DwconvF32Args& args) {
+  const DwconvShape& shape = args.weights->shape;
+  return shape.kernel_h == 3 && shape.kernel_w == 3 && shape.dilation_h == 1 && shape.dilation_w == 1 &&
+         shape.stride_h == shape.stride_w && shape.stride_h <= 2 && args.residual.data == nullptr;
+}
+
+// Outputs w .. end - 1 of the line's channels up to `last`.
+template <int kStride>
+void walk_line(Line line, int64_t last, int64_t w, int64_t end) {
+  for (; line.c + Vectors::kLanes <= last; line.c += Vectors::kLanes) walk_3x3<kStride>(line, w, end);
+  if (line.c == last) return;
+  line.count = static_cast<int>(last - line.c);
+  for (; w < end; ++w) tile<1, 3, kStride, true, false>(line, w);
+}
+
+// A stretch of columns goes down all rows of a band before the next one.
+void run_walks(const DwconvF32Args& args, int64_t task, int64_t tasks) {
+  const DwconvShape& shape = args.weights->shape;
+  const Grid& grid = args.grid;
+  const int64_t channel_bytes = 3 * kWalkPixels * shape.stride_w * static_cast<int64_t>(sizeof(float));
+  const int64_t block = kRowBytes / channel_bytes / kAlong * kAlong + kAlong;
+  const auto walk = shape.stride_w == 1 ? walk_line<1> : walk_line<2>;
+  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
+  const int64_t lines = grid.n * grid.h, end = lines * (task + 1) / tasks;
+  for (int64_t first = lines * task / tasks, stop; first < end; first = stop) {
+    stop = least(first + kBand, end);
+    for (int64_t c = 0; c < shape.channels; c += block)
+      for (int64_t w = 0; w < grid.w; w += kWalkPixels)
+        for (int64_t line = first; line < stop; ++line)
+          walk({args, line / grid.h, line % grid.h, c, 0}, least(c + block, shape.channels), w,
+               least(w + kWalkPixels, grid.w));
+  }
+}
+
 void run(const DwconvF32Args& args, int64_t task, int64_t tasks) {
+  if (walks(args)) return run_walks(args, task, tasks);
   const DwconvShape& shape = args.weights->shape;
   const int64_t lines = args.grid.n * args.grid.h, end = lines * (task + 1) / tasks;
   const int64_t width = args.width > 0 ? args.width : 1;  // beside an image of no width there is its border
