@@ -139,6 +139,11 @@ WRONG: dict[str, tuple[Callable[[nn.Sequential], object], type[Exception], str]]
         UnsupportedError,
         "0: static activations need calibration data.*; 2: static",
     ),
+    "method": (
+        lambda net: lowbit.quantize_(net, lowbit.Scheme(name="s", method="gptq")),
+        UnsupportedError,
+        "0: method 'gptq' needs calibration data.*; 2: method",
+    ),
     "no size yet": (
         lambda net: lowbit.quantize_(nn.Sequential(nn.LazyLinear(4))),
         UnsupportedError,

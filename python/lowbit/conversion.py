@@ -46,6 +46,7 @@ def convert(
     *,
     calibration: Iterable[Any] | None = None,
     scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] = "int8",
+    method: str | None = None,
     dynamic: Any = "auto",
     evaluate: Callable[[Any], float] | None = None,
     max_drop: float | None = None,
@@ -71,6 +72,7 @@ def convert(
             "int3", "int2" and "ternary" (three bits, two, and -1, 0, 1; with the same endings), "nf4", "kmeans" and
             "pow2" (one of 16 values), "float32", a `Scheme`, or `{pattern: one of these}`: the first glob that matches
             a module's path decides about it and all in it; what none matches is int8.
+        method: How weights of few bits are rounded, of all schemes; see `Scheme`, which says it otherwise.
         dynamic: Which sizes stay free. "auto": the batch, and the sequence of token inputs; None: no size; `{input:
             {axis: name}}`: these, and sizes of one name are equal; or torch.export's `dynamic_shapes`.
         evaluate: A function from a model to its score, higher is better. It is called with the float32 and with low-bit
@@ -123,7 +125,7 @@ def convert(
     request = Request(
         net=net,
         data=_reiterable(calibration),
-        rules=schemes.rules(scheme),
+        rules=schemes.rules(scheme).with_method(method),
         dynamic=dynamic,
         fallback=fallback is not None,
         tune=tune,

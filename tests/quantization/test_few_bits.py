@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from graphs import BATCH, PAD1, Maker
-from lowbit.errors import UnsupportedError
+from lowbit.errors import InputError, UnsupportedError
 from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
 from lowbit.quantization.few_bits import Width, group_size, widths
@@ -97,7 +97,9 @@ def test_layers_take_four_bits(symmetric: bool, calibrated: bool, tmp_path: Path
     assert [row.scheme for row in made.decisions] == ["int8", "int4", "int8"]
     assert made.decisions[1].reason.startswith("4-bit weights in groups of 32; ")
     (weight,) = [it for it in made.graph.constants.values() if isinstance(it, Weight) and it.bits == 4]
-    assert (weight.group_size, weight.zero_points is None) == (32, symmetric)
+    kinds = weight.zero_points is not None, weight.offsets is not None
+    assert weight.group_size == 32
+    assert kinds == (not symmetric and calibrated, not symmetric and not calibrated)
     feeds = batches(1, 128)[0]
     expected, exact = run(made.graph, feeds), run(graph, feeds)
     (y,) = graph.outputs
@@ -151,3 +153,20 @@ def test_known_schemes_are_what_their_names_say() -> None:
                   {"activation_bits": 4}):  # fmt: skip
         with pytest.raises(UnsupportedError, match="available are"):
             Scheme(name="wrong", weight_bits=4, **wrong)
+
+
+def test_methods_differ_and_those_that_need_data_say_so() -> None:
+    graph = validate(mlp(128, 256, 256, 64))
+    data, codes = batches(8, 128), {}
+    for method in ("nearest", "hqq", "gptq"):
+        scheme = dataclasses.replace(INT4, symmetric=False, method=method)
+        made = [quantize(graph, scheme=scheme, calibration=data).graph for _ in range(2)]
+        (codes[method], again) = (
+            next(it for it in graph.constants.values() if isinstance(it, Weight) and it.bits == 4) for graph in made
+        )
+        np.testing.assert_array_equal(codes[method].codes, again.codes)
+    assert codes["hqq"].offsets is not None
+    assert codes["nearest"].zero_points is not None
+    assert (codes["nearest"].codes != codes["gptq"].codes).any()
+    with pytest.raises(InputError, match=r"method 'gptq' of scheme 'int4-g32' needs calibration data"):
+        quantize(graph, scheme=dataclasses.replace(INT4, method="gptq"))

@@ -6,7 +6,7 @@ import pytest
 
 from lowbit.errors import InputError
 from lowbit.graph.ir import Node
-from lowbit.quantization.schemes import SCHEMES, Rules, rules
+from lowbit.quantization.schemes import SCHEMES, Rules, Scheme, rules
 
 
 def node(name: str, source: str = "") -> Node:
@@ -55,3 +55,22 @@ def test_patterns_are_checked() -> None:
     assert "no operation of its own" in note
     with pytest.raises(InputError, match=r"'haed' \(did you mean 'head'\?\), 'zzz'"):
         rules({"haed": "float32", "zzz": "int8"}).check(nodes)
+
+
+@pytest.mark.parametrize("wrong", ["adaround", "", "GPTQ"])
+def test_unknown_methods_are_refused_with_the_list(wrong: str) -> None:
+    with pytest.raises(InputError, match="method must be one of auto, nearest, hqq, gptq"):
+        Scheme(name="mine", method=wrong)
+    with pytest.raises(InputError, match="method must be one of auto, nearest, hqq, gptq"):
+        rules("int4").with_method(wrong)
+
+
+def test_a_method_holds_for_all_schemes_but_float32() -> None:
+    made = rules({"head": "float32", "*": "int4"}).with_method("hqq")
+    assert [scheme.method for _, scheme in made.rules] == ["auto", "hqq"]
+    assert rules("int4").with_method(None) == rules("int4")
+
+
+def test_methods_that_compensate_exclude_none_of_it() -> None:
+    with pytest.raises(InputError, match="compensate=False"):
+        Scheme(name="mine", method="gptq", compensate=False)

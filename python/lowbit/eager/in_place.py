@@ -255,6 +255,8 @@ def _problems(layer: Codable) -> Iterator[str]:
         yield "it is the module itself, which cannot be swapped in place: wrap it, nn.Sequential(layer)"
     if layer.scheme.activations == "static":
         yield "static activations need calibration data, hence a captured graph (lowbit.convert)"
+    if layer.scheme.method in schemes.FROM_DATA:
+        yield f"method {layer.scheme.method!r} needs calibration data, hence a captured graph (lowbit.convert)"
     bias = (0.0, 0.0) if layer.bias is None or layer.bias.is_meta else _ends_of(layer.bias)
     if not all(map(math.isfinite, (*layer.ends, *bias))):
         yield "its weight or bias holds NaN or infinity, or what float32 cannot hold"
@@ -306,9 +308,14 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
     """The nearest codes of some of a layer's rows: each row's depend on that row alone."""
     rows = np.ascontiguousarray(part.float().numpy())
     if layer.group_size:
-        bits = layer.scheme.weight_bits
+        scheme = layer.scheme
         return round_groups(
-            rows, layer.group_size, symmetric=layer.scheme.symmetric, bits=bits, levels=layer.scheme.levels
+            rows,
+            layer.group_size,
+            symmetric=scheme.symmetric,
+            bits=scheme.weight_bits,
+            levels=scheme.levels,
+            refined=scheme.refines(by_data=False),
         ).as_weight()
     values = "" if layer.is_wide else layer.scheme.values
     codes = round_to_values(rows, values) if values else round_nearest(rows)
@@ -318,11 +325,13 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
 def _joined(parts: Sequence[Weight]) -> Weight:
     """The rows of all parts."""
     zeros = [part.zero_points for part in parts if part.zero_points is not None]
+    offsets = [part.offsets for part in parts if part.offsets is not None]
     return replace(
         parts[0],
         codes=np.concatenate([part.codes for part in parts]),
         scales=np.concatenate([part.scales for part in parts]),
         zero_points=np.concatenate(zeros) if zeros else None,
+        offsets=np.concatenate(offsets) if offsets else None,
     )
 
 

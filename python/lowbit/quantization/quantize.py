@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..errors import InputError
 from ..graph.ir import Graph
 from . import schemes
 from .calibrate import Feeds, Progress
@@ -50,6 +51,12 @@ def quantize(
 
 def quantizer_of(graph: Graph, rules: schemes.Rules, calibration: Iterable[Feeds] | None, **options: Any) -> Quantizer:
     """What quantizes the graph: without the data where outputs are noisier with them, and no speed is gained."""
+    wanted = [scheme for _, scheme in rules.rules if scheme.method in schemes.FROM_DATA]
+    if wanted and calibration is None:
+        raise InputError(
+            f"method {wanted[0].method!r} of scheme {wanted[0].name!r} needs calibration data: pass calibration=, or "
+            "ask for method 'hqq' or 'nearest'"
+        )
     made = Quantizer(graph, rules, calibration, **options)
     if calibration is None or not made.has_choice() or made.settled().note:
         return made

@@ -354,7 +354,12 @@ class Quantizer:
                 made = known
             elif width.group_size:
                 made = round_groups(
-                    table, width.group_size, symmetric=scheme.symmetric, bits=width.bits, levels=scheme.levels
+                    table,
+                    width.group_size,
+                    symmetric=scheme.symmetric,
+                    bits=width.bits,
+                    levels=scheme.levels,
+                    refined=scheme.refines(by_data=False),
                 )
             else:
                 made = round_to_values(table, width.values) if width.values else round_nearest(table)
@@ -392,12 +397,14 @@ class Quantizer:
             return
         schemes_of = {node.name: self.rules.of(node) for node in nodes}
         unrounded = {node.name for node in nodes if self._key(node, plan) not in self._rounded}
-        heavy = [node for node in nodes if schemes_of[node.name].compensate and node.name in unrounded]
+        few = {name for name, width in plan.widths.items() if width.bits < 8}
+        heavy = [
+            node for node in nodes if schemes_of[node.name].compensates(few=node.name in few) and node.name in unrounded
+        ]
         light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
         for part, moments in ((heavy, True), (light, False)):
             if part:
-                fours = {name for name, width in plan.widths.items() if width.bits < 8}
-                options = {"rows": rows, "moments": moments, "four_bits": fours, **self._options}
+                options = {"rows": rows, "moments": moments, "four_bits": few, **self._options}
                 for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
                     yield node, self._layer(node, plan, rows, seen)
         for node in nodes:
@@ -415,7 +422,8 @@ class Quantizer:
         bias = self._bias(node)
         key = self._key(node, plan)
         if key not in self._rounded:
-            moments = seen.factored if seen is not None and scheme.compensate else None
+            is_heavy = scheme.compensates(few=plan.widths.get(node.name, EIGHT).bits < 8)
+            moments = seen.factored if seen is not None and is_heavy else None
             self._rounded[key] = self._codes(node, plan, factors, moments)
         codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
@@ -461,16 +469,22 @@ def _rounded(
     """Codes by what is known: the layer's inputs, or that images are mostly flat, or nothing."""
     group_size = width.group_size
     if width.values:
-        return round_to_values(weight, width.values, moments=moments, flat=scheme.compensate and node.op in FLAT)
+        flat = scheme.compensates(few=True) and node.op in FLAT
+        return round_to_values(weight, width.values, moments=moments, flat=flat)
     if group_size:
-        symmetric, flat = scheme.symmetric, scheme.compensate
-        bits, levels = scheme.weight_bits, scheme.levels
         return round_groups(
-            weight, group_size, symmetric=symmetric, moments=moments, flat=flat, bits=bits, levels=levels
+            weight,
+            group_size,
+            symmetric=scheme.symmetric,
+            moments=moments,
+            flat=scheme.compensates(few=True),
+            bits=scheme.weight_bits,
+            levels=scheme.levels,
+            refined=scheme.refines(by_data=moments is not None),
         )
     if moments is not None:
         return round_compensated(weight, moments)
-    is_window = scheme.compensate and node.op in FLAT and weight[0, 0].size > 1
+    is_window = scheme.compensates(few=False) and node.op in FLAT and weight[0, 0].size > 1
     return round_flat(weight) if is_window else round_nearest(weight)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..graph.ir import Array, Weight
 from ..graph.weights import highest, middle, shaped
+from .half_quadratic import refine
 from .least_error import ScaleTrial, blocks, least
 from .round_weights import Factored, round_columns, upper_of_flat
 
@@ -25,6 +26,8 @@ SHARES = np.linspace(1.0, 0.6, 17)
 FEW_SHARES = np.geomspace(1.0, 0.12, 32)
 """The same for codes of two or three bits, which lose less by clipping than by rounding most weights to zero."""
 SMALLEST = float(np.finfo(np.float16).tiny)
+MOST_OFFSET = 65504.0
+"""Weights beyond have no half-float offsets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class GroupCodes:
 
     scales, zero_points: [N, groups]; a symmetric weight's zero points are in the middle, of four bits 8, of two 2.
     window: of a convolution, whose weight [N, C, *window] has the codes [N, *window, C]. factors: of output channels.
-    given: a weight that came, if the rest cannot say all of it: its offsets, float32 scales, or eight bits.
+    offsets: [N, groups], exact in float16, instead of zero points. given: a weight that came, if the rest cannot say
+    all of it: its offsets, float32 scales, or eight bits.
     """
 
     codes: Array
@@ -43,7 +47,14 @@ class GroupCodes:
     window: tuple[int, ...] = ()
     bits: int = 4
     factors: Array | float = 1.0
+    offsets: Array | None = None
     given: Weight | None = None
+
+    @property
+    def zeros(self) -> Array:
+        """The codes of zero, not always whole where there are offsets: [N, groups]."""
+        zeros: Array = self.zero_points if self.offsets is None else -self.offsets / self.scales
+        return zeros
 
     @property
     def group_size(self) -> int:
@@ -57,7 +68,10 @@ class GroupCodes:
         if self.given is not None:
             numbers: Array = self.given.numbers * factors.reshape(-1, *(1,) * (self.given.codes.ndim - 1))
             return numbers
-        scales, zeros = (np.repeat(part, self.group_size, axis=1) for part in (self.scales, self.zero_points))
+        scales = np.repeat(self.scales, self.group_size, axis=1)
+        if self.offsets is not None:
+            return self._shaped((self.codes * scales + np.repeat(self.offsets, self.group_size, axis=1)) * factors)
+        zeros = np.repeat(self.zero_points, self.group_size, axis=1)
         return self._shaped((self.codes - zeros) * scales * factors)
 
     def _shaped(self, rows: Array) -> Array:
@@ -69,10 +83,12 @@ class GroupCodes:
         if self.given is not None:
             return self.given
         shift = middle(self.bits) if self.symmetric else 0
+        has_zeros = not self.symmetric and self.offsets is None
         return Weight(
             codes=self._shaped((self.codes - shift).astype(np.int8)),
             scales=self.scales.astype(np.float16),
-            zero_points=None if self.symmetric else self.zero_points.astype(np.uint8),
+            zero_points=self.zero_points.astype(np.uint8) if has_zeros else None,
+            offsets=None if self.offsets is None else self.offsets.astype(np.float16),
             bits=self.bits,
             group_size=self.group_size,
         )
@@ -87,28 +103,52 @@ def round_groups(
     flat: bool = False,
     bits: int = 4,
     levels: int = 0,
+    refined: bool = False,
 ) -> GroupCodes:
     """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
 
     moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
     see `round_flat`; else each to its nearest. bits: of a code. levels: how many codes around a symmetric weight's zero
-    point are used; 0: all.
+    point are used; 0: all. refined: whether scales are half-quadratic's, with offsets instead of zero points.
     """
     window = weight.shape[2:]
     rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
     ends = code_range(bits, levels)
-    scales, zeros = best_groups(rows.reshape(len(rows), -1, group_size), symmetric=symmetric, ends=ends)
-    if moments is None and not (flat and math.prod(window) > 1):
-        codes = _nearest(rows, scales, zeros, ends)
-        return GroupCodes(codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, bits=bits)
-    parts = (rows.astype(np.float64), *(np.repeat(part, group_size, axis=1) for part in (scales, zeros)))
+    groups = rows.reshape(len(rows), -1, group_size)
+    scales, zeros = best_groups(groups, symmetric=symmetric, ends=ends)
+    offsets = None
+    if refined and np.abs(rows).max(initial=0) < MOST_OFFSET:
+        scales, offsets = _refined(groups, scales, None if symmetric else zeros, ends)
+        zeros = zeros if offsets is None else -offsets / scales
     if moments is not None:
-        codes = _in_order(parts, _stored_order(moments.order[0], math.prod(window)), moments.upper, ends)
-    else:
+        codes = _in_order(rows, scales, zeros, _stored_order(moments.order[0], math.prod(window)), moments.upper, ends)
+    elif flat and math.prod(window) > 1:
         size = math.prod(window)
         order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
-        codes = _in_order(parts, order, upper_of_flat(size)[None], ends)
-    return GroupCodes(codes=codes, scales=scales, zero_points=zeros, symmetric=symmetric, window=window, bits=bits)
+        codes = _in_order(rows, scales, zeros, order, upper_of_flat(size)[None], ends)
+    else:
+        codes = _nearest(rows, scales, zeros, ends)
+    whole = zeros if offsets is None else np.full(zeros.shape, float(middle(bits)))
+    return GroupCodes(
+        codes=codes,
+        scales=scales,
+        zero_points=whole,
+        symmetric=symmetric,
+        window=window,
+        bits=bits,
+        offsets=offsets,
+    )
+
+
+def _refined(groups: Array, scales: Array, zeros: Array | None, ends: tuple[int, int]) -> tuple[Array, Array | None]:
+    """Scales, and offsets unless zero points are None: those of a symmetric weight, in the middle."""
+    flat = groups.reshape(-1, groups.shape[2])
+    if zeros is None:
+        centre = (ends[0] + ends[1] + 1) // 2
+        found, _ = refine(flat, scales.reshape(-1), None, (ends[0] - centre, ends[1] - centre))
+        return found.reshape(scales.shape), None
+    found, offsets = refine(flat, scales.reshape(-1), (-zeros * scales).reshape(-1), ends)
+    return found.reshape(scales.shape), offsets.reshape(scales.shape)
 
 
 def code_range(bits: int, levels: int = 0) -> tuple[int, int]:
@@ -124,10 +164,18 @@ def _nearest(rows: Array, scales: Array, zeros: Array, ends: tuple[int, int]) ->
     for part in blocks(*rows.shape):
         scaled = rows[part].reshape(*scales[part].shape, -1).astype(np.float64)
         scaled /= scales[part, :, None]
+        whole, beyond = _parts(zeros[part, :, None])
+        scaled += beyond
         np.rint(scaled, out=scaled)
-        scaled += zeros[part, :, None]
+        scaled += whole
         codes[part] = np.clip(scaled, *ends, out=scaled).reshape(rows[part].shape)
     return codes
+
+
+def _parts(zeros: Array) -> tuple[Array, Array]:
+    """The whole numbers next to zero points, and what these are beyond them."""
+    whole = np.rint(zeros)
+    return whole, zeros - whole
 
 
 def _stored_order(order: Array, window: int) -> Array:
@@ -137,13 +185,17 @@ def _stored_order(order: Array, window: int) -> Array:
     return stored
 
 
-def _in_order(parts: tuple[Array, ...], order: Array, upper: Array, ends: tuple[int, int]) -> Array:
+def _in_order(rows: Array, scales: Array, zeros: Array, order: Array, upper: Array, ends: tuple[int, int]) -> Array:
     """Round columns in that order; those of one upper [1, k, k] after the other make up for each other."""
+    whole, beyond = _parts(zeros)
+    size = rows.shape[1] // scales.shape[1]
+    shifted = rows + np.repeat(beyond * scales, size, axis=1)  # in steps from a whole zero point
     shape = (1, -1, upper.shape[1])
-    w, scales, zeros = (part[:, order].reshape(shape) for part in parts)
-    rounded = round_columns(w, upper, scales, zeros, ends)
-    codes = np.empty(parts[0].shape, np.int8)
-    codes[:, order] = rounded.reshape(codes.shape)
+    w, each, at = (
+        part[:, order].reshape(shape) for part in (shifted, *(np.repeat(p, size, axis=1) for p in (scales, whole)))
+    )
+    codes = np.empty(rows.shape, np.int8)
+    codes[:, order] = round_columns(w, upper, each, at, ends).reshape(codes.shape)
     return codes
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,6 +20,9 @@ RANGES = ("minmax", "percentile", "mse")
 ACTIVATIONS = ("auto", "static", "dynamic")
 VALUES = ("pow2", "nf4", "kmeans")
 """Tables of 16 values (`code_tables.py`)."""
+METHODS = ("auto", "nearest", "hqq", "gptq")
+FROM_DATA = ("gptq",)
+"""Methods that ask for calibration data."""
 
 
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": bool}
@@ -43,6 +46,9 @@ class Scheme:
         correct_bias: Take the mean error of a layer's output out of its bias (Nagel et al. 2019, section 4.2).
         compensate: Round weights so that their errors cancel on calibration data (Frantar et al. 2022, "GPTQ"); without
             data each goes to its nearest code.
+        method: How weights of few bits are rounded: "nearest"; "hqq" (nearest, in groups whose scales and offsets were
+            refined: Badri and Shaji 2023); with calibration data "gptq" (see `compensate`); "auto": what measures best,
+            "gptq" with data, and without "hqq" where there is a zero point, else "nearest".
         symmetric: Whether groups of few bits do without a zero point.
         levels: 3: of two bits only the codes -1, 0 and 1 are used, so that a file holds a weight in 1.6 bits; 0: all.
         values: The table of 16 values that a layer's weights are among, times a scale a channel, with codes of four
@@ -74,6 +80,7 @@ class Scheme:
     equalize: bool = True
     correct_bias: bool = True
     compensate: bool = True
+    method: str = "auto"
     symmetric: bool = True
     keep_ends: bool = True
     activations: str = "auto"
@@ -90,6 +97,12 @@ class Scheme:
             raise InputError(f"range_method must be one of {', '.join(RANGES)}, not {self.range_method!r}")
         if self.activations not in ACTIVATIONS:
             raise InputError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {self.activations!r}")
+        if self.method not in METHODS:
+            raise InputError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.method in FROM_DATA and not self.compensate:
+            raise InputError(
+                f"method {self.method!r} compensates: drop compensate=False, or ask for 'nearest' or 'hqq'"
+            )
         if not 50 < self.percentile <= 100:
             raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
         if self.levels != 0 and (self.levels, self.weight_bits, self.symmetric) != (3, 2, True):
@@ -116,6 +129,14 @@ class Scheme:
     def is_float(self) -> bool:
         """Whether layers stay in float32."""
         return self.weight_bits == 32
+
+    def compensates(self, *, few: bool) -> bool:
+        """Whether weights, of few bits or of eight, are rounded for what their layer reads, where that is known."""
+        return self.compensate and self.method in (("auto", *FROM_DATA) if few else ("auto", "hqq", *FROM_DATA))
+
+    def refines(self, *, by_data: bool) -> bool:
+        """Whether groups have half-quadratic scales and offsets; by_data: where calibration data round the weights."""
+        return self.method == "hqq" or (self.method == "auto" and not self.symmetric and not by_data)
 
 
 def _few(name: str, bits: int, **kind: Any) -> Iterator[Scheme]:
@@ -163,6 +184,15 @@ class Rules:
     """
 
     rules: tuple[tuple[str, Scheme], ...]
+
+    def with_method(self, method: str | None) -> Rules:
+        """With that method in all schemes but float32; None: as they are. Raises InputError for an unknown one."""
+        if method is None:
+            return self
+        given = [
+            (pattern, scheme if scheme.is_float else replace(scheme, method=method)) for pattern, scheme in self.rules
+        ]
+        return Rules(rules=tuple(given))
 
     def pattern(self, node: Node) -> str | None:
         """The pattern that decides about a node."""
