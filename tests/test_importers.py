@@ -21,6 +21,7 @@ from lowbit.eager.modules import QuantizedEmbedding, QuantizedLinear
 from lowbit.errors import FormatError, InputError, UnsupportedError
 from lowbit.foreign import blocks, torchao
 from lowbit.graph.ir import Weight
+from lowbit.graph.weights import is_ternary
 from lowbit.transformers import LowbitConfig
 
 Array = npt.NDArray[Any]
@@ -117,7 +118,7 @@ def test_gptq(shape: tuple[int, int], group: int, bits: int, act_order: bool, se
     layer = check(parts, expected, bits)
     assert act_order == (layer.order is not None) or group == shape[1]
     stored = layer.stored()
-    assert (stored.bits, stored.group_size or shape[1]) == (8 if bits == 8 else 4, group)
+    assert (stored.bits, stored.group_size or shape[1]) == (bits, group)
 
 
 @settings(max_examples=10, deadline=None)
@@ -135,6 +136,68 @@ def test_awq(group: int, seed: int) -> None:
 def test_compressed_tensors(group: int, bits: int, affine: bool, seed: int) -> None:
     parts, expected = compressed((40, 128), group, bits, affine=affine, seed=seed)
     check(parts, expected, bits)
+
+
+def bitnet(shape: tuple[int, int], seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """A layer as transformers packs BitNet's, and its codes: blocks of rows, one above the other in a byte."""
+    torch.manual_seed(seed)
+    outputs, inputs = shape
+    codes, rows = torch.randint(-1, 2, shape), -(-outputs // 4)
+    padded = torch.cat([codes + 1, torch.zeros(4 * rows - outputs, inputs, dtype=torch.int64)])
+    packed = (padded.unflatten(0, (4, rows)) << torch.tensor([0, 2, 4, 6])[:, None, None]).sum(0)
+    return {"weight": packed.to(torch.uint8), "weight_scale": torch.rand(1).bfloat16() + 0.1}, codes
+
+
+@settings(max_examples=10, deadline=None)
+@given(outputs=st.integers(1, 70), inputs=st.sampled_from([32, 40, 96]), seed=st.integers(0, 99))
+def test_bitnet(outputs: int, inputs: int, seed: int) -> None:
+    """Ternary in the layer, in the graph, and in a file."""
+    parts, codes = bitnet((outputs, inputs), seed)
+    scale = parts["weight_scale"].float()
+    for method, expected in (("", codes / scale), ("bitlinear", codes / scale), ("autobitlinear", codes * scale)):
+        layer = check(parts, expected, 2, method=method)
+        np.testing.assert_array_equal(layer.numbers(), expected)
+        stored = layer.stored()
+        assert (stored.bits, stored.group_size, is_ternary(stored)) == (2, inputs, True)
+        np.testing.assert_array_equal(stored.codes, codes)
+
+
+def test_writers_of_bitnet_say_the_same() -> None:
+    """transformers' own packing, and what its layers compute: but for how inputs are rounded, the same."""
+    from transformers.integrations.bitnet import AutoBitLinear, BitLinear, pack_weights
+
+    torch.manual_seed(1)
+    codes, scale = torch.randint(-1, 2, (64, 128)), torch.tensor([3.5])
+    for method, layer in (
+        ("bitlinear", BitLinear(128, 64, bias=False, dtype=torch.float32)),
+        ("autobitlinear", AutoBitLinear(128, 64, bias=False)),
+    ):
+        packed = pack_weights(codes.clone())
+        net: Any = nn.Sequential(nn.Linear(128, 64, bias=False))
+        lowbit.importers.restore(net, {"0.weight": packed, "0.weight_scale": scale}, method=method)
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            layer.weight.data = packed if method == "bitlinear" else codes.float()
+            layer.weight_scale.copy_(scale)
+            x = torch.randn(5, 128)
+            expected = layer(x)
+            assert float((net(x) - expected).norm() / expected.norm()) < 0.02
+
+
+WRONG_BITNET: dict[str, tuple[dict[str, Any], str]] = {
+    "rows": ({"weight": torch.zeros(15, 32, dtype=torch.uint8)}, "is not of a layer"),
+    "code": ({"weight": torch.full((16, 32), 0b11, dtype=torch.uint8)}, "a code is 3"),
+    "scales": ({"weight_scale": torch.ones(64)}, "a weight_scale of one number"),
+    "zero": ({"weight_scale": torch.zeros(1)}, "its scale is 0.0"),
+    "nan": ({"weight_scale": torch.full((1,), torch.nan)}, "its scale is nan"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_BITNET)
+def test_tensors_that_are_none_of_bitnet_are_refused(case: str) -> None:
+    change, what = WRONG_BITNET[case]
+    parts = {**bitnet((64, 32), 0)[0], **change}
+    with pytest.raises(InputError, match=rf"0: .*{what}"):
+        lowbit.importers.restore(nn.Sequential(nn.Linear(32, 64)), {f"0.{n}": part for n, part in parts.items()})
 
 
 def test_converted_codes_are_those_of_the_checkpoint() -> None:
@@ -332,7 +395,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- checkpoints
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitnet"])
 def test_a_checkpoint_is_a_model(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = small()
@@ -346,12 +409,16 @@ def test_a_checkpoint_is_a_model(method: str, tmp_path: Path) -> None:
                 parts, numbers[path] = gptq(shape, 32, 4, act_order=seed % 2 == 0, seed=seed)
             elif method == "awq":
                 parts, numbers[path] = awq(shape, 32, seed)
+            elif method == "bitnet":
+                parts, codes = bitnet(shape, seed)
+                parts["weight_scale"] /= 4
+                numbers[path] = codes * parts["weight_scale"].float()
             else:
                 parts, numbers[path] = compressed(shape, 32, 4, affine=False, seed=seed)
             del tensors[f"{path}.weight"]
             tensors |= {f"{path}.{name}": part for name, part in parts.items()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
-    told = {"quant_method": method, "bits": 4, "format": "pack-quantized"}
+    told = {"quant_method": method, "bits": 4, "format": "pack-quantized", "linear_class": "autobitlinear"}
     (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "quantization_config": told}))
     model = lowbit.importers.checkpoint(tmp_path)
     for path, expected in numbers.items():
@@ -370,6 +437,11 @@ def test_a_checkpoint_is_a_model(method: str, tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedError, match="'aqlm'"):
         lowbit.importers.checkpoint(tmp_path)
+    for wrong in ({"use_rms_norm": True}, {"quantization_mode": "online"}):
+        told = {"quant_method": "bitnet", **wrong}
+        (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "quantization_config": told}))
+        with pytest.raises(UnsupportedError, match="bitnet"):
+            lowbit.importers.checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["int4-g32", {"*.mlp.*": "int8", "*": "int4-g32"}])

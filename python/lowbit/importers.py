@@ -1,7 +1,7 @@
 """Models whose weights other programs quantized, with their codes, none of them rounded anew.
 
     model = lowbit.importers.gguf("smollm2.Q4_1.gguf")            # llama.cpp's files: Q4_0, Q4_1, Q8_0
-    model = lowbit.importers.checkpoint("directory")              # safetensors: GPTQ, AWQ, compressed-tensors
+    model = lowbit.importers.checkpoint("directory")              # safetensors: GPTQ, AWQ, compressed-tensors, BitNet
     lowbit.importers.restore(net, tensors)                        # such tensors into any module with linear layers
 
 What comes out is a torch module whose layers run on codes, as after `lowbit.quantize_`: `generate()` works, and
@@ -41,9 +41,11 @@ def restore(net: nn.Module, tensors: Mapping[str, Tensor], *, method: str = "", 
         net: A module; what has `in_features` and `out_features` at a tensor's path is replaced.
         tensors: A checkpoint's, by name: `<path>.qweight`, `.qzeros`, `.scales`, `.g_idx` (GPTQ, AWQ), or
             `<path>.weight_packed`, `.weight_scale`, `.weight_shape`, `.weight_zero_point`, `.weight_g_idx`
-            (compressed-tensors, and int8 `.weight` beside `.weight_scale`). `<path>.bias` is the layer's bias, where
+            (compressed-tensors, and int8 `.weight` beside `.weight_scale`), or `.weight` of uint8 beside a
+            `.weight_scale` of one number (BitNet, as transformers packs it). `<path>.bias` is the layer's bias, where
             it is given. A module's own `state_dict()` will do. Others are left alone.
-        method: "gptq" or "awq"; by default what the shapes say.
+        method: "gptq" or "awq", by default what the shapes say; of BitNet "bitlinear", whose scale divides, as by
+            default, or "autobitlinear", whose scale multiplies.
         plus_one: Whether GPTQ's zero points are stored one less than they are ("gptq_v2" stores them as they are).
 
     Returns:
@@ -116,7 +118,7 @@ def checkpoint(path: str | os.PathLike[str]) -> Any:
     """A language model of transformers from a directory with a quantized checkpoint in safetensors.
 
     Args:
-        path: The directory: config.json, whose quantization_config names GPTQ, AWQ or compressed-tensors, and
+        path: The directory: config.json, whose quantization_config names GPTQ, AWQ, compressed-tensors or BitNet, and
             its `.safetensors` files.
 
     Returns:
@@ -158,9 +160,11 @@ def _options(told: Mapping[str, Any]) -> dict[str, Any]:
         return {"method": "awq"}
     if method == "compressed-tensors" and told.get("format") in ("pack-quantized", "int-quantized", "naive-quantized"):
         return {}
+    if method == "bitnet" and not told.get("use_rms_norm") and told.get("quantization_mode", "offline") == "offline":
+        return {"method": told.get("linear_class", "bitlinear")}
     raise UnsupportedError(
-        f"a checkpoint quantized by {method!r}, format {told.get('format')!r}; those that lowbit reads are gptq, awq "
-        "and compressed-tensors (pack-quantized, int-quantized)"
+        f"a checkpoint quantized by {method!r}, format {told.get('format')!r}; those that lowbit reads are gptq, awq, "
+        "compressed-tensors (pack-quantized, int-quantized) and bitnet (offline, without norms of its own)"
     )
 
 

@@ -11,10 +11,7 @@ import numpy as np
 from ..dequantize import shortest
 from ..errors import InputError, UnsupportedError
 from ..graph.ir import Array, Weight
-from ..graph.weights import highest, middle, problems
-
-FEW = 4
-"""Codes of fewer bits are held with so many, as kernels read them."""
+from ..graph.weights import few_bits, highest, middle, problems
 
 
 def weight(
@@ -64,7 +61,8 @@ def weight(
 
 def _assembled(codes: Array, scales: Array, zeros: Array | None, offsets: Array | None, bits: int) -> Weight:
     """The shortest of the forms that a weight can have."""
-    width, size = (FEW if bits <= FEW else 8), codes.shape[1] // scales.shape[1]
+    width = next((few for few in few_bits() if few >= bits), 8)
+    size = codes.shape[1] // scales.shape[1]
     if zeros is None and offsets is None:
         zeros = np.zeros(scales.shape, np.int32)
     centre = middle(bits)
@@ -78,8 +76,10 @@ def _assembled(codes: Array, scales: Array, zeros: Array | None, offsets: Array 
             return Weight(codes=codes.astype(np.int8), scales=scales.reshape(-1))
         kept = None if offsets is None else shortest(offsets.astype(np.float32))
         return Weight(codes=codes.astype(np.int8), scales=shortest(scales), offsets=kept, group_size=size)
-    if zeros is not None and (zeros == centre).all():
-        return Weight(codes=(codes - centre).astype(np.int8), scales=shortest(scales), bits=width, group_size=size)
+    if zeros is not None and (zeros == zeros.flat[0]).all():
+        signed = codes - zeros.flat[0]
+        if signed.min() >= -middle(width) and signed.max() < middle(width):
+            return Weight(codes=signed.astype(np.int8), scales=shortest(scales), bits=width, group_size=size)
     held, halves = codes.astype(np.int8), shortest(scales)
     if zeros is not None and zeros.min() >= 0 and zeros.max() <= highest(width):
         points = zeros.astype(np.uint8)

@@ -6,16 +6,20 @@
     compressed-tensors   weight_packed, weight_scale, weight_shape       inputs, around zero
                          [, weight_zero_point, weight_g_idx]
     the same, int8       weight (int8), weight_scale [, ...]             not
+    BitNet               weight (uint8), weight_scale [1]                outputs, four ternary codes a byte
 
-Sources: the packing of AutoGPTQ (QuantLinear.pack), AutoAWQ (WQLinear_GEMM) and compressed-tensors (pack_to_int32).
+Sources: the packing of AutoGPTQ (QuantLinear.pack), AutoAWQ (WQLinear_GEMM), compressed-tensors (pack_to_int32) and
+transformers (integrations/bitnet.py, pack_weights).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError, UnsupportedError
@@ -23,6 +27,7 @@ from ..graph.ir import Array, Weight
 from ..graph.weights import middle
 from . import codes
 
+BITNET = ("bitlinear", "autobitlinear")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The output that each nibble of a word is for."""
 SUFFIXES = (
@@ -52,13 +57,17 @@ def read(parts: Mapping[str, Tensor], shape: tuple[int, int], *, method: str = "
     Args:
         parts: Tensors by the last parts of their names.
         shape: The layer's outputs and inputs.
-        method: "gptq" or "awq", which have the same names; by default the one whose shapes fit.
+        method: "gptq" or "awq", which have the same names, by default the one whose shapes fit; "bitlinear" or
+            "autobitlinear", BitNet's layers, the first of which divides by its scale; "bitlinear" by default.
         plus_one: Whether GPTQ's zero points are stored one less than they are; `checkpoint_format` "gptq" says so,
             "gptq_v2" the contrary.
 
     Raises:
         InputError, UnsupportedError: Tensors that are none of these, or do not fit.
     """
+    whole = parts.get("weight")
+    if method in BITNET or (whole is not None and whole.dtype == torch.uint8):
+        return _bitnet(parts, shape, divides=method != "autobitlinear")
     if "weight_packed" in parts or "weight_scale" in parts:
         return _compressed(parts, shape)
     missing = [name for name in ("qweight", "qzeros", "scales") if name not in parts]
@@ -123,6 +132,24 @@ def _compressed(parts: Mapping[str, Tensor], shape: tuple[int, int]) -> Layer:
     order = codes.in_order(_optional(parts, "weight_g_idx"), inputs, scales.shape[1])
     columns = columns if order is None else columns[:, order]
     return Layer(weight=codes.weight(columns, scales, of_zeros, bits=bits), order=order)
+
+
+def _bitnet(parts: Mapping[str, Tensor], shape: tuple[int, int], divides: bool) -> Layer:
+    """Row r of N stands in byte r % ceil(N / 4) of a column, at bit 2 * (r // ceil(N / 4)), as 0, 1 or 2."""
+    outputs, inputs = shape
+    packed, scale = (parts[name].detach() if name in parts else None for name in ("weight", "weight_scale"))
+    if packed is None or scale is None or packed.dtype != torch.uint8 or scale.numel() != 1:
+        raise InputError("a layer of BitNet has a weight of uint8 and a weight_scale of one number")
+    if tuple(packed.shape) != (-(-outputs // 4), inputs):
+        raise InputError(f"weight {list(packed.shape)} is not of a layer {list(shape)} in four codes a byte")
+    rows = np.concatenate([packed.numpy() >> shift & 3 for shift in (0, 2, 4, 6)])[:outputs]
+    if (rows == 3).any():
+        raise InputError("a code is 3: ternary ones are 0, 1 and 2")
+    number = float(scale.float())
+    if not math.isfinite(number) or number == 0:
+        raise InputError(f"its scale is {number}")
+    scales = np.full((outputs, 1), np.float32(1) / np.float32(number) if divides else number, np.float32)
+    return Layer(weight=codes.weight(rows, scales, np.ones(scales.shape), bits=2))
 
 
 def _bits(available: int, count: int) -> int:
