@@ -136,6 +136,11 @@ class Encoder:
         self.bytes += many([int(number) for number in listed], whole) + b"\x01"
         self._define(name)
 
+    def numbers(self, name: str, shape: Sequence[int]) -> Array:
+        array = np.zeros(shape, np.float32)
+        self.constant(name, array)
+        return array
+
     def weight(
         self, name: str, *, shape: Sequence[int], bits: int, group_size: int, pattern: str, **parts: Any
     ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import struct
 import zlib
@@ -322,6 +323,119 @@ def bomb(file: File, rng: random.Random) -> None:
         if other is not file.header[name] and other["data_offsets"][0] >= end:
             other["data_offsets"] = [offset + len(stream) - (end - begin) for offset in other["data_offsets"]]
     file.tensors[begin:end] = stream
+
+
+# ------------------------------------------------------------------------------------------------------ packed weights
+
+PATTERNS = {"unstructured": 1, "1x4": 4, "4x4": 16}
+READERS = ["layer", "layer", "rows", "numbers", "numbers", "caller", "layer and numbers", "many groups"]
+
+
+def packed(rng: random.Random, most: int) -> bytes:
+    """A sound file, mostly, of about `most` bytes, whose weights stand for more: codes of few bits, blocks, streams."""
+    kind, reader = rng.choice(["ternary", "int2", "int4", "int8", "blocks"]), rng.choice(READERS)
+    pattern, streamed = rng.choice(list(PATTERNS)), rng.random() < 0.3
+    count = rng.choice([most // 16, most // 2, most]) * (8 if streamed else 1)
+    count *= {"ternary": 5, "int2": 4, "int4": 2, "int8": 1, "blocks": 8 * PATTERNS[pattern]}[kind]
+    window = [] if reader == "rows" else rng.choice([[], [], [1, 1], [3, 3], [2, 5]])
+    many = reader == "many groups" and window
+    depth = rng.choice([8, 40, 160]) if many else max(8, int(math.sqrt(count) * rng.choice([0.1, 1, 10])) // 40 * 40)
+    channels = max(4, count // depth // math.prod(window) // 32 * 32)
+    shape, inputs = [channels, depth, *window], depth * math.prod(window)
+    tensors, codes = _codes(rng, kind, pattern, shape, streamed)
+    bits = int(kind[3:]) if kind[3:].isdigit() else 2 if kind == "ternary" else 8
+    size = rng.choice([g for g in (8, 32, 128, inputs) if inputs % g == 0 and inputs // g < 2048]) if bits < 8 else 0
+    beside = rng.choice([[], ["zero_points"], ["offsets"]]) if kind in ("int2", "int4") else []
+    groups = [channels, inputs // size] if size else [channels]
+    half = bits < 8 and rng.random() < 0.7
+    one = struct.pack("<e" if half else "<f", 1.0)
+    for part in ("scales", *beside):
+        dtype, item = ("U8", b"\1") if part == "zero_points" else ("F16" if half else "F32", one)
+        tensors[part] = (dtype, groups, item * math.prod(groups))
+    if kind in ("int2", "int4") and not beside and rng.random() < 0.3:
+        beside = ["values"]
+        tensors["values"] = ("F32", [2**bits], struct.pack(f"<{2**bits}f", *rng.choices(range(-128, 128), k=2**bits)))
+    tensors["ones"] = ("F32", [channels], struct.pack("<f", 1.0) * channels)
+    weight = {**codes, "scales": "scales", "bits": bits, "group_size": size, **{part: part for part in beside}}
+    nodes, values = _readers(reader, shape, rng)
+    document = {
+        "version": 2,
+        "symbols": {},
+        "inputs": [name for name in values if name[0] == "x"],
+        "outputs": [node["outputs"][0] for node in nodes] + (["w"] if reader == "caller" else []),
+        "values": {**values, "w": {"dtype": "f32", "shape": shape}, "ones": {"dtype": "f32", "shape": [channels]}},
+        "constants": {"w": {"weight": weight}, "ones": {"tensor": "ones"}},
+        "nodes": nodes,
+        "states": [],
+        "meta": {},
+    }
+    return _assembled(document, tensors, streamed)
+
+
+Tensors = dict[str, tuple[str, list[int], bytes]]
+
+
+def _codes(
+    rng: random.Random, kind: str, pattern: str, shape: list[int], zeros: bool
+) -> tuple[Tensors, dict[str, Any]]:
+    """Codes of that shape, and the entries that name them."""
+    channels, depth = shape[0], math.prod(shape[1:])
+    if kind == "blocks":
+        block = PATTERNS[pattern]
+        mask = bytes([1]) + bytes(math.ceil(channels * depth / block / 8) - 1)
+        tensors: Tensors = {"mask": ("U8", [len(mask)], mask), "codes": ("I8", [1, block], bytes([1]) * block)}
+        return tensors, {"codes": "codes", "sparsity": {"pattern": pattern, "mask": "mask"}}
+    size = {"ternary": math.ceil(depth / 5), "int2": math.ceil(depth / 4), "int4": math.ceil(depth / 2)}.get(kind)
+    most = 243 if kind == "ternary" else 128
+    each = bytes(channels * (size or depth)) if zeros else rng.randbytes(channels * (size or depth))
+    each = each.translate(bytes(i % most for i in range(256)))
+    named = {"codes": "codes", **({"packing": "ternary"} if kind == "ternary" else {})}
+    return {"codes": ("U8" if size else "I8", [channels, size] if size else shape, each)}, named
+
+
+def _readers(reader: str, shape: list[int], rng: random.Random) -> tuple[list[Document], Document]:
+    """Nodes that read the weight, as codes or as numbers, and the values that they make and take."""
+    channels, depth, *window = shape
+    nodes: list[Document] = []
+    values: Document = {}
+
+    def node(op: str, x: str, dtype: str, taken: list[int], made: list[int], inputs: list[str], **attrs: Any) -> None:
+        values[x], values[f"y{len(nodes)}"] = {"dtype": dtype, "shape": taken}, {"dtype": "f32", "shape": made}
+        outputs = [f"y{len(nodes)}"]
+        nodes.append({"op": op, "name": outputs[0], "inputs": inputs, "outputs": outputs, "attrs": attrs})
+
+    scaled = {"output": "f32", "zero_point_x": 100}
+    groups = channels // rng.choice([1, 2, 4, 32]) if reader == "many groups" and window else 1
+    if reader == "rows":
+        node("quantized_embedding", "x0", "i64", [3], [3, depth], ["x0", "w"])
+    if window and reader not in ("rows", "caller"):
+        taken, made = [1, depth * groups, *window], [1, channels, 1, 1]
+        if reader != "numbers":
+            node("quantized_conv2d", "x0", "u8", taken, made, ["x0", "w", "ones", "ones"], groups=groups, **scaled)
+        if "numbers" in reader:
+            node("conv2d", "x1", "f32", taken, made, ["x1", "w"])
+    elif reader not in ("rows", "caller"):
+        if reader != "numbers":
+            layer = ["x0", "w", "ones", "ones"]
+            node("quantized_linear", "x0", "u8", [1, depth], [1, channels], layer, **scaled)
+        if "numbers" in reader:
+            node("matmul", "x1", "f32", [1, channels], [1, depth], ["x1", "w"])
+    return nodes, values
+
+
+def _assembled(document: Document, tensors: Tensors, streamed: bool) -> bytes:
+    """streamed: those that are long as streams of Huffman's coding alone, which are an eighth of zeros at the least."""
+    header, body = {}, bytearray()
+    for name, (dtype, shape, data) in tensors.items():
+        if streamed and len(data) > 64:
+            packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+            document.setdefault("compressed", {})[name] = {"dtype": dtype, "shape": shape}
+            item = {"F32": 4, "F16": 2}.get(dtype, 1)
+            data = packer.compress(b"".join(data[place::item] for place in range(item))) + packer.flush()
+            dtype, shape = "U8", [len(data)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    return joined(header, json.dumps(document), body)
 
 
 def raw_text(file: File, rng: random.Random) -> bytes:

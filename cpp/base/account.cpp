@@ -26,6 +26,9 @@ void MemoryAccount::take(size_t bytes) {
                                       in_mebibytes(current->limit_) +
                                       ". If you trust the model, allow more: limits=lowbit.Limits(memory=...)");
   current->held_ += bytes;
+  if (current->is_tight_ || current->held_ < current->limit_ - current->limit_ / 4) return;
+  current->is_tight_ = true;
+  return_free_memory();  // of what was there before
 }
 
 void MemoryAccount::give(size_t bytes) noexcept {

@@ -25,6 +25,7 @@ class MemoryAccount {
 
  private:
   size_t held_, limit_;
+  bool is_tight_ = false;
   MemoryAccount* before_;
 };
 

@@ -10,6 +10,9 @@ namespace lowbit {
 // (RLIMIT_AS). root: of the file system in which cgroups are found, for tests.
 int64_t available_memory(const std::string& root = "");
 
+// Gives back what the heap holds free: it keeps what lies below its ends, unless it is told.
+void return_free_memory();
+
 // For messages: `12.5 MiB`.
 std::string in_mebibytes(int64_t bytes);
 

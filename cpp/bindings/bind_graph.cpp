@@ -395,6 +395,19 @@ void add_constant(GraphBuilder& builder, const std::string& name, const py::obje
   builder.constant(name, graph::name_of(*type), {array.shape(), array.shape() + array.ndim()}, copy_of(array));
 }
 
+// A constant f32 that the caller writes, into an array that is the builder's own memory.
+py::array add_numbers(GraphBuilder& builder, const std::string& name, const std::vector<int64_t>& shape) {
+  TensorType type{DType::f32, {}};
+  if (shape.size() > kMaxRank) throw Error(ErrorKind::graph, "constant '" + name + "': its rank is more than 8");
+  for (int64_t size : shape) type.shape.push_back(size);
+  if (graph::checked_elements(type) < 0)
+    throw Error(ErrorKind::graph, "constant '" + name + "': its shape is negative or too large");
+  using Held = std::shared_ptr<Buffer>;
+  const Held buffer = builder.constant(name, "f32", shape, Buffer(bytes_of(type)));
+  const py::capsule owner(new Held(buffer), [](void* held) { delete static_cast<Held*>(held); });
+  return {py::dtype::of<float>(), std::vector<py::ssize_t>(shape.begin(), shape.end()), buffer->as<float>(), owner};
+}
+
 // What a part of a weight holds, of one of these types; none: nothing.
 Buffer part_of(const py::object& object, const std::string& what, std::initializer_list<DType> types,
                DType* type = nullptr) {
@@ -441,11 +454,11 @@ void add_node(GraphBuilder& builder, const std::string& op, const std::string& n
 
 std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, int threads,
                                 std::optional<int64_t> memory, std::optional<double> operations,
-                                std::optional<double> seconds) {
+                                std::optional<double> seconds, std::optional<int64_t> weights) {
   const Isa cap = isa.empty() ? default_isa() : parse_isa(isa);
   graph::Graph graph = builder.finish();
   const ReleasedGil released;
-  return std::make_unique<Session>(std::move(graph), cap, threads, graph::Limits{memory, operations, seconds});
+  return std::make_unique<Session>(std::move(graph), cap, threads, graph::Limits{memory, operations, seconds, weights});
 }
 
 }  // namespace
@@ -465,6 +478,7 @@ void bind_graph(py::module_& m) {
           py::arg("kind"), py::arg("size"))
       .def("input", &add_input, py::arg("name"), py::arg("dtype"), py::arg("shape"))
       .def("constant", &add_constant, py::arg("name"), py::arg("array"))
+      .def("numbers", &add_numbers, py::arg("name"), py::arg("shape"))
       .def("weight", &add_weight, py::arg("name"), py::kw_only(), py::arg("shape"), py::arg("codes"), py::arg("bits"),
            py::arg("group_size"), py::arg("scales"), py::arg("zero_points") = py::none(),
            py::arg("offsets") = py::none(), py::arg("values") = py::none(), py::arg("pattern") = "")
@@ -472,7 +486,7 @@ void bind_graph(py::module_& m) {
            py::arg("attributes"))
       .def("output", &GraphBuilder::output, py::arg("name"))
       .def("finish", &finish, py::arg("isa") = "", py::arg("threads") = 0, py::arg("memory") = py::none(),
-           py::arg("operations") = py::none(), py::arg("seconds") = py::none());
+           py::arg("operations") = py::none(), py::arg("seconds") = py::none(), py::arg("weights") = py::none());
   py::class_<Session>(m, "Session", "A compiled graph; any number of threads may run it at once.")
       .def_property_readonly("inputs", &session_inputs)
       .def_property_readonly("outputs", &session_outputs)

@@ -1,9 +1,5 @@
 #include "graph/contexts.h"
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 #include <chrono>
 
@@ -23,13 +19,6 @@ int64_t last_use(const Context& context) {
   int64_t last = 0;
   for (const auto& plan : context.plans) last = std::max(last, plan->last_used);
   return last;
-}
-
-// The heap keeps what is freed below its ends, unless it is told.
-void return_free_memory() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
 }
 
 bool older(const std::unique_ptr<Plan>& a, const std::unique_ptr<Plan>& b) { return a->last_used < b->last_used; }

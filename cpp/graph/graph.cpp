@@ -85,22 +85,24 @@ void GraphBuilder::input(const std::string& name, std::string_view dtype, std::v
   if (ok) graph_.inputs.push_back(std::move(input));
 }
 
-void GraphBuilder::constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
-                            Buffer data) {
-  const std::string what = "constant " + quoted(name);
-  const int value = define(name, what);
+std::shared_ptr<Buffer> GraphBuilder::constant(const std::string& name, std::string_view dtype,
+                                               const std::vector<int64_t>& shape, Buffer data) {
+  const int value = define(name, "constant " + quoted(name));
+  const auto wrong = [&](const std::string& reason) {
+    problem("constant " + quoted(name) + ": " + reason);
+    return nullptr;
+  };
   TensorType type;
-  if (!parse_dtype(dtype, type.dtype)) return problem(what + ": unknown dtype " + quoted(std::string(dtype)));
-  if (shape.size() > kMaxRank) return problem(what + ": rank " + std::to_string(shape.size()) + " is more than 8");
+  if (!parse_dtype(dtype, type.dtype)) return wrong("unknown dtype " + quoted(std::string(dtype)));
+  if (shape.size() > kMaxRank) return wrong("rank " + std::to_string(shape.size()) + " is more than 8");
   for (int64_t size : shape) type.shape.push_back(size);
-  if (checked_elements(type) < 0)
-    return problem(what + ": shape " + to_string(type.shape) + " is negative or too large");
+  if (checked_elements(type) < 0) return wrong("shape " + to_string(type.shape) + " is negative or too large");
   const size_t bytes = bytes_of(type);
-  if (bytes != data.bytes()) {
-    return problem(what + ": " + to_string(type) + " takes " + std::to_string(bytes) + " bytes, got " +
-                   std::to_string(data.bytes()));
-  }
-  graph_.constants.emplace(value, Constant{type, std::make_shared<Buffer>(std::move(data)), nullptr});
+  if (bytes != data.bytes())
+    return wrong(to_string(type) + " takes " + std::to_string(bytes) + " bytes, got " + std::to_string(data.bytes()));
+  auto buffer = std::make_shared<Buffer>(std::move(data));
+  graph_.constants.emplace(value, Constant{type, buffer, nullptr});
+  return buffer;
 }
 
 void GraphBuilder::weight(const std::string& name, Weight weight) {

@@ -70,8 +70,9 @@ class GraphBuilder {
                  int64_t trial = 0);
   void condition(std::string_view kind, Dim size);  // zero, nonzero or natural; its symbols come before it
   void input(const std::string& name, std::string_view dtype, std::vector<Dim> shape);
-  void constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
-                Buffer data);  // row-major
+  // Row-major. Where it is now, if there is nothing wrong with it.
+  std::shared_ptr<Buffer> constant(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape,
+                                   Buffer data);
   void weight(const std::string& name, Weight weight);
   void node(std::string op, std::string name, const std::vector<std::string>& inputs,
             const std::vector<std::string>& outputs, Attributes attributes);

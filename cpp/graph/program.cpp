@@ -44,12 +44,14 @@ int64_t bytes_held(const Graph& graph) {
 // is left to read of each constant.
 class Preparation {
  public:
-  Preparation(Graph&& graph, Isa isa, std::optional<int64_t> memory)
+  Preparation(Graph&& graph, Isa isa, const Limits& limits)
       : graph_(std::move(graph)),
         isa_(isa),
         held_(bytes_held(graph_)),
-        memory_limit_(memory ? *memory : available_memory()),
-        account_(held_, memory ? *memory : std::min(memory_limit_, kPackedBytes + kPackedShare * held_)) {}
+        memory_limit_(limits.memory ? *limits.memory : available_memory()),
+        account_(held_, std::min(memory_limit_, limits.weights  ? *limits.weights
+                                                : limits.memory ? *limits.memory
+                                                                : kPackedBytes + kPackedShare * held_)) {}
 
   Program run() {
     if (held_ > memory_limit_)
@@ -287,9 +289,9 @@ std::string describe(std::string_view name, std::string_view op) {
   return "node '" + std::string(name) + "' (" + std::string(op) + ")";
 }
 
-Program prepare(Graph&& graph, Isa isa, std::optional<int64_t> memory) {
+Program prepare(Graph&& graph, Isa isa, const Limits& limits) {
   const DefaultFloatEnvironment environment;  // packed numbers, and sizes that are multiplied by floats
-  return Preparation(std::move(graph), isa, memory).run();
+  return Preparation(std::move(graph), isa, limits).run();
 }
 
 std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs) {

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "graph/graph.h"
+#include "graph/limits.h"
 
 namespace lowbit::graph {
 
@@ -40,9 +41,10 @@ struct Program {
 };
 
 // Validates by trial inference at the symbols' smallest sizes. Takes the graph's buffers and frees each constant with
-// its last reader, so that weights exist about once. memory: bytes that the session may hold; absent: what the process
-// may use, and of weights not far more than the constants. Throws Error(graph) with every problem, Error(limit).
-Program prepare(Graph&& graph, Isa isa, std::optional<int64_t> memory = std::nullopt);
+// its last reader, so that weights exist about once. Of the limits, memory is what the session may hold, absent: what
+// the process may use; and weights what is held here, absent: the same, and not far more than the constants take.
+// Throws Error(graph) with every problem, Error(limit).
+Program prepare(Graph&& graph, Isa isa, const Limits& limits = {});
 
 // Values of the symbols in a call. Throws Error(input) for a wrong number, dtype, rank or size of inputs.
 std::vector<int64_t> bind_symbols(const Program& program, std::span<const TensorType> inputs);

@@ -28,7 +28,7 @@ bool overlap(const Tensor& a, const Tensor& b) {
 }  // namespace
 
 Session::Session(Graph&& graph, Isa isa, int threads, const Limits& limits)
-    : program_(prepare(std::move(graph), isa, limits.memory)),
+    : program_(prepare(std::move(graph), isa, limits)),
       isa_(isa),
       threads_(threads == 0 ? default_threads() : threads),
       limits_(limits),

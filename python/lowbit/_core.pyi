@@ -75,6 +75,9 @@ class GraphBuilder:
     def constant(self, name: str, array: _Array) -> None:
         """The array is copied."""
 
+    def numbers(self, name: str, shape: Sequence[int]) -> _Array:
+        """A float32 constant, as zeros that the caller overwrites before finish()."""
+
     def weight(
         self,
         name: str,
@@ -109,10 +112,12 @@ class GraphBuilder:
         memory: int | None = None,
         operations: float | None = None,
         seconds: float | None = None,
+        weights: int | None = None,
     ) -> Session:
         """Validates, chooses kernels and packs weights; the builder is empty afterwards.
 
-        isa "": LOWBIT_ISA, else the best. threads 0: LOWBIT_THREADS, else what the process may use. The rest is what
+        isa "": LOWBIT_ISA, else the best. threads 0: LOWBIT_THREADS, else what the process may use. weights: bytes that
+        constants and packed weights may take; None: memory, else not far more than the constants. The rest is what
         `lowbit.Limits` says.
         Raises GraphError with every problem, InputError (threads), EnvironmentVariableError.
         """

@@ -100,16 +100,23 @@ class ConvOp : public Op {
   Buffer ordered_weight(const T* weight, const Phase& phase, int64_t first, int64_t count) const {
     const int64_t area = kernel_[kDepth] * kernel_[kHeight] * kernel_[kWidth];
     Buffer ordered(count * depth_ * phase.area() * sizeof(T));
-    const T* w = weight + first * depth_ * area;
+    const int64_t depth = depth_;  // written bytes may be any member's
+    std::vector<int64_t> places;
+    for (int64_t i : phase.taps[kDepth])
+      for (int64_t j : phase.taps[kHeight])
+        for (int64_t k : phase.taps[kWidth]) places.push_back((i * kernel_[kHeight] + j) * kernel_[kWidth] + k);
     T* out = ordered.as<T>();
-    for (int64_t c = 0; c < count; ++c)
-      for (int64_t i : phase.taps[kDepth])
-        for (int64_t j : phase.taps[kHeight])
-          for (int64_t k : phase.taps[kWidth])
-            for (int64_t d = 0; d < depth_; ++d) {
-              const int64_t at = (i * kernel_[kHeight] + j) * kernel_[kWidth] + k;
-              *out++ = w[(c * depth_ + d) * area + at];
-            }
+    for (int64_t c = 0; c < count; ++c) {
+      const T* filter = weight + (first + c) * depth * area;
+      for (const int64_t place : places) {
+        if (area == 1) {
+          std::copy_n(filter, depth, out);
+        } else {
+          for (int64_t d = 0; d < depth; ++d) out[d] = filter[d * area + place];
+        }
+        out += depth;
+      }
+    }
     return ordered;
   }
 

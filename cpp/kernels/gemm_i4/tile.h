@@ -52,7 +52,7 @@ struct Tile {
     }
   }
 
-  static consteval bool has_chain() {
+  static constexpr bool has_chain() {
     if constexpr (V::kComplements) return V::kChain > 0;
     return false;
   }

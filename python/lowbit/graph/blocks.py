@@ -8,7 +8,7 @@ what one step of an int8 product reads. "unstructured" is blocks of one weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ PATTERNS: Mapping[str, tuple[int, int]] = {
     "unstructured": (1, 1),
 }
 """(output channels, input channels) of a block, the coarsest first."""
+AT_ONCE = 40 << 15
+"""Codes that are packed or unpacked at once, which bounds the memory it takes: whole bytes, whatever their bits."""
 MOST = 128
 """Codes that a stored byte may stand for, so that a small file cannot ask for a large memory."""
 
@@ -64,26 +66,45 @@ def unpack(mask: Array, values: Array, shape: tuple[int, ...], pattern: str) -> 
     count = math.prod(shape) // (rows * columns)
     if mask.dtype != np.uint8 or mask.shape != ((count + 7) // 8,):
         raise GraphError(f"the mask is {mask.dtype} {list(mask.shape)}, must be uint8 [{(count + 7) // 8}]")
-    bits = np.unpackbits(mask, bitorder="little")
-    if bits[count:].any():
+    if count % 8 and mask[-1] >> count % 8:
         raise GraphError(f"the mask has bits set beyond its {count} blocks")
-    kept = bits[:count].view(np.bool_)
-    expected = (int(kept.sum()), rows * columns)
+    set_bits = sum(int(np.unpackbits(mask[at : at + AT_ONCE // 8]).sum()) for at in range(0, len(mask), AT_ONCE // 8))
+    expected = (set_bits, rows * columns)
     if values.dtype != np.int8 or values.shape != expected:
         raise GraphError(f"the values are {values.dtype} {list(values.shape)}, the mask keeps int8 {list(expected)}")
     if not values.any(axis=1).all():
         raise GraphError("the mask keeps a block whose values are all zero")
     _check_size(shape, pattern, expected[0])
-    blocks = np.zeros((count, rows * columns), np.int8)
-    blocks[kept] = values
-    matrix = blocks.reshape(shape[0] // rows, -1, rows, columns).swapaxes(1, 2)
-    return np.ascontiguousarray(np.moveaxis(matrix.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
+    codes, each, taken = np.empty(shape, np.int8), count * rows // shape[0], 0
+    for some in _channels(shape, rows):
+        first, last = some.start // rows * each, some.stop // rows * each
+        bits = np.unpackbits(mask[first // 8 : (last + 7) // 8], bitorder="little")
+        is_kept = bits[first % 8 : first % 8 + last - first].view(np.bool_)
+        blocks, found = np.zeros((last - first, rows * columns), np.int8), int(is_kept.sum())
+        blocks[is_kept] = values[taken : taken + found]
+        taken += found
+        matrix = blocks.reshape(-1, each, rows, columns).swapaxes(1, 2)
+        codes[some] = np.moveaxis(matrix.reshape(some.stop - some.start, *shape[2:], shape[1]), -1, 1)
+    return codes
+
+
+def kept(codes: Array, pattern: str) -> int:
+    """How many blocks of a weight hold a number that is not zero. It must fit."""
+    some = _channels(codes.shape, PATTERNS[pattern][0])
+    return sum(int(blocks_of(codes[channels], pattern).any(axis=(2, 3)).sum()) for channels in some)
+
+
+def _channels(shape: tuple[int, ...], rows: int) -> Iterator[slice]:
+    """Output channels of whole blocks, one block's at least, else about `AT_ONCE` weights, at a time."""
+    step = max(1, AT_ONCE // (rows * math.prod(shape[1:]))) * rows
+    for at in range(0, shape[0], step):
+        yield slice(at, min(at + step, shape[0]))
 
 
 def check(codes: Array, pattern: str) -> None:
     """Raises GraphError where codes cannot be kept in blocks of that pattern."""
     _check_pattern(codes.shape, pattern)
-    _check_size(codes.shape, pattern, int(blocks_of(codes, pattern).any(axis=(2, 3)).sum()))
+    _check_size(codes.shape, pattern, kept(codes, pattern))
 
 
 def _check_pattern(shape: tuple[int, ...], pattern: str) -> None:

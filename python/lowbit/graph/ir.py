@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .blocks import AT_ONCE
+
 Array = npt.NDArray[Any]
 Dim = int | str
 """A size, as a number or an expression over the graph's symbols such as `"batch"` or `"2*s1 + 1"` (see `dims.py`)."""
@@ -107,21 +109,33 @@ class Weight:
     @property
     def numbers(self) -> Array:
         """The real weight in float32, with each operation rounded once."""
-        rows = self.rows
+        return self.write_numbers(np.empty(self.shape, np.float32))
+
+    def write_numbers(self, real: Array) -> Array:
+        """`numbers`, into a float32 array of the weight's shape, C-contiguous; the array."""
+        step = max(1, AT_ONCE // max(1, math.prod(self.shape[1:])))
+        for at in range(0, len(real), step):  # what is between codes and numbers stays small
+            self._compute(slice(at, at + step), real[at : at + step])
+        return real
+
+    def _compute(self, channels: slice, real: Array) -> None:
+        rows = replace(self, codes=self.codes[channels]).rows
         size = self.group_size or rows.shape[1]
         groups = rows.reshape(len(rows), rows.shape[1] // size if self.group_size else 1, size)
         parts = {
-            name: np.asarray(part, np.float32).reshape(*groups.shape[:2], 1)
+            name: np.asarray(part[channels], np.float32).reshape(*groups.shape[:2], 1)
             for name in ("scales", "zero_points", "offsets")
             if (part := getattr(self, name)) is not None
         }
-        codes = groups.astype(np.float32) if self.values is None else self.values[groups]
-        real = (codes - parts["zero_points"] if "zero_points" in parts else codes) * parts["scales"]
-        real = real + parts["offsets"] if "offsets" in parts else real
-        if self.codes.ndim < 3:
-            return real.reshape(self.shape)
-        shape = (len(rows), *self.shape[2:], self.shape[1])
-        return np.ascontiguousarray(np.moveaxis(real.reshape(shape), -1, 1))
+        made = real.reshape(groups.shape) if real.ndim < 3 else np.empty(groups.shape, np.float32)
+        codes = groups if self.values is None else self.values[groups]
+        if "zero_points" in parts:
+            codes = np.subtract(codes, parts["zero_points"], out=made)
+        np.multiply(codes, parts["scales"], out=made)
+        if "offsets" in parts:
+            np.add(made, parts["offsets"], out=made)
+        if real.ndim >= 3:
+            real[:] = np.moveaxis(made.reshape(len(rows), *self.shape[2:], self.shape[1]), -1, 1)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """For NumPy, a weight is its real numbers."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import GraphError
 from . import blocks
+from .blocks import AT_ONCE
 from .ir import Array, Weight, replace
 
 BITS = (1, 2, 3, 4, 8)
@@ -78,7 +79,13 @@ def as_read(weight: Weight) -> Weight:
     if weight.values is None:
         return replace(weight, bits=4) if weight.bits == 3 else weight
     held = _without_table(weight)
-    return weight if held is weight else replace(held, codes=weight.values.astype(np.int8)[weight.codes])
+    if held is weight:
+        return weight
+    table, rows = weight.values.astype(np.int8), weight.rows
+    codes = np.empty(rows.shape, np.int8)
+    for some, columns in _pieces(*rows.shape):
+        codes[some, columns] = table[rows[some, columns]]
+    return replace(held, codes=shaped(codes, weight.shape))
 
 
 def _without_table(weight: Weight) -> Weight:
@@ -130,10 +137,24 @@ def is_signed(weight: Weight) -> bool:
     return weight.zero_points is None and weight.offsets is None and weight.values is None
 
 
+def _pieces(channels: int, depth: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of at most `AT_ONCE` codes, one piece after the other."""
+    columns = min(depth, AT_ONCE)
+    rows = AT_ONCE // columns
+    for row in range(0, channels, rows):
+        for column in range(0, depth, columns):
+            yield slice(row, row + rows), slice(column, min(column + columns, depth))
+
+
 def pack(weight: Weight) -> Array:
     """A weight's codes as u8 [channels, bytes of a channel]; less than eight bits."""
     rows, bits = weight.rows, weight.bits
-    return pack_rows((rows + np.int8(middle(bits) if is_signed(weight) else 0)).view(np.uint8), bits)
+    up = np.int8(middle(bits) if is_signed(weight) else 0)
+    packed = np.empty((len(rows), bytes_of(rows.shape[1], bits)), np.uint8)
+    for some, columns in _pieces(*rows.shape):
+        piece = packed[some, bytes_of(columns.start, bits) : bytes_of(columns.stop, bits)]
+        piece[:] = pack_rows((rows[some, columns] + up).view(np.uint8), bits)
+    return packed
 
 
 def pack_rows(codes: Array, bits: int) -> Array:
@@ -170,7 +191,12 @@ def unpack_rows(packed: Array, depth: int, bits: int) -> Array:
 def unpack(packed: Array, shape: tuple[int, ...], bits: int, *, signed: bool) -> Array:
     """The codes, int8, of a weight of that shape; a view. Raises GraphError where they do not fit it."""
     depth = _check_packed(packed, shape, lambda depth: bytes_of(depth, bits))
-    codes = (unpack_rows(packed, depth, bits).astype(np.int8) - (middle(bits) if signed else 0)).astype(np.int8)
+    codes = np.empty((len(packed), depth), np.int8)
+    for some, columns in _pieces(*codes.shape):
+        piece = packed[some, bytes_of(columns.start, bits) : bytes_of(columns.stop, bits)]
+        codes[some, columns] = unpack_rows(piece, columns.stop - columns.start, bits).view(np.int8)
+    if signed:
+        codes -= np.int8(middle(bits))
     return shaped(codes, shape)
 
 
@@ -215,10 +241,14 @@ def unpack_trits(packed: Array, shape: tuple[int, ...]) -> Array:
     depth = _check_packed(packed, shape, trit_bytes)
     if packed.max(initial=0) >= 3**TRITS:
         raise GraphError(f"a byte of ternary codes is above {3**TRITS - 1}")
-    codes = _TRITS[packed].reshape(len(packed), -1)
-    if (codes[:, depth:] != -1).any():
-        raise GraphError("a channel's last byte has digits beyond its depth, which must be zero")
-    return shaped(codes[:, :depth], shape)
+    codes = np.empty((len(packed), depth), np.int8)
+    for some, columns in _pieces(*codes.shape):
+        piece = packed[some, trit_bytes(columns.start) : trit_bytes(columns.stop)]
+        digits, width = _TRITS[piece].reshape(len(piece), -1), columns.stop - columns.start
+        if (digits[:, width:] != -1).any():
+            raise GraphError("a channel's last byte has digits beyond its depth, which must be zero")
+        codes[some, columns] = digits[:, :width]
+    return shaped(codes, shape)
 
 
 def shaped(rows: Array, shape: tuple[int, ...]) -> Array:
@@ -242,8 +272,7 @@ def stored(weight: Weight) -> Stored:
         depth = codes[:1].size
         size = len(codes) * (trit_bytes(depth) if is_ternary(weight) else bytes_of(depth, weight.bits))
     elif weight.sparsity is not None:
-        kept = blocks.blocks_of(codes, weight.sparsity).any(axis=(2, 3)).sum()
-        size = blocks.stored_bytes(codes.shape, weight.sparsity, int(kept))
+        size = blocks.stored_bytes(codes.shape, weight.sparsity, blocks.kept(codes, weight.sparsity))
     return Stored(bits=weight.bits, bytes=size + sum(part.nbytes for part in parts if part is not None))
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import InputError, UnsupportedError
 from ..graph import dims
 from ..graph import limits as possible
-from ..graph.ir import Dim, Graph, Node, Weight
+from ..graph.ir import Array, Dim, Graph, Node, Weight
 from ..graph.weights import as_read, pack
 from ..ops import OPS, attributes
 from . import segments
@@ -34,25 +32,31 @@ def compiled(
     return finish(fill(graph), threads, isa, limits)
 
 
-def finish(builder: _core.GraphBuilder, threads: int | None, isa: str | None, limits: Limits) -> _core.Session:
+def finish(
+    builder: _core.GraphBuilder, threads: int | None, isa: str | None, limits: Limits, weights: int | None = None
+) -> _core.Session:
+    """weights: bytes that constants, and weights as this CPU reads them, may take if the limits say nothing."""
     if threads is not None and (type(threads) is not int or not 1 <= threads < 2**31):
         raise InputError(f"threads must be a positive integer or None, is {threads!r}")
     if isa is not None and not isinstance(isa, str):
         raise InputError(f"isa must be the name of an instruction set or None, is {isa!r}")
-    return builder.finish(isa=isa or "", threads=threads or 0, **vars(limits))
+    return builder.finish(isa=isa or "", threads=threads or 0, **vars(limits), weights=limits.memory or weights)
 
 
-def fill(graph: Graph) -> _core.GraphBuilder:
-    """A builder that holds the graph, with one copy of every constant that a node reads."""
+def fill(graph: Graph, constants: dict[str, Array | Weight] | None = None) -> _core.GraphBuilder:
+    """A builder that holds the graph, with one copy of every constant that a node reads.
+
+    constants: the graph's, which has none then; each is taken out as it is copied.
+    """
     from .. import _core
 
     if graph.states:
         raise UnsupportedError("graphs that keep states between calls are not available yet")
     with dims.bounded_steps(), _core.DefaultFloatEnvironment():  # codes that are read as floats are multiplied here
-        return _filled(_core.GraphBuilder(), graph)
+        return _filled(_core.GraphBuilder(), graph, dict(graph.constants) if constants is None else constants)
 
 
-def _filled(builder: _core.GraphBuilder, graph: Graph) -> _core.GraphBuilder:
+def _filled(builder: _core.GraphBuilder, graph: Graph, constants: dict[str, Array | Weight]) -> _core.GraphBuilder:
     trial = possible.smallest(graph.symbols, graph.conditions) or {}
     index = {
         name: builder.symbol(name, s.minimum, s.maximum, s.multiple, s.remainder, trial.get(name, 0))
@@ -63,7 +67,7 @@ def _filled(builder: _core.GraphBuilder, graph: Graph) -> _core.GraphBuilder:
     for name in graph.inputs:
         value = graph.values[name]
         builder.input(name, value.dtype, [_dim(dim, index) for dim in value.shape])
-    names = _put_constants(builder, graph)
+    names = _put_constants(builder, graph, constants)
     for node in graph.nodes:
         kinds = [OPS[node.op].input(place).weight for place in range(len(node.inputs))]
         inputs = [names.get((name, kind), name) for name, kind in zip(node.inputs, kinds, strict=True)]
@@ -73,30 +77,37 @@ def _filled(builder: _core.GraphBuilder, graph: Graph) -> _core.GraphBuilder:
     return builder
 
 
-def _put_constants(builder: _core.GraphBuilder, graph: Graph) -> dict[tuple[str, bool], str]:
+def _put_constants(
+    builder: _core.GraphBuilder, graph: Graph, constants: dict[str, Array | Weight]
+) -> dict[tuple[str, bool], str]:
     """What the core calls each constant, read as a quantized weight or as an array: what is one object is held once."""
-    coded, plain = _readers(graph)
+    coded, plain = (names & constants.keys() for names in _readers(graph))
     names: dict[tuple[str, bool], str] = {}
     held: dict[tuple[int, bool], str] = {}
-    for name, constant in graph.constants.items():
+    identities = {name: id(constant) for name, constant in constants.items()}
+    for name, identity in identities.items():
+        constant = constants.pop(name)
         if name in coded and isinstance(constant, Weight):
-            names[name, True] = held.setdefault((id(constant), True), name)
+            names[name, True] = held.setdefault((identity, True), name)
             if names[name, True] == name:
                 _put_weight(builder, name, constant)
         if name in plain:
             own = _unused(graph, f"{name}/numbers") if name in coded else name
-            names[name, False] = held.setdefault((id(constant), False), own)
-            if names[name, False] == own:
-                builder.constant(own, np.asarray(constant))
+            names[name, False] = held.setdefault((identity, False), own)
+            if names[name, False] != own:
+                continue
+            if isinstance(constant, Weight):
+                constant.write_numbers(builder.numbers(own, constant.shape))
+            else:
+                builder.constant(own, constant)
     return names
 
 
 def _readers(graph: Graph) -> tuple[set[str], set[str]]:
-    """The constants that nodes read as quantized weights, and those that they, or the caller, read as arrays."""
+    """What nodes read as quantized weights, and what they, or the caller, read as arrays."""
     inputs = [(name, OPS[node.op].input(place).weight) for node in graph for place, name in enumerate(node.inputs)]
-    inputs += [(name, False) for name in graph.outputs]
     coded, plain = ({name for name, kind in inputs if kind == wanted} for wanted in (True, False))
-    return coded & graph.constants.keys(), plain & graph.constants.keys()
+    return coded, plain.union(graph.outputs)
 
 
 def _put_weight(builder: _core.GraphBuilder, name: str, weight: Weight) -> None:

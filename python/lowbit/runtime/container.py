@@ -30,6 +30,7 @@ ROOM, ROOM_EACH = 40 * 2**20, 6
 """What a document may take in memory, by estimate: bytes, and bytes for each byte of the file."""
 COSTS = {"[": 72, "{": 232, '"': 60, ",": 32}
 """Bytes of memory for each such character, by and by: of the JSON, and of what is made of it."""
+MOST_COST = max(COSTS.values())
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -43,11 +44,12 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 T = TypeVar("T")
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The document in a file's metadata, and its tensors. Raises FormatError, OSError."""
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Array], int]:
+    """The document in a file's metadata, its tensors, and about the bytes that the first takes. Raises FormatError,
+    OSError."""
     with _open(path) as file:
         header, start, size = _header(file, path)
-        document = _document(header, path, start + size)
+        document, taken = _document(header, path, start + size)
         tensors = {}
         entries = [(name, *_entry(name, entry, size)) for name, entry in header.items()]
         position = 0
@@ -59,14 +61,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
             tensors[name] = _tensor(file, name, dtype, shape)
         if position != size:
             raise FormatError(f"{path}: tensors end at {position} of {size} bytes")
-        return document, tensors
+        return document, tensors, taken
 
 
 def read_document(path: Path) -> dict[str, Any]:
     """The document alone. Raises FormatError, OSError."""
     with _open(path) as file:
         header, start, size = _header(file, path)
-        return _document(header, path, start + size)
+        return _document(header, path, start + size)[0]
 
 
 def read_sizes(path: Path) -> dict[str, int]:
@@ -104,13 +106,13 @@ def _header(file: FileIO | BytesIO, path: Path) -> tuple[dict[str, Any], int, in
     return as_object(_json(raw, "the header", total), "the header"), 8 + length, total - 8 - length
 
 
-def _document(header: dict[str, Any], path: Path, total: int) -> dict[str, Any]:
-    """Taken out of the header."""
+def _document(header: dict[str, Any], path: Path, total: int) -> tuple[dict[str, Any], int]:
+    """Taken out of the header, and about the bytes that it takes in memory."""
     text = header.pop("__metadata__", None)
     text = text.get("lowbit") if isinstance(text, dict) else None
     if not isinstance(text, str):
         raise FormatError(f"{path} is a safetensors file, but not one that lowbit wrote: it holds no graph")
-    return as_object(_json(text, "the graph", total), "the graph")
+    return as_object(_json(text, "the graph", total), "the graph"), cost(text)
 
 
 def _json(text: str, what: str, total: int) -> Any:
@@ -136,9 +138,17 @@ def _json(text: str, what: str, total: int) -> Any:
         raise FormatError(f"{what} is not valid JSON: {error}") from None
 
 
+def cost(text: str) -> int:
+    """About the bytes that JSON takes in memory, with what is made of it."""
+    return sum(text.count(sign) * each for sign, each in COSTS.items())
+
+
 def check_room(text: str, what: str, total: int) -> None:
     """Refuses JSON that would take more memory than a file of `total` bytes may (FormatError), before it is read."""
-    needed, most = sum(text.count(sign) * cost for sign, cost in COSTS.items()), ROOM + ROOM_EACH * total
+    most = ROOM + ROOM_EACH * total
+    if len(text) * MOST_COST <= most:
+        return
+    needed = cost(text)
     if needed > most:
         raise FormatError(
             f"{what} has {len(text):,} characters of JSON, which would take about {needed >> 20} MB of memory; a file "

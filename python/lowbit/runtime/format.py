@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +27,12 @@ from .limits import memory_for
 from .schema import checked
 
 VERSION = 2
-ROOM, ROOM_EACH = 40 * 2**20, 7
-"""What the tensors of a file may take beyond their own bytes, unpacked: bytes, and bytes for each of theirs."""
+ROOM, ROOM_EACH = 36 * 2**20, 7
+"""What a file may take, its document and what its tensors become in Python and the core: bytes, and for each of its."""
 STREAMED = 3
 """Copies of a byte from a stream: its plane, its place in the tensor, what the core makes of it."""
-AS_NUMBER = 8
-"""Bytes of a code that is read as a number: float32, and the core's copy."""
+AS_NUMBER = 4
+"""Bytes of a code that is read as a number: float32."""
 Item = TypeVar("Item")
 PARTS = ("zero_points", "offsets", "values")
 """What a weight may have beside codes and scales, each a tensor."""
@@ -191,19 +191,26 @@ def load(path: str | os.PathLike[str], memory: int | None = None) -> tuple[Graph
 
     memory: bytes that what the file holds packed may take; None: in proportion to the file.
     """
+    graph, meta, _ = load_within(path, memory)
+    return graph, meta
+
+
+def load_within(path: str | os.PathLike[str], memory: int | None) -> tuple[Graph, dict[str, Any], int]:
+    """The same, and the bytes that a session may hold of it at first."""
     with memory_for(f"read {path}"), dims.bounded_steps():
-        document, tensors = container.read(Path(path))
+        document, tensors, taken = container.read(Path(path))
         document = _current(document, path)
         try:
-            most = memory or ROOM + ROOM_EACH * sum(tensor.nbytes for tensor in tensors.values())
+            most = memory or max(1, ROOM + ROOM_EACH * Path(path).stat().st_size - taken)
             streams = compression.size(tensors, document.get("compressed", {}))
             _require_room(STREAMED * streams, most, path)
             tensors = compression.expand(tensors, document.get("compressed", {}))
-            _require_room(streams + _unpacked(document), most, path)
+            if streams + _unpacked(document, None) > most:
+                _require_room(streams + _unpacked(document, {*_read_as_numbers(document)}), most, path)
             graph = _graph(document, tensors)
         except RecursionError:
             raise FormatError(f"{path}: the graph is nested too deeply") from None
-        return validate(graph), as_object(document["meta"], "meta")
+        return validate(graph), as_object(document["meta"], "meta"), most
 
 
 def _require_room(needed: int, most: int, path: str | os.PathLike[str]) -> None:
@@ -214,24 +221,34 @@ def _require_room(needed: int, most: int, path: str | os.PathLike[str]) -> None:
         )
 
 
-def _unpacked(document: Mapping[str, Any]) -> int:
-    """About the bytes that sparse and few-bit weights take unpacked, as far as the document says; it is not checked."""
+def _unpacked(document: Mapping[str, Any], numbers: Set[str] | None) -> int:
+    """About the bytes that weights take beyond the file's own, as far as the document says; it is not checked.
+
+    Sparse and few-bit codes become a byte each; what is read as numbers, float32. The core has its own copy of sparse
+    ones, and of what a table's values are, and Python's goes as it is made: both exist of one weight at a time.
+    numbers: what is read so; None: all.
+    """
     values, constants = document.get("values"), document.get("constants")
-    numbers, total = set(_read_as_numbers(document.get("nodes"))), 0
+    total = largest = 0
     for name, entry in constants.items() if isinstance(constants, dict) else ():
         weight = entry.get("weight") if isinstance(entry, dict) else None
         value = values.get(name) if isinstance(values, dict) else None
         shape = value.get("shape") if isinstance(value, dict) else None
         if not isinstance(weight, dict) or not isinstance(shape, list):
             continue
+        elements = math.prod(max(size, 0) for size in shape[:MAX_RANK] if type(size) is int)
         if "sparsity" in weight or weight.get("bits") != 8:
-            elements = math.prod(max(size, 0) for size in shape[:MAX_RANK] if type(size) is int)
-            total += elements * (1 + AS_NUMBER * (name in numbers))
-    return total
+            total += elements
+        largest = max(largest, elements * (("sparsity" in weight) + 2 * ("values" in weight)))
+        if numbers is None or name in numbers:
+            total += AS_NUMBER * elements
+    return total + largest
 
 
-def _read_as_numbers(nodes: Any) -> Iterator[str]:
-    """The names of what nodes read as arrays."""
+def _read_as_numbers(document: Mapping[str, Any]) -> Iterator[str]:
+    """The names of what nodes, or callers, read as arrays."""
+    nodes, outputs = document.get("nodes"), document.get("outputs")
+    yield from (name for name in (outputs if isinstance(outputs, list) else ()) if isinstance(name, str))
     for node in nodes if isinstance(nodes, list) else ():
         op = OPS.get(str(node.get("op"))) if isinstance(node, dict) else None
         inputs = node.get("inputs") if op is not None else None
@@ -313,7 +330,7 @@ def _node(entry: Any, what: str) -> Node:
 
 
 def _constants(
-    entries: Any, tensors: Mapping[str, Array], used: set[str], values: Mapping[str, Value]
+    entries: Any, tensors: dict[str, Array], used: set[str], values: Mapping[str, Value]
 ) -> dict[str, Array | Weight]:
     """What says the same is one object: a tensor exists once, however many constants name it."""
     constants: dict[str, Array | Weight] = {}
@@ -327,11 +344,13 @@ def _constants(
 
 
 def _constant(
-    name: str, entry: Any, tensors: Mapping[str, Array], used: set[str], values: Mapping[str, Value]
+    name: str, entry: Any, tensors: dict[str, Array], used: set[str], values: Mapping[str, Value]
 ) -> Array | Weight:
-    what = f"constant {name!r}"
+    what, owned = f"constant {name!r}", list[str]()
 
     def tensor(key: Any) -> Array:
+        if isinstance(key, str) and key in used and key not in tensors:
+            raise FormatError(f"{what} shares the codes {key[:100]!r} with a constant that is not the same")
         if not isinstance(key, str) or key not in tensors:
             raise FormatError(f"{what} refers to tensor {str(key)[:100]!r}, which is not in the file")
         used.add(key)
@@ -341,6 +360,7 @@ def _constant(
         """Codes take more bytes where they are unpacked, or read as numbers: only one weight has them."""
         if isinstance(key, str) and key in used:
             raise FormatError(f"{what} shares the codes {str(key)[:100]!r} with a constant that is not the same")
+        owned.append(key)
         return tensor(key)
 
     fields = as_object(entry, what)
@@ -365,7 +385,7 @@ def _constant(
             codes = own(parts["codes"])
     except GraphError as error:
         raise FormatError(f"{what}: {error}") from None
-    return Weight(
+    weight = Weight(
         codes=codes,
         scales=tensor(parts["scales"]),
         bits=bits,
@@ -373,6 +393,9 @@ def _constant(
         sparsity=pattern,
         **{part: tensor(parts[part]) for part in PARTS if part in parts},
     )
+    for key in owned:  # large ones do not exist twice
+        del tensors[key]
+    return weight
 
 
 def _check_packing(parts: Mapping[str, Any], bits: int, what: str) -> None:

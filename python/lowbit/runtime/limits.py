@@ -21,8 +21,8 @@ class Limits:
     Args:
         memory: Bytes that a session may hold in all: weights, what calls work in, and their outputs. None: what this
             process may use (the least of the machine's memory, the limits of its cgroups, and its address space); of
-            weights, as this CPU reads them, no more than 32 MiB and 16 times what the model's constants take, and of
-            packed tensors, unpacked for a load, no more than 40 MiB and 7 times their file's.
+            weights, as this CPU reads them, no more than 32 MiB and 16 times what the model's constants take, or of a
+            file's, unpacked and then as this CPU reads them, no more than 36 MiB and 7 times the file.
         operations: Of one call: a multiply-add counts two, a byte that is read or written counts one; None: any number.
         seconds: How long one call may take: it ends at the next border between tasks; None: any time.
 

@@ -276,7 +276,7 @@ def load(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
     limits = checked(limits, Limits())
-    graph, document = format.load(path, limits.memory)
+    graph, document, most = format.load_within(path, limits.memory)
     meta = Meta.read(document)
     _warn_of_target(path, meta)
     file = _of_path(Path(path))
@@ -290,7 +290,7 @@ def load(
         model._file = file
         return model
     with memory_for(f"load {path}"):
-        builder, sizes = fill(graph), weights_of(graph)
+        sizes, constants = weights_of(graph), dict(graph.constants)
         graph = replace(graph, constants={})
-        core = finish(builder, threads, None, limits)
+        core = finish(fill(graph, constants), threads, None, limits, most)
     return Model(Session._finished(graph, core, sizes, threads, limits, file), meta)

@@ -10,7 +10,8 @@ namespace {
 using test::Array;
 
 constexpr int64_t kMostElements = 1 << 18;  // of all inputs, or outputs, that a run is worth
-constexpr graph::Limits kLimits = {.memory = int64_t{1} << 28, .operations = 1e7, .seconds = std::nullopt};
+constexpr graph::Limits kLimits = {
+    .memory = int64_t{1} << 28, .operations = 1e7, .seconds = std::nullopt, .weights = std::nullopt};
 
 std::unique_ptr<graph::Session> session_of(Decoder&& decoded, Isa isa) {
   return std::make_unique<graph::Session>(decoded.builder.finish(), isa, 1, kLimits);
