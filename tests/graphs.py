@@ -93,6 +93,11 @@ class Maker:
         codes = np.moveaxis(matrix.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
         return self.constant(Weight(codes=codes, scales=np.ones(shape[0], np.float32), sparsity=pattern))
 
+    def signs(self, *shape: int) -> str:
+        scales = self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)
+        codes = self.rng.integers(0, 2, shape).astype(np.int8)
+        return self.constant(Weight(codes=codes, scales=scales, bits=1, values=np.float32([-1, 1])))
+
     def table(self) -> str:
         return self.constant(self.rng.integers(0, 256, 256).astype(np.uint8))
 
@@ -297,6 +302,34 @@ def few_bits_net(bits: int = 4) -> Graph:
     e = m.node("quantized_embedding", tokens, m.grouped(100, 120, 40))
     f = m.node("quantized_embedding", m.node("cast", tokens, dtype="i32"), m.grouped(100, 19, 19, affine=True))
     return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100), e, f)
+
+
+def sign_net() -> Graph:
+    """Layers of signs, with borders, zeros of every kind, words that are not full, and every end; batch free."""
+    m = Maker(29, BATCH)
+    x = m.input("x", "batch", 40, 5, 6)
+
+    def scaled(channels: int) -> tuple[str, str]:
+        return m.constant(m.rng.uniform(0.01, 0.1, channels).astype(np.float32)), m.floats(channels)
+
+    ends = {"output": "u8", "zero_point_y": 120}
+    y = m.node("unary", x, kind="relu")
+    a = m.node(
+        "sign_conv2d", m.node("pack_signs", y, axis=1), m.signs(33, 40, 3, 3), *scaled(33), output="f32",
+        padding=(1, 2, 0, 1), stride=(2, 1),
+    )  # fmt: skip
+    words = m.node("pack_signs", a, axis=1, zero=1)
+    b = m.node("sign_conv2d", words, m.signs(64, 33, 2, 2), *scaled(64), "", m.table(), dilation=(2, 1), lo=3, **ends)
+    c = m.node(
+        "sign_conv2d", m.node("pack_signs", m.node("dequantize", b, scale=0.1, zero_point=120), axis=1, zero=-1),
+        m.signs(64, 64, 1, 1), *scaled(64), b, "", "", "", m.floats(64), residual_multiplier=0.1,
+        residual_zero_point=120, **ends,
+    )  # fmt: skip
+    rows = m.node("transpose", m.node("dequantize", c, scale=0.1, zero_point=120), perm=(0, 2, 3, 1))
+    words = m.node("pack_signs", rows, axis=-1)
+    d = m.node("sign_linear", words, m.signs(17, 64), *scaled(17), output="f32", min=-1.0, max=2.5)
+    words = m.node("pack_signs", d, axis=-1, zero=-1)
+    return m.graph(m.node("sign_linear", words, m.signs(7, 17), *scaled(7), output="f32"), c, words)
 
 
 def table_net(bits: int = 4) -> Graph:
@@ -583,6 +616,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "two_bit_table_net": partial(table_net, 2),
     "three_bit_table_net": partial(table_net, 3),
     "code_table_net": code_table_net,
+    "sign_net": sign_net,
     "sparse_net": sparse_net,
     "four_bit_image_net": few_bits_image_net,
     "two_bit_image_net": partial(few_bits_image_net, 2),

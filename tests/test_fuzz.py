@@ -54,6 +54,7 @@ EXACT = {
     "quantize", "dequantize", "dynamic_quantize", "lookup", "quantized_conv2d", "quantized_conv3d",
     "quantized_conv_transpose2d", "quantized_conv_transpose3d", "quantized_embedding", "quantized_linear",
     "quantized_embedding_bag", "quantized_add", "quantized_mul", "quantized_avg_pool2d",
+    "pack_signs", "sign_conv2d", "sign_linear",
     "quantized_adaptive_avg_pool2d", "max_pool2d", "reshape",
     "transpose", "pad", "concat", "slice", "clip", "add", "sub",
     "mul", "resize", "prelu", "max_pool2d_with_indices", "adaptive_max_pool2d_with_indices", "max_unpool2d",

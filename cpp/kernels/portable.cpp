@@ -6,6 +6,7 @@ namespace {
 
 constexpr const DwconvI8Kernel* kDwconvI8[] = {&dwconv_i8_scalar};
 constexpr const GemmF32Kernel* kGemmF32[] = {&gemm_f32_scalar};
+constexpr const GemmI1Kernel* kGemmI1[] = {&gemm_i1_scalar};
 constexpr const GemmI4Kernel* kGemmI4[] = {&gemm_i4_scalar};
 constexpr const GemmI4Kernel* kGemmI2[] = {&gemm_i2_scalar};
 constexpr const GemmI8Kernel* kGemmI8[] = {&gemm_i8_scalar};
@@ -15,6 +16,6 @@ constexpr const LightKernels* kLight[] = {&light_scalar};
 
 }  // namespace
 
-constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI2, kGemmI8, kPeak, kSpmmI8, {}, kLight};
+constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI1, kGemmI4, kGemmI2, kGemmI8, kPeak, kSpmmI8, {}, kLight};
 
 }  // namespace lowbit::kernels

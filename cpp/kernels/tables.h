@@ -4,6 +4,7 @@
 
 #include "kernels/dwconv_i8/dwconv_i8.h"
 #include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/gemm_i1/gemm_i1.h"
 #include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/light/light.h"
@@ -16,6 +17,7 @@ namespace lowbit::kernels {
 struct Tables {
   KernelTable<DwconvI8Kernel> dwconv_i8;
   KernelTable<GemmF32Kernel> gemm_f32;
+  KernelTable<GemmI1Kernel> gemm_i1;
   KernelTable<GemmI4Kernel> gemm_i4, gemm_i2;
   KernelTable<GemmI8Kernel> gemm_i8;
   KernelTable<PeakKernel> peak;
@@ -27,6 +29,7 @@ extern const Tables tables;
 
 extern const DwconvI8Kernel dwconv_i8_scalar;
 extern const GemmF32Kernel gemm_f32_scalar;
+extern const GemmI1Kernel gemm_i1_scalar;
 extern const GemmI4Kernel gemm_i4_scalar, gemm_i2_scalar;
 extern const GemmI8Kernel gemm_i8_scalar;
 extern const LightKernels light_scalar;

@@ -8,6 +8,7 @@ extern const DwconvI8Kernel dwconv_i8_avx2, dwconv_i8_avx512vnni;
 extern const GemmF32Kernel gemm_f32_avx2_6x16;
 extern const GemmF32Kernel gemm_f32_avx512vnni_12x32, gemm_f32_avx512vnni_6x64, gemm_f32_avx512vnni_8x48,
     gemm_f32_avx512vnni_14x16;
+extern const GemmI1Kernel gemm_i1_avx2_8x8, gemm_i1_avx512vnni_12x16;
 extern const GemmI4Kernel gemm_i4_avx2_4x16, gemm_i4_avxvnni_4x16, gemm_i4_avx512vnni_6x64;
 extern const GemmI4Kernel gemm_i2_avx2_4x16, gemm_i2_avxvnni_4x16, gemm_i2_avx512vnni_6x64;
 extern const GemmI8Kernel gemm_i8_avx2_8x8, gemm_i8_avx2_4x16, gemm_i8_avxvnni_6x16;
@@ -27,6 +28,8 @@ constexpr const GemmF32Kernel* kGemmF32[] = {
     &gemm_f32_avx512vnni_12x32, &gemm_f32_avx512vnni_6x64, &gemm_f32_avx512vnni_8x48,
     &gemm_f32_avx512vnni_14x16, &gemm_f32_avx2_6x16,       &gemm_f32_scalar,
 };
+
+constexpr const GemmI1Kernel* kGemmI1[] = {&gemm_i1_avx512vnni_12x16, &gemm_i1_avx2_8x8, &gemm_i1_scalar};
 
 constexpr const GemmI4Kernel* kGemmI4[] = {&gemm_i4_avx512vnni_6x64, &gemm_i4_avxvnni_4x16, &gemm_i4_avx2_4x16,
                                            &gemm_i4_scalar};
@@ -53,6 +56,7 @@ constexpr const LightKernels* kLight[] = {&light_avx512vnni, &light_avx2, &light
 
 }  // namespace
 
-constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI4, kGemmI2, kGemmI8, kPeak, kSpmmI8, kWinogradI8, kLight};
+constinit const Tables tables = {kDwconvI8, kGemmF32, kGemmI1, kGemmI4,     kGemmI2,
+                                 kGemmI8,   kPeak,    kSpmmI8, kWinogradI8, kLight};
 
 }  // namespace lowbit::kernels

@@ -72,6 +72,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"mean", {DType::f32, -1, "", "axes keepdim"}},
       {"minimum", {DType::f32, -1, "like"}},
       {"mul", {DType::f32, -1, "like"}},
+      {"pack_signs", {DType::f32, 4, "", "axis zero"}},
       {"pad", {DType::f32, 4, "", "padding value fill"}},
       {"pow", {DType::f32, -1, "like"}},
       {"prelu", {DType::f32, -1, "like"}},
@@ -98,6 +99,8 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"rms_norm", {DType::f32, -1, "last|?", "count factor_eps"}},
       {"rnn", {DType::f32, 3, "rnn ? lengths|?", "reverse cell", 2}},
       {"scatter", {DType::f32, 3, "alike updates", "axis reduce"}},
+      {"sign_conv2d", {DType::u8, 4, "conv", kConvI8}},
+      {"sign_linear", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
       {"slice", {DType::f32, -1, "", "axis start stop step"}},
       {"softmax", {DType::f32, -1, "", "axis"}},
       {"sort", {DType::f32, -1, "", "axis descending", 2}},
@@ -226,10 +229,12 @@ class RandomNode {
   void layer(bool conv, std::vector<std::string>& inputs) {
     const int64_t channels = size(1), groups = conv && random_.whole(0, 2) == 0 ? std::max<int64_t>(channels, 1) : 1;
     const int64_t filters = groups * random_.whole(1, 3);
-    const bool integer = op_.starts_with("quantized");
+    const bool signs = op_.starts_with("sign_"), integer = signs || op_.starts_with("quantized");
     Shape weight = conv ? Shape{filters, channels / groups} : Shape{filters, size(rank() - 1)};
+    if (signs) weight[1] *= 4;  // eight bytes for each 32
     for (size_t axis = 0; conv && axis < spatial(); ++axis) weight.push_back(random_.whole(1, 4));
-    inputs.push_back(integer ? quantized(weight) : m_.floats(weight));
+    const bool bits = signs && random_.whole(0, 9) != 0;
+    inputs.push_back(bits ? one_bit(weight) : integer ? quantized(weight) : m_.floats(weight));
     if (integer) inputs.push_back(m_.floats({filters}, 0.01f));
     if (integer || maybe()) inputs.push_back(m_.floats({filters}));
     if (integer && maybe()) {  // a slope
@@ -237,6 +242,18 @@ class RandomNode {
       inputs.push_back(m_.floats({filters}));
     }
     groups_ = groups;
+  }
+  std::string one_bit(const Shape& shape) {
+    graph::Weight weight;
+    weight.shape = shape;
+    weight.bits = 1;
+    weight.codes = noise(weight.code_bytes());
+    weight.scales = Buffer(weight.channels() * sizeof(float));
+    std::fill_n(weight.scales.as<float>(), weight.channels(), random_.whole(0, 60) == 0 ? HUGE_VALF : 0.5f);
+    weight.values = Buffer(2 * sizeof(float));
+    weight.values.as<float>()[0] = random_.whole(0, 60) == 0 ? 0 : -1;
+    weight.values.as<float>()[1] = 1;
+    return m_.weight(std::move(weight));
   }
   // Of any format, mostly one that kernels read; sometimes no sound one.
   std::string quantized(const Shape& shape) {
@@ -327,6 +344,7 @@ class RandomNode {
       if (key == flag) return random_.whole(0, 1);
     if (key == "groups") return kind_.dtype == DType::f32 && op_ == "group_norm" ? random_.whole(1, 3) : groups_;
     if (key == "axis") return random_.whole(-rank(), rank());
+    if (key == "zero") return random_.whole(-1, 1);
     if (key == "image_axis") return random_.whole(2, 3);
     if (key == "axes") return sizes(static_cast<size_t>(random_.whole(0, rank())), -rank(), rank());
     if (key == "count" || key == "k" || key == "step") return random_.whole(1, 2);

@@ -4,6 +4,7 @@
 
 #include "bindings/kernels/call.h"
 #include "kernels/gemm_f32/gemm_f32.h"
+#include "kernels/gemm_i1/gemm_i1.h"
 #include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
 #include "kernels/spmm_i8/spmm_i8.h"
@@ -143,6 +144,32 @@ py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<u
   return lowbit::run(kernel, keywords, g, args, args.epilogue.output);
 }
 
+// x: bytes, pairs of words; w: words [n][run] or [n][taps][run].
+py::array run_i1(const std::string& name, const Array<uint8_t>& x, const Array<uint32_t>& w,
+                 const Array<float>& multiplier, const Array<float>& bias, const py::kwargs& kwargs) {
+  Keywords keywords(kwargs);
+  const kernels::GemmI1Kernel& kernel = find(kernels::gemm_i1_kernels(), name);
+  require(w.ndim() == 3 || w.ndim() == 2, "weights must be [n][taps][run] or [n][run]");
+  const int64_t run = w.shape(w.ndim() - 1);
+  const Geometry g =
+      geometry(keywords, x.size(), w.shape(0), w.ndim() == 3 ? w.shape(1) : 1, run * kernels::kSignBytes);
+  const Buffer words = copy(x);
+  kernels::GemmI1Weights weights;
+  kernel.pack(w.data(), g.n, g.tap_count, run, weights);
+  kernels::GemmI1Args args;
+  set_operands(args, g, weights, words, x.data());
+  const Quantized quantized(keywords, args, multiplier, bias, g.n, g.pitch);
+  return lowbit::run(kernel, keywords, g, args, args.epilogue.output);
+}
+
+// The words of a row of numbers.
+py::array signs_of(const std::string& name, const Array<float>& x, int zero) {
+  require(zero >= -1 && zero <= 1, "zero must be -1, 0 or 1");
+  Array<uint8_t> words = output<uint8_t>({kernels::sign_words(x.size()) * kernels::kSignBytes});
+  find(kernels::gemm_i1_kernels(), name).signs(x.data(), x.size(), zero, words.mutable_data());
+  return words;
+}
+
 py::array run_f32(const std::string& name, const Array<float>& x, const Array<float>& w, const py::kwargs& kwargs) {
   Keywords keywords(kwargs);
   const kernels::GemmF32Kernel& kernel = find(kernels::gemm_f32_kernels(), name);
@@ -183,6 +210,8 @@ void bind_matrices(py::module_& m) {
   };
   def_groups("gemm_i4", run_i4<kernels::gemm_i4_kernels>);
   def_groups("gemm_i2", run_i4<kernels::gemm_i2_kernels>);
+  def_i8("gemm_i1", run_i1);
+  m.def("signs", signs_of, py::arg("kernel"), py::arg("x").noconvert(), py::arg("zero"));
   m.def("gemm_f32", run_f32, py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert());
   const auto def_select = [&](const char* name, auto function) {
     m.def(name, function, py::arg("n"), py::arg("taps"), py::arg("run"), py::arg("rows") = 0, py::arg("isa") = "");

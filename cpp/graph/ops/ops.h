@@ -21,6 +21,6 @@ std::unique_ptr<Op> make(const NodeInfo& node) {
 
 extern const OpRows kArithmeticOps, kAttentionOps, kConvF32Ops, kElementwiseOps, kEmbeddingBagOps, kGridSampleOps,
     kIndexingOps, kLinearOps, kMatmulOps, kNormalizeOps, kOrderingOps, kPoolOps, kQuantizeOps, kQuantizedOps,
-    kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps, kSizesOps, kSoftmaxOps;
+    kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps, kSignOps, kSizesOps, kSoftmaxOps;
 
 }  // namespace lowbit::graph

@@ -10,7 +10,7 @@ constexpr const OpRows* kTables[] = {
     &kArithmeticOps, &kAttentionOps, &kConvF32Ops,   &kElementwiseOps, &kEmbeddingBagOps, &kGridSampleOps,
     &kIndexingOps,   &kLinearOps,    &kMatmulOps,    &kNormalizeOps,   &kOrderingOps,     &kPoolOps,
     &kQuantizeOps,   &kQuantizedOps, &kRecurrentOps, &kReduceOps,      &kResampleOps,     &kResizeOps,
-    &kShapeOps,      &kSizesOps,     &kSoftmaxOps};
+    &kShapeOps,      &kSignOps,      &kSizesOps,     &kSoftmaxOps};
 
 }  // namespace
 

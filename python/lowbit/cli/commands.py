@@ -44,6 +44,7 @@ FAMILIES = {
     "winograd_i8": "int8 convolution of 3x3 windows, by fewer products",
     "gemm_i4": "four-bit matrix product, convolution",
     "gemm_i2": "two-bit matrix product, convolution",
+    "gemm_i1": "matrix product, convolution of signs",
     "dwconv_i8": "int8 depthwise convolution",
     "gemm_f32": "float32 matrix product, convolution",
     "dwconv_f32": "float32 depthwise convolution",

@@ -30,7 +30,7 @@ class Format:
     """A kind of weight that kernels read; `ops/quantized.py` says which operators have such.
 
     packed: its name where codes lie in bytes as in a file, with several a byte. beside: the parts that a weight may
-    have beside codes and scales.
+    have beside codes and scales. values: those that it must have.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Format:
     grouped: bool
     packed: str = ""
     beside: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
 
     def fits(self, weight: Weight) -> bool:
         """Whether a weight is of this kind."""
@@ -47,7 +48,8 @@ class Format:
             weight.bits == self.bits
             and weight.scales.dtype.name in self.scales
             and (weight.group_size > 0) == self.grouped
-            and set(parts) <= set(self.beside)
+            and set(parts) <= {*self.beside, *(("values",) if self.values else ())}
+            and (not self.values or (weight.values is not None and weight.values.tolist() == list(self.values)))
         )
 
 
@@ -61,6 +63,7 @@ FORMATS: Mapping[str, Format] = {
         Format(name="int4", bits=4, scales=_EITHER, grouped=True, packed="int4-nibbles", beside=_BESIDE),
         Format(name="int3", bits=3, scales=_EITHER, grouped=True, packed="int3-eighths", beside=_BESIDE),
         Format(name="int2", bits=2, scales=_EITHER, grouped=True, packed="int2-quarters", beside=_BESIDE),
+        Format(name="signs", bits=1, scales=("float32",), grouped=False, values=(-1.0, 1.0)),
     )
 }
 

@@ -17,6 +17,7 @@ from . import sampling as sampling_ops
 from . import segment as segment_ops
 from . import sequence as sequence_ops
 from . import shape as shape_ops
+from . import signs as sign_ops
 from . import unpool as unpool_ops
 from .call import Assume, Call
 from .spec import Attr, Input, Op, attributes, constant_value, describe
@@ -35,6 +36,7 @@ FAMILIES = (
     ordering,
     integer_ops,
     quantized_ops,
+    sign_ops,
     shape_ops,
     indexing,
     sizes,

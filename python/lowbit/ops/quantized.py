@@ -15,16 +15,19 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Node, Value, Weight, replace
-from ..graph.weights import FORMATS, as_read, describe, format_of, middle
+from ..graph.weights import FORMATS, Format, as_read, describe, format_of, middle
 from .call import Call
 from .float import linear_shape
 from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
 from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma
+from .signs import MAX_DEPTH, packed_size, sign_sums
 from .spec import OPTIONAL_NUMBER, Attr, Input, Op, attributes, choice, integer, number
 from .windows import conv_attrs, conv_shape, correlate, out_size, pad_image, taps
 
 QUANTIZED = "quantized_"
 """How the names of operators on codes begin."""
+SIGNS = "sign_"
+"""How those of layers of signs do."""
 F32 = np.float32
 Sums = Callable[[Call], Array]
 MAX_SLOPE = 16.0
@@ -182,6 +185,19 @@ def _conv_by_group(call: Call) -> Array:
     return t
 
 
+def _linear_of_signs(call: Call) -> Array:
+    """Sums [rows, N], exact."""
+    x, weight = call.array(0), call.weight(1)
+    image = replace(weight, codes=weight.codes[:, :, None, None])
+    attrs = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
+    return sign_sums(x.reshape(-1, x.shape[-1], 1, 1), image, attrs)[:, :, 0, 0]
+
+
+def _conv_of_signs(call: Call) -> Array:
+    """Sums [samples, N, h, w], exact."""
+    return sign_sums(call.array(0), call.weight(1), call.attrs)
+
+
 def _rows(weight: Weight, rows: Array) -> tuple[Array, Array, Array | None]:
     """Codes [*rows, groups, size of a group] less their zero points, scales and offsets [*rows, groups, 1]: float32."""
     scales = weight.scales.reshape(len(weight.scales), -1)[rows].astype(F32)
@@ -234,19 +250,27 @@ KERNELS: Mapping[tuple[str, str], Sums] = {
     **{("quantized_conv2d", name): _conv_by_group for name in ("int3", "int2")},
     **{("quantized_embedding", name): _table for name in ("int8", "int8-groups", "int4", "int3", "int2")},
     **{("quantized_embedding_bag", name): _bags for name in ("int8", "int8-groups", "int4", "int3", "int2")},
+    ("sign_linear", "signs"): _linear_of_signs,
+    ("sign_conv2d", "signs"): _conv_of_signs,
 }
 """What the kernels of an operator compute from weights of a format, before the epilogue."""
 
 
 def unreadable(node: Node, weight: Weight) -> str:
     """Why no kernel of a node's operator reads a weight, or ""."""
-    kind = format_of(weight)
+    kind = _kind(node.op, weight)
     if kind is None or (node.op, kind.name) not in KERNELS:
         known = [describe_kind(name) for op, name in KERNELS if op == node.op]
         return f"no kernel of {node.op} reads {describe(weight)} yet; it reads {' or '.join(known)}"
     if kind.grouped and attributes(OPERATORS[node.op], node).get("groups", 1) != 1:
         return f"no kernel reads {describe(weight)} where groups is not 1"
     return ""
+
+
+def _kind(op: str, weight: Weight) -> Format | None:
+    """The format in which an operator reads a weight: signs are those of layers of signs alone."""
+    signs = FORMATS["signs"]
+    return signs if (op, signs.name) in KERNELS and signs.fits(weight) else format_of(weight)
 
 
 def describe_kind(name: str) -> str:
@@ -263,10 +287,10 @@ def reads(op: str, bits: int) -> bool:
 
 
 def _sums(call: Call) -> Array:
-    kind = format_of(call.weight(1))
+    kind = _kind(call.node.op, call.weight(1))
     call.need(kind is not None and (call.node.op, kind.name) in KERNELS, unreadable(call.node, call.weight(1)))
     assert kind is not None
-    return KERNELS[call.node.op, kind.name](_as_read(call))
+    return KERNELS[call.node.op, kind.name](call if kind.values else _as_read(call))
 
 
 def _as_read(call: Call) -> Call:
@@ -295,6 +319,27 @@ def _infer_conv(call: Call) -> Sequence[Value]:
 def _conv(call: Call) -> Sequence[Array]:
     ones = (1,) * (call.weight(1).codes.ndim - 2)
     return [epilogue(call, _sums(call), (-1, *ones), (-1, 1, *ones))]
+
+
+def _words_shape(call: Call, rank: int) -> tuple[int, ...]:
+    """That of a weight of signs with its inputs as bytes of words."""
+    filters, depth, *kernel = call.fixed_shape(1, rank=rank)
+    call.need(min(filters, depth, *kernel) >= 1, "the weight is empty")
+    call.need(math.prod((depth, *kernel)) < MAX_DEPTH, "the weight is too deep")
+    return (filters, packed_size(depth), *kernel)
+
+
+def _infer_sign_linear(call: Call) -> Sequence[Value]:
+    filters, size = _words_shape(call, 2)
+    *rows, depth = call.shape(0) or (0,)
+    call.same(depth, size, "the input's words and the weight do not fit")
+    return infer_epilogue(call, (*rows, filters), dims.mul(*rows), -1)
+
+
+def _infer_sign_conv(call: Call) -> Sequence[Value]:
+    call.need(call.attrs["groups"] == 1, "no kernel reads signs with groups")
+    shape = conv_shape(call, _words_shape(call, 4))
+    return infer_epilogue(call, shape, shape[0], 1)
 
 
 def _infer_embedding(call: Call) -> Sequence[Value]:
@@ -335,6 +380,22 @@ OPS = (
         inputs=_INPUTS,
         attrs=EPILOGUE_ATTRS,
         infer_rule=_infer_linear,
+        reference_rule=_linear,
+    ),
+    Op(
+        name="sign_conv2d",
+        note="x of `pack_signs`, a weight of one bit with the values -1 and 1; the rest as `quantized_conv2d`",
+        inputs=_INPUTS,
+        attrs={**conv_attrs(2), **EPILOGUE_ATTRS},
+        infer_rule=_infer_sign_conv,
+        reference_rule=_conv,
+    ),
+    Op(
+        name="sign_linear",
+        note="as `sign_conv2d`",
+        inputs=_INPUTS,
+        attrs=EPILOGUE_ATTRS,
+        infer_rule=_infer_sign_linear,
         reference_rule=_linear,
     ),
     Op(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..graph.ir import Graph
+from .count_signs import count_signs
 from .drop_expands import drop_expands
 from .fold_batchnorm import fold_batchnorm
 from .fold_constants import fold_constants
@@ -40,6 +41,7 @@ FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fold_batchnorm,
     fuse_batchnorm,  # what fold_batchnorm has left
     fuse_activation,
+    count_signs,
     remove_identities,
     share_constants,
 )

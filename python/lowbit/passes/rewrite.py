@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..graph.ir import Array, Attribute, Coded, Graph, Node, replace
+from ..graph.ir import Array, Attribute, Coded, Graph, Node, Weight, replace
 from ..ops import constant_value, infer
 from .remove_dead import remove_dead
 
@@ -43,14 +43,14 @@ class Rewriter:
         self._seen.update(dict.fromkeys(self._origins.get(value, ())))
         return constant if isinstance(constant, np.ndarray) else None
 
-    def constant(self, array: Array, preferred: str) -> str:
+    def constant(self, array: Array | Weight, preferred: str) -> str:
         """Add a constant; its name."""
         name = self._unique(preferred)
         self.values[name] = constant_value(array)
         self.define(name, array)
         return name
 
-    def define(self, value: str, array: Array) -> None:
+    def define(self, value: str, array: Array | Weight) -> None:
         """Let a value be a constant."""
         self.constants[value] = array
         if self._seen:

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from ..graph.ir import Array, Graph, Node
+from ..ops.quantized import SIGNS
 from ..ops.segment import operations
 from ..passes.functions import is_channel_function, is_function, operands, slope_of
 from ..passes.layers import LAYERS, TABLES
@@ -417,6 +418,8 @@ def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool
         taken = next((name for name, other in plan.activations.items() if other.name == node.name), None)
         reason = f"part of {taken}" if taken is not None else "between int8 nodes, works on their codes"
         return Decision(node=node.name, op=node.op, scheme="int8", reason=reason)
+    if node.op.startswith(SIGNS):
+        return Decision(node=node.name, op=node.op, scheme="signs", reason="signs times signs, counted in bits")
     reason = problem
     if not reason and can_follow(plan.graph, node):
         reason = "not between int8 nodes" if static else "between layers, values are float32 without calibration"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..graph.ir import DTYPES, Graph, Node
 from ..graph.weights import BITS, Stored
-from ..ops.quantized import QUANTIZED
+from ..ops.quantized import QUANTIZED, SIGNS
 
 CODED = tuple(f"int{bits}" for bits in BITS)
 """What layers on codes are, by the bits of their weights."""
@@ -189,7 +189,7 @@ def kind_of(node: Node | None, graph: Graph, weights: Mapping[str, Stored]) -> s
     if node.op in CONVERSIONS:
         return "conversion"
     coded = next((weights[name] for name in node.inputs if name in weights), None)
-    if coded is not None and node.op.startswith(QUANTIZED):
+    if coded is not None and node.op.startswith((QUANTIZED, SIGNS)):
         return f"int{coded.bits}"
     names = [name for name in (*node.inputs[:1], *node.outputs) if name]
     return "int8" if any(graph.values[name].dtype == "u8" for name in names) else "float32"

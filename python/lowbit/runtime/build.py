@@ -11,6 +11,7 @@ from ..graph import limits as possible
 from ..graph.ir import Array, Dim, Graph, Node, Weight
 from ..graph.weights import as_read, pack
 from ..ops import OPS, attributes
+from ..ops.quantized import SIGNS
 from . import segments
 from .limits import Limits
 
@@ -82,18 +83,19 @@ def _put_constants(
 ) -> dict[tuple[str, bool], str]:
     """What the core calls each constant, read as a quantized weight or as an array: what is one object is held once."""
     coded, plain = (names & constants.keys() for names in _readers(graph))
+    signs = {node.inputs[1] for node in graph if node.op.startswith(SIGNS)}
     names: dict[tuple[str, bool], str] = {}
-    held: dict[tuple[int, bool], str] = {}
+    held: dict[tuple[int, str], str] = {}
     identities = {name: id(constant) for name, constant in constants.items()}
     for name, identity in identities.items():
         constant = constants.pop(name)
         if name in coded and isinstance(constant, Weight):
-            names[name, True] = held.setdefault((identity, True), name)
+            names[name, True] = held.setdefault((identity, "signs" if name in signs else "codes"), name)
             if names[name, True] == name:
-                _put_weight(builder, name, constant)
+                _put_weight(builder, name, constant if name in signs else as_read(constant))
         if name in plain:
             own = _unused(graph, f"{name}/numbers") if name in coded else name
-            names[name, False] = held.setdefault((identity, False), own)
+            names[name, False] = held.setdefault((identity, "numbers"), own)
             if names[name, False] != own:
                 continue
             if isinstance(constant, Weight):
@@ -112,7 +114,6 @@ def _readers(graph: Graph) -> tuple[set[str], set[str]]:
 
 def _put_weight(builder: _core.GraphBuilder, name: str, weight: Weight) -> None:
     """A quantized weight, whole: its codes as kernels read them, and what they mean."""
-    weight = as_read(weight)
     builder.weight(
         name,
         shape=list(weight.shape),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..ops.quantized import QUANTIZED
+from ..ops.quantized import QUANTIZED, SIGNS
 from .roofline import Limit, Roofline, measure, total
 
 REPEATS = 10
@@ -46,7 +46,7 @@ class Row:
         Returns:
             The time, and what binds it.
         """
-        return roof.limit(self.operations, self.bytes, "int8" if self.op.startswith(QUANTIZED) else "float32")
+        return roof.limit(self.operations, self.bytes, "int8" if self.op.startswith((QUANTIZED, SIGNS)) else "float32")
 
 
 @dataclass(frozen=True, kw_only=True)

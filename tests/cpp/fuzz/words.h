@@ -78,7 +78,8 @@ inline constexpr auto kKeys = std::to_array<std::string_view>({"activation_max",
                                                                "zero_point_b",
                                                                "zero_point_x",
                                                                "zero_point_y",
-                                                               "no_such_key"});
+                                                               "no_such_key",
+                                                               "zero"});
 
 inline constexpr auto kTexts = std::to_array<std::string_view>(
     {"abs",      "add",       "all",       "and",         "any",           "atan",
