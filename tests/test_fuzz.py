@@ -204,8 +204,11 @@ class Run:
         """Tries cases until the time is over; a case that fails stays in the directory. Returns how they ended."""
         files, counts, slowest = originals(directory), Counter[str](), (0.0, 0)
         path, base, begin, index = directory / "case.lowbit", resident(), time.monotonic(), self.first
-        while index < self.first + count and time.monotonic() - begin < seconds:
-            faulthandler.dump_traceback_later(SLOWEST, exit=True)
+        watched = -math.inf
+        while index < self.first + count and (now := time.monotonic()) - begin < seconds:
+            if now - watched > SLOWEST / 10:  # it starts a thread, which takes as long as a case
+                faulthandler.dump_traceback_later(SLOWEST, exit=True)
+                watched = now
             if resident() > base + 8 * MB:  # what earlier cases left is none of this one's
                 give_back()
                 base = resident()

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,13 +20,14 @@ from ..errors import FormatError
 from ..graph.ir import Array
 from . import container
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 MOST = 16
 """How many bytes a byte of a stream may stand for."""
 WORTH = 0.97
 """Streams that are not this much shorter than their tensor are not kept."""
+THREADED = 1 << 18
+"""Bytes that are worth starting threads for."""
 SMALL = 64
 """Bytes of a tensor that is left as it is."""
 _RAW = -15  # a stream without zlib's own header and sum
@@ -34,8 +35,8 @@ _RAW = -15  # a stream without zlib's own header and sum
 
 def compress(tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Any]]:
     """The tensors, with streams (u8) in place of those that are shorter so; and dtype and shape of these."""
-    with _pool() as pool:
-        streams = dict(zip(tensors, pool.map(_stream, tensors.values()), strict=True))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    streams = dict(zip(tensors, _each(_stream, tensors.values(), total), strict=True))
     described = {
         name: {"dtype": container.dtype_name(tensors[name].dtype), "shape": list(tensors[name].shape)}
         for name, stream in streams.items()
@@ -50,11 +51,8 @@ def expand(tensors: Mapping[str, Array], described: Any) -> dict[str, Array]:
     unknown = sorted(entries.keys() - tensors.keys())
     if unknown:
         raise FormatError(f"compressed names {unknown[:5]}, which are no tensors")
-    if not entries:
-        return dict(tensors)
-    with _pool() as pool:
-        items = pool.map(lambda name: _tensor(name, tensors[name], entries[name]), entries)
-        return {**tensors, **dict(zip(entries, items, strict=True))}
+    items = _each(lambda name: _tensor(name, tensors[name], entries[name]), entries, size(tensors, entries))
+    return {**tensors, **dict(zip(entries, items, strict=True))}
 
 
 def size(tensors: Mapping[str, Array], described: Any) -> int:
@@ -75,13 +73,16 @@ def _size(name: str, entry: Any) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _pool() -> ThreadPoolExecutor:
-    """As many threads as sessions have by default; imported here, for most files need none."""
-    from concurrent.futures import ThreadPoolExecutor
+def _each(do: Callable[[Item], Result], items: Iterable[Item], total: int) -> list[Result]:
+    """What it makes of each; for many bytes in all, in as many threads as sessions have by default."""
+    if total < THREADED:
+        return [do(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # imported here, for most files need none
 
     from .. import _core
 
-    return ThreadPoolExecutor(_core.cpu()["threads"])
+    with ThreadPoolExecutor(_core.cpu()["threads"]) as pool:
+        return list(pool.map(do, items))
 
 
 def _stream(array: Array) -> Array | None:
