@@ -66,6 +66,17 @@ def test_image_classifier(tmp_path: Path) -> None:
     assert report.read_text().startswith("<!doctype html>")
 
 
+def test_deep_compression(tmp_path: Path) -> None:
+    """Each step makes files smaller, of digits and of large layers. Less training than a reader's."""
+    printed = run("deep_compression.py", str(tmp_path), "1")
+    found = re.findall(r"(digits|layers), (.*?) +([\d,]+) bytes, 1/([\d.]+)", printed)
+    shares = {(net, name): float(share) for net, name, _, share in found}
+    for net, least in (("digits", 20), ("layers", 13)):
+        assert shares[net, "pruned, 16 values, entropy coded"] > least
+        assert shares[net, "pruned, 16 values, entropy coded"] > shares[net, "pruned, int8, entropy coded"] > 8
+    assert min(map(float, re.findall(r"accuracy ([\d.]+)", printed))) > 0.9
+
+
 def test_prune_digits(tmp_path: Path) -> None:
     """Nine weights of ten are zero, which the file does not hold. Less training than a reader's."""
     printed = run("prune_digits.py", str(tmp_path / "net.lowbit"), "3")
