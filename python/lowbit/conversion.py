@@ -32,6 +32,7 @@ from .quantization.known_weights import KnownWeights
 from .quantization.plan import all_float
 from .quantization.quantize import quantizer_of
 from .quantization.quantizer import Quantized
+from .reconstruction.adaround import reconstruct
 from .runtime import calls
 from .runtime.limits import OWN, Limits, checked
 from .runtime.meta import Decision, Meta
@@ -202,6 +203,7 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
             target=request.target,
             threads=request.threads,
             progress=report,
+            reconstruct=reconstruct,
         )
         notes = [*notes, *quantizer.lost()]
     for note in notes:

@@ -13,7 +13,7 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import InputError, UnsupportedError
 from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
-from lowbit.quantization.few_bits import Width, group_size, widths
+from lowbit.quantization.few_bits import SMALL, Width, group_size, widths
 from lowbit.quantization.known_weights import KnownWeights
 from lowbit.quantization.quantize import quantize
 from lowbit.quantization.schemes import SCHEMES, Scheme, rules
@@ -99,7 +99,7 @@ def test_layers_take_four_bits(symmetric: bool, calibrated: bool, tmp_path: Path
     (weight,) = [it for it in made.graph.constants.values() if isinstance(it, Weight) and it.bits == 4]
     kinds = weight.zero_points is not None, weight.offsets is not None
     assert weight.group_size == 32
-    assert kinds == (not symmetric and calibrated, not symmetric and not calibrated)
+    assert kinds == (False, not symmetric)
     feeds = batches(1, 128)[0]
     expected, exact = run(made.graph, feeds), run(graph, feeds)
     (y,) = graph.outputs
@@ -170,3 +170,14 @@ def test_methods_differ_and_those_that_need_data_say_so() -> None:
     assert (codes["nearest"].codes != codes["gptq"].codes).any()
     with pytest.raises(InputError, match=r"method 'gptq' of scheme 'int4-g32' needs calibration data"):
         quantize(graph, scheme=dataclasses.replace(INT4, method="gptq"))
+
+
+def test_the_smallest_layers_keep_eight_bits() -> None:
+    graph = mlp(64, 64, 64, 512, 1024, 512, 64)
+    assert sizes(graph, INT4) == [0, 0, 32, 32, 32, 0]
+    assert found(graph, INT4)[1] == Width(group_size=0, note=SMALL)
+    assert sizes(graph, dataclasses.replace(INT4, keep_small=0.0)) == [0, 32, 32, 32, 32, 0]
+    assert sizes(graph, dataclasses.replace(INT4, keep_small=0.04)) == [0, 0, 0, 32, 32, 0]
+    assert sizes(graph, dataclasses.replace(INT4, keep_small=1.0)) == [0] * 6
+    with pytest.raises(InputError, match=r"keep_small must be in \[0, 1\]"):
+        dataclasses.replace(INT4, keep_small=1.5)

@@ -315,7 +315,7 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
             symmetric=scheme.symmetric,
             bits=scheme.weight_bits,
             levels=scheme.levels,
-            refined=scheme.refines(by_data=False),
+            refined=scheme.refines,
         ).as_weight()
     values = "" if layer.is_wide else layer.scheme.values
     codes = round_to_values(rows, values) if values else round_nearest(rows)

@@ -26,6 +26,7 @@ STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
 LARGEST, LEAST = 65504.0 * 7, 2.0**-14 * 7
 """Of the largest weight of a layer with half-float scales: more has no scale, less has few codes."""
+SMALL = "8-bit weights, for it is among the smallest layers, which lose most and weigh next to nothing"
 FEW = 2
 """Networks of so many layers or fewer have no ends."""
 
@@ -52,6 +53,7 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
     """What each layer gets whose scheme has four-bit weights, or whose weights came so; other layers are not in it."""
     ends = _ends(graph)
     found: dict[str, Width] = {}
+    sizes: dict[str, int] = {}
     for node in graph:
         codes = known.of(graph, node.inputs[1]) if node.op in LAYERS else None
         if node.op not in LAYERS or rules.of(node).is_float:
@@ -69,7 +71,21 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
             found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
         elif rules.of(node).weight_bits in few_bits():
             found[node.name] = _width(graph, node, rules.of(node), ends)
-    return found
+            size = math.prod(graph.constants[node.inputs[1]].shape)
+            sizes[node.name] = size if found[node.name].bits < 8 else 0
+    shares = {node.name: rules.of(node).keep_small for node in graph if node.name in sizes}
+    return {**found, **{name: Width(group_size=0, note=SMALL) for name in _smallest(sizes, shares)}}
+
+
+def _smallest(sizes: Mapping[str, int], shares: Mapping[str, float]) -> Iterator[str]:
+    """Of layers with weights of few bits, by size, the smallest that together are no larger share than theirs."""
+    total, seen = sum(sizes.values()), 0
+    for name, size in sorted(sizes.items(), key=lambda item: item[1]):
+        seen += size
+        if seen > shares[name] * total:
+            return
+        if size:
+            yield name
 
 
 def group_size(depth: int, wanted: int) -> int:

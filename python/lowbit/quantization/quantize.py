@@ -16,7 +16,7 @@ from ..graph.ir import Graph
 from . import schemes
 from .calibrate import Feeds, Progress
 from .plan import all_float
-from .quantizer import Quantized, Quantizer
+from .quantizer import Quantized, Quantizer, Reconstruct
 from .rehearse import measure
 from .settle import WORSE
 
@@ -32,12 +32,14 @@ def quantize(
     target: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    reconstruct: Reconstruct | None = None,
 ) -> Quantized:
     """The graph with its layers on 8-bit codes where that is faster.
 
     graph: optimized float32. scheme: of all nodes, or of those that a pattern matches. calibration: batches of {input
     name: array}, read several times; None: dynamic. tune: measure the layers instead of estimating them for `target`,
-    an instruction set (None: this CPU's). Raises CalibrationError for data that are empty, not finite or unfit.
+    an instruction set (None: this CPU's). reconstruct: learns the rounding of layers, see `Quantizer`. Raises
+    CalibrationError for data that are empty, not finite or unfit.
 
     before: x -> conv2d(clip 0..6) -> conv2d -> y
     after:  x -> quantize -> quantized_conv2d(codes) -> quantized_conv2d(float) -> y
@@ -45,7 +47,7 @@ def quantize(
     rules = schemes.rules(scheme)
     if rules.is_float:
         return Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
-    options = {"tune": tune, "target": target, "threads": threads, "progress": progress}
+    options = {"tune": tune, "target": target, "threads": threads, "progress": progress, "reconstruct": reconstruct}
     return quantizer_of(graph, rules, calibration, **options).make()
 
 
@@ -58,7 +60,7 @@ def quantizer_of(graph: Graph, rules: schemes.Rules, calibration: Iterable[Feeds
             "ask for method 'hqq' or 'nearest'"
         )
     made = Quantizer(graph, rules, calibration, **options)
-    if calibration is None or not made.has_choice() or made.settled().note:
+    if calibration is None or wanted or not made.has_choice() or made.settled().note:
         return made
     without = Quantizer(graph, rules, None, note=UNUSED, **options)
     if made.settled().without_data:

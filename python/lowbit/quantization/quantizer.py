@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .plan import Plan, decide
 from .rehearse import bearable, measure
-from .round_groups import GroupCodes, round_groups
+from .round_groups import GroupCodes, code_range, round_groups
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
 from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
 from .settle import Forms, first_layers, forms, settle
@@ -55,15 +55,20 @@ class Quantized:
 
 FLAT = ("conv2d", "conv3d")
 """The layers whose windows see mostly flat images."""
+Reconstruct = Callable[..., Mapping[str, IntegerLayer]]
+"""`reconstruction.adaround.reconstruct`, which knows torch."""
 Form = tuple[int, int, str]
 """What a layer's width says of its codes."""
+LayerKey = tuple[str, Quant | None, Form]
+"""A layer, how its input is quantized, and the form of its weight."""
 
 
 class Quantizer:
     """What one float graph's quantization needs to know, learnt once and kept: integer graphs of it are then cheap.
 
-    coded: weights that came quantized keep their codes. note: on layers with ranges at run time. graph: the float graph
-    that integer values stand for (residuals fused, channels equalized).
+    coded: weights that came quantized keep their codes. note: on layers with ranges at run time. reconstruct: learns
+    the rounding of layers whose scheme's method says so. graph: the float graph that integer values stand for
+    (residuals fused, channels equalized).
     """
 
     def __init__(
@@ -78,10 +83,14 @@ class Quantizer:
         threads: int | None = None,
         progress: Progress | None = None,
         note: str = "",
+        reconstruct: Reconstruct | None = None,
     ) -> None:
         self._known = KnownWeights(coded)
         self.rules, self._calibration = rules, calibration
         self._options: dict[str, Any] = {"threads": threads, "progress": progress}
+        self._reconstruct = reconstruct if calibration is not None else None
+        self._learned: set[LayerKey] = set()
+        """Layers whose rounding was learned."""
         sizes: dict[str, int] = {}
         if calibration is not None:
             graph = fuse_residual(graph)
@@ -109,7 +118,7 @@ class Quantizer:
         self._tables = tables(graph, rules, self._known)
         self._table_codes: dict[tuple[str, Form, int, bool], Codes | GroupCodes] = {}
         self._rounded: dict[tuple[str, bool, Form], Codes | GroupCodes] = {}
-        self._layers: dict[tuple[str, Quant | None, Form], IntegerLayer] = {}
+        self._layers: dict[LayerKey, IntegerLayer] = {}
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
         """Whether a layer's weight may get other numbers: no codes came with it, nor is it a table."""
@@ -135,7 +144,7 @@ class Quantizer:
             widths={**self._widths, **wider},
             tables={**self._tables, **{name: width for name, width in wider.items() if name in self._tables}},
         )
-        graph = validate(self._integer(plan))
+        graph = validate(self._integer(plan, learns=True))
         return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
 
     def _unlike(self) -> dict[str, str]:
@@ -323,7 +332,7 @@ class Quantizer:
     def _policy(self, readers: Sequence[Node]) -> str:
         return self.rules.of(readers[0]).activations
 
-    def _integer(self, plan: Plan) -> Graph:
+    def _integer(self, plan: Plan, *, learns: bool = False) -> Graph:
         quants = self._quants(plan) if self._calibration is not None else {}
         nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
         keys = {
@@ -336,6 +345,8 @@ class Quantizer:
         }
         missing = [node for node in nodes if keys[node.name] not in self._layers]
         self._layers |= {keys[node.name]: layer for node, layer in self._learn(missing, plan, quants)}
+        if learns:
+            self._learn_rounding(plan, quants, nodes, keys)
         layers = {name: self._layers[key] for name, key in keys.items()}
         codes = {
             node.name: layers[width.shared].codes if width.shared else self._table(node, width)
@@ -343,6 +354,26 @@ class Quantizer:
             if (width := plan.tables.get(node.name)) is not None
         }
         return integer_graph(plan, quants, layers, codes)
+
+    def _learn_rounding(
+        self, plan: Plan, quants: Mapping[str, Quant], nodes: Sequence[Node], keys: Mapping[str, LayerKey]
+    ) -> None:
+        """Put layers whose rounding is learned in the place of those that it is learned from, once."""
+        chosen = [node for node in nodes if self._may_learn(node, keys[node.name])]
+        if self._reconstruct is None or not chosen:
+            return
+        layers = {name: self._layers[key] for name, key in keys.items()}
+        schemes_of = {node.name: self.rules.of(node) for node in chosen}
+        ends = {name: code_range(scheme.weight_bits, scheme.levels) for name, scheme in schemes_of.items()}
+        seed = next(iter(schemes_of.values())).seed
+        made = self._reconstruct(plan, quants, layers, ends, self._calibration, seed=seed, **self._options)
+        self._layers |= {keys[name]: layer for name, layer in made.items()}
+        self._learned |= {keys[node.name] for node in chosen}
+
+    def _may_learn(self, node: Node, key: LayerKey) -> bool:
+        codes = self._layers[key].codes
+        is_free = isinstance(codes, GroupCodes) and self._known.of(self.graph, node.inputs[1]) is None
+        return is_free and self.rules.of(node).method == "reconstruct" and key not in self._learned
 
     def _table(self, node: Node, width: Width) -> Codes | GroupCodes:
         """The codes of an embedding's rows: those that came with its table, else the nearest."""
@@ -359,7 +390,7 @@ class Quantizer:
                     symmetric=scheme.symmetric,
                     bits=width.bits,
                     levels=scheme.levels,
-                    refined=scheme.refines(by_data=False),
+                    refined=scheme.refines,
                 )
             else:
                 made = round_to_values(table, width.values) if width.values else round_nearest(table)
@@ -480,7 +511,7 @@ def _rounded(
             flat=scheme.compensates(few=True),
             bits=scheme.weight_bits,
             levels=scheme.levels,
-            refined=scheme.refines(by_data=moments is not None),
+            refined=scheme.refines,
         )
     if moments is not None:
         return round_compensated(weight, moments)

@@ -19,6 +19,7 @@ from ..graph.ir import Array, Weight
 from ..graph.weights import highest, middle, shaped
 from .half_quadratic import refine
 from .least_error import ScaleTrial, blocks, least
+from .refit import refit
 from .round_weights import Factored, round_columns, upper_of_flat
 
 SHARES = np.linspace(1.0, 0.6, 17)
@@ -121,7 +122,10 @@ def round_groups(
         scales, offsets = _refined(groups, scales, None if symmetric else zeros, ends)
         zeros = zeros if offsets is None else -offsets / scales
     if moments is not None:
-        codes = _in_order(rows, scales, zeros, _stored_order(moments.order[0], math.prod(window)), moments.upper, ends)
+        order = _stored_order(moments.order[0], math.prod(window))
+        codes = _in_order(rows, scales, zeros, order, moments.upper, ends)
+        if offsets is not None:
+            scales, offsets = refit(rows, codes, scales, offsets, _moments(moments.upper[0], order))
     elif flat and math.prod(window) > 1:
         size = math.prod(window)
         order = np.arange(rows.shape[1]).reshape(size, -1).T.reshape(-1)
@@ -176,6 +180,13 @@ def _parts(zeros: Array) -> tuple[Array, Array]:
     """The whole numbers next to zero points, and what these are beyond them."""
     whole = np.rint(zeros)
     return whole, zeros - whole
+
+
+def _moments(upper: Array, order: Array) -> Array:
+    """H in the order that codes are stored in."""
+    made = np.empty_like(upper)
+    made[np.ix_(order, order)] = np.linalg.inv(upper.T @ upper)
+    return made
 
 
 def _stored_order(order: Array, window: int) -> Array:

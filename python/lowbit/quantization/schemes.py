@@ -20,8 +20,8 @@ RANGES = ("minmax", "percentile", "mse")
 ACTIVATIONS = ("auto", "static", "dynamic")
 VALUES = ("pow2", "nf4", "kmeans")
 """Tables of 16 values (`code_tables.py`)."""
-METHODS = ("auto", "nearest", "hqq", "gptq")
-FROM_DATA = ("gptq",)
+METHODS = ("auto", "nearest", "hqq", "gptq", "reconstruct")
+FROM_DATA = ("gptq", "reconstruct")
 """Methods that ask for calibration data."""
 
 
@@ -46,16 +46,20 @@ class Scheme:
         correct_bias: Take the mean error of a layer's output out of its bias (Nagel et al. 2019, section 4.2).
         compensate: Round weights so that their errors cancel on calibration data (Frantar et al. 2022, "GPTQ"); without
             data each goes to its nearest code.
-        method: How weights of few bits are rounded: "nearest"; "hqq" (nearest, in groups whose scales and offsets were
-            refined: Badri and Shaji 2023); with calibration data "gptq" (see `compensate`); "auto": what measures best,
-            "gptq" with data, and without "hqq" where there is a zero point, else "nearest".
-        symmetric: Whether groups of few bits do without a zero point.
+        method: How weights of few bits are rounded: "nearest"; "hqq" (nearest, in groups with refined scales: Badri and
+            Shaji 2023); with calibration data "gptq" (see `compensate`), or "reconstruct" (then learned block by block,
+            which takes minutes: Nagel et al. 2020, "AdaRound"); "auto": with data "gptq", and without "hqq" where
+            groups are not symmetric, else "nearest".
+        symmetric: Whether groups of few bits do without an offset (a half-float; a zero point with method "nearest").
         levels: 3: of two bits only the codes -1, 0 and 1 are used, so that a file holds a weight in 1.6 bits; 0: all.
         values: The table of 16 values that a layer's weights are among, times a scale a channel, with codes of four
             bits: "pow2" (powers of two), "nf4" (quantiles of a bell curve), "kmeans" (learned for each layer); "":
             there is none.
+        seed: Of what "reconstruct" draws.
         keep_ends: In a network of more than two layers, keep 8 bits in those that no layer or embedding comes before,
             and those that none comes after, for they lose most and weigh little.
+        keep_small: The smallest layers keep 8 bits, too, as many as hold this share of a network's weights of few bits:
+            convolutional networks lose most in their first layers, which weigh next to nothing.
         activations: Of linear layers: "static" (one range from calibration data), "dynamic" (a range for each row,
             found at run time) or "auto" (what measures better).
         smooth: Let dynamic rows be multiplied by factors that even out their channels (Xiao et al. 2023).
@@ -83,9 +87,11 @@ class Scheme:
     method: str = "auto"
     symmetric: bool = True
     keep_ends: bool = True
+    keep_small: float = 0.01
     activations: str = "auto"
     smooth: bool = True
     levels: int = 0
+    seed: int = 0
     values: str = ""
 
     def __post_init__(self) -> None:
@@ -97,6 +103,8 @@ class Scheme:
             raise InputError(f"range_method must be one of {', '.join(RANGES)}, not {self.range_method!r}")
         if self.activations not in ACTIVATIONS:
             raise InputError(f"activations must be one of {', '.join(ACTIVATIONS)}, not {self.activations!r}")
+        if not 0 <= self.keep_small <= 1:
+            raise InputError(f"keep_small must be in [0, 1], not {self.keep_small}")
         if self.method not in METHODS:
             raise InputError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.method in FROM_DATA and not self.compensate:
@@ -131,12 +139,20 @@ class Scheme:
         return self.weight_bits == 32
 
     def compensates(self, *, few: bool) -> bool:
-        """Whether weights, of few bits or of eight, are rounded for what their layer reads, where that is known."""
+        """Whether weights are rounded for what their layer reads, where that is known.
+
+        Args:
+            few: Of layers with weights of few bits; else of those with eight.
+
+        Returns:
+            Whether the scheme says so.
+        """
         return self.compensate and self.method in (("auto", *FROM_DATA) if few else ("auto", "hqq", *FROM_DATA))
 
-    def refines(self, *, by_data: bool) -> bool:
-        """Whether groups have half-quadratic scales and offsets; by_data: where calibration data round the weights."""
-        return self.method == "hqq" or (self.method == "auto" and not self.symmetric and not by_data)
+    @property
+    def refines(self) -> bool:
+        """Whether groups have half-quadratic scales, and offsets instead of zero points."""
+        return self.method == "hqq" or (self.method != "nearest" and not self.symmetric)
 
 
 def _few(name: str, bits: int, **kind: Any) -> Iterator[Scheme]:
