@@ -77,6 +77,18 @@ def test_deep_compression(tmp_path: Path) -> None:
     assert min(map(float, re.findall(r"accuracy ([\d.]+)", printed))) > 0.9
 
 
+def test_binarize_digits(tmp_path: Path) -> None:
+    """Three layers are of signs; the int8 ends cost little. Less training than a reader's."""
+    path = tmp_path / "net.lowbit"
+    printed = run("binarize_digits.py", str(path), "1")
+    ((float_score, signs_score),) = scores(printed)
+    assert float_score > 0.85
+    assert signs_score > float_score - 0.01
+    assert "layers of signs: 3" in printed
+    assert f"file: {path.stat().st_size} bytes" in printed
+    assert path.stat().st_size < 368_640 / 8 + 60_000
+
+
 def test_prune_digits(tmp_path: Path) -> None:
     """Nine weights of ten are zero, which the file does not hold. Less training than a reader's."""
     printed = run("prune_digits.py", str(tmp_path / "net.lowbit"), "3")

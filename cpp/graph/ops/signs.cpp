@@ -68,6 +68,12 @@ const Weight& sign_weight(const NodeInfo& node, int rank) {
   return weight;
 }
 
+// Of any words, whose bits need not be signs: twice as many as there are.
+double largest_sum(const Weight& weight) {
+  return 8.0 * static_cast<double>(packed_size(weight.shape[1])) * static_cast<double>(weight.depth()) /
+         static_cast<double>(weight.shape[1]);
+}
+
 // Its words for a kernel that walks `taps` runs; each pixel's inputs begin a word of their own.
 std::shared_ptr<const GemmI1Weights> packed(const NodeInfo& node, const Weight& weight, int64_t taps) {
   const GemmI1Kernel& kernel = kernel_of(node);
@@ -98,7 +104,7 @@ class SignLinear final : public LinearKernels<GemmI1Weights, GemmI1Args> {
 
  private:
   SignLinear(const NodeInfo& node, const Weight& weight)
-      : LinearKernels({node, weight.channels(), static_cast<double>(weight.depth())}, packed_size(weight.depth()),
+      : LinearKernels({node, weight.channels(), largest_sum(weight)}, packed_size(weight.depth()),
                       static_cast<double>(weight.bytes())),
         numbers_(static_cast<double>(weight.depth())) {
     weights_ = packed(node, weight, 1);
@@ -132,7 +138,7 @@ class SignConv final : public IntegerConv<ConvOp> {
  private:
   SignConv(const NodeInfo& node, const Weight& weight)
       : IntegerConv(node, {weight.shape[0], packed_size(weight.shape[1]), weight.shape[2], weight.shape[3]},
-                    static_cast<double>(weight.depth()), Borders::copied),
+                    largest_sum(weight), Borders::copied),
         weights_(packed(node, weight, taps(phases_[0]))),
         share_(static_cast<double>(weight.shape[1]) / static_cast<double>(depth_)),
         bytes_(static_cast<double>(weight.bytes()) - static_cast<double>(filters_ * depth_ * phases_[0].area())) {

@@ -4,9 +4,10 @@
 // https://arxiv.org/abs/1611.07612): eight words become one of weight eight and carries, which stay in registers, so
 // that bits are counted only once in eight words. A policy V gives the vectors (simd/vectors256.h, vectors512.h) and
 //
-//   V::kTogether              rows that are worked on at once, as registers allow
+//   V::kTogether, V::kHalves  rows that are worked on at once, and whether half a block is worth while
 //   V::unlike<kZeros>(w, x)   positive ^ (w & nonzero), of the words at x, in all lanes; without kZeros, positive ^ w
 //   V::full_add(a, b, c, carry)    a + b + c, bit by bit: the lower bits; carry gets the upper ones
+//   V::both(a, b), V::either(a, b)  bits that are set in both, or in one of them
 //   V::counts(a)              of each byte the number of its bits
 //   V::add_bytes(a, b)
 //   V::above(a), V::below(a)  a bit for each float of a vector that is above, or below, zero; V::is_zero(a)
@@ -67,6 +68,16 @@ struct Counter {
     }
   }
 
+  LOWBIT_INLINE void half_block(const uint8_t* const (&x)[kRows], const uint8_t* w) {
+    Int carry[kRows];
+    four(x, w, 0, carry);
+    LOWBIT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      eights[r] = V::add_bytes(eights[r], V::counts(V::both(fours[r], carry[r])));
+      fours[r] = V::either(fours[r], carry[r]);
+    }
+  }
+
   LOWBIT_INLINE void single(const uint8_t* const (&x)[kRows], const uint8_t* w, int64_t count) {
     Int bytes[kRows];
     LOWBIT_UNROLL
@@ -115,7 +126,15 @@ LOWBIT_INLINE void count(const GemmI1Tile& t, int first, float* sums) {
       }
       if (room == 0) counter.flush(), room = Count::kBlocks;
     }
-    if (const int64_t words = t.run % Count::kBlock; words > 0) counter.single(x, w, words), w += words * V::kLanes * 4;
+    int64_t words = t.run % Count::kBlock;
+    if (V::kHalves && words >= Count::kBlock / 2) {
+      counter.half_block(x, w);
+      words -= Count::kBlock / 2, w += Count::kBlock / 2 * V::kLanes * 4;
+      LOWBIT_UNROLL
+      for (int r = 0; r < kRows; ++r) x[r] += Count::kBlock / 2 * kSignBytes;
+      if (--room == 0) counter.flush(), room = Count::kBlocks;
+    }
+    if (words > 0) counter.single(x, w, words), w += words * V::kLanes * 4;
   }
   LOWBIT_UNROLL
   for (int r = 0; r < kRows; ++r) {

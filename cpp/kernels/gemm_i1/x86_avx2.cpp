@@ -10,6 +10,7 @@ namespace {
 
 struct Signs256 : Avx2 {
   static constexpr int kTogether = 2;
+  static constexpr bool kHalves = false;  // registers do not suffice
 
   static LOWBIT_INLINE Int zero() { return _mm256_setzero_si256(); }
   static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm256_sub_epi32(a, b); }
@@ -29,6 +30,8 @@ struct Signs256 : Avx2 {
     carry = _mm256_or_si256(_mm256_and_si256(a, b), _mm256_and_si256(either, c));
     return _mm256_xor_si256(either, c);
   }
+  static LOWBIT_INLINE Int both(Int a, Int b) { return _mm256_and_si256(a, b); }
+  static LOWBIT_INLINE Int either(Int a, Int b) { return _mm256_xor_si256(a, b); }
   static LOWBIT_INLINE Int counts(Int a) {
     const Int bits = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2,
                                       3, 2, 3, 3, 4);

@@ -10,6 +10,7 @@ namespace {
 
 struct Signs512 : Avx512 {
   static constexpr int kTogether = 3;
+  static constexpr bool kHalves = true;
 
   static LOWBIT_INLINE Int zero() { return _mm512_setzero_si512(); }
   static LOWBIT_INLINE Int subtract(Int a, Int b) { return _mm512_sub_epi32(a, b); }
@@ -32,6 +33,8 @@ struct Signs512 : Avx512 {
     carry = _mm512_ternarylogic_epi32(a, b, c, 0xe8);  // two or three of them
     return _mm512_ternarylogic_epi32(a, b, c, 0x96);   // one or three
   }
+  static LOWBIT_INLINE Int both(Int a, Int b) { return _mm512_and_si512(a, b); }
+  static LOWBIT_INLINE Int either(Int a, Int b) { return _mm512_xor_si512(a, b); }
   static LOWBIT_INLINE Int counts(Int a) {
     const Int bits = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
     const Int low = _mm512_set1_epi8(15);

@@ -91,7 +91,7 @@ class _Signs:
             array = r.array(value)
             if array is None or array.dtype.kind not in "fb" or array.size == 0:
                 return None
-            some = np.unique(array[:1] if array.ndim else array)
+            some = np.unique(array.reshape(-1)[:64])
             every = some if some.size > _MOST else np.unique(array)
             if every.size > _MOST or not np.isfinite(every.astype(np.float64)).all():
                 return None
@@ -162,13 +162,14 @@ class _Signs:
         return next(iter(numbers)) if numbers is not None and len(numbers) == 1 else None
 
     def _straight_through(self, r: Rewriter, node: Node) -> str | None:
-        """s, where the node is (s - x) + x and s are few numbers."""
+        """s, where the node is (s - x) + x and s are signs."""
         for place in (0, 1) if node.op == "add" else ():
             difference = r.producer(node.inputs[place])
             if difference is None or difference.op != "sub" or difference.inputs[1] != node.inputs[1 - place]:
                 continue
             s = difference.inputs[0]
-            if self.numbers(r, s) is not None and r.values[s].shape == r.values[node.outputs[0]].shape:
+            numbers = self.numbers(r, s)
+            if numbers is not None and _size(numbers) and r.values[s].shape == r.values[node.outputs[0]].shape:
                 return s
         return None
 
@@ -179,8 +180,8 @@ class _Signs:
         weight = r.array(node.inputs[1])
         if numbers is None or weight is None or node.integer("groups", 1) != 1 or weight.shape[1] < LEAST_DEPTH:
             return None
-        size = max(map(abs, numbers))
-        if size == 0 or not numbers <= {-size, 0.0, size} or len(node.inputs) > 3:
+        size = _size(numbers)
+        if size == 0 or len(node.inputs) > 3:
             return None
         sizes = _sizes(weight)
         bias = r.array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(len(weight), np.float32)
@@ -229,6 +230,12 @@ class _Signs:
         if maker is not None and maker.op == "unary" and maker.attrs.get("kind") == "sign":
             return maker.inputs[0], 0
         return value, 0
+
+
+def _size(numbers: Numbers) -> float:
+    """s, if these are -s, 0 and s or some of them; else 0."""
+    size = max(map(abs, numbers))
+    return size if numbers <= {-size, 0.0, size} else 0.0
 
 
 def _sizes(weight: Array) -> Array | None:

@@ -286,6 +286,7 @@ class Decoder {
     }
     if ((parts & 4) != 0) weight.offsets = Buffer(2 * scales);
     if ((parts & 8) != 0) weight.values = Buffer(sizeof(float) << weight.bits);
+    if ((parts & 8) != 0 && weight.bits == 1) weight.values.as<float>()[0] = -1, weight.values.as<float>()[1] = 1;
   }
 
   // Whether the block of 4 x 4 channels that holds the code is one of the `density` of 255 that are not zero.
