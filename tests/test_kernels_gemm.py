@@ -108,14 +108,15 @@ def test_i8_weights_of_every_kind(
 
 @pytest.mark.parametrize("kernel", I8)
 @pytest.mark.parametrize("signs", [(1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (-1, 1, 1, -1)])
-@pytest.mark.parametrize("size", [64, 65, 127, 128])
+@pytest.mark.parametrize("size", [62, 63, 64, 65, 127, 128])
 def test_i8_sums_of_16_bits_never_saturate(kernel: str, signs: tuple[int, ...], size: int) -> None:
-    """Neighbours of one sign beside and at the limit of 255 * 128, in one channel of each vector."""
+    """Neighbours beside and at the limits of 255 * 128 and -128 * 256, in one channel of each vector."""
     k, n = 148, 19
     w = np.zeros((n, k), np.int8)
     w[::5] = np.clip(size * np.resize(signs, k), -128, 127)
     w[:, 100:] //= 2
     x = np.full((9, k), 255, np.uint8)
+    x[1::3], x[2::3, ::2] = 0, 0
     multiplier, bias = np.ones(n, np.float32), np.zeros(n, np.float32)
     y = _kernels.gemm_i8(kernel, x, w, multiplier, bias, output="f32")
     np.testing.assert_array_equal(y, x.astype(np.int64) @ w.T.astype(np.int64))
@@ -139,7 +140,7 @@ def test_i8_weights_choose_between_the_kernels_of(isa: str) -> None:
         (kernels[name],) = (
             row.kernel for row in session.profile(codes, repeats=1).rows if row.op == "quantized_linear"
         )
-    assert kernels == {"normal": "avx2_8x8", "wide": "avx2_4x16", "row": "avx2_4x16"}
+    assert kernels == {"normal": "avx2_8x8", "wide": "avx2_paired_4x16", "row": "avx2_4x16"}
 
 
 @pytest.mark.parametrize("kernel", I8)

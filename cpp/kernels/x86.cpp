@@ -11,7 +11,7 @@ extern const GemmF32Kernel gemm_f32_avx512vnni_12x32, gemm_f32_avx512vnni_6x64, 
 extern const GemmI1Kernel gemm_i1_avx2_8x8, gemm_i1_avx512vnni_12x16;
 extern const GemmI4Kernel gemm_i4_avx2_4x16, gemm_i4_avxvnni_4x16, gemm_i4_avx512vnni_6x64;
 extern const GemmI4Kernel gemm_i2_avx2_4x16, gemm_i2_avxvnni_4x16, gemm_i2_avx512vnni_6x64;
-extern const GemmI8Kernel gemm_i8_avx2_8x8, gemm_i8_avx2_4x16, gemm_i8_avxvnni_6x16;
+extern const GemmI8Kernel gemm_i8_avx2_8x8, gemm_i8_avx2_4x16, gemm_i8_avx2_paired_4x16, gemm_i8_avxvnni_6x16;
 extern const GemmI8Kernel gemm_i8_avx512vnni_12x32, gemm_i8_avx512vnni_8x32, gemm_i8_avx512vnni_6x64,
     gemm_i8_avx512vnni_8x48, gemm_i8_avx512vnni_8x16;
 extern const LightKernels light_avx2, light_avx512vnni;
@@ -37,9 +37,9 @@ constexpr const GemmI4Kernel* kGemmI2[] = {&gemm_i2_avx512vnni_6x64, &gemm_i2_av
                                            &gemm_i2_scalar};
 
 constexpr const GemmI8Kernel* kGemmI8[] = {
-    &gemm_i8_avx512vnni_12x32, &gemm_i8_avx512vnni_8x32, &gemm_i8_avx512vnni_6x64,
-    &gemm_i8_avx512vnni_8x48,  &gemm_i8_avx512vnni_8x16, &gemm_i8_avxvnni_6x16,
-    &gemm_i8_avx2_8x8,         &gemm_i8_avx2_4x16,       &gemm_i8_scalar,
+    &gemm_i8_avx512vnni_12x32, &gemm_i8_avx512vnni_8x32, &gemm_i8_avx512vnni_6x64, &gemm_i8_avx512vnni_8x48,
+    &gemm_i8_avx512vnni_8x16,  &gemm_i8_avxvnni_6x16,    &gemm_i8_avx2_8x8,        &gemm_i8_avx2_4x16,
+    &gemm_i8_avx2_paired_4x16, &gemm_i8_scalar,
 };
 
 constexpr const PeakKernel* kPeak[] = {&peak_avx512vnni, &peak_avxvnni, &peak_avx2, &peak_scalar};

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/gemm_i8/flipped.h"
 #include "kernels/gemm_i8/pairs.h"
 #include "kernels/product_run.h"
 
@@ -94,6 +95,10 @@ class Run : public ProductRun<Run, GemmI8Args, GemmI8Tile> {
       tile_.window_count = first[1] - first[0];
     } else {
       tile_.panel = weights_.panels.as<int8_t>() + tile_.channel * tile_.tap_count * tile_.quads * 4;
+      if (weights_.pairs.bytes() > 0) {
+        tile_.places = weights_.places.as<int32_t>() + panel * tile_.quads;
+        tile_.pairs = weights_.pairs.as<int32_t>()[panel];
+      }
     }
     tile_.column_sums = weights_.column_sums.as<int32_t>() + tile_.channel;
   }
@@ -133,6 +138,8 @@ void pack_panels(const int8_t* w, GemmI8Weights& out) {
   }
 }
 
+constexpr int64_t kFewRows = 6;  // whose weights take longer to read than to multiply
+
 // Windows a quad of weights, in pairs.
 double windows_of(const GemmI8Weights& weights) {
   return static_cast<double>(2 * weights.windows.bytes() / sizeof(GemmI8Windows)) /
@@ -143,15 +150,18 @@ double windows_of(const GemmI8Weights& weights) {
 double cost(const GemmI8Kernel& kernel, int64_t n, int64_t taps, int64_t run, int64_t rows, double windows) {
   constexpr int kFreeRows = 10;        // with more, their addresses spill
   constexpr double kPackedQuad = 0.5;  // of a row
-  constexpr int64_t kFewRows = 6;      // whose weights take longer to read than to multiply
-  constexpr int64_t kWay = 4096;       // of L1, bytes: where long rows lie that far apart, they push each other out
+  constexpr double kTogether = 0.09;   // what is spared where most quads are in pairs, which few seldom are
+  constexpr int64_t kMatched = 32;
+  constexpr int64_t kWay = 4096;  // of L1, bytes: where long rows lie that far apart, they push each other out
   const int64_t quads = joins(kernel, taps, run) ? ceil_div(taps * run, 4) : taps * ceil_div(run, 4);
   const int64_t count = rows > 0 ? rows : kTypicalRows;
   const double tiles =
       cost_of_tiles(count, n, kernel.mr, kernel.nr, kernel.nr / info_of(kernel.isa).lanes, quads, kFreeRows);
   const bool collide = taps == 1 && run >= kWay && run % (kWay / 2) == 0;
   if (takes_pairs(kernel)) return tiles * (count < kFewRows || collide ? 2 : 0.71 + windows);
-  return kernel.rows == nullptr ? tiles : tiles + kPackedQuad * static_cast<double>(quads * count);
+  if (!packs_rows(kernel, taps, run)) return tiles;
+  const double together = kernel.matches && quads >= kMatched ? kTogether : 0;
+  return tiles * (1 - together) + kPackedQuad * static_cast<double>(quads * count);
 }
 
 // Windows a quad of weights that are normally distributed.
@@ -175,7 +185,8 @@ void GemmI8Kernel::pack_here(const int8_t* w, int64_t n, int64_t taps, int64_t r
   auto* sums = out.column_sums.as<int32_t>();
   for (int64_t channel = 0; channel < n; ++channel)
     for (int64_t k = 0; k < taps * run; ++k) sums[channel] += w[channel * taps * run + k];
-  takes_pairs(*this) ? pack_pairs(w, out) : pack_panels(w, out);
+  if (takes_pairs(*this)) return pack_pairs(w, out);
+  matches&& packs_rows(*this, taps, run) ? pack_flipped(w, rows->operand_bytes, out) : pack_panels(w, out);
 }
 
 int64_t GemmI8Kernel::tasks(const GemmI8Args& args, int threads) {
@@ -202,11 +213,11 @@ const GemmI8Kernel& select_gemm_i8(Isa cap, int64_t n, int64_t taps, int64_t run
   for (const GemmI8Kernel* kernel : gemm_i8_kernels()) {
     if (!runs_on(kernel->isa, cap)) continue;
     if (best != nullptr && best->isa != kernel->isa) break;  // the table is ordered by ISA, best first
-    if (!can_run(*kernel, taps, run)) continue;
+    if (kernel->matches || !can_run(*kernel, taps, run)) continue;
     const double estimate = cost(*kernel, n, taps, run, rows, normal_windows(taps * run));
     if (best == nullptr || estimate < least) best = kernel, least = estimate;
   }
-  return *best;
+  return best->many != nullptr && (rows == 0 || rows >= kFewRows) ? *best->many : *best;
 }
 
 }  // namespace lowbit::kernels

@@ -31,13 +31,15 @@ struct GemmI8Weights {
   Buffer panels;         // int8_t
   Buffer column_sums;    // int32_t [n rounded up to nr]: sum of all w[c], for the zero-point correction
   Buffer places;         // int32_t, for pairs: where each quad lies in a row of x, in bytes
+  Buffer pairs;          // int32_t [ceil(N / nr)], for flipped weights: of the first quads in a panel, others are alone
   Buffer windows;        // GemmI8Windows, for pairs: what they do not hold, panel after panel
   Buffer first_windows;  // int64_t [ceil(N / nr) + 1]
   int64_t panel_taps() const { return joined ? 1 : taps; }
   int64_t panel_run() const { return joined ? taps * run : run; }
   int64_t quads() const { return panel_taps() * ((panel_run() + 3) / 4); }
   size_t bytes() const {
-    return panels.bytes() + column_sums.bytes() + places.bytes() + windows.bytes() + first_windows.bytes();
+    return panels.bytes() + column_sums.bytes() + places.bytes() + pairs.bytes() + windows.bytes() +
+           first_windows.bytes();
   }
 };
 
@@ -61,12 +63,13 @@ struct GemmI8Tile : OutputTile {
   const int32_t* row_zero_points;  // null: x_zero_point for all
   const int32_t* row_sums;         // what the kernel's row_sums gave
   const int8_t* panel;             // [taps][quads][nr][4], or [pairs][2][nr][4]
-  const int32_t* places;           // [pairs][2]
+  const int32_t* places;           // [pairs][2], then those of quads that are alone
   const GemmI8Windows* windows;    // [window_count]
   const int32_t* column_sums;      // [nr]
   const int64_t* taps;
   int64_t tap_count, quads;  // quads = ceil(run / 4)
   int64_t window_count;
+  int64_t pairs;  // of flipped weights
   int32_t x_zero_point;
 
   void skip(int rows) {
@@ -95,6 +98,9 @@ struct GemmI8Kernel : KernelRow {
   const GemmI8RowPacking* rows = nullptr;  // null: the tiles need nothing of that kind
   // Not null: the tiles take quads in pairs, and this kernel takes the weights that have too many rests for it.
   const GemmI8Kernel* otherwise = nullptr;
+  // Not null: that kernel is faster for many rows. Its quads are matched (flipped.h) if its rows are packed.
+  const GemmI8Kernel* many = nullptr;
+  bool matches = false;
   bool together = false;  // tiles of one height are run in one call: where they leave enough registers for that
   // w row-major [n][taps][run]; out says which row runs
   void pack(const int8_t* w, int64_t n, int64_t taps, int64_t run, GemmI8Weights& out) const;

@@ -5,25 +5,17 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/gemm_i8/matching.h"
+
 namespace lowbit::kernels {
 namespace {
 
 constexpr int kChannels = GemmI8Windows::kChannels, kQuads = GemmI8Windows::kQuads;
 constexpr int kMost = 128;   // that weights of one sign may sum to: 255 * 128 < 2^15
-constexpr int kTries = 256;  // partners that are looked at for a quad
+constexpr int kTries = 256;  // rests that are looked at for a window
 constexpr int kNone = 1 << 30;
 
 using Codes = int8_t[4];  // of a channel in a quad
-
-// What a quad's weights sum to: [channel][half of the quad][sign], each at most 127; and where they are beyond kMost.
-struct Quad {
-  static constexpr int kWords = kChannels * 4 / 8;
-  uint64_t sums[kWords], beyond[kWords];
-  int number, weight;
-};
-
-// A bit in each byte.
-constexpr uint64_t kHigh = 0x8080808080808080;
 
 // By how much the weights of one sign in a half go beyond, or what they sum to.
 int sum_of(const Codes& codes, int half, bool negative) {
@@ -32,9 +24,11 @@ int sum_of(const Codes& codes, int half, bool negative) {
   return sum;
 }
 
+// Its sums: [channel][half of the quad][sign].
 Quad quad_of(const Codes* codes, int number) {
   Quad quad{};
-  uint8_t sums[kChannels * 4], beyond[kChannels * 4];
+  quad.number = number;
+  uint8_t sums[Quad::kSums], beyond[Quad::kSums];
   for (int c = 0, i = 0; c < kChannels; ++c) {
     for (int half = 0; half < 2; ++half) {
       for (int sign = 0; sign < 2; ++sign, ++i) {
@@ -47,43 +41,7 @@ Quad quad_of(const Codes* codes, int number) {
   }
   std::memcpy(quad.sums, sums, sizeof sums);
   std::memcpy(quad.beyond, beyond, sizeof beyond);
-  quad.number = number;
   return quad;
-}
-
-// How many more sums go beyond if these two are a pair.
-int conflicts(const Quad& a, const Quad& b) {
-  uint64_t count = 0;
-  for (int i = 0; i < Quad::kWords; ++i) count += ((a.sums[i] + b.sums[i]) & kHigh & ~(a.beyond[i] | b.beyond[i])) >> 7;
-  return static_cast<int>(count * 0x0101010101010101 >> 56);
-}
-
-// The numbers of two quads each; the second is -1 if there is none.
-struct Pair {
-  int first, second;
-};
-
-// The heaviest quads choose first, and take the heaviest partner that fits.
-std::vector<Pair> matched(std::vector<Quad> quads) {
-  std::stable_sort(quads.begin(), quads.end(), [](const Quad& a, const Quad& b) { return a.weight > b.weight; });
-  std::vector<Pair> pairs;
-  std::vector<uint8_t> used(quads.size());
-  for (size_t i = 0; i < quads.size(); ++i) {
-    if (used[i] != 0) continue;
-    size_t best = 0;
-    int least = kNone, tries = kTries;
-    for (size_t j = i + 1; j < quads.size() && tries > 0 && least > 0; ++j) {
-      if (used[j] != 0) continue;
-      --tries;
-      const int count = conflicts(quads[i], quads[j]);
-      if (count < least) best = j, least = count;
-    }
-    if (best != 0) used[best] = 1;
-    const int a = quads[i].number, b = best != 0 ? quads[best].number : -1;
-    pairs.push_back(b < 0 ? Pair{a, b} : Pair{std::min(a, b), std::max(a, b)});
-  }
-  std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.first < b.first; });
-  return pairs;
 }
 
 // What a channel adds to a quad beside the pair that holds it. It may be taken from either quad of the pair: which one
@@ -230,8 +188,7 @@ class Gatherer {
 }  // namespace
 
 void pack_pairs(const int8_t* w, GemmI8Weights& out) {
-  const int64_t taps = out.panel_taps(), run = out.panel_run();
-  const int quads = static_cast<int>((run + 3) / 4), count = static_cast<int>(out.quads());
+  const int count = static_cast<int>(out.quads());
   const int64_t panels = (out.n + kChannels - 1) / kChannels, pairs = (count + 1) / 2;
   out.panels = Buffer(static_cast<size_t>(panels * pairs * 2) * kChannels * sizeof(Codes));
   out.places = Buffer(static_cast<size_t>(panels * pairs * 2) * sizeof(int32_t));
@@ -239,20 +196,15 @@ void pack_pairs(const int8_t* w, GemmI8Weights& out) {
   auto* to = out.panels.as<Codes>();
   auto* place = out.places.as<int32_t>();
   std::vector<GemmI8Windows> windows;
-  std::vector<int8_t> codes(static_cast<size_t>(count) * kChannels * sizeof(Codes));
+  std::vector<int8_t> codes;
   std::vector<Quad> all(count);
   std::vector<Rest> rests[kChannels];
   for (int64_t panel = 0; panel < panels; ++panel) {
-    std::fill(codes.begin(), codes.end(), int8_t{0});
-    for (int64_t channel = panel * kChannels; channel < std::min(out.n, (panel + 1) * kChannels); ++channel)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t k = 0; k < run; ++k)
-          codes[((tap * quads + k / 4) * kChannels + channel % kChannels) * 4 + k % 4] =
-              w[(channel * taps + tap) * run + k];
+    gather_quads(w, out, panel, kChannels, codes);
     auto* of_quads = reinterpret_cast<Codes*>(codes.data());
     for (int i = 0; i < count; ++i) all[i] = quad_of(of_quads + i * kChannels, i);
     for (auto& list : rests) list.clear();
-    const std::vector<Pair> matches = matched(all);
+    const std::vector<Pair> matches = matched(all, kNone);
     Codes none[kChannels] = {};
     const auto quad_at = [&](int number) { return number < 0 ? none : of_quads + number * kChannels; };
     for (const Pair& pair : matches) {
