@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lowbit
 from lowbit import Scheme, _core
-from lowbit.errors import CalibrationError, InputError, LowbitError, UnsupportedError
+from lowbit.errors import CalibrationError, InputError, LowbitError
 from lowbit.ops import interpreter
 
 BOUND = 1e-4
@@ -292,7 +292,6 @@ def test_calibration_that_fails_by_itself_fails_as_itself(net: Net, images: torc
         ({"scheme": {"head": "int9"}}, InputError, "int9"),
         ({"scheme": {1: "int8"}}, InputError, "pattern"),
         ({"fallback": "onnx"}, InputError, "fallback"),
-        ({"scheme": "binary"}, UnsupportedError, "binary"),
         ({"scheme": "int9"}, InputError, "int9"),
         ({"dynamic": "everything"}, InputError, "dynamic must be"),
         ({"threads": 0}, InputError, "threads"),

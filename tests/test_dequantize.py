@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Any]], type[Excep
     "infinite": (lambda p: {"scale": p["scale"].float() * torch.inf}, InputError, "not finite and positive"),
     "order": (lambda p: {"g_idx": p["g_idx"].flip(0)}, UnsupportedError, "static_groups"),
     "shape": (lambda p: {"codes": p["codes"][1:], "scale": p["scale"][1:]}, InputError, "the module's is"),
-    "format": (lambda p: {"format": "int5"}, InputError, "there are int8, int4, int3, int2, int4-nibbles"),
+    "format": (lambda p: {"format": "int5"}, InputError, "there are int8, int4, int3, int2, int1, int4-nibbles"),
     "name": (lambda p: {"name": "kernel"}, InputError, "no plain parameter 'kernel'"),
 }
 

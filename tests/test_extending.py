@@ -1,4 +1,4 @@
-"""A weight format takes what docs/extending.md says: here one of one bit, from the scheme to the file and back."""
+"""A weight format takes what docs/extending.md says: here three bits, as if there were none, up to the file."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ from lowbit.runtime import format
 
 
 @pytest.fixture(autouse=True)
-def one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def three_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of the format: what it is, and an operator that reads it, whose reference is that of four bits."""
-    monkeypatch.setitem(weights.FORMATS, "int1", replace(weights.FORMATS["int4"], name="int1", bits=1, packed=""))
+    for op, name in [key for key in quantized.KERNELS if key[1] == "int3"]:
+        monkeypatch.delitem(quantized.KERNELS, (op, name))
+    monkeypatch.setitem(weights.FORMATS, "int3", replace(weights.FORMATS["int4"], name="int3", bits=3, packed=""))
     four = quantized.KERNELS["quantized_linear", "int4"]
-    monkeypatch.setitem(quantized.KERNELS, ("quantized_linear", "int1"), four)
+    monkeypatch.setitem(quantized.KERNELS, ("quantized_linear", "int3"), four)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("static", [True, False])
-def test_one_bit_reaches_the_file(static: bool, symmetric: bool, tmp_path: Path) -> None:
+def test_three_bits_reach_the_file(static: bool, symmetric: bool, tmp_path: Path) -> None:
     m = Maker(5, BATCH)
     hidden = m.node(
         "linear", m.input("x", "batch", 256), m.floats(384, 256, scale=0.1), m.floats(384), activation_min=0.0
     )
     graph = m.graph(m.node("linear", hidden, m.floats(160, 384, scale=0.1), m.floats(160)))
     feeds = {"x": np.random.default_rng(1).standard_normal((32, 256)).astype(np.float32)}
-    scheme = Scheme(name="one", weight_bits=1, granularity="group", group_size=32, symmetric=symmetric)
+    scheme = Scheme(name="three", weight_bits=3, granularity="group", group_size=32, symmetric=symmetric)
     scheme = replace(scheme, activations="static" if static else "auto")
     made = quantize(graph, scheme=scheme, calibration=[feeds] if static else None)
-    assert [row.scheme for row in made.decisions] == ["int1", "int1"]
+    assert [row.scheme for row in made.decisions] == ["int3", "int3"]
     format.save(tmp_path / "net.lowbit", made.graph)
     loaded, _ = format.load(tmp_path / "net.lowbit")
     held = [constant for constant in loaded.constants.values() if isinstance(constant, Weight)]
+    parts = [2 + sum(part.itemsize for part in (w.zero_points, w.offsets) if part is not None) for w in held]
+    assert {part > 2 for part in parts} == {not symmetric}
     assert [(w.bits, stored(w).bytes) for w in held] == [
-        (1, n * k // 8 + n * k // 32 * (2 if symmetric else 3)) for n, k in ((384, 256), (160, 384))
+        (3, n * k * 3 // 8 + n * k // 32 * part) for (n, k), part in zip(((384, 256), (160, 384)), parts, strict=True)
     ]
     (name,) = graph.outputs
     y, expected = (interpreter.run(each, feeds)[name] for each in (loaded, made.graph))
     np.testing.assert_array_equal(y, expected)
     again = codes_of(held[0], held[0].shape).as_weight()
-    assert again.bits == 1
+    assert again.bits == 3
     np.testing.assert_array_equal(again.codes, held[0].codes)

@@ -138,8 +138,8 @@ def four_bit(**changes: Any) -> Graph:
         ({"group_size": 16}, "scales are float16"),
         ({"scales": np.ones((3, 4), np.float64)}, "scales are float64"),
         (
-            {"bits": 1, "scales": np.ones((3, 4), np.float32)},
-            "no kernel of quantized_linear reads 1-bit codes with float32 scales",
+            {"bits": 3, "group_size": 0, "scales": np.ones(3, np.float32)},
+            "no kernel of quantized_linear reads 3-bit codes with float32 scales a channel",
         ),
         ({"scales": np.full((3, 4), np.inf, np.float16)}, "not finite"),
         ({"codes": np.full((3, 32), 8, np.int8)}, "not in -8 .. 7"),
@@ -149,7 +149,10 @@ def four_bit(**changes: Any) -> Graph:
         ({"bits": 5}, "bits 5: a code has 1, 2, 3, 4 or 8"),
         ({"offsets": np.zeros((3, 4), np.float64)}, "offsets are float64"),
         ({"offsets": np.full((3, 4), np.nan, np.float16)}, "not all finite"),
-        ({"bits": 1, "offsets": np.zeros((3, 4), np.float16)}, "no kernel of quantized_linear reads .* and offsets"),
+        (
+            {"group_size": 0, "scales": np.ones(3, np.float32), "offsets": np.zeros(3, np.float16)},
+            "no kernel of quantized_linear reads .* and offsets",
+        ),
         ({"values": np.zeros(8, np.float32)}, r"values are float32 \[8\]"),
         (
             {"values": np.full(16, 0.5, np.float32)},
@@ -158,7 +161,7 @@ def four_bit(**changes: Any) -> Graph:
         ({"values": np.full(16, 128, np.float32)}, "and values that are not whole numbers"),
         ({"values": np.full(16, np.inf, np.float32)}, "values are not all finite"),
         ({"values": np.zeros(16, np.float32), "codes": np.full((3, 32), 16, np.int8)}, "a code is not in 0 .. 15"),
-        ({"bits": 1}, "no kernel of quantized_linear reads 1-bit codes"),
+        ({"bits": 1, "group_size": 0, "scales": np.ones(3, np.float16)}, "no kernel of .* reads 1-bit codes"),
         (
             {"zero_points": np.zeros((3, 4), np.uint8), "offsets": np.zeros((3, 4), np.float16)},
             "zero_points and offsets exclude each other",
@@ -174,11 +177,11 @@ def test_four_bit_weights_that_are_wrong(changes: dict[str, Any], message: str) 
 def test_operators_say_which_weights_they_have_kernels_for() -> None:
     m = Maker()
     codes, scales = np.zeros((9, 16), np.int8), np.ones((9, 2), np.float16)
-    table = m.constant(Weight(codes=codes, scales=scales, bits=1, group_size=8))
+    table = m.constant(Weight(codes=codes, scales=scales[:, 0], bits=3))
     tokens = m.input("x", 2, dtype="i64")
-    grouped = " or ".join(f"{bits}-bit codes with float16 or float32 scales in groups" for bits in (8, 4, 3, 2))
+    grouped = " or ".join(f"{bits}-bit codes with float16 or float32 scales in groups" for bits in (8, 4, 3, 2, 1))
     reason = (
-        "no kernel of quantized_embedding reads 1-bit codes .* it reads 8-bit codes with float32 scales a channel or "
+        "no kernel of quantized_embedding reads 3-bit codes .* it reads 8-bit codes with float32 scales a channel or "
         f"{grouped}"
     )
     with pytest.raises(GraphError, match=reason):

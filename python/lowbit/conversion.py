@@ -70,9 +70,9 @@ def convert(
             inputs, so `y` of `(x, y)` is dropped; of dicts, the model's inputs. An iterator that can be read only once
             is held in memory. Without data, activations are quantized by their own range, sample by sample.
         scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
-            "int3", "int2" and "ternary" (three bits, two, and -1, 0, 1; with the same endings), "nf4", "kmeans" and
-            "pow2" (one of 16 values), "float32", a `Scheme`, or `{pattern: one of these}`: the first glob that matches
-            a module's path decides about it and all in it; what none matches is int8.
+            "int3", "int2", "ternary" and "binary" (three bits, two, -1, 0, 1, and signs; with the same endings), "nf4",
+            "kmeans" and "pow2" (one of 16 values), "float32", a `Scheme`, or `{pattern: one of these}`: the first glob
+            that matches a module's path decides about it and all in it; what none matches is int8.
         method: How weights of few bits are rounded, of all schemes; see `Scheme`, which says it otherwise.
         dynamic: Which sizes stay free. "auto": the batch, and the sequence of token inputs; None: no size; `{input:
             {axis: name}}`: these, and sizes of one name are equal; or torch.export's `dynamic_shapes`.

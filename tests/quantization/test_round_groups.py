@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit.graph.ir import Array
-from lowbit.graph.weights import problems, shaped
+from lowbit.graph.weights import as_read, is_ternary, problems, shaped, stored
 from lowbit.quantization.round_groups import SHARES, SMALLEST, GroupCodes, best_groups, round_groups
 from lowbit.quantization.round_weights import DAMPING, factored
 
@@ -154,3 +154,29 @@ def test_codes_have_as_many_bits_as_asked_for(symmetric: bool) -> None:
     assert set(np.unique(made.codes)) == {0, 1, 2, 3}
     weight = made.as_weight()
     assert (weight.bits, int(weight.codes.min())) == (2, -2 if symmetric else 0)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_one_bit_is_a_sign(size: int) -> None:
+    """Times the mean magnitude of its group, which loses the least; the file holds a bit and the scale."""
+    weight = np.random.default_rng(7).standard_normal((6, 64)).astype(np.float32)
+    made = round_groups(weight, size, symmetric=True, bits=1)
+    means = np.abs(weight).reshape(6, -1, size).mean(axis=2).astype(np.float16).astype(np.float64).repeat(size, 1)
+    np.testing.assert_array_equal(made.weight, np.where(weight > 0, means, -means))
+    held = made.as_weight()
+    np.testing.assert_array_equal(held.numbers, made.weight.astype(np.float32))
+    assert stored(held).bytes == 6 * 64 // 8 + 2 * 6 * 64 // size + 8
+    assert is_ternary(as_read(held))
+    x = np.random.default_rng(8).standard_normal((300, 64)) @ np.random.default_rng(9).standard_normal((64, 64))
+    learnt = round_groups(weight, size, symmetric=True, bits=1, moments=factored((x.T @ x / len(x))[None]))
+    np.testing.assert_array_equal(learnt.as_weight().numbers, learnt.weight.astype(np.float32))
+    np.testing.assert_array_equal(learnt.scales, made.scales)
+
+
+def test_two_bits_lose_less_than_ternary() -> None:
+    weight = np.random.default_rng(8).standard_t(6, (32, 512)).astype(np.float32)
+    for size in (32, 64, 128):
+        three = round_groups(weight, size, symmetric=True, bits=2, levels=3)
+        for refined in (False, True):
+            four = round_groups(weight, size, symmetric=False, bits=2, refined=refined)
+            assert np.square(four.weight - weight).sum() < 0.8 * np.square(three.weight - weight).sum()

@@ -24,7 +24,7 @@ from ..dequantize import arrays, weight_of
 from ..errors import InputError, UnsupportedError
 from ..foreign import torchao
 from ..graph.ir import Node, Weight, replace
-from ..graph.weights import few_bits, problems
+from ..graph.weights import as_read, few_bits, problems
 from ..ops.integer import MAX_BIAS, MAX_MULTIPLIER
 from ..progress import reporter
 from ..quantization import schemes
@@ -309,7 +309,7 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
     rows = np.ascontiguousarray(part.float().numpy())
     if layer.group_size:
         scheme = layer.scheme
-        return round_groups(
+        made = round_groups(
             rows,
             layer.group_size,
             symmetric=scheme.symmetric,
@@ -317,6 +317,7 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
             levels=scheme.levels,
             refined=scheme.refines,
         ).as_weight()
+        return made if made.values is None else as_read(made)
     values = "" if layer.is_wide else layer.scheme.values
     codes = round_to_values(rows, values) if values else round_nearest(rows)
     return Weight(codes=codes.codes, scales=codes.scales.astype(np.float32))

@@ -63,9 +63,14 @@ FORMATS: Mapping[str, Format] = {
         Format(name="int4", bits=4, scales=_EITHER, grouped=True, packed="int4-nibbles", beside=_BESIDE),
         Format(name="int3", bits=3, scales=_EITHER, grouped=True, packed="int3-eighths", beside=_BESIDE),
         Format(name="int2", bits=2, scales=_EITHER, grouped=True, packed="int2-quarters", beside=_BESIDE),
+        Format(name="int1", bits=1, scales=_EITHER, grouped=True, packed="int1-bits", beside=_BESIDE),
         Format(name="signs", bits=1, scales=("float32",), grouped=False, values=(-1.0, 1.0)),
     )
 }
+
+
+_WIDER = {3: 4, 1: 2}
+"""With how many bits kernels read codes that they do not read as they are."""
 
 
 def format_of(weight: Weight) -> Format | None:
@@ -75,12 +80,12 @@ def format_of(weight: Weight) -> Format | None:
 
 
 def as_read(weight: Weight) -> Weight:
-    """The weight as kernels read it, the same numbers: three bits as four, values from a table as codes.
+    """The weight as kernels read it, the same numbers: three bits as four, one as two, values of a table as codes.
 
     Values that are not whole numbers of eight bits are none: the weight stays as it is, and no kernel reads it.
     """
     if weight.values is None:
-        return replace(weight, bits=4) if weight.bits == 3 else weight
+        return replace(weight, bits=_WIDER.get(weight.bits, weight.bits))
     held = _without_table(weight)
     if held is weight:
         return weight
@@ -308,7 +313,7 @@ def _group_problems(weight: Weight) -> Iterator[str]:
         yield f"group_size {size} must divide {depth}, and be a multiple of 8 unless it is the same"
     elif depth // size > _most_groups(weight.bits):
         yield f"{depth // size} groups are more than {_most_groups(weight.bits)}"
-    elif weight.bits < 8 and size >= 2**31 // (255 * highest(4 if weight.bits == 3 else weight.bits)):
+    elif weight.bits < 8 and size >= 2**31 // (255 * highest(_WIDER.get(weight.bits, weight.bits))):
         yield "a group's codes could overflow a 32-bit sum"
 
 

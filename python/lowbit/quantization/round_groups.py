@@ -21,6 +21,7 @@ from .half_quadratic import refine
 from .least_error import ScaleTrial, blocks, least
 from .refit import refit
 from .round_weights import Factored, round_columns, upper_of_flat
+from .signs import VALUES, mean_magnitudes
 
 SHARES = np.linspace(1.0, 0.6, 17)
 """Of a group's range that are tried."""
@@ -83,6 +84,11 @@ class GroupCodes:
         """The constant of a graph, without the factors."""
         if self.given is not None:
             return self.given
+        if self.bits == 1 and self.symmetric:
+            halves = (self.scales / 2).astype(np.float16)
+            return Weight(
+                codes=self._shaped(self.codes), scales=halves, values=VALUES, bits=1, group_size=self.group_size
+            )
         shift = middle(self.bits) if self.symmetric else 0
         has_zeros = not self.symmetric and self.offsets is None
         return Weight(
@@ -109,22 +115,27 @@ def round_groups(
     """Codes of a weight [N, C, *window]; group_size divides the rest of its size.
 
     moments: of the layer's inputs, as `round_compensated` takes them. Without: flat: of windows on mostly flat images,
-    see `round_flat`; else each to its nearest. bits: of a code. levels: how many codes around a symmetric weight's zero
-    point are used; 0: all. refined: whether scales are half-quadratic's, with offsets instead of zero points.
+    see `round_flat`; else each to its nearest. bits: of a code; a symmetric one of one bit is a sign. levels: how many
+    codes around a symmetric weight's zero point are used; 0: all. refined: whether scales are half-quadratic's, with
+    offsets instead of zero points.
     """
     window = weight.shape[2:]
     rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
     ends = code_range(bits, levels)
     groups = rows.reshape(len(rows), -1, group_size)
-    scales, zeros = best_groups(groups, symmetric=symmetric, ends=ends)
     offsets = None
-    if refined and np.abs(rows).max(initial=0) < MOST_OFFSET:
+    if bits == 1 and symmetric:
+        offsets = -mean_magnitudes(groups)
+        scales, zeros = -2 * offsets, np.full(offsets.shape, 0.5)
+    else:
+        scales, zeros = best_groups(groups, symmetric=symmetric, ends=ends)
+    if offsets is None and refined and np.abs(rows).max(initial=0) < MOST_OFFSET:
         scales, offsets = _refined(groups, scales, None if symmetric else zeros, ends)
         zeros = zeros if offsets is None else -offsets / scales
     if moments is not None:
         order = _stored_order(moments.order[0], math.prod(window))
         codes = _in_order(rows, scales, zeros, order, moments.upper, ends)
-        if offsets is not None:
+        if offsets is not None and not symmetric:
             scales, offsets = refit(rows, codes, scales, offsets, _moments(moments.upper[0], order))
     elif flat and math.prod(window) > 1:
         size = math.prod(window)

@@ -34,7 +34,7 @@ class Scheme:
 
     Args:
         name: For people.
-        weight_bits: 8, 4, 3, 2, or 32 for float32.
+        weight_bits: 8, 4, 3, 2, 1 (signs, where groups are symmetric), or 32 for float32.
         activation_bits: 8, or 32 with `weight_bits` 32.
         granularity: Of weight scales: "channel" (one for each output channel) or, with fewer than eight bits, "group".
         group_size: How many adjacent weights of a channel share a scale, a multiple of 8 from 16 on. A layer takes the
@@ -167,19 +167,17 @@ SCHEMES = {
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
     **{scheme.name: scheme for scheme in (*_few("int4", 4), *_few("int3", 3, symmetric=False))},
     **{scheme.name: scheme for scheme in (*_few("int2", 2, symmetric=False), *_few("ternary", 2, levels=3))},
+    **{scheme.name: scheme for scheme in _few("binary", 1)},
     **{name: Scheme(name=name, weight_bits=4, values=name) for name in VALUES},
 }
-PLANNED = ("binary",)
 
 
 def resolve(scheme: str | Scheme) -> Scheme:
-    """The scheme of that name, or the scheme itself. Raises InputError, or UnsupportedError for one that is to come."""
+    """The scheme of that name, or the scheme itself. Raises InputError."""
     if isinstance(scheme, Scheme):
         return scheme
     if not isinstance(scheme, str):
         raise InputError(f"a scheme is a name or a lowbit.Scheme, not a {type(scheme).__name__}")
-    if scheme in PLANNED:
-        raise UnsupportedError(f"the scheme {scheme!r} is not available yet; use one of {', '.join(SCHEMES)}")
     if scheme not in SCHEMES:
         raise InputError(f"there is no scheme {scheme!r}; use one of {', '.join(SCHEMES)}")
     return SCHEMES[scheme]
