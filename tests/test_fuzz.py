@@ -218,6 +218,8 @@ class Run:
             try:
                 counts[try_file(path, base, MAX_WORK * rng.choice([0, 0, 0, 1e-2, 1]))] += 1
             except BaseException as error:
+                faulthandler.cancel_dump_traceback_later()  # confirming may take long on a busy machine
+                watched = -math.inf
                 if not isinstance(error, TooMuchError) or confirm(path):
                     print(f"failed: --seed {self.seed} --first {index} --count 1 --most {self.most}", flush=True)
                     raise

@@ -167,6 +167,9 @@ def _long(op: str) -> tuple[Graph, Array]:
         case "depthwise":
             x = maker.input("x", "n", 64, 512, 512)
             y = maker.node("conv2d", x, maker.floats(64, 1, 201, 201), padding=(100, 100, 100, 100), groups=64)
+        case "depthwise of one row":
+            x = maker.input("x", "n", 2, 301, 100_000)
+            y = maker.node("conv2d", x, maker.floats(2, 1, 301, 301), padding=(0, 150, 0, 150), groups=2)
         case "matmul":
             x = maker.input("x", "n", 4096, 4096)
             y = x
@@ -206,6 +209,7 @@ LONG = (
     "conv2d",
     "groups",
     "depthwise",
+    "depthwise of one row",
     "matmul",
     "attention",
     "gru",

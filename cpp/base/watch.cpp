@@ -1,6 +1,7 @@
 #include "base/watch.h"
 
 #include <algorithm>
+#include <ctime>
 
 namespace lowbit {
 namespace {
@@ -8,12 +9,20 @@ namespace {
 using Clock = Watch::Clock;
 
 constexpr auto kAsk = std::chrono::milliseconds(50);
-constexpr auto kShort = std::chrono::microseconds(100);  // between two readings of the clock
-constexpr int kMostPieces = 64;                          // that may follow a reading, were they short so far
-constexpr int kPatience = 50;                            // asking takes no more than one part in so many
-constexpr double kForever = 1e9;                         // seconds
+constexpr int kPatience = 50;     // asking takes no more than one part in so many
+constexpr double kForever = 1e9;  // seconds
 
 constinit thread_local Looking looking;
+
+// Exact to some milliseconds, and read in a few nanoseconds.
+Clock::time_point about_now() {
+#ifdef CLOCK_MONOTONIC_COARSE
+  timespec time{};
+  if (clock_gettime(CLOCK_MONOTONIC_COARSE, &time) == 0)
+    return Clock::time_point(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
+#endif
+  return Clock::now();
+}
 
 }  // namespace
 
@@ -29,8 +38,9 @@ bool Watch::look(Clock::time_point now, bool called) {
     state_.compare_exchange_strong(runs, State::late);
   } else if (called && interrupt_.ask != nullptr && now >= next_) {
     const bool first = next_ == Clock::time_point();
+    const auto start = first ? now : Clock::now();
     if (!first && interrupt_.ask(interrupt_.object)) state_.compare_exchange_strong(runs, State::interrupted);
-    next_ = now + kAsk + (first ? Clock::duration() : kPatience * (Clock::now() - now));
+    next_ = now + kAsk + (first ? Clock::duration() : kPatience * (Clock::now() - start));
   }
   return stopped();
 }
@@ -52,12 +62,7 @@ Watch* watched() { return looking.watch; }
 bool should_stop() {
   if (looking.watch == nullptr) return false;
   if (looking.watch->stopped()) return true;
-  if (--looking.left > 0) return false;
-  const auto now = Clock::now();
-  looking.stride = now - looking.last < kShort ? std::min(2 * looking.stride, kMostPieces) : 1;
-  looking.left = looking.stride;
-  looking.last = now;
-  return looking.watch->look(now, looking.called);
+  return looking.watch->look(about_now(), looking.called);
 }
 
 }  // namespace lowbit

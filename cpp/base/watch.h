@@ -1,6 +1,5 @@
 // What ends a call early: its deadline, or who called. Tasks and long loops ask between pieces of work, and leave the
-// rest undone; the session then throws. Asking costs next to nothing: the shorter the pieces, the less often the clock
-// is read.
+// rest undone; the session then throws. Asking costs next to nothing, so that short pieces can ask, too.
 #pragma once
 
 #include <atomic>
@@ -43,12 +42,10 @@ class Watch {
   std::atomic<State> state_{State::runs};
 };
 
-// What a thread looks at, and when next.
+// What a thread looks at.
 struct Looking {
   Watch* watch = nullptr;
   bool called = false;
-  int stride = 1, left = 1;  // questions a reading of the clock, and to the next
-  Watch::Clock::time_point last;
 };
 
 // While it lives, its thread looks at the watch; null: at none.

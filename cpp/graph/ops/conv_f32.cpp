@@ -52,6 +52,11 @@ class Conv final : public ConvKernels<FloatKernels, Conv> {
     kernel.y = rows<float>(args.outputs[0], plane, channel);
   }
 
+  static void skip(kernels::DwconvF32Args& kernel, int64_t columns) {
+    kernel.y.data += columns * kernel.y.stride_w;
+    if (kernel.residual.data != nullptr) kernel.residual.data += columns * kernel.residual.stride_w;
+  }
+
  protected:
   DType check(Types inputs, const Shape& output) const override {
     if (residual_) {

@@ -37,6 +37,13 @@ class IntegerConv : public Base {
     kernel.y = this->template rows<void>(args.outputs[0], plane, channel);
   }
 
+  static void skip(kernels::DwconvI8Args& kernel, int64_t columns) {
+    kernel.y.data =
+        static_cast<std::byte*>(kernel.y.data) + columns * kernel.y.stride_w * size_of(kernel.epilogue.output);
+    auto& residual = kernel.epilogue.residual;
+    if (residual.data != nullptr) residual.data += columns * residual.stride_w;
+  }
+
  protected:
   // largest: what the magnitude of a sum cannot pass.
   IntegerConv(const NodeInfo& node, const Shape& weight, double largest, typename Base::Borders borders)

@@ -10,7 +10,7 @@ namespace lowbit::graph {
 
 // Family: the types X and W of elements, Gemm and Dwconv of the kernels' arguments, GemmWeights and DwconvWeights, and
 // gemm(isa, ...), which selects a kernel, and dwconv(), the table. Conv, which derives from this, sets what remains of
-// a kernel's arguments: set(arguments, args, plane, first channel).
+// a kernel's arguments: set(arguments, args, plane, first channel); skip(arguments, columns) moves its operands on.
 template <class Family, class Conv>
 class ConvKernels : public ConvOp {
  public:
@@ -48,7 +48,7 @@ class ConvKernels : public ConvOp {
       dwconv.weights = &packed.depthwise;
       dwconv.x = {static_cast<const X*>(plane.x), plane.stride_n, plane.stride_h, plane.stride_w};
       conv.set(dwconv, args, plane, 0);
-      return run_kernel(*dwconv.weights->kernel, dwconv, args.threads);
+      return run_depthwise(dwconv, args.threads);
     }
     for (int64_t group = 0; group < groups_; ++group)
       multiply(packed.matrices[group], args, plane, group * depth_, group * (filters_ / groups_));
@@ -65,6 +65,21 @@ class ConvKernels : public ConvOp {
   struct Gaps {
     GemmWeights matrix;
   };
+
+  // The columns of long rows in pieces, between which a call can be ended.
+  static void run_depthwise(const typename Family::Dwconv& whole, int threads) {
+    constexpr int64_t kMostWork = int64_t{1} << 28;  // of a piece of a row
+    const kernels::DwconvShape& shape = whole.weights->shape;
+    const int64_t each = std::max<int64_t>(kMostWork / (shape.kernel_h * shape.kernel_w * shape.channels), 1);
+    if (whole.grid.w <= each) return run_kernel(*whole.weights->kernel, whole, threads);
+    for (int64_t first = 0; first < whole.grid.w; first += each) {  // each looks before it runs
+      typename Family::Dwconv piece = whole;
+      piece.grid.w = std::min(each, whole.grid.w - first);
+      piece.left -= first * shape.stride_w;
+      Conv::skip(piece, first);
+      run_kernel(*piece.weights->kernel, piece, threads);
+    }
+  }
 
   void multiply(const GemmWeights& weights, const RunArgs& args, const Plane& plane, int64_t channel_x,
                 int64_t channel_y) const {
