@@ -96,6 +96,15 @@ def test_a_call_of_too_many_operations_is_refused_with_numbers() -> None:
     np.testing.assert_array_equal(session.run(rows(64)), expected)
 
 
+def test_a_copy_of_an_input_beyond_the_limit_is_refused_before_it_is_made() -> None:
+    session = lowbit.Session(product(), limits=Limits(memory=10_000_000))
+    many = np.broadcast_to(np.float32(1), (1 << 40, 64))  # four bytes that look like 2^48
+    for call in (session.run, session.profile, lambda x: session.run_into([x], [rows(1)])):
+        with pytest.raises(LimitError, match=r"input 0 is not contiguous, and a copy takes .* MiB; .* hold 9\.5 MiB"):
+            call(many)
+    np.testing.assert_array_equal(session.run(rows(8)[::2]), session.run(rows(4)))
+
+
 def test_what_is_computed_once_counts_before_it_runs() -> None:
     maker = Maker()
     large = maker.node("matmul", *[maker.node("expand", maker.floats(1, 1), shape=(1500, 1500)) for _ in "ab"])

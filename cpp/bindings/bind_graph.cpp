@@ -12,6 +12,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/memory.h"
 #include "bindings/bindings.h"
 #include "graph/layout.h"
 #include "graph/session.h"
@@ -196,8 +197,13 @@ void each_array(const py::sequence& arrays, const char* kind, size_t expected, F
 Views input_views(const Session& session, const py::sequence& inputs) {
   Views views;
   each_array(inputs, "input", session.program().inputs.size(), [&](py::array array, const std::string& what) {
-    if (!is_plain(array))
+    if (!is_plain(array)) {
+      if (array.nbytes() > session.program().memory_limit)
+        throw Error(ErrorKind::limit, what + " is not contiguous, and a copy takes " + in_mebibytes(array.nbytes()) +
+                                          "; the session may hold " + in_mebibytes(session.program().memory_limit) +
+                                          ", which limits=lowbit.Limits(memory=...) sets");
       array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C").cast<py::array>();
+    }
     views.add(array, what);
   });
   return views;
