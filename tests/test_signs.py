@@ -148,7 +148,7 @@ def test_a_file_and_the_report(tmp_path: Path) -> None:
     model.report(tmp_path / "report.html")
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     window=st.tuples(st.integers(1, 3), st.integers(1, 4)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 2)),

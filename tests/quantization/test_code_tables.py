@@ -29,7 +29,7 @@ def error(made: Array, weight: Array) -> float:
     return float(np.square(made - weight).sum())
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.sets(st.integers(-128, 127), min_size=2, max_size=16), st.integers(0, 2**32 - 1))
 def test_the_nearest_value_of_a_table(values: set[int], seed: int) -> None:
     table, scaled = np.array(sorted(values), np.int8), np.random.default_rng(seed).uniform(-140, 140, 200)

@@ -248,8 +248,8 @@ KERNELS: Mapping[tuple[str, str], Sums] = {
     ("quantized_conv2d", "int4"): _conv_by_group,
     **{("quantized_linear", name): _linear_by_group for name in ("int3", "int2", "int1")},
     **{("quantized_conv2d", name): _conv_by_group for name in ("int3", "int2", "int1")},
-    **{("quantized_embedding", name): _table for name in FORMATS},
-    **{("quantized_embedding_bag", name): _bags for name in FORMATS},
+    **{("quantized_embedding", name): _table for name in ("int8", "int8-groups", "int4", "int3", "int2", "int1")},
+    **{("quantized_embedding_bag", name): _bags for name in ("int8", "int8-groups", "int4", "int3", "int2", "int1")},
     ("sign_linear", "signs"): _linear_of_signs,
     ("sign_conv2d", "signs"): _conv_of_signs,
 }
