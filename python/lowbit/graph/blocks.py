@@ -90,6 +90,8 @@ def unpack(mask: Array, values: Array, shape: tuple[int, ...], pattern: str) -> 
 
 def kept(codes: Array, pattern: str) -> int:
     """How many blocks of a weight hold a number that is not zero. It must fit."""
+    if math.prod(PATTERNS[pattern]) == 1:
+        return int(np.count_nonzero(codes))
     some = _channels(codes.shape, PATTERNS[pattern][0])
     return sum(int(blocks_of(codes[channels], pattern).any(axis=(2, 3)).sum()) for channels in some)
 
