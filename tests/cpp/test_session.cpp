@@ -251,7 +251,7 @@ std::vector<std::byte> run_in_time(const Session& session, int64_t batch) {
 TEST(a_call_ends_at_its_deadline_and_the_next_is_right) {
   for (int threads : {1, 3}) {
     const auto expected = run_long(*long_net(threads, {}), 3);
-    const auto session = long_net(threads, {.memory = {}, .operations = {}, .seconds = 0.02});
+    const auto session = long_net(threads, {.memory = {}, .operations = {}, .seconds = 0.02, .weights = {}});
     for (int i = 0; i < 3; ++i) {
       CHECK(throws(ErrorKind::limit, "longer than this session's limit, 0.02 seconds",
                    [&] { run_long(*session, 20000); }));
@@ -262,7 +262,7 @@ TEST(a_call_ends_at_its_deadline_and_the_next_is_right) {
 
 TEST(who_called_may_end_a_call) {
   for (int threads : {1, 3}) {
-    const auto session = long_net(threads, {.memory = {}, .operations = {}, .seconds = {}});
+    const auto session = long_net(threads, {.memory = {}, .operations = {}, .seconds = {}, .weights = {}});
     const auto expected = run_long(*session, 3);
     int asked = 0;
     const auto ask = [](void* count) { return ++*static_cast<int*>(count) == 2; };
@@ -273,7 +273,7 @@ TEST(who_called_may_end_a_call) {
 }
 
 TEST(operations_are_limited_when_a_call_is_planned) {
-  const auto session = long_net(1, {.memory = {}, .operations = 1e8, .seconds = {}});
+  const auto session = long_net(1, {.memory = {}, .operations = 1e8, .seconds = {}, .weights = {}});
   run_long(*session, 3);
   CHECK(throws(ErrorKind::limit, "operations, most of them", [&] { run_long(*session, 20000); }));
 }
