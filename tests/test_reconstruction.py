@@ -83,6 +83,7 @@ def test_learned_codes(symmetric: bool) -> None:
     made = quantize(net(), scheme=scheme, calibration=calibration, reconstruct=seen, progress=progress)
     assert seen.learned
     assert [(done, total) for stage, done, total in stages if stage == "reconstruct"] == [(1, 2), (2, 2)]
+    changed = 0
     for name in seen.learned:
         codes, before = seen.after[name].codes, seen.before[name].codes
         assert isinstance(codes, GroupCodes)
@@ -92,7 +93,8 @@ def test_learned_codes(symmetric: bool) -> None:
         zeros, scales = (np.repeat(part, codes.group_size, axis=1) for part in (before.zeros, before.scales))
         exact = np.clip(rows / scales + zeros, 0, 15)
         assert np.abs(codes.codes - exact).max() < 1 + 1e-4
-        assert (codes.codes != before.codes).any()
+        changed += int((codes.codes != before.codes).sum())
+    assert changed > 10
     again = quantize(net(), scheme=scheme, calibration=calibration, reconstruct=Seen())
     for name, constant in made.graph.constants.items():
         np.testing.assert_array_equal(np.asarray(constant), np.asarray(again.graph.constants[name]))
