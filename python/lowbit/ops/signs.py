@@ -1,4 +1,6 @@
-"""Signs as bits that are compared and counted (XNOR-Net, https://arxiv.org/abs/1603.05279).
+"""Signs as bits that are compared and counted.
+
+Source: Rastegari et al. 2016, "XNOR-Net" (https://arxiv.org/abs/1603.05279).
 
 Packed, 32 numbers are two words of 32 bits, the lowest first: which of them are positive, and which are not zero.
 Padding is zeros, as a sign may be, so that both add nothing. A weight's bit is 1 for 1 and 0 for -1.
