@@ -12,7 +12,9 @@ circle { fill: #2a78b8; fill-opacity: 0.55 } .mean { stroke: #d2691e; stroke-wid
 @media (prefers-color-scheme: dark) { text { fill: #ccc } circle { fill: #6db3ee } .mean { stroke: #f0a060 } }
 polyline { fill: none; stroke-width: 2.5 }
 .c0 { stroke: #2a78b8 } .c1 { stroke: #d2691e } .c2 { stroke: #7a9a3a } .c3 { stroke: #9060b0 }
+.c4 { stroke: #c03a5b } .c5 { stroke: #2a9d8f } .c6 { stroke: #8a6d3b } .c7 { stroke: #888 }
 """
+COLOURS = 8
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 720.0, 320.0, 58.0, 34.0, 34.0
 
 
@@ -70,7 +72,41 @@ def lines(series: Mapping[str, Sequence[float]], places: Sequence[str], title: s
     return _page(title, parts)
 
 
-def _page(title: str, parts: Sequence[str]) -> str:
-    size = f'viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" width="{WIDTH:.0f}" height="{HEIGHT:.0f}"'
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    *,
+    ticks: Sequence[float],
+    marks: Sequence[float],
+) -> str:
+    """A line with dots for each series of (x, y), its name beside its last dot; y is logarithmic."""
+    low, high = math.log(min(ticks)), math.log(max(ticks))
+    bottom = 1.5 * HEIGHT - BOTTOM
+
+    def x(value: float) -> float:
+        return LEFT + 20 + (WIDTH - LEFT - 175) * (value - marks[0]) / (marks[-1] - marks[0])
+
+    def y(value: float) -> float:
+        return TOP + (bottom - TOP) * (high - math.log(value)) / (high - low)
+
+    parts = [f'<text x="{LEFT}" y="18">{escape(title)}</text>']
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for mark in marks:
+        parts.append(f'<text x="{x(mark):.1f}" y="{bottom + 24:.1f}" text-anchor="middle">{mark:g}</text>')
+    for number, (name, values) in enumerate(series.items()):
+        points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in values)
+        parts.append(f'<polyline class="c{number % COLOURS}" points="{points}"/>')
+        parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="4"/>' for a, b in values]
+        a, b = values[-1]
+        place, anchor = (9, "start") if len(values) > 1 else (-9, "end")
+        at = f'x="{x(a) + place:.1f}" y="{y(b) + 4:.1f}" text-anchor="{anchor}"'
+        parts.append(f'<text class="value" {at}>{escape(name)}</text>')
+    return _page(title, parts, 1.5 * HEIGHT)
+
+
+def _page(title: str, parts: Sequence[str], height: float = HEIGHT) -> str:
+    size = f'viewBox="0 0 {WIDTH:.0f} {height:.0f}" width="{WIDTH:.0f}" height="{height:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">'
     return f"{head}<style>{STYLE}</style>{''.join(parts)}</svg>\n"
