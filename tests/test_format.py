@@ -467,6 +467,18 @@ def test_hostile_sparse_weights(path: Path, index: int) -> None:
         format.load(path)
 
 
+@pytest.mark.parametrize("pattern", ["", "4x4"])
+def test_weights_of_very_many_axes_are_refused(path: Path, pattern: str) -> None:
+    """Before sizes are multiplied, whose product no message could print."""
+    m = Maker()
+    w, ones = m.grouped(24, 40, 40), m.constant(np.ones(24, np.float32))
+    dense = m.graph(m.node("quantized_linear", m.input("x", 1, 40, dtype="u8"), w, ones, ones, output="f32"))
+    format.save(path, sparse_graph((24, 40), pattern, 0.5) if pattern else dense)
+    header, document, raw = parts_of(path.read_bytes())
+    document["values"]["w" if pattern else w]["shape"] += [1] * 6 + [2**40] * 400
+    refuse(path, assemble(header, document, raw), "axes, more than 8")
+
+
 def test_a_small_file_cannot_ask_for_a_large_memory(path: Path) -> None:
     """Blocks of 32 x 4 without values: 1024 codes a byte of mask; and one mask for many weights."""
     format.save(path, sparse_graph((4096, 1024), "32x4", 0.9))

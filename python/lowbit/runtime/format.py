@@ -371,6 +371,8 @@ def _constant(
     parts = checked("weight", fields["weight"], what)
     bits, pattern = as_integer(parts["bits"], what), None
     shape = tuple(size for size in (values[name].shape if name in values else ()) if isinstance(size, int))
+    if len(shape) > MAX_RANK:  # before sizes are multiplied
+        raise FormatError(f"{what} has {len(shape)} axes, more than {MAX_RANK}")
     try:
         if "sparsity" in parts:
             zeros = checked("sparsity", parts["sparsity"], f"the sparsity of {what}")
