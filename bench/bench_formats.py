@@ -23,7 +23,7 @@ from lowbit.graph.weights import stored as as_stored
 from lowbit.quantization.code_tables import round_to_values
 from lowbit.quantization.cost import MeasuredCosts
 from lowbit.quantization.few_bits import group_size
-from lowbit.quantization.round_groups import round_groups
+from lowbit.quantization.round_groups import round_by
 from lowbit.quantization.round_weights import round_nearest
 from lowbit.quantization.schemes import SCHEMES, Scheme
 from plots import curves
@@ -69,14 +69,7 @@ def rounded(weight: Array, scheme: Scheme) -> tuple[Array, Weight]:
     if scheme.values or scheme.weight_bits == 8:
         codes = round_to_values(weight, scheme.values) if scheme.values else round_nearest(weight)
         return codes.weight, codes.as_weight()
-    made = round_groups(
-        weight,
-        group_size(weight.shape[1], scheme.group_size),
-        symmetric=scheme.symmetric,
-        bits=scheme.weight_bits,
-        levels=scheme.levels,
-        refined=scheme.refines,
-    )
+    made = round_by(scheme, weight, group_size(weight.shape[1], scheme.group_size))
     return made.weight, made.as_weight()
 
 

@@ -30,7 +30,7 @@ from ..progress import reporter
 from ..quantization import schemes
 from ..quantization.code_tables import round_to_values
 from ..quantization.few_bits import FEW, group_size, has_form, unfit
-from ..quantization.round_groups import round_groups
+from ..quantization.round_groups import round_by
 from ..quantization.round_weights import round_nearest
 from ..quantization.tables import SMALL_TABLE
 from ..torch_internals import children, parameters
@@ -308,15 +308,7 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
     """The nearest codes of some of a layer's rows: each row's depend on that row alone."""
     rows = np.ascontiguousarray(part.float().numpy())
     if layer.group_size:
-        scheme = layer.scheme
-        made = round_groups(
-            rows,
-            layer.group_size,
-            symmetric=scheme.symmetric,
-            bits=scheme.weight_bits,
-            levels=scheme.levels,
-            refined=scheme.refines,
-        ).as_weight()
+        made = round_by(layer.scheme, rows, layer.group_size).as_weight()
         return made if made.values is None else as_read(made)
     values = "" if layer.is_wide else layer.scheme.values
     codes = round_to_values(rows, values) if values else round_nearest(rows)

@@ -30,7 +30,7 @@ from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
 from .plan import Plan, decide
 from .rehearse import bearable, measure
-from .round_groups import GroupCodes, code_range, round_groups
+from .round_groups import GroupCodes, code_range, round_by
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
 from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
 from .settle import Forms, first_layers, forms, settle
@@ -384,14 +384,7 @@ class Quantizer:
             if known is not None and isinstance(known, GroupCodes) == (width.group_size > 0):
                 made = known
             elif width.group_size:
-                made = round_groups(
-                    table,
-                    width.group_size,
-                    symmetric=scheme.symmetric,
-                    bits=width.bits,
-                    levels=scheme.levels,
-                    refined=scheme.refines,
-                )
+                made = round_by(scheme, table, width.group_size)
             else:
                 made = round_to_values(table, width.values) if width.values else round_nearest(table)
             self._table_codes[key] = made
@@ -503,16 +496,7 @@ def _rounded(
         flat = scheme.compensates(few=True) and node.op in FLAT
         return round_to_values(weight, width.values, moments=moments, flat=flat)
     if group_size:
-        return round_groups(
-            weight,
-            group_size,
-            symmetric=scheme.symmetric,
-            moments=moments,
-            flat=scheme.compensates(few=True),
-            bits=scheme.weight_bits,
-            levels=scheme.levels,
-            refined=scheme.refines,
-        )
+        return round_by(scheme, weight, group_size, moments=moments, flat=scheme.compensates(few=True))
     if moments is not None:
         return round_compensated(weight, moments)
     is_window = scheme.compensates(few=False) and node.op in FLAT and weight[0, 0].size > 1

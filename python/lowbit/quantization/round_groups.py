@@ -21,6 +21,7 @@ from .half_quadratic import refine
 from .least_error import ScaleTrial, blocks, least
 from .refit import refit
 from .round_weights import Factored, round_columns, upper_of_flat
+from .schemes import Scheme
 from .signs import VALUES, mean_magnitudes
 
 SHARES = np.linspace(1.0, 0.6, 17)
@@ -99,6 +100,22 @@ class GroupCodes:
             bits=self.bits,
             group_size=self.group_size,
         )
+
+
+def round_by(
+    scheme: Scheme, weight: Array, group_size: int, *, moments: Factored | None = None, flat: bool = False
+) -> GroupCodes:
+    """`round_groups` with the bits, levels and offsets of a scheme."""
+    return round_groups(
+        weight,
+        group_size,
+        symmetric=scheme.symmetric,
+        moments=moments,
+        flat=flat,
+        bits=scheme.weight_bits,
+        levels=scheme.levels,
+        refined=scheme.refines,
+    )
 
 
 def round_groups(
