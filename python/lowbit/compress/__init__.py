@@ -11,11 +11,15 @@ Most of its weights become zero:
 `prune.py` puts masks on layers and takes them off again, `schedules.py` says how much is pruned when, `criteria.py`
 what weights are worth, `ranking.py` which blocks go first.
 
+`parts.py` says what all handles of training have in common, `records.py` what a module tells of them later.
+
 Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
 
 from .criteria import CRITERIA, Criterion, Layer
+from .parts import Part, Teacher
 from .prune import Pruning, prune
+from .records import record, recorded
 from .schedules import Cubic, Iterative, OneShot, Schedule
 from .set_codes import set_codes
 
@@ -26,8 +30,12 @@ __all__ = [
     "Iterative",
     "Layer",
     "OneShot",
+    "Part",
     "Pruning",
     "Schedule",
+    "Teacher",
     "prune",
+    "record",
+    "recorded",
     "set_codes",
 ]
