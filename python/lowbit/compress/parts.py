@@ -46,7 +46,22 @@ class Part(Protocol):
 
 @runtime_checkable
 class Teacher(Part, Protocol):
-    """A part that has something to say about what the net has just computed."""
+    """A part that has something to say about what the net has just computed.
+
+    Examples:
+        >>> import torch
+        >>> class Smaller:  # pulls weights towards zero
+        ...     def __init__(self, net):
+        ...         self.net = net
+        ...     def step(self): ...
+        ...     def state_dict(self):
+        ...         return {}
+        ...     def load_state_dict(self, state): ...
+        ...     def loss(self, task_loss, *inputs, **named):
+        ...         return task_loss + sum(weight.abs().sum() for weight in self.net.parameters())
+        >>> isinstance(Smaller(torch.nn.Linear(64, 64)), lowbit.compress.Teacher)
+        True
+    """
 
     def loss(self, task_loss: torch.Tensor | None, *inputs: Any, **named: Any) -> torch.Tensor:
         """The loss to train on, after a forward pass of the net.

@@ -49,5 +49,10 @@ def recorded(net: nn.Module) -> list[dict[str, Any]]:
 
     Returns:
         A dict for each, with its `kind`.
+
+    Examples:
+        >>> import torch
+        >>> lowbit.compress.recorded(torch.nn.Linear(4, 2))
+        []
     """
     return [each for module in net.modules() for each in vars(module).get(ATTRIBUTE, [])]
