@@ -213,6 +213,7 @@ class Run:
                 give_back()
                 base = resident()
             rng = random.Random(f"{self.seed}:{index}")
+            path.unlink(missing_ok=True)  # to overwrite one waits for the disk on some file systems
             path.write_bytes(case(files, rng, self.most))
             start = time.process_time()
             try:
