@@ -436,6 +436,16 @@ def few_bits_image_net(bits: int = 4) -> Graph:
     return m.graph(d)
 
 
+def half_steps_net() -> Graph:
+    """A convolution of two bits over the caller's own codes, in groups of half as many as a kernel reads at a time."""
+    m = Maker(27, BATCH, 2)
+    x = m.input("x", "batch", 80, 3, 1, dtype="u8")
+    scales = m.constant(m.rng.uniform(0.01, 0.05, 40).astype(np.float32))
+    y = m.node("quantized_conv2d", x, m.grouped(40, 80, 8, kernel=(1, 1)), scales, m.floats(40), zero_point_x=100,
+               output="f32")  # fmt: skip
+    return m.graph(y)
+
+
 def elementwise_net() -> Graph:
     """Arithmetic, unary functions, and what only moves elements; two inputs, two free sizes."""
     m = Maker(4, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
@@ -624,6 +634,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "two_bit_image_net": partial(few_bits_image_net, 2),
     "three_bit_image_net": partial(few_bits_image_net, 3),
     "one_bit_image_net": partial(few_bits_image_net, 1),
+    "half_steps_net": half_steps_net,
     "elementwise_net": elementwise_net,
     "resampling_net": resampling_net,
     "unpooling_net": unpooling_net,

@@ -12,7 +12,8 @@ class ConvI4 final : public IntegerConv<ConvOp> {
   explicit ConvI4(const NodeInfo& node) : ConvI4(node, layer_weight(node, 4)) {}
 
   bool reads_slack(size_t input) const override {
-    return input == graph::kX && !padded_ && weights_->run % kernels::gemm_i4_step(weights_->kernel->bits) != 0;
+    const int64_t step = kernels::gemm_i4_step(weights_->kernel->bits);  // a group's last one may go beyond the run
+    return input == graph::kX && !padded_ && (weights_->run % step != 0 || weights_->group_size % step != 0);
   }
   std::string kernel() const override { return weights_->kernel->name; }
   Work work(Types inputs, Types outputs) const override {
