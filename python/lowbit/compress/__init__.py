@@ -6,8 +6,9 @@ Most of its weights become zero:
     while not pruning.done:
         pruning.step()
         train(net)
-    net = pruning.finalize()
+    net = lowbit.compress.finalize(net)
 
+`chain.py` owns what stands between a parameter and the weight that a layer computes with, `finalize.py` takes it off.
 `prune.py` puts masks on layers and takes them off again, `schedules.py` says how much is pruned when, `criteria.py`
 what weights are worth, `ranking.py` which blocks go first.
 
@@ -17,6 +18,7 @@ Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
 
 from .criteria import CRITERIA, Criterion, Layer
+from .finalize import finalize
 from .parts import Part, Teacher
 from .prune import Pruning, prune
 from .records import record, recorded
@@ -34,6 +36,7 @@ __all__ = [
     "Pruning",
     "Schedule",
     "Teacher",
+    "finalize",
     "prune",
     "record",
     "recorded",

@@ -20,7 +20,7 @@ class Layer:
     Args:
         name: Its path in the module.
         module: The layer; its gradients, and what hooks gathered, may be read.
-        weight: What it computes with now (zero where pruned), detached.
+        weight: What is trained, zero where pruned, detached; not rounded where the layer computes with rounded weights.
         random: A generator that is seeded for this layer.
 
     Examples:

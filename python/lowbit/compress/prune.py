@@ -1,9 +1,9 @@
 """Sets the weights that matter least to zero, in blocks that kernels can leave out, and keeps them zero in training.
 
-A mask is a parametrization of the layer's weight (`torch.nn.utils.parametrize`): the layer computes with where(mask,
-weight, 0), so a pruned weight is zero and has no gradient whatever an optimizer, its momentum or decay, or a loaded
-checkpoint writes into the parameter. Hooks after an optimizer's step would have to know every such writer. The
-parameter stays the same object all along, so optimizers made before or after hold on to it.
+A mask is the first link of the weight's chain (`chain.py`): the layer computes with where(mask, weight, 0), so a pruned
+weight is zero and has no gradient whatever an optimizer, its momentum or decay, or a loaded checkpoint writes into the
+parameter. Hooks after an optimizer's step would have to know every such writer. The parameter stays the same object all
+along, so optimizers made before or after hold on to it.
 
 Own code ranks the blocks: `torch.nn.utils.prune` knows single weights and whole channels, torch-pruning whole channels.
 """
@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from ..errors import InputError
 from ..graph.blocks import PATTERNS, fits
 from ..quantization.schemes import ancestors
+from .chain import Link, attach, detach, is_free, links, original
 from .criteria import CRITERIA, Criterion, Layer
+from .finalize import finalize
 from .ranking import Ranking
 from .schedules import OneShot, Schedule
 
@@ -79,32 +80,37 @@ def prune(
     chosen = _criterion(criterion)
     _check(net, sparsity, pattern, scope)
     found, skipped = _layers(net, pattern, _globs("modules", modules), _globs("skip", skip))
-    masked = {name: Masked(module.weight) for name, module in found.items()}
+    masked = {name: Masked(original(module), pattern) for name, module in found.items()}
     ranking = Ranking(criterion=chosen, pattern=pattern, is_global=scope == "global", seed=seed)
     with ExitStack() as undo:  # what fails, as on weights that are NaN, leaves the module as it was
         for name, module in found.items():
-            parametrize.register_parametrization(module, "weight", masked[name])
-            undo.callback(_unmask, module)
+            attach(module, masked[name])
+            undo.callback(detach, module, masked[name])
         pruning = Pruning(net, found, masked, skipped, ranking, sparsity, schedule or OneShot())
         undo.pop_all()
     return pruning
 
 
-class Masked(nn.Module):
-    """The parametrization: a weight, zero where `mask` (bool, the weight's shape) is not set."""
+class Masked(Link):
+    """The first link: a weight, zero where `mask` (bool, the weight's shape) is not set."""
 
+    place = 0
     mask: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, pattern: str) -> None:
         super().__init__()
+        self.pattern = pattern
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return torch.where(self.mask, weight, 0)
 
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """What `module.weight = ...` stores."""
-        return weight
+    def share(self) -> float:
+        """Of weights that are masked."""
+        return 1 - float(self.mask.double().mean())
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "pruning", "pattern": self.pattern, "zeros": self.share()}
 
 
 class Pruning:
@@ -145,7 +151,7 @@ class Pruning:
         self._net, self._modules, self._masked = net, dict(modules), dict(masked)
         self._ranking, self._final, self._schedule = ranking, final, schedule
         self._random = {name: ranking.generator(index) for index, name in enumerate(masked)}
-        self._steps, self._is_final = 0, False
+        self._steps = 0
         self._to(schedule.at(0, final))
 
     @property
@@ -184,21 +190,22 @@ class Pruning:
         Returns:
             A share in [0, 1] for each layer, by its path.
         """
-        return {name: 1 - float(masked.mask.double().mean()) for name, masked in self._masked.items()}
+        return {name: masked.share() for name, masked in self._masked.items()}
 
     def finalize(self) -> nn.Module:
-        """Write the zeros into the weights and take the masks off.
+        """Write the zeros into the weights and take the masks off: `lowbit.compress.finalize` of the whole module.
 
-        Classes, parameters and the order of the state dict are those of before. Training on would fill the zeros again.
+        Where nothing but masks was on it, classes, parameters and the order of the state dict are those of before.
+        Training on would fill the zeros again.
 
         Returns:
             The module, as it was but for its weights.
         """
-        if not self._is_final:
-            for module in self._modules.values():
-                _unmask(module)
-            self._is_final = True
-        return self._net
+        return finalize(self._net)
+
+    @property
+    def _is_final(self) -> bool:
+        return not all(masked in links(self._modules[name]) for name, masked in self._masked.items())
 
     def state_dict(self) -> dict[str, Any]:
         """Where the pruning stands, for torch.save beside the state dicts of the net and the optimizer.
@@ -220,6 +227,8 @@ class Pruning:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another pruning was, of the same layers and arguments: the next `step` is what its would be.
 
+        What is masked here, as by the net's own state dict, which has the masks, too, stays so.
+
         Args:
             state: What `state_dict` gave.
 
@@ -233,7 +242,7 @@ class Pruning:
             raise InputError(f"the state is of another pruning: {'; '.join(problems)}")
         self._steps = state["steps"]
         for name, masked in self._masked.items():
-            masked.mask.copy_(state["masks"][name])
+            masked.mask.logical_and_(state["masks"][name].to(masked.mask.device))
             self._random[name].set_state(state["random"][name])
 
     def _asked(self) -> dict[str, Any]:
@@ -282,7 +291,12 @@ class Pruning:
     @torch.no_grad()
     def _to(self, share: float) -> None:
         layers = [
-            Layer(name=name, module=module, weight=module.weight.detach(), random=self._random[name])
+            Layer(
+                name=name,
+                module=module,
+                weight=self._masked[name](original(module).detach()),
+                random=self._random[name],
+            )
             for name, module in self._modules.items()
         ]
         masks = self._ranking.masks(layers, [masked.mask for masked in self._masked.values()], share)
@@ -295,16 +309,6 @@ def _outline(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} {list(value.shape)}"
     return f"a dict of {list(value)[:5]}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
-
-
-def _unmask(module: nn.Module) -> None:
-    """Removes the parametrization, which puts the weight behind the other parameters; these then follow it."""
-    others = [name for name, _ in module.named_parameters(recurse=False)]
-    parametrize.remove_parametrizations(module, "weight")
-    for name in others:
-        parameter = getattr(module, name)
-        delattr(module, name)
-        module.register_parameter(name, parameter)
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
@@ -320,7 +324,7 @@ def _layers(
         raise InputError(f"no linear or convolutional layer matches {unknown}; there are {list(layers)[:20]}")
     holders: dict[int, int] = {}
     for module in net.modules():
-        for parameter in module.parameters(recurse=False):
+        for parameter in module.parameters(recurse=False):  # of a chain, its list holds it
             holders[id(parameter)] = holders.get(id(parameter), 0) + 1
     found: dict[str, Prunable] = {}
     skipped: dict[str, str] = {}
@@ -343,14 +347,17 @@ def _layers(
 
 def _reason(module: Prunable, pattern: str, holders: Mapping[int, int]) -> str:
     """Why a layer cannot be pruned, or ""."""
-    if parametrize.is_parametrized(module, "weight"):
+    if not is_free(module) or any(isinstance(link, Masked) for link in links(module)):
         return "its weight is parametrized already; finalize or remove that first"
+    if any(not link.keeps_zeros for link in links(module)):
+        return "its weights are rounded to numbers without zero"
     if isinstance(module.weight, nn.parameter.UninitializedParameter):
         return "its weight has no size yet; call the module once"
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return f"it has {module.groups} groups"
-    if holders.get(id(module.weight), 0) != 1:
-        return "its weight is shared with another module" if holders.get(id(module.weight)) else "no weight of its own"
+    held = holders.get(id(original(module)), 0)
+    if held != 1:
+        return "its weight is shared with another module" if held else "no weight of its own"
     shape = tuple(module.weight.shape)
     return "" if fits(shape, pattern) else f"{' x '.join(map(str, shape))} weights are no whole {pattern} blocks"
 
