@@ -51,6 +51,12 @@ def test_modules_parts_can_be_written() -> None:
     assert internals.weight_names(nn.LSTM(2, 3))[:2] == ["weight_ih_l0", "weight_hh_l0"]
 
 
+def test_padding_of_convolutions() -> None:
+    assert internals.padding_of(nn.Conv2d(1, 1, (3, 2), padding="same")) == ([0, 1, 1, 1], "constant")
+    reflected = nn.Conv2d(1, 1, 3, padding=(1, 2), padding_mode="reflect")
+    assert internals.padding_of(reflected) == ([2, 2, 1, 1], "reflect")
+
+
 def test_packing_and_back() -> None:
     x = torch.arange(12.0).reshape(2, 3, 2)
     data, sizes = internals.pack(x, torch.tensor([3, 1]), True)

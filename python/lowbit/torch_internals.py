@@ -67,6 +67,12 @@ def weight_names(layer: nn.RNNBase) -> list[str]:
     return layer._flat_weights_names
 
 
+def padding_of(convolution: nn.Conv2d) -> tuple[list[int], str]:
+    """What a convolution pads its input by, and how: the arguments of nn.functional.pad."""
+    mode = convolution.padding_mode
+    return list(convolution._reversed_padding_repeated_twice), "constant" if mode == "zeros" else mode
+
+
 def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     """A padded batch, sorted by falling length, as one row a step and sequence; batch sizes by step."""
     return torch._VF._pack_padded_sequence(x, lengths, batch_first)

@@ -141,7 +141,11 @@ def test_global_pruning_ranks_by_share_of_what_remains() -> None:
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_what_is_pruned_stays_pruned(criterion: str, scope: str) -> None:
     net = small()
-    pruning = prune(net, 0.9, criterion=criterion, scope=scope, schedule=Iterative(rounds=4), seed=3)
+    data = [(torch.randn(4, 8, 6, 6), torch.randint(10, (4,))) for _ in range(2)]
+    pruning = prune(
+        net, 0.9, criterion=criterion, scope=scope, schedule=Iterative(rounds=4), seed=3, calibration=data,
+        loss=nn.functional.cross_entropy,
+    )  # fmt: skip
     assert set(pruning.sparsity().values()) == {0.0}
     masks = {name: torch.zeros(()).bool() for name in pruning.sparsity()}
     while not pruning.done:

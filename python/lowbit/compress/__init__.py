@@ -10,7 +10,8 @@ Most of its weights become zero:
 
 `chain.py` owns what stands between a parameter and the weight that a layer computes with, `finalize.py` takes it off.
 `prune.py` puts masks on layers and takes them off again, `schedules.py` says how much is pruned when, `criteria.py`
-what weights are worth, `ranking.py` which blocks go first.
+what weights are worth, `ranking.py` which blocks go first. `gather.py` finds what calibration data show of layers
+(`batches.py` says how data are read), `second_order.py` what blocks cost that leave one after the other.
 
 `parts.py` says what all handles of training have in common, `records.py` what a module tells of them later.
 

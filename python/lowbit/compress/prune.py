@@ -25,11 +25,11 @@ from ..quantization.schemes import ancestors
 from .chain import Link, attach, detach, is_free, links, original
 from .criteria import CRITERIA, Criterion, Layer
 from .finalize import finalize
+from .gather import Gathered, Loss, Prunable
 from .ranking import Ranking
 from .schedules import OneShot, Schedule
 
 SCOPES = ("layer", "global")
-Prunable = nn.Linear | nn.Conv2d
 
 
 def prune(
@@ -43,6 +43,8 @@ def prune(
     modules: Sequence[str] = ("*",),
     skip: Sequence[str] = (),
     seed: int = 0,
+    calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
 ) -> Pruning:
     """Put masks on the linear and convolutional layers of `net`, in place, that keep the least valuable weights zero.
 
@@ -54,7 +56,9 @@ def prune(
         sparsity: The share of weights to be zero at the end, in [0, 1).
         pattern: Blocks of output x input channels: "1x4", "4x4", "8x4", "16x4", "32x4", or "unstructured". In a
             convolution a block lies at one place of the kernel.
-        criterion: "magnitude", "random" (a control), or a function from a `Layer` to the worth of each weight.
+        criterion: "magnitude"; "random" (a control); of calibration data: "wanda" (the size of inputs), "obc" (their
+            second moments), "activation" and "apoz" (means and zeros of the neurons that are read); of gradients:
+            "gradient" and "taylor"; or a function from a `Layer` to the worth of each weight.
         scope: "layer" prunes each layer to the same share (one block at least stays). "global" prunes the blocks that
             are worth least in all, a block's worth being divided by that of all blocks of its layer that are worth as
             much or more (LAMP: Lee et al. 2021, arXiv:2010.07611).
@@ -62,17 +66,26 @@ def prune(
         modules: Globs of module paths; what matches a module holds for all in it.
         skip: Globs of modules that stay dense.
         seed: Of "random".
+        calibration: Data for criteria that ask for them: batches as `lowbit.convert` takes them, read again each time
+            that more is pruned (an iterator is held in memory). The module is in eval mode meanwhile.
+        loss: A function from the module's output and a batch's target to a scalar, for criteria of gradients. The
+            target is what follows the inputs, y of `(x, y)`; of a dict it is the dict.
 
     Returns:
         The handle that prunes further and makes the zeros last.
 
     Raises:
-        InputError: Values outside their ranges, or no layer that can be pruned.
+        InputError: Values outside their ranges, no layer that can be pruned, or data that a criterion needs and has
+            not.
+        CalibrationError: Batches that the module cannot take.
 
     Examples:
         >>> import torch
         >>> net = torch.nn.Linear(64, 64)
-        >>> pruning = lowbit.compress.prune(net, 0.75, pattern="4x4")
+        >>> data = [(torch.randn(16, 64), torch.randn(16, 64))]
+        >>> pruning = lowbit.compress.prune(
+        ...     net, 0.75, criterion="taylor", calibration=data, loss=torch.nn.functional.mse_loss
+        ... )
         >>> net = pruning.finalize()
         >>> int((net.weight == 0).sum())
         3072
@@ -80,13 +93,14 @@ def prune(
     chosen = _criterion(criterion)
     _check(net, sparsity, pattern, scope)
     found, skipped = _layers(net, pattern, _globs("modules", modules), _globs("skip", skip))
+    data = None if calibration is None else Gathered(net, found, calibration, loss)
     masked = {name: Masked(original(module), pattern) for name, module in found.items()}
     ranking = Ranking(criterion=chosen, pattern=pattern, is_global=scope == "global", seed=seed)
     with ExitStack() as undo:  # what fails, as on weights that are NaN, leaves the module as it was
         for name, module in found.items():
             attach(module, masked[name])
             undo.callback(detach, module, masked[name])
-        pruning = Pruning(net, found, masked, skipped, ranking, sparsity, schedule or OneShot())
+        pruning = Pruning(net, found, masked, skipped, ranking, sparsity, schedule or OneShot(), data)
         undo.pop_all()
     return pruning
 
@@ -126,6 +140,7 @@ class Pruning:
         ranking: Which blocks go first.
         final: The sparsity at the end.
         schedule: The sparsity after each step.
+        data: What the criterion may look at.
 
     Examples:
         >>> import torch
@@ -146,10 +161,11 @@ class Pruning:
         ranking: Ranking,
         final: float,
         schedule: Schedule,
+        data: Gathered | None = None,
     ) -> None:
         self.skipped = dict(skipped)
-        self._net, self._modules, self._masked = net, dict(modules), dict(masked)
-        self._ranking, self._final, self._schedule = ranking, final, schedule
+        self._net, self._layers, self._masked = net, dict(modules), dict(masked)
+        self._ranking, self._final, self._schedule, self._data = ranking, final, schedule, data
         self._random = {name: ranking.generator(index) for index, name in enumerate(masked)}
         self._steps = 0
         self._to(schedule.at(0, final))
@@ -179,10 +195,11 @@ class Pruning:
             InputError: The pruning is final.
         """
         self._check_open()
-        before, self._steps = self.target, self._steps + 1
-        if self.target > before:
-            self._to(self.target)
-        return self.target
+        share = self._schedule.at(self._steps + 1, self._final)
+        if share > self.target:
+            self._to(share)
+        self._steps += 1
+        return share
 
     def sparsity(self) -> dict[str, float]:
         """The share of weights that are masked.
@@ -205,7 +222,7 @@ class Pruning:
 
     @property
     def _is_final(self) -> bool:
-        return not all(masked in links(self._modules[name]) for name, masked in self._masked.items())
+        return not all(masked in links(self._layers[name]) for name, masked in self._masked.items())
 
     def state_dict(self) -> dict[str, Any]:
         """Where the pruning stands, for torch.save beside the state dicts of the net and the optimizer.
@@ -290,18 +307,24 @@ class Pruning:
 
     @torch.no_grad()
     def _to(self, share: float) -> None:
-        layers = [
-            Layer(
-                name=name,
-                module=module,
-                weight=self._masked[name](original(module).detach()),
-                random=self._random[name],
-            )
-            for name, module in self._modules.items()
-        ]
+        if self._data is not None:
+            self._data.forget()
+        layers = [self._layer(name, module) for name, module in self._layers.items()]
         masks = self._ranking.masks(layers, [masked.mask for masked in self._masked.values()], share)
         for masked, mask in zip(self._masked.values(), masks, strict=True):
             masked.mask.logical_and_(mask)
+        if self._data is not None:
+            self._data.forget()
+
+    def _layer(self, name: str, module: Prunable) -> Layer:
+        return Layer(
+            name=name,
+            module=module,
+            weight=self._masked[name](original(module).detach()),
+            random=self._random[name],
+            pattern=self._ranking.pattern,
+            data=self._data,
+        )
 
 
 def _outline(value: object) -> str:
