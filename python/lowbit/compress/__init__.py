@@ -15,10 +15,14 @@ what weights are worth, `ranking.py` which blocks go first. `gather.py` finds wh
 
 `parts.py` says what all handles of training have in common, `records.py` what a module tells of them later.
 
+Or it learns from another net, its outputs, features and attention: `distill.py`, by what `listening.py` hears and
+`teaching.py` makes of it.
+
 Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
 
 from .criteria import CRITERIA, Criterion, Layer
+from .distill import Distillation, distill
 from .finalize import finalize
 from .parts import Part, Teacher
 from .prune import Pruning, prune
@@ -30,6 +34,7 @@ __all__ = [
     "CRITERIA",
     "Criterion",
     "Cubic",
+    "Distillation",
     "Iterative",
     "Layer",
     "OneShot",
@@ -38,6 +43,7 @@ __all__ = [
     "Schedule",
     "Teacher",
     "finalize",
+    "distill",
     "prune",
     "record",
     "recorded",
