@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import math
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lowbit
-from lowbit.compress import Teacher, distill, prune, recorded
+from lowbit.compress import Teacher, distill, finalize, prune, recorded
 from lowbit.compress.teaching import activation_attention, attention_divergence, soft_targets
 from lowbit.errors import InputError
 
@@ -412,9 +413,23 @@ def test_beside_masks_and_conversion_while_it_listens() -> None:
         teacher.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
-    model = lowbit.convert(pruning.finalize(), x, scheme="float32", progress=False)
-    assert torch.allclose(model(x), net.eval()(x), atol=1e-4)
-    assert teacher.finalize() is net
+    net.eval()
+    model = lowbit.convert(copy.deepcopy(pruning.finalize()), x, scheme="float32", progress=False)
+    assert torch.allclose(model(x), net(x), atol=1e-4)
+    assert torch.equal(lowbit.convert(net, x, scheme="float32", progress=False)(x), model(x))
+
+
+def test_finalize_lets_all_teachers_go() -> None:
+    """Of the module and of those in it, even where nobody holds the handle any more; each is recorded."""
+    net, big, x = nn.Sequential(conv_net(4)), conv_net(6), torch.randn(2, 1, 8, 8)
+    distill(net, big)
+    inner = distill(net[0], big, temperature=2)
+    gc.collect()
+    finalize(net)
+    assert [each["temperature"] for each in recorded(net)] == [4.0, 2]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    with pytest.raises(InputError, match="closed"):
+        inner.loss(None, x)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input

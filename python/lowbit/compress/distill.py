@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -150,10 +151,12 @@ class Distillation:
         self._projections: dict[str, nn.Module] = dict(projections)
         self._optimizers = dict(_adams(self._projections))
         self._steps, self._is_closed = 0, False
+        _HANDLES.setdefault(net, WeakSet()).add(self)
         if isinstance(teacher, nn.Module):
             teacher.eval()
         ears = (*match, *attention), attention
         self._student_ear = Listener(net, *ears, grads=True)
+        self._student_ear.owner = self
         self._teacher_ear: Listener | None = None
         if isinstance(teacher, nn.Module):
             paths = (*match.values(), *attention.values()), attention.values()
@@ -221,6 +224,7 @@ class Distillation:
     def close(self) -> None:
         """Take the hooks off; the handle cannot be used any more."""
         self._is_closed = True
+        _HANDLES.get(self._net, WeakSet()).discard(self)
         for ear in (self._student_ear, self._teacher_ear):
             if ear is not None:
                 ear.close()
@@ -355,6 +359,17 @@ class Distillation:
                 f"has {list(teacher.shape)}"
             )
         return student, teacher
+
+
+_HANDLES: WeakKeyDictionary[nn.Module, WeakSet[Distillation]] = WeakKeyDictionary()
+"""Those that are open, by the student."""
+
+
+def release(net: nn.Module) -> None:
+    """Finalize every distillation whose student is `net` or a module in it."""
+    for module in net.modules():
+        for handle in list(_HANDLES.get(module, ())):
+            handle.finalize()
 
 
 def _attention(ear: Listener, told: Listener, path: str, other: str) -> Tensor:

@@ -8,13 +8,14 @@ from torch import nn
 
 from ..errors import InputError
 from .chain import finalize_weight
+from .distill import release
 from .records import record
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 def finalize(net: Net) -> Net:
-    """Write what masks and rounding make of each weight into the module, in place, and take them off.
+    """Write what masks and rounding make of each weight into the module, in place, and take them off; teachers go.
 
     A module of which all is final already stays as it is, as do the modules of which nothing was trained so.
 
@@ -43,4 +44,5 @@ def finalize(net: Net) -> Net:
             done.setdefault(facts.pop("kind"), {})[name] = facts
     for kind, layers in done.items():
         record(net, kind, layers=layers)
+    release(net)
     return net

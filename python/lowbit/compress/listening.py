@@ -33,6 +33,7 @@ class Listener:
         self._grads = grads
         self._handles: list[RemovableHandle] = []
         self._modes: list[AbstractContextManager[Any]] = []
+        self.owner: object = None  # who lives as long as the hooks do
         self.result: Any = None
         self.heard: dict[str, list[Tensor]] = {}
         self.maps: dict[str, list[Tensor]] = {}
