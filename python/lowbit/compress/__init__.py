@@ -11,7 +11,8 @@ Most of its weights become zero:
 `chain.py` owns what stands between a parameter and the weight that a layer computes with, `finalize.py` takes it off.
 `prune.py` puts masks on layers and takes them off again, `schedules.py` says how much is pruned when, `criteria.py`
 what weights are worth, `ranking.py` which blocks go first. `gather.py` finds what calibration data show of layers
-(`batches.py` says how data are read), `second_order.py` what blocks cost that leave one after the other.
+(`batches.py` says how data are read), `second_order.py` what blocks cost that leave one after the other. `refit.py`
+gives those that are left other numbers (`lockstep.py` runs through the net for it).
 
 `parts.py` says what all handles of training have in common, `records.py` what a module tells of them later.
 
@@ -27,6 +28,7 @@ from .finalize import finalize
 from .parts import Part, Teacher
 from .prune import Pruning, prune
 from .records import record, recorded
+from .refit import refit
 from .schedules import Cubic, Iterative, OneShot, Schedule
 from .set_codes import set_codes
 
@@ -47,5 +49,6 @@ __all__ = [
     "prune",
     "record",
     "recorded",
+    "refit",
     "set_codes",
 ]

@@ -151,8 +151,18 @@ def met_by(module: nn.Module, take: Callable[[Tensor], None]) -> Iterator[None]:
         handle.remove()
 
 
+def layer_of(net: nn.Module, name: str) -> Prunable:
+    """The layer at a path where there is known to be one."""
+    found = net.get_submodule(name)
+    assert isinstance(found, Prunable)
+    return found
+
+
 def rows_of(module: Prunable, x: Tensor) -> Tensor:
     """What the weights of an output meet, a row a place: [rows, K] of `weight.flatten(1)`, at most ROWS of a sample."""
+    channels = x.shape[-1 if isinstance(module, nn.Linear) else -3]
+    if channels != original(module).shape[1]:
+        raise ValueError(f"a layer of {original(module).shape[1]} input channels meets an input {list(x.shape)}")
     if isinstance(module, nn.Linear):
         samples = x.reshape(len(x) if x.dim() > 2 else 1, -1, x.shape[-1])
         return (samples[:, _spread(samples.shape[1])] if x.dim() > 2 else samples).reshape(-1, x.shape[-1])
