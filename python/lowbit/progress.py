@@ -5,17 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 Progress = Callable[[str, int, int | None], None]
 """progress(stage, done, total): total is None where it is not known."""
 
 
+class Reporter(Protocol):
+    """A `Progress` that also shows a note, such as a loss."""
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None: ...
+
+
 @contextmanager
-def reporter(show: bool) -> Iterator[Progress]:
+def reporter(show: bool) -> Iterator[Reporter]:
     """A function that shows how far a stage is, on a terminal only: rich's bar, or a plain line without rich."""
     if not show or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
+        yield lambda stage, done, total, note="": None
         return
     try:
         from rich.console import Console
@@ -29,16 +35,16 @@ def reporter(show: bool) -> Iterator[Progress]:
     tasks: dict[str, Any] = {}
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
 
-        def report(stage: str, done: int, total: int | None) -> None:
+        def report(stage: str, done: int, total: int | None, note: str = "") -> None:
             if stage not in tasks:
                 for task in tasks.values():
                     bars.stop_task(task)
                 tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+            bars.update(tasks[stage], completed=done, total=total, description=f"{stage} {note}".rstrip())
 
         yield report
 
 
-def _plain(stage: str, done: int, total: int | None) -> None:
+def _plain(stage: str, done: int, total: int | None, note: str = "") -> None:
     text = f"{done}/{total}" if total is not None else str(done or "...")
-    print(f"\rlowbit: {stage} {text}\033[K", end="", file=sys.stderr, flush=True)
+    print(f"\rlowbit: {stage} {text} {note}\033[K", end="", file=sys.stderr, flush=True)

@@ -19,12 +19,16 @@ gives those that are left other numbers (`lockstep.py` runs through the net for 
 Or it learns from another net, its outputs, features and attention: `distill.py`, by what `listening.py` hears and
 `teaching.py` makes of it.
 
+`finetune.py` is a loop for those who have none: `optimizing.py` knows optimizers and rates by name, `checkpoints.py`
+what a run needs to go on where it was killed.
+
 Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
 
 from .criteria import CRITERIA, Criterion, Layer
 from .distill import Distillation, distill
 from .finalize import finalize
+from .finetune import History, finetune
 from .parts import Part, Teacher
 from .prune import Pruning, prune
 from .records import record, recorded
@@ -37,6 +41,7 @@ __all__ = [
     "Criterion",
     "Cubic",
     "Distillation",
+    "History",
     "Iterative",
     "Layer",
     "OneShot",
@@ -46,6 +51,7 @@ __all__ = [
     "Teacher",
     "distill",
     "finalize",
+    "finetune",
     "prune",
     "record",
     "recorded",
