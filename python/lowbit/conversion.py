@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
+from .compress.finalize import is_rounding
 from .converted_model import Conversion, ConvertedModel, array_of
 from .errors import AccuracyError, CalibrationError, InputError
 from .graph.ir import Array, Graph
@@ -116,6 +117,11 @@ def convert(
         raise InputError(
             "lowbit.convert takes no TorchScript (torch.jit.trace, torch.jit.script, torch.jit.load): "
             "convert the nn.Module that it was made from"
+        )
+    if is_rounding(net):
+        raise InputError(
+            "the module is still rounded in training: call lowbit.compress.finalize(net) first, or on a copy "
+            "(copy.deepcopy(net)) to go on with it"
         )
     if fallback is not None and not (isinstance(fallback, str) and fallback == "torch"):
         raise InputError(f'fallback must be None or "torch", is {fallback!r}')

@@ -1,6 +1,6 @@
 """`lowbit::dequantize`: a torch operator that says what given codes mean, so that they reach a graph as they are.
 
-    w = torch.ops.lowbit.dequantize(codes, scale, zero_point, g_idx, format, offset)    float32, [N, K] or [N, ...]
+    w = torch.ops.lowbit.dequantize(codes, scale, zero_point, g_idx, format, offset, values, rows)   float32, as codes
 
     format          codes                                      scale       w[n, k]
     "int8"          int8 [N, ...], -128 .. 127                 [N]         codes * scale[n]
@@ -9,12 +9,14 @@
     "int4"          int8 [N, K], 0 .. 15                       [N, G]      codes * scale[n, g] + offset[n, g]
     "int4-nibbles"  uint8 [N, K / 2], the low nibble first     [N, G]      the same for nibbles 0 .. 15
     "int3-eighths"  uint8 [N, 3 K / 8], from low bits on       [N, G]      the same for codes 0 .. 7
+    "int4"          int8 [N, ...], 0 .. 15                     [N], [N, G] values[codes] * scale, with values [16]
 
 g is k // (K / G), or g_idx[k]. zero_point is uint8 [N, G], or None: 0 for codes, 8 for nibbles. offset, of the scale's
 shape, takes its place; of eight bits it may be None. Scales and offsets are any floats; a file holds them as float16
-where they are such numbers, else as float32. Codes in groups may have a convolution's shape [N, C, kh, kw], as w has
-then: k counts [kh, kw, C], input channels innermost. Whatever a module computes its weight with this from,
-`lowbit.convert` puts these very codes and scales into its layer.
+where they are such numbers, else as float32. What is said of "int4" holds for "int1" to "int3", with codes of as many
+bits. rows: the layer rounds each row of its input by the row's own range. Codes in groups may have a convolution's
+shape [N, C, kh, kw], as w has then: k counts [kh, kw, C], input channels innermost. Whatever a module computes its
+weight with this from, `lowbit.convert` puts these very codes and scales into its layer.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ from .graph.weights import FORMATS, highest, middle, problems, unpack
 _LOOSE = {f"int{kind.bits}": kind for kind in FORMATS.values() if kind.grouped}
 _PACKED = {kind.packed: kind for kind in _LOOSE.values() if kind.packed}
 NAMES = (*_LOOSE, *_PACKED)
-_SCHEMA = "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format, Tensor? offset=None) -> Tensor"
+_SCHEMA = (
+    "(Tensor codes, Tensor scale, Tensor? zero_point, Tensor? g_idx, str format, Tensor? offset=None, "
+    "Tensor? values=None, bool rows=False) -> Tensor"
+)
 
 
 @torch.library.custom_op("lowbit::dequantize", mutates_args=(), schema=_SCHEMA)
@@ -44,8 +49,12 @@ def dequantize(
     g_idx: Tensor | None,
     format: str,
     offset: Tensor | None = None,
+    values: Tensor | None = None,
+    rows: bool = False,
 ) -> Tensor:
     """The float32 numbers that the codes stand for; see the head of this file."""
+    if values is not None and scale.dim() == 1:
+        return values.float()[codes.long()] * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
     if format == "int8" and scale.numel() == codes.shape[0]:
         numbers = codes.float() * scale.float().reshape(-1, *(1,) * (codes.dim() - 1))
         return numbers if offset is None else numbers + offset.float().reshape(-1, *(1,) * (codes.dim() - 1))
@@ -58,7 +67,8 @@ def dequantize(
     depth, groups = codes.shape[1], scale.shape[1]
     index = torch.arange(depth) // (depth // groups) if g_idx is None else g_idx.long()
     zero = torch.full_like(scale, centre) if zero_point is None else zero_point
-    numbers = (codes.float() - zero.float()[:, index]) * scale.float()[:, index]
+    plain = codes.float() if values is None else values.float()[codes.long()]
+    numbers = (plain - zero.float()[:, index]) * scale.float()[:, index]
     numbers = numbers if offset is None else numbers + offset.float()[:, index]
     return numbers.unflatten(1, (*window, -1)).movedim(-1, 1).contiguous() if window else numbers
 
@@ -82,6 +92,8 @@ def _shape(
     g_idx: Tensor | None,
     format: str,
     offset: Tensor | None = None,
+    values: Tensor | None = None,
+    rows: bool = False,
 ) -> Tensor:
     shape = (codes.shape[0], 8 * codes.shape[1] // _PACKED[format].bits) if format in _PACKED else codes.shape
     return codes.new_empty(shape, dtype=torch.float32)
@@ -102,14 +114,17 @@ def weight_of(
     g_idx: Array | None,
     format: str,
     offset: Array | None = None,
+    values: Array | None = None,
 ) -> Weight:
     """The operator's arguments as the constant of a graph, bit for bit. Raises InputError, UnsupportedError."""
-    if format not in NAMES:
+    if format not in NAMES or (values is not None and format not in _LOOSE):
         raise InputError(f"there is no format {format!r} of codes; there are {', '.join(NAMES)}")
     if format == "int8" and scale.size == len(codes) and offset is None:
         if g_idx is not None:
             raise InputError("g_idx is for codes in groups; this int8 has a scale an output channel")
         weight = Weight(codes=codes, scales=scale.astype(np.float32).reshape(-1), zero_points=zero_point)
+    elif values is not None and scale.ndim == 1:
+        weight = Weight(codes=codes, scales=scale.astype(np.float32), values=values, bits=_LOOSE[format].bits)
     else:
         is_packed = format in _PACKED
         bits = (_PACKED if is_packed else _LOOSE)[format].bits
@@ -123,6 +138,7 @@ def weight_of(
             scales=shortest(scale),
             zero_points=zero_point,
             offsets=None if offset is None else shortest(offset),
+            values=values,
             bits=bits,
             group_size=depth // scale.shape[1],
         )

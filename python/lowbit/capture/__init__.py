@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class Captured:
     writes: tuple[str, ...]
     codes: tuple[Coded, ...] = ()
     """All weights that came quantized; the graph's `origins` say what is computed from which."""
+    marks: Mapping[int, str] = field(default_factory=dict)
+    """The values that `lowbit::mark` named, by its index."""
 
 
 def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallback: bool = False) -> Captured:
@@ -76,6 +78,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         notes=(*notes, *program.notes, *made.notes, *map(_WRITES.format, made.writes)),
         writes=(*made.writes, *made.state),
         codes=made.codes,
+        marks=made.marks,
     )
 
 

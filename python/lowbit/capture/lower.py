@@ -46,7 +46,7 @@ class Made:
     """A float32 graph; for each of the model's result tensors its position in the outputs.
 
     notes: what runs in torch. writes, state: the inputs and the buffers that forward() writes to, and the graph does
-    not. codes: the weights that came quantized.
+    not. codes: the weights that came quantized. marks: the values that `lowbit::mark` named, by its index.
     """
 
     graph: Graph
@@ -55,6 +55,7 @@ class Made:
     writes: tuple[str, ...]
     state: tuple[str, ...] = ()
     codes: tuple[Coded, ...]
+    marks: Mapping[int, str]
 
 
 def lower(program: Program, *, fallback: bool = False, codes: Sequence[Coded] = ()) -> Made:
@@ -199,6 +200,7 @@ class _Whole(Walk):
             notes=tuple(self.notes),
             writes=self.written_inputs(),
             codes=tuple(self.codes),
+            marks=self.marks,
         )
 
     def check_smallest(self, graph: Graph) -> None:

@@ -22,7 +22,7 @@ class Lowering(Builder):
     """The graph that is being made, and the exported node that is being lowered.
 
     env: what each of torch's nodes is here. narrow, foreign: constants of which torch's type is another, and tensors
-    that no graph can hold. codes: weights that came quantized.
+    that no graph can hold. codes: weights that came quantized. marks: the values that `lowbit::mark` named.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Lowering(Builder):
         self.foreign: dict[str, torch.Tensor] = {}
         self.notes: list[str] = []
         self.codes = list(codes)
+        self.marks: dict[int, str] = {}
 
     def resolve(self, argument: Any) -> Any:
         """torch's argument with its nodes replaced by what they stand for."""
@@ -67,9 +68,9 @@ class Lowering(Builder):
         found = [each for ref in refs if isinstance(ref, Ref) for each in self.origins.get(ref.name, ())]
         return tuple(dict.fromkeys(found))
 
-    def note_codes(self, numbers: Ref, weight: Weight, source: str) -> None:
-        """Note that a constant came quantized."""
-        coded = Coded(numbers=self.constants[numbers.name], weight=weight, source=source)
+    def note_codes(self, numbers: Ref, weight: Weight, source: str, *, rows: bool = False) -> None:
+        """Note that a constant came quantized; rows: see `Coded`."""
+        coded = Coded(numbers=self.constants[numbers.name], weight=weight, source=source, rows=rows)
         self.codes.append(coded)
         self.origins[numbers.name] = (coded,)
 

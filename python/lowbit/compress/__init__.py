@@ -31,6 +31,7 @@ from .finalize import finalize
 from .finetune import History, finetune
 from .parts import Part, Teacher
 from .prune import Pruning, prune
+from .qat import Qat, qat
 from .records import record, recorded
 from .refit import refit
 from .schedules import Cubic, Iterative, OneShot, Schedule
@@ -47,12 +48,14 @@ __all__ = [
     "OneShot",
     "Part",
     "Pruning",
+    "Qat",
     "Schedule",
     "Teacher",
     "distill",
     "finalize",
     "finetune",
     "prune",
+    "qat",
     "record",
     "recorded",
     "refit",

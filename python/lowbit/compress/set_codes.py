@@ -21,6 +21,7 @@ def set_codes(
     g_idx: Tensor | None = None,
     *,
     offset: Tensor | None = None,
+    values: Tensor | None = None,
     format: str,
     name: str = "weight",
 ) -> None:
@@ -38,8 +39,10 @@ def set_codes(
         zero_point: One for each group; None: symmetric codes.
         g_idx: The group of each column, if it is stored; groups must be of adjacent columns.
         offset: One for each group, in the place of a zero point: the weight is code * scale + offset.
+        values: A table of as many numbers as there are codes of so many bits: the weight is values[code] * scale.
         format: "int8" (codes int8 [N, ...], scale [N], or [N, groups] of a linear layer or a table), "int4" (codes int8
-            [N, K]: -8 .. 7, or 0 .. 15 with zero_point or offset; scale, offset and zero_point, uint8, [N, groups]) or
+            [N, K]: -8 .. 7, or 0 .. 15 with zero_point, offset or values; scale, offset and zero_point, uint8, [N,
+            groups]; with values, scale may be [N]), "int3", "int2", "int1" (the same with fewer codes) or
             "int4-nibbles" (codes uint8 [N, K / 2], two a byte, the low nibble first).
         name: Of the parameter, where it is not `weight`.
 
@@ -65,7 +68,8 @@ def set_codes(
     if zero_point is not None and offset is not None:
         raise InputError("zero_point and offset exclude each other")
     added = None if offset is None else offset.detach().float().numpy()
-    given = weight_of(*arrays(codes, scale, zero_point, g_idx), format, added)
+    table = None if values is None else values.detach().float()
+    given = weight_of(*arrays(codes, scale, zero_point, g_idx), format, added, None if table is None else table.numpy())
     packed = (len(weight), math.prod(weight.shape[1:]))
     if given.shape not in ((weight.shape, packed) if format.endswith("nibbles") else (weight.shape,)):
         raise InputError(f"the codes are of a weight {list(given.shape)}; the module's is {list(weight.shape)}")
@@ -75,7 +79,7 @@ def set_codes(
     module.register_parameter(name, nn.Parameter(weight.detach(), requires_grad=False))
     window = tuple(weight.shape[2:]) if given.shape != weight.shape else ()
     parametrize.register_parametrization(
-        module, name, Recoded(parts, format, window, has_offset=offset is not None), unsafe=True
+        module, name, Recoded(parts, format, window, has_offset=offset is not None, values=table), unsafe=True
     )
     module.train(module.training)  # the new submodules, too
 
@@ -103,6 +107,7 @@ class Given(NamedTuple):
     zero_point: Tensor | None
     format: str
     offset: Tensor | None = None
+    values: Tensor | None = None
 
 
 def codes_given(module: nn.Module, name: str = "weight") -> Given | None:
@@ -119,26 +124,37 @@ def codes_given(module: nn.Module, name: str = "weight") -> Given | None:
     codes, scale, *rest = (getattr(source, f"original{place}") for place in range(source.ntensors))
     beside = rest[0] if rest else None
     zero_point, offset = (None, beside) if source[0].has_offset else (beside, None)
-    return Given(codes, scale, zero_point, source[0].format, offset)
+    return Given(codes, scale, zero_point, source[0].format, offset, source[0].values)
 
 
 class Recoded(nn.Module):
     """The parametrization: from codes, scales and perhaps zero points to numbers.
 
-    window: of a convolution whose codes are rows. has_offset: whether the third part is one, not a zero point.
+    window: of a convolution whose codes are rows. has_offset: whether the third part is one, not a zero point. values:
+    the table that codes are of. rows: whether the layer rounds its input row by row.
     """
 
+    values: Tensor | None
+    rows = False
+
     def __init__(
-        self, parts: tuple[Tensor, ...], format: str, window: tuple[int, ...] = (), *, has_offset: bool = False
+        self,
+        parts: tuple[Tensor, ...],
+        format: str,
+        window: tuple[int, ...] = (),
+        *,
+        has_offset: bool = False,
+        values: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.format, self.window, self.has_offset = format, window, has_offset
+        self.register_buffer("values", values)
         self._parts: tuple[Tensor, ...] | None = parts
 
     def forward(self, codes: Tensor, scale: Tensor, beside: Tensor | None = None) -> Tensor:
         """float32, as the codes say."""
         zero_point, offset = (None, beside) if self.has_offset else (beside, None)
-        numbers: Tensor = dequantize(codes, scale, zero_point, None, self.format, offset)
+        numbers: Tensor = dequantize(codes, scale, zero_point, None, self.format, offset, self.values, self.rows)
         return numbers.unflatten(1, (*self.window, -1)).movedim(-1, 1) if self.window else numbers
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:

@@ -300,8 +300,9 @@ def _given(module: nn.Module) -> Weight | None:
     given = codes_given(module)
     if given is None:
         return None
-    offset = None if given.offset is None else given.offset.detach().float().numpy()
-    return weight_of(*arrays(given.codes, given.scale, given.zero_point, None), given.format, offset)
+    beside = (None if part is None else part.detach().float().numpy() for part in (given.offset, given.values))
+    made = weight_of(*arrays(given.codes, given.scale, given.zero_point, None), given.format, *beside)
+    return made if made.values is None else as_read(made)
 
 
 def _nearest(layer: Codable, part: Tensor) -> Weight:

@@ -150,11 +150,13 @@ class Coded:
         numbers: Its float32 numbers, as the model computes them.
         weight: Its codes.
         source: Where it came from, for people.
+        rows: Whether its layer rounds each row of its input by the row's own range.
     """
 
     numbers: Array
     weight: Weight
     source: str
+    rows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,17 +22,18 @@ from ..passes.remove_dead import remove_dead
 from ..passes.rewrite import Rewriter
 from ..runtime.meta import Decision
 from .emit import put_other
-from .fuse_requantize import MOVES_CODES, Emitter, IntegerLayer, put_layer
+from .fuse_requantize import MOVES_CODES, Emitter, IntegerLayer, put_dynamic_layer, put_layer
 from .known_weights import KnownWeights
 from .plan import can_follow, in_torch
 from .quantizer import Quantized
+from .round_groups import GroupCodes
 
 KEPT = "came quantized: its scales, zero points and codes are kept"
 
 
 def is_quantized(graph: Graph) -> bool:
     """Whether some values of a captured graph are quantized already."""
-    return any(node.op == "quantize" for node in graph)
+    return any(node.op == "quantize" or _by_row(graph, node) for node in graph)
 
 
 def adopt_quantization(graph: Graph, coded: Sequence[Coded]) -> Quantized:
@@ -48,6 +49,11 @@ def adopt_quantization(graph: Graph, coded: Sequence[Coded]) -> Quantized:
     reference = remove_quantization(graph)
     decisions = tuple(_decision(node, adopter) for node in reference)
     return Quantized(graph=validate(made), reference=validate(reference), decisions=decisions)
+
+
+def _by_row(graph: Graph, node: Node) -> bool:
+    """Whether it is a layer that finds ranges of its input's rows at run time."""
+    return node.op == "linear" and any(each.rows for each in graph.origins.get(node.inputs[1], ()))
 
 
 def _takes_residual(r: Rewriter, layer: Node, other: str, weights: KnownWeights) -> bool:
@@ -119,11 +125,15 @@ class _Adopter:
         codes = self.weights.of(self.graph, node.inputs[1])
         others = [name for name in (node.inputs[0], *node.inputs[3:4]) if name]
         bias = constants[1] if len(constants) > 1 else None
-        if codes is None or isinstance(bias, Weight) or not all(name in self._coded for name in others):
+        by_row = _by_row(self.graph, node)
+        if codes is None or isinstance(bias, Weight) or not (by_row or all(name in self._coded for name in others)):
             return False
         if (bias is None and len(node.inputs) > 2 and node.inputs[2]) or _overflows(codes.codes):
             return False
         shift = np.zeros(len(codes.scales)) if bias is None else bias.astype(np.float64)
+        if by_row:
+            put_dynamic_layer(self._emit, node, IntegerLayer(codes=codes, bias=shift))
+            return True
         as_codes = node.outputs[0] in self._quants
         put_layer(self._emit, node, IntegerLayer(codes=codes, bias=shift), as_codes=as_codes)
         if as_codes:
@@ -203,8 +213,10 @@ def _decision(node: Node, adopter: _Adopter) -> Decision:
     if node.op == "torch":
         return in_torch(adopter.graph, node)
     if node.name in adopter.kept:
-        reason = KEPT if node.op in LAYERS else "works on the codes of the model"
-        return Decision(node=node.name, op=node.op, scheme="int8", reason=reason)
+        codes = adopter.weights.of(adopter.graph, node.inputs[1]) if node.op in LAYERS else None
+        reason = "works on the codes of the model" if codes is None else KEPT
+        bits = codes.bits if isinstance(codes, GroupCodes) else 8
+        return Decision(node=node.name, op=node.op, scheme=f"int{bits}", reason=reason)
     reason = "the model leaves it in float32"
     if node.op in LAYERS and adopter.weights.of(adopter.graph, node.inputs[1]) is not None:
         reason = "its weight came quantized, its input did not"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..graph.ir import Array, Coded, Graph, Weight, replace
-from ..graph.weights import middle, shaped
+from ..graph.weights import is_signed, middle, shaped
 from .round_groups import GroupCodes
 from .round_weights import Codes
 
@@ -125,7 +125,7 @@ def _gathered(search: _Search, found: Sequence[_Found], shape: tuple[int, ...]) 
         if len(weight.codes) == len(found):
             return codes_of(weight, shape)
     parts = [(search.weights[which], row) for which, row, _ in found]
-    if len({(w.group_size, w.zero_points is None, w.offsets is None, w.bits) for w, _ in parts}) != 1:
+    if len({(w.group_size, w.zero_points is None, w.offsets is None, w.bits, _table(w)) for w, _ in parts}) != 1:
         return None
     rows = {which: _codes(search.weights[which]) for which, _, _ in found}
     zeros = [w.zero_points[row] for w, row in parts if w.zero_points is not None]
@@ -136,10 +136,15 @@ def _gathered(search: _Search, found: Sequence[_Found], shape: tuple[int, ...]) 
         scales=np.stack([w.scales[row] for w, row in parts]),
         zero_points=np.stack(zeros) if zeros else None,
         offsets=np.stack(offsets) if offsets else None,
+        values=first.values,
         bits=first.bits,
         group_size=first.group_size,
     )
     return codes_of(whole, shape, np.array([factor for _, _, factor in found]))
+
+
+def _table(weight: Weight) -> bytes:
+    return b"" if weight.values is None else weight.values.tobytes()
 
 
 def _codes(weight: Weight) -> Array:
@@ -154,10 +159,14 @@ def codes_of(weight: Weight, shape: tuple[int, ...], factors: Array | float = 1.
     """
     scales, zeros = weight.scales.astype(np.float64), weight.zero_points
     if not weight.group_size:
-        return Codes(codes=weight.codes.reshape(shape), scales=scales, factors=factors)
-    centre = middle(weight.bits) if weight.bits < 8 and weight.offsets is None and zeros is None else 0
+        codes = weight.codes.reshape(shape)
+        if weight.values is None:
+            return Codes(codes=codes, scales=scales, factors=factors)
+        values = weight.values.astype(np.int8)
+        return Codes(codes=values[codes], scales=scales, factors=factors, values=values)
+    centre = middle(weight.bits) if weight.bits < 8 and is_signed(weight) else 0
     rows = weight.rows.reshape(shape[0], -1)
-    is_plain = weight.bits < 8 and weight.offsets is None and weight.scales.dtype == np.float16
+    is_plain = weight.bits < 8 and weight.offsets is weight.values is None and weight.scales.dtype == np.float16
     return GroupCodes(
         codes=rows + np.int8(centre),
         scales=scales,

@@ -212,6 +212,10 @@ class Rules:
         """The pattern that decides about a node."""
         return next((pattern for pattern, _ in self.rules if _matches(pattern, _paths(node))), None)
 
+    def paths(self, node: Node) -> tuple[str, ...]:
+        """What a pattern may match of a node: its name, its module's path, and the modules around it."""
+        return _paths(node)
+
     def of(self, node: Node) -> Scheme:
         """The scheme of a node."""
         found = self.pattern(node)

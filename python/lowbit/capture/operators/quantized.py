@@ -1,4 +1,4 @@
-"""Codes of models that came quantized, by torchao's PT2E flow or `lowbit::dequantize`, in lowbit's terms.
+"""Codes of models that came quantized, by torchao's PT2E flow or lowbit's own operators, in lowbit's terms.
 
 Activations become u8: an int8 code is the u8 code 128 above it, with a zero point 128 higher. Weights are constants
 here, float32 as torch computes them from their codes; the codes are kept beside (`Lowering.keep_codes`).
@@ -54,18 +54,39 @@ def stored(
     g_idx: Ref | None,
     format: str,
     offset: Ref | None = None,
+    values: Ref | None = None,
+    rows: bool = False,
 ) -> Ref:
     """A constant: the numbers, and beside them the codes."""
 
     def given(ref: Ref) -> torch.Tensor:
         return torch.from_numpy(c.array(ref, "what lowbit::dequantize reads"))
 
-    zero, index, added = (None if ref is None else given(ref) for ref in (zero_point, g_idx, offset))
+    zero, index, added, table = (None if ref is None else given(ref) for ref in (zero_point, g_idx, offset, values))
     parts = (given(codes), given(scale), zero, index)
-    weight = weight_of(*arrays(*parts), format, None if added is None else added.float().numpy())
-    made = c.constant(numbers_of(*parts, format, added), f"{codes.name}.numbers")
-    c.note_codes(made, weight, codes.name)
+    beside = (None if part is None else part.float().numpy() for part in (added, table))
+    weight = weight_of(*arrays(*parts), format, *beside)
+    made = c.constant(numbers_of(*parts, format, added, table), f"{codes.name}.numbers")
+    c.note_codes(made, weight, codes.name, rows=rows)
     return made
+
+
+@lowers("lowbit.round_values.default")
+def round_values(c: Lowering, x: Ref, scale: Any, zero_point: Any) -> Ref:
+    step, zero = _number(c, scale), int(_number(c, zero_point))
+    return c.emit("dequantize", c.emit("quantize", x, scale=step, zero_point=zero), scale=step, zero_point=zero)
+
+
+@lowers("lowbit.round_rows.default")
+def round_rows(c: Lowering, x: Ref) -> Ref:
+    """The layer that reads it says so (`Coded.rows`)."""
+    return x
+
+
+@lowers("lowbit.mark.default")
+def mark(c: Lowering, x: Ref, index: int) -> Ref:
+    c.marks.setdefault(index, x.name)
+    return x
 
 
 @lowers(
