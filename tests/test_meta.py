@@ -13,7 +13,7 @@ import lowbit
 from graphs import float_net
 from lowbit.errors import FormatError
 from lowbit.runtime import format
-from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta
+from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta, Trained
 
 WHOLE = Meta(
     producer="lowbit 0.1.0",
@@ -25,6 +25,7 @@ WHOLE = Meta(
     sparsity=(Kept(node="a", pattern="4x4", density=0.25),),
     evaluations=(Evaluation(model="int8", score=0.9, drop=0.01, int8_layers=3, float_layers=("b",)),),
     max_drop=0.02,
+    training=(Trained(kind="pruning", facts={"layers": {"a": {"zeros": 0.75}}}),),
     notes=("one",),
     writes=("x",),
     more={"team": {"name": "vision"}},
@@ -57,6 +58,9 @@ def test_it_survives_a_file(tmp_path: Path) -> None:
         ("evaluations", [{"model": 1}]),
         ("evaluations", [{"model": "a", "score": True, "drop": 0, "int8_layers": 0, "float_layers": []}]),
         ("max_drop", "x"),
+        ("training", {"kind": "pruning"}),
+        ("training", [{"facts": {}}]),
+        ("training", [{"kind": "pruning", "facts": [1]}]),
         ("notes", None),
         ("notes", [1]),
         ("writes", "x"),

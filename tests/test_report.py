@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lowbit
+import lowbit.compress
 from lowbit.cli.commands import app
 from lowbit.report import Facts, OutputError, Step, Timed, render
 from lowbit.runtime import timing as measured
@@ -27,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "SECONDS", 1e-3)
 
 
-VOID = {"meta", "br", "rect", "line", "circle"}
+VOID = {"meta", "br", "rect", "line", "circle", "polyline"}
 
 
 class Reader(HTMLParser):
@@ -208,6 +210,64 @@ def test_a_budgets_evaluations_are_drawn() -> None:
     assert "alone in int8 it makes 41 %" in reader.text
     assert "int8: faster by the cost model" in reader.text
     assert "2 nodes" in reader.text
+
+
+ROWS = [{"epoch": n, "loss": 1 / n, "task": 1 / n, "score": n / 4, "lr": 0.1, "seconds": 1.0} for n in (1, 2, 3)]
+
+
+def test_training_is_told_and_drawn() -> None:
+    """Masks by layers, the teacher, and the course of what is not the same as another."""
+    told = (
+        ("pruning", {"layers": {"a": {"pattern": "4x4", "zeros": 0.75}, "b": {"pattern": "4x4", "zeros": 0.75}}}),
+        ("distillation", {"teacher": "Net", "temperature": 4.0, "match": {"layer3": "layer7"}, "attention": {}}),
+        ("training", {"optimizer": "adamw", "l1": 0.0, "epochs": 3, "best": 2, "history": ROWS}),
+    )
+    page = render(facts(training=told))
+    text = read(page).text
+    assert "a, b: pattern 4x4, zeros 0.75" in text
+    assert "teacher Net, temperature 4, match layer3 from layer7" in text
+    assert "optimizer adamw, epochs 3, best 2" in text
+    assert "score 0.25 in epoch 1, 0.75 in epoch 3" in text
+    assert page.count("<polyline") == page.count('class="chosen"') == 2  # loss and score; task is the loss
+    assert "How it was trained" not in render(facts())
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"history": 3, "layers": []},
+        {"history": [3, {"epoch": "1"}, {"epoch": 10**400, "loss": 1}, {"epoch": 1, "loss": math.nan}]},
+        {"history": [{"epoch": 1, "loss": 5}, {"epoch": 1, "loss": 5}], "best": True},
+        {"history": [{"epoch": 1, "loss": 10**400}, {"epoch": 2, "loss": math.inf}, {"epoch": 3, "loss": True}]},
+        {"layers": {str(n): {"x": n} for n in range(1000)}, "<script>": "<script>" * 100},
+        {"a": {"b": {"c": [[], {}, None, [1.5, "x" * 999]]}}, "layers": {"x": [1], "y": None}},
+    ],
+)
+def test_any_facts_of_training_make_a_page(told: dict[str, Any]) -> None:
+    """What a file tells may be anything."""
+    page = render(facts(training=(("<script>", told), ("training", told))))
+    assert "script" not in read(page).tags
+    assert len(page) < 60_000
+
+
+def test_what_was_trained_is_in_the_file_and_its_reports(tmp_path: Path) -> None:
+    """From finetune and finalize through the file to the page and `lowbit inspect`."""
+    net, big = nn.Linear(16, 8), nn.Linear(16, 8)
+    pruning = lowbit.compress.prune(net, 0.5, pattern="1x4")
+    teacher = lowbit.compress.distill(net, big)
+    x = torch.randn(32, 16)
+    lowbit.compress.finetune(net, x, parts=[pruning, teacher], epochs=2, lr=0.01)
+    model = lowbit.convert(nn.Sequential(lowbit.compress.finalize(net)), x[:1], progress=False)
+    model.save(tmp_path / "net.lowbit")
+    loaded = lowbit.load(tmp_path / "net.lowbit")
+    assert loaded.meta.training == model.meta.training
+    assert [each.kind for each in loaded.meta.training] == ["training", "pruning", "distillation"]
+    loaded.report(tmp_path / "page.html")
+    page = read((tmp_path / "page.html").read_text()).text
+    printed = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["inspect", str(tmp_path / "net.lowbit")]).output
+    for text in (page, printed):
+        for told in ("How it was trained", "pattern 1x4, zeros 0.5", "teacher Linear", "parts Pruning, Distillation"):
+            assert told in text
 
 
 def test_four_bit_weights_are_weighed_and_named(tmp_path: Path) -> None:

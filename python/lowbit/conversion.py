@@ -15,6 +15,7 @@ import torch
 
 from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
 from .compress.finalize import is_rounding
+from .compress.records import recorded
 from .converted_model import Conversion, ConvertedModel, array_of
 from .errors import AccuracyError, CalibrationError, InputError
 from .graph.ir import Array, Graph
@@ -36,7 +37,7 @@ from .quantization.quantizer import Quantized
 from .reconstruction.adaround import reconstruct
 from .runtime import calls
 from .runtime.limits import OWN, Limits, checked
-from .runtime.meta import Decision, Meta
+from .runtime.meta import Decision, Meta, Trained
 
 DIVISOR = 32
 """Of what stays of a layer's channels where weights have four bits, so that groups divide them."""
@@ -221,6 +222,7 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
         target=request.target,
         signature=captured.signature,
         output=captured.output,
+        training=tuple(_trained(net)),
         notes=(*captured.notes, *notes, *(f"{name} is {each}" for name, each in left.items())),
         writes=captured.writes,
     )
@@ -256,6 +258,11 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
     if not outcome.holds:
         raise _missed(outcome, limit, ConvertedModel(found))
     return found
+
+
+def _trained(net: torch.nn.Module) -> Iterator[Trained]:
+    for facts in recorded(net):
+        yield Trained(kind=facts["kind"], facts={key: value for key, value in facts.items() if key != "kind"})
 
 
 def _without_channels(graph: Graph, captured: Captured, rules: schemes.Rules) -> tuple[Graph, dict[str, Left]]:

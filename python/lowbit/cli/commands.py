@@ -21,9 +21,10 @@ from lowbit.graph.ir import Graph, Value, Weight
 from lowbit.graph.weights import stored
 from lowbit.ops.interpreter import bind
 from lowbit.passes.note_sparsity import sparse_layers
+from lowbit.report.training import told
 from lowbit.runtime import compression
 from lowbit.runtime import format as lowbit_format
-from lowbit.runtime.meta import Decision, Meta
+from lowbit.runtime.meta import Decision, Meta, Trained
 from lowbit.runtime.targets import this_level
 from lowbit.runtime.timing import interleave
 
@@ -100,12 +101,15 @@ def _kernels(usable: Sequence[str]) -> Table:
 
 @app.command()
 def inspect(file: File) -> None:
-    """What a file holds: inputs, outputs, nodes, weights, and why each layer is as it is."""
+    """What a file holds: inputs, outputs, nodes, weights, how it was trained, and why each layer is as it is."""
     graph, document = lowbit_format.load(file)
     meta = Meta.read(document)
     console.print(_summary(file, graph, meta))
     console.print(_nodes(graph))
     _print_left_out(len(graph.nodes), "nodes")
+    if meta.training:
+        console.print(_training(meta.training[:SHOWN]))
+        _print_left_out(len(meta.training), "things done in training")
     if meta.decisions:
         console.print(_decisions(meta.decisions[:SHOWN]))
         _print_left_out(len(meta.decisions), "decisions")
@@ -245,6 +249,13 @@ def _decisions(decisions: Iterable[Decision]) -> Table:
     table = heading("Decisions", keys)
     for decision in decisions:
         table.add_row(*(escape(getattr(decision, key)) for key in keys))
+    return table
+
+
+def _training(trained: Iterable[Trained]) -> Table:
+    table = heading("How it was trained", ("what", "how"))
+    for each in trained:
+        table.add_row(escape(each.kind), escape("\n".join(told(each.facts))))
     return table
 
 

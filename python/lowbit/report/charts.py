@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
 
@@ -32,6 +32,45 @@ def bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
     return f'<table class="bars">{lines}</table>'
 
 
+def _grid(low: float, high: float, y: Callable[[float], float], left: float, width: float) -> Iterator[str]:
+    """Five lines across, each with its value."""
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        yield f'<line class="grid" x1="{left}" x2="{width - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+        yield f'<text class="tick" x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+
+
+def course(name: str, values: Sequence[tuple[float, float]], marked: float | None, caption: str) -> str:
+    """How a value went: a line through (x, value), with a ring where x is `marked`."""
+    width, height, left, bottom = 760.0, 190.0, 66.0, 40.0
+    low, high = min(value for _, value in values), max(value for _, value in values)
+    margin = (high - low or abs(high) or 1.0) * 0.08
+    low, high = low - margin, high + margin
+    first, last = values[0][0], values[-1][0]
+
+    def x(at: float) -> float:
+        return left + 14 + (width - left - 38) * (at - first) / ((last - first) or 1.0)
+
+    def y(value: float) -> float:
+        return 10 + (height - bottom - 10) * (high - value) / (high - low)
+
+    parts = list(_grid(low, high, y, left, width))
+    points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in values)
+    parts.append(f'<polyline class="course" points="{points}"/>')
+    for at, value in values:
+        title = f"<title>{caption} {at:g}: {value:.6g}</title>"
+        parts.append(f'<circle class="course" cx="{x(at):.1f}" cy="{y(value):.1f}" r="3">{title}</circle>')
+        if at == marked:
+            parts.append(f'<circle class="chosen" cx="{x(at):.1f}" cy="{y(value):.1f}" r="8"/>')
+    for at in sorted({first, last, *([] if marked is None else [marked])}):
+        parts.append(f'<text class="tick" x="{x(at):.1f}" y="{height - 22}" text-anchor="middle">{at:g}</text>')
+    middle = (left + width) / 2
+    text = f"{escape(name)} by {escape(caption)}"
+    parts.append(f'<text class="tick" x="{middle}" y="{height - 4}" text-anchor="middle">{text}</text>')
+    head = f'<svg class="history" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(name)}">'
+    return f"{head}{''.join(parts)}</svg>"
+
+
 def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None, caption: str) -> str:
     """Scores in the order of their evaluation, a line at the limit: (what stands below, score, holds, is chosen)."""
     width, height, left, bottom = 760.0, 250.0, 66.0, 46.0
@@ -44,11 +83,7 @@ def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None
         return 10 + (height - bottom - 10) * (high - score) / (high - low)
 
     step = (width - left - 20) / max(len(scores), 1)
-    parts = []
-    for tick in range(5):
-        value = low + (high - low) * tick / 4
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+    parts = list(_grid(low, high, y, left, width))
     if limit is not None:
         parts.append(f'<line class="limit" x1="{left}" x2="{width - 10}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>')
         parts.append(f'<text class="limit" x="{width - 12}" y="{y(limit) - 6:.1f}" text-anchor="end">budget</text>')

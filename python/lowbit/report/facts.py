@@ -101,6 +101,7 @@ class Facts:
         sparsity: "node", "pattern" and "density" of layers with sparse weights.
         evaluations: Each score that the caller's function gave.
         max_drop: How far the score was allowed to fall.
+        training: What was done to the module in training: kinds and facts, as a file tells them.
         notes: What the user should know.
     """
 
@@ -123,6 +124,7 @@ class Facts:
     sparsity: tuple[Mapping[str, Any], ...] = ()
     evaluations: tuple[Mapping[str, Any], ...] = ()
     max_drop: float | None = None
+    training: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

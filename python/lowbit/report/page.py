@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from ..graph.weights import BITS
-from . import charts
+from . import charts, training
 from .facts import CODED, Facts, Step, Timed
 
 SHOWN = 60
@@ -38,7 +38,15 @@ def render(facts: Facts) -> str:
     """
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     title = escape(facts.name)
-    sections = (_speed(facts), _accuracy(facts), _budget(facts), _layers(facts), _decisions(facts), _notes(facts))
+    sections = (
+        _speed(facts),
+        _accuracy(facts),
+        _budget(facts),
+        _trained(facts),
+        _layers(facts),
+        _decisions(facts),
+        _notes(facts),
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -200,6 +208,22 @@ def _budget(facts: Facts) -> str:
         charts.history(scores, limit, f"layers {few} / in float32" if mixed else "layers in float32"),
         _scroll(f'<table class="plain">{"".join(rows)}</table>'),
     )
+
+
+def _trained(facts: Facts) -> str:
+    if not facts.training:
+        return ""
+    lines = "".join(
+        f"<dt>{escape(kind)}</dt><dd>{'<br>'.join(escape(line) for line in training.told(told))}</dd>"
+        for kind, told in facts.training
+    )
+    drawn = [
+        charts.course(name, points, training.best(told), "epoch")
+        for _, told in facts.training
+        for name, points in training.courses(told)
+    ]
+    ring = "<p>The ring is the epoch whose weights this model has.</p>" if drawn else ""
+    return _section("How it was trained", f'<dl class="trained">{lines}</dl>', ring, *drawn)
 
 
 # --------------------------------------------------------------------------------------------------------------- layers

@@ -71,6 +71,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One thing that was done to the module in training (`lowbit.compress.record`).
+
+    Args:
+        kind: In a word, such as "pruning".
+        facts: What is told of it, in plain values; readers make no use of it but to show it.
+    """
+
+    kind: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Meta:
     """The `meta` of a file (docs/file-format.md); frozen, and checked when it is read.
 
@@ -101,6 +114,8 @@ class Meta:
     """Each score that the caller's function gave."""
     max_drop: float | None = None
     """How far the score was allowed to fall."""
+    training: tuple[Trained, ...] = ()
+    """What was done to the module in training."""
     notes: tuple[str, ...] = ()
     """What the user should know about the model as a whole."""
     writes: tuple[str, ...] = ()
@@ -122,7 +137,7 @@ class Meta:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, Decision | Kept | Evaluation):
+    if isinstance(value, Decision | Kept | Evaluation | Trained):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     return value
 
@@ -165,7 +180,7 @@ def _list(read: Callable[[Any], Row]) -> Callable[[Any], tuple[Row, ...]]:
     return items
 
 
-def _rows(kind: type[Row], **readers: Callable[[Any], Any]) -> Callable[[Any], tuple[Row, ...]]:
+def _rows(kind: type[Row], /, **readers: Callable[[Any], Any]) -> Callable[[Any], tuple[Row, ...]]:
     """A list of objects with these keys; others are left out."""
     needed = {name for name, each in signature(kind).parameters.items() if each.default is each.empty}
 
@@ -205,6 +220,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
         float_layers=_list(_text),
     ),
     "max_drop": _or_none(_number),
+    "training": _rows(Trained, kind=_text, facts=_object),
     "notes": _list(_text),
     "writes": _list(_text),
 }

@@ -181,6 +181,7 @@ class Model:
             "sparsity": tuple(map(asdict, meta.sparsity)),
             "evaluations": tuple(map(asdict, meta.evaluations)),
             "max_drop": meta.max_drop,
+            "training": tuple((each.kind, each.facts) for each in meta.training),
             "notes": meta.notes,
         }
         return Facts(**{**known, **measured})
