@@ -1,8 +1,8 @@
 """A training run that is killed again and again: `python tests/compress/killed.py [KILLS]`.
 
-Each run trains a small net with a pruning, a teacher with a learned projection, dropout, and noise from the random
-numbers of three libraries. It is killed after random times until it ends by itself; its weights must be those of a run
-that nobody killed. Prints `same N of N runs, K kills`.
+Each run trains a small net with masks, rounding, a teacher with a learned projection, dropout, and noise from the
+random numbers of three libraries. It is killed after random times until it ends by itself; its weights must be those of
+a run that nobody killed. Prints `same N of N runs, K kills`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lowbit.compress import Cubic, distill, finetune, prune
+from lowbit.compress import Cubic, distill, finetune, prune, qat
 
 EPOCHS = 12
 
@@ -48,7 +48,7 @@ def net(width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def train(folder: Path, *, seed: int = 0) -> None:
+def train(folder: Path, *, seed: int = 0, epochs: int = EPOCHS) -> None:
     """The run; its weights go to folder/weights.pt."""
     torch.set_num_threads(1)
     random.seed(seed)
@@ -59,11 +59,12 @@ def train(folder: Path, *, seed: int = 0) -> None:
     teacher = net(12)
     torch.manual_seed(seed)
     pruning = prune(student, 0.5, pattern="1x4", criterion="random", schedule=Cubic(steps=30))
+    rounding = qat(student.eval(), Noisy().x[:2], scheme="int4", observe=10)
     teaching = distill(student, teacher, match={"2": "2"})
     held = Noisy().x
     finetune(
-        student, Noisy(), parts=[pruning, teaching], epochs=EPOCHS, batch_size=16, warmup=0.1, clip=1.0, l1=1e-4,
-        weight_decay=0.01, evaluate=lambda model: -float(model(held).square().mean()), checkpoint=folder,
+        student, Noisy(), parts=[pruning, rounding, teaching], epochs=epochs, batch_size=16, warmup=0.1, clip=1.0,
+        l1=1e-4, weight_decay=0.01, evaluate=lambda model: -float(model(held).square().mean()), checkpoint=folder,
     )  # fmt: skip
     torch.save({"net": student.state_dict(), "pruning": pruning.state_dict()}, folder / "weights.pt")
 
@@ -100,10 +101,9 @@ def equal(a: Any, b: Any) -> bool:
 def main(kills: str = "4") -> None:
     """Kill that often at least, over as many runs as that takes."""
     moments = random.Random(os.getpid())
-    torch.set_num_threads(1)
-    finetune(nn.Linear(4, 2), (torch.zeros(4, 4), torch.zeros(4, dtype=torch.long)))  # imports what each child needs
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        train(root / "first", epochs=1)  # imports what each child needs
         start = time.monotonic()
         assert forked(lambda: train(root / "whole"), 600)
         whole, took = torch.load(root / "whole" / "weights.pt"), time.monotonic() - start
@@ -112,7 +112,7 @@ def main(kills: str = "4") -> None:
             folder = root / str(runs)
             # other seeds, for the beginning of a run that was killed decides, not that of its successors
             attempt = 0
-            while not forked(lambda: train(folder, seed=attempt), moments.uniform(0, 0.6) * took):  # noqa: B023
+            while not forked(lambda: train(folder, seed=attempt), moments.uniform(0.05, 1) * took):  # noqa: B023
                 killed += 1
                 attempt += (folder / "last.pt").exists()
             same += equal(torch.load(folder / "weights.pt"), whole)
