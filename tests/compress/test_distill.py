@@ -19,6 +19,7 @@ from torch.nn import functional
 
 import lowbit
 from lowbit.compress import Teacher, distill, finalize, prune, recorded
+from lowbit.compress.listening import attention_map
 from lowbit.compress.teaching import activation_attention, attention_divergence, soft_targets
 from lowbit.errors import InputError
 
@@ -173,6 +174,29 @@ def test_attention_maps_however_they_are_computed(ours: str, theirs: str) -> Non
     loss.backward()
     assert float(loss.detach()) > 0.03
     assert any(each.grad is not None and each.grad.abs().sum() > 0 for each in net.parameters())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.sampled_from(["none", "bool", "float", "causal"]), st.booleans(),
+    st.sampled_from([None, 0.3]), st.integers(0, 1000),
+)  # fmt: skip
+def test_maps_times_values_are_torchs(
+    queries: int, keys: int, mask: str, grouped: bool, scale: float | None, seed: int
+) -> None:
+    """What is compared is what scaled_dot_product_attention multiplies values by, for all its arguments."""
+    torch.manual_seed(seed)
+    query, key, value = torch.randn(2, 4, queries, 8), torch.randn(2, 2, keys, 8), torch.randn(2, 2, keys, 8)
+    if not grouped:
+        query = query[:, :2]
+    sees = torch.rand(queries, keys) < 0.6
+    sees[:, 0] = True
+    masks = {"bool": sees, "float": torch.randn(queries, keys)}
+    asked: dict[str, Any] = {"scale": scale, "enable_gqa": grouped}
+    asked |= {"is_causal": True} if mask == "causal" else {"attn_mask": masks.get(mask)}
+    wanted = functional.scaled_dot_product_attention(query, key, value, **asked)
+    found = attention_map(query, key, value, **asked) @ value.repeat_interleave(2 if grouped else 1, 1)
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_causal_attention_and_other_numbers_of_heads() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowbit.compress import Cubic, distill, finetune, prune, recorded
+from lowbit.compress import Cubic, distill, finetune, prune, qat, recorded
 from lowbit.compress.optimizing import OPTIMIZERS, SCHEDULES, decaying
 from lowbit.errors import InputError
 
@@ -175,6 +175,16 @@ def test_the_best_epoch_that_counts(xy: tuple[Tensor, Tensor]) -> None:
     (told,) = recorded(model)
     assert (told["kind"], told["best"], told["history"]) == ("training", 3, list(history.rows))
     assert "no better score for 2 epochs; the weights are those of epoch 3" in str(history)
+
+
+def test_scores_of_a_net_that_is_not_rounded_yet_do_not_count(xy: tuple[Tensor, Tensor]) -> None:
+    """Ranges are found in the second epoch; the first, the best by its score, was float."""
+    model, scores = net(width=64), iter([4.0, 3.0, 2.0])
+    rounding = qat(model.eval(), xy[0][:1], observe=5)
+    assert not rounding.done
+    history = finetune(model, xy, parts=rounding, epochs=3, batch_size=16, evaluate=lambda model: next(scores))
+    assert rounding.done
+    assert history.best == 2
 
 
 def test_killed_at_random_moments() -> None:

@@ -191,7 +191,7 @@ class _Run:
     def epoch(self, epochs: int, report: Reporter) -> None:
         """Train through the data once, then score."""
         number, start = len(self.rows) + 1, time.perf_counter()
-        stage, scored = f"epoch {number} of {epochs}", self._last_score()
+        stage, scored, count = f"epoch {number} of {epochs}", self._last_score(), self.asked["batches"]
         sums: dict[str, list[float]] = {"loss": [], "task": []}
         checkpoints.set_epoch(self.data, number - 1)
         self.net.train()
@@ -201,7 +201,8 @@ class _Run:
             sums["loss"].append(float(total.detach()))
             if task is not None:
                 sums["task"].append(float(task.detach()))
-            report(stage, index + 1, self.asked["batches"], f"loss {sums['loss'][-1]:.4g}{scored}")
+            note = f"{stage}, loss {sums['loss'][-1]:.4g}{scored}"
+            report("train", (number - 1) * (count or 0) + index + 1, count and epochs * count, note)
         means = {key: sum(values) / len(values) if values else None for key, values in sums.items()}
         rate = self.optimizer.param_groups[0]["lr"]
         row = {"epoch": number, **means, "score": self._score(), "lr": rate, "seconds": time.perf_counter() - start}

@@ -16,6 +16,9 @@ import torch
 class Part(Protocol):
     """What `finetune` takes as a part.
 
+    It may have a property `done`, too: whether the net is by now what the part shall make of it. Scores of before are
+    those of another net, and choose none.
+
     Examples:
         >>> import torch
         >>> isinstance(lowbit.compress.prune(torch.nn.Linear(64, 64), 0.5), lowbit.compress.Part)

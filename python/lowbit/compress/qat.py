@@ -175,6 +175,11 @@ class Qat:
         """How often `step` was called."""
         return self._steps
 
+    @property
+    def done(self) -> bool:
+        """Whether all ranges are found: from then on the module computes with the numbers of the converted model."""
+        return all(value.is_ready for value in self._values.values())
+
     def step(self) -> None:
         """Go on by one step: find ranges, or freeze statistics, when it is time.
 
