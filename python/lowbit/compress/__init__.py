@@ -22,6 +22,8 @@ Or it learns from another net, its outputs, features and attention: `distill.py`
 `finetune.py` is a loop for those who have none: `optimizing.py` knows optimizers and rates by name, `checkpoints.py`
 what a run needs to go on where it was killed.
 
+Or whole channels and heads leave it (`shrink.py`), and widths say how small it is then (`widths.py`).
+
 Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
 
@@ -36,6 +38,8 @@ from .records import record, recorded
 from .refit import refit
 from .schedules import Cubic, Iterative, OneShot, Schedule
 from .set_codes import set_codes
+from .shrink import shrink
+from .widths import resize, widths
 
 __all__ = [
     "CRITERIA",
@@ -59,5 +63,8 @@ __all__ = [
     "record",
     "recorded",
     "refit",
+    "resize",
     "set_codes",
+    "shrink",
+    "widths",
 ]

@@ -22,6 +22,8 @@ from .chain import original
 Loss = Callable[[Any, Any], Tensor]
 """From the net's output and the target of a batch to a scalar."""
 Prunable = nn.Linear | nn.Conv2d
+Rated = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+"""Layers whose weights a criterion may be asked about; about the inputs of those that are `Prunable`."""
 BUDGET = 48 << 20
 """Elements of second moments that are held at once."""
 ROWS = 128
@@ -48,7 +50,7 @@ class Inputs:
 class Gathered:
     """The data of a pruning, and what they show of its layers as they are now."""
 
-    def __init__(self, net: nn.Module, modules: Mapping[str, Prunable], data: Iterable[Any], loss: Loss | None) -> None:
+    def __init__(self, net: nn.Module, modules: Mapping[str, Rated], data: Iterable[Any], loss: Loss | None) -> None:
         if loss is not None and not callable(loss):
             raise InputError(f"loss must be a function of (output, target), not a {type(loss).__name__}")
         self._net, self._layers, self._data, self._loss = net, dict(modules), repeatable(data), loss
@@ -158,11 +160,13 @@ def layer_of(net: nn.Module, name: str) -> Prunable:
     return found
 
 
-def rows_of(module: Prunable, x: Tensor) -> Tensor:
+def rows_of(module: Rated, x: Tensor) -> Tensor:
     """What the weights of an output meet, a row a place: [rows, K] of `weight.flatten(1)`, at most ROWS of a sample."""
     channels = x.shape[-1 if isinstance(module, nn.Linear) else -3]
     if channels != original(module).shape[1]:
         raise ValueError(f"a layer of {original(module).shape[1]} input channels meets an input {list(x.shape)}")
+    if not isinstance(module, Prunable):
+        raise InputError(f"the criterion looks at inputs, which is not done of {type(module).__name__}: take another")
     if isinstance(module, nn.Linear):
         samples = x.reshape(len(x) if x.dim() > 2 else 1, -1, x.shape[-1])
         return (samples[:, _spread(samples.shape[1])] if x.dim() > 2 else samples).reshape(-1, x.shape[-1])
@@ -185,7 +189,7 @@ def _spread(count: int) -> Tensor:
 
 
 class _Sums:
-    def __init__(self, module: Prunable) -> None:
+    def __init__(self, module: Rated) -> None:
         self._module = module
         self._rows = self._count = 0
         self._squares: Tensor | float = 0.0
@@ -219,7 +223,7 @@ class _Sums:
 
 
 class _Moments:
-    def __init__(self, module: Prunable) -> None:
+    def __init__(self, module: Rated) -> None:
         self._module, self._rows = module, 0
         self._sum: Tensor | float = 0.0
 

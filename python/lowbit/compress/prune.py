@@ -90,9 +90,9 @@ def prune(
         >>> int((net.weight == 0).sum())
         3072
     """
-    chosen = _criterion(criterion)
+    chosen = criterion_of(criterion)
     _check(net, sparsity, pattern, scope)
-    found, skipped = _layers(net, pattern, _globs("modules", modules), _globs("skip", skip))
+    found, skipped = _layers(net, pattern, globs("modules", modules), globs("skip", skip))
     data = None if calibration is None else Gathered(net, found, calibration, loss)
     masked = {name: Masked(original(module), pattern) for name, module in found.items()}
     ranking = Ranking(criterion=chosen, pattern=pattern, is_global=scope == "global", seed=seed)
@@ -342,7 +342,7 @@ def _layers(
 ) -> tuple[dict[str, Prunable], dict[str, str]]:
     """The layers to prune, and those that stay dense with the reason, by path."""
     layers = {name: m for name, m in net.named_modules() if isinstance(m, Prunable)}
-    unknown = [glob for glob in (*modules, *skip) if not any(_matches(glob, name) for name in layers)]
+    unknown = [glob for glob in (*modules, *skip) if not any(matches(glob, name) for name in layers)]
     if layers and unknown:
         raise InputError(f"no linear or convolutional layer matches {unknown}; there are {list(layers)[:20]}")
     holders: dict[int, int] = {}
@@ -352,10 +352,10 @@ def _layers(
     found: dict[str, Prunable] = {}
     skipped: dict[str, str] = {}
     for name, module in layers.items():
-        if not any(_matches(glob, name) for glob in modules):
+        if not any(matches(glob, name) for glob in modules):
             continue
         reason = _reason(module, pattern, holders)
-        glob = next((glob for glob in skip if _matches(glob, name)), None)
+        glob = next((glob for glob in skip if matches(glob, name)), None)
         if glob is not None:
             skipped[name] = f"skip={glob!r}"
         elif reason:
@@ -385,18 +385,18 @@ def _reason(module: Prunable, pattern: str, holders: Mapping[int, int]) -> str:
     return "" if fits(shape, pattern) else f"{' x '.join(map(str, shape))} weights are no whole {pattern} blocks"
 
 
-def _matches(glob: str, name: str) -> bool:
+def matches(glob: str, name: str) -> bool:
     return any(fnmatchcase(path, glob) for path in ancestors(name))
 
 
-def _globs(what: str, globs: Iterable[str]) -> tuple[str, ...]:
+def globs(what: str, globs: Iterable[str]) -> tuple[str, ...]:
     found = (globs,) if isinstance(globs, str) else tuple(globs)
     if not all(isinstance(glob, str) and glob for glob in found):
         raise InputError(f"{what} must be patterns of module paths such as ['encoder.*'], is {found}")
     return found
 
 
-def _criterion(criterion: str | Criterion) -> Criterion:
+def criterion_of(criterion: str | Criterion) -> Criterion:
     if callable(criterion):
         return criterion
     if criterion not in CRITERIA:
