@@ -3,7 +3,8 @@
 Over the calibration data, an output of a dense layer is y = v . x, of the pruned one w . z: z is what the layer meets
 after all pruned layers before it, so that it makes up for what those lost. The least squares of y - w . z over the kept
 w are the solution of (H + d I) w = c + d v with H = E[z z^T] and c = E[y z], restricted to what is kept. Rows that keep
-the same inputs, four of them with 4x4 blocks, share one Cholesky factor. A constant input stands for the bias.
+the same inputs, four of them with 4x4 blocks, share one factor of the lesser part of H, of what is kept, or of H^-1, of
+what is zero. A constant input stands for the bias.
 
 Layers are refit one after the other in one run through the net (`lockstep.py`). Sources: of the least squares, He et
 al. 2017, "Channel pruning" (arXiv:1707.06168), and Frantar and Alistarh 2023, "SparseGPT" (arXiv:2301.00774).
@@ -179,11 +180,19 @@ def _restricted(h: Tensor, c: Tensor, kept: Tensor) -> Tensor:
     """Rows w with (H w - c) zero where w is kept, and w zero elsewhere: H [K, K]; c, kept and w [N, K]."""
     found = torch.zeros_like(c)
     sets, which = torch.unique(kept, dim=0, return_inverse=True)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h)) if int((~sets).sum()) < int(sets.sum()) else None
+    whole = None if inverse is None else c @ inverse
     for place, each in enumerate(sets):
-        at, rows = each.nonzero()[:, 0], (which == place).nonzero()[:, 0]
-        factor = torch.linalg.cholesky(h[at[:, None], at])
-        found[rows[:, None], at] = torch.cholesky_solve(c[rows[:, None], at].T, factor).T
-    return found
+        rows = (which == place).nonzero()[:, 0]
+        if inverse is None or whole is None:
+            at = each.nonzero()[:, 0]
+            factor = torch.linalg.cholesky(h[at[:, None], at])
+            found[rows[:, None], at] = torch.cholesky_solve(c[rows[:, None], at].T, factor).T
+        else:  # fewer are zero: what moves the whole solution to there
+            at = (~each).nonzero()[:, 0]
+            own, away = inverse[at[:, None], at], whole[rows[:, None], at]
+            found[rows] = whole[rows] - torch.linalg.solve(own, away.T).T @ inverse[at]
+    return found.where(kept, 0)
 
 
 def _count(calls: Counter[str], name: str, _: Tensor) -> None:
