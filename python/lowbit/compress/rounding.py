@@ -99,6 +99,7 @@ class RoundedWeight(Link):
     place = 1
     base: Tensor
     values: Tensor | None
+    halves: Tensor | None
 
     def __init__(self, form: Form, steps: Tensor, offsets: Tensor | None, *, rows: bool = False) -> None:
         super().__init__()
@@ -107,6 +108,7 @@ class RoundedWeight(Link):
         self.step = nn.Parameter(torch.zeros_like(steps))
         self.offset = None if offsets is None else nn.Parameter(offsets)
         self.register_buffer("values", torch.tensor(form.values).float() if form.values else None, persistent=False)
+        self.register_buffer("halves", _by_halves(form.values) if form.values else None, persistent=False)
 
     def steps(self) -> Tensor:
         """[N, groups], of the numbers that a file can hold."""
@@ -121,7 +123,7 @@ class RoundedWeight(Link):
         steps, offsets = self.steps()[..., None], self.offsets()
         rows = self._grouped(weight)
         shifted = rows if offsets is None else rows - offsets[..., None]
-        rounded = _round(shifted, steps, self.form.low, self.form.high, self.values)
+        rounded = _round(shifted, steps, self.form.low, self.form.high, self.halves)
         return self._shaped(rounded if offsets is None else rounded + offsets[..., None], weight)
 
     def codes(self, weight: Tensor) -> Tensor:
@@ -227,27 +229,33 @@ def _as_half(x: Tensor) -> Tensor:
     return x + (x.half().float() - x).detach()
 
 
-def _round(x: Tensor, steps: Tensor, low: int, high: int, values: Tensor | None = None) -> Tensor:
+def _by_halves(values: tuple[int, ...]) -> Tensor:
+    """The nearest of whole numbers from -128 to 127 for what begins at -128, -127.5 ..., the upper one of two."""
+    table = torch.tensor(values).float()
+    return table[torch.bucketize(torch.arange(-256, 256) / 2, (table[1:] + table[:-1]) / 2, right=True)]
+
+
+def _round(x: Tensor, steps: Tensor, low: int, high: int, halves: Tensor | None = None) -> Tensor:
     apply: Callable[..., Tensor] = _Round.apply
-    return apply(x, steps, low, high, values)
+    return apply(x, steps, low, high, halves)
 
 
 class _Round(torch.autograd.Function):
     """x [...] by steps that broadcast to it, [..., 1] or one alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, steps: Tensor, low: int, high: int, values: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, steps, values)
+    def forward(ctx: Any, x: Tensor, steps: Tensor, low: int, high: int, halves: Tensor | None) -> Tensor:
+        y = _nearest(x, steps, low, high, halves)
+        ctx.save_for_backward(x, steps, None if steps.dim() == 0 else y)
         ctx.ends = low, high
-        return _nearest(x, steps, low, high, values)
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        """What was given is computed again: whoever reads it may have written to it."""
-        x, steps, values = ctx.saved_tensors
+        x, steps, y = ctx.saved_tensors
         low, high = ctx.ends
-        y = _nearest(x, steps, low, high, values)
-        if steps.dim() == 0:
+        if y is None:  # who reads an activation may write to it, too, so it is computed again
+            y = _nearest(x, steps, low, high, None)
             scale = float(steps)
             inner = torch.ops.aten.hardtanh_backward(gradient, x, low * scale, high * scale)
             share = torch.dot(gradient.flatten(), y.flatten()) - torch.dot(inner.flatten(), x.flatten())
@@ -259,11 +267,12 @@ class _Round(torch.autograd.Function):
         return inner, share / steps, None, None, None
 
 
-def _nearest(x: Tensor, steps: Tensor, low: int, high: int, values: Tensor | None) -> Tensor:
+def _nearest(x: Tensor, steps: Tensor, low: int, high: int, halves: Tensor | None) -> Tensor:
     """What x is rounded to."""
     y = x * (1 / steps)
-    if values is None:
+    if halves is None:
         y = y.round_().clamp_(low, high)
     else:
-        y = values[torch.bucketize(y, (values[1:] + values[:-1]) / 2, right=True)]
+        places = y.mul_(2).floor_().clamp_(-256, 255).add_(256).int()
+        y = halves.index_select(0, places.flatten()).view_as(x)
     return y.mul_(steps)
