@@ -1,0 +1,93 @@
+"""EfficientNet-Lite0 with weights of four bits, taught by its float self on crops that nobody has labelled.
+
+    python bench/bench_w4a8.py [--steps 80] [--batch 12] [--scheme int4] [--split test]
+
+The net is rounded in training (`compress.qat`: weights by the scheme, activations in eight bits, ranges from the
+calibration photographs) and learns the float net's outputs on crops of the development photographs, in eval mode, so
+that batch normalization stays as it was trained. Beside it stands rounding alone, by `lowbit.convert`: to nearest, and
+with what it makes of the calibration data. Agreement is how often the
+first class is the float net's, on crops of photographs that nothing was chosen by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+import lowbit
+from bench_accuracy import FEW_BITS, crops, network
+from lowbit import compress
+
+
+def agreement(model: Any, images: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
+    """The share of equal first classes, and the SQNR of the logits in dB."""
+    with torch.inference_mode():
+        found = torch.cat([torch.as_tensor(np.asarray(model(part))) for part in images.split(16)])
+    noise = float((found - exact).double().square().sum())
+    same = float((found.argmax(1) == exact.argmax(1)).double().mean())
+    return same, 10 * float(np.log10(float(exact.double().square().sum()) / noise))
+
+
+def main() -> None:
+    """Round, teach, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--scheme", default="int4")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    net = network()
+    images = torch.from_numpy(crops(options.split))
+    data = torch.from_numpy(crops("calibration", FEW_BITS))
+    with torch.inference_mode():
+        exact = torch.cat([net(part) for part in images.split(16)])
+    example, batches = data[:1], list(data.split(16))
+
+    def show(name: str, model: Any) -> None:
+        same, noise = agreement(model, images, exact)
+        print(f"| {name} | {same:.4f} | {noise:.1f} |", flush=True)
+
+    print("| weights | agreement | SQNR, dB |\n|---|---:|---:|", flush=True)
+    for method in ("nearest", "auto"):
+        rounded = lowbit.convert(
+            net, example, calibration=batches, scheme=options.scheme, method=method, progress=False
+        )
+        show(f"{options.scheme}, rounded, {method}", rounded)
+    student = copy.deepcopy(net)
+    training = compress.qat(student, example, scheme=options.scheme, calibration=batches)
+    teacher = compress.distill(student, net, temperature=2.0, weight=1.0)
+    steps = [each for name, each in student.named_parameters() if name.endswith("step")]
+    others = [each for name, each in student.named_parameters() if not name.endswith("step")]
+    optimizer = torch.optim.Adam([{"params": others, "lr": options.rate}, {"params": steps, "lr": 5 * options.rate}])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
+    lessons, start = torch.from_numpy(crops("dev", options.steps * options.batch, seed=1)), time.perf_counter()
+    student.eval()
+    for rows in torch.randperm(len(lessons)).split(options.batch):
+        optimizer.zero_grad()
+        student(lessons[rows])
+        loss = teacher.loss(None, lessons[rows])
+        loss.backward()
+        optimizer.step()
+        training.step()
+        schedule.step()
+        if training.steps % 10 == 0:
+            print(f"step {training.steps}: loss {float(loss):.4f}, {time.perf_counter() - start:.0f} s", flush=True)
+    with torch.inference_mode():
+        simulated = torch.cat([student(part) for part in images.split(16)])
+    model = lowbit.convert(compress.finalize(student), example, progress=False)
+    show(f"{options.scheme}, taught in {options.steps} steps of {options.batch} crops", model)
+    same, noise = agreement(model, images, simulated)
+    print(f"the converted model and the simulation agree on {same:.4f}, {noise:.1f} dB; left in float: {training.skipped}")
+
+
+if __name__ == "__main__":
+    main()
