@@ -86,7 +86,9 @@ def main() -> None:
     model = lowbit.convert(compress.finalize(student), example, progress=False)
     show(f"{options.scheme}, taught in {options.steps} steps of {options.batch} crops", model)
     same, noise = agreement(model, images, simulated)
-    print(f"the converted model and the simulation agree on {same:.4f}, {noise:.1f} dB; left in float: {training.skipped}")
+    print(
+        f"the converted model and the simulation agree on {same:.4f}, {noise:.1f} dB; left in float: {training.skipped}"
+    )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ from lowbit.data import load_digits
 
 TRAINING, HELD_OUT = ((torch.from_numpy(part.images), torch.from_numpy(part.labels)) for part in load_digits())
 CALIBRATION = TRAINING[0][:512].split(64)
-EVERYWHERE = lowbit.Scheme(
-    name="ternary everywhere", weight_bits=2, levels=3, keep_ends=False, keep_small=0
-)
+EVERYWHERE = lowbit.Scheme(name="ternary everywhere", weight_bits=2, levels=3, keep_ends=False, keep_small=0)
 
 
 def build(seed: int) -> nn.Sequential:

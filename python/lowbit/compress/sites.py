@@ -22,6 +22,7 @@ from ..graph.ir import Graph, Node
 from ..passes import optimize
 from ..passes.fuse_residual import fuse_residual
 from ..passes.layers import LAYERS
+from ..quantization.adopt_quantization import MOVES
 from ..quantization.few_bits import EIGHT, Width, widths
 from ..quantization.known_weights import KnownWeights
 from ..quantization.schemes import Rules, Scheme
@@ -57,12 +58,12 @@ class Sites:
 
 def find_sites(net: nn.Module, example: Any, rules: Rules) -> Sites:
     """What is to be rounded in a module. Raises InputError for patterns that match nothing."""
-    captured, places = _marked(net, example)
+    captured, marked = _marked(net, example)
     graph = optimize(captured.graph)
     for note in rules.check(graph, [path for path, _ in net.named_modules() if path]):
         raise InputError(note)
-    return _Search(net, graph, rules, {captured.marks[index]: place for index, place in reversed(places.items())
-                                       if index in captured.marks}).run()  # fmt: skip
+    places = {captured.marks[at]: place for at, place in reversed(marked.items()) if at in captured.marks}
+    return _Search(net, captured.graph, graph, rules, places).run()
 
 
 def _marked(net: nn.Module, example: Any) -> tuple[Captured, dict[int, Place]]:
@@ -82,23 +83,28 @@ def _marked(net: nn.Module, example: Any) -> tuple[Captured, dict[int, Place]]:
 
 
 class _Search:
-    """places: of values of the graph, the first of each."""
+    """raw: the graph before the passes. places: of its values, the first of each."""
 
-    def __init__(self, net: nn.Module, graph: Graph, rules: Rules, places: Mapping[str, Place]) -> None:
-        self._net, self._graph, self._rules, self._places = net, graph, rules, places
+    def __init__(self, net: nn.Module, raw: Graph, graph: Graph, rules: Rules, places: Mapping[str, Place]) -> None:
+        self._net, self._raw, self._graph, self._rules, self._places = net, raw, graph, rules, places
         self._modules = dict(net.named_modules())
         self._holders = Counter(id(each) for module in net.modules() for each in module.parameters(recurse=False))
         self._widths = widths(graph, rules, KnownWeights(()))
         self._skipped: dict[str, str] = {}
 
     def run(self) -> Sites:
-        nodes: dict[str, list[Node]] = {}
-        for node in self._graph:
-            if node.op in LAYERS:
-                nodes.setdefault(self._path(node), []).append(node)
+        nodes = self._layers(self._graph)
         layers = {path: self._site(path, found) for path, found in nodes.items()}
         chosen = {path: site for path, site in layers.items() if site is not None}
         return Sites(layers=chosen, values=dict(self._values(chosen)), skipped=self._skipped)
+
+    def _layers(self, graph: Graph) -> dict[str, list[Node]]:
+        """The nodes of each layer, by path."""
+        nodes: dict[str, list[Node]] = {}
+        for node in graph:
+            if node.op in LAYERS:
+                nodes.setdefault(self._path(node), []).append(node)
+        return nodes
 
     def _path(self, node: Node) -> str:
         """The module whose layer a node is, or its own name."""
@@ -113,7 +119,7 @@ class _Search:
         if reason:
             self._skipped[path] = reason
             return None
-        has_places = all(node.inputs[0] in self._places for node in nodes)
+        has_places = all(self._place(node.inputs[0]) or self._read(path, node) for node in nodes)
         is_linear = isinstance(self._modules[path], nn.Linear)
         by_choice = scheme.activations == "dynamic" or (
             scheme.activations == "auto" and any(len(self._graph.values[node.inputs[0]].shape) > 2 for node in nodes)
@@ -142,6 +148,19 @@ class _Search:
             return f"its sums of {module.weight[0].numel()} products could pass 32 bits"
         return ""
 
+    def _place(self, value: str, graph: Graph | None = None) -> Place | None:
+        """Where a value is made, or what is moved to give it."""
+        maker = (graph or self._graph).producer(value)
+        if value in self._places or maker is None or maker.op not in MOVES or len(maker.inputs) != 1:
+            return self._places.get(value)
+        return self._place(maker.inputs[0], graph)
+
+    def _read(self, path: str, node: Node) -> Place | None:
+        """Where the input of a layer is made, if the passes have left nothing of its name."""
+        before, after = (self._layers(graph).get(path, []) for graph in (self._raw, self._graph))
+        at = [each.name for each in after].index(node.name)
+        return self._place(before[at].inputs[0], self._raw) if len(before) == len(after) else None
+
     def _values(self, layers: Mapping[str, Site]) -> Iterator[tuple[Place, tuple[str, Scheme]]]:
         """Of what layers with static ranges read, in the order of the graph; the first reader owns it."""
         static = {path for path, site in layers.items() if not site.rows}
@@ -150,7 +169,8 @@ class _Search:
         for node in fused:
             path = self._path(node) if node.op in LAYERS else ""
             if node.op in LAYERS and path in static:
-                for value in (node.inputs[0], *node.inputs[3:4]):
-                    if value in self._places:
-                        found.setdefault(self._places[value], (path, layers[path].scheme))
+                places = [self._place(value) for value in (node.inputs[0], *node.inputs[3:4])]
+                places[0] = places[0] or self._read(path, node)
+                for place in filter(None, places):
+                    found.setdefault(place, (path, layers[path].scheme))
         yield from found.items()

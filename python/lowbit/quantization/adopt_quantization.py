@@ -28,6 +28,8 @@ from .plan import can_follow, in_torch
 from .quantizer import Quantized
 from .round_groups import GroupCodes
 
+MOVES = ("reshape", "transpose", "slice", "max_pool2d")
+"""Operators that move codes of one value, each as it is."""
 KEPT = "came quantized: its scales, zero points and codes are kept"
 
 
@@ -145,6 +147,8 @@ class _Adopter:
             return False
         activation = self._clip_after(node)
         out = (activation or node).outputs[0]
+        if node.op in MOVES and len(named.inputs) == 1:  # codes that are moved are codes, whoever reads them
+            self._quants.setdefault(out, self._quants[named.inputs[0]])
         if out not in self._quants:
             return False
         put_other(self._emit, named, activation)
