@@ -156,9 +156,7 @@ def main() -> None:
         if "xnor" in rows:
             plain, ones = signs(seed, options.epochs)
             note("xnor", seed, plain, {"right": ones})
-    print(
-        "| weights | right, % | control | drop, points, by seed | mean | at most | as simulated | logits differ | bytes |"
-    )
+    print("| weights | right, % | control | drop, points, by seed | mean | allowed | as simulated | differ | bytes |")
     print("|---|---:|---:|---|---:|---:|---:|---:|---:|")
     for name, each in found.items():
         drops = [item["drop"] for item in each]
