@@ -304,6 +304,37 @@ def few_bits_net(bits: int = 4) -> Graph:
     return m.graph(d, m.node("dequantize", b, scale=0.2, zero_point=100), e, f)
 
 
+def grouped_net() -> Graph:
+    """Activations quantized in groups along rows, some with factors, for weights of every kind; batch free."""
+    m = Maker(37, BATCH)
+    x = m.input("x", "batch", 3, 104)
+    of_x = m.node("quantize_groups", x, outputs=2, group_size=32)  # the last group has 8 values
+    factors = m.constant(m.rng.uniform(0.1, 2.0, 96).astype(np.float32))
+
+    def layer(codes: list[str], weight: str, channels: int, group_size: int, *rest: str, **attrs: Any) -> str:
+        multiplier = m.constant(m.rng.uniform(0.01, 0.1, channels).astype(np.float32))
+        inputs = (codes[0], weight, multiplier, m.floats(channels), "", "", codes[1], *rest)
+        return m.node("quantized_linear", *inputs, output="f32", x_group_size=group_size, **attrs)
+
+    a = layer(of_x, m.weight(96, 104), 96, 32, min=-3.0, max=3.0)
+    b = layer(of_x, m.grouped(7, 104, 104), 7, 32, "", m.floats(7))
+    sums = [a]
+    of_a = m.node("quantize_groups", a, factors, outputs=2, group_size=16)
+    for bits in (8, 4, 3, 2, 1):
+        for kind in ({}, {"scales": "float32"}, {"offsets": "float16"}, {"affine": True}):
+            if bits < 8 or "affine" not in kind:
+                sums.append(layer(of_a, m.grouped(96, 96, 48, bits=bits, **kind), 96, 16))
+    for name in sums[1:]:
+        a = m.node("add", a, name)
+    codes = m.node("quantize", a, scale=0.5, zero_point=99)
+    of_a = m.node("quantize_groups", a, outputs=2, group_size=200)
+    c = m.node(
+        "quantized_linear", of_a[0], m.tabled(96, 96), m.constant(np.full(96, 0.1, np.float32)), m.floats(96), codes,
+        "", of_a[1], output="f32", x_group_size=200, residual_multiplier=0.5, residual_zero_point=99,
+    )  # fmt: skip
+    return m.graph(a, b, c)
+
+
 def sign_net() -> Graph:
     """Layers of signs, with borders, zeros of every kind, words that are not full, and every end; batch free."""
     m = Maker(29, BATCH)
@@ -619,6 +650,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "volume_net": volume_net,
     "integer_net": integer_net,
     "dynamic_net": dynamic_net,
+    "grouped_net": grouped_net,
     "four_bit_net": few_bits_net,
     "two_bit_net": partial(few_bits_net, 2),
     "three_bit_net": partial(few_bits_net, 3),

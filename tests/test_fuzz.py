@@ -51,7 +51,7 @@ MAX_INPUT = 4e6
 MAX_WORK = 3e7
 """Elements and multiply-adds beyond which the interpreter does not repeat a run; less in most cases of a long one."""
 EXACT = {
-    "quantize", "dequantize", "dynamic_quantize", "lookup", "quantized_conv2d", "quantized_conv3d",
+    "quantize", "dequantize", "dynamic_quantize", "quantize_groups", "lookup", "quantized_conv2d", "quantized_conv3d",
     "quantized_conv_transpose2d", "quantized_conv_transpose3d", "quantized_embedding", "quantized_linear",
     "quantized_embedding_bag", "quantized_add", "quantized_mul", "quantized_avg_pool2d",
     "pack_signs", "sign_conv2d", "sign_linear",
@@ -123,7 +123,7 @@ def compare(graph: Graph, got: list[Array], feed: dict[str, Array]) -> None:
         assert (array.dtype, array.shape) == (expected[name].dtype, expected[name].shape)
         if ops <= EXACT:
             np.testing.assert_array_equal(array, expected[name])
-        elif not ops & {"quantize", "dynamic_quantize", "cast"} and largest < 1000:
+        elif not ops & {"quantize", "dynamic_quantize", "quantize_groups", "cast"} and largest < 1000:
             np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-3)
 
 

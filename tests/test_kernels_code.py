@@ -38,6 +38,7 @@ FAMILIES = {
     "gemm_f32": Bounds(r"\bTile<", FLOAT),
     # On 256 bits, sums of 16 bits are in registers, and the accumulators they go to lie on the stack.
     "gemm_i4": Bounds(r"\bTile<", stack=0.6, loop_bytes=1536, tile_bytes=16 * 1024),
+    "gemm_s8": Bounds(r"\bTile<", stack=0.6, loop_bytes=2560, tile_bytes=16 * 1024),
     # Bits of bytes are counted by shuffles; two rows' sums of bytes lie on the stack on AVX2.
     "gemm_i1": Bounds(r"\btile<", "vpshufb", stack=1.5, loop_bytes=1536, tile_bytes=16 * 1024),
     # Beside a pair of blocks, one sum lies on the stack on AVX2.

@@ -88,6 +88,15 @@ struct OutputTile {
   const float* slope;              // the same; null: none
   const Epilogue* epilogue;        // all but its per-channel and per-row pointers
 
+  // Moves on to the next panel, of nr channels; `channels`: those from this panel on.
+  void next_channels(int nr, int64_t& channels) {
+    channel += nr;
+    channels -= nr;
+    columns = static_cast<int>(channels < nr ? channels : nr);
+    multiplier += nr;
+    bias += nr;
+    if (slope != nullptr) slope += nr;
+  }
   // Moves on by so many rows.
   void skip(int rows) {
     y += rows;

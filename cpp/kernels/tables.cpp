@@ -29,6 +29,7 @@ KernelTable<GemmI1Kernel> gemm_i1_kernels() { return tables.gemm_i1; }
 KernelTable<GemmI4Kernel> gemm_i4_kernels() { return tables.gemm_i4; }
 KernelTable<GemmI4Kernel> gemm_i2_kernels() { return tables.gemm_i2; }
 KernelTable<GemmI8Kernel> gemm_i8_kernels() { return tables.gemm_i8; }
+KernelTable<GemmS8Kernel> gemm_s8_kernels() { return tables.gemm_s8; }
 KernelTable<PeakKernel> peak_kernels() { return tables.peak; }
 KernelTable<SpmmI8Kernel> spmm_i8_kernels() { return tables.spmm_i8; }
 KernelTable<WinogradI8Kernel> winograd_i8_kernels() { return tables.winograd_i8; }
@@ -44,23 +45,15 @@ KernelTable<RnnKernel> rnn_kernels() { return light(&LightKernels::rnn); }
 
 std::vector<Family> families() {
   return {
-      family("gemm_i8", gemm_i8_kernels()),
-      family("gemm_i2", gemm_i2_kernels()),
-      family("spmm_i8", spmm_i8_kernels()),
-      family("winograd_i8", winograd_i8_kernels()),
-      family("gemm_i1", gemm_i1_kernels()),
-      family("gemm_i4", gemm_i4_kernels()),
-      family("dwconv_i8", dwconv_i8_kernels()),
-      family("gemm_f32", gemm_f32_kernels()),
-      family("dwconv_f32", dwconv_f32_kernels()),
-      family("attention", attention_kernels()),
-      family("pool", pool_kernels()),
-      family("norm", norm_kernels()),
-      family("rnn", rnn_kernels()),
-      family("blend", blend_kernels()),
-      family("gather", gather_kernels()),
-      family("eltwise", eltwise_kernels()),
-      family("peak", peak_kernels()),
+      family("gemm_i8", gemm_i8_kernels()),     family("gemm_i2", gemm_i2_kernels()),
+      family("spmm_i8", spmm_i8_kernels()),     family("winograd_i8", winograd_i8_kernels()),
+      family("gemm_i1", gemm_i1_kernels()),     family("gemm_i4", gemm_i4_kernels()),
+      family("gemm_s8", gemm_s8_kernels()),     family("dwconv_i8", dwconv_i8_kernels()),
+      family("gemm_f32", gemm_f32_kernels()),   family("dwconv_f32", dwconv_f32_kernels()),
+      family("attention", attention_kernels()), family("pool", pool_kernels()),
+      family("norm", norm_kernels()),           family("rnn", rnn_kernels()),
+      family("blend", blend_kernels()),         family("gather", gather_kernels()),
+      family("eltwise", eltwise_kernels()),     family("peak", peak_kernels()),
   };
 }
 

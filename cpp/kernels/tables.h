@@ -7,6 +7,7 @@
 #include "kernels/gemm_i1/gemm_i1.h"
 #include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
+#include "kernels/gemm_s8/gemm_s8.h"
 #include "kernels/light/light.h"
 #include "kernels/peak/peak.h"
 #include "kernels/spmm_i8/spmm_i8.h"
@@ -20,6 +21,7 @@ struct Tables {
   KernelTable<GemmI1Kernel> gemm_i1;
   KernelTable<GemmI4Kernel> gemm_i4, gemm_i2;
   KernelTable<GemmI8Kernel> gemm_i8;
+  KernelTable<GemmS8Kernel> gemm_s8;
   KernelTable<PeakKernel> peak;
   KernelTable<SpmmI8Kernel> spmm_i8;
   KernelTable<WinogradI8Kernel> winograd_i8;
@@ -32,6 +34,7 @@ extern const GemmF32Kernel gemm_f32_scalar;
 extern const GemmI1Kernel gemm_i1_scalar;
 extern const GemmI4Kernel gemm_i4_scalar, gemm_i2_scalar;
 extern const GemmI8Kernel gemm_i8_scalar;
+extern const GemmS8Kernel gemm_s8_scalar_i8, gemm_s8_scalar_i4, gemm_s8_scalar_i2;
 extern const LightKernels light_scalar;
 extern const PeakKernel peak_scalar;
 extern const SpmmI8Kernel spmm_i8_scalar_4x4, spmm_i8_scalar_1x4;

@@ -133,6 +133,17 @@ inline void store_codes(uint8_t* p, Lanes a, int32_t offset, int64_t n) {
 }
 inline void store_saturated(uint8_t* p, Lanes a, int32_t offset) { store_codes(p, a, offset); }
 inline void store_saturated(uint8_t* p, Lanes a, int32_t offset, int64_t n) { store_codes(p, a, offset, n); }
+inline __m128i signed_codes_of(Lanes a) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  const __m256i bytes = _mm256_packs_epi16(words, words);
+  return _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)));
+}
+inline void store_signed(int8_t* p, Lanes a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), signed_codes_of(a)); }
+inline void store_signed(int8_t* p, Lanes a, int64_t n) {
+  alignas(kLanes) int8_t codes[kLanes];
+  store_signed(codes, a);
+  for (int64_t i = 0; i < n; ++i) p[i] = codes[i];
+}
 inline Lanes codes_to_lanes(__m128i codes, int32_t offset) {
   const __m256i subtract = _mm256_set1_epi32(offset);
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(codes), subtract)),

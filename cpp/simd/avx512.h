@@ -96,6 +96,12 @@ inline void store_saturated(uint8_t* p, Lanes a, int32_t offset) {
 inline void store_saturated(uint8_t* p, Lanes a, int32_t offset, int64_t n) {
   _mm_mask_storeu_epi8(p, first_lanes(n), saturated_codes_of(a, offset));
 }
+inline void store_signed(int8_t* p, Lanes a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+inline void store_signed(int8_t* p, Lanes a, int64_t n) {
+  _mm_mask_storeu_epi8(p, first_lanes(n), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
 inline Lanes codes_to_lanes(__m128i codes, int32_t offset) {
   return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(codes), _mm512_set1_epi32(offset)))};
 }

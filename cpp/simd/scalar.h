@@ -165,6 +165,11 @@ inline void store_saturated(uint8_t* p, const Lanes& a, int32_t offset, int64_t 
   const auto lo = static_cast<float>(-offset), hi = static_cast<float>(255 - offset);
   store_codes(p, less(each_lane([=](int) { return hi; }), greater(each_lane([=](int) { return lo; }), a)), offset, n);
 }
+// The same of s8, without an offset.
+inline void store_signed(int8_t* p, const Lanes& a, int64_t n = kLanes) {
+  const Lanes bounded = less(splat(127.0f), greater(splat(-128.0f), a));
+  for (int64_t i = 0; i < n; ++i) p[i] = static_cast<int8_t>(integer_of(bounded.v[i]));
+}
 inline Lanes load_codes(const uint8_t* p, int32_t offset, int64_t n = kLanes) {
   return each_lane([=](int i) { return i < n ? static_cast<float>(p[i] - offset) : 0.0f; });
 }

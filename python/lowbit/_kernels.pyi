@@ -58,6 +58,15 @@ class ProductI4(Product, total=False):
     offsets: npt.NDArray[np.uint16] | _F32 | None
     run: int
 
+class ProductS8(Product, total=False):
+    """scales [n][groups]: bits of half floats, or floats if wide; zero_points, offsets: as scales."""
+
+    group_size: int
+    wide: bool
+    scales: npt.NDArray[np.uint16] | _F32 | None
+    zero_points: _U8 | None
+    offsets: npt.NDArray[np.uint16] | _F32 | None
+
 class ProductF32(Placement, Bounds, total=False):
     bias: _F32 | None
     residual: _F32 | None
@@ -173,6 +182,16 @@ def gemm_i2(
     bias: _F32,
     **rest: Unpack[ProductI4],
 ) -> _Array: ...
+def gemm_s8(
+    kernel: str,
+    x: _S8,
+    x_scales: _F32,
+    x_group: int,
+    codes: _U8,
+    multiplier: _F32,
+    bias: _F32,
+    **rest: Unpack[ProductS8],
+) -> _F32: ...
 def gemm_i1(
     kernel: str, x: _U8, w: npt.NDArray[np.uint32], multiplier: _F32, bias: _F32, **rest: Unpack[Product]
 ) -> _Array: ...
@@ -194,6 +213,11 @@ def quantize(kernel: str, x: _F32, y: _U8, **rest: Unpack[Scales]) -> None: ...
 def dequantize(kernel: str, x: _U8, y: _F32, **rest: Unpack[Scales]) -> None: ...
 def dynamic_quantize(kernel: str, x: _F32, *, factors: _F32 | None = None, tasks: int = 1) -> tuple[_U8, _F32, _U8]:
     """Codes, scales and zero points of rows x [rows][row], times `factors` [row]."""
+
+def quantize_groups(
+    kernel: str, x: _F32, group: int, *, factors: _F32 | None = None, tasks: int = 1
+) -> tuple[_S8, _F32]:
+    """Codes, and the scales of groups of so many adjacent values, of rows x [rows][row] times `factors` [row]."""
 
 def lookup(kernel: str, x: _U8, table: _U8, *, tasks: int = 1) -> _U8: ...
 def add_i8(kernel: str, a: _U8, b: _U8, **rest: Unpack[Sum]) -> _U8: ...

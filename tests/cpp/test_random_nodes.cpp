@@ -77,6 +77,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"pow", {DType::f32, -1, "like"}},
       {"prelu", {DType::f32, -1, "like"}},
       {"quantize", {DType::f32, -1, "", "scale zero_point"}},
+      {"quantize_groups", {DType::f32, -1, "last|?", "group_size", 2}},
       {"quantized_adaptive_avg_pool2d",
        {DType::u8, 4, "", "output_size zero_point_x multiplier output zero_point_y lo"}},
       {"quantized_add", {DType::u8, 4, "like", "zero_point_a multiplier_a zero_point_b multiplier_b zero_point_y lo"}},
@@ -241,7 +242,17 @@ class RandomNode {
       inputs.resize(8);
       inputs.push_back(m_.floats({filters}));
     }
+    if (op_ == "quantized_linear" && maybe()) of_groups(inputs);
     groups_ = groups;
+  }
+  // Of codes in groups, mostly such as fit.
+  void of_groups(std::vector<std::string>& inputs) {
+    const int64_t size = 8 * random_.whole(1, 3);
+    const auto floats = m_.nodes("dequantize", {x_}, 1, {{"scale", 0.1}, {"zero_point", int64_t{99}}});
+    const auto codes = m_.nodes("quantize_groups", floats, 2, {{"group_size", size}});
+    inputs.resize(std::max<size_t>(inputs.size(), 7));
+    inputs[0] = codes[0], inputs[6] = codes[1];
+    attributes_["x_group_size"] = size + (random_.whole(0, 9) == 0 ? 8 : 0);
   }
   std::string one_bit(const Shape& shape) {
     graph::Weight weight;

@@ -116,8 +116,10 @@ class Quantized {
       : multiplier_(copy(multiplier, kernels::Epilogue::kSlack)), bias_(copy(bias, kernels::Epilogue::kSlack)) {
     require(multiplier.size() == channels && bias.size() == channels, "multiplier and bias must be one a channel");
     const kernels::Grid& grid = args.grid;
-    keywords.read("x_zero_point", args.x_zero_point);
-    args.x_zero_points = keywords.array<uint8_t>("x_zero_points", grid.n);
+    if constexpr (requires { args.x_zero_point; }) {
+      keywords.read("x_zero_point", args.x_zero_point);
+      args.x_zero_points = keywords.array<uint8_t>("x_zero_points", grid.n);
+    }
     kernels::Epilogue& e = args.epilogue;
     e.multiplier = multiplier_.as<float>();
     e.bias = bias_.as<float>();

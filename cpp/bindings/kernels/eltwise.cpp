@@ -92,6 +92,21 @@ py::tuple run_dynamic_quantize(const std::string& name, const Array<float>& x,
   return py::make_tuple(y, scales, zero_points);
 }
 
+py::tuple run_quantize_groups(const std::string& name, const Array<float>& x, int64_t group,
+                              const std::optional<Array<float>>& factors, int64_t tasks) {
+  require(x.ndim() == 2 && group > 0, "x must be [rows][row], groups of one value or more");
+  GroupQuantizeArgs args = {x.shape(0), x.shape(1), group, x.data()};
+  Array<int8_t> y = output<int8_t>({args.rows, args.row});
+  Array<float> scales({args.rows, args.groups()});
+  args.y = y.mutable_data(), args.scales = scales.mutable_data();
+  if (factors) {
+    require(factors->size() == args.row, "there must be one factor for each value of a row");
+    args.factors = factors->data();
+  }
+  run_tasks(tasks, [&](int64_t task) { quantize_groups(row(name), args, task, tasks); });
+  return py::make_tuple(y, scales);
+}
+
 Array<uint8_t> run_lookup(const std::string& name, const Array<uint8_t>& x, const Array<uint8_t>& table,
                           int64_t tasks) {
   require(table.size() == 256, "the table must have 256 entries");
@@ -172,6 +187,8 @@ void bind_eltwise(py::module_& m) {
   m.def("copy", run_copy, kernel, x, y, py::kw_only(), tasks);
   m.def("quantize", run_scaled<QuantizeArgs, float, uint8_t, quantize>, kernel, x, y);
   m.def("dequantize", run_scaled<DequantizeArgs, uint8_t, float, dequantize>, kernel, x, y);
+  m.def("quantize_groups", run_quantize_groups, kernel, same_x, py::arg("group"), py::kw_only(),
+        py::arg("factors").noconvert() = py::none(), py::arg("tasks") = 1);
   m.def("dynamic_quantize", run_dynamic_quantize, kernel, same_x, py::kw_only(),
         py::arg("factors").noconvert() = py::none(), tasks);
   m.def("lookup", run_lookup, kernel, same_x, py::arg("table").noconvert(), py::kw_only(), tasks);

@@ -7,6 +7,7 @@
 #include "kernels/gemm_i1/gemm_i1.h"
 #include "kernels/gemm_i4/gemm_i4.h"
 #include "kernels/gemm_i8/gemm_i8.h"
+#include "kernels/gemm_s8/gemm_s8.h"
 #include "kernels/spmm_i8/spmm_i8.h"
 #include "kernels/winograd_i8/winograd_i8.h"
 
@@ -144,6 +145,47 @@ py::array run_i4(const std::string& name, const Array<uint8_t>& x, const Array<u
   return lowbit::run(kernel, keywords, g, args, args.epilogue.output);
 }
 
+// x: s8 [rows][k], x_scales [rows][groups of x]; codes [n][ceil(k * bits / 8)]; no scales: those of channels are in the
+// multiplier.
+py::array run_s8(const std::string& name, const Array<int8_t>& x, const Array<float>& x_scales, int64_t x_group,
+                 const Array<uint8_t>& codes, const Array<float>& multiplier, const Array<float>& bias,
+                 const py::kwargs& kwargs) {
+  Keywords keywords(kwargs);
+  const kernels::GemmS8Kernel& kernel = find(kernels::gemm_s8_kernels(), name);
+  require(x.ndim() == 2 && codes.ndim() == 2 && x_scales.ndim() == 2, "x, x_scales and codes must be matrices");
+  const int64_t rows = x.shape(0), k = x.shape(1), n = codes.shape(0);
+  require(k > 0 && n > 0 && codes.shape(1) == (k * kernel.bits + 7) / 8, "codes must be [n][ceil(k * bits / 8)]");
+  require(x_group > 0 && (x_group % 8 == 0 || x_group == k), "x_group must be a multiple of 8, or k");
+  const int64_t x_groups = (k + x_group - 1) / x_group;
+  require(x_scales.shape(0) == rows && x_scales.shape(1) == x_groups, "x_scales must be [rows][groups of x]");
+  require(x_groups <= kernels::GemmI4Args::kMaxGroups, "too many groups");
+  const auto group_size = keywords.get("group_size", k);
+  require(group_size == k || (group_size > 0 && group_size % x_group == 0), "x_group must divide group_size");
+  kernels::GemmI4Source source{kernel.bits, codes.data(), nullptr, nullptr, n, k, group_size, x_group};
+  const int64_t count = n * source.groups();
+  source.wide = keywords.get("wide", false);
+  source.scales = source.wide ? static_cast<const void*>(keywords.array<float>("scales", count))
+                              : keywords.array<uint16_t>("scales", count);
+  source.zero_points = keywords.array<uint8_t>("zero_points", count);
+  source.offsets = source.wide ? static_cast<const void*>(keywords.array<float>("offsets", count))
+                               : keywords.array<uint16_t>("offsets", count);
+  require(source.offsets != nullptr ? source.zero_points == nullptr : !source.wide, "offsets replace zero points");
+  require(source.scales != nullptr || (source.offsets == nullptr && source.zero_points == nullptr && group_size == k),
+          "zero points and offsets go with scales");
+  const Buffer values = copy(x);
+  kernels::GemmS8Weights weights;
+  kernel.pack(source, weights);
+  const Geometry g{n, 1, k, {1, 1, rows}, {0, 0, k}, {0}, n};
+  kernels::GemmS8Args args;
+  args.weights = &weights;
+  args.grid = g.grid;
+  args.x = {values.as<const uint8_t>(), 0, 0, k};
+  args.x_scales = x_scales.data();
+  const Quantized quantized(keywords, args, multiplier, bias, n, n);
+  require(args.epilogue.output == DType::f32, "the output must be f32");
+  return run(kernel, keywords, g, args, DType::f32);
+}
+
 // x: bytes, pairs of words; w: words [n][run] or [n][taps][run].
 py::array run_i1(const std::string& name, const Array<uint8_t>& x, const Array<uint32_t>& w,
                  const Array<float>& multiplier, const Array<float>& bias, const py::kwargs& kwargs) {
@@ -210,6 +252,9 @@ void bind_matrices(py::module_& m) {
   };
   def_groups("gemm_i4", run_i4<kernels::gemm_i4_kernels>);
   def_groups("gemm_i2", run_i4<kernels::gemm_i2_kernels>);
+  m.def("gemm_s8", run_s8, py::arg("kernel"), py::arg("x").noconvert(), py::arg("x_scales").noconvert(),
+        py::arg("x_group"), py::arg("codes").noconvert(), py::arg("multiplier").noconvert(),
+        py::arg("bias").noconvert());
   def_i8("gemm_i1", run_i1);
   m.def("signs", signs_of, py::arg("kernel"), py::arg("x").noconvert(), py::arg("zero"));
   m.def("gemm_f32", run_f32, py::arg("kernel"), py::arg("x").noconvert(), py::arg("w").noconvert());

@@ -20,30 +20,46 @@ FewBitSource::FewBitSource(const NodeInfo& node, const Weight& weight) {
   source.group_size = weight.group_size;
   source.codes = weight.codes.as<uint8_t>();
   bytes = static_cast<double>(weight.bytes());
-  const bool halves = weight.scale_type == DType::f16 && weight.offsets.bytes() == 0;
-  if (weight.bits == 8) {
-    split(weight);
-  } else if (halves || (weight.scale_type == DType::f16 && weight.offset_type == DType::f16)) {
-    source.scales = weight.scales.as<uint16_t>();
-    if (weight.zero_points.bytes() > 0) source.zero_points = weight.zero_points.as<uint8_t>();
-    if (!halves) source.offsets = weight.offsets.as<uint16_t>();
-  } else {
-    set_numbers(weight);
-  }
+  weight.bits == 8 ? split(weight) : set_scales(weight);
   if (source.groups() > kernels::GemmI4Args::kMaxGroups) node.fail("the weight has too many groups");
   if (source.group_size >= (int64_t{1} << 31) / (255 * kernels::highest_code(source.bits)))
     node.fail("sums could leave int32");
+}
+
+FewBitSource::FewBitSource(const NodeInfo& node, const Weight& weight, int64_t x_group) {
+  const int64_t depth = weight.depth();
+  source.bits = weight.bits;
+  source.n = weight.channels();
+  source.k = depth;
+  source.run = std::min(x_group, std::max<int64_t>(depth, 1));
+  source.group_size = weight.group_size > 0 ? weight.group_size : depth;
+  source.codes = weight.codes.as<uint8_t>();
+  bytes = static_cast<double>(weight.bytes());
+  if (source.n == 0 || depth == 0) node.fail("the weight is empty");
+  if (x_group % 8 != 0) node.fail("groups of the input must be multiples of 8");
+  if ((depth + x_group - 1) / x_group > kernels::GemmI4Args::kMaxGroups) node.fail("the input has too many groups");
+  if (source.group_size != depth && source.group_size % x_group != 0)
+    node.fail("groups of the input must divide those of the weight");
+  if (weight.group_size > 0) set_scales(weight);
 }
 
 const kernels::GemmI4Kernel& FewBitSource::kernel(const NodeInfo& node) const {
   return kernels::best_of(source.bits == 2 ? kernels::gemm_i2_kernels() : kernels::gemm_i4_kernels(), node.isa);
 }
 
+void FewBitSource::set_scales(const Weight& weight) {
+  const bool halves = weight.scale_type == DType::f16, offsets = weight.offsets.bytes() > 0;
+  if (!halves || (offsets && weight.offset_type != DType::f16)) return set_numbers(weight);
+  source.scales = weight.scales.as<uint16_t>();
+  if (weight.zero_points.bytes() > 0) source.zero_points = weight.zero_points.as<uint8_t>();
+  if (offsets) source.offsets = weight.offsets.as<uint16_t>();
+}
+
 void FewBitSource::set_numbers(const Weight& weight) {
   for (int64_t i = 0; i < weight.channels() * weight.groups(); ++i) {
     const float scale = number(weight.scales, weight.scale_type, i);
-    const float zero_point =
-        weight.zero_points.bytes() > 0 ? weight.zero_points.as<uint8_t>()[i] : kernels::middle_code(source.bits);
+    const int middle = source.bits == 8 ? 0 : kernels::middle_code(source.bits);
+    const float zero_point = weight.zero_points.bytes() > 0 ? weight.zero_points.as<uint8_t>()[i] : middle;
     scales_.push_back(scale);
     offsets_.push_back(weight.offsets.bytes() > 0 ? number(weight.offsets, weight.offset_type, i)
                                                   : -zero_point * scale);

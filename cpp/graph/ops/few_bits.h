@@ -16,8 +16,11 @@ constexpr double kAnySum = HUGE_VAL;  // for IntegerEpilogue: sums are floats, n
 // Float scales, and offsets: zero points become offsets -zero point * scale, and all are floats. Eight bits: a code is
 // 16 * high + low with high in -8 .. 7, so each group becomes two, of high and of low codes, which read the same x:
 // with the scales 16 * s and s, and zero points 8 and 0; or offsets -128 * s and the group's own.
+//
+// Where x is in groups, too, codes of eight bits stay as they are, and may have one scale a channel.
 struct FewBitSource {
   FewBitSource(const NodeInfo& node, const Weight& weight);
+  FewBitSource(const NodeInfo& node, const Weight& weight, int64_t x_group);
   FewBitSource(const FewBitSource&) = delete;
   const kernels::GemmI4Kernel& kernel(const NodeInfo& node) const;
 
@@ -26,6 +29,7 @@ struct FewBitSource {
   double bytes;                  // as a model holds it
 
  private:
+  void set_scales(const Weight& weight);
   void set_numbers(const Weight& weight);
   void split(const Weight& weight);
 

@@ -79,11 +79,11 @@ std::shared_ptr<const Buffer> table_of(const NodeInfo& node, size_t input) {
   return table.buffer;
 }
 
-IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest)
+IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest, bool groups)
     : multiplier_(channel_floats(node, kMultiplier, channels, kMaxMultiplier)),
       range_(node),
       bounds_(bounds_of(node, "min", "max")),
-      dynamic_(node.has(kScale)),
+      dynamic_(node.has(kScale) && !groups),
       residual_(node.has(kResidual)) {
   const std::string& output = node.text("output");
   if (output != "u8" && output != "f32") node.fail("attribute 'output' must be u8 or f32");
@@ -92,8 +92,10 @@ IntegerEpilogue::IntegerEpilogue(const NodeInfo& node, int64_t channels, double 
   const auto residual_zero_point = static_cast<float>(node.integer("residual_zero_point", 0, 255, 0));
   if (node.has("residual_multiplier")) residual_multiplier_ = small_number(node, "residual_multiplier", kMaxMultiplier);
   if (residual_ && !node.has("residual_multiplier")) node.fail("a residual needs the attribute 'residual_multiplier'");
+  if (groups && (!node.has(kScale) || node.has(kZeroPoint)))
+    node.fail("codes in groups have scales x_scale, and no zero points");
   if (dynamic_ != node.has(kZeroPoint)) node.fail("x_scale and x_zero_point go together");
-  if (dynamic_ && output_ != DType::f32) node.fail("dynamic quantization needs output f32");
+  if ((dynamic_ || groups) && output_ != DType::f32) node.fail("dynamic quantization needs output f32");
   if (node.has(kTable) && output_ != DType::u8) node.fail("a table needs output u8");
   if (node.has(kTable)) table_.emplace(table_of(node, kTable)->as<uint8_t>());
   if (node.has(kSlope)) slope_ = channel_floats(node, kSlope, channels, kMaxSlope);

@@ -21,6 +21,10 @@ enum IntegerInput : size_t {
   kIntegerInputs
 };
 
+// The attribute that says how many adjacent codes of a row share a scale; 0: all, and they are u8.
+constexpr const char* kGroupSize = "x_group_size";
+constexpr int64_t kMaxGroupSize = 1 << 16;
+
 // The weight of a layer on codes, whose inputs and outputs are counted, too.
 const Weight& layer_weight(const NodeInfo& node, int rank);
 // Checks that 8-bit codes times any u8 input sum within int32; returns the largest such sum.
@@ -38,8 +42,8 @@ std::shared_ptr<const Buffer> table_of(const NodeInfo& node, size_t input);  // 
 
 class IntegerEpilogue {
  public:
-  // largest: what the magnitude of a sum cannot pass.
-  IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest);
+  // largest: what the magnitude of a sum cannot pass. groups: of x, whose scales are in the sums already.
+  IntegerEpilogue(const NodeInfo& node, int64_t channels, double largest, bool groups = false);
 
   bool is_dynamic() const { return dynamic_; }
   int32_t x_zero_point() const { return x_zero_point_; }

@@ -1,4 +1,4 @@
-// Between numbers and codes: quantize, dequantize, dynamic_quantize.
+// Between numbers and codes: quantize, dequantize, dynamic_quantize, quantize_groups.
 #include "graph/ops/integer.h"
 #include "graph/ops/ops.h"
 
@@ -166,12 +166,57 @@ class DynamicQuantize final : public ElementwiseOp {
   std::shared_ptr<const Buffer> factors_;
 };
 
+// A scale for each group of adjacent values of a row.
+class QuantizeGroups final : public ElementwiseOp {
+ public:
+  explicit QuantizeGroups(const NodeInfo& node)
+      : ElementwiseOp(node), group_(node.integer("group_size", 1, std::numeric_limits<int32_t>::max())) {
+    node.expect_inputs(1, 2);
+    node.expect_outputs(2);
+    if (!node.has(1)) return;
+    const Constant& factors = node.constant(1, DType::f32, 1);
+    factors_ = factors.buffer, count_ = factors.type.shape[0];
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    const Shape& x = inputs[0].shape;
+    require(x.rank() >= 1, "the input must have at least one axis");
+    const int64_t row = x[x.rank() - 1];
+    require(count_ < 0 || count_ == row, "there must be one factor for each value of a row");
+    int64_t rows = 1;
+    for (int axis = 0; axis + 1 < x.rank(); ++axis) rows *= x[axis];
+    return {{DType::s8, x}, {DType::f32, {rows, (row + group_ - 1) / group_}}};
+  }
+  Layout input_layout(size_t) const override { return Layout::contiguous; }
+  Layout output_layout(size_t) const override { return Layout::contiguous; }
+  bool reads(size_t input) const override { return input == 0; }
+  void run(const RunArgs& args) const override {
+    const Tensor& x = args.inputs[0];
+    kernels::GroupQuantizeArgs quantize;
+    quantize.rows = args.outputs[1].shape[0];
+    quantize.row = x.shape[x.shape.rank() - 1];
+    quantize.group = group_;
+    quantize.x = x.as<const float>();
+    quantize.y = args.outputs[0].as<int8_t>();
+    quantize.scales = args.outputs[1].as<float>();
+    if (factors_ != nullptr) quantize.factors = factors_->as<const float>();
+    const int64_t tasks = kernels::eltwise_tasks(5 * x.shape.elements(), args.threads);
+    run_tasks(tasks, args.threads, [&](int64_t task) { kernels::quantize_groups(kernel_, quantize, task, tasks); });
+  }
+
+ private:
+  const int64_t group_;
+  int64_t count_ = -1;  // of factors: none
+  std::shared_ptr<const Buffer> factors_;
+};
+
 }  // namespace
 
 const OpRows kQuantizeOps = {
     {"dequantize", make<Dequantize>},
     {"dynamic_quantize", make<DynamicQuantize>},
     {"quantize", make<Quantize>},
+    {"quantize_groups", make<QuantizeGroups>},
 };
 
 }  // namespace lowbit::graph

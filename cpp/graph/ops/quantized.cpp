@@ -2,6 +2,9 @@
 // formats says which kernels read a weight.
 #include "graph/ops/quantized.h"
 
+#include <algorithm>
+
+#include "graph/ops/integer.h"
 #include "graph/ops/ops.h"
 
 namespace lowbit::graph {
@@ -35,13 +38,24 @@ std::unique_ptr<Op> by_format(const NodeInfo& node) {
   node.fail("no kernel reads its weight yet, " + describe(weight));
 }
 
+// By how x was quantized, too.
+std::unique_ptr<Op> make_linear(const NodeInfo& node) {
+  const Weight& weight = *node.weight(1);
+  const auto fits = [&](const Format& format) { return format.linear != nullptr && format.fits(weight); };
+  const bool groups = node.integer(kGroupSize, 0, kMaxGroupSize, 0) > 0;
+  return groups && std::ranges::any_of(kFormats, fits) ? make_linear_s8(node) : by_format<&Format::linear>(node);
+}
+
 }  // namespace
 
 const OpRows kQuantizedOps = {
-    {"quantized_conv2d", by_format<&Format::conv>},           {"quantized_conv3d", by_format<&Format::conv>},
-    {"quantized_conv_transpose2d", by_format<&Format::conv>}, {"quantized_conv_transpose3d", by_format<&Format::conv>},
-    {"quantized_embedding", by_format<&Format::embedding>},   {"quantized_embedding_bag", by_format<&Format::bag>},
-    {"quantized_linear", by_format<&Format::linear>},
+    {"quantized_conv2d", by_format<&Format::conv>},
+    {"quantized_conv3d", by_format<&Format::conv>},
+    {"quantized_conv_transpose2d", by_format<&Format::conv>},
+    {"quantized_conv_transpose3d", by_format<&Format::conv>},
+    {"quantized_embedding", by_format<&Format::embedding>},
+    {"quantized_embedding_bag", by_format<&Format::bag>},
+    {"quantized_linear", make_linear},
 };
 
 }  // namespace lowbit::graph

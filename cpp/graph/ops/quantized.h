@@ -11,5 +11,6 @@ std::unique_ptr<Op> make_embedding(const NodeInfo& node);
 std::unique_ptr<Op> make_embedding_bag(const NodeInfo& node);
 std::unique_ptr<Op> make_linear_i4(const NodeInfo& node);
 std::unique_ptr<Op> make_linear_i8(const NodeInfo& node);
+std::unique_ptr<Op> make_linear_s8(const NodeInfo& node);
 
 }  // namespace lowbit::graph

@@ -253,6 +253,18 @@ void dynamic_quantize(const EltwiseKernel& kernel, const DynamicQuantizeArgs& ar
   }
 }
 
+void quantize_groups(const EltwiseKernel& kernel, const GroupQuantizeArgs& args, int64_t task, int64_t tasks) {
+  const int64_t groups = args.groups();
+  const Share share = share_of(args.rows * groups, 1, task, tasks);
+  for (int64_t at = share.begin; at < share.end;) {
+    const int64_t row = at / groups, group = at % groups, count = std::min(share.end - at, groups - group);
+    const int64_t first = group * args.group, size = std::min(args.row - first, count * args.group);
+    const FactorRow x{args.x + row * args.row + first, args.factors == nullptr ? nullptr : args.factors + first};
+    kernel.groups(x, args.y + row * args.row + first, size, args.group, args.scales + at);
+    at += count;
+  }
+}
+
 void rounding_errors(const EltwiseKernel& kernel, const RoundingArgs& args, int64_t task, int64_t tasks) {
   const Share share = share_of(args.rows, 1, task, tasks);
   for (int64_t r = share.begin; r < share.end; ++r)

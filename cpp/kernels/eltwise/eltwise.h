@@ -95,6 +95,20 @@ struct DynamicQuantizeArgs {
 };
 void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 
+// For `rows` rows of `row` adjacent floats, times factors where there are any, in groups of so many adjacent ones, the
+// last of which may be shorter; each has a scale of its own:
+//   scale = max |x| / 127, or 1 where that is 0      y = rne(clampf(x * (1.0f / scale), -127, 127)), NaN gives 0
+// A group that holds NaN or infinity has scale NaN.
+struct GroupQuantizeArgs {
+  int64_t rows = 0, row = 0, group = 0;
+  const float* x = nullptr;        // [rows][row]
+  int8_t* y = nullptr;             // the same
+  float* scales = nullptr;         // [rows][groups]
+  const float* factors = nullptr;  // [row]
+  int64_t groups() const { return (row + group - 1) / group; }
+};
+void quantize_groups(const EltwiseKernel&, const GroupQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
+
 // y[i] = table[x[i]], `count` adjacent elements.
 void lookup(const EltwiseKernel&, const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t count, int64_t task = 0,
             int64_t tasks = 1);
@@ -231,6 +245,7 @@ struct EltwiseKernel : KernelRow {
   void (*quantize)(const FactorRow& x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point, bool within);
   void (*dequantize)(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point);
   void (*range)(const FactorRow& x, int64_t n, float* lo, float* hi);
+  void (*groups)(const FactorRow& x, int8_t* y, int64_t n, int64_t group, float* scales);
   void (*lookup)(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n);
   void (*pair_i8)(const PairI8Args&, const PairI8Rows&);
   void (*binary)(BinaryKind, const float* a, int64_t a_step, const float* b, int64_t b_step, float* y,

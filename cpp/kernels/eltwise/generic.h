@@ -62,6 +62,60 @@ void range_block(const FactorRow& x, int64_t n, float* lo, float* hi) {
   *hi = top > *hi ? top : *hi;
 }
 
+// max |x|, NaN where one is.
+template <class Row>
+inline float magnitude_of(int64_t n, Row row) {
+  Lanes top[2] = {splat(0.0f), splat(0.0f)};
+  Mask nan = is_nan(splat(0.0f));
+  int64_t done = 0;
+  for (; done + 2 * kLanes <= n; done += 2 * kLanes) {
+    const Lanes v[2] = {row(done, Full{}), row(done + kLanes, Full{})};
+    for (int j = 0; j < 2; ++j) top[j] = greater(abs(v[j]), top[j]);
+    nan = nan | either_nan(v[0], v[1]);
+  }
+  for_lanes(n - done, [&](int64_t i, auto count) {
+    const Lanes v = row(done + i, count);
+    top[0] = greater(abs(v), top[0]);
+    nan = nan | is_nan(v);
+  });
+  return any(nan) ? __builtin_nanf("") : highest_lane(greater(top[0], top[1]));
+}
+
+// Some groups at a time: their divisions go together, and they are still in the first cache when they are read again.
+void groups_block(const FactorRow& x, int8_t* y, int64_t n, int64_t group, float* scales) {
+  constexpr int64_t kTogether = 32;
+  float inverses[kTogether];
+  with_factors(x, [&](auto row) {
+    const auto part = [&](int64_t first, auto f) {
+      f(group < n - first ? group : n - first, [&](int64_t i, auto count) { return row(first + i, count); });
+    };
+    for (int64_t begin = 0; begin < n; begin += kTogether * group, scales += kTogether) {
+      const int64_t left = (n - begin + group - 1) / group, count = left < kTogether ? left : kTogether;
+      for (int64_t g = 0; g < count; ++g)
+        part(begin + g * group, [&](int64_t size, auto values) { scales[g] = magnitude_of(size, values); });
+      for_lanes(count, [&](int64_t i, auto lanes) {
+        const Lanes width = load(scales + i, lanes) / splat(127.0f), finite = width + (width - width);
+        const Lanes scale = select(is_nan(finite) | (finite > splat(0.0f)), finite, splat(1.0f));
+        store(scales + i, scale, lanes);
+        store(inverses + i, splat(1.0f) / scale, lanes);
+      });
+      for (int64_t g = 0; g < count; ++g) {
+        const int64_t first = begin + g * group;
+        const Lanes inverse = splat(inverses[g]), most = splat(127.0f), least = splat(-127.0f);
+        const bool within = inverses[g] < __builtin_inff();
+        part(first, [&](int64_t size, auto values) {
+          if (within)
+            return for_lanes(
+                size, [&](int64_t i, auto lanes) { store_signed(y + first + i, values(i, lanes) * inverse, lanes); });
+          for_lanes(size, [&](int64_t i, auto lanes) {
+            store_signed(y + first + i, less(most, greater(least, or_zero(values(i, lanes) * inverse))), lanes);
+          });
+        });
+      }
+    }
+  });
+}
+
 void lookup_block(const uint8_t* x, const uint8_t* table, uint8_t* y, int64_t n) {
   const ByteTable lookup{table};
   int64_t i = 0;

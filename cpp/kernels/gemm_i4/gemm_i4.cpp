@@ -63,6 +63,7 @@ class Run : public ProductRun<Run, GemmI4Args, GemmI4Tile> {
 };
 
 int code(const GemmI4Source& w, int64_t channel, int64_t k) {
+  if (w.bits == 8) return w.codes[channel * w.k + k] ^ 0x80;
   const int64_t places = 8 / w.bits;
   return w.codes[channel * ((w.k + places - 1) / places) + k / places] >> (k % places * w.bits) & highest_code(w.bits);
 }
@@ -73,6 +74,7 @@ int zero_point(const GemmI4Source& w, int64_t channel, int64_t group) {
 }
 
 GemmI4Kind kind_of(const GemmI4Source& w) {
+  if (w.scales == nullptr) return GemmI4Kind::no_scales;
   if (w.offsets != nullptr) return w.wide ? GemmI4Kind::float_offsets : GemmI4Kind::half_offsets;
   return w.zero_points == nullptr ? GemmI4Kind::symmetric : GemmI4Kind::zero_points;
 }
@@ -83,7 +85,7 @@ void pack_head(const GemmI4Source& w, int64_t channel, int64_t group, int64_t nr
   const auto put = [&](const void* numbers, uint8_t* at) {
     std::memcpy(at + size * to, static_cast<const uint8_t*>(numbers) + size * from, static_cast<size_t>(size));
   };
-  put(w.scales, out);
+  if (w.scales != nullptr) put(w.scales, out);
   if (w.offsets != nullptr) put(w.offsets, out + size * nr);
   if (w.zero_points != nullptr) out[2 * nr + to] = w.zero_points[from];
 }
@@ -105,33 +107,39 @@ void add_offset(const GemmI4Source& w, int64_t channel, int64_t group, double& o
 
 }  // namespace
 
-void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
+void pack_panels(const GemmI4Source& w, int nr, bool complements, GemmI4Panels& out) {
   const int64_t padded = (w.n + nr - 1) / nr * nr;
-  out.kernel = this;
   out.n = w.n, out.k = w.k, out.run = w.run, out.group_size = w.group_size, out.kind = kind_of(w);
   const GemmI4Depth depth{w.k, w.run, w.group_size, nullptr};
-  const int64_t head = gemm_i4_head(nr, out.kind), step = gemm_i4_step(bits);
+  const int64_t head = gemm_i4_head(nr, out.kind), step = gemm_i4_step(w.bits);
   int64_t panel = w.groups() * head;
   each_part(depth, [&](int64_t, int64_t, int64_t, int64_t length) { panel += (length + step - 1) / step * nr * 4; });
   out.panels = Buffer(static_cast<size_t>(padded / nr * panel));
-  out.offsets = Buffer(static_cast<size_t>(padded) * sizeof(float));
   for (int64_t channel = 0; channel < w.n; ++channel) {
     const int64_t lane = channel % nr;
     uint8_t* at = out.panels.as<uint8_t>() + channel / nr * panel;
-    double offset = 0;
     each_part(depth, [&](int64_t group, int64_t, int64_t k, int64_t length) {
       if (k == group * w.group_size) {
         pack_head(w, channel, group, nr, at);
         at += head;
-        add_offset(w, channel, group, offset);
       }
       for (int64_t i = 0; i < length; ++i) {
         const int q = code(w, channel, k + i);
-        const int value = i % 8 >= 4 && complements ? highest_code(bits) - q : q;
-        at[(i / step * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(value << (i % step / 4 * bits));
+        const int value = i % 8 >= 4 && complements ? highest_code(w.bits) - q : q;
+        at[(i / step * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(value << (i % step / 4 * w.bits));
       }
       at += (length + step - 1) / step * nr * 4;
     });
+  }
+}
+
+void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
+  pack_panels(w, nr, complements, out);
+  out.kernel = this;
+  out.offsets = Buffer(static_cast<size_t>((w.n + nr - 1) / nr * nr) * sizeof(float));
+  for (int64_t channel = 0; channel < w.n; ++channel) {
+    double offset = 0;
+    for (int64_t group = 0; group < w.groups(); ++group) add_offset(w, channel, group, offset);
     out.offsets.as<float>()[channel] = static_cast<float>(offset);
   }
 }

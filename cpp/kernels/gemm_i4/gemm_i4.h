@@ -31,12 +31,12 @@ struct GemmI4Kernel;
 
 // Weights as a model holds them.
 struct GemmI4Source {
-  int bits;                    // of a code: 4 or 2
-  const uint8_t* codes;        // [n][ceil(k * bits / 8)]: several a byte, from its lowest bits on
-  const void* scales;          // half floats [n][groups], finite
+  int bits;                    // of a code: 4 or 2; 8 for gemm_s8.h
+  const uint8_t* codes;        // [n][ceil(k * bits / 8)]: several a byte, from its lowest bits on; of eight bits s8
+  const void* scales;          // half floats [n][groups], finite; null: there are none (gemm_s8.h)
   const uint8_t* zero_points;  // [n][groups]; null: 2^(bits - 1)
   int64_t n, k, group_size;
-  int64_t run;                    // of k that are adjacent in x; it divides k
+  int64_t run;                    // of k that are adjacent in x; the last one may be shorter
   const void* offsets = nullptr;  // [n][groups], finite; then there are no zero points
   bool wide = false;              // scales and offsets are floats
   int64_t groups() const { return (k + group_size - 1) / group_size; }
@@ -45,18 +45,23 @@ struct GemmI4Source {
 // Weights in the layout of one kernel: panels of nr channels, in which each group is one run of memory:
 //   scales [nr]; zero points [nr] in whole 64 bytes, or offsets [nr], if there are any; codes [steps][nr][4]
 // A step is as many k as four bytes hold codes: byte j has those of k = j, 4 + j, ... from its lowest bits on, of every
-// second four 2^bits - 1 - q for a kernel that complements; zero where padded. What a group has in one tap begins with
-// a step of its own.
-enum class GemmI4Kind : uint8_t { symmetric, zero_points, half_offsets, float_offsets };
+// second four 2^bits - 1 - q for a kernel that complements; zero where padded. Codes of eight bits are 128 higher. What
+// a group has in one tap begins with a step of its own.
+enum class GemmI4Kind : uint8_t { no_scales, symmetric, zero_points, half_offsets, float_offsets };
 
-struct GemmI4Weights {
-  const GemmI4Kernel* kernel = nullptr;
+struct GemmI4Panels {
   int64_t n = 0, k = 0, run = 0, group_size = 0;
   GemmI4Kind kind = GemmI4Kind::symmetric;
-  bool affine() const { return kind != GemmI4Kind::symmetric; }
   Buffer panels;
-  Buffer offsets;  // float [n rounded up to nr]
   int64_t groups() const { return (k + group_size - 1) / group_size; }
+  size_t bytes() const { return panels.bytes(); }
+};
+void pack_panels(const GemmI4Source&, int nr, bool complements, GemmI4Panels& out);
+
+struct GemmI4Weights : GemmI4Panels {
+  const GemmI4Kernel* kernel = nullptr;
+  bool affine() const { return kind != GemmI4Kind::symmetric; }
+  Buffer offsets;  // float [n rounded up to nr]
   size_t bytes() const { return panels.bytes() + offsets.bytes(); }
 };
 
@@ -93,12 +98,7 @@ struct GemmI4Tile : OutputTile {
 
   // Moves on to the next panel, of nr channels.
   void next_panel(int nr) {
-    channel += nr;
-    channels -= nr;
-    columns = static_cast<int>(channels < nr ? channels : nr);
-    multiplier += nr;
-    bias += nr;
-    if (slope != nullptr) slope += nr;
+    next_channels(nr, channels);
     panel += panel_bytes;
     offsets += nr;
   }
@@ -142,7 +142,7 @@ static inline void each_part(const GemmI4Depth& depth, Part&& part) {
 
 // Bytes in front of a group's codes.
 static inline int64_t gemm_i4_head(int64_t nr, GemmI4Kind kind) {
-  constexpr int64_t kBytes[] = {2, 2, 4, 8};  // of a channel
+  constexpr int64_t kBytes[] = {0, 2, 2, 4, 8};  // of a channel
   return kBytes[static_cast<int>(kind)] * nr + (kind == GemmI4Kind::zero_points ? (nr + 63) / 64 * 64 : 0);
 }
 

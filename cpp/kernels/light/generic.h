@@ -20,7 +20,7 @@ consteval LightKernels light_kernels(Isa isa) {
       .attention = {row, attention::softmax_row},
       .blend = {row, blend::blend_pixels<blend::Floats>, blend::blend_pixels<blend::Codes>},
       .dwconv_f32 = {row, dwconv_f32::run},
-      .eltwise = {row, eltwise::quantize_block, eltwise::dequantize_block, eltwise::range_block, eltwise::lookup_block,
+      .eltwise = {row, eltwise::quantize_block, eltwise::dequantize_block, eltwise::range_block, eltwise::groups_block, eltwise::lookup_block,
                   eltwise::pair_i8_block, eltwise::binary_block, eltwise::where_block, eltwise::unary_block,
                   eltwise::softmax_block, eltwise::rounding_block, transpose, transpose},
       .gather = {row, gather::run, gather::add},

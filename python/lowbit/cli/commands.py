@@ -46,6 +46,7 @@ FAMILIES = {
     "gemm_i4": "four-bit matrix product, convolution",
     "gemm_i2": "two-bit matrix product, convolution",
     "gemm_i1": "matrix product, convolution of signs",
+    "gemm_s8": "matrix product, its input in groups",
     "dwconv_i8": "int8 depthwise convolution",
     "gemm_f32": "float32 matrix product, convolution",
     "dwconv_f32": "float32 depthwise convolution",

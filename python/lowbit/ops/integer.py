@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import dims
-from ..graph.ir import Array, Value
+from ..graph.ir import Array, Dim, Value
 from .call import Call, broadcast
 from .float import infer_adaptive
 from .spec import CODE, FLAG, SCALE, Attr, Input, Op, choice, dim_list, integer, number
@@ -105,6 +105,38 @@ def _infer_dynamic(call: Call) -> Sequence[Value]:
     call.match(1, shape[-1:])
     count = (dims.mul(*(shape[:-1] if by_row else shape[:1])),)
     return [Value(dtype="u8", shape=shape), Value(dtype="f32", shape=count), Value(dtype="u8", shape=count)]
+
+
+def quantize_groups(x: Array, group_size: int, factors: Array | None = None) -> tuple[Array, Array]:
+    """Codes s8 of x, and the scale f32 [rows, groups] of each group of adjacent values of a row, around zero.
+
+    The last group of a row may be shorter. The scale of one that holds NaN or infinity is NaN. factors [K]: each row is
+    multiplied by them first.
+    """
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    starts = range(0, rows.shape[1], group_size)
+    with np.errstate(all="ignore"):
+        rows = rows if factors is None else rows * factors
+        tops = [np.abs(rows[:, k : k + group_size]).max(axis=1) for k in starts]
+        scale = np.stack(tops, axis=1) / F32(127) if tops else np.empty((len(rows), 0), F32)
+        scale = np.where(scale == 0, F32(1), np.where(np.isfinite(scale), scale, F32(np.nan)))
+        scaled = rows * np.repeat(F32(1) / scale, group_size, axis=1)[:, : rows.shape[1]]
+    scaled = np.where(np.isnan(scaled), F32(0), scaled)
+    codes = np.rint(np.minimum(np.maximum(scaled, F32(-127)), F32(127))).astype(np.int8)
+    return codes.reshape(x.shape), scale
+
+
+def groups_of(depth: Dim, group_size: int) -> Dim:
+    """How many groups a row has."""
+    return dims.floordiv(dims.add(depth, group_size - 1), group_size)
+
+
+def _infer_groups(call: Call) -> Sequence[Value]:
+    shape = call.shape(0)
+    call.need(len(shape) >= 1, "input 0 must have at least one axis")
+    call.match(1, shape[-1:])
+    count = dims.mul(*shape[:-1]), groups_of(shape[-1], call.attrs["group_size"])
+    return [Value(dtype="s8", shape=shape), Value(dtype="f32", shape=count)]
 
 
 def _infer_lookup(call: Call) -> Sequence[Value]:
@@ -213,6 +245,16 @@ OPS = (
         outputs=3,
         infer_rule=_infer_dynamic,
         reference_rule=lambda call: dynamic_quantize(call.array(0), call.attrs["granularity"], call.optional(1)),
+    ),
+    Op(
+        name="quantize_groups",
+        note="a scale for each group of adjacent values of a row, of x * factors, the last one may be shorter; gives "
+        "codes s8, scales f32 [rows, groups]",
+        inputs=(Input(name="x"), Input(name="factors", optional=True, constant=True)),
+        attrs={"group_size": integer(1)},
+        outputs=2,
+        infer_rule=_infer_groups,
+        reference_rule=lambda call: quantize_groups(call.array(0), call.attrs["group_size"], call.optional(1)),
     ),
     Op(
         name="lookup",

@@ -15,11 +15,11 @@ import numpy as np
 
 from ..graph import dims
 from ..graph.ir import Array, Node, Value, Weight, replace
-from ..graph.weights import FORMATS, Format, as_read, describe, format_of, middle
+from ..graph.weights import FORMATS, MAX_GROUPS, Format, as_read, describe, format_of, middle
 from .call import Call
 from .float import linear_shape
 from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
-from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma
+from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma, groups_of
 from .signs import MAX_DEPTH, packed_size, sign_sums
 from .spec import OPTIONAL_NUMBER, Attr, Input, Op, attributes, choice, integer, number
 from .windows import conv_attrs, conv_shape, correlate, out_size, pad_image, taps
@@ -32,6 +32,9 @@ F32 = np.float32
 Sums = Callable[[Call], Array]
 MAX_SLOPE = 16.0
 """In magnitude, of what results below zero are multiplied by."""
+GROUP_SIZE = "x_group_size"
+"""The attribute that says how many adjacent codes of a row share a scale; 0: all, and they are u8."""
+MAX_GROUP_SIZE = 2**16
 EPILOGUE_ATTRS: dict[str, Attr] = {
     "zero_point_x": integer(0, 255, default=0),
     "output": choice("u8", "f32"),
@@ -45,18 +48,24 @@ EPILOGUE_ATTRS: dict[str, Attr] = {
 # ------------------------------------------------------------------------------------------------------------- epilogue
 
 
-def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequence[Value]:
-    """The output of a layer on codes, of that shape, with `rows` rows or samples; the inputs after the weight fit."""
+def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int, groups: Any = None) -> Sequence[Value]:
+    """The output of a layer on codes, of that shape, with `rows` rows or samples; the inputs after the weight fit.
+
+    groups: of x, in each row; then there are scales for them, and no zero points.
+    """
     channels = (shape[channel_axis],)
     call.match(2, channels)
     call.match(3, channels)
     call.match(4, shape)
     call.match(5, (256,))
-    call.match(6, (rows,))
+    call.match(6, (rows,) if groups is None else (rows, groups))
     call.match(7, (rows,))
     call.match(8, channels)
     output, dynamic = call.attrs["output"], call.is_present(6)
-    call.need(dynamic == call.is_present(7), "x_scale and x_zero_point go together")
+    if groups is None:
+        call.need(dynamic == call.is_present(7), "x_scale and x_zero_point go together")
+    else:
+        call.need(dynamic and not call.is_present(7), "codes in groups have scales x_scale, and no zero points")
     call.need(not dynamic or output == "f32", "dynamic quantization needs output f32")
     call.need(output == "u8" or not call.is_present(5), "a table needs output u8")
     call.need(call.attrs["lo"] <= call.attrs["hi"], f"lo {call.attrs['lo']} is above hi {call.attrs['hi']}")
@@ -68,7 +77,8 @@ def infer_epilogue(call: Call, shape: Any, rows: Any, channel_axis: int) -> Sequ
 
 def epilogue(call: Call, acc: Array, channel: tuple[int, ...], row: tuple[int, ...]) -> Array:
     """kernels/kernel.h, Epilogue, of sums `acc`: every operation rounded to float32 once, in this order."""
-    attrs, residual, table, row_scale = call.attrs, call.optional(4), call.optional(5), call.optional(6)
+    attrs, residual, table = call.attrs, call.optional(4), call.optional(5)
+    row_scale = None if attrs.get(GROUP_SIZE) else call.optional(6)
     slope, is_coded = call.optional(8), call.attrs["output"] == "u8"
     factor, bias, t = call.array(2).reshape(channel), call.array(3).reshape(channel), acc.astype(F32)
     residual_multiplier = F32(attrs["residual_multiplier"])
@@ -140,26 +150,55 @@ def _terms(weight: Weight) -> Iterator[tuple[int, Array, Array, Array | None]]:
     Half-float scales go with zero points, which the codes here are without, or with half-float offsets; else all are
     floats, and zero points are offsets. A code of eight bits is 16 * high + low, and its group two terms.
     """
-    n, groups = weight.scales.shape
-    codes = weight.rows.reshape(n, groups, -1).astype(np.float64)
-    scales, zeros = weight.scales.astype(F32), weight.zero_points
-    offsets = None if weight.offsets is None else weight.offsets.astype(F32)
-    halves = weight.scales.dtype == np.float16
+    codes, scales, offsets = _operands(weight)
     if weight.bits == 8:
         high, low = np.divmod(codes, 16)
+        halves = weight.scales.dtype == np.float16
         fits = halves and offsets is None and bool((16 * scales).max() < 65520)
         below = np.zeros_like(scales) if offsets is None else offsets
-        for g in range(groups):
+        for g in range(scales.shape[1]):
             yield g, high[:, g] + (0 if fits else 8), 16 * scales[:, g], None if fits else -128 * scales[:, g]
             yield g, low[:, g], scales[:, g], None if fits else below[:, g]
         return
-    if offsets is None and halves:
-        codes = codes if zeros is None else codes - zeros[:, :, None]
-    elif offsets is None:
-        codes = codes + (middle(weight.bits) if zeros is None else 0)
-        offsets = -(np.full_like(scales, middle(weight.bits)) if zeros is None else zeros.astype(F32)) * scales
-    for g in range(groups):
+    for g in range(scales.shape[1]):
         yield g, codes[:, g], scales[:, g], None if offsets is None else offsets[:, g]
+
+
+def _operands(weight: Weight) -> tuple[Array, Array, Array | None]:
+    """Codes [N, groups, size] as kernels multiply them, and scales and offsets [N, groups]."""
+    codes = weight.rows.reshape(*weight.scales.shape, -1).astype(np.float64)
+    scales, zeros = weight.scales.astype(F32), weight.zero_points
+    if weight.offsets is not None:
+        return codes, scales, weight.offsets.astype(F32)
+    if weight.scales.dtype == np.float16:
+        return codes if zeros is None else codes - zeros[:, :, None], scales, None
+    if weight.bits == 8:
+        return codes, scales, np.zeros_like(scales)
+    middles = np.full_like(scales, middle(weight.bits)) if zeros is None else zeros.astype(F32)
+    return codes + (middle(weight.bits) if zeros is None else 0), scales, -middles * scales
+
+
+def _linear_of_groups(call: Call) -> Array:
+    """Of x in groups, whatever the weight: float32 sums [rows, N] (cpp/kernels/gemm_s8/gemm_s8.h)."""
+    weight, size = call.weight(1), call.attrs[GROUP_SIZE]
+    rows = call.array(0).reshape(-1, weight.shape[1]).astype(np.float64)
+    x_scales = call.array(6)
+    codes, scales, offsets = (
+        (weight.codes.astype(np.float64), None, None) if not weight.group_size else _operands(weight)
+    )
+    codes = codes.reshape(weight.shape)
+    t = np.zeros((len(rows), weight.shape[0]), F32)
+    for j, first in enumerate(range(0, weight.shape[1], size)):
+        part, factor = rows[:, first : first + size], x_scales[:, j : j + 1]
+        sums = (part @ codes[:, first : first + size].T).astype(F32)
+        if scales is None:
+            t = fma(sums, factor, t)
+            continue
+        g = first // weight.group_size
+        t = fma(sums * factor, scales[:, g], t)
+        if offsets is not None:
+            t = fma(part.sum(axis=1, keepdims=True).astype(F32) * factor, offsets[:, g], t)
+    return t
 
 
 def _linear_by_group(call: Call) -> Array:
@@ -262,8 +301,12 @@ def unreadable(node: Node, weight: Weight) -> str:
     if kind is None or (node.op, kind.name) not in KERNELS:
         known = [describe_kind(name) for op, name in KERNELS if op == node.op]
         return f"no kernel of {node.op} reads {describe(weight)} yet; it reads {' or '.join(known)}"
-    if kind.grouped and attributes(OPERATORS[node.op], node).get("groups", 1) != 1:
+    attrs = attributes(OPERATORS[node.op], node)
+    if kind.grouped and attrs.get("groups", 1) != 1:
         return f"no kernel reads {describe(weight)} where groups is not 1"
+    size = attrs.get(GROUP_SIZE, 0)
+    if size and weight.group_size not in (0, weight.shape[1]) and weight.group_size % size != 0:
+        return f"its input's groups of {size} do not divide those of its weight, {weight.group_size}"
     return ""
 
 
@@ -290,6 +333,8 @@ def _sums(call: Call) -> Array:
     kind = _kind(call.node.op, call.weight(1))
     call.need(kind is not None and (call.node.op, kind.name) in KERNELS, unreadable(call.node, call.weight(1)))
     assert kind is not None
+    if call.attrs.get(GROUP_SIZE):
+        return _linear_of_groups(_as_read(call))
     return KERNELS[call.node.op, kind.name](call if kind.values else _as_read(call))
 
 
@@ -302,8 +347,14 @@ def _as_read(call: Call) -> Call:
 
 
 def _infer_linear(call: Call) -> Sequence[Value]:
-    shape = linear_shape(call)
-    return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
+    shape, size = linear_shape(call), call.attrs[GROUP_SIZE]
+    call.need((call.value(0).dtype == "s8") == (size > 0), f"codes s8 and {GROUP_SIZE} go together")
+    if not size:
+        return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
+    call.need(size % 8 == 0, f"{GROUP_SIZE} {size} is no multiple of 8")
+    groups = groups_of(call.fixed_shape(1)[1], size)
+    call.need(groups <= MAX_GROUPS, f"{groups} groups are more than {MAX_GROUPS}")
+    return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1, groups)
 
 
 def _linear(call: Call) -> Sequence[Array]:
@@ -376,9 +427,9 @@ OPS = (
     ),
     Op(
         name="quantized_linear",
-        note="as `quantized_conv2d`",
-        inputs=_INPUTS,
-        attrs=EPILOGUE_ATTRS,
+        note="as `quantized_conv2d`; with x_group_size, x of `quantize_groups`, and x_scale [rows, groups]",
+        inputs=(Input(name="x", dtypes=("u8", "s8")), *_INPUTS[1:]),
+        attrs={**EPILOGUE_ATTRS, GROUP_SIZE: integer(0, MAX_GROUP_SIZE, default=0)},
         infer_rule=_infer_linear,
         reference_rule=_linear,
     ),

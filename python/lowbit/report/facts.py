@@ -13,7 +13,7 @@ from ..ops.quantized import QUANTIZED, SIGNS
 
 CODED = tuple(f"int{bits}" for bits in BITS)
 """What layers on codes are, by the bits of their weights."""
-CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize")
+CONVERSIONS = ("quantize", "dequantize", "dynamic_quantize", "quantize_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
