@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import lowbit
 from lowbit.compress import set_codes
 from lowbit.eager.modules import ROWS, QuantizedEmbedding, QuantizedLinear
 from lowbit.errors import InputError, LowbitError, UnsupportedError
+from lowbit.quantization.schemes import SCHEMES
 
 Array = npt.NDArray[Any]
 AFFINE = lowbit.Scheme(name="affine", weight_bits=4, granularity="group", group_size=32, symmetric=False)
@@ -58,13 +60,15 @@ def test_the_bits_of_a_converted_model(scheme: Any, width: int, expected: list[s
     """The swapped module, its copies, what convert makes of it, and what convert makes of the float module."""
     net, x = mlp(width), torch.randn(2, 40, width)
     floats = net(x)
-    model = lowbit.convert(net, x, scheme=scheme, progress=False)
+    for size in (0, 32) if isinstance(scheme, str) else ():
+        same, asked = copy.deepcopy(net), dataclasses.replace(SCHEMES[scheme], activation_group_size=size)
+        lowbit.quantize_(same, asked)
+        assert torch.equal(same(x), lowbit.convert(net, x, scheme=asked, progress=False)(x))
     lowbit.quantize_(net, scheme)
     assert kinds(net) == expected
     y = net(x)
     assert float((y - floats).norm() / floats.norm()) < (0.6 if "int2-quarters" in expected else 0.15)
     if "float" not in expected:
-        assert torch.equal(y, model(x))
         assert torch.equal(y, lowbit.convert(net, x, progress=False)(x))
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), copy.deepcopy(net).bfloat16().float()):
         assert torch.equal(other[2](net[0](x)), net[2](net[0](x)))
@@ -401,25 +405,31 @@ class InNumPy(nn.Module):
         super().__init__()
         assert layer.bias is None
         self.whole, self.scale = grouped(layer)
-        self.is_eight = layer.format == "int8"
+        self.size = layer.activation_group_size
+        assert self.size == (0 if layer.format == "int8" else self.whole.shape[2])
 
     def forward(self, x: Tensor) -> Tensor:
-        """A row's range, with 0 in it, has 256 codes."""
+        """A row's range, with 0 in it, has 256 codes; each group of one 255, around 0, beside weights in groups."""
         rows = x.numpy().reshape(-1, x.shape[-1])
+        if self.size:
+            return torch.from_numpy(self.of_groups(rows)).reshape(*x.shape[:-1], -1)
         low, high = np.minimum(rows.min(-1, keepdims=True), 0), np.maximum(rows.max(-1, keepdims=True), 0)
         step = (high - low) / np.float32(255)
         inverse = np.float32(1) / step
         zero = np.rint(-low * inverse)
         codes = np.clip(np.rint(rows * inverse) + zero, 0, 255).astype(np.float64)
-        if self.is_eight:
-            t = ((codes - zero) @ self.whole[:, 0].T).astype(np.float32) * self.scale[:, 0]
-        else:
-            weights = self.whole.sum(2) * self.scale.astype(np.float64)
-            t = -zero * weights.sum(1).astype(np.float32)
-            for g, part in enumerate(np.split(codes, self.scale.shape[1], axis=1)):
-                sums = (part @ self.whole[:, g].T).astype(np.float32)
-                t = (sums * self.scale[:, g].astype(np.float64) + t).astype(np.float32)
+        t = ((codes - zero) @ self.whole[:, 0].T).astype(np.float32) * self.scale[:, 0]
         return torch.from_numpy(t * step).reshape(*x.shape[:-1], -1)
+
+    def of_groups(self, rows: Array) -> Array:
+        """Sums of groups, one after the other."""
+        t = np.zeros((len(rows), len(self.whole)), np.float32)
+        for g, part in enumerate(np.split(rows, self.scale.shape[1], axis=1)):
+            step = np.abs(part).max(1, keepdims=True) / np.float32(127)
+            codes = np.rint(part * (np.float32(1) / step)).astype(np.float64)
+            sums = (codes @ self.whole[:, g].T).astype(np.float32) * step
+            t = (sums * self.scale[:, g].astype(np.float64) + t).astype(np.float32)
+        return t
 
 
 @pytest.mark.parametrize("scheme", ["int4", {"*down_proj": "int4-g32", "*embed*": "float32", "*": "int4-g64"}])

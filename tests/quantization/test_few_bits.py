@@ -13,7 +13,7 @@ from graphs import BATCH, PAD1, Maker
 from lowbit.errors import InputError, UnsupportedError
 from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
-from lowbit.quantization.few_bits import SMALL, Width, group_size, widths
+from lowbit.quantization.few_bits import SMALL, Width, activation_group_size, group_size, widths
 from lowbit.quantization.known_weights import KnownWeights
 from lowbit.quantization.quantize import quantize
 from lowbit.quantization.schemes import SCHEMES, Scheme, rules
@@ -55,6 +55,46 @@ def batches(count: int, width: int, seed: int = 0) -> list[dict[str, Array]]:
 )  # fmt: skip
 def test_groups_divide_the_depth(depth: int, wanted: int, size: int) -> None:
     assert group_size(depth, wanted) == size
+
+
+@pytest.mark.parametrize(
+    ("depth", "of_weights", "wanted", "size"),
+    [(512, 128, 32, 32), (512, 128, -1, 128), (512, 256, -1, 128), (512, 32, 128, 32), (512, 512, -1, 128),
+     (520, 104, 32, 104), (96, 48, 32, 16), (96, 24, 32, 24), (96, 96, 32, 32), (100, 0, 32, 32), (100, 0, -1, 0),
+     (37, 37, -1, 0), (512, 128, 0, 0), (2**17, 0, 32, 64), (2**28, 0, 32, 0), (2**17, 64, 32, 0)],
+)  # fmt: skip
+def test_groups_of_the_input_divide_those_of_the_weight(depth: int, of_weights: int, wanted: int, size: int) -> None:
+    assert activation_group_size(depth, of_weights, wanted) == size
+
+
+@pytest.mark.parametrize("is_calibrated", [False, True])
+@pytest.mark.parametrize("name", ["int4-g32", "int8"])
+def test_activations_in_groups_are_nearer_where_values_differ(
+    name: str, is_calibrated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers that read a value share its codes; the file has all it needs."""
+    m = Maker(3, BATCH)
+    x = m.input("x", "batch", 96)
+    parts = [m.node("linear", x, m.floats(64, 96, scale=0.1), m.floats(64)) for _ in range(2)]
+    graph = validate(m.graph(m.node("linear", m.node("mul", *parts), m.floats(16, 64, scale=0.1), m.floats(16))))
+    cheap_conversions(monkeypatch)
+    data = batches(4, 96)
+    for feeds in data:
+        feeds["x"][:, :32] *= 30
+    noise = {}
+    for size in (0, 32):
+        scheme = dataclasses.replace(
+            SCHEMES[name], activation_group_size=size, activations="dynamic", smooth=False, keep_ends=False
+        )
+        made = quantize(graph, scheme=scheme, calibration=data if is_calibrated else None).graph
+        ops = [node.op for node in made]
+        assert ops.count("quantize_groups" if size else "dynamic_quantize") == 2
+        assert [node.attrs.get("x_group_size", 0) for node in made if node.op == "quantized_linear"] == [size] * 3
+        given = batches(1, 96, seed=9)[0]
+        given["x"][:, :32] *= 30
+        (y,), (expected,) = run(made, given).values(), run(graph, given).values()
+        noise[size] = float(np.linalg.norm(y - expected))
+    assert noise[32] < (0.95 if name == "int8" else 1.05) * noise[0]
 
 
 def test_ends_and_odd_depths_keep_eight_bits() -> None:

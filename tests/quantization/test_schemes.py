@@ -57,6 +57,14 @@ def test_patterns_are_checked() -> None:
         rules({"haed": "float32", "zzz": "int8"}).check(nodes)
 
 
+@pytest.mark.parametrize("wrong", [-2, 8, 20, 2**17])
+def test_groups_of_activations_are_checked(wrong: int) -> None:
+    with pytest.raises(InputError, match="activation_group_size must be -1, 0, or a multiple of 8 from 16 to 65536"):
+        Scheme(name="own", activation_group_size=wrong)
+    with pytest.raises(InputError, match="static activations"):
+        Scheme(name="own", activation_group_size=32, activations="static")
+
+
 @pytest.mark.parametrize("wrong", ["adaround", "", "GPTQ"])
 def test_unknown_methods_are_refused_with_the_list(wrong: str) -> None:
     with pytest.raises(InputError, match="method must be one of auto, nearest, hqq, gptq"):

@@ -61,8 +61,9 @@ def quantize_(
     It is for programs that are not captured as one graph, such as transformers' `generate()`: everything else stays in
     torch, as it is. Linear layers are nn.Linear and transformers' Conv1D. Weights are rounded to the nearest code, as
     `lowbit.convert` does without calibration data; codes that a weight was given (`lowbit.compress.set_codes`) stay as
-    they are. Activations find a range for each row at run time. Tables of embeddings get eight bits from 2^18 weights
-    on, four whatever their size.
+    they are. Activations find their ranges at run time: in groups where weights are in groups, else each row
+    (`Scheme.activation_group_size`). Tables of embeddings get eight bits from 2^18 weights on, four whatever their
+    size.
 
     A weight that an embedding and a head share gets codes in each. Forward hooks stay with their layers. Layers without
     weights (a size of 0) and those whose `forward` is not their class's stay as they are. A `state_dict` of the module
@@ -333,7 +334,8 @@ def _made(layer: Codable, weight: Weight, threads: int | None) -> QuantizedLayer
     """What takes the layer's place."""
     if isinstance(layer.module, nn.Embedding):
         return QuantizedEmbedding(weight, layer.weight.dtype, threads=threads)
-    return QuantizedLinear(weight, layer.bias, threads=threads)
+    size = layer.scheme.activation_group_size
+    return QuantizedLinear(weight, layer.bias, activation_group_size=size, threads=threads)
 
 
 def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:

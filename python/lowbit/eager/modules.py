@@ -1,8 +1,9 @@
 """Layers of torch modules that run on lowbit's kernels, without a captured graph around them.
 
 Such a layer holds its codes as buffers, in torch's own memory, and at its first call makes a session of a node or two:
-of a linear layer, each row of the input finds its range and becomes codes, and the product with the weight's codes
-becomes floats. Its arithmetic is that of the same layer in a converted model, bit for bit.
+of a linear layer, each group of adjacent values of the input (or each row) finds its range and becomes codes, and the
+product with the weight's codes becomes floats. Its arithmetic is that of the same layer in a converted model, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..errors import InputError, UnsupportedError
 from ..graph.ir import Array, Graph, Node, Symbol, Value, Weight
 from ..graph.weights import format_of, pack
 from ..ops import constant_value
+from ..quantization import few_bits
 from ..quantization.fuse_requantize import Emitter, IntegerLayer, put_dynamic_layer
 from ..quantization.known_weights import codes_of
 from ..runtime.limits import OWN
@@ -131,6 +133,7 @@ class QuantizedLinear(QuantizedLayer):
     bias: Tensor | None
 
     order: Tensor | None
+    activation_group_size: int
 
     def __init__(
         self,
@@ -138,11 +141,19 @@ class QuantizedLinear(QuantizedLayer):
         bias: Tensor | None = None,
         *,
         order: Tensor | None = None,
+        activation_group_size: int = -1,
         threads: int | None = None,
     ) -> None:
-        """order: int64 [in_features]: the input that each column of the weight is for, if they are in another."""
+        """order: int64 [in_features]: the input that each column of the weight is for, if they are in another.
+
+        activation_group_size: how many adjacent values of an input share a scale, if such groups divide those of the
+        weight; 0: all of a row; -1: as the weight's, 128 at most.
+        """
         super().__init__(weight, threads)
         self.out_features, self.in_features = weight.shape
+        self.activation_group_size = few_bits.activation_group_size(
+            self.in_features, weight.group_size, activation_group_size
+        )
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
         self.register_buffer("order", order)
 
@@ -182,8 +193,12 @@ class QuantizedLinear(QuantizedLayer):
                 f"{x.device}"
             )
 
+    def description(self) -> dict[str, Any]:
+        """With how its input is quantized."""
+        return {**super().description(), "activation_group_size": self.activation_group_size}
+
     def graph(self) -> Graph:
-        """dynamic_quantize(x) -> quantized_linear -> y."""
+        """quantize_groups(x), or dynamic_quantize(x) -> quantized_linear -> y."""
         weight = self.stored()
         values = {
             "x": Value(dtype="f32", shape=("rows", self.in_features)),
@@ -192,7 +207,15 @@ class QuantizedLinear(QuantizedLayer):
         layer = Node(op="linear", name="linear", inputs=("x",), outputs=("y",))
         emit = Emitter(_of_rows(values, (layer,), {}), {})
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias
-        put_dynamic_layer(emit, layer, IntegerLayer(codes=codes_of(weight, weight.shape), bias=bias.double().numpy()))
+        put_dynamic_layer(
+            emit,
+            layer,
+            IntegerLayer(
+                codes=codes_of(weight, weight.shape),
+                bias=bias.double().numpy(),
+                activation_group_size=self.activation_group_size,
+            ),
+        )
         return emit.finish()
 
     def extra_repr(self) -> str:
@@ -258,6 +281,7 @@ def shell_of(description: Mapping[str, Any], threads: int | None = None) -> Quan
         raise InputError(f"this describes no quantized layer: {error!r}") from None
     if isinstance(layer, QuantizedLinear):
         layer.out_features, layer.in_features = rows, columns
+        layer.activation_group_size = int(description.get("activation_group_size", 0))
     elif isinstance(layer, QuantizedEmbedding):
         layer.num_embeddings, layer.embedding_dim = rows, columns
         layer._non_persistent_buffers_set.add(FREE)

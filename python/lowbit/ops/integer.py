@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import dims
-from ..graph.ir import Array, Dim, Value
+from ..graph.ir import Array, Value
 from .call import Call, broadcast
 from .float import infer_adaptive
 from .spec import CODE, FLAG, SCALE, Attr, Input, Op, choice, dim_list, integer, number
@@ -126,17 +126,13 @@ def quantize_groups(x: Array, group_size: int, factors: Array | None = None) -> 
     return codes.reshape(x.shape), scale
 
 
-def groups_of(depth: Dim, group_size: int) -> Dim:
-    """How many groups a row has."""
-    return dims.floordiv(dims.add(depth, group_size - 1), group_size)
-
-
 def _infer_groups(call: Call) -> Sequence[Value]:
     shape = call.shape(0)
     call.need(len(shape) >= 1, "input 0 must have at least one axis")
     call.match(1, shape[-1:])
-    count = dims.mul(*shape[:-1]), groups_of(shape[-1], call.attrs["group_size"])
-    return [Value(dtype="s8", shape=shape), Value(dtype="f32", shape=count)]
+    size = call.attrs["group_size"]
+    groups = dims.floordiv(dims.add(shape[-1], size - 1), size)
+    return [Value(dtype="s8", shape=shape), Value(dtype="f32", shape=(dims.mul(*shape[:-1]), groups))]
 
 
 def _infer_lookup(call: Call) -> Sequence[Value]:

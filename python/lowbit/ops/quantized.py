@@ -19,7 +19,7 @@ from ..graph.weights import FORMATS, MAX_GROUPS, Format, as_read, describe, form
 from .call import Call
 from .float import linear_shape
 from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
-from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma, groups_of
+from .integer import MAX_MULTIPLIER, OUTPUT_ATTRS, U8, centred, codes_from_floats, fma
 from .signs import MAX_DEPTH, packed_size, sign_sums
 from .spec import OPTIONAL_NUMBER, Attr, Input, Op, attributes, choice, integer, number
 from .windows import conv_attrs, conv_shape, correlate, out_size, pad_image, taps
@@ -352,7 +352,7 @@ def _infer_linear(call: Call) -> Sequence[Value]:
     if not size:
         return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1)
     call.need(size % 8 == 0, f"{GROUP_SIZE} {size} is no multiple of 8")
-    groups = groups_of(call.fixed_shape(1)[1], size)
+    groups = -(-call.fixed_shape(1)[1] // size)
     call.need(groups <= MAX_GROUPS, f"{groups} groups are more than {MAX_GROUPS}")
     return infer_epilogue(call, shape, dims.mul(*shape[:-1]), -1, groups)
 

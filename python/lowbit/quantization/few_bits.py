@@ -15,7 +15,7 @@ import numpy as np
 
 from ..graph.ir import Graph, Node
 from ..graph.weights import MAX_GROUPS, few_bits
-from ..ops.quantized import reads
+from ..ops.quantized import MAX_GROUP_SIZE, reads
 from ..passes.layers import LAYERS, TABLES
 from .known_weights import KnownWeights
 from .round_groups import GroupCodes
@@ -24,6 +24,8 @@ from .schemes import Rules, Scheme
 
 STEP, SMALLEST = 8, 16
 """A group is a multiple of STEP weights, SMALLEST of them at least."""
+LARGEST_GROUP = 128
+"""Of adjacent values of an input, where nothing is said of them."""
 LARGEST, LEAST = 65504.0 * 7, 2.0**-14 * 7
 """Of the largest weight of a layer with half-float scales: more has no scale, less has few codes."""
 SMALL = "8-bit weights, for it is among the smallest layers, which lose most and weigh next to nothing"
@@ -99,6 +101,22 @@ def group_size(depth: int, wanted: int) -> int:
         if depth % size == 0:
             return size if depth // size <= MAX_GROUPS else 0
     return 0
+
+
+def activation_group_size(depth: int, of_weights: int, wanted: int) -> int:
+    """How many adjacent values of a layer's input share a scale, `wanted` if it can be; 0: all of a row.
+
+    of_weights: the group of its weights, which those of the input divide; 0: a channel. wanted -1: the same, 128 at
+    most: finer ones would cost a third of the time of a product of many rows, these a twelfth.
+    """
+    wanted = wanted if wanted >= 0 else min(of_weights, LARGEST_GROUP)
+    if wanted == 0:
+        return 0
+    shared = math.gcd(of_weights, wanted)
+    size = wanted if of_weights in (0, depth) else shared if shared >= SMALLEST else of_weights
+    while -(-depth // size) > MAX_GROUPS and of_weights in (0, depth):
+        size *= 2
+    return size if -(-depth // size) <= MAX_GROUPS and size % STEP == 0 and size <= MAX_GROUP_SIZE else 0
 
 
 def unfit(ends: tuple[float, float]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..graph.ir import Array, Attribute, Graph, Node, Quant, Weight, replace
 from ..ops import constant_value, infer
+from ..ops.quantized import GROUP_SIZE
 from ..passes.functions import function_of, operands
 from .cost import GEOMETRY
 from .round_groups import GroupCodes
@@ -41,11 +42,13 @@ class IntegerLayer:
     """The integer form of a layer's constants: weight codes, and the bias in float64.
 
     factors: what its input's rows are multiplied by before they are quantized; the codes are of weight / factors.
+    activation_group_size: of such rows, how many adjacent values share a scale; 0: all, and a zero point.
     """
 
     codes: Codes | GroupCodes
     bias: Array
     factors: Array | None = None
+    activation_group_size: int = 0
 
 
 class Emitter:
@@ -96,6 +99,18 @@ class Emitter:
                 inputs.append(self.constant(f"{key}.factors", factors))
             self.put(Node(op="dynamic_quantize", name=outputs[0], inputs=tuple(inputs), outputs=outputs, attrs=attrs))
             self.annotate(outputs[0], Quant(scale=outputs[1], zero_point=outputs[2]))
+            self._codes[key] = outputs[0]
+        return outputs
+
+    def group_codes(self, value: str, group_size: int, factors: Array | None) -> tuple[str, str]:
+        """The names of the codes and scales of groups of a value's rows, found at each call; factors as above."""
+        key = f"{value}.groups{group_size}"
+        outputs = (f"{key}.codes", f"{key}.scale")
+        if key not in self._codes:
+            inputs = (self.floats(value), *(() if factors is None else (self.constant(f"{key}.factors", factors),)))
+            attrs: dict[str, Attribute] = {"group_size": group_size}
+            self.put(Node(op="quantize_groups", name=outputs[0], inputs=inputs, outputs=outputs, attrs=attrs))
+            self.annotate(outputs[0], Quant(scale=outputs[1], zero_point=0))
             self._codes[key] = outputs[0]
         return outputs
 
@@ -314,12 +329,17 @@ def put_dynamic_layer(emit: Emitter, node: Node, layer: IntegerLayer) -> None:
 
     before: conv2d(x, w, b, residual; activation_min 0)
     after:  dynamic_quantize(x) -> codes, scale, zero point -> quantized_conv2d -> add(residual) -> clip
+            quantize_groups(x) -> codes, scales             -> quantized_linear, where the layer says so
     """
-    granularity = "row" if node.op == "linear" else "sample"
-    codes, scale, zero_point = emit.dynamic_codes(node.inputs[0], granularity, layer.factors)
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
+    if layer.activation_group_size:
+        codes, *ranges = emit.group_codes(node.inputs[0], layer.activation_group_size, layer.factors)
+        attrs[GROUP_SIZE] = layer.activation_group_size
+    else:
+        granularity = "row" if node.op == "linear" else "sample"
+        codes, *ranges = emit.dynamic_codes(node.inputs[0], granularity, layer.factors)
     bounds = _float_bounds(node)
-    inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", scale, zero_point)
+    inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", *ranges)
     made = replace(node, op=f"quantized_{node.op}", inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})
     if len(node.inputs) < 4 or not node.inputs[3]:
         return emit.put_floats(made)

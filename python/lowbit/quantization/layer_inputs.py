@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph.ir import Array, Graph, Node, Quant
 from ..ops import OPS, attributes
-from ..ops.integer import dynamic_quantize
+from ..ops.integer import dynamic_quantize, quantize_groups
 from ..ops.windows import at, out_size, pad_image, spread
 from .calibrate import Feeds, Progress, gather
 from .round_weights import Factored, factored, shrunk
@@ -36,9 +36,10 @@ BUDGET = 48 << 20
 
 @dataclass(frozen=True)
 class Rows:
-    """A linear layer's input is quantized row by row, after multiplication by the factors."""
+    """A linear layer's input is quantized row by row, or group by group of a row, after multiplication by factors."""
 
     factors: Array | None
+    group_size: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ def layer_inputs(
     quants: Mapping[str, Quant],
     *,
     rows: Mapping[str, Array | None] | None = None,
+    groups: Mapping[str, int] | None = None,
     moments: bool = True,
     four_bits: Container[str] = (),
     threads: int | None = None,
@@ -76,7 +78,8 @@ def layer_inputs(
     """Each layer of the float graph with what it sees; `quants` say how its input is quantized.
 
     rows: the layers whose rows or samples are quantized each by its own range instead, and the factors that rows are
-    multiplied by first. moments: whether to collect second moments, too. four_bits: the layers with such weights.
+    multiplied by first. groups: how many adjacent values of these rows share a scale, by layer. moments: whether to
+    collect second moments, too. four_bits: the layers with such weights.
     """
     by_row = rows or {}
     limits = {node.name: DEEPEST_ROWS if node.name in by_row else DEEPEST for node in layers} if moments else {}
@@ -84,7 +87,7 @@ def layer_inputs(
     for part in _parts(graph, layers, limits):
         sums: dict[str, _Sums] = {}
         for node in part:
-            coding = _coding(node, by_row, quants)
+            coding = _coding(node, by_row, (groups or {}).get(node.name, 0), quants)
             sums.setdefault(_key(node), _Sums(graph, node, coding, limits.get(node.name, 0)))
         observers = list(sums.values())
         gather(graph, calibration, observers, stage="layer inputs", threads=threads, progress=progress)
@@ -93,11 +96,13 @@ def layer_inputs(
             yield node, finished[_key(node)]
 
 
-def _coding(node: Node, by_row: Mapping[str, Array | None], quants: Mapping[str, Quant]) -> Quant | Rows | None:
+def _coding(
+    node: Node, by_row: Mapping[str, Array | None], group_size: int, quants: Mapping[str, Quant]
+) -> Quant | Rows | None:
     """How a layer's input is quantized; None: a convolution's, by each sample's own range, on average exactly."""
     if node.name not in by_row:
         return quants[node.inputs[0]]
-    return Rows(by_row[node.name]) if node.op == "linear" else None
+    return Rows(by_row[node.name], group_size) if node.op == "linear" else None
 
 
 def _key(node: Node) -> str:
@@ -128,7 +133,9 @@ class _Sums:
         self._rows += rows.shape[1]
         self._mean += rows.sum(axis=1, dtype=np.float64)
         if isinstance(self._coding, Rows):
-            self._coded += coded_rows(rows[0], self._coding.factors).sum(axis=0, dtype=np.float64)
+            self._coded += coded_rows(rows[0], self._coding.factors, self._coding.group_size).sum(
+                axis=0, dtype=np.float64
+            )
             self._waiting.append(rows if self._coding.factors is None else rows * self._coding.factors)
             if sum(part.shape[1] for part in self._waiting) >= TOGETHER:
                 self._multiply()
@@ -211,11 +218,19 @@ def spread_rows(rows: Array, most: int) -> Array:
     return np.array(rows[_spread(len(rows), most)])
 
 
-def coded_rows(x: Array, factors: Array | None) -> Array:
-    """What the codes of x [rows, K] stand for, each row times `factors` with a range of its own: float32."""
+def coded_rows(x: Array, factors: Array | None, group_size: int = 0) -> Array:
+    """What the codes of x [rows, K] stand for, each row times `factors` with a range, or ranges, of its own: float32.
+
+    group_size: how many adjacent values share a scale; 0: all of a row.
+    """
     scaled = x if factors is None else x * factors
-    codes, scale, zero_point = dynamic_quantize(scaled, "row")
-    real: Array = (codes.astype(np.float32) - zero_point[:, None]) * scale[:, None]
+    real: Array
+    if group_size:
+        codes, scales = quantize_groups(scaled, group_size)
+        real = codes.astype(np.float32) * np.repeat(scales, group_size, axis=1)[:, : x.shape[1]]
+    else:
+        codes, scale, zero_point = dynamic_quantize(scaled, "row")
+        real = (codes.astype(np.float32) - zero_point[:, None]) * scale[:, None]
     return real if factors is None else real / factors
 
 

@@ -24,7 +24,7 @@ from .correct_bias import correct_bias
 from .cost import Costs, MeasuredCosts
 from .emit import integer_graph
 from .equalize import equalize
-from .few_bits import EIGHT, Width, widths
+from .few_bits import EIGHT, Width, activation_group_size, widths
 from .fuse_requantize import IntegerLayer
 from .known_weights import KnownWeights
 from .layer_inputs import Seen, layer_inputs
@@ -265,7 +265,9 @@ class Quantizer:
             samples = RowSamples(readers)
             quants = self._quants(plan, beside=[samples])
             groups = {name: width.group_size for name, width in self._widths.items()}
-            rows |= survey(self.graph, samples, readers, quants, settings, groups=groups)
+            dynamic = dataclasses.replace(plan, dynamic=plan.int8, widths=self._widths)
+            inputs = {node.name: self._activation_group(node, dynamic) for nodes in readers.values() for node in nodes}
+            rows |= survey(self.graph, samples, readers, quants, settings, groups=groups, activation_groups=inputs)
             for name, nodes in readers.items():
                 is_open = self._policy(nodes) != "dynamic" and rows[name].elements >= ENOUGH
                 if is_open and not any(adds_floats(plan, node) for node in nodes):
@@ -315,7 +317,10 @@ class Quantizer:
             if node.op in LAYERS and node.name in plan.int8 and key not in known:
                 factors = factors_of.get(node.inputs[0]) if key[1] else None
                 codes = self._codes(node, plan, factors, None, quick=True)
-                known[key] = IntegerLayer(codes=codes, bias=self._bias(node), factors=factors)
+                size = self._activation_group(node, plan)
+                known[key] = IntegerLayer(
+                    codes=codes, bias=self._bias(node), factors=factors, activation_group_size=size
+                )
         layers = {
             name: known[name, name in plan.dynamic] for name in plan.int8 if (name, name in plan.dynamic) in known
         }
@@ -428,7 +433,8 @@ class Quantizer:
         light = [node for node in nodes if node not in heavy and schemes_of[node.name].correct_bias]
         for part, moments in ((heavy, True), (light, False)):
             if part:
-                options = {"rows": rows, "moments": moments, "four_bits": few, **self._options}
+                groups = {node.name: self._activation_group(node, plan) for node in part}
+                options = {"rows": rows, "groups": groups, "moments": moments, "four_bits": few, **self._options}
                 for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
                     yield node, self._layer(node, plan, rows, seen)
         for node in nodes:
@@ -452,7 +458,18 @@ class Quantizer:
         codes = self._rounded[key]
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
-        return IntegerLayer(codes=codes, bias=bias, factors=factors)
+        size = self._activation_group(node, plan)
+        return IntegerLayer(codes=codes, bias=bias, factors=factors, activation_group_size=size)
+
+    def _activation_group(self, node: Node, plan: Plan) -> int:
+        """How many adjacent values of its input share a scale; 0: all of a row, or there is one range for all rows."""
+        wanted = self.rules.of(node).activation_group_size
+        if node.op != "linear" or node.name not in plan.dynamic:
+            return 0
+        if wanted < 0 and not isinstance(self._known.of(self.graph, node.inputs[1]), GroupCodes):
+            return 0
+        depth = int(self.graph.constants[node.inputs[1]].shape[1])
+        return activation_group_size(depth, plan.widths.get(node.name, EIGHT).group_size, wanted)
 
     def _bias(self, node: Node) -> Array:
         """float64, zeros where a layer has none."""

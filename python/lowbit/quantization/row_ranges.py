@@ -104,10 +104,12 @@ def survey(
     schemes: Mapping[str, Scheme],
     *,
     groups: Mapping[str, int],
+    activation_groups: Mapping[str, int],
 ) -> dict[str, RowRange]:
     """How the rows of each value in `readers` are best quantized, and how much better than by its range in `quants`.
 
     samples: of these values. schemes: of each value's readers. groups: the group sizes of four-bit weights, by reader.
+    activation_groups: those of what readers read.
     """
     made: dict[str, RowRange] = {}
     for name, nodes in readers.items():
@@ -117,7 +119,8 @@ def survey(
         share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
         size = max(groups.get(node.name, 0) for node in nodes)
         rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
-        found_range = _measure(x, weights, quants[name], strengths, share, rounded)
+        coded = partial(coded_rows, group_size=max(activation_groups.get(node.name, 0) for node in nodes))
+        found_range = _measure(x, weights, quants[name], strengths, share, rounded, coded)
         made[name] = replace(found_range, elements=seen * x.shape[1])
     return made
 
@@ -182,6 +185,7 @@ def _measure(
     strengths: Sequence[float],
     share: float,
     rounded: Callable[[Array], Array],
+    coded: Callable[[Array, Array | None], Array],
 ) -> RowRange:
     signals = np.square(x @ weights.T, dtype=np.float64).sum(axis=1)
     signals = np.maximum(signals, FAINT * float(np.median(signals)) + 1e-30)
@@ -194,7 +198,7 @@ def _measure(
         return factors_of(np.sqrt(np.square(x[rows], dtype=np.float64).mean(axis=0)), strength * known)
 
     def noise(by: Array | None, rows: slice) -> float:
-        return share_of((coded_rows(x[rows], by) - x[rows]) @ weights.T, rows)
+        return share_of((coded(x[rows], by) - x[rows]) @ weights.T, rows)
 
     def cost(by: Array | None, rows: slice) -> float:
         scaled = weights if by is None else weights / by

@@ -62,6 +62,10 @@ class Scheme:
             convolutional networks lose most in their first layers, which weigh next to nothing.
         activations: Of linear layers: "static" (one range from calibration data), "dynamic" (a range for each row,
             found at run time) or "auto" (what measures better).
+        activation_group_size: Of linear layers with dynamic activations: how many adjacent values of a row share a
+            scale, a multiple of 8 from 16 on; 0: one range for the whole row. Groups of a layer's input divide those of
+            its weights: where they do not, they are the same. -1: as the weights', 128 at most, in layers that
+            `quantize_` replaces and in those whose weights came with codes (language models mostly); else 0.
         smooth: Let dynamic rows be multiplied by factors that even out their channels (Xiao et al. 2023).
 
     Raises:
@@ -89,6 +93,7 @@ class Scheme:
     keep_ends: bool = True
     keep_small: float = 0.01
     activations: str = "auto"
+    activation_group_size: int = -1
     smooth: bool = True
     levels: int = 0
     seed: int = 0
@@ -113,6 +118,15 @@ class Scheme:
             )
         if not 50 < self.percentile <= 100:
             raise InputError(f"percentile must be in (50, 100], not {self.percentile}")
+        if self.activation_group_size not in (-1, 0) and not _is_group(self.activation_group_size):
+            raise InputError(
+                "activation_group_size must be -1, 0, or a multiple of 8 from 16 to 65536, not "
+                f"{self.activation_group_size}"
+            )
+        if self.activation_group_size > 0 and self.activations == "static":
+            raise InputError(
+                "static activations have one range for all rows: activation_group_size is for dynamic ones"
+            )
         if self.levels != 0 and (self.levels, self.weight_bits, self.symmetric) != (3, 2, True):
             raise InputError(f"levels are 0, or 3 with two symmetric bits; scheme {self.name!r} has {self.levels}")
         if self.values and (self.values not in VALUES or (self.weight_bits, self.granularity) != (4, "channel")):
@@ -153,6 +167,10 @@ class Scheme:
     def refines(self) -> bool:
         """Whether groups have half-quadratic scales, and offsets instead of zero points."""
         return self.method == "hqq" or (self.method != "nearest" and not self.symmetric)
+
+
+def _is_group(size: int) -> bool:
+    return 16 <= size <= 2**16 and size % 8 == 0
 
 
 def _few(name: str, bits: int, **kind: Any) -> Iterator[Scheme]:
