@@ -23,7 +23,7 @@ from torch import nn
 
 from lowbit.compress import Cubic, distill, finetune, prune, qat
 
-EPOCHS = 12
+EPOCHS = 10
 
 
 class Noisy(torch.utils.data.Dataset[Any]):
@@ -98,7 +98,7 @@ def equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def main(kills: str = "4") -> None:
+def main(kills: str = "20") -> None:
     """Kill that often at least, over as many runs as that takes."""
     moments = random.Random(os.getpid())
     with tempfile.TemporaryDirectory() as name:
