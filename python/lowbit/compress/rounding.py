@@ -237,7 +237,7 @@ def _by_halves(values: tuple[int, ...]) -> Tensor:
 
 def _round(x: Tensor, steps: Tensor, low: int, high: int, halves: Tensor | None = None) -> Tensor:
     apply: Callable[..., Tensor] = _Round.apply
-    return apply(x, steps, low, high, halves)
+    return apply(x.float(), steps, low, high, halves)  # codes times a step are no numbers of 16 bits
 
 
 class _Round(torch.autograd.Function):
