@@ -17,6 +17,8 @@ SHOWN = 60
 """Steps in the table of layers; of a larger model the slowest, and the others folded away."""
 NAMED = 40
 """Nodes named in a group of decisions."""
+RECORDS = 50
+"""Things done in training that are told."""
 KEPT = '<th class="number kept">kept</th>'
 KINDS = {
     **{f"int{bits}": f"{bits}-bit weights" for bits in BITS[:-1]},
@@ -213,13 +215,14 @@ def _budget(facts: Facts) -> str:
 def _trained(facts: Facts) -> str:
     if not facts.training:
         return ""
+    shown = facts.training[:RECORDS]
     lines = "".join(
         f"<dt>{escape(kind)}</dt><dd>{'<br>'.join(escape(line) for line in training.told(told))}</dd>"
-        for kind, told in facts.training
+        for kind, told in shown
     )
     drawn = [
         charts.course(name, points, training.best(told), "epoch")
-        for _, told in facts.training
+        for _, told in shown
         for name, points in training.courses(told)
     ]
     ring = "<p>The ring is the epoch whose weights this model has.</p>" if drawn else ""
