@@ -123,6 +123,7 @@ def main() -> None:
     """Train, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--tune", type=int, default=4)
     parser.add_argument("--net", default="pruned", choices=["pruned", "demo"])
@@ -140,7 +141,7 @@ def main() -> None:
             with Path(options.output).open("a") as file:
                 print(json.dumps(found[name][-1]), file=file)
 
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         net = build_net(seed) if options.net == "demo" else prune_digits.build(seed)
         train(net, options.epochs, 3e-3)
         control = copy.deepcopy(net)

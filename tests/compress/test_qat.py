@@ -377,6 +377,23 @@ def test_copies_averages_and_recomputed_blocks() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+def test_it_trains_as_a_distributed_module(tmp_path: Path) -> None:
+    """DistributedDataParallel finds every parameter used, and steps get gradients."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        net, x = begun("joined")
+        prune(net, 0.5, pattern="unstructured")
+        training = qat(net, x[:1], calibration=[x])
+        shared = nn.parallel.DistributedDataParallel(net)
+        for _ in range(2):
+            shared(x).square().mean().backward()
+            training.step()
+        assert all(parameter.grad is not None for parameter in net.parameters())
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_mixed_precision_trains_the_same_codes() -> None:
     """Under autocast, layers compute in 16 bits and codes stay codes."""
     net, x = begun("mobilenet")
