@@ -106,7 +106,7 @@ def _rounded(module: nn.Module, site: Any) -> RoundedWeight:
 
 def _hook(net: nn.Module, modules: Mapping[str, nn.Module], sites: Sites) -> dict[Place, RoundedValue]:
     """What rounds the values, as parts of the layers that read them first, since other modules run what they hold."""
-    table = {place: RoundedValue(scheme) for place, (_, scheme) in sites.values.items()}
+    table = {place: RoundedValue(scheme, learns=place.called != INPUT) for place, (_, scheme) in sites.values.items()}
     if table:
         functions = any(place.called != INPUT and place.called not in modules for place in table)
         Hooks(net, _Act(table), functions=functions)

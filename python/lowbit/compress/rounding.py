@@ -157,12 +157,12 @@ class RoundedWeight(Link):
         given.rows = self.rows
 
     def _grouped(self, weight: Tensor) -> Tensor:
-        """[N, groups, weights of a group], input channels innermost."""
-        ordered = weight.movedim(1, -1) if weight.dim() > 2 and self.form.group_size else weight
+        """[N, groups, weights of a group]; of several groups, input channels innermost."""
+        ordered = weight.movedim(1, -1) if weight.dim() > 2 and self.base.shape[1] > 1 else weight
         return ordered.reshape(*self.base.shape, -1)
 
     def _shaped(self, rows: Tensor, weight: Tensor) -> Tensor:
-        if weight.dim() > 2 and self.form.group_size:
+        if weight.dim() > 2 and self.base.shape[1] > 1:
             return rows.reshape(weight.shape[0], *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
         return rows.reshape(weight.shape)
 
@@ -171,19 +171,20 @@ class RoundedValue(nn.Module):
     """Rounds a value to 256 codes of one range, which is first observed, then learned, at last fixed.
 
     base, zero_point: as the range was observed; base 0: it was not yet. step: the logarithm to base 2 of what the step
-    has become, over `base`.
+    has become, over `base`; None: it is not learned, as that of the module's inputs, through which gradients would have
+    to go for nothing else.
     """
 
     base: Tensor
     zero_point: Tensor
     step: nn.Parameter | None
 
-    def __init__(self, scheme: Scheme) -> None:
+    def __init__(self, scheme: Scheme, *, learns: bool = True) -> None:
         super().__init__()
         self.scheme, self.is_fixed, self.seen = scheme, False, Histogram()
         self.register_buffer("base", torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
-        self.register_parameter("step", nn.Parameter(torch.zeros(())))
+        self.register_parameter("step", nn.Parameter(torch.zeros(())) if learns else None)
 
     @property
     def is_ready(self) -> bool:
