@@ -271,9 +271,12 @@ def test_checkpoints_of_others_are_refused(xy: tuple[Tensor, Tensor], tmp_path: 
     ("arguments", "message"),
     [
         ({"optimizer": "adagrad"}, "optimizer must be one of sgd, momentum, adam, adamw, rmsprop"),
-        ({"optimizer": lambda given: None}, "must give a torch.optim.Optimizer, not a NoneType"),
+        ({"optimizer": lambda given: None}, "must be or give a torch.optim.Optimizer, not a NoneType"),
+        ({"optimizer": 3}, "must be or give a torch.optim.Optimizer, not a int"),
+        ({"schedule": ["cosine"]}, "schedule must be one of"),
         ({"optimizer": lambda given: torch.optim.SGD(given), "lr": 0.1}, "belong to an optimizer that is named"),
         ({"schedule": "linear"}, "schedule must be one of constant, cosine, step, exponential"),
+        ({"schedule": torch.optim.SGD([torch.zeros(1)], 1.0)}, "schedule must be one of constant"),
         ({"epochs": 0, "batch_size": 1.5, "lr": -1}, "epochs must .*; batch_size must .*; lr must be a positive"),
         ({"clip": 0}, "clip must be a positive number"),
         ({"warmup": 1}, r"warmup must be a share in \[0, 1\)"),
@@ -325,7 +328,12 @@ def test_data_without_a_length(xy: tuple[Tensor, Tensor]) -> None:
         def __iter__(self) -> Iterator[Any]:
             return iter([xy, xy])
 
-    assert len(finetune(net(), Endless(), schedule="constant", epochs=2).rows) == 2
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return zip(*xy, strict=True)
+
+    for data in (Endless(), Stream()):
+        assert len(finetune(net(), data, schedule="constant", epochs=2).rows) == 2
     with pytest.raises(InputError, match="without a len"):
         finetune(net(), Endless())
 

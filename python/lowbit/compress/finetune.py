@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ..errors import CalibrationError, InputError
 from ..progress import Reporter, reporter
@@ -126,6 +126,7 @@ def finetune(
 
     Raises:
         InputError: Arguments or data that do not fit, a checkpoint of another run, a loss that is not finite.
+        OSError: The checkpoint cannot be written.
 
     Examples:
         >>> import torch
@@ -332,7 +333,9 @@ def _batches(data: Any, batch_size: int, seed: int) -> tuple[Iterable[Any], int 
         if len({len(each) if each.ndim else -1 for each in tensors}) != 1:
             raise InputError(f"data must be tensors of as many samples each, not {[list(x.shape) for x in tensors]}")
         data = TensorDataset(*tensors)
-    if isinstance(data, Dataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    if isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size)
+    elif isinstance(data, Dataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if not len(data):
             raise InputError("data hold no sample")
         order, last = torch.Generator().manual_seed(seed), len(data) % batch_size

@@ -48,9 +48,11 @@ def optimizer_of(
         return OPTIMIZERS[optimizer]([group for group in groups if group["params"]], lr=RATE if lr is None else lr)
     if lr is not None or weight_decay:
         raise InputError("lr and weight_decay belong to an optimizer that is named; a given one has its own")
-    made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(net.parameters())
+    made: Any = optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer) and callable(optimizer):
+        made = optimizer(net.parameters())
     if not isinstance(made, torch.optim.Optimizer):
-        raise InputError(f"optimizer must give a torch.optim.Optimizer, not a {type(made).__name__}")
+        raise InputError(f"optimizer must be or give a torch.optim.Optimizer, not a {type(made).__name__}")
     return made
 
 
@@ -67,9 +69,9 @@ def schedule_of(
     optimizer: torch.optim.Optimizer, schedule: str | Callable[[float], float], warmup: float, steps: int | None
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear up to the rate over a share of all steps, then the schedule over the rest."""
-    if isinstance(schedule, str) and schedule not in SCHEDULES:
+    if not callable(schedule) and not (isinstance(schedule, str) and schedule in SCHEDULES):
         raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, or a function, not {schedule!r}")
-    factor = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+    factor = schedule if callable(schedule) else SCHEDULES[schedule]
     if steps is None:
         if schedule != "constant" or warmup:
             raise InputError("data without a len() have no end to schedule for: give schedule='constant', no warmup")
