@@ -432,6 +432,8 @@ def test_what_is_left_float_is_named_and_what_is_wrong_refused() -> None:
         qat(net, x[:1], scheme={"nowhere": "int4", "*": "int8"})
     with pytest.raises(InputError, match="float32"):
         qat(net, x[:1], scheme="float32")
+    with pytest.raises(InputError, match="activation_group_size"):
+        qat(net, x[:1], scheme=lowbit.Scheme(name="groups", activation_group_size=32))
     with pytest.raises(InputError, match="freeze must be"):
         qat(net, x[:1], freeze=-1)
     with pytest.raises(InputError, match="no layer to round"):

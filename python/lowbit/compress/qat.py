@@ -79,6 +79,8 @@ def qat(
     rules = schemes.rules(scheme)
     if rules.is_float:
         raise InputError("the scheme is float32: nothing would be rounded")
+    if any(each.activation_group_size > 0 for _, each in rules.rules):
+        raise InputError("training rounds each row by one range: leave activation_group_size as it is")
     sites = find_sites(net, example, rules)
     if not sites.layers:
         reasons = "; ".join(f"{name or 'the module itself'}: {reason}" for name, reason in sites.skipped.items())
