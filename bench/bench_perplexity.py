@@ -14,6 +14,7 @@ import math
 import pydoc_data.topics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 import lowbit
 from bench_gguf import dequantized, packaged
 from bench_minilm import docstrings
+from lowbit.quantization.schemes import resolve
 
 SCHEMES = ("int8", "int4-g32", "int4", "int3-g32", "int2-g32", "ternary-g32")
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20480, help="of the text that is measured")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--calibration", type=int, default=32, help="windows of data")
-    parser.add_argument("--schemes", default=",".join(SCHEMES))
+    parser.add_argument("--schemes", default=",".join(SCHEMES), help="int8:32 is int8 with activations in groups of 32")
     given = parser.parse_args()
     path = given.file or packaged()
     from transformers import AutoTokenizer
@@ -84,8 +86,10 @@ def contestants(
     if (other := llama_cpp(path, data[0].shape[1])) is not None:
         yield "the file's codes, llama.cpp", "", other
     for scheme in schemes:
+        name, _, size = scheme.partition(":")
+        asked = replace(resolve(name), activation_group_size=int(size or -1))
         for calibration in (None, data):
-            made = lowbit.convert(net, data[:1], calibration=calibration, scheme=scheme, progress=False)
+            made = lowbit.convert(net, data[:1], calibration=calibration, scheme=asked, progress=False)
             yield scheme, "yes" if calibration else "no", made
 
 

@@ -23,6 +23,7 @@ import lowbit
 from lowbit.compress import set_codes
 from lowbit.eager.modules import ROWS, QuantizedEmbedding, QuantizedLinear
 from lowbit.errors import InputError, LowbitError, UnsupportedError
+from lowbit.graph.ir import Weight
 from lowbit.quantization.schemes import SCHEMES
 
 Array = npt.NDArray[Any]
@@ -265,6 +266,23 @@ def test_hooks_and_parametrizations() -> None:
     last.remove()
     assert torch.equal(net[0](x), net[0].forward(x))
     assert len(seen) == 2
+
+
+def test_a_table_and_a_head_of_the_same_codes_share_them() -> None:
+    """As an imported model has them, each with its own; no note says that either's are lost."""
+    rng = np.random.default_rng(0)
+    weight = Weight(
+        codes=rng.integers(-127, 128, (300, 96)).astype(np.int8),
+        scales=rng.uniform(0.01, 0.1, (300, 3)).astype(np.float16),
+        group_size=32,
+    )
+    net = nn.Sequential(QuantizedEmbedding(weight), nn.LayerNorm(96), QuantizedLinear(weight)).eval()
+    tokens = torch.randint(0, 300, (2, 7))
+    model = lowbit.convert(net, tokens, progress=False)
+    assert not any("not kept" in note for note in model.notes)
+    (held,) = (constant for constant in model.graph.constants.values() if isinstance(constant, Weight))
+    assert np.array_equal(held.codes, weight.codes)
+    assert torch.equal(model(tokens).argmax(-1), net(tokens).argmax(-1))
 
 
 def test_weights_that_half_floats_cannot_scale() -> None:

@@ -55,12 +55,12 @@ class KnownWeights:
         return None
 
     def lost(self) -> list[str]:
-        """Notes about weights that no layer was asked about, as they are in none."""
+        """Notes about weights that no layer was asked about, as they are in none; nor is one that says the same."""
         return [
             f"the codes that {each.source} came with are not kept: no layer's weight has these numbers, or rows of "
             "them times a number each"
             for each in self._coded
-            if each not in self._met
+            if each not in self._met and not any(_same(each.weight, other.weight) for other in self._met)
         ]
 
 
@@ -141,6 +141,14 @@ def _gathered(search: _Search, found: Sequence[_Found], shape: tuple[int, ...]) 
         group_size=first.group_size,
     )
     return codes_of(whole, shape, np.array([factor for _, _, factor in found]))
+
+
+def _same(a: Weight, b: Weight) -> bool:
+    """Whether two weights have the same codes and all that these mean, as a table and a head that share theirs."""
+    if (a.bits, a.group_size, a.shape) != (b.bits, b.group_size, b.shape):
+        return False
+    parts = [(getattr(a, name), getattr(b, name)) for name in ("scales", "zero_points", "offsets", "values", "codes")]
+    return all((x is None) == (y is None) and (x is None or np.array_equal(x, y)) for x, y in parts)
 
 
 def _table(weight: Weight) -> bytes:
