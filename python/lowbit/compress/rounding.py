@@ -158,12 +158,16 @@ class RoundedWeight(Link):
 
     def _grouped(self, weight: Tensor) -> Tensor:
         """[N, groups, weights of a group]; of several groups, input channels innermost."""
-        ordered = weight.movedim(1, -1) if weight.dim() > 2 and self.base.shape[1] > 1 else weight
+        ordered = weight.movedim(1, -1) if self._is_reordered(weight) else weight
         return ordered.reshape(*self.base.shape, -1)
 
+    def _is_reordered(self, weight: Tensor) -> bool:
+        """As `lowbit::dequantize` does it; of a single group where that costs nothing, for strides that are its own."""
+        return weight.dim() > 2 and self.form.group_size > 0 and (self.base.shape[1] > 1 or weight[0, 0].numel() == 1)
+
     def _shaped(self, rows: Tensor, weight: Tensor) -> Tensor:
-        if weight.dim() > 2 and self.base.shape[1] > 1:
-            return rows.reshape(weight.shape[0], *weight.shape[2:], weight.shape[1]).movedim(-1, 1)
+        if self._is_reordered(weight):
+            return rows.reshape(weight.shape[0], *weight.shape[2:], weight.shape[1]).movedim(-1, 1).contiguous()
         return rows.reshape(weight.shape)
 
 
