@@ -26,6 +26,7 @@ import lowbit
 import plots
 from bench_minilm import Array, Encoder, Feeds, embed, encoder, score, sentences, with_torch
 from lowbit.compress import Pruning, distill, prune, refit
+from lowbit.compress.refit import DAMPING
 
 Batch = dict[str, torch.Tensor]
 LEAST = {0.3: 0.84, 0.5: 0.72}
@@ -110,12 +111,12 @@ class Bench:
         assert isinstance(net, Encoder)
         return net, prune(net, sparsity, criterion=criterion, modules=["net.encoder"], calibration=self.calibration)
 
-    def row(self, sparsity: float, criterion: str, minutes: float, int8: bool) -> dict[str, float]:
+    def row(self, sparsity: float, criterion: str, minutes: float, int8: bool, damping: float) -> dict[str, float]:
         """Mean cosines, by what was done after pruning."""
         net, pruning = self.pruned(sparsity, criterion)
         found = {criterion: self.cosine(net)}
         begun = time.perf_counter()
-        refit(net, self.calibration)
+        refit(net, self.calibration, damping=damping)
         seconds = time.perf_counter() - begun
         found[f"{criterion}, refit"] = self.cosine(net)
         if minutes:
@@ -158,8 +159,9 @@ def main() -> int:
     parser.add_argument("--sparsities", default="0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9")
     parser.add_argument("--criteria", default="magnitude,wanda")
     parser.add_argument("--minutes", type=float, default=0.0, help="of distillation")
+    parser.add_argument("--damping", type=float, default=DAMPING)
     parser.add_argument("--int8", action="store_true", help="convert what comes out of it, too")
-    parser.add_argument("--plot", type=Path, help="write a chart of 1 - cosine over the share of zeros")
+    parser.add_argument("--plot", type=Path, help="write a chart of cosines over the share of zeros")
     options = parser.parse_args()
     torch.manual_seed(0)
     bench = Bench(options.split, options.sentences)
@@ -167,7 +169,7 @@ def main() -> int:
     for sparsity in map(float, options.sparsities.split(",")):
         rows[sparsity] = {}
         for criterion in options.criteria.split(","):
-            rows[sparsity] |= bench.row(sparsity, criterion, options.minutes, options.int8)
+            rows[sparsity] |= bench.row(sparsity, criterion, options.minutes, options.int8, options.damping)
         print(
             f"{sparsity:.0%} zero: ",
             "; ".join(f"{name} {value:.4f}" for name, value in rows[sparsity].items()),
@@ -184,10 +186,12 @@ def plot(rows: Mapping[float, Mapping[str, float]]) -> str:
     """The chart of float32 nets."""
     names = [name for name in next(iter(rows.values())) if not name.endswith("int8")]
     series: dict[str, list[tuple[float, float]]] = {
-        name: [(100 * sparsity, max(1 - row[name], 1e-4)) for sparsity, row in rows.items()] for name in names
+        name: [(100 * sparsity, row[name]) for sparsity, row in rows.items()] for name in names
     }
-    title = "1 - mean cosine to the dense encoder's embeddings, by % of zeros in 4x4 blocks, not trained again"
-    return plots.curves(series, title, ticks=[0.001, 0.01, 0.1, 1.0], marks=[100 * sparsity for sparsity in rows])
+    title = "Mean cosine to the dense encoder's embeddings, by % of zeros in 4x4 blocks, not trained again"
+    return plots.curves(
+        series, title, ticks=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0], marks=[100 * sparsity for sparsity in rows], is_linear=True
+    )
 
 
 if __name__ == "__main__":

@@ -78,17 +78,22 @@ def curves(
     *,
     ticks: Sequence[float],
     marks: Sequence[float],
+    is_linear: bool = False,
 ) -> str:
-    """A line with dots for each series of (x, y), its name beside its last dot; y is logarithmic."""
-    low, high = math.log(min(ticks)), math.log(max(ticks))
+    """A line with dots for each series of (x, y), its name beside its last dot; y is logarithmic, or linear."""
+    scale = float if is_linear else math.log
+    low, high = scale(min(ticks)), scale(max(ticks))
     bottom = 1.5 * HEIGHT - BOTTOM
 
     def x(value: float) -> float:
         return LEFT + 20 + (WIDTH - LEFT - 175) * (value - marks[0]) / (marks[-1] - marks[0])
 
     def y(value: float) -> float:
-        return TOP + (bottom - TOP) * (high - math.log(value)) / (high - low)
+        return TOP + (bottom - TOP) * (high - scale(value)) / (high - low)
 
+    ends, lowest = {}, -math.inf  # of names, so that none lies on another
+    for name, values in sorted(series.items(), key=lambda item: -item[1][-1][1]) if is_linear else ():
+        lowest = ends[name] = max(y(values[-1][1]), lowest + 15)
     parts = [f'<text x="{LEFT}" y="18">{escape(title)}</text>']
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
@@ -101,7 +106,7 @@ def curves(
         parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="4"/>' for a, b in values]
         a, b = values[-1]
         place, anchor = (9, "start") if len(values) > 1 else (-9, "end")
-        at = f'x="{x(a) + place:.1f}" y="{y(b) + 4:.1f}" text-anchor="{anchor}"'
+        at = f'x="{x(a) + place:.1f}" y="{ends.get(name, y(b)) + 4:.1f}" text-anchor="{anchor}"'
         parts.append(f'<text class="value" {at}>{escape(name)}</text>')
     return _page(title, parts, 1.5 * HEIGHT)
 

@@ -17,6 +17,7 @@ from torch import nn
 import lowbit
 from lowbit.compress import Iterative, prune, refit
 from lowbit.compress.chain import Link, attach
+from lowbit.compress.refit import DAMPING
 from lowbit.errors import CalibrationError, InputError
 from lowbit.graph.ir import Weight
 from lowbit.runtime import format
@@ -77,7 +78,7 @@ def loss_of(module: nn.Module, z: torch.Tensor, y: torch.Tensor, was: torch.Tens
     windows = z if isinstance(module, nn.Linear) else nn.functional.unfold(
         z, module.kernel_size, padding=module.padding, stride=module.stride
     ).movedim(1, -1)  # fmt: skip
-    pull = 0.01 * windows.double().square().mean()
+    pull = DAMPING * windows.double().square().mean()
     error = (module(z) - y).double().square().sum() / (y.numel() / len(was))
     return float(error + pull * (module.weight - was).double().square().where(module.weight != 0, 0).sum())
 

@@ -33,7 +33,7 @@ from .prune import Masked
 Net = TypeVar("Net", bound=nn.Module)
 TOGETHER = 4096
 """Rows that are multiplied together: adding a matrix of moments costs as much as a hundred rows."""
-DAMPING = 1e-2
+DAMPING = 0.1
 """Of the mean of H's diagonal: how much more an input weighs that pulls a weight to its dense number."""
 
 
