@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -464,3 +465,10 @@ def test_hooks_are_gone_after_a_refusal() -> None:
     hooks = Hooks(net, lambda place, value: value, functions=True)
     hooks.remove()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_module_in_training_is_no_reason_to_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the model is in train mode")
+        training = qat(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).train(), torch.randn(1, 16))
+    assert training.steps == 0

@@ -18,6 +18,7 @@ from ..capture import example_of_item
 from ..errors import InputError
 from ..quantization import schemes
 from ..quantization.calibrate import Histogram
+from .batches import watched
 from .chain import attach, detach, links
 from .finalize import finalize, is_rounding
 from .places import INPUT, Hooks, Place
@@ -201,16 +202,10 @@ class Qat:
         Raises:
             InputError: There are none.
         """
-        flags = {module: module.training for module in self._net.modules()}
-        self._net.eval()
-        try:
-            with torch.no_grad():
-                for item in data:
-                    call = example_of_item(self._net, item)
-                    self._net(*call.args, **call.kwargs)
-        finally:
-            for module, flag in flags.items():
-                module.training = flag
+        with watched(self._net), torch.no_grad():
+            for item in data:
+                call = example_of_item(self._net, item)
+                self._net(*call.args, **call.kwargs)
         self._settle()
 
     def finalize(self) -> nn.Module:

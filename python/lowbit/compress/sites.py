@@ -27,6 +27,7 @@ from ..quantization.few_bits import EIGHT, Width, widths
 from ..quantization.known_weights import KnownWeights
 from ..quantization.schemes import Rules, Scheme
 from ..rounding import mark
+from .batches import watched
 from .chain import is_free, links, original
 from .places import Hooks, Place
 
@@ -76,7 +77,8 @@ def _marked(net: nn.Module, example: Any) -> tuple[Captured, dict[int, Place]]:
 
     hooks = Hooks(net, act, functions=True)
     try:
-        captured = capture(net, example, None)
+        with watched(net):
+            captured = capture(net, example, None)
     finally:
         hooks.remove()
     return captured, {index: place for place, index in places.items()}
