@@ -89,7 +89,7 @@ class _Search:
 
     def __init__(self, net: nn.Module, raw: Graph, graph: Graph, rules: Rules, places: Mapping[str, Place]) -> None:
         self._net, self._raw, self._graph, self._rules, self._places = net, raw, graph, rules, places
-        self._modules = dict(net.named_modules())
+        self._named = dict(net.named_modules())
         self._holders = Counter(id(each) for module in net.modules() for each in module.parameters(recurse=False))
         self._widths = widths(graph, rules, KnownWeights(()))
         self._skipped: dict[str, str] = {}
@@ -111,7 +111,7 @@ class _Search:
     def _path(self, node: Node) -> str:
         """The module whose layer a node is, or its own name."""
         for path in self._rules.paths(node):
-            if isinstance(self._modules.get(path), Layer):
+            if isinstance(self._named.get(path), Layer):
                 return path
         return "" if isinstance(self._net, Layer) else node.name
 
@@ -122,7 +122,7 @@ class _Search:
             self._skipped[path] = reason
             return None
         has_places = all(self._place(node.inputs[0]) or self._read(path, node) for node in nodes)
-        is_linear = isinstance(self._modules[path], nn.Linear)
+        is_linear = isinstance(self._named[path], nn.Linear)
         by_choice = scheme.activations == "dynamic" or (
             scheme.activations == "auto" and any(len(self._graph.values[node.inputs[0]].shape) > 2 for node in nodes)
         )
@@ -133,7 +133,7 @@ class _Search:
 
     def _reason(self, path: str, nodes: list[Node]) -> str:
         """Why a layer stays float32, or ""."""
-        module = self._modules.get(path)
+        module = self._named.get(path)
         if not isinstance(module, Layer):
             return "its weight is not that of an nn.Linear, nn.Conv1d or nn.Conv2d"
         if any(self._rules.of(node).is_float for node in nodes):

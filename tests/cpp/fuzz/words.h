@@ -79,7 +79,9 @@ inline constexpr auto kKeys = std::to_array<std::string_view>({"activation_max",
                                                                "zero_point_x",
                                                                "zero_point_y",
                                                                "no_such_key",
-                                                               "zero"});
+                                                               "zero",
+                                                               "x_group_size",
+                                                               "group_size"});
 
 inline constexpr auto kTexts = std::to_array<std::string_view>(
     {"abs",      "add",       "all",       "and",         "any",           "atan",
