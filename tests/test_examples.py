@@ -115,7 +115,7 @@ def test_distill_digits(tmp_path: Path) -> None:
 def test_shrink_digits(tmp_path: Path) -> None:
     """A third of the bytes, and a state dict that rebuilds it. Less training than a reader's."""
     path = tmp_path / "net.lowbit"
-    printed = run("shrink_digits.py", str(path), "2")
+    printed = run("shrink_digits.py", str(path), "1")
     assert len(scores(printed)) == 3
     assert min(min(pair) for pair in scores(printed)) > 0.85
     assert "rebuilt from its state dict: True" in printed
