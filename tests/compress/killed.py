@@ -112,6 +112,7 @@ def main(kills: str = "20") -> None:
             folder = root / str(runs)
             # other seeds, for the beginning of a run that was killed decides, not that of its successors
             attempt = 0
+            # forked() is over with the lambda before `attempt` changes.
             while not forked(lambda: train(folder, seed=attempt), moments.uniform(0.05, 1) * took):  # noqa: B023
                 killed += 1
                 attempt += (folder / "last.pt").exists()

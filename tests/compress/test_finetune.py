@@ -218,7 +218,7 @@ def interrupted(data: Any, epoch: int) -> Iterator[Any]:
                     raise Stop
                 yield batch
 
-    return Batches()  # type: ignore[return-value]
+    return Batches()  # type: ignore[return-value]  # all of a DataLoader that finetune asks for
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", lambda given: torch.optim.Adam(given, lr=0.01)])

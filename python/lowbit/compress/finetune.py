@@ -343,7 +343,7 @@ def _batches(data: Any, batch_size: int, seed: int) -> tuple[Iterable[Any], int 
     if not isinstance(data, Iterable) or isinstance(data, str | Mapping) or iter(data) is data:
         kind = type(data).__name__
         raise InputError(f"data must be tensors, a Dataset, or batches that can be read each epoch, not a {kind}")
-    try:
+    try:  # what has no length, and a loader of an endless dataset, which only seems to have one, raise TypeError
         return data, len(data)  # type: ignore[arg-type]
     except TypeError:
         return data, None
