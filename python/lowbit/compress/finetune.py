@@ -152,11 +152,11 @@ def finetune(
         "parts": [type(part).__name__ for part in parts],
     }
     _check(net, parts, {**asked, "batch_size": batch_size, "loss": loss, "evaluate": evaluate})
-    loader, count = _batches(data, batch_size, seed)
+    loader, count = loader_of(data, batch_size, seed)
     asked["batches"] = count
     made = optimizer_of(net, optimizer, lr, weight_decay)
     rates = schedule_of(made, schedule, warmup, None if count is None else epochs * count)
-    run = _Run(net, loader, parts, loss or _own_loss, made, rates, clip, clip_value, l1, evaluate, asked)
+    run = _Run(net, loader, parts, loss or own_loss, made, rates, clip, clip_value, l1, evaluate, asked)
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
         run.resume(folder)
@@ -325,7 +325,7 @@ class _Run:
 # ----------------------------------------------------------------------------------------------------- data and losses
 
 
-def _batches(data: Any, batch_size: int, seed: int) -> tuple[Iterable[Any], int | None]:
+def loader_of(data: Any, batch_size: int, seed: int) -> tuple[Iterable[Any], int | None]:
     """The batches, and how many there are."""
     given = data if isinstance(data, tuple) else (data,)
     if given and all(isinstance(each, Tensor | np.ndarray) for each in given):
@@ -356,7 +356,7 @@ def _calls(net: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         raise InputError(f"data hold no batch: {error}") from error
 
 
-def _own_loss(output: Any, target: Any) -> Tensor | None:
+def own_loss(output: Any, target: Any) -> Tensor | None:
     """The output's own loss, else cross entropy; None where nothing is labelled."""
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor):
