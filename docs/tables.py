@@ -22,7 +22,7 @@ import typer.main
 from lowbit.cli.commands import app
 from lowbit.graph.ir import DTYPES
 from lowbit.ops import FAMILIES, Attr, Op
-from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta, Trained
+from lowbit.runtime.meta import ROWS, Meta
 from lowbit.runtime.schema import OBJECTS
 
 ROOT = Path(__file__).parent.parent
@@ -166,7 +166,7 @@ def _kind(annotation: str) -> str:
     plain = annotation.removesuffix(" | None")
     if plain.startswith("tuple["):
         item = plain.removeprefix("tuple[").removesuffix(", ...]")
-        rows = {each.__name__: each for each in (Decision, Kept, Evaluation, Trained)}
+        rows = {each.__name__: each for each in ROWS}
         if item not in rows:
             return f"a list of {_kind(item)}s"
         return f"a list of `{{{', '.join(map(_key, dataclasses.fields(rows[item])))}}}`"

@@ -13,7 +13,7 @@ import lowbit
 from graphs import float_net
 from lowbit.errors import FormatError
 from lowbit.runtime import format
-from lowbit.runtime.meta import Decision, Evaluation, Kept, Meta, Trained
+from lowbit.runtime.meta import Chosen, Decision, Evaluation, Kept, Meta, Size, Trained, Trial
 
 WHOLE = Meta(
     producer="lowbit 0.1.0",
@@ -26,10 +26,22 @@ WHOLE = Meta(
     evaluations=(Evaluation(model="int8", score=0.9, drop=0.01, int8_layers=3, float_layers=("b",)),),
     max_drop=0.02,
     training=(Trained(kind="pruning", facts={"layers": {"a": {"zeros": 0.75}}}),),
+    goal={"milliseconds": 3.0},
+    trials=(
+        Trial(model="float32", score=0.91, drop=0.0, milliseconds=8.0, bytes=4000, holds=False),
+        Trial(model="a", score=0.9, drop=0.01, milliseconds=2.5, bytes=700, width=0.5, trained=True, taken=True),
+    ),
+    choices=(
+        Chosen(
+            layer="a", taken="int4", microseconds=2.0, bytes=512, noise=1e-3, better="int8", better_microseconds=1.5,
+            better_bytes=1024, better_noise=1e-5,
+        ),
+    ),
+    sizes=(Size(step="float32", bytes=4000), Size(step="the file", bytes=700)),
     notes=("one",),
     writes=("x",),
     more={"team": {"name": "vision"}},
-)
+)  # fmt: skip
 
 
 def test_it_survives_a_file(tmp_path: Path) -> None:
@@ -61,6 +73,12 @@ def test_it_survives_a_file(tmp_path: Path) -> None:
         ("training", {"kind": "pruning"}),
         ("training", [{"facts": {}}]),
         ("training", [{"kind": "pruning", "facts": [1]}]),
+        ("goal", {"milliseconds": "3"}),
+        ("goal", [3]),
+        ("trials", [{"model": "a"}]),
+        ("trials", [{"model": "a", "score": 1, "drop": 0, "milliseconds": 1, "bytes": 1, "taken": 1}]),
+        ("choices", [{"layer": "a", "taken": "int8", "microseconds": 1, "bytes": 10**400, "noise": 0}]),
+        ("sizes", [{"step": 1, "bytes": 1}]),
         ("notes", None),
         ("notes", [1]),
         ("writes", "x"),

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 import lowbit
 import lowbit.compress
+from accessibility import Page, contrast, faint, themes
 from lowbit.cli.commands import app
 from lowbit.report import Facts, OutputError, Step, Timed, render
+from lowbit.runtime import format
 from lowbit.runtime import timing as measured
 
 
@@ -29,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "SECONDS", 1e-3)
 
 
-VOID = {"meta", "br", "rect", "line", "circle", "polyline"}
+VOID = {"meta", "br", "rect", "line", "circle", "polyline", "path"}
 
 
 class Reader(HTMLParser):
@@ -349,3 +351,146 @@ def test_the_bench_command_writes_one(small_file: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
     assert "the given inputs (2 x 3 x 16 x 16)" in read((tmp_path / "r.html").read_text()).text
+
+
+def trial(model: str, score: float, milliseconds: float, size: float, **more: Any) -> dict[str, Any]:
+    plain = {"drop": 0.97 - score, "width": 1.0, "trained": False, "holds": True, "taken": False}
+    return {"model": model, "score": score, "milliseconds": milliseconds, "bytes": size, **plain, **more}
+
+
+def optimized(**changes: Any) -> Facts:
+    """What `lowbit.optimize` tells of a small net, with all kinds of trials."""
+    costs = {"microseconds": 20.0, "bytes": 2000, "noise": 1e-3}
+    better = {"better": "int8", "better_microseconds": 25.0, "better_bytes": 4000, "better_noise": 1e-5}
+    cheaper = {"cheaper": "int8 4x4 90 %", "cheaper_microseconds": 6.5, "cheaper_bytes": 500, "cheaper_noise": 4e-3}
+    told: dict[str, Any] = {
+        "goal": {"milliseconds": 3.0, "bytes": 2e6},
+        "max_drop": 0.01,
+        "trials": (
+            trial("float32", 0.97, 8.0, 9e6, holds=False),
+            trial("int8", 0.969, 4.0, 2.3e6, holds=False),
+            trial("plan 1", 0.93, 2.9, 1.1e6, holds=False),
+            trial("plan 1, trained", 0.966, 2.9, 1.1e6, trained=True, taken=True),
+        ),
+        "choices": (
+            {"layer": "conv1", "taken": "int8 4x4 70 %", **costs, **better, **cheaper},
+            {"layer": "head", "taken": "float32", **costs, "better": "", "cheaper": ""},
+        ),
+        "sizes": ({"step": "float32", "bytes": 9e6}, {"step": "the file", "bytes": 1.1e6}),
+    }
+    return facts(**{**told, **changes})
+
+
+def test_what_was_optimized_is_shown() -> None:
+    """The goal, every trial, both plots with the front, each layer's choice and its alternatives, and sizes."""
+    page = render(optimized())
+    text = " ".join(read(page).text.split())
+    for told in (
+        "at most 3 ms a call, 2 MB of a file, a score 0.01 below float32's",
+        "score against time", "score against the size of the file", "plan 1, trained", "this model",
+        "int8 4x4 90 %: -14 us, -1.5 KB, noise x 4", "int8: +5 us, +2 KB, noise x 0.01", "the file", "1/8.18",
+    ):  # fmt: skip
+        assert told in text
+    first, second = re.findall(r'<svg class="history".*?</svg>', page, re.S)
+    for plot, cost in ((first, "2.9 ms"), (second, "1.1 MB")):
+        assert plot.count('class="limit"') == 4  # two lines, and what they are
+        assert plot.count('class="chosen"') == 1
+        assert f"plan 1, trained: 0.966, {cost}" in plot
+        assert [plot.count(each) for each in ('class="float"', 'class="plain"', 'class="trained"')] == [1, 2, 1]
+
+
+def test_of_an_optimization_what_is_not_known_is_left_out() -> None:
+    text = read(render(facts())).text
+    assert "Size, step by step" not in text
+    one = optimized(trials=(trial("int8", -2.0, 0.0, 0.0),), goal={}, max_drop=None, choices=(), sizes=())
+    page = render(one)
+    assert "Asked for: nothing in particular" in page
+    assert "nan" not in read(page).text
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e300, -1e300, 5])
+def test_any_numbers_of_trials_make_a_page(value: float) -> None:
+    """A file may say anything that is a number."""
+    rows = [trial("a", value, value, value), trial("b", 1, 2, 3, trained=True)]
+    row = {"layer": "a", "taken": "b", "microseconds": value, "bytes": value, "noise": value, "better": "c"}
+    more = {"better_microseconds": value, "better_bytes": value, "better_noise": value}
+    sizes = ({"step": "a", "bytes": value}, {"step": "b", "bytes": value})
+    page = render(
+        optimized(trials=tuple(rows), choices=({**row, **more},), sizes=sizes, goal={"milliseconds": value, "bytes": 1})
+    )
+    assert "nan" not in read(page).text
+
+
+def test_inspect_tells_it_in_text(tmp_path: Path) -> None:
+    """The goal, trials, choices and sizes that a file has."""
+    made = lowbit.convert(nn.Linear(8, 4), torch.randn(1, 8), progress=False)
+    told = optimized()
+    document = {**made.meta.document(), **{key: getattr(told, key) for key in ("goal", "trials", "choices", "sizes")}}
+    format.save(tmp_path / "net.lowbit", made.graph, {**document, "max_drop": 0.01})
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "net.lowbit")], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    printed = " ".join(result.output.split())
+    for text in (
+        "Asked for: at most 3 ms a call, 2 MB of a file, a score 0.01 below float32's",
+        "plan 1, trained │ 0.966 │ 0.004 │ 2.9 ms │ 1.1 MB │ this model",
+        "conv1 │ int8 4x4 70 % │ 20 us │ 2 KB │ 0.001 │ int8: +5 us, +2 KB, noise x 0.01",
+        "the file │ 1,100,000",
+    ):
+        assert text in printed
+    lowbit.load(tmp_path / "net.lowbit").report(tmp_path / "net.html")
+    assert "plan 1, trained" in (tmp_path / "net.html").read_text()
+
+
+def test_names_of_trials_are_text() -> None:
+    evil = '"><script>alert(1)</script>&<b onload=x>'
+    row = {"layer": evil, "taken": evil, "microseconds": 1, "bytes": 1, "noise": 1}
+    more = {"better": evil, "better_microseconds": 1, "better_bytes": 1, "better_noise": 1}
+    facts = optimized(trials=(trial(evil, 1, 1, 1),), choices=({**row, **more},), sizes=({"step": evil, "bytes": 1},))
+    assert read(render(facts)).text.count(evil) >= 5
+
+
+def every_page() -> dict[str, str]:
+    """Pages that have all sections between them."""
+    row = {"model": "int8", "drop": 0.1, "score": 0.9, "int8_layers": 3, "float_layers": []}
+    history = [{"epoch": epoch, "loss": 1 / epoch, "score": 0.9} for epoch in (1, 2, 3)]
+    near = tuple(replace(step, near="84 % int8", float_seconds=2e-3, sqnr=30.0) for step in facts().steps)
+    return {
+        "plain": render(facts()),
+        "optimized": render(optimized()),
+        "all else": render(
+            facts(
+                steps=near * 30,
+                errors=(OutputError(name="y", sqnr=20.0, largest=1.0, scale=1.0),),
+                decisions=({"node": "a", "scheme": "int8", "reason": "faster"},),
+                sparsity=({"node": "layer.1", "pattern": "4x4", "density": 0.1},),
+                evaluations=({**row, "model": "float32", "drop": 0.0, "score": 1.0}, row),
+                max_drop=0.02,
+                training=(("training", {"best": 2, "history": history}),),
+                notes=("a note",),
+            )
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "optimized", "all else"])
+def test_a_page_is_accessible(kind: str) -> None:
+    """Pictures have names, headings an order, headers of tables a scope."""
+    assert Page(every_page()[kind]).problems == []
+
+
+def test_colours_are_far_enough_from_each_other() -> None:
+    """Texts 4.5 to 1, drawings 3 to 1, in the light, the dark and the printed theme (WCAG 2.1)."""
+    assert contrast("#000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+    style = re.findall(r"<style>(.*?)</style>", render(facts()), re.S)[0]
+    assert {"light", "dark", "print"} == set(themes(style))
+    assert themes(style)["dark"]["--paper"] != themes(style)["light"]["--paper"]
+    assert faint(style) == []
+
+
+def test_the_accessibility_check_finds_faults() -> None:
+    page = "<html><head><title></title></head><h1>a</h1><h3>b</h3><svg></svg><table><tr><td>c</td></tr></table>"
+    found = Page(page + '<table><tr><th></th></tr></table><svg role="img" aria-label=""></svg>').problems
+    assert len(found) == 8
+    style = ":root { --paper: #fff; --tint: #fff; --pale: #ccc; } p { color: var(--pale); }"
+    assert len(faint(style + "@media print { :root { --pale: #000; } }")) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from lowbit.graph.ir import Graph, Value, Weight
 from lowbit.graph.weights import stored
 from lowbit.ops.interpreter import bind
 from lowbit.passes.note_sparsity import sparse_layers
+from lowbit.report.optimized import CHOICE, TRIAL, asked, choice_row, trial_row
 from lowbit.report.training import told
 from lowbit.runtime import compression
 from lowbit.runtime import format as lowbit_format
@@ -102,7 +104,7 @@ def _kernels(usable: Sequence[str]) -> Table:
 
 @app.command()
 def inspect(file: File) -> None:
-    """What a file holds: inputs, outputs, nodes, weights, how it was trained, and why each layer is as it is."""
+    """What a file holds: inputs, outputs, nodes, weights, how it was trained, optimized, and why each layer is so."""
     graph, document = lowbit_format.load(file)
     meta = Meta.read(document)
     console.print(_summary(file, graph, meta))
@@ -111,9 +113,28 @@ def inspect(file: File) -> None:
     if meta.training:
         console.print(_training(meta.training[:SHOWN]))
         _print_left_out(len(meta.training), "things done in training")
+    if meta.trials or meta.choices or meta.sizes:
+        _print_optimized(meta)
     if meta.decisions:
         console.print(_decisions(meta.decisions[:SHOWN]))
         _print_left_out(len(meta.decisions), "decisions")
+
+
+def _print_optimized(meta: Meta) -> None:
+    """What `lowbit.optimize` was asked for, the models that it scored, what each layer became, and sizes."""
+    if text := asked(meta.goal or {}, meta.max_drop):
+        console.print(f"Asked for: {text}", highlight=False)
+    for name, columns, rows in (
+        ("Models that were scored", TRIAL, map(trial_row, map(asdict, meta.trials[:SHOWN]))),
+        ("What each layer became, as predicted", CHOICE, map(choice_row, map(asdict, meta.choices[:SHOWN]))),
+        ("Size, step by step", ("step", "bytes"), ((row.step, f"{row.bytes:,.0f}") for row in meta.sizes[:SHOWN])),
+    ):
+        if cells := list(rows):
+            table = heading(name, columns)
+            for line in cells:
+                table.add_row(*map(escape, line))
+            console.print(table)
+    _print_left_out(max(map(len, (meta.trials, meta.choices, meta.sizes))), "rows")
 
 
 def _print_left_out(count: int, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 
@@ -99,4 +100,83 @@ def history(scores: Sequence[tuple[str, float, bool, bool]], limit: float | None
     middle = (left + width) / 2
     parts.append(f'<text class="tick" x="{middle}" y="{height - 6}" text-anchor="middle">{caption}</text>')
     head = f'<svg class="history" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="scores">'
+    return f"{head}{''.join(parts)}</svg>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A mark of a plot: of what kind it is, its name, and whether a ring is around it."""
+
+    x: float
+    y: float
+    kind: str
+    name: str
+    chosen: bool = False
+
+
+SHAPES = {
+    "float": '<rect class="float" x="{0:.1f}" y="{1:.1f}" width="11" height="11"/>',
+    "plain": '<circle class="plain" cx="{2:.1f}" cy="{3:.1f}" r="6"/>',
+    "trained": '<path class="trained" d="M{2:.1f} {4:.1f}l8 8l-8 8l-8 -8z"/>',
+}
+"""Marks that differ in shape, not in colour alone."""
+
+
+def _shape(kind: str, x: float, y: float) -> str:
+    return SHAPES[kind].format(x - 5.5, y - 5.5, x, y, y - 8)
+
+
+def mark(kind: str) -> str:
+    """The mark of a kind, for a legend beside its name."""
+    return f'<svg class="mark" viewBox="0 0 18 18" aria-hidden="true">{_shape(kind, 9, 9)}</svg>'
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Those than which no other has as high a y at as low an x, from the left."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda each: (each.x, -each.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    return best
+
+
+def scatter(
+    name: str, points: Sequence[Point], limit: float | None, goal: float | None, unit: Callable[[float], str]
+) -> str:
+    """Scores against what they cost: a line through the front, dashed ones at the least score and the highest cost."""
+    width, height, left, bottom = 760.0, 280.0, 66.0, 46.0
+    scores = [point.y for point in points] + ([] if limit is None else [limit])
+    costs = [point.x for point in points] + ([] if goal is None else [goal])
+    low, high = min(scores), max(scores)
+    margin = (high - low or abs(high) or 1.0) * 0.12
+    low, high, most = low - margin, high + margin, (max(costs) or 1.0) * 1.06
+
+    def x(cost: float) -> float:
+        return left + (width - left - 20) * cost / most
+
+    def y(score: float) -> float:
+        return 10 + (height - bottom - 10) * (high - score) / (high - low)
+
+    parts = list(_grid(low, high, y, left, width))
+    for tick in range(5):
+        cost = most / 1.06 * tick / 4
+        text = f"{unit(cost) if cost else 0}"
+        parts.append(f'<text class="tick" x="{x(cost):.1f}" y="{height - 26}" text-anchor="middle">{text}</text>')
+    if limit is not None:
+        parts.append(f'<line class="limit" x1="{left}" x2="{width - 10}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>')
+        parts.append(
+            f'<text class="limit" x="{width - 12}" y="{y(limit) + 14:.1f}" text-anchor="end">least score</text>'
+        )
+    if goal is not None:
+        parts.append(f'<line class="limit" x1="{x(goal):.1f}" x2="{x(goal):.1f}" y1="10" y2="{height - bottom}"/>')
+        parts.append(f'<text class="limit" x="{x(goal) + 6:.1f}" y="{height - bottom - 8}">asked for</text>')
+    steps = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in front(points))
+    parts.append(f'<polyline class="front" points="{steps}"/>')
+    for point in sorted(points, key=lambda each: each.chosen):
+        title = f"<title>{escape(point.name)}: {point.y:.6g}, {unit(point.x)}</title>"
+        ring = f'<circle class="chosen" cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="12"/>' if point.chosen else ""
+        parts.append(f"<g>{title}{ring}{_shape(point.kind, x(point.x), y(point.y))}</g>")
+    middle = (left + width) / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{height - 6}" text-anchor="middle">{escape(name)}</text>')
+    head = f'<svg class="history" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(name)}">'
     return f"{head}{''.join(parts)}</svg>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..graph.ir import DTYPES, Graph, Node
@@ -102,6 +102,10 @@ class Facts:
         evaluations: Each score that the caller's function gave.
         max_drop: How far the score was allowed to fall.
         training: What was done to the module in training: kinds and facts, as a file tells them.
+        goal: What `lowbit.optimize` was asked for: "milliseconds" and "bytes", at most.
+        trials: Each model that it made and scored, as `runtime.meta.Trial` says it.
+        choices: What it made of each layer, as `runtime.meta.Chosen` says it.
+        sizes: "step" and "bytes": what the model took after each step.
         notes: What the user should know.
     """
 
@@ -125,6 +129,10 @@ class Facts:
     evaluations: tuple[Mapping[str, Any], ...] = ()
     max_drop: float | None = None
     training: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    goal: Mapping[str, float] = field(default_factory=dict)
+    trials: tuple[Mapping[str, Any], ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = ()
+    sizes: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

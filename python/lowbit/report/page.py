@@ -10,8 +10,9 @@ from importlib import resources
 from typing import Any
 
 from ..graph.weights import BITS
-from . import charts, training
+from . import charts, optimized, training
 from .facts import CODED, Facts, Step, Timed
+from .markup import decibels, milliseconds, scroll, section, size, table
 
 SHOWN = 60
 """Steps in the table of layers; of a larger model the slowest, and the others folded away."""
@@ -19,7 +20,7 @@ NAMED = 40
 """Nodes named in a group of decisions."""
 RECORDS = 50
 """Things done in training that are told."""
-KEPT = '<th class="number kept">kept</th>'
+KEPT = '<th scope="col" class="number kept">kept</th>'
 KINDS = {
     **{f"int{bits}": f"{bits}-bit weights" for bits in BITS[:-1]},
     "int8": "8-bit codes",
@@ -42,6 +43,7 @@ def render(facts: Facts) -> str:
     title = escape(facts.name)
     sections = (
         _speed(facts),
+        optimized.sections(facts),
         _accuracy(facts),
         _budget(facts),
         _trained(facts),
@@ -56,10 +58,6 @@ def render(facts: Facts) -> str:
         f"<title>{title}: lowbit report</title><style>{style}</style></head><body><main>"
         f"{_head(facts)}{''.join(sections)}</main></body></html>\n"
     )
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
 def _head(facts: Facts) -> str:
@@ -149,34 +147,19 @@ def _speed(facts: Facts) -> str:
         f"The lowest of interleaved rounds' medians, and the median of them, on {facts.measured_on}; {facts.cpu}, "
         f"{facts.isa}, threads: {facts.threads}."
     )
-    return _section("Time and size", charts.bars(rows), f'<p class="how">{escape(how)}</p>', charts.bars(weights))
+    return section("Time and size", charts.bars(rows), f'<p class="how">{escape(how)}</p>', charts.bars(weights))
 
 
 def _accuracy(facts: Facts) -> str:
     if not facts.errors:
         return ""
-    head = _row("th", "output", "SQNR", "largest difference", "largest value")
-    rows = "".join(
-        _row("td", error.name, decibels(error.sqnr), f"{error.largest:.3g}", f"{error.scale:.3g}")
-        for error in facts.errors
-    )
+    rows = [(error.name, decibels(error.sqnr), f"{error.largest:.3g}", f"{error.scale:.3g}") for error in facts.errors]
     how = f"Against lowbit's float32 graph, on {facts.measured_on}. SQNR is signal to noise: 6 dB are one bit."
-    return _section(
+    return section(
         "Error against float32",
-        _scroll(f'<table class="plain">{head}{rows}</table>'),
+        table(("output", "SQNR", "largest difference", "largest value"), rows),
         f'<p class="how">{escape(how)}</p>',
     )
-
-
-def _scroll(table: str) -> str:
-    """On a narrow screen a table moves sideways in its own frame."""
-    return f'<div class="scroll">{table}</div>'
-
-
-def _row(cell: str, *texts: str) -> str:
-    kinds = ("", *[' class="number"'] * len(texts))
-    cells = (f"<{cell}{kind}>{escape(text)}</{cell}>" for kind, text in zip(kinds, texts, strict=False))
-    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _budget(facts: Facts) -> str:
@@ -189,7 +172,7 @@ def _budget(facts: Facts) -> str:
     mixed = any(_fours(row) for row in facts.evaluations)
     few = f"in {next((kind for kind in CODED[:-1] if any(row['scheme'] == kind for row in facts.decisions)), 'int4')}"
     kinds = (few, "in int8") if mixed else ("layers in int8",)
-    rows = [_row("th", "model", *kinds, "returned to float32", "score", "drop", "holds")]
+    rows = []
     for row in facts.evaluations:
         holds = limit is None or row["score"] >= limit - tolerance
         count = len(row["float_layers"])
@@ -199,16 +182,16 @@ def _budget(facts: Facts) -> str:
         scores.append((below, float(row["score"]), holds, row is final))
         counts = (str(_fours(row)), str(row["int8_layers"])) if mixed else (str(row["int8_layers"]),)
         texts = (*counts, str(count), f"{row['score']:.6g}", f"{row['drop']:.4g}")
-        rows.append(_row("td", str(row["model"]), *texts, "" if limit is None else "yes" if holds else "no"))
+        rows.append((str(row["model"]), *texts, "" if limit is None else "yes" if holds else "no"))
     asked = "" if facts.max_drop is None else f" A drop of {facts.max_drop:g} below float32 was allowed."
     text = (
         f"<p>Scores are those of the function given as evaluate; higher is better.{asked} The ring is this model.</p>"
     )
-    return _section(
+    return section(
         "Evaluations",
         text,
         charts.history(scores, limit, f"layers {few} / in float32" if mixed else "layers in float32"),
-        _scroll(f'<table class="plain">{"".join(rows)}</table>'),
+        table(("model", *kinds, "returned to float32", "score", "drop", "holds"), rows),
     )
 
 
@@ -226,7 +209,7 @@ def _trained(facts: Facts) -> str:
         for name, points in training.courses(told)
     ]
     ring = "<p>The ring is the epoch whose weights this model has.</p>" if drawn else ""
-    return _section("How it was trained", f'<dl class="trained">{lines}</dl>', ring, *drawn)
+    return section("How it was trained", f'<dl class="trained">{lines}</dl>', ring, *drawn)
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
@@ -259,19 +242,20 @@ def _layers(facts: Facts) -> str:
         what += " Kept: the share of a layer's weights in blocks that are not all zero; the limit counts all blocks."
     parts = [f'<p>{escape(what)}</p><p class="legend">{legend}</p>', _steps(shown, most, total, kept)]
     if rest:
-        table = _steps(rest, most, total, kept)
-        parts.append(f"<details><summary>The other {len(rest)} steps</summary>{table}</details>")
-    return _section("Layer by layer", *parts)
+        folded = _steps(rest, most, total, kept)
+        parts.append(f"<details><summary>The other {len(rest)} steps</summary>{folded}</details>")
+    return section("Layer by layer", *parts)
 
 
 def _steps(steps: Sequence[Step], most: float, total: float, kept: Mapping[str, str]) -> str:
     has_error, has_limit = any(step.sqnr is not None for step in steps), any(step.near for step in steps)
-    head = '<tr><th>node</th><th class="wide">time</th><th class="number"></th><th class="number">share</th>'
-    head += '<th class="number">of limit</th>' if has_limit else ""
-    head += '<th class="narrow">SQNR</th><th class="number">dB</th>' if has_error else ""
+    number = '<th scope="col" class="number">'
+    head = f'<tr><th scope="col">node</th><td class="wide"></td>{number}time</th>{number}share</th>'
+    head += f"{number}of limit</th>" if has_limit else ""
+    head += f'<td class="narrow"></td>{number}SQNR, dB</th>' if has_error else ""
     rows = "".join(_step(step, most, total, has_error, has_limit, kept) for step in steps)
-    head += f'<th class="number">weights</th>{KEPT if kept else ""}</tr>'
-    return _scroll(f'<table class="layers"><thead>{head}</thead><tbody>{rows}</tbody></table>')
+    head += f"{number}weights</th>{KEPT if kept else ''}</tr>"
+    return scroll(f'<table class="layers"><thead>{head}</thead><tbody>{rows}</tbody></table>')
 
 
 def _step(step: Step, most: float, total: float, has_error: bool, has_limit: bool, kept: Mapping[str, str]) -> str:
@@ -279,7 +263,8 @@ def _step(step: Step, most: float, total: float, has_error: bool, has_limit: boo
     time = charts.bar(step.seconds / most, kind=step.kind, under=under, label=milliseconds(step.seconds))
     detail = " ".join(filter(None, (step.op, step.kernel)))
     cells = [
-        f'<td class="name">{escape(step.node)}<small>{escape(detail)}</small></td><td class="wide">{time}</td>',
+        f'<th scope="row" class="name">{escape(step.node)}<small>{escape(detail)}</small></th>',
+        f'<td class="wide">{time}</td>',
         f'<td class="number">{milliseconds(step.seconds)}</td>',
         f'<td class="number">{step.seconds / (total or 1):.1%}</td>',
     ]
@@ -308,7 +293,7 @@ def _decisions(facts: Facts) -> str:
         groups.setdefault((str(row.get("scheme", "")), _general(str(row.get("reason", "")))), []).append(row)
     ordered = sorted(groups.items(), key=lambda item: (not item[0][1].startswith("paid"), item[0][0], -len(item[1])))
     lines = "".join(_group(scheme, reason, rows) for (scheme, reason), rows in ordered)
-    return _section("What was chosen, and why", f'<dl class="groups">{lines}</dl>')
+    return section("What was chosen, and why", f'<dl class="groups">{lines}</dl>')
 
 
 def _general(reason: str) -> str:
@@ -342,31 +327,4 @@ def _notes(facts: Facts) -> str:
         notes.append(f"{len(facts.segments)} segment(s) run in torch ({names}) and take {time:.0%} of the time")
     if not notes:
         return ""
-    return _section("Notes", f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>")
-
-
-# -------------------------------------------------------------------------------------------------------------- numbers
-
-
-def milliseconds(seconds: float) -> str:
-    """Three digits and a unit."""
-    return (
-        f"{seconds * 1e6:.3g} us"
-        if seconds < 1e-3
-        else f"{seconds * 1e3:.3g} ms"
-        if seconds < 1
-        else f"{seconds:.3g} s"
-    )
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count} B"
-
-
-def decibels(value: float) -> str:
-    """One digit after the point; what is equal has no noise at all."""
-    return f"{value:.1f} dB" if math.isfinite(value) else "exact" if value > 0 else "no signal"
+    return section("Notes", f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>")

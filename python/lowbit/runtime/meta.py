@@ -84,6 +84,81 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One model that `lowbit.optimize` made and scored.
+
+    Args:
+        model: What was tried.
+        score: Its score.
+        drop: How far that is below float32's.
+        milliseconds: Of one call, measured.
+        bytes: Of its file.
+        width: The share of channels that its net has.
+        trained: Whether the net was trained for it.
+        holds: Whether it is within all that was asked for.
+        taken: Whether this model is the one.
+    """
+
+    model: str
+    score: float
+    drop: float
+    milliseconds: float
+    bytes: float
+    width: float = 1.0
+    trained: bool = False
+    holds: bool = True
+    taken: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What `lowbit.optimize` made of one layer, and what else it might have become, all as predicted.
+
+    Args:
+        layer: The layer.
+        taken: What it became.
+        microseconds: Of one call of it.
+        bytes: Of its weights.
+        noise: Its share of the model's error.
+        better: What would have less noise; "": nothing would.
+        better_microseconds: What that would take.
+        better_bytes: Its bytes.
+        better_noise: Its noise.
+        cheaper: What would be faster or smaller; "": nothing would.
+        cheaper_microseconds: What that would take.
+        cheaper_bytes: Its bytes.
+        cheaper_noise: Its noise.
+    """
+
+    layer: str
+    taken: str
+    microseconds: float
+    bytes: float
+    noise: float
+    better: str = ""
+    better_microseconds: float | None = None
+    better_bytes: float | None = None
+    better_noise: float | None = None
+    cheaper: str = ""
+    cheaper_microseconds: float | None = None
+    cheaper_bytes: float | None = None
+    cheaper_noise: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What a model took after one step.
+
+    Args:
+        step: What was done.
+        bytes: Of a file.
+    """
+
+    step: str
+    bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Meta:
     """The `meta` of a file (docs/file-format.md); frozen, and checked when it is read.
 
@@ -116,6 +191,14 @@ class Meta:
     """How far the score was allowed to fall."""
     training: tuple[Trained, ...] = ()
     """What was done to the module in training."""
+    goal: Mapping[str, float] | None = None
+    """What `lowbit.optimize` was asked for: "milliseconds" of a call, "bytes" of a file, at most."""
+    trials: tuple[Trial, ...] = ()
+    """Each model that it made and scored."""
+    choices: tuple[Chosen, ...] = ()
+    """What it made of each layer."""
+    sizes: tuple[Size, ...] = ()
+    """What the model took after each step."""
     notes: tuple[str, ...] = ()
     """What the user should know about the model as a whole."""
     writes: tuple[str, ...] = ()
@@ -134,12 +217,20 @@ class Meta:
         return {key: _plain(value) for key, value in said.items() if value not in (None, "", ())} | dict(self.more)
 
 
+ROWS = (Decision, Kept, Evaluation, Trained, Trial, Chosen, Size)
+"""What the lists of a `meta` hold."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, Decision | Kept | Evaluation | Trained):
+    if isinstance(value, ROWS):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     return value
+
+
+MOST = 1e300
+"""Of any number, so that what is computed with it stays finite: JSON knows integers of any length."""
 
 
 def _checked(read: Callable[[Any], Any], value: Any, key: str) -> Any:
@@ -156,8 +247,14 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST:
         raise TypeError(f"must be a number, is {value!r:.60}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"must be true or false, is {value!r:.60}")
     return value
 
 
@@ -165,6 +262,10 @@ def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"must be an object, is {value!r:.60}")
     return value
+
+
+def _numbers(value: Any) -> Mapping[str, float]:
+    return {key: _number(each) for key, each in _object(value).items()}
 
 
 def _or_none(read: Callable[[Any], Row]) -> Callable[[Any], Row | None]:
@@ -193,6 +294,7 @@ def _rows(kind: type[Row], /, **readers: Callable[[Any], Any]) -> Callable[[Any]
     return _list(row)
 
 
+_COSTS = ("microseconds", "bytes", "noise")
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "producer": _text,
     "name": _text,
@@ -221,6 +323,31 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     ),
     "max_drop": _or_none(_number),
     "training": _rows(Trained, kind=_text, facts=_object),
+    "goal": _or_none(_numbers),
+    "trials": _rows(
+        Trial,
+        model=_text,
+        score=_number,
+        drop=_number,
+        milliseconds=_number,
+        bytes=_number,
+        width=_number,
+        trained=_flag,
+        holds=_flag,
+        taken=_flag,
+    ),
+    "choices": _rows(
+        Chosen,
+        layer=_text,
+        taken=_text,
+        microseconds=_number,
+        bytes=_number,
+        noise=_number,
+        better=_text,
+        cheaper=_text,
+        **{f"{which}_{what}": _or_none(_number) for which in ("better", "cheaper") for what in _COSTS},
+    ),
+    "sizes": _rows(Size, step=_text, bytes=_number),
     "notes": _list(_text),
     "writes": _list(_text),
 }

@@ -182,6 +182,10 @@ class Model:
             "evaluations": tuple(map(asdict, meta.evaluations)),
             "max_drop": meta.max_drop,
             "training": tuple((each.kind, each.facts) for each in meta.training),
+            "goal": dict(meta.goal or {}),
+            "trials": tuple(map(asdict, meta.trials)),
+            "choices": tuple(map(asdict, meta.choices)),
+            "sizes": tuple(map(asdict, meta.sizes)),
             "notes": meta.notes,
         }
         return Facts(**{**known, **measured})
