@@ -24,8 +24,15 @@ what a run needs to go on where it was killed.
 
 Or whole channels and heads leave it (`shrink.py`), and widths say how small it is then (`widths.py`).
 
+What `search` and its words are stands in `lowbit.study`, which knows conversion; it is imported when it is asked for.
+
 Or its weights get codes that were decided elsewhere: `set_codes.py`.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .criteria import CRITERIA, Criterion, Layer
 from .distill import Distillation, distill
@@ -40,6 +47,9 @@ from .schedules import Cubic, Iterative, OneShot, Schedule
 from .set_codes import set_codes
 from .shrink import shrink
 from .widths import resize, widths
+
+if TYPE_CHECKING:
+    from ..study import Latency, MixedLayer, SearchResult, Trial, Tried, between, choice, mixed, search
 
 __all__ = [
     "CRITERIA",
@@ -67,4 +77,24 @@ __all__ = [
     "set_codes",
     "shrink",
     "widths",
+    "search",
+    "choice",
+    "between",
+    "Trial",
+    "Latency",
+    "SearchResult",
+    "Tried",
+    "mixed",
+    "MixedLayer",
 ]
+
+_STUDY = __all__[__all__.index("search") :]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `lowbit.study` has, at first use (PEP 562)."""
+    if name not in _STUDY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("lowbit.study"), name)
+    globals()[name] = value
+    return value
