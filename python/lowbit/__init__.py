@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         LowbitError,
         UnsupportedError,
     )
+    from .optimization.loop import optimize
     from .quantization.schemes import Scheme
     from .runtime.limits import Limits
     from .runtime.model import Model, load
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "convert",
+    "optimize",
     "load",
     "quantize_",
     "Model",
@@ -58,6 +60,7 @@ __all__ = [
 
 _ROOMS = {
     "convert": "conversion",
+    "optimize": "optimization.loop",
     "load": "runtime.model",
     "quantize_": "eager.in_place",
     "Model": "runtime.model",

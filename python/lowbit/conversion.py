@@ -29,11 +29,12 @@ from .progress import Progress, reporter
 from .quantization import schemes
 from .quantization.adopt_quantization import adopt_quantization, is_quantized
 from .quantization.budget import Outcome, Search
+from .quantization.calibrate import Feeds
 from .quantization.cost import target_of
 from .quantization.known_weights import KnownWeights
 from .quantization.plan import all_float
 from .quantization.quantize import quantizer_of
-from .quantization.quantizer import Quantized
+from .quantization.quantizer import Quantized, Quantizer
 from .reconstruction.adaround import reconstruct
 from .runtime import calls
 from .runtime.limits import OWN, Limits, checked
@@ -73,8 +74,9 @@ def convert(
             is held in memory. Without data, activations are quantized by their own range, sample by sample.
         scheme: "int8", "int4" (weights of four bits in groups of 128; also "int4-g64", "int4-g32", "int4-channel"),
             "int3", "int2", "ternary" and "binary" (three bits, two, -1, 0, 1, and signs; with the same endings), "nf4",
-            "kmeans" and "pow2" (one of 16 values), "float32", a `Scheme`, or `{pattern: one of these}`: the first glob
-            that matches a module's path decides about it and all in it; what none matches is int8.
+            "kmeans" and "pow2" (one of 16 values), "int8-weights" (in the file alone: layers compute in float32),
+            "float32", a `Scheme`, or `{pattern: one of these}`: the first glob that matches a module's path decides
+            about it and all in it; what none matches is int8.
         method: How weights of few bits are rounded, of all schemes; see `Scheme`, which says it otherwise.
         dynamic: Which sizes stay free. "auto": the batch, and the sequence of token inputs; None: no size; `{input:
             {axis: name}}`: these, and sizes of one name are equal; or torch.export's `dynamic_shapes`.
@@ -112,27 +114,16 @@ def convert(
         >>> [decision["node"] for decision in model.decisions]
         ['0', '2']
     """
-    if not isinstance(net, torch.nn.Module):
-        raise InputError(f"lowbit.convert takes a torch.nn.Module, not a {type(net).__name__}")
-    if isinstance(net, torch.jit.ScriptModule):
-        raise InputError(
-            "lowbit.convert takes no TorchScript (torch.jit.trace, torch.jit.script, torch.jit.load): "
-            "convert the nn.Module that it was made from"
-        )
-    if is_rounding(net):
-        raise InputError(
-            "the module is still rounded in training: call lowbit.compress.finalize(net) first, or on a copy "
-            "(copy.deepcopy(net)) to go on with it"
-        )
+    check_module(net, "lowbit.convert")
     if fallback is not None and not (isinstance(fallback, str) and fallback == "torch"):
         raise InputError(f'fallback must be None or "torch", is {fallback!r}')
     for name, flag in (("tune", tune), ("progress", progress)):
         if not isinstance(flag, bool | int):
             raise InputError(f"{name} must be True or False, is {flag!r}")
-    _check_budget(evaluate, max_drop)
+    check_budget(evaluate, max_drop)
     request = Request(
         net=net,
-        data=_reiterable(calibration),
+        data=reiterable(calibration),
         rules=schemes.rules(scheme).with_method(method),
         dynamic=dynamic,
         fallback=fallback is not None,
@@ -148,10 +139,8 @@ def convert(
         with reporter(progress) as report:
             return _convert(request, inputs, report)
 
-    if example_inputs is None and request.data is not None:
-        example_inputs = example_of_item(net, _first(request.data))
     if example_inputs is None:
-        example_inputs = dummy_inputs(net)
+        example_inputs = inputs_of(net, request.data)
     if example_inputs is None:
         return ConvertedModel(lambda args, kwargs: make(Example(args=args, kwargs=kwargs)))
     return ConvertedModel(make(example(net, example_inputs)))
@@ -174,7 +163,28 @@ class Request:
     max_drop: float | None
 
 
-def _check_budget(evaluate: Any, max_drop: Any) -> None:
+def check_module(net: Any, function: str) -> None:
+    """Refuse what is no module that could be converted, in the name of a public function."""
+    if not isinstance(net, torch.nn.Module):
+        raise InputError(f"{function} takes a torch.nn.Module, not a {type(net).__name__}")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise InputError(
+            f"{function} takes no TorchScript (torch.jit.trace, torch.jit.script, torch.jit.load): "
+            "convert the nn.Module that it was made from"
+        )
+    if is_rounding(net):
+        raise InputError(
+            "the module is still rounded in training: call lowbit.compress.finalize(net) first, or on a copy "
+            "(copy.deepcopy(net)) to go on with it"
+        )
+
+
+def inputs_of(net: torch.nn.Module, data: Iterable[Any] | None) -> Any:
+    """Example inputs where none are given: the first of the data, else the module's own; None: there are none."""
+    return dummy_inputs(net) if data is None else example_of_item(net, _first(data))
+
+
+def check_budget(evaluate: Any, max_drop: Any) -> None:
     if evaluate is not None and not callable(evaluate):
         raise InputError(f"evaluate must be a function from a model to its score, not a {type(evaluate).__name__}")
     if max_drop is None:
@@ -185,15 +195,54 @@ def _check_budget(evaluate: Any, max_drop: Any) -> None:
         raise InputError(f"max_drop must be a number from 0 on (how far the score may fall), is {max_drop!r}")
 
 
-def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
-    """Capture, rewrite, quantize, evaluate."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A captured module that can be made into models in any forms.
+
+    graph: float32, rewritten. floats: the float32 model. adopted: of a module that is quantized already, the model.
+    quantizer: of any other one, unless no scheme has codes. data: for calibration, None without. given: the inputs that
+    it was captured with.
+    """
+
+    request: Request
+    captured: Captured
+    graph: Graph
+    floats: Quantized
+    adopted: Quantized | None
+    quantizer: Quantizer | None
+    data: CalibrationData | None
+    given: Example
+    meta: Meta
+    left: Mapping[str, Left]
+
+    def samples(self) -> Iterable[Feeds]:
+        """What outputs may be compared on: the calibration data, else the inputs that the module was captured with."""
+        return [CalibrationData(self.captured, []).of_call(self.given)] if self.data is None else self.data
+
+    def conversion(self, made: Quantized, **more: Any) -> Conversion:
+        """What a converted model is made of. more: fields of its `Meta`."""
+        noted = note_sparsity(made.graph)
+        decisions = tuple(_with_left(decision, self.left) for decision in made.decisions)
+        return Conversion(
+            graph=share_constants(replace(noted, origins={})),  # a layer that is called twice has its codes once
+            reference=made.reference,
+            meta=replace(self.meta, decisions=decisions, sparsity=sparse_layers(noted), **more),
+            classes=self.captured.classes,
+            threads=self.request.threads,
+            limits=self.request.limits,
+            example=self.given,
+            module=weakref.ref(self.request.net),
+        )
+
+
+def prepare(request: Request, inputs: Any, report: Progress) -> Prepared:
+    """Capture a module, rewrite its graph, and learn what its quantization needs to know."""
     net, rules = request.net, request.rules
     report("capture", 0, None)
     captured = capture(net, inputs, request.dynamic, fallback=request.fallback)
     report("optimize", 0, None)
     graph, left = _without_channels(optimize(captured.graph), captured, rules)
     notes = rules.check(graph, _module_paths(net, captured.graph))
-    given = example(net, inputs)
     feeds = None if request.data is None else CalibrationData(captured, request.data)
     floats = Quantized(graph=graph, reference=graph, decisions=all_float(graph, rules))
     adopted = quantizer = None
@@ -214,7 +263,7 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
         )
         notes = [*notes, *quantizer.lost()]
     for note in notes:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=5)
     meta = Meta(
         producer=_producer(),
         name=type(net).__name__,
@@ -226,35 +275,37 @@ def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
         notes=(*captured.notes, *notes, *(f"{name} is {each}" for name, each in left.items())),
         writes=captured.writes,
     )
+    return Prepared(
+        request=request,
+        captured=captured,
+        graph=graph,
+        floats=floats,
+        adopted=adopted,
+        quantizer=quantizer,
+        data=feeds,
+        given=example(net, inputs),
+        meta=meta,
+        left=left,
+    )
 
-    def conversion(made: Quantized, **more: Any) -> Conversion:
-        noted = note_sparsity(made.graph)
-        decisions = tuple(_with_left(decision, left) for decision in made.decisions)
-        return Conversion(
-            graph=share_constants(replace(noted, origins={})),  # a layer that is called twice has its codes once
-            reference=made.reference,
-            meta=replace(meta, decisions=decisions, sparsity=sparse_layers(noted), **more),
-            classes=captured.classes,
-            threads=request.threads,
-            limits=request.limits,
-            example=given,
-            module=weakref.ref(net),
-        )
 
+def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
+    """Prepare, quantize, evaluate."""
+    made = prepare(request, inputs, report)
+    quantizer, adopted = made.quantizer, made.adopted
     if request.evaluate is None:
-        return conversion(adopted or (quantizer.make() if quantizer is not None else floats))
+        return made.conversion(adopted or (quantizer.make() if quantizer is not None else made.floats))
     evaluate = request.evaluate
-    search = Search(lambda made: evaluate(ConvertedModel(conversion(made))), report)
-    search.reference(floats)
+    search = Search(lambda each: evaluate(ConvertedModel(made.conversion(each))), report)
+    search.reference(made.floats)
     limit = math.inf if request.max_drop is None else request.max_drop
     if adopted is not None:
         outcome = search.check(adopted, limit)
     elif quantizer is not None:
-        samples = [CalibrationData(captured, []).of_call(given)] if feeds is None else feeds
-        outcome = search.hold(quantizer, limit, samples, threads=request.threads)
+        outcome = search.hold(quantizer, limit, made.samples(), threads=request.threads)
     else:
-        return conversion(floats, evaluations=tuple(search.history))
-    found = conversion(outcome.best.made, evaluations=outcome.history, max_drop=request.max_drop)
+        return made.conversion(made.floats, evaluations=tuple(search.history))
+    found = made.conversion(outcome.best.made, evaluations=outcome.history, max_drop=request.max_drop)
     if not outcome.holds:
         raise _missed(outcome, limit, ConvertedModel(found))
     return found
@@ -382,7 +433,7 @@ class CalibrationData:
 _EMPTY = "calibration holds no batch; pass at least one batch of representative inputs, or leave it out"
 
 
-def _reiterable(calibration: Iterable[Any] | None) -> Iterable[Any] | None:
+def reiterable(calibration: Iterable[Any] | None) -> Iterable[Any] | None:
     """What can be read several times: an iterator becomes a list, a single tensor or dict is refused."""
     if calibration is None:
         return None

@@ -136,7 +136,7 @@ class _Search:
         module = self._named.get(path)
         if not isinstance(module, Layer):
             return "its weight is not that of an nn.Linear, nn.Conv1d or nn.Conv2d"
-        if any(self._rules.of(node).is_float for node in nodes):
+        if any(self._rules.of(node).computes_floats for node in nodes):
             return self._rules.reason(nodes[0])
         if not is_free(module) or any(link.place > 0 for link in links(module)):
             return "its weight is parametrized already"

@@ -183,7 +183,7 @@ def _picked(net: nn.Module, rules: schemes.Rules, filter_fn: Filter | None) -> l
     found, swapped = [], []
     for path, module in layers.items():
         scheme = rules.of(nodes[path])
-        if scheme.is_float or (filter_fn is not None and not filter_fn(module, path)):
+        if scheme.computes_floats or (filter_fn is not None and not filter_fn(module, path)):
             continue
         if isinstance(module, QuantizedLayer):
             swapped.append(path)

@@ -70,6 +70,17 @@ def _fewest(decisions: Iterable[Decision]) -> str:
     return next((kind for kind in FEW if layers_in((kind,), rows)), "int8")
 
 
+def score_of(score: Any) -> float:
+    """What `evaluate` returned, as a number. Raises InputError."""
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        raise InputError(f"evaluate must return a number, higher is better; it returned {score!r}") from None
+    if not math.isfinite(number):
+        raise InputError(f"evaluate returned {number}: a score must be a finite number")
+    return number
+
+
 class Search:
     """Evaluates models of one graph and keeps what came out.
 
@@ -157,14 +168,7 @@ class Search:
     def _score(self, made: Quantized) -> float:
         if self._progress is not None:
             self._progress("evaluate", len(self.history), None)
-        score = self._evaluate(made)
-        try:
-            number = float(score)
-        except (TypeError, ValueError):
-            raise InputError(f"evaluate must return a number, higher is better; it returned {score!r}") from None
-        if not math.isfinite(number):
-            raise InputError(f"evaluate returned {number}: a score must be a finite number")
-        return number
+        return score_of(self._evaluate(made))
 
     def _note(self, model: str, score: float, decisions: Iterable[Decision], floats: Sequence[str]) -> None:
         rows = tuple(decisions)

@@ -98,6 +98,10 @@ class Costs:
             to_float=(self._rates.node + size_y * self._rates.dequantize) / 1e3,
         )
 
+    def sparse_share(self, pattern: str, sparsity: float) -> float:
+        """What a layer of int8 takes whose weights are zero in blocks, as a share of the dense one; at most all."""
+        return self._rates.sparse(pattern, sparsity)
+
     def function(self, node: Node, *, is_slope: bool) -> tuple[float, float]:
         """Microseconds of a function of one value: on a layer's codes, in its epilogue, and on float32."""
         size = math.prod(self.shape(node.outputs[0]))
@@ -182,11 +186,19 @@ class MeasuredCosts(Costs):
         rng = np.random.default_rng(0)
         floats, w = (rng.standard_normal(shape).astype(np.float32) for shape in (work.x, work.w))
         channels = np.full(work.w[0], 1e-3, np.float32)
-        weight = _made_up(rng, work.w, work.group_size, work.bits)
+        weight = made_up(rng, work.w, work.group_size, work.bits)
         geometry, output = dict(work.geometry), "f32" if work.dynamic else "u8"
         attrs: dict[str, Attribute] = {**geometry, "zero_point_x": 128, "zero_point_y": 128, "output": output}
         coded = self._run(f"quantized_{work.op}", attrs, _made_up_codes(work.x), weight, channels, channels)
         return coded, self._run(work.op, geometry, floats, w, channels)
+
+    def coded(self, node: Node, weight: Weight, *, dynamic: bool) -> float:
+        """Microseconds of a layer on codes with that weight, without residual and activation."""
+        channels = np.full(weight.shape[0], 1e-3, np.float32)
+        output: dict[str, Attribute] = {"zero_point_x": 128, "zero_point_y": 128, "output": "f32" if dynamic else "u8"}
+        attrs = {**dict(_geometry(node)), **output}
+        return self._run(f"quantized_{node.op}", attrs, _made_up_codes(self.shape(node.inputs[0])), weight, channels,
+                         channels)  # fmt: skip
 
     def _run(self, op: str, attrs: Mapping[str, Attribute], x: Array, *constants: Array | Weight) -> float:
         session = Session(alone(op, attrs, x, *constants), threads=self._threads, limits=OWN)
@@ -255,7 +267,7 @@ def usual_codes(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return codes
 
 
-def _made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, bits: int) -> Weight:
+def made_up(rng: np.random.Generator, shape: tuple[int, ...], group_size: int, bits: int) -> Weight:
     """A weight of random codes, those of few bits in groups."""
     if not group_size:
         return Weight(codes=usual_codes(rng, shape), scales=np.ones(shape[0], np.float32))

@@ -79,12 +79,13 @@ def decide(
     dynamic: Mapping[str, str] | None = None,
     widths: Mapping[str, Width] | None = None,
     tables: Mapping[str, Width] | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> Plan:
     """Codes for each layer that is faster so, conversions at its borders included; then for what lies between such.
 
     floats: nodes that stay float32 in any case, and why. dynamic: layers whose input's range is found at run time, and
     why; without calibration data (not `static`) all are. widths: of the layers whose scheme has four-bit weights.
-    tables: of such embeddings.
+    tables: of such embeddings. given: the layers that have codes whatever they cost, and no others, and why.
     """
     wide = defaultdict(lambda: EIGHT, widths or {})
     by_row = dict(dynamic or {}) if static else {node.name: "" for node in graph if node.op in LAYERS}
@@ -100,7 +101,7 @@ def decide(
         if problems.get(node.name) == ""
     }
     search = _Search(graph=graph, costs=costs, priced=priced, by_row=by_row, floats=floats)
-    chosen = search.best()
+    chosen = search.best() if given is None else search.of(frozenset(given) & frozenset(priced))
     int8, layers, totals, activations = chosen.int8, chosen.layers, chosen.totals, chosen.activations
     by_row_coded = frozenset(layers & set(by_row))
     coded = {name: wide[name] for name in layers}
@@ -119,7 +120,8 @@ def decide(
         if node.name in priced:
             scheme = f"int{wide[node.name].bits}"
             made = _priced(node, totals[node.name], plan, scheme, costs)
-            notes = (wide[node.name].note, made.reason, by_row.get(node.name, ""))
+            verdict = (given or {}).get(node.name, made.reason)
+            notes = (wide[node.name].note, verdict, by_row.get(node.name, ""))
             reason = "; ".join(filter(None, notes)) if node.name in int8 else made.reason
             decisions.append(replace(made, reason=reason))
         else:
@@ -214,7 +216,7 @@ class _Search:
         for region in self._regions(wide):
             if self._spent(wide, region) * margin < self._spent(strict, region):
                 layers |= region
-        return self._widened(self._of(frozenset(layers)))
+        return self._widened(self.of(frozenset(layers)))
 
     def _widened(self, choice: _Choice) -> _Choice:
         """With layers that hardly gain themselves, but spare their neighbours conversions that are worth the margin."""
@@ -222,7 +224,7 @@ class _Search:
         for name, cost in self.priced.items():
             if name in choice.layers or cost.int8 > cost.float32:
                 continue
-            tried = self._of(choice.layers | {name})
+            tried = self.of(choice.layers | {name})
             total = tried.totals[name]
             gain = self._spent(choice, every) - self._spent(tried, every)
             if total.alone <= total.float32 and gain > (1 - 1 / margin) * total.float32:
@@ -246,13 +248,14 @@ class _Search:
     def _stable(self, is_slower: Callable[[_Total], bool], layers: frozenset[str]) -> _Choice:
         """What is left when slower layers go. Fewer int8 layers make more borders: the order does not matter."""
         while True:
-            choice = self._of(layers)
+            choice = self.of(layers)
             slower = {name for name in layers if is_slower(choice.totals[name])}
             if not slower:
                 return choice
             layers -= slower
 
-    def _of(self, layers: frozenset[str]) -> _Choice:
+    def of(self, layers: frozenset[str]) -> _Choice:
+        """What comes of these layers on codes."""
         static = set(layers - set(self.by_row))
         int8 = layers | _others(self.graph, self.costs, static, self.floats)
         activations = _activations(self.graph, set(int8) - set(self.by_row))

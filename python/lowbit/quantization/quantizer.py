@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ class Quantizer:
             graph = fuse_residual(graph)
             sizes = _first_sizes(graph, calibration)
             fixed = {node.name for node in graph if node.op in LAYERS and not self._may_equalize(graph, node)}
-            floats = {node.name for node in graph if self.rules.of(node).is_float}
+            floats = {node.name for node in graph if self.rules.of(node).computes_floats}
             graph = balance_joins(graph, calibration, fixed=fixed | floats, **self._options)
             graph = equalize(graph, calibration, fixed=fixed, **self._options)
         self.graph = graph
@@ -119,20 +120,77 @@ class Quantizer:
         self._table_codes: dict[tuple[str, Form, int, bool], Codes | GroupCodes] = {}
         self._rounded: dict[tuple[str, bool, Form], Codes | GroupCodes] = {}
         self._layers: dict[LayerKey, IntegerLayer] = {}
+        self._stored: dict[str, Weight] = {}
+        """Weights of float layers."""
 
     def _may_equalize(self, graph: Graph, node: Node) -> bool:
         """Whether a layer's weight may get other numbers: no codes came with it, nor is it a table."""
         scheme, weight = self.rules.of(node), node.inputs[1]
         is_free = not any(reader.op in TABLES for reader in graph.consumers(weight))
-        return (scheme.equalize or scheme.is_float) and is_free and self._known.of(graph, weight) is None
+        return (scheme.equalize or scheme.computes_floats) and is_free and self._known.of(graph, weight) is None
 
-    def make(self, floats: Mapping[str, str] | None = None, eights: Mapping[str, str] | None = None) -> Quantized:
+    def with_schemes(self, nodes: Mapping[str, schemes.Scheme]) -> Quantizer:
+        """The same with these schemes of the weights of layers and tables, by name; what is learnt, both know.
+
+        A scheme is as it is said: ends and small layers are no exceptions. Ranges are those of the rules.
+        """
+        self.settled()
+        made = copy.copy(self)
+        exact = {name: dataclasses.replace(each, keep_ends=False, keep_small=0.0) for name, each in nodes.items()}
+        made.rules = dataclasses.replace(self.rules, nodes=exact)
+        made._widths = widths(self.graph, made.rules, self._known)
+        made._tables = tables(self.graph, made.rules, self._known)
+        return made
+
+    def width(self, name: str) -> Width | None:
+        """What the weights of a layer or table become, if they get codes; None: they do not."""
+        node = next(node for node in self.graph if node.name == name)
+        return self._tables.get(name) if node.op in TABLES else self._widths.get(name, EIGHT)
+
+    def rounded(
+        self, layers: Sequence[str], schemes: Sequence[schemes.Scheme]
+    ) -> Iterator[tuple[Node, Array, Array | None, dict[str, Array]]]:
+        """Layers with their weights, E[x x^T] of what these meet, and the weights as each scheme rounds them.
+
+        Weights are float64 [O, I, ...]; of a layer whose inputs are multiplied by factors, over these factors, as the
+        moments [groups, K, K] are those of the products. None: there are no data, or the layer is too deep.
+        """
+        forms = [self.with_schemes(dict.fromkeys(layers, scheme)) for scheme in schemes]
+        plan = Plan(graph=self.graph, int8=frozenset(layers), dynamic=frozenset(layers) & set(self.dynamic_layers()))
+        nodes = [node for node in self.graph if node.name in set(layers)]
+        known = self._known_rows() if self._calibration is not None else {}
+        factors = {
+            node.name: known[node.inputs[0]].factors if node.inputs[0] in known else None
+            for node in nodes
+            if node.name in plan.dynamic
+        }
+        if self._calibration is None:
+            met: Iterable[tuple[Node, Seen | None]] = ((node, None) for node in nodes)
+        else:
+            options = {"rows": factors, "four_bits": layers, **self._options}
+            met = layer_inputs(self.graph, self._calibration, nodes, self._quants(plan), **options)
+        for node, seen in met:
+            weight, own = _array(self.graph, node.inputs[1]).astype(np.float64), factors.get(node.name)
+            found = {}
+            for form, scheme in zip(forms, schemes, strict=True):
+                whole = dataclasses.replace(plan, widths=form._widths)
+                codes = form._layer_codes(node, whole, own, seen)
+                found[scheme.name] = codes.weight
+            yield node, weight if own is None else weight / own, None if seen is None else seen.moments, found
+
+    def make(
+        self,
+        floats: Mapping[str, str] | None = None,
+        eights: Mapping[str, str] | None = None,
+        given: Mapping[str, str] | None = None,
+    ) -> Quantized:
         """The integer graph in which the nodes named in `floats` stay float32, for the reasons given there.
 
-        eights: layers and tables that have weights of eight bits instead of four, and why.
+        eights: layers and tables that have weights of eight bits instead of four, and why. given: the layers that have
+        codes whatever they cost, and why; None: those that are faster so.
         """
         static = self._calibration is not None
-        kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).is_float}
+        kept = {node.name: self.rules.reason(node) for node in self.graph if self.rules.of(node).computes_floats}
         kept = {**self._unlike(), **kept}
         wider = {name: Width(group_size=0, note=reason) for name, reason in (eights or {}).items()}
         plan = decide(
@@ -140,12 +198,47 @@ class Quantizer:
             self._costs,
             static=static,
             floats={**self.settled().floats, **kept, **(floats or {})},
-            dynamic=self._dynamic_layers(),
+            dynamic=self.dynamic_layers(),
             widths={**self._widths, **wider},
             tables={**self._tables, **{name: width for name, width in wider.items() if name in self._tables}},
+            given=given,
         )
-        graph = validate(self._integer(plan, learns=True))
+        graph = validate(self._with_stored(self._integer(plan, learns=True), plan))
         return Quantized(graph=graph, reference=self.graph, decisions=tuple(self._noted(plan)))
+
+    def _with_stored(self, graph: Graph, plan: Plan, layers: Container[str] | None = None) -> Graph:
+        """With codes as the weights of float layers whose scheme stores them so, of these `layers` or all."""
+        chosen = [
+            node
+            for node in plan.graph
+            if node.op in LAYERS
+            and node.name not in plan.int8
+            and (layers is None or node.name in layers)
+            and self.rules.of(node).computes_floats
+            and not self.rules.of(node).is_float
+        ]
+        names = {node.name for node in chosen}
+        stored = dict(graph.constants)
+        for node in chosen:
+            name = node.inputs[1]
+            constant = stored.get(name)
+            readers = {reader.name for reader in graph.consumers(name)} if constant is not None else set()
+            if readers <= names and isinstance(constant, np.ndarray) and self._known.of(plan.graph, name) is None:
+                stored[name] = self._stored_weight(node, constant)
+        return dataclasses.replace(graph, constants=stored)
+
+    def _stored_weight(self, node: Node, weight: Array) -> Array | Weight:
+        """The codes that it has as an int8 layer's, if these are of the same numbers, else the nearest."""
+        if not np.isfinite(weight).all() or weight.size == 0:
+            return weight
+        for is_dynamic in (False, True):
+            codes = self._rounded.get((node.name, is_dynamic, _form(EIGHT)))
+            rows = self._rows.get(node.inputs[0]) if is_dynamic and self._rows else None
+            if isinstance(codes, Codes) and (rows is None or rows.factors is None):
+                return codes.as_weight()
+        if node.name not in self._stored:
+            self._stored[node.name] = round_nearest(weight).as_weight()
+        return self._stored[node.name]
 
     def _unlike(self) -> dict[str, str]:
         """The layers for whose inputs one range is no use, and why."""
@@ -153,7 +246,7 @@ class Quantizer:
             return unlike_parts(self.graph)
         if self._uneven is None:
             self._uneven = unlike_channels(self.graph, self._calibration, **self._options)
-        by_row = self._dynamic_layers() if self._uneven else {}
+        by_row = self.dynamic_layers() if self._uneven else {}
         return {name: reason for name, reason in self._uneven.items() if name not in by_row}
 
     def _noted(self, plan: Plan) -> Iterator[Decision]:
@@ -181,7 +274,10 @@ class Quantizer:
             own = Width(group_size=0, note="") if layer in eights else self._tables[layer]
             table = {layer: dataclasses.replace(own, shared="")}
             return validate(self._integer(Plan(graph=self.graph, int8=frozenset(), tables=table)))
-        is_dynamic = self._calibration is None or layer in self._dynamic_layers()
+        if next(self.rules.of(node) for node in self.graph if node.name == layer).computes_floats:
+            floats = Plan(graph=self.graph, int8=frozenset())
+            return validate(self._with_stored(self._integer(floats), floats, {layer}))
+        is_dynamic = self._calibration is None or layer in self.dynamic_layers()
         coded = frozenset({layer})
         return validate(
             self._integer(
@@ -198,7 +294,7 @@ class Quantizer:
         """Notes about codes that weights came with, and that no layer could take."""
         return self._known.lost()
 
-    def _dynamic_layers(self) -> dict[str, str]:
+    def dynamic_layers(self) -> dict[str, str]:
         """The layers that find their inputs' ranges at run time although there are calibration data, and why."""
         if self._calibration is None:
             return {}
@@ -223,7 +319,7 @@ class Quantizer:
 
     def _settle(self) -> Forms:
         assert self._calibration is not None
-        kept = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        kept = {node.name: "float" for node in self.graph if self.rules.of(node).computes_floats}
         rows, known = self._known_rows(), dict[tuple[str, bool], IntegerLayer]()
         by_row, factors = self._readers(rows), {name: found.factors for name, found in rows.items()}
 
@@ -252,7 +348,7 @@ class Quantizer:
     def _survey(self) -> dict[str, RowRange]:
         """The values of which each row has a range of its own, and how their rows are quantized."""
         assert self._calibration is not None
-        floats = {node.name: "float" for node in self.graph if self.rules.of(node).is_float}
+        floats = {node.name: "float" for node in self.graph if self.rules.of(node).computes_floats}
         rows: dict[str, RowRange] = {}
         savings: dict[str, float] = {}
         while True:  # what reads such a layer's floats has a choice, too, even if all between was on codes before
@@ -450,16 +546,20 @@ class Quantizer:
         """A layer's integer constants, with what is known about its inputs; `rows`: the factors of dynamic layers."""
         scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
         bias = self._bias(node)
-        key = self._key(node, plan)
-        if key not in self._rounded:
-            is_heavy = scheme.compensates(few=plan.widths.get(node.name, EIGHT).bits < 8)
-            moments = seen.factored if seen is not None and is_heavy else None
-            self._rounded[key] = self._codes(node, plan, factors, moments)
-        codes = self._rounded[key]
+        codes = self._layer_codes(node, plan, factors, seen)
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
         size = self._activation_group(node, plan)
         return IntegerLayer(codes=codes, bias=bias, factors=factors, activation_group_size=size)
+
+    def _layer_codes(self, node: Node, plan: Plan, factors: Array | None, seen: Seen | None) -> Codes | GroupCodes:
+        """A layer's codes, rounded once."""
+        key = self._key(node, plan)
+        if key not in self._rounded:
+            is_heavy = self.rules.of(node).compensates(few=plan.widths.get(node.name, EIGHT).bits < 8)
+            moments = seen.factored if seen is not None and is_heavy else None
+            self._rounded[key] = self._codes(node, plan, factors, moments)
+        return self._rounded[key]
 
     def _activation_group(self, node: Node, plan: Plan) -> int:
         """How many adjacent values of its input share a scale; 0: all of a row, or there is one range for all rows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -35,7 +35,8 @@ class Scheme:
     Args:
         name: For people.
         weight_bits: 8, 4, 3, 2, 1 (signs, where groups are symmetric), or 32 for float32.
-        activation_bits: 8, or 32 with `weight_bits` 32.
+        activation_bits: 8, or 32 with `weight_bits` 32 or 8: of these, only a file has codes, and layers compute in
+            float32.
         granularity: Of weight scales: "channel" (one for each output channel) or, with fewer than eight bits, "group".
         group_size: How many adjacent weights of a channel share a scale, a multiple of 8 from 16 on. A layer takes the
             largest such divisor of its depth that is not above it, and keeps 8 bits where there is none.
@@ -100,10 +101,10 @@ class Scheme:
     values: str = ""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, wanted = getattr(self, field.name), _TYPES[str(field.type)]
+        for each in fields(self):
+            value, wanted = getattr(self, each.name), _TYPES[str(each.type)]
             if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-                raise InputError(f"{field.name} of a scheme is of type {field.type}, not {type(value).__name__}")
+                raise InputError(f"{each.name} of a scheme is of type {each.type}, not {type(value).__name__}")
         if self.range_method not in RANGES:
             raise InputError(f"range_method must be one of {', '.join(RANGES)}, not {self.range_method!r}")
         if self.activations not in ACTIVATIONS:
@@ -137,20 +138,30 @@ class Scheme:
         bits = (self.weight_bits, self.activation_bits)
         grouped = self.granularity == "group" and self.group_size >= 16 and self.group_size % 8 == 0
         by_channel = self.granularity == "channel" and self.group_size == 0
-        known = {(8, 8): by_channel, (32, 32): by_channel, **{(few, 8): by_channel or grouped for few in few_bits()}}
+        known = {
+            (8, 8): by_channel,
+            (8, 32): by_channel,
+            (32, 32): by_channel,
+            **{(few, 8): by_channel or grouped for few in few_bits()},
+        }
         if not known.get(bits, False):
             few = " or ".join(map(str, few_bits()))
             raise UnsupportedError(
                 f"scheme {self.name!r} asks for {self.weight_bits}-bit weights, {self.activation_bits}-bit "
                 f"activations, granularity {self.granularity!r}, group_size {self.group_size}; available are 8 and 8 "
-                f"bits, or 32 and 32 (float32), with a scale per channel, and {few} and 8 bits with a scale per "
-                "channel or per group of 16, 24, 32, ..."
+                f"bits, 8 and 32, or 32 and 32 (float32), with a scale per channel, and {few} and 8 bits with a scale "
+                "per channel or per group of 16, 24, 32, ..."
             )
 
     @property
     def is_float(self) -> bool:
-        """Whether layers stay in float32."""
+        """Whether layers and their weights stay in float32."""
         return self.weight_bits == 32
+
+    @property
+    def computes_floats(self) -> bool:
+        """Whether layers compute in float32, whatever a file holds of their weights."""
+        return self.activation_bits == 32
 
     def compensates(self, *, few: bool) -> bool:
         """Whether weights are rounded for what their layer reads, where that is known.
@@ -182,6 +193,7 @@ def _few(name: str, bits: int, **kind: Any) -> Iterator[Scheme]:
 
 SCHEMES = {
     "int8": Scheme(name="int8"),
+    "int8-weights": Scheme(name="int8-weights", activation_bits=32),
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
     **{scheme.name: scheme for scheme in (*_few("int4", 4), *_few("int3", 3, symmetric=False))},
     **{scheme.name: scheme for scheme in (*_few("int2", 2, symmetric=False), *_few("ternary", 2, levels=3))},
@@ -212,10 +224,11 @@ class Rules:
     """(pattern, scheme) in order: the first pattern that matches a node's module path gives its scheme.
 
     A pattern is a glob (`*` matches dots, too), and what matches a module holds for all in it. A node that nothing
-    matches has the scheme `DEFAULT`.
+    matches has the scheme `DEFAULT`. nodes: of single nodes, by name, before any pattern.
     """
 
     rules: tuple[tuple[str, Scheme], ...]
+    nodes: Mapping[str, Scheme] = field(default_factory=dict)
 
     def with_method(self, method: str | None) -> Rules:
         """With that method in all schemes but float32; None: as they are. Raises InputError for an unknown one."""
@@ -236,6 +249,8 @@ class Rules:
 
     def of(self, node: Node) -> Scheme:
         """The scheme of a node."""
+        if node.name in self.nodes:
+            return self.nodes[node.name]
         found = self.pattern(node)
         return SCHEMES[DEFAULT] if found is None else dict(self.rules)[found]
 

@@ -31,24 +31,26 @@ def sensitivity(
     data: Iterable[Feeds],
     *,
     eights: Container[str] = (),
+    pieces: int = PIECES,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """The noise of each of `layers` when it alone works on codes; `data`: where samples are taken from.
 
-    eights: layers that have weights of eight bits though their scheme has four.
+    eights: layers that have weights of eight bits though their scheme has four. pieces: of the data, of `CHUNK` samples
+    at most, to compare outputs on.
     """
     graph = quantizer.graph
     names = [name for name in graph.outputs if graph.values[name].dtype == "f32"]
-    pieces = list(islice(_pieces(graph, data), PIECES))
+    chosen = list(islice(_pieces(graph, data), pieces))
     call = runner(graph, names, threads)
-    expected = [call(piece) for piece in pieces]
+    expected = [call(piece) for piece in chosen]
     found: dict[str, float] = {}
     for done, layer in enumerate(layers):
         if progress is not None:
             progress("rank layers", done, len(layers))
         alone = runner(quantizer.alone(layer, eights), names, threads)
-        found[layer] = _noise([alone(piece) for piece in pieces], expected, names)
+        found[layer] = _noise([alone(piece) for piece in chosen], expected, names)
     return found
 
 
