@@ -24,6 +24,7 @@ from lowbit.compress.rounding import RoundedValue, RoundedWeight
 from lowbit.compress.set_codes import codes_given
 from lowbit.errors import InputError
 from lowbit.graph.ir import Weight
+from lowbit.quantization.schemes import SCHEMES
 from lowbit.runtime import format
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model is in train mode")
@@ -419,6 +420,28 @@ def test_gradients_are_the_papers() -> None:
     share = 0.25 * np.log(2) * step  # of the logarithm to base 2
     assert link.step.grad is not None
     assert float(link.step.grad) == pytest.approx(share * 2 / (0.3**2 + 0.2**2 + 2 * 5.0**2), rel=1e-4)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (0, 1, 2, 3), (3, 0, 2, 1)])
+def test_gradients_do_not_depend_on_how_a_value_lies_in_memory(order: tuple[int, ...]) -> None:
+    plain = torch.randn(3, 8, 5, 4, generator=torch.Generator().manual_seed(0))
+    given = torch.randn(plain.shape, generator=torch.Generator().manual_seed(1))
+    back = tuple(order.index(axis) for axis in range(4))
+    lying = plain.permute(order).contiguous().permute(back)
+    assert torch.equal(lying, plain)
+    gradients = []
+    for x in (plain, lying):
+        rounding = RoundedValue(SCHEMES["int8"])
+        rounding(plain)
+        assert rounding.settle()
+        x = x.clone().requires_grad_()
+        rounding(x).backward(given)
+        assert x.grad is not None
+        assert rounding.step is not None
+        assert rounding.step.grad is not None
+        gradients.append((x.grad, rounding.step.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-4, atol=1e-4)
 
 
 def _start(weight: list[list[float]], step: float) -> tuple[Any, torch.Tensor, None]:

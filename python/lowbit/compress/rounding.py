@@ -263,13 +263,19 @@ class _Round(torch.autograd.Function):
             y = _nearest(x, steps, low, high, None)
             scale = float(steps)
             inner = torch.ops.aten.hardtanh_backward(gradient, x, low * scale, high * scale)
-            share = torch.dot(gradient.flatten(), y.flatten()) - torch.dot(inner.flatten(), x.flatten())
+            share = _dot(gradient, y) - _dot(inner, x)
         else:
             inner = torch.where(x.clamp(low * steps, high * steps) == x, gradient, 0)
             share = (torch.linalg.vecdot(gradient, y) - torch.linalg.vecdot(inner, x))[..., None]
             squares = torch.linalg.vecdot(x, x)[..., None]
             share = share * (math.sqrt(x.shape[-1]) / squares.clamp(min=LEAST))
         return inner, share / steps, None, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of products, in the order in which `b` lies in memory: no copy where channels are last."""
+    order = sorted(range(b.dim()), key=b.stride, reverse=True)
+    return torch.dot(a.permute(order).flatten(), b.permute(order).flatten())
 
 
 def _nearest(x: Tensor, steps: Tensor, low: int, high: int, halves: Tensor | None) -> Tensor:
