@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lowbit
-from lowbit.compress import Iterative, prune, refit
-from lowbit.compress.chain import Link, attach
+from lowbit.compress import Iterative, prune, qat, refit
+from lowbit.compress.chain import Link, attach, links
+from lowbit.compress.feedback import with_feedback
 from lowbit.compress.refit import DAMPING
+from lowbit.compress.rounding import RoundedWeight, start
 from lowbit.errors import CalibrationError, InputError
 from lowbit.graph.ir import Weight
+from lowbit.quantization.few_bits import EIGHT, Width
+from lowbit.quantization.schemes import SCHEMES
 from lowbit.runtime import format
 
 
@@ -233,6 +237,10 @@ def test_what_does_not_fit_is_told_and_leaves_nothing_behind() -> None:
     layer = nn.Linear(16, 16)
     with pytest.raises(InputError, match="no weight of the net is zero"):
         refit(layer, [x])
+    rounded = copy.deepcopy(layer)
+    qat(rounded, x[:1], calibration=[x])
+    with pytest.raises(InputError, match="rounded in training: pass dense="):
+        refit(rounded, [x])
     dense = copy.deepcopy(layer)
     pruning = prune(layer, 0.5)
     with pytest.raises(CalibrationError, match="batch 1: "):
@@ -271,3 +279,66 @@ def test_layers_that_torch_does_not_call_are_told() -> None:
     prune(net, 0.5)
     with pytest.warns(UserWarning, match=r"not refit: attention\.out_proj"):
         refit(net, [x])
+
+
+WIDTHS = {
+    "int8": EIGHT,
+    "int4-g32": Width(group_size=32, note="", bits=4),
+    "int3-g32": Width(group_size=32, note="", bits=3),
+    "ternary": Width(group_size=96, note="", bits=2),
+    "binary": Width(group_size=96, note="", bits=1),
+    "pow2": Width(group_size=0, note="", bits=4, values="pow2"),
+}
+
+
+def rounded_by(layer: nn.Module, scheme: str) -> RoundedWeight:
+    """As `qat` rounds its weight."""
+    link = RoundedWeight(*start(layer.weight, WIDTHS[scheme], SCHEMES[scheme]))
+    attach(layer, link)
+    return link
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    scheme=st.sampled_from([*WIDTHS]),
+    is_conv=st.booleans(),
+    has_bias=st.booleans(),
+    share=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_codes_make_up_for_each_other(scheme: str, is_conv: bool, has_bias: bool, share: float, seed: int) -> None:
+    """Of correlated inputs, outputs are nearer than those of nearest codes, and zeros stay."""
+    torch.manual_seed(seed)
+    share = 0.0 if scheme in ("binary", "int3-g32") else share  # which have no code for zero
+    layer: nn.Module = nn.Conv2d(32, 16, 3, bias=has_bias) if is_conv else nn.Linear(96, 16, bias=has_bias)
+    shape = (32, 5, 4) if is_conv else (96,)
+    x = (torch.randn(160, 24) @ torch.randn(24, int(np.prod(shape))) + 0.2).reshape(160, *shape)
+    dense = copy.deepcopy(layer)
+    if share:
+        prune(layer, share, pattern="1x4")
+    rounded_by(layer, scheme)
+    target = dense(x).detach()
+    masked = links(layer)[0].mask.logical_not() if share else torch.zeros_like(dense.weight, dtype=torch.bool)
+    before = (layer(x) - target).square().mean().detach()
+    refit(layer, [x], dense=dense)
+    assert (layer(x) - target).square().mean() < 0.7 * before
+    assert (layer.weight[masked] == 0).all()
+
+
+def test_a_row_is_rounded_as_the_paper_does() -> None:
+    """One weight after the other, each error to those behind it by the inverse of what is left."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 12) @ torch.randn(12, 12)
+    link = rounded_by(nn.Linear(12, 4, bias=False), "int8")
+    weight, h = torch.randn(4, 12).double() * 0.3, (x.T @ x).double() / 50 + 0.1 * torch.eye(12)
+    found, codes = with_feedback(weight, h, link=link, shape=torch.Size([4, 12]), kept=torch.ones(4, 12).bool())
+    step, offset = link.lattice(torch.Size([4, 12]))
+    rest, left = weight.clone(), h.diagonal().argsort(descending=True).tolist()
+    while left:
+        at, inverse = left[0], torch.linalg.inv(h[left][:, left])
+        rounded = link.nearest(rest[:, at].float(), step[:, at], offset[:, at])
+        torch.testing.assert_close(found[:, at], rest[:, at], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(codes[:, at], rounded.double(), rtol=0, atol=1e-6)
+        rest[:, left] -= ((rest[:, at] - rounded) / inverse[0, 0])[:, None] * inverse[0]
+        left = left[1:]
+    assert torch.equal(link(found.float()), codes.float())

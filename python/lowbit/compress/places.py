@@ -11,6 +11,7 @@ that is computed once more for its gradients, that is the block). Copies of the 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -44,8 +45,7 @@ class Hooks:
 
     def __init__(self, net: nn.Module, act: Act, *, functions: bool) -> None:
         self._act, self._functions = act, functions
-        self._scopes: list[_Scope] = []
-        self._mode: ExitStack | None = None
+        self._running = _Running()
         hidden = {id(part) for each in net.modules() if isinstance(each, parametrize.ParametrizationList)
                   for part in each.modules()}  # fmt: skip
         self._paths = {module: path for path, module in net.named_modules() if id(module) not in hidden}
@@ -69,8 +69,7 @@ class Hooks:
             self._reset()
             args, kwargs = self._changed((args, kwargs), "", INPUT)
         if not self._scopes and self._functions:
-            self._mode = ExitStack()
-            self._mode.enter_context(_Functions(self))
+            self._running.mode.enter_context(_Functions(self))
         self._scopes.append(_Scope(path, is_leaf=_is_leaf(module)))
         return args, kwargs
 
@@ -84,9 +83,11 @@ class Hooks:
 
     def _reset(self) -> None:
         self._scopes.clear()
-        if self._mode is not None:
-            self._mode.close()
-            self._mode = None
+        self._running.mode.close()
+
+    @property
+    def _scopes(self) -> list[_Scope]:
+        return self._running.scopes
 
     def called(self, name: str, result: Any) -> Any:
         """What a function of torch gave, changed."""
@@ -105,6 +106,17 @@ class Hooks:
             return self._act(place, value)
 
         return pytree.tree_map(leaf, values)
+
+
+class _Running(threading.local):
+    """What runs in a thread, the outermost first; what waits there for its end. A copy has none."""
+
+    def __init__(self) -> None:
+        self.scopes: list[_Scope] = []
+        self.mode = ExitStack()
+
+    def __reduce__(self) -> tuple[type[_Running], tuple[()]]:
+        return _Running, ()
 
 
 class _Scope:

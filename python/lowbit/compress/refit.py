@@ -1,10 +1,11 @@
-"""Gives the weights that pruning kept the numbers with which each layer comes nearest to what it was.
+"""Gives the weights of pruned and rounded layers the numbers with which each layer comes nearest to what it was.
 
 Over the calibration data, an output of a dense layer is y = v . x, of the pruned one w . z: z is what the layer meets
 after all pruned layers before it, so that it makes up for what those lost. The least squares of y - w . z over the kept
 w are the solution of (H + d I) w = c + d v with H = E[z z^T] and c = E[y z], restricted to what is kept. Rows that keep
 the same inputs, four of them with 4x4 blocks, share one factor of the lesser part of H, of what is kept, or of H^-1, of
-what is zero. A constant input stands for the bias.
+what is zero. A constant input stands for the bias. Of a layer that training rounds, weights are then rounded one after
+the other (`feedback.py`).
 
 Layers are refit one after the other in one run through the net (`lockstep.py`). Sources: of the least squares, He et
 al. 2017, "Channel pruning" (arXiv:1707.06168), and Frantar and Alistarh 2023, "SparseGPT" (arXiv:2301.00774).
@@ -26,11 +27,15 @@ from torch import Tensor, nn
 from ..errors import CalibrationError, InputError
 from .batches import Batch, batches, repeatable, watched
 from .chain import is_free, links, original
+from .feedback import with_feedback
 from .gather import Prunable, layer_of, met_by, rows_of
 from .lockstep import Walk, stopping, walking
 from .prune import Masked
+from .rounding import RoundedWeight
 
 Net = TypeVar("Net", bound=nn.Module)
+Rounding = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of float weights [N, K], by their inputs' moments: the floats to round, and what they become."""
 TOGETHER = 4096
 """Rows that are multiplied together: adding a matrix of moments costs as much as a hundred rows."""
 DAMPING = 0.1
@@ -42,21 +47,22 @@ def refit(net: Net, calibration: Iterable[Any], *, dense: nn.Module | None = Non
 
     Right after pruning it gives back much of what was lost, in seconds and without labels; training then starts from
     there. Zeros stay zero, and `lowbit.convert` with calibration data rounds what is refit with the same second
-    moments in mind. Every batch's state at one layer is held at a time.
+    moments in mind. Layers that `lowbit.compress.qat` rounds, pruned or not, get the codes that come nearest with the
+    steps that they have. Every batch's state at one layer is held at a time.
 
     Args:
-        net: The pruned module, in place: with masks, or with zeros in its weights.
+        net: The module, in place: with masks, with zeros in its weights, or rounded in training.
         calibration: Batches as `lowbit.convert` takes them: some thousand rows (tokens, pixels) in all, more than a
             layer has inputs.
-        dense: The module before it was pruned. None: the numbers that masks hide, which are the dense ones until the
-            net is trained or refit.
+        dense: The module before it was pruned and rounded. None: the numbers that masks hide, which are the dense ones
+            until the net is trained or refit; a net that is rounded needs it.
         damping: How strongly weights are held to their dense numbers, as a share of the mean squared input.
 
     Returns:
         The module.
 
     Raises:
-        InputError: Nothing is pruned, nothing says what the dense weights are, or `dense` is another net.
+        InputError: Nothing is pruned or rounded, nothing says what the dense weights are, or `dense` is another net.
         CalibrationError: Batches that the module cannot take, or numbers that are not finite.
 
     Examples:
@@ -123,8 +129,10 @@ class _Layers:
                 sums.add(rows_of(module, walk.x), rows_of(before, other.x))
         if not sums.are_finite():
             raise CalibrationError(f"the inputs of {name!r} are not finite")
-        new, bias = sums.solve(_rows(before.weight), before.bias, _rows(self._kept[name]), self._damping)
-        weight = original(module)
+        weight, kept = original(module), _rows(self._kept[name])
+        link = _rounding(module)
+        rounding = None if link is None else partial(with_feedback, link=link, shape=weight.shape, kept=kept)
+        new, bias = sums.solve(_rows(before.weight), before.bias, kept, self._damping, rounding)
         weight.copy_(torch.where(self._kept[name], new.reshape(weight.shape).to(weight), weight))
         if bias is not None and module.bias is not None:
             module.bias.copy_(bias)
@@ -161,8 +169,10 @@ class _Sums:
         self._multiply()
         return all(isinstance(each, Tensor) and bool(each.isfinite().all()) for each in (self._own, self._across))
 
-    def solve(self, dense: Tensor, bias: Tensor | None, kept: Tensor, damping: float) -> tuple[Tensor, Tensor | None]:
-        """Weights [N, K], zero where not kept, and the bias."""
+    def solve(
+        self, dense: Tensor, bias: Tensor | None, kept: Tensor, damping: float, rounding: Rounding | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weights [N, K], zero where not kept, and the bias, which makes up for what rounding moves on the whole."""
         assert isinstance(self._own, Tensor)
         assert isinstance(self._across, Tensor)
         h, depth = self._own / self._count, dense.shape[1]
@@ -172,8 +182,14 @@ class _Sums:
             kept = torch.cat([kept, kept.new_ones(len(kept), 1)], 1)
         pull = torch.zeros(len(h), dtype=h.dtype, device=h.device)
         pull[:depth] = damping * h.diagonal()[:depth].mean().clamp(min=torch.finfo(torch.float32).tiny)
-        found = _restricted(h + pull.diag(), towards @ (self._across / self._count) + towards * pull, kept)
-        return found[:, :depth], found[:, depth] if self._has_bias else None
+        h = h + pull.diag()
+        found = _restricted(h, towards @ (self._across / self._count) + towards * pull, kept)
+        weight, rest = found[:, :depth], found[:, depth] if self._has_bias else None
+        if rounding is None:
+            return weight, rest
+        inputs, ones = h[:depth, :depth], h[:depth, depth:]  # a bias that follows takes the mean out of the inputs
+        weight, rounded = rounding(weight, inputs - ones @ ones.T if self._has_bias else inputs)
+        return weight, None if rest is None else rest + (found[:, :depth] - rounded) @ ones[:, 0]
 
 
 def _restricted(h: Tensor, c: Tensor, kept: Tensor) -> Tensor:
@@ -211,16 +227,24 @@ def _kept(net: nn.Module) -> dict[str, Tensor]:
     for name, module in net.named_modules():
         if isinstance(module, Prunable) and is_free(module) and getattr(module, "groups", 1) == 1:
             kept = next((link.mask for link in links(module) if isinstance(link, Masked)), original(module) != 0)
-            if not kept.all():
+            if not kept.all() or _rounding(module) is not None:
                 found[name] = kept
     if not found:
         raise InputError("no weight of the net is zero: prune it before (lowbit.compress.prune)")
     return found
 
 
+def _rounding(module: nn.Module) -> RoundedWeight | None:
+    """What rounds a layer's weight in training."""
+    return next((link for link in links(module) if isinstance(link, RoundedWeight)), None)
+
+
 def _dense_of(net: nn.Module, dense: nn.Module | None, kept: Mapping[str, Tensor]) -> nn.Module:
     """The net that layers are to be like."""
     if dense is None:
+        rounded = [name for name in kept if _rounding(net.get_submodule(name)) is not None]
+        if rounded:
+            raise InputError(f"{rounded[:5]} are rounded in training: pass dense=, the net before that")
         bare = [name for name in kept if not any(isinstance(link, Masked) for link in links(net.get_submodule(name)))]
         if bare:
             raise InputError(f"no mask hides the dense weights of {bare[:5]}: pass dense=, the net before pruning")

@@ -126,6 +126,20 @@ class RoundedWeight(Link):
         rounded = _round(shifted, steps, self.form.low, self.form.high, self.halves)
         return self._shaped(rounded if offsets is None else rounded + offsets[..., None], weight)
 
+    def lattice(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """The step and the offset of each weight of a layer's [N, ...]."""
+        steps, offsets = self.steps().detach(), self.offsets()
+        like = torch.empty(shape, device=steps.device)
+        spread = [
+            self._shaped(each.detach()[..., None].expand_as(self._grouped(like)), like)
+            for each in (steps, torch.zeros_like(steps) if offsets is None else offsets)
+        ]
+        return spread[0], spread[1]
+
+    def nearest(self, weight: Tensor, steps: Tensor, offsets: Tensor) -> Tensor:
+        """What `forward` rounds weights to that have these steps and offsets."""
+        return _nearest(weight - offsets, steps, self.form.low, self.form.high, self.halves) + offsets
+
     def codes(self, weight: Tensor) -> Tensor:
         """The codes of what `forward` gave, int8 of its shape: of a table, their places in it."""
         rows, offsets = self._grouped(weight), self.offsets()
