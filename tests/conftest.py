@@ -16,8 +16,12 @@ cost.this_level = lambda: "avx512vnni"  # decisions that tests look at are the s
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With `-n` the tests fill the cores: torch and BLAS take one thread in each worker and in what it starts."""
+    """With `-n` the tests fill the cores: torch and BLAS take one thread in each worker and in what it starts.
+
+    lowbit, which would heed that, too, keeps those that it is tested with.
+    """
     if config.getoption("numprocesses", None):
+        os.environ.setdefault("LOWBIT_THREADS", str(len(os.sched_getaffinity(0))))
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -298,13 +298,17 @@ def test_a_forked_child_runs_the_session_and_so_does_the_parent() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
 def test_affinity_limits_the_threads() -> None:
-    printed = script("""
+    printed = script(
+        """
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         before = len(os.listdir("/proc/self/task"))
         session = builder.finish()
         session.run([x])
         print(_core.cpu()["threads"], session.threads, len(os.listdir("/proc/self/task")) - before)
-    """)
+    """,
+        LOWBIT_THREADS="",
+        OMP_NUM_THREADS="",
+    )
     assert printed == "1 1 0\n"
 
 
@@ -326,6 +330,8 @@ def test_the_process_ends_while_a_thread_still_runs() -> None:
 def test_environment_variables() -> None:
     show = 'print(_core.cpu()["threads"], builder.finish().isa)'
     assert script(show, LOWBIT_THREADS="1", LOWBIT_ISA="scalar") == "1 scalar\n"
+    assert script(show, OMP_NUM_THREADS="1", LOWBIT_THREADS="", LOWBIT_ISA="scalar") == "1 scalar\n"
+    assert script(show, OMP_NUM_THREADS="1", LOWBIT_THREADS="2", LOWBIT_ISA="scalar") == "2 scalar\n"
     complain = """
         from lowbit.errors import EnvironmentVariableError
         try:

@@ -212,13 +212,24 @@ int affinity() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+// OMP_NUM_THREADS, by which Ray, Spark and Dask say how many CPUs a worker has without pinning it to them. Of a list,
+// one for each level of nesting, the first counts. What is no number is left to OpenMP to complain of.
+int openmp_threads() {
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  if (text == nullptr) return kMaxThreads;
+  while (std::isspace(static_cast<unsigned char>(*text))) ++text;
+  int value = 0;
+  const auto parsed = std::from_chars(text, text + std::strlen(text), value);
+  return parsed.ec == std::errc() && value >= 1 ? std::min(value, kMaxThreads) : kMaxThreads;
+}
+
 }  // namespace
 
 int available_threads() { return std::clamp(std::min(affinity(), cgroup_quota()), 1, kMaxThreads); }
 
 int default_threads() {
   const char* text = std::getenv("LOWBIT_THREADS");
-  if (text == nullptr || *text == '\0') return available_threads();
+  if (text == nullptr || *text == '\0') return std::min(available_threads(), openmp_threads());
   int value = 0;
   const char* end = text + std::strlen(text);
   const auto parsed = std::from_chars(text, end, value);

@@ -90,5 +90,23 @@ TEST(default_threads_reads_the_environment) {
   unsetenv("LOWBIT_THREADS");
 }
 
+TEST(default_threads_heeds_what_openmp_is_told) {
+  setenv("OMP_NUM_THREADS", "1", 1);
+  CHECK(default_threads() == 1);
+  for (const char* one : {" 1", "1,4", "1 , 2"}) {
+    setenv("OMP_NUM_THREADS", one, 1);
+    CHECK(default_threads() == 1);
+  }
+  for (const char* no_limit : {"1024", "", "0", "-1", "many", "99999999999"}) {
+    setenv("OMP_NUM_THREADS", no_limit, 1);
+    CHECK(default_threads() == available_threads());
+  }
+  setenv("OMP_NUM_THREADS", "1", 1);
+  setenv("LOWBIT_THREADS", "3", 1);
+  CHECK(default_threads() == 3);
+  unsetenv("LOWBIT_THREADS");
+  unsetenv("OMP_NUM_THREADS");
+}
+
 }  // namespace
 }  // namespace lowbit::test

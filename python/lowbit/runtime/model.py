@@ -255,7 +255,8 @@ def load(
 
     Args:
         path: The file.
-        threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
+        threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use (OMP_NUM_THREADS
+            heeded).
         allow_torch: Whether the file may hold segments that run in torch (`fallback="torch"` of `lowbit.convert`).
             Their programs come from the file, so only for files that you trust.
         limits: What the model may take of memory, work and time; None: `Limits()`, for files that you do not know.

@@ -38,7 +38,8 @@ class Session:
 
     Args:
         graph: The graph.
-        threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use.
+        threads: Of one call, at most; None: LOWBIT_THREADS, else as many as the process may use (OMP_NUM_THREADS
+            heeded).
         isa: Caps the instruction set: "scalar", "avx2", "avxvnni" or "avx512vnni"; None: LOWBIT_ISA, else the best.
         limits: What it may take of memory, work and time; None: `Limits()`.
         allow_torch: Whether the graph may hold segments that run in torch; only for graphs that you trust.
