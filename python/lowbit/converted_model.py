@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -365,6 +366,14 @@ class ConvertedModel(Model):
         if self._make is not None:
             return "<lowbit.Model, captured at the first call>"
         return super().__repr__()
+
+
+def told(model: ConvertedModel, **facts: Any) -> ConvertedModel:
+    """The model, with something else told of it: fields of its `Meta`."""
+    made = copy.copy(model)
+    made.meta = replace(model.meta, **facts)
+    made._conversion = replace(model._conversion, meta=made.meta)
+    return made
 
 
 def _unpickled(data: bytes, classes: Mapping[str, type], threads: int | None, limits: Limits) -> ConvertedModel:

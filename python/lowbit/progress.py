@@ -18,8 +18,14 @@ class Reporter(Protocol):
 
 
 @contextmanager
-def reporter(show: bool) -> Iterator[Reporter]:
-    """A function that shows how far a stage is, on a terminal only: rich's bar, or a plain line without rich."""
+def reporter(show: bool | Reporter) -> Iterator[Reporter]:
+    """A function that shows how far a stage is, on a terminal only: rich's bar, or a plain line without rich.
+
+    show: whether it does; or the function of a longer job, whose stage this is.
+    """
+    if callable(show):
+        yield show
+        return
     if not show or not sys.stderr.isatty():
         yield lambda stage, done, total, note="": None
         return

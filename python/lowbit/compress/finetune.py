@@ -86,7 +86,7 @@ def finetune(
     patience: int | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: bool | Reporter = True,
 ) -> History:
     """Train a module in place, with all that `parts` do to it, and leave it in eval mode.
 
@@ -119,7 +119,7 @@ def finetune(
             it was killed is lost, and the weights become those of an unbroken run, bit for bit, if the data come from
             torch's, NumPy's and Python's own random numbers. It also gets history.csv and history.json.
         seed: Of the shuffling of tensors and datasets.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal; or the function that shows it.
 
     Returns:
         What was done; also recorded on the net, for reports.

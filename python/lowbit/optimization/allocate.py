@@ -10,13 +10,13 @@ there is a conversion. Solved by HiGHS through SciPy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from .candidates import Choice, Plan, Price
+from .candidates import Choice, Plan, Price, price_of
 
 SECONDS, GAP = 4.0, 1e-3
 """What the solver may take, and how far its answer may be from the best, as a share."""
@@ -43,6 +43,19 @@ class Problem:
     prices: Mapping[str, Sequence[Price]]
     borders: Sequence[Border] = ()
     fixed: Mapping[str, float]
+
+    def state(self) -> dict[str, Any]:
+        """In values that JSON knows."""
+        return asdict(self)
+
+    @staticmethod
+    def of(state: Mapping[str, Any]) -> Problem:
+        """The problem whose `state` that was."""
+        return Problem(
+            prices={layer: [price_of(each) for each in prices] for layer, prices in state["prices"].items()},
+            borders=tuple(Border(**each) for each in state["borders"]),
+            fixed=state["fixed"],
+        )
 
     def plan(self, chosen: Mapping[str, Price]) -> Plan:
         """The plan of these prices, with what each layer might have been instead."""

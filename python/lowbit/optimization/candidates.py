@@ -130,11 +130,12 @@ class Plan(Mapping[str, Candidate]):
     def of(state: Mapping[str, Any]) -> Plan:
         """The plan whose `state` that was."""
         choices = {
-            layer: Choice(**{name: price and _price(price) for name, price in choice.items()})
+            layer: Choice(**{name: price and price_of(price) for name, price in choice.items()})
             for layer, choice in state["choices"].items()
         }
         return Plan(choices=choices, **{key: state[key] for key in ("microseconds", "bytes", "noise")})
 
 
-def _price(state: Mapping[str, Any]) -> Price:
+def price_of(state: Mapping[str, Any]) -> Price:
+    """The price whose values these are."""
     return Price(**{**state, "candidate": Candidate(**state["candidate"])})

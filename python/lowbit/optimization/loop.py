@@ -5,25 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from .. import _core
+from ..compress import History
+from ..compress.finetune import Loss
 from ..conversion import Request, check_budget, check_module, inputs_of, reiterable
-from ..converted_model import Conversion, ConvertedModel
+from ..converted_model import ConvertedModel, told
 from ..errors import AccuracyError, InputError
 from ..progress import Reporter, reporter
 from ..quantization import schemes
-from ..quantization.budget import SLACK, score_of
+from ..quantization.budget import score_of
 from ..quantization.cost import Costs, target_of
 from ..runtime.limits import OWN
 from ..runtime.meta import Evaluation
+from ..torch_internals import pytree
 from . import prices
 from .allocate import Problem, allocate
 from .candidates import Plan
-from .noises import noises
+from .noises import noises, noises_of, noises_state
 from .prices import Base
-from .result import Evaluated, Result
+from .result import Evaluated, Result, sizes_of, told_choices, told_trial
+from .rounds import Rounds, Training
+from .stages import Stages, identity, plain
+from .targets import Targets
+from .training import checked_options
 from .workshop import INT8, Workshop, file_bytes
 
 SMALL = 0.1
@@ -34,31 +45,6 @@ WIDEST = 1e-4
 """The least budget of noise, as a share of plain int8's."""
 ROUNDS = 4
 """How often a plan that misses its target when it is measured is made anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What was asked for. max_drop: inf where any drop will do."""
-
-    max_drop: float
-    microseconds: float = math.inf
-    bytes: float = math.inf
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the drop alone is a target, under which a model is to be as fast as it can be."""
-        return math.isinf(self.microseconds) and math.isinf(self.bytes)
-
-    def missed(self, each: Evaluated, reference: float) -> list[str]:
-        """What a model does not meet, in words."""
-        found = []
-        if each.drop > self.max_drop + SLACK * max(self.max_drop, abs(reference)):
-            found.append(f"its drop is {each.drop:.4g} of {self.max_drop:g}")
-        if each.microseconds > self.microseconds:
-            found.append(f"a call takes {each.microseconds / 1e3:.4g} ms of {self.microseconds / 1e3:.4g}")
-        if each.bytes > self.bytes:
-            found.append(f"its file has {each.bytes:,} bytes of {self.bytes:,.0f}")
-        return found
 
 
 def optimize(
@@ -72,7 +58,11 @@ def optimize(
     speedup: float | None = None,
     bytes: float | None = None,
     target: str | None = None,
+    train: Any = None,
+    loss: Loss | None = None,
+    finetune: Mapping[str, Any] | None = None,
     threads: int | None = None,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> Result:
     """Find what each layer should become, so that the model is as small and fast as asked, and no worse than allowed.
@@ -98,7 +88,16 @@ def optimize(
             data, all layers on codes.
         bytes: What the file may take.
         target: The instruction set that times are estimated for by the cost model; None: they are measured here.
+        train: Data to train on, as `compress.finetune` takes them. Where no model without training will do, or where
+            `max_drop` alone is asked for, plans are trained: with masks, rounded numbers, `net` as the teacher, and
+            labels where there are some, on the whole net and on narrower ones (`compress.shrink`). None: nothing is
+            trained.
+        loss: Of output and target, for `train`; None: cross entropy of labels that are integers, or the output's own.
+        finetune: Options of `compress.finetune` for `train`, such as `{"epochs": 20, "lr": 1e-3}`; "distill" holds
+            those of `compress.distill`.
         threads: Of one call, at most.
+        out: A directory. What each stage finds is kept there, so that a run that was killed goes on; at the end it
+            holds `model.lowbit` and `result.json`, too.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -107,6 +106,7 @@ def optimize(
     Raises:
         InputError: No target, or one that is no positive number; arguments that do not fit; no SciPy.
         AccuracyError: No model was found that meets all targets; the best one is attached.
+        OSError: `out` cannot be written.
         UnsupportedError: As `lowbit.convert`.
         CalibrationError: As `lowbit.convert`.
 
@@ -126,9 +126,29 @@ def optimize(
     inputs = example if example is not None else inputs_of(net, request.data)
     if inputs is None:
         raise InputError("lowbit.optimize needs example inputs: pass example=, or data= with batches of inputs")
+    training = None if train is None else Training(data=train, loss=loss, options=checked_options(finetune))
+    if training is None and not (loss is None and finetune is None):
+        raise InputError("loss and finetune say how to train: pass train=, the data to train on")
+    stages = Stages(out, _told_of(request, inputs, numbers, training))
     with reporter(progress) as report:
-        search = Optimization(request, inputs, report, is_estimated=target is not None)
+        search = Optimization(request, inputs, report, stages, is_estimated=target is not None, training=training)
         return search.run(targets_of(numbers, search.base))
+
+
+def _told_of(request: Request, inputs: Any, numbers: Mapping[str, float], training: Training | None) -> dict[str, Any]:
+    """What a run must agree with to go on, in plain values; of data and functions only whether they are given."""
+    shapes = [f"{each.dtype} {list(each.shape)}" for each in pytree.tree_leaves(inputs) if hasattr(each, "shape")]
+    return {
+        "net": identity(request.net),
+        "example": shapes,
+        **{name: numbers.get(name) for name in ("max_drop", "latency_ms", "speedup", "bytes")},
+        "target": request.target,
+        "threads": request.threads,
+        "data": request.data is not None,
+        "train": training is not None,
+        "finetune": None if training is None else plain(training.options),
+        "cpu": None if request.target is not None else _core.cpu()["model"],
+    }
 
 
 def asked(net: Any, *, data: Any, evaluate: Any, max_drop: Any, target: str | None, threads: int | None) -> Request:
@@ -179,18 +199,29 @@ def targets_of(numbers: Mapping[str, float], base: Base) -> Targets:
 
 @dataclass(kw_only=True, eq=False)
 class Trial:
-    """A model that was built, and scored if it was worth it."""
+    """A model that was scored. make: builds it, unless that was done already."""
 
     plan: Plan
-    made: Conversion
+    make: Callable[[], ConvertedModel]
     evaluated: Evaluated
+    history: History | None = None
 
 
 class Optimization:
     """The stages, each once: what layers may become, noises and costs, then plans that are built, measured, scored."""
 
-    def __init__(self, request: Request, inputs: Any, report: Reporter, *, is_estimated: bool) -> None:
-        self._request, self._report = request, report
+    def __init__(
+        self,
+        request: Request,
+        inputs: Any,
+        report: Reporter,
+        stages: Stages | None = None,
+        *,
+        is_estimated: bool,
+        training: Training | None = None,
+    ) -> None:
+        self._request, self._report, self._inputs = request, report, inputs
+        self._stages, self._training = stages or Stages(None, {}), training
         self.workshop = Workshop(request, inputs, report)
         self._costs = Costs(self.workshop.graph, None, request.target) if is_estimated else None
         self._scale = 1.0
@@ -200,7 +231,8 @@ class Optimization:
         prepared = self.workshop.prepared
         self._plain = self.workshop.build(self.workshop.whole(INT8))
         floats = ConvertedModel(prepared.conversion(prepared.floats))
-        self.base = prices.base(self.workshop, floats, ConvertedModel(self._plain), self._costs)
+        base = prices.base(self.workshop, floats, ConvertedModel(self._plain), self._costs)
+        self.base = replace(base, microseconds=self._stages.once("base", lambda: dict(base.microseconds)))
         self.problem: Problem | None = None
 
     def run(self, targets: Targets) -> Result:
@@ -209,19 +241,68 @@ class Optimization:
         self._first()
         search = self._fastest if targets.is_open else self._mildest
         search(targets)
+        is_met = any(self._holds(trial, targets) for trial in self.trials)
+        if self._training is not None and (targets.is_open or math.isinf(targets.max_drop) or not is_met):
+            self._train(self._training, targets)
         return self.result(targets)
 
     def weigh(self) -> Problem:
         """Noises and prices of all candidates."""
         if self.problem is None:
-            found = noises(self.workshop, self._report)
-            self.problem = prices.problem(self.workshop, found, self.base, self._costs, self._report)
+            found = self._stages.once("noises", lambda: noises_state(noises(self.workshop, self._report)))
+            known = noises_of(found)
+            state = self._stages.once(
+                "prices",
+                lambda: prices.problem(self.workshop, known, self.base, self._costs, self._report).state(),
+            )
+            self.problem = Problem.of(state)
         return self.problem
+
+    def _train(self, training: Training, targets: Targets) -> None:
+        """Train plans, in rounds."""
+        held = [trial.evaluated.microseconds for trial in self.trials if self._holds(trial, targets)]
+        rounds = Rounds(
+            net=self._request.net,
+            example=self._inputs,
+            training=training,
+            evaluate=self._score,
+            reference=self._reference,
+            targets=targets,
+            problem=self.weigh(),
+            problem_of=self._problem_of,
+            measure=self._time,
+            stages=self._stages,
+            start=min(held, default=self.base.microseconds["int8"]),
+            calibration=self._request.data,
+            settings={"target": self._request.target, "threads": self._request.threads},
+            report=self._report,
+        )
+        for found in rounds.run():
+            self.evaluations.append(found.evaluated)
+            assert found.evaluated.plan is not None
+            self.trials.append(
+                Trial(
+                    plan=found.evaluated.plan,
+                    make=partial(_given, found.model),
+                    evaluated=found.evaluated,
+                    history=found.history,
+                )
+            )
+
+    def _problem_of(self, net: nn.Module) -> Problem:
+        """Prices of a narrower net."""
+        request, costs = replace(self._request, net=net), None
+        workshop = Workshop(request, self._inputs, self._report)
+        if self._costs is not None:
+            costs = Costs(workshop.graph, None, request.target)
+        floats = ConvertedModel(workshop.prepared.conversion(workshop.prepared.floats))
+        base = prices.base(workshop, floats, ConvertedModel(workshop.build(workshop.whole(INT8))), costs)
+        return prices.problem(workshop, noises(workshop, self._report), base, costs, self._report)
 
     def _first(self) -> None:
         """Score float32 and plain int8."""
         assert self.problem is not None
-        self._reference = self._score(self.base.floats)
+        self._reference = self._stages.once("float32", lambda: self._score(self.base.floats))
         self.evaluations.append(
             Evaluated(
                 name="float32",
@@ -237,7 +318,7 @@ class Optimization:
             name: next(price for price in self.problem.prices[name] if price.candidate == each)
             for name, each in whole.items()
         }
-        self._scored("int8", self.problem.plan(chosen), self._plain, self.base.microseconds["int8"])
+        self._scored("int8", self.problem.plan(chosen), lambda plan: self.base.plain, self._plain_time)
 
     def _fastest(self, targets: Targets) -> None:
         """Budgets of noise between what plain int8 makes and none, or beyond where plain int8 holds."""
@@ -274,6 +355,7 @@ class Optimization:
             if plan is None:
                 plan = self._least(targets)
             trial = self.attempt(plan)
+            self._scale = trial.evaluated.microseconds / trial.plan.microseconds
             spare += max(0.0, trial.evaluated.bytes - targets.bytes)
             if trial.evaluated.microseconds <= targets.microseconds and trial.evaluated.bytes <= targets.bytes:
                 return
@@ -291,31 +373,41 @@ class Optimization:
         for trial in self.trials:
             if dict(trial.plan) == dict(plan):
                 return trial
-        made = self.workshop.build(plan, {name: reason(plan, name) for name in plan})
-        return self._scored(f"plan {len(self.trials)}", plan, made, self._time(plan, ConvertedModel(made)))
+        return self._scored(f"plan {len(self.trials)}", plan, self._build, self._time)
+
+    def _build(self, plan: Plan) -> ConvertedModel:
+        return ConvertedModel(self.workshop.build(plan, {name: reason(plan, name) for name in plan}))
+
+    def _plain_time(self, plan: Plan, model: ConvertedModel) -> float:
+        return self.base.microseconds["int8"]
 
     def _time(self, plan: Plan, model: ConvertedModel) -> float:
         if self._costs is not None:
             return plan.microseconds
         self._report("measure", len(self.trials), None)
         found = prices.measured(self.workshop, {"plain": self.base.plain, "plan": model})
-        taken = found["plan"] / found["plain"] * self.base.microseconds["int8"]  # the machine may have slowed down
-        self._scale = taken / plan.microseconds
-        return taken
+        return found["plan"] / found["plain"] * self.base.microseconds["int8"]  # the machine may have slowed down
 
-    def _scored(self, name: str, plan: Plan, made: Conversion, microseconds: float) -> Trial:
-        model = ConvertedModel(made)
-        score = self._score(model)
-        found = Evaluated(
-            name=name,
-            plan=plan,
-            score=score,
-            drop=self._reference - score,
-            microseconds=microseconds,
-            bytes=file_bytes(model),
-        )
-        self.evaluations.append(found)
-        self.trials.append(Trial(plan=plan, made=made, evaluated=found))
+    def _scored(
+        self,
+        name: str,
+        plan: Plan,
+        build: Callable[[Plan], ConvertedModel],
+        time: Callable[[Plan, ConvertedModel], float],
+    ) -> Trial:
+        """What a run that was killed had scored already is not built again, unless it is taken."""
+        make = cache(build)
+
+        def find() -> Any:
+            model = make(plan)
+            taken, score, size = time(plan, model), self._score(model), file_bytes(model)
+            return {"plan": plan.state(), "score": score, "microseconds": taken, "bytes": size}
+
+        found = self._stages.once(name, find)
+        own = Plan.of(found.pop("plan"))
+        evaluated = Evaluated(name=name, plan=own, drop=self._reference - found["score"], **found)
+        self.evaluations.append(evaluated)
+        self.trials.append(Trial(plan=own, make=partial(make, own), evaluated=evaluated))
         return self.trials[-1]
 
     def _score(self, model: ConvertedModel) -> float:
@@ -332,18 +424,42 @@ class Optimization:
         if not held:
             raise self._missed(targets)
         best = min(held, key=self._cost if targets.is_open else lambda trial: trial.evaluated.drop)
-        return Result(model=self._told(best, targets), plan=best.plan, evaluations=tuple(self.evaluations))
+        return self._result(best, targets)
 
     def _cost(self, trial: Trial) -> float:
         base, own = self.base, trial.evaluated
         return own.microseconds / base.microseconds["int8"] + SMALL * own.bytes / base.bytes["int8"]
 
-    def _told(self, trial: Trial, targets: Targets) -> ConvertedModel:
-        """The model with what was tried in its `meta`."""
-        made = trial.made
-        allowed = targets.max_drop if math.isfinite(targets.max_drop) else None
-        told = tuple(_evaluation(each) for each in self.evaluations)
-        return ConvertedModel(replace(made, meta=replace(made.meta, evaluations=told, max_drop=allowed)))
+    def _result(self, best: Trial, targets: Targets) -> Result:
+        """With all that came out in the model's `meta`, and in the run's directory."""
+        made = best.make()
+        sizes = sizes_of(self.evaluations, best.evaluated, made)
+        goal = {"milliseconds": targets.microseconds / 1e3, "bytes": targets.bytes}
+        facts: dict[str, Any] = {
+            "max_drop": targets.max_drop if math.isfinite(targets.max_drop) else None,
+            "goal": {name: value for name, value in goal.items() if math.isfinite(value)} or None,
+            "sizes": sizes,
+            "evaluations": tuple(_evaluation(each) for each in self.evaluations),
+            "trials": tuple(
+                told_trial(each, not targets.missed(each, self._reference), each is best.evaluated)
+                for each in self.evaluations
+            ),
+            "choices": tuple(told_choices(best.plan)),
+        }
+        result = Result(
+            model=_fitting(made, facts, targets.bytes),
+            plan=best.plan,
+            evaluations=tuple(self.evaluations),
+            taken=best.evaluated,
+            sizes=sizes,
+            history=best.history,
+            facts=facts,
+        )
+        folder = self._stages.at("model.lowbit")
+        if folder is not None:
+            result.model.save(folder)
+            self._stages.keep("result", result.state())
+        return result
 
     def _missed(self, targets: Targets) -> AccuracyError:
         def distance(trial: Trial) -> tuple[int, float]:
@@ -352,12 +468,12 @@ class Optimization:
             return round(1e3 * (far - 1)), own.drop
 
         best = min(self.trials, key=distance)
-        own = best.evaluated
+        own, result = best.evaluated, self._result(best, targets)
         return AccuracyError(
             f"no model meets all targets: of {len(self.trials)} that were scored, the best misses "
             f"{'; '.join(targets.missed(own, self._reference))}. Allow more, pass more representative data, or give "
             "train= so that the plan is trained; the best model is this error's `model`.",
-            model=self._told(best, targets),
+            model=result.model,
             score=own.score,
             drop=own.drop,
         )
@@ -368,6 +484,19 @@ def reason(plan: Plan, layer: str) -> str:
     taken = plan.choices[layer].taken
     share = taken.noise / plan.noise if plan.noise > 0 else 0.0
     return f"planned as {taken.candidate.name}: {taken.microseconds:.1f} us, {100 * share:.2g} % of the noise"
+
+
+def _given(model: ConvertedModel) -> ConvertedModel:
+    return model
+
+
+def _fitting(model: ConvertedModel, facts: Mapping[str, Any], most: float) -> ConvertedModel:
+    """The model with all that is told of it, or as much as leaves its file within the limit."""
+    for left_out in ((), ("choices",), ("choices", "evaluations"), tuple(facts)):
+        made = told(model, **{key: value for key, value in facts.items() if key not in left_out})
+        if file_bytes(made) <= most:
+            break
+    return made
 
 
 def _evaluation(each: Evaluated) -> Evaluation:

@@ -12,6 +12,8 @@ Of weights that are left out, e is that of the best other numbers for those that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -163,3 +165,13 @@ def _least(part: Array, gram: Array, kept: Array) -> float:
     across = gone @ gram[np.ix_(~kept, kept)]
     own = float(np.vdot(gone @ gram[np.ix_(~kept, ~kept)], gone))
     return max(own - float(np.vdot(across, np.linalg.solve(gram[np.ix_(kept, kept)], across.T).T)), 0.0)
+
+
+def noises_state(found: Mapping[str, Mapping[Candidate, float]]) -> dict[str, Any]:
+    """In values that JSON knows."""
+    return {layer: [[asdict(each), noise] for each, noise in own.items()] for layer, own in found.items()}
+
+
+def noises_of(state: Mapping[str, Any]) -> dict[str, dict[Candidate, float]]:
+    """Those whose state that was."""
+    return {layer: {Candidate(**each): noise for each, noise in own} for layer, own in state.items()}

@@ -7,6 +7,7 @@ leaves in float32 stays as it is.
 from __future__ import annotations
 
 import copy
+import glob
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from inspect import signature
@@ -15,12 +16,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..compress import Cubic, Distillation, History, Part, distill, finalize, finetune, prune, qat
+from ..compress import (
+    Cubic,
+    Distillation,
+    History,
+    Part,
+    Pruning,
+    Qat,
+    Schedule,
+    distill,
+    finalize,
+    finetune,
+    prune,
+    qat,
+)
 from ..compress.batches import batches
 from ..compress.finetune import Loss, loader_of, own_loss
 from ..conversion import convert
 from ..converted_model import ConvertedModel
 from ..errors import InputError
+from ..progress import Reporter
 from ..quantization.schemes import SCHEMES, Scheme
 from .candidates import Candidate
 
@@ -35,7 +50,7 @@ OWN = ("parts", "evaluate", "checkpoint", "progress", "loss")
 
 def scheme_of(plan: Mapping[str, Candidate]) -> dict[str, Scheme]:
     """As `convert` and `qat` take it: each layer has what the plan says, be it the first, the last or a small one."""
-    return {layer or "*": _exact(SCHEMES[taken.scheme]) for layer, taken in plan.items()}
+    return {glob.escape(layer) or "*": _exact(SCHEMES[taken.scheme]) for layer, taken in plan.items()}
 
 
 def _exact(scheme: Scheme) -> Scheme:
@@ -55,7 +70,7 @@ def train_plan(
     options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
-    progress: bool = True,
+    progress: bool | Reporter = True,
 ) -> History:
     """Train `net` in place as the plan says, and finalize it: `finished` converts it.
 
@@ -74,7 +89,7 @@ def train_plan(
         options: Arguments of `compress.finetune`, and "distill", those of `compress.distill`.
         settings: Other arguments of `lowbit.convert`.
         checkpoint: A directory; a run goes on where it was.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal; or the function that shows it.
 
     Returns:
         What training did.
@@ -88,11 +103,8 @@ def train_plan(
     first = next(iter(batches(net, loader)))
     steps = given["epochs"] * (count if count is not None else sum(1 for _ in loader))
     is_classified = loss is None and _is_label(_labels(first.target))
-    parts: list[Part] = [*_prunings(net, plan, max(int(steps * PRUNED), 1))]
-    schemes = scheme_of(plan)
-    if not all(scheme.is_float for scheme in schemes.values()):
-        soon, late = min(100, max(steps // 10, 1)), int(steps * FROZEN)
-        parts.append(qat(net, example, scheme=schemes, calibration=calibration, observe=soon, freeze=late))
+    parts: list[Part] = [*masked(net, plan, Cubic(steps=max(int(steps * PRUNED), 1)))]
+    parts += rounded(net, plan, example, calibration, observe=min(100, max(steps // 10, 1)), freeze=int(steps * FROZEN))
     parts.append(_taught(net, teacher, taught, soft=is_classified))
 
     def score(each: nn.Module) -> Any:
@@ -128,16 +140,25 @@ def checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**DEFAULTS, **(options or {})}
 
 
-def _prunings(net: nn.Module, plan: Mapping[str, Candidate], steps: int) -> list[Part]:
-    """One for each pattern and share of zeros."""
+def masked(net: nn.Module, plan: Mapping[str, Candidate], schedule: Schedule | None) -> list[Pruning]:
+    """The plan's masks on a net, one handle for each pattern and share of zeros; without a schedule all at once."""
     groups: dict[tuple[str, float], list[str]] = {}
     for layer, taken in plan.items():
         if taken.pattern:
-            groups.setdefault((taken.pattern, taken.sparsity), []).append(layer or "*")
+            groups.setdefault((taken.pattern, taken.sparsity), []).append(glob.escape(layer) or "*")
     return [
-        prune(net, share, pattern=pattern, schedule=Cubic(steps=steps), modules=layers)
+        prune(net, share, pattern=pattern, schedule=schedule, modules=layers)
         for (pattern, share), layers in groups.items()
     ]
+
+
+def rounded(
+    net: nn.Module, plan: Mapping[str, Candidate], example: Any, calibration: Iterable[Any] | None, **more: Any
+) -> list[Qat]:
+    """The plan's rounding on a net, as `compress.qat` does it; none where all stays in float32."""
+    schemes = scheme_of(plan)
+    is_float = all(scheme.is_float for scheme in schemes.values())
+    return [] if is_float else [qat(net, example, scheme=schemes, calibration=calibration, **more)]
 
 
 def _taught(net: nn.Module, teacher: nn.Module, options: Mapping[str, Any], *, soft: bool) -> Distillation:

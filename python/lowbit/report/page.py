@@ -104,8 +104,8 @@ def _tiles(facts: Facts) -> Iterable[tuple[str, str, str]]:
     if shares:
         kinds = " and ".join(shares)
         yield f"{sum(shares.values()):.0%}", f"of operations in {kinds}", f"{len(facts.steps)} steps"
-    if facts.evaluations:
-        last = _final(facts)
+    if facts.evaluations or facts.trials:
+        last = next((row for row in facts.trials if row["taken"]), None) or _final(facts)
         drop = float(last["drop"])
         compared = "as float32" if drop == 0 else f"{abs(drop):.3g} {'below' if drop > 0 else 'above'} float32"
         yield f"{last['score']:.4g}", "score", compared
@@ -124,7 +124,7 @@ def _final(facts: Facts) -> Mapping[str, Any]:
     floats = {row["node"] for row in paid if row["scheme"] == "float32"}
     fours = sum(row["scheme"] in CODED[:-1] for row in facts.decisions)
     same = [row for row in facts.evaluations if set(row["float_layers"]) == floats and _fours(row) == fours]
-    return same[-1] if same else facts.evaluations[-1]
+    return (same or facts.evaluations or facts.trials)[-1]
 
 
 def _fours(evaluation: Mapping[str, Any]) -> int:
@@ -163,7 +163,7 @@ def _accuracy(facts: Facts) -> str:
 
 
 def _budget(facts: Facts) -> str:
-    if not facts.evaluations:
+    if not facts.evaluations or facts.trials:  # which tell of the same models, and more
         return ""
     first = float(facts.evaluations[0]["score"])
     limit = None if facts.max_drop is None else first - facts.max_drop
