@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .quantization.schemes import Scheme
     from .runtime.limits import Limits
     from .runtime.model import Model, load
+    from .runtime.predictor import Predictor
     from .runtime.session import Session
 
     __version__: str
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "quantize_",
     "Model",
+    "Predictor",
     "Session",
     "Scheme",
     "Limits",
@@ -64,6 +66,7 @@ _ROOMS = {
     "load": "runtime.model",
     "quantize_": "eager.in_place",
     "Model": "runtime.model",
+    "Predictor": "runtime.predictor",
     "Session": "runtime.session",
     "Scheme": "quantization.schemes",
     "Limits": "runtime.limits",
