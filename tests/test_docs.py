@@ -49,6 +49,14 @@ def test_every_generated_part_is_on_a_page(tables: ModuleType) -> None:
     assert used == set(tables.TABLES)
 
 
+def test_the_walk_through_is_its_example() -> None:
+    """Each block of docs/optimize.md stands in examples/optimize_digits.py, which is run (`test_examples.py`)."""
+    page, example = ((ROOT / name).read_text() for name in ("docs/optimize.md", "examples/optimize_digits.py"))
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    assert len(blocks) == 5
+    assert [block for block in blocks if block not in example] == []
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -52,6 +52,10 @@ def test_serve(converted: tuple[Path, str]) -> None:
     assert "a bad request: 400" in printed
 
 
+ROW = r"^[> ] (\S.*?) {2,}([-\d.e]+) +([-\d.e]+) +([-\d.e]+) +[\d,]+$"
+"""Of a printed result: what was scored, its score, drop, and milliseconds."""
+
+
 def scores(printed: str) -> list[tuple[float, float]]:
     """The pairs that follow `torch` and `lowbit`."""
     return [(float(a), float(b)) for a, b in re.findall(r"torch ([\d.]+), lowbit ([\d.]+)", printed)]
@@ -136,6 +140,21 @@ def test_qat_digits(tmp_path: Path) -> None:
     assert ternary_score >= float_score - 0.02
     assert ternary_score > float(rounded[1]) + 0.01
     assert f"file: {path.stat().st_size} bytes" in printed
+
+
+def test_optimize_digits(tmp_path: Path) -> None:
+    """So much faster, with a drop that holds; by the cost model. Less training than a reader's, and a larger drop."""
+    printed = run("optimize_digits.py", str(tmp_path), "1", "0.08", "avx2")
+    rows = {name: list(map(float, numbers)) for name, *numbers in re.findall(ROW, printed, re.M)}
+    taken = re.search(r"^> (\S.*?) {2,}", printed, re.M)
+    assert taken is not None
+    assert rows[taken[1]][2] <= rows["int8"][2] / 2.6
+    assert rows[taken[1]][1] <= 0.08
+    right, exact = map(float, re.findall(r"right: ([\d.]+); float32 ([\d.]+)", printed)[0])
+    assert right > exact - 0.1
+    assert right > 0.75
+    assert taken[1] in (tmp_path / "report.html").read_text()
+    assert re.search(r"^6 \w+", printed, re.M)
 
 
 def test_sentence_embeddings() -> None:

@@ -115,7 +115,7 @@ class Rounds:
         Raises:
             InputError: Data, options or a loss that do not fit.
         """
-        problems, widths, count = dict[float, Problem](), list(WIDTHS), 0
+        problems, widths, count = dict[float, Problem](), self._widths(), 0
         targets = replace(self.targets, microseconds=FASTER * self.start) if self.targets.is_open else self.targets
         while widths and count < ROUNDS:
             aim = self._aim(targets, widths[0], problems, f"round {count + 1} width {widths[0]:g}")
@@ -132,6 +132,14 @@ class Rounds:
             else:
                 targets = replace(targets, microseconds=FASTER * found.evaluated.microseconds)
 
+    def _widths(self) -> list[float]:
+        """Those that give nets of different sizes: channels come in whole multiples."""
+        found: dict[int, float] = {}
+        for width in WIDTHS:
+            if (small := self._narrowed(width)) is not None:
+                found.setdefault(sum(each.numel() for each in small.parameters()), width)
+        return list(found.values())
+
     # ---------------------------------------------------------------------------------------------------------- plans
 
     def _aim(self, targets: Targets, width: float, problems: dict[float, Problem], name: str) -> Aim | None:
@@ -139,8 +147,7 @@ class Rounds:
 
         def find() -> Any:
             small = self._narrowed(width)
-            if small is None:
-                return None
+            assert small is not None
             if width not in problems:
                 problems[width] = _trainable(self.problem if width == 1 else self.problem_of(small))
             plan = self._fitting(targets, small, problems[width])
