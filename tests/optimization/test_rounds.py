@@ -158,6 +158,34 @@ def test_a_run_that_is_done_gives_its_result_again(taught: nn.Sequential, xy: Xy
     assert torch.equal(again.result.model(xy[0]), whole.result.model(xy[0]))
 
 
+def test_convolutions_along_one_axis_and_numbers_instead_of_classes() -> None:
+    """Their masks, where zeros can be made, and a layer that is no module; a loss of one's own; without calibration."""
+
+    class Signals(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv1d(4, 64, 5, padding=2), nn.Conv1d(64, 64, 5, padding=2)
+            self.head = nn.Parameter(0.1 * torch.randn(32, 64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.second(self.first(x).relu()).relu().mean(2), self.head)
+
+    torch.manual_seed(0)
+    net, x = Signals().eval(), torch.randn(32, 4, 32)
+    target = net(x).detach()
+
+    def score(model: Any) -> float:
+        return -float((model(x) - target).detach().square().mean() / target.square().mean())
+
+    result = lowbit.optimize(
+        net, x[:4], evaluate=score, speedup=1.3, train=(x, target), loss=nn.functional.mse_loss, target="avx2",
+        finetune={"epochs": 1, "batch_size": 16}, threads=1, progress=False,
+    )  # fmt: skip
+    assert {"first", "second"} < set(result.plan)
+    assert any(each.trained for each in result.evaluations)
+    assert result.taken.score > -0.5
+
+
 def test_other_arguments_are_refused(taught: nn.Sequential, xy: Xy, tmp_path: Path) -> None:
     """By name, before anything is done; and options of training without data to train on."""
     optimized(taught, xy, bytes=1e6, train=None, finetune=None, out=tmp_path)

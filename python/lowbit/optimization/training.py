@@ -48,9 +48,16 @@ OWN = ("parts", "evaluate", "checkpoint", "progress", "loss")
 """Arguments of `compress.finetune` that are not for a person to give here."""
 
 
-def scheme_of(plan: Mapping[str, Candidate]) -> dict[str, Scheme]:
-    """As `convert` and `qat` take it: each layer has what the plan says, be it the first, the last or a small one."""
-    return {glob.escape(layer) or "*": _exact(SCHEMES[taken.scheme]) for layer, taken in plan.items()}
+def scheme_of(net: nn.Module, plan: Mapping[str, Candidate]) -> dict[str, Scheme]:
+    """As `convert` and `qat` take it: each layer has what the plan says, be it the first, the last or a small one.
+
+    Layers that are no modules of the net have no pattern, and stay as `qat` and `convert` leave them.
+    """
+    modules = dict(net.named_modules())
+    own = {glob.escape(layer) or "*": _exact(SCHEMES[each.scheme]) for layer, each in plan.items() if layer in modules}
+    if all(scheme.is_float for scheme in own.values()):
+        return {"*": SCHEMES["float32"]}
+    return own if "*" in own else {**own, "*": SCHEMES["int8"]}
 
 
 def _exact(scheme: Scheme) -> Scheme:
@@ -127,9 +134,7 @@ def train_plan(
 
 def finished(net: nn.Module, plan: Mapping[str, Candidate], example: Any, **more: Any) -> ConvertedModel:
     """The model of a net that was trained as the plan says; more: of `lowbit.convert`."""
-    schemes = scheme_of(plan)
-    is_float = all(scheme.is_float for scheme in schemes.values())
-    return convert(finalize(net), example, scheme="float32" if is_float else schemes, progress=False, **more)
+    return convert(finalize(net), example, scheme=scheme_of(net, plan), progress=False, **more)
 
 
 def checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def rounded(
     net: nn.Module, plan: Mapping[str, Candidate], example: Any, calibration: Iterable[Any] | None, **more: Any
 ) -> list[Qat]:
     """The plan's rounding on a net, as `compress.qat` does it; none where all stays in float32."""
-    schemes = scheme_of(plan)
+    schemes = scheme_of(net, plan)
     is_float = all(scheme.is_float for scheme in schemes.values())
     return [] if is_float else [qat(net, example, scheme=schemes, calibration=calibration, **more)]
 

@@ -220,7 +220,9 @@ def _weight_of(node: Node) -> str:
 def _may_own(module: nn.Module | None, shape: Sequence[int]) -> bool:
     """Whether it is the layer itself that a node with such a weight was captured from."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.dim() == len(shape)
+    return isinstance(weight, torch.Tensor) and (
+        weight.dim() == len(shape) or weight.numel() == math.prod(shape)  # a Conv1d is a Conv2d in the graph
+    )
 
 
 def _parameters(net: nn.Module) -> list[torch.Tensor]:
