@@ -217,7 +217,11 @@ class Prepared:
 
     def samples(self) -> Iterable[Feeds]:
         """What outputs may be compared on: the calibration data, else the inputs that the module was captured with."""
-        return [CalibrationData(self.captured, []).of_call(self.given)] if self.data is None else self.data
+        return [self.feeds()] if self.data is None else self.data
+
+    def feeds(self) -> dict[str, Array]:
+        """The inputs that the module was captured with."""
+        return CalibrationData(self.captured, []).of_call(self.given)
 
     def conversion(self, made: Quantized, **more: Any) -> Conversion:
         """What a converted model is made of. more: fields of its `Meta`."""

@@ -25,9 +25,9 @@ QUANTITIES = ("microseconds", "bytes", "noise")
 
 @dataclass(frozen=True, kw_only=True)
 class Border:
-    """Microseconds of the conversion where one of two neighbours works on codes.
+    """Microseconds where one of two neighbours works on codes.
 
-    to_codes: where the second does, to_float: where the first does.
+    to_codes: where the second does, whose input is converted. to_float: where the first does, which then makes floats.
     """
 
     first: str

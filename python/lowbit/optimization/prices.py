@@ -201,7 +201,7 @@ def _is_dynamic(workshop: Workshop, node: Node) -> bool:
 
 def _sizes(workshop: Workshop) -> dict[str, int]:
     """The sizes of the example inputs."""
-    return bind(workshop.graph, next(iter(workshop.prepared.samples())))
+    return bind(workshop.graph, workshop.prepared.feeds())
 
 
 def _profiled(workshop: Workshop, model: ConvertedModel) -> dict[str, float]:
@@ -244,11 +244,14 @@ def _borders(workshop: Workshop, alone: Costs) -> list[Border]:
             for maker in _makers(graph, value, owners) if value else ():
                 if _is_dynamic(workshop, maker):
                     continue
-                own = alone.layer(node, dynamic=False), alone.layer(maker, dynamic=False)
+                own, before = alone.layer(node, dynamic=False), alone.layer(maker, dynamic=False)
                 share = max(len(graph.consumers(maker.outputs[0])), 1)
                 key = owners[maker.name], owners[node.name]
                 border = Border(
-                    first=key[0], second=key[1], to_codes=own[0].to_codes / share, to_float=own[1].to_float / share
+                    first=key[0],
+                    second=key[1],
+                    to_codes=own.to_codes / share,
+                    to_float=max(before.int8_floats - before.int8, 0.0) / share,
                 )
                 found[key] = border
     return list(found.values())

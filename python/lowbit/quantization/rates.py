@@ -87,7 +87,7 @@ class Rates:
         return min(1.0, fixed + each * (1 - sparsity)) if pattern else 1.0
 
 
-SPARSE = {"4x4": (0.1, 1.8), "1x4": (0.1, 3.0)}
+SPARSE = {"4x4": (0.08, 1.2), "1x4": (0.1, 2.0)}
 """By pattern: of the dense layer's time, what takes a layer that is all zero, and what one without zeros takes more."""
 
 
