@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from ..runtime.meta import Evaluation
 from ..torch_internals import pytree
 from . import prices
 from .allocate import Problem, allocate
-from .candidates import Plan
+from .candidates import Candidate, Plan
+from .neighbours import AS_FAST, planned, returned, smaller
 from .noises import noises, noises_of, noises_state
 from .prices import Base
 from .result import Evaluated, Result, sizes_of, told_choices, told_trial
@@ -39,10 +40,16 @@ from .workshop import INT8, Workshop, file_bytes
 
 SMALL = 0.1
 """Of a model without a target but the drop: what its bytes count beside its time, each as a share of plain int8's."""
-STEPS = 8
+STEPS = 6
 """Budgets of noise that are tried."""
 WIDEST = 1e-4
 """The least budget of noise, as a share of plain int8's."""
+NEAR = 1.15
+"""Budgets that are so near each other give the same plans."""
+BEYOND = (1.2, 1.5, 1.9, 2.4, 3.0)
+"""Budgets that are tried beyond the noise of the best plan that holds, as shares of it."""
+BEST = 2
+"""Models that hold of which smaller ones are looked for."""
 ROUNDS = 4
 """How often a plan that misses its target when it is measured is made anew."""
 
@@ -234,6 +241,7 @@ class Optimization:
         base = prices.base(self.workshop, floats, ConvertedModel(self._plain), self._costs)
         self.base = replace(base, microseconds=self._stages.once("base", lambda: dict(base.microseconds)))
         self.problem: Problem | None = None
+        self._converted: Trial | None = None
 
     def run(self, targets: Targets) -> Result:
         """The best model within the targets. Raises AccuracyError."""
@@ -323,6 +331,7 @@ class Optimization:
     def _fastest(self, targets: Targets) -> None:
         """Budgets of noise between what plain int8 makes and none, or beyond where plain int8 holds."""
         first = self.trials[0]
+        self._converted = None if self._holds(first, targets) else self._returned(targets)
         low, high = WIDEST * first.plan.noise, first.plan.noise
         if self._holds(first, targets):
             low, high = high, 2 * high
@@ -330,11 +339,27 @@ class Optimization:
                 if not self._tries(high, targets):
                     break
                 low, high = high, 2 * high
-            else:
-                return
         for _ in range(STEPS):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if self._tries(middle, targets) else (low, middle)
+            if high > NEAR * low:
+                middle = math.sqrt(low * high)
+                low, high = (middle, high) if self._tries(middle, targets) else (low, middle)
+        for factor in BEYOND:  # scores do not fall evenly with noise: cheaper plans may hold where others did not
+            best = min((trial for trial in self.trials if self._holds(trial, targets)), key=self._cost, default=None)
+            if best is not None and best is not first:
+                self._tries(factor * best.plan.noise, targets)
+        held = sorted((trial for trial in self.trials if self._holds(trial, targets)), key=self._cost)
+        for trial in held[:BEST]:
+            any(self._holds(self.attempt(plan), targets) for plan in smaller(self.weigh(), trial.plan))
+
+    def _returned(self, targets: Targets) -> Trial:
+        """What `convert` comes to, which no model that is taken is worse than."""
+
+        def find() -> Any:
+            found = returned(self.workshop, self._score, self._reference, targets.max_drop, self._report)
+            return {name: candidate.scheme for name, candidate in found.items()}
+
+        kept = self._stages.once("returned", find)
+        return self.attempt(planned(self.weigh(), {name: Candidate(scheme=scheme) for name, scheme in kept.items()}))
 
     def _tries(self, noise: float, targets: Targets) -> bool:
         """Whether the fastest plan with so much noise holds."""
@@ -423,8 +448,19 @@ class Optimization:
         held = [trial for trial in self.trials if self._holds(trial, targets)]
         if not held:
             raise self._missed(targets)
-        best = min(held, key=self._cost if targets.is_open else lambda trial: trial.evaluated.drop)
+        best = min(self._no_worse(held, targets), key=self._cost if targets.is_open else _drop)
         return self._result(best, targets)
+
+    def _no_worse(self, held: Sequence[Trial], targets: Targets) -> Sequence[Trial]:
+        """Those that are as fast and small as what `convert` comes to, where that holds."""
+        own = self._converted.evaluated if self._converted in held and self._converted is not None else None
+        if own is None or not targets.is_open:
+            return held
+        return [
+            trial
+            for trial in held
+            if trial.evaluated.microseconds <= AS_FAST * own.microseconds and trial.evaluated.bytes <= own.bytes
+        ]
 
     def _cost(self, trial: Trial) -> float:
         base, own = self.base, trial.evaluated
@@ -477,6 +513,10 @@ class Optimization:
             score=own.score,
             drop=own.drop,
         )
+
+
+def _drop(trial: Trial) -> float:
+    return trial.evaluated.drop
 
 
 def reason(plan: Plan, layer: str) -> str:

@@ -32,7 +32,7 @@ from .workshop import FLOAT, INT8, STORED, Layer, Workshop, file_bytes
 
 PROFILES = 5
 """Profiles of a model, of each node the least of which counts."""
-ROUNDS, SECONDS = 7, 0.05
+ROUNDS, SECONDS = 11, 0.05
 """Of timing whole models against each other."""
 
 

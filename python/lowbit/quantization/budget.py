@@ -95,9 +95,13 @@ class Search:
 
     def reference(self, made: Quantized) -> float:
         """Evaluate the float32 model, which the others are compared with; its score."""
-        self._reference = self._score(made)
-        self._note("float32", self._reference, (), ())
+        self.compare_with(self._score(made))
         return self._reference
+
+    def compare_with(self, score: float) -> None:
+        """Take that as the score of float32."""
+        self._reference = score
+        self._note("float32", score, (), ())
 
     def trial(self, made: Quantized, returned: Sequence[str] = ()) -> Trial:
         """Evaluate one model, in which those layers went back to what loses less."""
