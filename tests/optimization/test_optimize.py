@@ -178,3 +178,33 @@ def test_what_is_left_out() -> None:
         fit = np.linalg.lstsq(x[:, columns], x @ w.T, rcond=None)[0]
         best.append(float(np.square(x @ w.T - x[:, columns] @ fit).sum() / np.square(x @ w.T).sum()))
     assert min(best) * 0.5 <= found <= max(best) * 1.5
+
+
+def test_no_worse_than_convert() -> None:
+    """With the same drop it is as fast and small as what `convert` makes, which is among what was scored."""
+    net, data = net_of(), images()
+    score = likeness(net, data)
+    plain = lowbit.convert(net, data[:1], calibration=data.split(16))
+    options: dict[str, Any] = {"evaluate": score, "max_drop": -score(plain) / 4, "target": "avx2", "threads": 1}
+    converted = lowbit.convert(net, data[:1], calibration=data.split(16), **options)
+    result = lowbit.optimize(net, data[:1], data=data.split(16), **options)
+    chosen = next(each for each in result.evaluations if each.plan == result.plan)
+    other = next(each for each in result.evaluations if each.name == "plan 1")
+    assert other.score == pytest.approx(score(converted), rel=1e-6)
+    assert chosen.microseconds <= 1.011 * other.microseconds
+    assert chosen.bytes <= other.bytes
+    assert chosen.drop <= options["max_drop"] * (1 + 1e-6)
+
+
+def test_weights_alone_as_codes() -> None:
+    """A file holds codes, and layers compute in float32 with the numbers that these stand for."""
+    net, data = net_of(), images()
+    model = lowbit.convert(net, data[:1], calibration=data.split(16), scheme="int8-weights")
+    floats = lowbit.convert(net, data[:1], scheme="float32")
+    assert {row["scheme"] for row in model.decisions} == {"float32"}
+    assert all(held(model, name).bits == 8 for name in ("0", "2", "4", "8", "10"))
+    error = float((model(data) - floats(data)).square().sum() / floats(data).square().sum())
+    assert 0 < error < 1e-3
+    without = lowbit.convert(net, data[:1], scheme={"0": "float32", "*": "int8-weights"})
+    assert not isinstance(held(without, "0"), Weight)
+    assert held(without, "10").bits == 8
