@@ -12,7 +12,7 @@ from .allocate import Problem, allocate, on_codes
 from .candidates import Candidate, Plan
 from .workshop import FLOAT, INT8, Workshop
 
-MORE_NOISE = (1.0, 0.4, 0.1)
+MORE_NOISE = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
 """What fewer bytes may add to a plan's noise, as a share of it: the most is tried first."""
 AS_FAST = 1.01
 """How much slower a call may be to be called as fast."""

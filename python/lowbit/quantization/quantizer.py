@@ -120,6 +120,8 @@ class Quantizer:
         self._table_codes: dict[tuple[str, Form, int, bool], Codes | GroupCodes] = {}
         self._rounded: dict[tuple[str, bool, Form], Codes | GroupCodes] = {}
         self._layers: dict[LayerKey, IntegerLayer] = {}
+        self._means: dict[str, Array] = {}
+        """Of what the weights of layers meet."""
         self._stored: dict[str, Weight] = {}
         """Weights of float layers."""
 
@@ -225,7 +227,19 @@ class Quantizer:
             readers = {reader.name for reader in graph.consumers(name)} if constant is not None else set()
             if readers <= names and isinstance(constant, np.ndarray) and self._known.of(plan.graph, name) is None:
                 stored[name] = self._stored_weight(node, constant)
+                bias = node.inputs[2] if len(node.inputs) > 2 else ""
+                if isinstance(stored[name], Weight) and bias in stored and len(graph.consumers(bias)) == 1:
+                    stored[bias] = self._stored_bias(node, constant, np.asarray(stored[name]))
         return dataclasses.replace(graph, constants=stored)
+
+    def _stored_bias(self, node: Node, weight: Array, rounded: Array) -> Array:
+        """The bias, from which the mean error of the layer's outputs is taken where it is known."""
+        mean = self._means.get(node.name)
+        if mean is None or not self.rules.of(node).correct_bias:
+            return _array(self.graph, node.inputs[2])
+        change = (rounded.astype(np.float64) - weight).reshape(len(mean), -1, mean.shape[1])
+        moved = np.einsum("gnk,gk->gn", change, mean).ravel()
+        return (self._bias(node) - moved).astype(np.float32)
 
     def _stored_weight(self, node: Node, weight: Array) -> Array | Weight:
         """The codes that it has as an int8 layer's, if these are of the same numbers, else the nearest."""
@@ -547,6 +561,8 @@ class Quantizer:
         scheme, weight, factors = self.rules.of(node), _array(self.graph, node.inputs[1]), rows.get(node.name)
         bias = self._bias(node)
         codes = self._layer_codes(node, plan, factors, seen)
+        if seen is not None:
+            self._means[node.name] = seen.mean
         if seen is not None and scheme.correct_bias:
             bias = correct_bias(bias, weight, codes.weight if factors is None else codes.weight * factors, seen)
         size = self._activation_group(node, plan)
