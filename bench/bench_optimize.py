@@ -119,11 +119,11 @@ def predicted(names: list[str]) -> bool:
             if plan is not None:
                 plans[str(share)], models[str(share)] = plan, ConvertedModel(made.workshop.build(plan))
         taken = prices.measured(made.workshop, models)
-        for share, plan in plans.items():
-            ratio = plan.microseconds / made.base.microseconds["int8"] / (taken[share] / taken["int8"])
+        for mixture, plan in plans.items():
+            ratio = plan.microseconds / made.base.microseconds["int8"] / (taken[mixture] / taken["int8"])
             worst = max(worst, ratio, 1 / ratio)
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(c.scheme for c in plan.values()).items())
-            own = taken[share] / taken["int8"] * made.base.microseconds["int8"]
+            own = taken[mixture] / taken["int8"] * made.base.microseconds["int8"]
             print(f"| {name} | {kinds} | {plan.microseconds:.0f} | {own:.0f} | {ratio:.3f} |", flush=True)
     return worst <= 1.1
 
@@ -189,7 +189,8 @@ def compare(
     """Optimize and convert, and print both."""
     models: dict[str, Any] = {}
     start = time.perf_counter()
-    result = lowbit.optimize(net, example, data=data, evaluate=scores["dev"], threads=1, **targets)
+    drop, size = targets.get("max_drop"), targets.get("bytes")
+    result = lowbit.optimize(net, example, data=data, evaluate=scores["dev"], threads=1, max_drop=drop, bytes=size)
     seconds = {"optimize": time.perf_counter() - start}
     models["optimize"] = result.model
     start = time.perf_counter()

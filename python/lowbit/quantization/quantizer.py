@@ -239,7 +239,8 @@ class Quantizer:
             return _array(self.graph, node.inputs[2])
         change = (rounded.astype(np.float64) - weight).reshape(len(mean), -1, mean.shape[1])
         moved = np.einsum("gnk,gk->gn", change, mean).ravel()
-        return (self._bias(node) - moved).astype(np.float32)
+        corrected: Array = (self._bias(node) - moved).astype(np.float32)
+        return corrected
 
     def _stored_weight(self, node: Node, weight: Array) -> Array | Weight:
         """The codes that it has as an int8 layer's, if these are of the same numbers, else the nearest."""
