@@ -177,6 +177,15 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, taught: nn.Sequential, xy: t
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
+def test_ranges_are_known_when_the_first_epoch_is_scored(taught: nn.Sequential, xy: tuple[Tensor, Tensor]) -> None:
+    """Without calibration data they come from training's first steps, of however many."""
+    history, _ = quickly(
+        copy.deepcopy(taught), {"7": Candidate(scheme="int8")}, xy[0][:1], (xy[0][:64], xy[1][:64]), taught,
+        evaluate=lambda model: 0.5, options={"epochs": 24, "patience": 1},
+    )  # fmt: skip
+    assert len(history.rows) == 2
+
+
 def test_options_are_those_of_the_loop(taught: nn.Sequential, xy: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match=r"no option 'epoch'.*it takes .*epochs"):
         quickly(copy.deepcopy(taught), PLAN, xy[0][:1], xy, taught, options={"epoch": 2})

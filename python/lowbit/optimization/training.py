@@ -108,15 +108,17 @@ def train_plan(
     taught = given.pop("distill", {})
     loader, count = loader_of(data, given["batch_size"], given["seed"])
     first = next(iter(batches(net, loader)))
-    steps = given["epochs"] * (count if count is not None else sum(1 for _ in loader))
+    each = count if count is not None else sum(1 for _ in loader)
+    steps = given["epochs"] * each
     is_classified = loss is None and _is_label(_labels(first.target))
     parts: list[Part] = [*masked(net, plan, Cubic(steps=max(int(steps * PRUNED), 1)))]
-    parts += rounded(net, plan, example, calibration, observe=min(100, max(steps // 10, 1)), freeze=int(steps * FROZEN))
+    soon = max(min(100, steps // 10, each), 1)  # ranges are there when the first epoch is scored
+    parts += rounded(net, plan, example, calibration, observe=soon, freeze=int(steps * FROZEN))
     parts.append(_taught(net, teacher, taught, soft=is_classified))
 
-    def score(each: nn.Module) -> Any:
+    def score(student: nn.Module) -> Any:
         assert evaluate is not None
-        return evaluate(finished(copy.deepcopy(each), plan, example, **(settings or {})))
+        return evaluate(finished(copy.deepcopy(student), plan, example, **(settings or {})))
 
     history = finetune(
         net,
