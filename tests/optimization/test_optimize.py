@@ -16,7 +16,7 @@ from lowbit.errors import AccuracyError, InputError
 from lowbit.graph.ir import Weight
 from lowbit.optimization.candidates import Candidate
 from lowbit.optimization.loop import Optimization, asked
-from lowbit.optimization.noises import left_out
+from lowbit.optimization.noises import left_out, noises
 from lowbit.progress import reporter
 from lowbit.runtime import format
 
@@ -208,3 +208,17 @@ def test_weights_alone_as_codes() -> None:
     without = lowbit.convert(net, data[:1], scheme={"0": "float32", "*": "int8-weights"})
     assert not isinstance(held(without, "0"), Weight)
     assert held(without, "10").bits == 8
+
+
+def test_tables_are_weighed() -> None:
+    """Each form of an embedding is measured: three values are worse than sixteen, and these than eight bits."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(4096, 64), nn.Linear(64, 64)).eval()
+    data = torch.randint(0, 4096, (64, 8))
+    with reporter(False) as report:
+        request = asked(net, data=data.split(16), evaluate=float, max_drop=None, target="avx2", threads=1)
+        made = Optimization(request, data[:1], report, is_estimated=True)
+        found = noises(made.workshop, report)["0"]
+    eight, table, four, three = (found[Candidate(scheme=name)] for name in ("int8", "kmeans", "int4", "ternary"))
+    assert 0 < eight < min(table, four) / 5
+    assert max(table, four) < three / 5

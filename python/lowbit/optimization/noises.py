@@ -36,7 +36,10 @@ DAMPING = 1e-2
 
 def noises(workshop: Workshop, report: Reporter) -> dict[str, dict[Candidate, float]]:
     """The noise of each candidate that is offered of each layer: a share of the outputs' squares."""
-    measured = {scheme: _measured(workshop, scheme, report) for scheme in ("int8", "int8-weights", *_fours())}
+    measured = {
+        scheme: _measured(workshop, scheme, report)
+        for scheme in ("int8", "int8-weights", *(each.scheme for each in FEW))
+    }
     errors = _errors(workshop, report)
     return {
         name: _of_layer(
@@ -47,10 +50,6 @@ def noises(workshop: Workshop, report: Reporter) -> dict[str, dict[Candidate, fl
         )
         for name, layer in workshop.layers.items()
     }  # fmt: skip
-
-
-def _fours() -> tuple[str, ...]:
-    return tuple(candidate.scheme for candidate in FEW if candidate.scheme != "ternary")
 
 
 def _measured(workshop: Workshop, scheme: str, report: Reporter) -> dict[str, float]:
