@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from .store import Sampler, ended, ours
 
-POPULATION = 12
-"""Of a generation: studies of nets have hundreds of trials, not thousands."""
+POPULATION = 6
+"""Of a generation: a study of nets has tens or hundreds of trials, not thousands."""
 BINS = 8
 """That a range is cut in, for a table of probabilities."""
 TARGETS = 4
@@ -71,7 +71,7 @@ def sampler_of(method: str, table: Callable[[int], Table] | None) -> Sampler:
         return lambda seed, place: Tables(seed, lambda study: table(place))
     return {
         "evolution": lambda seed, place: NSGAIISampler(population_size=POPULATION, seed=seed),
-        "tpe": lambda seed, place: TPESampler(seed=seed, constant_liar=True),
+        "tpe": lambda seed, place: TPESampler(seed=seed, multivariate=True, constant_liar=True),
         "random": lambda seed, place: RandomSampler(seed=seed),
         "gradient": lambda seed, place: RandomSampler(seed=seed),  # before the supernet is trained, nothing is drawn
         "policy": lambda seed, place: Tables(seed, partial(learned, place)),

@@ -121,6 +121,8 @@ def between(low: float, high: float, *, log: bool = False, step: float | None = 
         raise InputError(f"between({low}, {high}, log=True) must begin above zero and has no step")
     if step is not None and step <= 0:
         raise InputError(f"the step of between({low}, {high}) must be above zero")
+    if step is not None:
+        high = low + math.floor((high - low) / step + 1e-9) * step
     if all(isinstance(each, int) for each in numbers):
         return Between(low, high, log, step)
     return Between(float(low), float(high), log, None if step is None else float(step))

@@ -36,10 +36,13 @@ from .space import Trial, key_of, plain
 
 NAME, OURS = "lowbit", "lowbit"
 """Of the study, and of what a trial's attributes hold of ours."""
-LOST, ERROR, FAILED, SLOW, DONE = "lost", "error", "failed", "slow", "done"
-"""How a trial ended: its process died; someone's function raised; no score; above the limit; scored."""
-AGAIN = (LOST, ERROR)
+LOST, ERROR, EQUAL, FAILED, SLOW, DONE = "lost", "error", "equal", "failed", "slow", "done"
+"""How a trial ended: its process died; someone's function raised; drawn before; no score; above the limit; scored."""
+AGAIN = (LOST, ERROR, EQUAL)
 """Those that are drawn anew and do not count."""
+
+DRAWS = 8
+"""Until a configuration is new; then an equal one's answer counts as a trial."""
 
 Sampler = Callable[[int, int], optuna.samplers.BaseSampler]
 """Of a seed and the trial's place. Each trial has one of its own, so a study that goes on draws as an unbroken one."""
@@ -199,19 +202,28 @@ class Store:
             place = next(place for place in range(len(places) + 1) if place not in places)
             if place >= trials:
                 return None
-            seed = int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0])
-            with quiet():
-                self.study.sampler = self._sampler(seed, place)
-                asked = Asked(self.study.ask(), worker=self._name, place=place)
-                try:
-                    asked.config = space(Trial(asked.trial, _distributions(before)))
-                    key = key_of(asked.config)
-                except Exception as error:  # whatever a person's function raises is told, and ends the trial
-                    self._end(asked, ERROR, reason=str(error))
-                    raise
-            asked.note(config=plain(asked.config), key=key)
-            asked.equal = next((each.number for each in before if ours(each).get("key") == key), None)
+            for attempt in range(DRAWS):
+                asked = self._draw(place, attempt, space, before)
+                if asked.equal is None:
+                    break
+                if attempt < DRAWS - 1:  # one that is new is worth more; where there is none, the answer is known
+                    self._end(asked, EQUAL)
             return asked
+
+    def _draw(self, place: int, attempt: int, space: Callable[[Trial], Any], before: list[FrozenTrial]) -> Asked:
+        seed = int(np.random.SeedSequence([self._seed, place, attempt]).generate_state(1)[0])
+        with quiet():
+            self.study.sampler = self._sampler(seed, place)
+            asked = Asked(self.study.ask(), worker=self._name, place=place)
+            try:
+                asked.config = space(Trial(asked.trial, _distributions(before)))
+                key = key_of(asked.config)
+            except Exception as error:  # whatever a person's function raises is told, and ends the trial
+                self._end(asked, ERROR, reason=str(error))
+                raise
+        asked.note(config=plain(asked.config), key=key)
+        asked.equal = next((each.number for each in before if ours(each).get("key") == key), None)
+        return asked
 
     def answer(self, number: int) -> FrozenTrial:
         """A trial as it stands."""
@@ -221,13 +233,14 @@ class Store:
 
     def tell(self, asked: Asked, how: str, values: list[float] | None = None, **notes: Any) -> None:
         """The end of a trial, and what is to be known of it."""
-        with self._lock, quiet():
+        with self._lock:
             self._end(asked, how, values, **notes)
 
     def _end(self, asked: Asked, how: str, values: list[float] | None = None, **notes: Any) -> None:
         state = {DONE: TrialState.COMPLETE, SLOW: TrialState.PRUNED}.get(how, TrialState.FAIL)
         asked.note(how=how, **notes)
-        self.study.tell(asked.number, values, state=state)
+        with quiet():
+            self.study.tell(asked.number, values, state=state)
 
     def keep_front(self, front: Callable[[list[FrozenTrial]], Iterable[FrozenTrial]]) -> None:
         """Remove the nets of trials that others are better than."""
@@ -248,7 +261,7 @@ def ended(trial: FrozenTrial) -> str:
     if not trial.state.is_finished():
         return ""
     how = str(ours(trial).get("how", LOST))
-    return LOST if trial.state == TrialState.FAIL and how not in (ERROR, FAILED) else how
+    return LOST if trial.state == TrialState.FAIL and how not in (ERROR, EQUAL, FAILED) else how
 
 
 def ours(trial: FrozenTrial) -> dict[str, Any]:

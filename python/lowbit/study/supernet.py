@@ -183,7 +183,7 @@ def teach(plan: Plan, path: Path, report: Reporter) -> None:
     opened: dict[str, Open] = {}
     config = fill(_Opening(opened), plan.space(_Opening(opened)))
     with seeded(plan.seed):
-        with told("build, of the supernet of all alternatives,", "all options"):
+        with told("build of the supernet, whose choices all go through compress.mixed,", "all options"):
             net = plan.build(config)
         gates = {name: each.gates for name, each in opened.items() if each.used and each.gates is not None}
         if not gates:
@@ -200,7 +200,7 @@ def teach(plan: Plan, path: Path, report: Reporter) -> None:
                 report("train all alternatives at once", number, ROUNDS)
                 part = (number - 1) / max(ROUNDS - 2, 1)
                 supernet.temperature = None if number == 0 else HOT * (COLD / HOT) ** part
-                with told("train, of the supernet of all alternatives,", first):
+                with told("train of the supernet", first):
                     plan.train(net, first)
             report("train all alternatives at once", ROUNDS, ROUNDS)
     learned = {
