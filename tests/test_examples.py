@@ -127,6 +127,18 @@ def test_shrink_digits(tmp_path: Path) -> None:
     assert sizes[1] == path.stat().st_size < 0.45 * sizes[0]
 
 
+def test_search_digits(tmp_path: Path) -> None:
+    """A front, its plot, a net with its weights. Less training than a reader's; it goes on with more trials."""
+    pytest.importorskip("optuna")
+    assert "3 trials" in run("search_digits.py", str(tmp_path), "3", "500")
+    printed = run("search_digits.py", str(tmp_path), "4", "500")
+    assert "4 trials" in printed
+    ((float_score, found_score),) = scores(printed)
+    assert float_score > 0.5
+    assert found_score > float_score - 0.03
+    assert (tmp_path / "front.svg").read_text().startswith("<svg")
+
+
 def test_qat_digits(tmp_path: Path) -> None:
     """What was trained is what runs, and training makes up for rounding. Less of it than a reader's."""
     path = tmp_path / "net.lowbit"

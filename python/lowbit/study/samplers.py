@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from .store import Sampler, ended, ours
 
-POPULATION = 6
+POPULATION = 12
 """Of a generation: a study of nets has tens or hundreds of trials, not thousands."""
 BINS = 8
 """That a range is cut in, for a table of probabilities."""
 TARGETS = 4
 """Times that a policy is learned for; trials take turns."""
-RATE, FLOOR, WEIGHT = 0.5, 0.02, 2.0
+RATE, FLOOR, WEIGHT = 0.2, 0.1, 2.0
 """Of a policy: its learning rate, what no probability falls below, and how much a trial of another policy may count."""
 
 Table = Mapping[str, npt.NDArray[np.float64]]
@@ -95,31 +96,28 @@ def learned(place: int, study: optuna.Study) -> Table:
     """What REINFORCE learned from the trials so far, for the target whose turn it is.
 
     As Zoph and Le (arXiv:1611.01578) with independent choices instead of a recurrent net, and the reward of MnasNet
-    (arXiv:1807.11626): score * (latency / target)^-1 above the target, the score alone below. Scores are scaled to 0..1
-    over the trials. There are several targets, from the fastest to the slowest trial, each with a policy that takes
-    turns; a policy learns from the trials of others too, weighted by how likely it would have drawn them (at most
-    WEIGHT). All is learned anew from the journal, so processes need not tell each other.
+    (arXiv:1807.11626): score * (latency / target)^-1 above the target, the score alone below; as score counts the share
+    of trials that are below it. There are several targets, from the fastest to the slowest trial, each with a policy
+    that takes turns; a policy learns from the trials of others too, weighted by how likely it would have drawn them (at
+    most WEIGHT). All is learned anew from the journal, so processes need not tell each other.
     """
     seen = _seen(study)
     scored = [each for each in seen if each.score is not None]
     if len(scored) < 2:
         return {}
-    low, high = min(each.score or 0.0 for each in scored), max(each.score or 0.0 for each in scored)
-    targets = np.geomspace(min(each.ms for each in scored), max(each.ms for each in scored), TARGETS + 1)[1:]
+    order = sorted(each.score or 0.0 for each in scored)
+    targets = np.geomspace(min(each.ms for each in scored), max(each.ms for each in scored), TARGETS)
     logits: list[dict[str, npt.NDArray[np.float64]]] = [{} for _ in range(TARGETS)]
-    rewards: list[list[float]] = [[] for _ in range(TARGETS)]
-    for each in seen:
-        score = 0.0 if each.score is None else (each.score - low) / (high - low or 1.0)
+    worth = np.array([0.0 if each.score is None else bisect_left(order, each.score) / len(order) for each in seen])
+    rewards = worth[:, None] * np.minimum(1.0, targets / np.array([each.ms for each in seen])[:, None])
+    advantages = (rewards - rewards.mean(0)) / (rewards.std(0) + 1e-9)
+    for each, advantage in zip(seen, advantages, strict=True):
         likely = [_likelihood(table, each.options) for table in logits]
-        for number, (table, target) in enumerate(zip(logits, targets, strict=True)):
-            reward = score * min(1.0, float(target) / each.ms)
-            rewards[number].append(reward)
-            spread = float(np.std(rewards[number])) or 1.0
-            advantage = (reward - float(np.mean(rewards[number]))) / spread
+        for number, table in enumerate(logits):
             weight = min(likely[number] / likely[each.turn], WEIGHT)
             for name, (option, count) in each.options.items():
                 known = table.setdefault(name, np.zeros(count))
-                known += RATE * weight * advantage * (np.eye(count)[option] - _softmax(known))
+                known += RATE * weight * advantage[number] * (np.eye(count)[option] - _softmax(known))
     return {name: _softmax(values) for name, values in logits[place % TARGETS].items()}
 
 
