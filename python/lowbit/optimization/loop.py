@@ -48,6 +48,8 @@ NEAR = 1.15
 """Budgets that are so near each other give the same plans."""
 BEYOND = (1.2, 1.5, 1.9, 2.4, 3.0)
 """Budgets that are tried beyond the noise of the best plan that holds, as shares of it."""
+FINALISTS = 6
+"""Models that are timed against each other at the end."""
 BEST = 2
 """Models that hold of which smaller ones are looked for."""
 ROUNDS = 4
@@ -448,23 +450,37 @@ class Optimization:
         held = [trial for trial in self.trials if self._holds(trial, targets)]
         if not held:
             raise self._missed(targets)
-        best = min(self._no_worse(held, targets), key=self._cost if targets.is_open else _drop)
+        if not targets.is_open:
+            return self._result(min(held, key=_drop), targets)
+        times = self._timed(held)
+        best = min(self._no_worse(held, times), key=lambda trial: self._cost(trial, times))
         return self._result(best, targets)
 
-    def _no_worse(self, held: Sequence[Trial], targets: Targets) -> Sequence[Trial]:
-        """Those that are as fast and small as what `convert` comes to, where that holds."""
-        own = self._converted.evaluated if self._converted in held and self._converted is not None else None
-        if own is None or not targets.is_open:
-            return held
+    def _timed(self, held: Sequence[Trial]) -> dict[str, float]:
+        """Microseconds of the best by name, in rounds with each other: what was measured before is of other minutes."""
+        chosen = sorted(held, key=self._cost)[:FINALISTS]
+        chosen += [trial for trial in held if trial is self._converted and trial not in chosen]
+        if self._costs is not None or len(chosen) < 2:
+            return {trial.evaluated.name: trial.evaluated.microseconds for trial in chosen}
+        found = prices.measured(self.workshop, {trial.evaluated.name: trial.make() for trial in chosen})
+        return dict(found)
+
+    def _no_worse(self, held: Sequence[Trial], times: Mapping[str, float]) -> list[Trial]:
+        """Those that were timed and are as fast and small as what `convert` comes to, where that holds."""
+        timed = [trial for trial in held if trial.evaluated.name in times]
+        if self._converted is None or self._converted not in timed:
+            return timed
+        own = self._converted.evaluated
         return [
             trial
-            for trial in held
-            if trial.evaluated.microseconds <= AS_FAST * own.microseconds and trial.evaluated.bytes <= own.bytes
+            for trial in timed
+            if times[trial.evaluated.name] <= AS_FAST * times[own.name] and trial.evaluated.bytes <= own.bytes
         ]
 
-    def _cost(self, trial: Trial) -> float:
+    def _cost(self, trial: Trial, times: Mapping[str, float] | None = None) -> float:
         base, own = self.base, trial.evaluated
-        return own.microseconds / base.microseconds["int8"] + SMALL * own.bytes / base.bytes["int8"]
+        taken = (times or {}).get(own.name, own.microseconds)
+        return taken / base.microseconds["int8"] + SMALL * own.bytes / base.bytes["int8"]
 
     def _result(self, best: Trial, targets: Targets) -> Result:
         """With all that came out in the model's `meta`, and in the run's directory."""
