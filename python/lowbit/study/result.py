@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,7 @@ class SearchResult:
         *,
         title: str = "Score and time of all trials",
         marks: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+        lowest: float = -math.inf,
     ) -> None:
         """Write the front as a chart, an SVG file that stands alone.
 
@@ -164,14 +166,15 @@ class SearchResult:
             path: The file.
             title: Above it.
             marks: Other nets to compare with: of each name (milliseconds, score).
+            lowest: Trials of a lower score are left out, so that the rest can be told apart.
 
         Raises:
             InputError: There are no latencies.
         """
-        dots = [_dot(each) for each in self.trials if _is_dot(each)]
+        dots = [_dot(each) for each in self.trials if _is_dot(each, lowest)]
         if not dots:
             raise InputError("there is no trial with a score and a latency to show")
-        front = [_dot(each) for each in self.front]
+        front = [_dot(each) for each in self.front if _is_dot(each, lowest)]
         Path(path).write_text(front_chart(dots, front, title, marks), encoding="utf-8")
 
     def __str__(self) -> str:
@@ -225,8 +228,8 @@ def result_of(
     return SearchResult(trials=tuple(map(tried, counted)), front=tuple(map(tried, front)), storage=folder, build=build)
 
 
-def _is_dot(tried: Tried) -> bool:
-    return tried.score is not None and tried.latency_ms is not None and tried.equal is None
+def _is_dot(tried: Tried, lowest: float) -> bool:
+    return tried.score is not None and tried.score >= lowest and tried.latency_ms is not None and tried.equal is None
 
 
 def _dot(tried: Tried) -> Dot:
