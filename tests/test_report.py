@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import lowbit
 import lowbit.compress
 from accessibility import Page, contrast, faint, themes
+from lowbit.cli import commands
 from lowbit.cli.commands import app
 from lowbit.report import Facts, OutputError, Step, Timed, render
 from lowbit.runtime import format
@@ -421,13 +422,14 @@ def test_any_numbers_of_trials_make_a_page(value: float) -> None:
     assert "nan" not in read(page).text
 
 
-def test_inspect_tells_it_in_text(tmp_path: Path) -> None:
+def test_inspect_tells_it_in_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The goal, trials, choices and sizes that a file has."""
     made = lowbit.convert(nn.Linear(8, 4), torch.randn(1, 8), progress=False)
     told = optimized()
     document = {**made.meta.document(), **{key: getattr(told, key) for key in ("goal", "trials", "choices", "sizes")}}
     format.save(tmp_path / "net.lowbit", made.graph, {**document, "max_drop": 0.01})
-    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "net.lowbit")], env={"COLUMNS": "200"})
+    monkeypatch.setattr(commands.console, "width", 200)  # whatever terminal it was made for
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "net.lowbit")])
     assert result.exit_code == 0, result.output
     printed = " ".join(result.output.split())
     for text in (
