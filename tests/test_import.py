@@ -38,7 +38,7 @@ def test_import_takes_less_than_a_tenth_of_a_second(names: str, tmp_path: Path) 
     assert min(float(run_python(code, **cached)) for _ in range(4)) < 0.1
 
 
-TORCH = ("convert", "compress", "importers", "quantize_")
+TORCH = ("convert", "compress", "importers", "optimize", "quantize_")
 """The public names that import torch."""
 
 
@@ -68,7 +68,7 @@ def test_schemes() -> None:
     assert schemes.resolve("float32").is_float
     mine = schemes.Scheme(name="mine", range_method="percentile", percentile=99.0)
     assert schemes.resolve(mine) is mine
-    with pytest.raises(InputError, match="no scheme 'int9'; use one of int8, float32"):
+    with pytest.raises(InputError, match=r"no scheme .int9.; use one of int8, int8-weights, float32"):
         schemes.resolve("int9")
     for wrong in ({"weight_bits": 5}, {"range_method": "guess"}, {"percentile": 20.0}, {"granularity": "tensor"}):
         with pytest.raises(LowbitError):
