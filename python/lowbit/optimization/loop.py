@@ -350,7 +350,8 @@ class Optimization:
             if best is not None and best is not first:
                 self._tries(factor * best.plan.noise, targets)
         held = sorted((trial for trial in self.trials if self._holds(trial, targets)), key=self._cost)
-        for trial in held[:BEST]:
+        converted = [trial for trial in held if trial is self._converted]  # as fast as it is, and seldom as small
+        for trial in dict.fromkeys((*held[:BEST], *converted)):
             any(self._holds(self.attempt(plan), targets) for plan in smaller(self.weigh(), trial.plan))
 
     def _returned(self, targets: Targets) -> Trial:
