@@ -463,7 +463,7 @@ def test_what_is_left_float_is_named_and_what_is_wrong_refused() -> None:
     with pytest.raises(InputError, match="no layer to round"):
         qat(nn.Sequential(nn.ReLU()), x[:1])
     with pytest.raises(InputError, match="takes a torch"):
-        qat(3, x)  # type: ignore[arg-type]
+        qat(3, x)  # type: ignore[arg-type]  # wrong on purpose
     assert not any(isinstance(module, RoundedWeight) for module in net.modules())
     training = qat(net, x[:1], scheme={"0": "float32", "*": "int8"})
     assert training.skipped == {"0": "the scheme of '0' is float32"}
