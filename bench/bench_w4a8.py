@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1.5e-5)
     parser.add_argument("--refit", type=int, default=192, help="crops to find the first codes on; 0: nearest codes")
-    parser.add_argument("--methods", default="nearest,auto,reconstruct")
+    parser.add_argument("--methods", default="nearest,auto,reconstruct", help="of rounding alone; empty: none")
     parser.add_argument("--split", default="test")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -81,7 +81,9 @@ def main() -> None:
     lessons = last(torch.from_numpy(crops("dev", max(1, options.steps * options.batch), seed=1)))
     start = time.perf_counter()
     student.eval()
-    for rows in torch.randperm(len(lessons))[: options.steps * options.batch].split(options.batch):
+    order = torch.randperm(len(lessons))
+    for step in range(options.steps):
+        rows = order[step * options.batch : (step + 1) * options.batch]
         optimizer.zero_grad()
         student(lessons[rows])
         loss = teacher.loss(None, lessons[rows])
@@ -99,7 +101,7 @@ def main() -> None:
     print(
         f"the converted model and the simulation agree on {same:.4f}, {noise:.1f} dB; left in float: {training.skipped}"
     )
-    for method in options.methods.split(","):
+    for method in filter(None, options.methods.split(",")):
         rounded = lowbit.convert(net, example, calibration=batches, scheme=SCHEME, method=method, progress=False)
         show(f"rounded alone, {method}", rounded)
 
