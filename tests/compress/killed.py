@@ -113,7 +113,7 @@ def main(kills: str = "20") -> None:
             # other seeds, for the beginning of a run that was killed decides, not that of its successors
             attempt = 0
             # forked() is over with the lambda before `attempt` changes.
-            while not forked(lambda: train(folder, seed=attempt), moments.uniform(0.05, 1) * took):  # noqa: B023  runs before `attempt` goes on
+            while not forked(lambda: train(folder, seed=attempt), moments.uniform(0.05, 1) * took):  # noqa: B023
                 killed += 1
                 attempt += (folder / "last.pt").exists()
             same += equal(torch.load(folder / "weights.pt"), whole)
