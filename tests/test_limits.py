@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lowbit
 from graphs import Maker
@@ -37,6 +38,9 @@ def rows(count: int) -> np.ndarray[Any, Any]:
         {"memory": 1.5},
         {"memory": True},
         {"memory": 2**63},
+        {"batch": 0},
+        {"batch": 1e3},
+        {"batch": "all"},
         {"operations": 0},
         {"operations": float("nan")},
         {"operations": float("inf")},
@@ -94,6 +98,44 @@ def test_a_call_of_too_many_operations_is_refused_with_numbers() -> None:
     with pytest.raises(LimitError, match="operations"):
         session.run_into([rows(1000)], [rows(1000)])
     np.testing.assert_array_equal(session.run(rows(64)), expected)
+
+
+def mean(*names: str) -> Graph:
+    """The larger of two numbers in each row of each input, whose rows are free sizes of these names."""
+    maker = Maker(0, {name: Symbol(minimum=1) for name in names})
+    inputs = [maker.input(f"x{i}", name, 2) for i, name in enumerate(names)]
+    return maker.graph(*(maker.node("reduce", x, kind="max", axes=(1,)) for x in inputs))
+
+
+@pytest.mark.parametrize("name", ["batch", "my_batch_size"])
+def test_a_batch_has_a_bound_that_a_caller_may_raise(name: str, tmp_path: Path) -> None:
+    graph, file = mean(name), tmp_path / "net.lowbit"
+    format.save(file, graph)
+    many, most = np.ones((65_537, 2), np.float32), np.ones((65_536, 2), np.float32)
+    refusal = rf"{name} is 65537, and this session's limit is 65536\. .*fewer.* raise it: limits=lowbit\.Limits\(batch="
+    for session in (lowbit.Session(graph), lowbit.load(file).session):
+        session.run(most)
+        for call in (session.run, session.profile, lambda x, it=session: it.run_into([x], [x[:, 0].copy()])):
+            with pytest.raises(LimitError, match=refusal):
+                call(many)
+        session.run(most)
+    for limits in (Limits(batch=65_537), Limits(batch=None)):
+        assert lowbit.load(file, limits=limits).session.run(many)[0].shape == (65_537,)
+    with pytest.raises(LimitError, match=r"is 4, and this session's limit is 3\."):
+        lowbit.load(file, limits=Limits(batch=3)).session.run(many[:4])
+
+
+def test_a_bound_of_batches_is_of_no_other_size() -> None:
+    session = lowbit.Session(mean("rows", "batch"), limits=Limits(batch=2))
+    x = np.ones((100_000, 2), np.float32)
+    assert [y.shape for y in session.run(x, x[:2])] == [(100_000,), (2,)]
+    with pytest.raises(LimitError, match="batch is 3"):
+        session.run(x, x[:3])
+
+
+def test_a_module_of_your_own_has_no_bound_of_batches() -> None:
+    model = lowbit.convert(torch.nn.Linear(2, 1), torch.zeros(1, 2))
+    assert model(np.ones((70_000, 2), np.float32)).shape == (70_000, 1)
 
 
 def test_a_copy_of_an_input_beyond_the_limit_is_refused_before_it_is_made() -> None:

@@ -480,6 +480,80 @@ def test_memory_that_nobody_uses_is_given_back() -> None:
     np.testing.assert_array_equal(session.run(ones(5000))[0][0], session.run(ones(1))[0][0])
 
 
+IDLE = """
+    import os, sys, time
+    sys.path.insert(0, {tests!r})
+    import numpy as np
+    from lowbit import _core
+    from lowbit.runtime.session import Session
+    from test_memory import memory, ones, wide
+
+    _core.give_back_after(0.2)
+    session, other = Session(wide(), threads=1), Session(wide(), threads=1)
+    weights = memory(session)["packed_bytes"]
+
+    def kept(): return memory(session)["held_bytes"] - weights
+
+    def given_back():
+        end = time.monotonic() + 60
+        while kept() and time.monotonic() < end: time.sleep(0.02)
+        return not kept()
+
+    def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+    expected = session.run(ones(20))[0]
+    before = resident()
+"""
+
+
+@pytest.mark.parametrize(
+    "rest",
+    {
+        "one large batch": """
+            session.run(ones(12_000))
+            assert kept() > 45 << 20 and resident() > before + (45 << 20)
+            assert given_back() and resident() < before + (8 << 20)
+        """,
+        "again, after all was given back": """
+            for _ in range(3):
+                assert (session.run(ones(20))[0] == expected).all() and given_back()
+                time.sleep(0.3)  # the thread has nothing to look after
+        """,
+        "one session of two is used still": """
+            session.run(ones(12_000))
+            end = time.monotonic() + 60
+            while kept() and time.monotonic() < end: other.run(ones(20))
+            assert not kept() and memory(other)["held_bytes"] > weights
+        """,
+        "a session that goes, and one that comes": """
+            session.run(ones(20))
+            del other
+            other = Session(wide(), threads=1)
+            other.run(ones(20))
+            assert given_back()
+            del session
+            end = time.monotonic() + 60
+            while memory(other)["held_bytes"] > weights and time.monotonic() < end: time.sleep(0.02)
+            assert memory(other)["held_bytes"] == weights
+        """,
+        "a forked child": """
+            session.run(ones(20))
+            time.sleep(0.05)
+            child = os.fork()
+            if child == 0:
+                session.run(ones(12_000))
+                os._exit(0 if given_back() else 1)
+            assert os.waitpid(child, 0)[1] == 0 and given_back()
+        """,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_what_is_kept_is_given_back_without_another_call(rest: tuple[str, str]) -> None:
+    """In a process of its own, which waits for tenths of a second instead of ten."""
+    program = textwrap.dedent(IDLE).format(tests=str(Path(__file__).parent)) + textwrap.dedent(rest[1])
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 def test_a_known_shape_books_nothing_more() -> None:
     session = Session(wide(), threads=1)
     for rows in (3, 500, 3):

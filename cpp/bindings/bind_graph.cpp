@@ -460,11 +460,13 @@ void add_node(GraphBuilder& builder, const std::string& op, const std::string& n
 
 std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, int threads,
                                 std::optional<int64_t> memory, std::optional<double> operations,
-                                std::optional<double> seconds, std::optional<int64_t> weights) {
+                                std::optional<int64_t> batch, std::optional<double> seconds,
+                                std::optional<int64_t> weights) {
   const Isa cap = isa.empty() ? default_isa() : parse_isa(isa);
   graph::Graph graph = builder.finish();
   const ReleasedGil released;
-  return std::make_unique<Session>(std::move(graph), cap, threads, graph::Limits{memory, operations, seconds, weights});
+  return std::make_unique<Session>(std::move(graph), cap, threads,
+                                   graph::Limits{memory, operations, batch, seconds, weights});
 }
 
 }  // namespace
@@ -492,7 +494,8 @@ void bind_graph(py::module_& m) {
            py::arg("attributes"))
       .def("output", &GraphBuilder::output, py::arg("name"))
       .def("finish", &finish, py::arg("isa") = "", py::arg("threads") = 0, py::arg("memory") = py::none(),
-           py::arg("operations") = py::none(), py::arg("seconds") = py::none(), py::arg("weights") = py::none());
+           py::arg("operations") = py::none(), py::arg("batch") = py::none(), py::arg("seconds") = py::none(),
+           py::arg("weights") = py::none());
   py::class_<Session>(m, "Session", "A compiled graph; any number of threads may run it at once.")
       .def_property_readonly("inputs", &session_inputs)
       .def_property_readonly("outputs", &session_outputs)
@@ -514,6 +517,10 @@ void bind_graph(py::module_& m) {
             session.contexts().trim(static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e9));
           },
           py::arg("seconds"));
+  m.def(
+      "give_back_after",
+      [](double seconds) { graph::idle::set_period(static_cast<int64_t>(std::clamp(seconds, 1e-3, 1e9) * 1e9)); },
+      py::arg("seconds"));
   m.def("operators", &graph::registered_ops, "The names of all operators that a graph may use.");
 }
 

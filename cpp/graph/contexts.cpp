@@ -25,10 +25,12 @@ bool older(const std::unique_ptr<Plan>& a, const std::unique_ptr<Plan>& b) { ret
 
 }  // namespace
 
-Contexts::Contexts(int64_t weights, int64_t limit)
-    : weights_(weights), limit_(limit), held_(weights), next_trim_(now() + kIdle) {}
+Contexts::Contexts(int64_t weights, int64_t limit) : weights_(weights), limit_(limit), held_(weights) {
+  idle::add(*this);
+}
 
 Contexts::~Contexts() {
+  idle::remove(*this);
   for (std::atomic<Context*>& slot : slots_) delete slot.load();
 }
 
@@ -43,11 +45,9 @@ Context* Contexts::lease() {
 }
 
 void Contexts::give_back(Context* context, Plan* plan) {
-  const int64_t time = now();
-  if (plan != nullptr) plan->last_used = time;
+  if (plan != nullptr) plan->last_used = now();
   put_back(context);
-  int64_t next = next_trim_.load(std::memory_order_relaxed);
-  if (time >= next && next_trim_.compare_exchange_strong(next, time + kIdle, std::memory_order_relaxed)) trim(kIdle);
+  idle::watch();
 }
 
 void Contexts::put_back(Context* context) {

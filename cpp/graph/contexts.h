@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 
+#include "graph/idle.h"
 #include "graph/planner.h"
 
 namespace lowbit::graph {
@@ -25,7 +26,6 @@ class Contexts {
   static constexpr size_t kMaxPlans = 16;                       // a context keeps
   static constexpr size_t kMaxContexts = 64;                    // kept between calls
   static constexpr int64_t kMaxPlanBytes = int64_t{256} << 20;  // of all contexts; what a call needs may go beyond
-  static constexpr int64_t kIdle = 10'000'000'000;              // nanoseconds after which memory is given back
 
   // Of a session that holds `weights` bytes, and may hold `limit`.
   Contexts(int64_t weights, int64_t limit);
@@ -49,12 +49,16 @@ class Contexts {
   void give(int64_t bytes) { held_.fetch_sub(bytes, std::memory_order_relaxed); }
   // Gives back what no call has used for so long: whole contexts, and arenas that are far larger than what was needed.
   void trim(int64_t nanoseconds);
+  // Whether it holds more than weights.
+  bool keeps() const { return held_.load() != weights_; }
 
   struct Memory {
     int64_t held_bytes, limit_bytes;                  // all, weights and calls included
     size_t arena_bytes = 0, contexts = 0, plans = 0;  // of the idle contexts; with what their plans keep
   };
   Memory memory();
+
+  Contexts* next_ = nullptr;  // of all sessions; idle.cpp's
 
  private:
   using Idle = std::array<Context*, kMaxContexts>;
@@ -78,7 +82,6 @@ class Contexts {
 
   const int64_t weights_, limit_;
   std::atomic<int64_t> held_, plan_bytes_{0};
-  std::atomic<int64_t> next_trim_;
   std::array<std::atomic<Context*>, kMaxContexts> slots_{};
 };
 

@@ -106,6 +106,18 @@ void run_step(const Plan& plan, const Plan::Step& step, std::byte* arena, int th
                                     ". Give it more time: limits=lowbit.Limits(seconds=...)");
 }
 
+// Samples are cheap to send and costly to run: whoever fills a request must not choose what a session keeps for it.
+void check_batch(const Program& program, std::span<const int64_t> sizes, const Limits& limits) {
+  for (size_t i = 0; i < sizes.size() && limits.batch; ++i) {
+    const std::string& name = program.symbols[i].name;
+    if (sizes[i] > *limits.batch && name.find("batch") != std::string::npos)
+      throw Error(ErrorKind::limit, name + " is " + std::to_string(sizes[i]) + ", and this session's limit is " +
+                                        std::to_string(*limits.batch) +
+                                        ". Call it with fewer samples at once, or raise it: "
+                                        "limits=lowbit.Limits(batch=...)");
+  }
+}
+
 Work work_of(const Program& program, const Plan& plan, const Plan::Step& step) {
   std::vector<TensorType> types;
   for (size_t i = 0; i < step.inputs + step.outputs; ++i) types.push_back(plan.tensors[step.first + i]);
@@ -120,6 +132,7 @@ std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorTy
   const DefaultFloatEnvironment environment;
   const Watching none(nullptr, true);  // but in steps that look
   const std::vector<int64_t> symbols = bind_symbols(program, inputs);
+  check_batch(program, symbols, limits);
   const std::vector<TensorType> types = infer_types(program, inputs, symbols);
   const Jobs jobs = divide(program, types);
   Budget budget(program, limits);

@@ -111,6 +111,7 @@ class GraphBuilder:
         threads: int = 0,
         memory: int | None = None,
         operations: float | None = None,
+        batch: int | None = None,
         seconds: float | None = None,
         weights: int | None = None,
     ) -> Session:
@@ -154,7 +155,13 @@ class Session:
 
     def memory(self) -> Memory: ...
     def trim(self, seconds: float) -> None:
-        """Give back what no call has used for so long. Calls do so themselves, for what nobody used for 10 seconds."""
+        """Give back what no call has used for so long. A thread does so by itself, see give_back_after."""
+
+def give_back_after(seconds: float) -> None:
+    """Say after how long sessions give back what no call uses: 10 seconds, or half as much more.
+
+    A thread that sleeps already sleeps on, so tests say so before the first call of a process.
+    """
 
 def kernels() -> dict[str, list[KernelRow]]:
     """The rows of each family of kernels, by the family's folder in cpp/kernels."""

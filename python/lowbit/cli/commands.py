@@ -153,7 +153,7 @@ def bench(
     allow_torch: Annotated[bool, typer.Option("--allow-torch", help="Let torch run what it must.")] = False,
 ) -> None:
     """How long a file takes on this machine, as a whole and node by node, on random inputs."""
-    model = lowbit.load(file, threads=threads, allow_torch=allow_torch)
+    model = lowbit.load(file, threads=threads, limits=lowbit.Limits(batch=None), allow_torch=allow_torch)
     graph = model.session.graph
     inputs = model.session.made_up({**_leading(graph, batch), **_sizes(graph, size or [])})
     sizes = bind(graph, dict(zip(graph.inputs, inputs, strict=True)))

@@ -24,6 +24,8 @@ class Limits:
             weights, as this CPU reads them, no more than 32 MiB and 16 times what the model's constants take, or of a
             file's, unpacked and then as this CPU reads them, no more than 36 MiB and 7 times the file.
         operations: Of one call: a multiply-add counts two, a byte that is read or written counts one; None: any number.
+        batch: What `batch` may be in one call, and any free size with that in its name: how many samples; None: any
+            number.
         seconds: How long one call may take: it ends at the next border between tasks; None: any time.
 
     Raises:
@@ -43,11 +45,14 @@ class Limits:
 
     memory: int | None = None
     operations: float | None = 1e13
+    batch: int | None = 65536
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.memory is not None and not (type(self.memory) is int and 0 < self.memory < 2**63):
-            raise InputError(f"limits: memory is a positive number of bytes, or None, not {self.memory!r}")
+        for name, unit in (("memory", "bytes"), ("batch", "samples")):
+            limit = getattr(self, name)
+            if limit is not None and not (type(limit) is int and 0 < limit < 2**63):
+                raise InputError(f"limits: {name} is a positive number of {unit}, or None, not {limit!r}")
         for name in ("operations", "seconds"):
             limit = getattr(self, name)
             if limit is not None and not _is_positive(limit):
@@ -65,7 +70,7 @@ def checked(limits: Limits | None, default: Limits) -> Limits:
     return default if limits is None else limits
 
 
-OWN = Limits(operations=None)
+OWN = Limits(operations=None, batch=None)
 """Of a module that is the caller's own."""
 
 
