@@ -97,6 +97,27 @@ def test_other_names_for_inputs_and_outputs(linear: Path) -> None:
     assert lowbit.Predictor(linear, threads=1, outputs=[])({"input": X}) == {}
 
 
+class Mixed(nn.Module):
+    """Half floats, integers, truth values, complex numbers, and a size that is a number."""
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[Any, ...]:
+        return x * 2, ids[:, 0], x > 0, torch.complex(x.float(), x.float()), x.shape[0]
+
+
+def test_types_are_those_of_the_caller(tmp_path: Path, linear: Path) -> None:
+    path = tmp_path / "mixed.lowbit"
+    lowbit.convert(Mixed(), (torch.ones(2, 3).half(), torch.ones(2, 5, dtype=torch.int64))).save(path)
+    reads, gives = lowbit.Predictor(path, threads=1).types()
+    assert reads == {"x": ("float16", ("batch", 3)), "ids": ("int64", ("batch", "sequence"))}
+    batch = {"x": np.ones((4, 3), np.float16), "ids": np.ones((4, 5), np.int64)}
+    for name, given in lowbit.Predictor(path, threads=1)(batch).items():
+        array = np.asarray(given)
+        assert gives[name].dtype == str(array.dtype)
+        assert tuple(4 if size == "batch" else size for size in gives[name].shape) == array.shape
+    renamed = lowbit.Predictor(linear, inputs={"input": "pixels"}, outputs={"output": "logits"}).types()
+    assert renamed == ({"pixels": ("float32", ("batch", 8))}, {"logits": ("float32", ("batch", 4))})
+
+
 WORKER = """
 import pickle, sys
 predictors, batch = pickle.load(sys.stdin.buffer)

@@ -32,6 +32,11 @@ COMPLEX: dict[str, np.dtype[Any]] = {"c64": np.dtype(np.complex64), "c128": np.d
 """Complex numbers of the caller's: a graph has them as f32 with an axis of two at the end."""
 
 
+def caller_dtype(dtype: str, own: str) -> np.dtype[Any]:
+    """What the caller has for a tensor that is of dtype `own` in the graph; `dtype` as in a tree, or ""."""
+    return COMPLEX.get(dtype) or _CALLER_DTYPES.get(dtype) or DTYPES[own]
+
+
 class Record(dict[str, Any]):
     """A dict with attribute access and access by position: stands in for dataclasses and transformers' ModelOutput."""
 

@@ -10,15 +10,26 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..graph.ir import Array
+from ..graph.ir import Array, Dim, Value
 from . import calls
 from .model import Model, load
 
 ONLY = "output"
 """What the output of a model is called that has no name for it."""
+
+
+class Tensor(NamedTuple):
+    """What a tensor of a call is to the caller: who stores half floats, gives and gets half floats."""
+
+    dtype: str
+    """Of a NumPy array: `float32`, `float16`, `int64`, `bool`, `complex64`, ..."""
+    shape: tuple[Dim, ...]
+    """Sizes; those that are free until run time are text."""
+
+
 _Key = tuple[str, int, int, int | None]
 _loaded: dict[_Key, Model] = {}
 _loading = threading.Lock()
@@ -89,6 +100,21 @@ class Predictor:
         """The names that a call gives."""
         return tuple(self._given(self.model).values())
 
+    def types(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a call reads and gives.
+
+        Returns:
+            The inputs and the outputs by name. A number that is no tensor in the model's own output is one of no axes.
+        """
+        model, trees = self.model, dict(_outputs(self.model._convention.output))
+        values, outputs = model.session.graph.values, model.session.graph.outputs
+        reads = {name: _tensor(leaf.dtype, values[leaf.input]) for name, leaf in self._called(model).items()}
+        gives = {
+            name: _tensor(trees[own].get("dtype", ""), values[outputs[trees[own]["tensor"]]])
+            for own, name in self._given(model).items()
+        }
+        return reads, gives
+
     def __call__(self, batch: Mapping[str, Array]) -> dict[str, Any]:
         """Run the model.
 
@@ -133,6 +159,14 @@ class Predictor:
 
     def __repr__(self) -> str:
         return f"lowbit.Predictor({self._path!r}, threads={self._threads!r})"
+
+
+def _tensor(dtype: str, value: Value) -> Tensor:
+    """Of the caller's dtype, if it is not the graph's."""
+    if dtype in calls.NUMBERS:
+        return Tensor({"int": "int64", "float": "float64"}[dtype], ())
+    shape = value.shape[:-1] if dtype in calls.COMPLEX else value.shape
+    return Tensor(str(calls.caller_dtype(dtype, value.dtype)), shape)
 
 
 def _predictor(path: str, threads: int | None, inputs: Any, outputs: Any) -> Predictor:
