@@ -1,4 +1,4 @@
-"""The commands: `demo`, `info`, `inspect FILE`, `bench FILE`. Errors and missing extras are `__main__`'s business."""
+"""The commands: one function each. Errors and missing extras are `__main__`'s business."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from lowbit.report.optimized import CHOICE, TRIAL, asked, choice_row, trial_row
 from lowbit.report.training import told
 from lowbit.runtime import compression
 from lowbit.runtime import format as lowbit_format
+from lowbit.runtime import repository as lowbit_repository
 from lowbit.runtime.meta import Decision, Meta, Trained
 from lowbit.runtime.targets import this_level
 from lowbit.runtime.timing import interleave
@@ -172,6 +173,24 @@ def bench(
     if report is not None:
         model.report(report, *inputs)
         console.print(f"Wrote {report}")
+
+
+@app.command()
+def repository(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="FILE or NAME=FILE.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The repository.", file_okay=False)],
+    threads: Annotated[int, typer.Option(help="Of one call.", min=1)] = 1,
+    instances: Annotated[int, typer.Option(help="Processes a model, each with weights of its own.", min=1)] = 1,
+    python_path: Annotated[
+        list[str] | None,
+        typer.Option(help="Where Triton's Python finds lowbit and NumPy; absent: where they are here."),
+    ] = None,
+) -> None:
+    """Write a model repository for NVIDIA Triton. A model that is there already gets a further version."""
+    models = lowbit_repository.named(files)
+    written = lowbit_repository.write(models, directory, threads=threads, instances=instances, python_path=python_path)
+    for name, version in written.items():
+        console.print(f"{name}: {version}", highlight=False, soft_wrap=True)
 
 
 def _leading(graph: Graph, batch: int) -> dict[str, int]:

@@ -1,0 +1,92 @@
+"""What `lowbit repository` writes runs in a genuine Triton, where there is one, and answers with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lowbit
+from lowbit.runtime import repository
+from test_repository import BATCH, Mixed
+from triton_server import Server, bundle, triton
+
+http = pytest.importorskip("tritonclient.http")
+grpc = pytest.importorskip("tritonclient.grpc")
+
+
+def files(directory: Path) -> dict[str, Path]:
+    torch.manual_seed(0)
+    made = {name: directory / f"{name}.lowbit" for name in ("net", "mixed")}
+    lowbit.convert(nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)).eval(), torch.randn(1, 8)).save(
+        made["net"]
+    )
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    lowbit.convert(Mixed().eval(), (torch.ones(2, 3).half(), {"ids": ids, "least": torch.tensor(1.0).half()})).save(
+        made["mixed"]
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    bundle()
+    return files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    work = tmp_path_factory.mktemp("triton")
+    repository.write(models, work / "repository", instances=2)
+    with triton(work / "repository", work) as running:
+        yield running
+
+
+def batches(name: str, rows: int) -> dict[str, Any]:
+    rng = np.random.default_rng(rows)
+    if name == "net":
+        return {"input": rng.standard_normal((rows, 8)).astype(np.float32)}
+    return {
+        "x": rng.standard_normal((rows, 3)).astype(np.float16),
+        "more.ids": rng.integers(0, 9, (rows, 5)),
+        "more.least": BATCH["more.least"],
+    }
+
+
+@pytest.mark.parametrize("name", ["net", "mixed"])
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_it_answers_as_a_predictor(server: Server, models: dict[str, Path], name: str, protocol: str) -> None:
+    module: Any = {"http": http, "grpc": grpc}[protocol]
+    predict = lowbit.Predictor(models[name], threads=1)
+    with module.InferenceServerClient(f"127.0.0.1:{getattr(server, protocol)}") as client:
+        for rows in (1, 2, 7):
+            batch = batches(name, rows)
+            expected = predict(
+                {key: array if key != "more.least" else array.reshape(()) for key, array in batch.items()}
+            )
+            inputs = []
+            for key, array in batch.items():
+                kind = repository.DTYPES[str(array.dtype)]
+                inputs.append(module.InferInput(key, list(array.shape), kind))
+                inputs[-1].set_data_from_numpy(array)
+            answer = client.infer(name, inputs)
+            for key, found in expected.items():
+                np.testing.assert_array_equal(answer.as_numpy(key), np.atleast_1d(found), err_msg=key, strict=True)
+
+
+def test_a_refusal_is_lowbits_text(server: Server) -> None:
+    array = np.zeros((65_537, 8), np.float32)
+    with http.InferenceServerClient(f"127.0.0.1:{server.http}") as client:
+        wrong = http.InferInput("input", [65_537, 8], "FP32")
+        wrong.set_data_from_numpy(array)
+        with pytest.raises(
+            http.InferenceServerException, match="batch is 65537, and this session's limit is 65536"
+        ) as refused:
+            client.infer("net", [wrong])
+        assert refused.value.status() == "400"
+        assert "Traceback" not in refused.value.message()
