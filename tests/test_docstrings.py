@@ -19,6 +19,7 @@ import lowbit.converted_model
 import lowbit.ops
 import lowbit.passes
 import lowbit.report
+import lowbit.serve
 from lowbit.dynamo import compile
 from lowbit.runtime import meta, profile, roofline
 
@@ -46,7 +47,7 @@ RESULTS = (
 
 def public() -> Iterator[tuple[str, Any]]:
     """Classes and functions, by name, with the public methods that these classes define."""
-    rooms = (lowbit, lowbit.compress, lowbit.capture, lowbit.passes, lowbit.ops, lowbit.report)
+    rooms = (lowbit, lowbit.compress, lowbit.capture, lowbit.passes, lowbit.ops, lowbit.report, lowbit.serve)
     found = [(f"{room.__name__}.{name}", getattr(room, name)) for room in rooms for name in room.__all__]
     found += [(f"{each.__module__}.{each.__name__}", each) for each in RESULTS]
     for name, item in found:

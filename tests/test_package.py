@@ -39,7 +39,17 @@ def test_contents(installed: dict[str, Path]) -> None:
     assert {"lowbit/__init__.py", "lowbit/py.typed", "lowbit/_core.pyi", "lowbit/data/digits.npz"} <= inside
     modules = {name.split(".")[0] for name in inside if name.endswith(".so")}
     assert modules - {"lowbit/_kernels"} == {"lowbit/_core"}  # the tests of single kernels ask for the other one
-    assert {Path(name).suffix for name in inside} <= {".py", ".pyi", ".so", ".npz", ".md", ".typed", ".css"}
+    assert {Path(name).suffix for name in inside} <= {
+        ".py",
+        ".pyi",
+        ".so",
+        ".npz",
+        ".md",
+        ".typed",
+        ".css",
+        ".html",
+        ".proto",
+    }
     assert any(name.endswith("LICENSE") for name in installed)
     assert {name.split("/")[0] for name in installed} <= {"lowbit", f"lowbit-{lowbit.__version__}.dist-info"}
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import compress, importers
+    from . import compress, importers, serve
     from .conversion import convert
     from .eager.in_place import quantize_
     from .errors import (
@@ -48,6 +48,7 @@ __all__ = [
     "Limits",
     "compress",
     "importers",
+    "serve",
     "LowbitError",
     "AccuracyError",
     "CalibrationError",
@@ -79,7 +80,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("lowbit")
-    elif name in ("compress", "importers", "transformers"):
+    elif name in ("compress", "importers", "serve", "transformers"):
         value = import_module(f".{name}", __name__)
     elif name in _ROOMS:
         value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)

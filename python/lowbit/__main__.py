@@ -13,6 +13,10 @@ EXTRAS = {"typer": "cli", "rich": "cli", "torch": "demo"}
 def main() -> None:
     """Run the command that `sys.argv` names; an error of lowbit's is one line on standard error and exit status 1."""
     try:
+        if sys.argv[1:2] == ["serve"]:  # where models are served, packages of the command line need not be installed
+            from lowbit.serve.command import main as serve
+
+            return serve(sys.argv[2:])
         from lowbit.cli.commands import app
 
         app()

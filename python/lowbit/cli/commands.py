@@ -16,6 +16,7 @@ from rich.table import Table
 
 import lowbit
 from lowbit import _core
+from lowbit.cli.arguments import with_options
 from lowbit.cli.tables import heading, profile_table
 from lowbit.graph import limits
 from lowbit.graph.ir import Graph, Value, Weight
@@ -30,6 +31,7 @@ from lowbit.runtime import repository as lowbit_repository
 from lowbit.runtime.meta import Decision, Meta, Trained
 from lowbit.runtime.targets import this_level
 from lowbit.runtime.timing import interleave
+from lowbit.serve.command import serve
 
 app = typer.Typer(
     name="lowbit",
@@ -191,6 +193,9 @@ def repository(
     written = lowbit_repository.write(models, directory, threads=threads, instances=instances, python_path=python_path)
     for name, version in written.items():
         console.print(f"{name}: {version}", highlight=False, soft_wrap=True)
+
+
+app.command()(with_options(serve))
 
 
 def _leading(graph: Graph, batch: int) -> dict[str, int]:

@@ -106,7 +106,7 @@ class Predictor:
         Returns:
             The inputs and the outputs by name. A number that is no tensor in the model's own output is one of no axes.
         """
-        model, trees = self.model, dict(_outputs(self.model._convention.output))
+        model, trees = self.model, outputs_of(self.model)
         values, outputs = model.session.graph.values, model.session.graph.outputs
         reads = {name: _tensor(leaf.dtype, values[leaf.input]) for name, leaf in self._called(model).items()}
         gives = {
@@ -137,22 +137,18 @@ class Predictor:
         leaves = [calls.Leaf(leaf.input, leaf.dtype, repr(name), batch[name]) for name, leaf in called.items()]
         arrays = {leaf.input: model._read(leaf) for leaf in leaves}
         made = model.session.run_list([arrays[name] for name in model.session.graph.inputs])
-        trees = dict(_outputs(model._convention.output))
+        trees = outputs_of(model)
         return {name: calls.rebuild(trees[own], made, calls.write_array) for own, name in given.items()}
 
     def _called(self, model: Model) -> dict[str, calls.Leaf]:
         """What each of the caller's names feeds."""
-        leaves = {
-            name: calls.Leaf(tree["tensor"], tree.get("dtype", ""), repr(name), None)
-            for parameter in model._convention.parameters
-            for name, tree in _tensors(parameter.tree, parameter.name)
-        }
+        leaves = inputs_of(model)
         _check("input", self._renamed, leaves)
         return {self._renamed.get(name, name): leaf for name, leaf in leaves.items()}
 
     def _given(self, model: Model) -> dict[str, str]:
         """The caller's name of each output that is wanted, by the model's."""
-        names = [name for name, _ in _outputs(model._convention.output)]
+        names = [*outputs_of(model)]
         wanted = {name: name for name in names} if self._wanted is None else dict(self._wanted)
         _check("output", wanted, names)
         return wanted
@@ -173,9 +169,19 @@ def _predictor(path: str, threads: int | None, inputs: Any, outputs: Any) -> Pre
     return Predictor(path, threads=threads, inputs=inputs, outputs=outputs)
 
 
-def _outputs(tree: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The tensors that a model gives, by name."""
-    return _tensors(tree, "" if isinstance(_items(tree), Mapping) else ONLY)
+def inputs_of(model: Model) -> dict[str, calls.Leaf]:
+    """What each name of a model's inputs feeds."""
+    return {
+        name: calls.Leaf(tree["tensor"], tree.get("dtype", ""), repr(name), None)
+        for parameter in model._convention.parameters
+        for name, tree in _tensors(parameter.tree, parameter.name)
+    }
+
+
+def outputs_of(model: Model) -> dict[str, Mapping[str, Any]]:
+    """The tensors that a model gives, by name, as trees of the calling convention."""
+    tree = model._convention.output
+    return dict(_tensors(tree, "" if isinstance(_items(tree), Mapping) else ONLY))
 
 
 def _tensors(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
