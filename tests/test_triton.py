@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import lowbit
+import serving
+import serving_calls
 from lowbit.runtime import repository
 from test_repository import BATCH, Mixed
 from triton_server import Server, bundle, triton
@@ -90,3 +92,38 @@ def test_a_refusal_is_lowbits_text(server: Server) -> None:
             client.infer("net", [wrong])
         assert refused.value.status() == "400"
         assert "Traceback" not in refused.value.message()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, serving.Server]]:
+    """Triton and `lowbit serve` of the same files."""
+    bundle()
+    work = tmp_path_factory.mktemp("both")
+    made = serving_calls.models(work)
+    repository.write(made, work / "repository")
+    with triton(work / "repository", work) as one, serving.running(work / "log", *map(str, made.values())) as other:
+        yield one, other
+
+
+def without_platform(found: Any) -> Any:
+    """It names what runs a model: `python` there, `lowbit` here."""
+    return {key: value for key, value in found.items() if key != "platform"} if isinstance(found, dict) else found
+
+
+DIFFERENT = {
+    "statistics of an unknown model": "an unknown model is 404 in each of the calls here, 400 in this one there",
+}
+
+
+@pytest.mark.parametrize("client", serving_calls.CLIENTS)
+def test_it_and_lowbit_serve_answer_alike(both: tuple[Server, serving.Server], client: str) -> None:
+    """Values as bits, statuses, metadata, of each call of the table."""
+    one, other = both
+    address = f"127.0.0.1:{one.http if 'rest' in client else one.grpc}"
+    found = {
+        name: tuple(
+            without_platform(serving_calls.ask(client, where, call)) for where in (address, other.address(client))
+        )
+        for name, call in serving_calls.CALLS.items()
+    }
+    assert {name for name, (there, here) in found.items() if there != here} == set(DIFFERENT)

@@ -98,7 +98,7 @@ def on_cluster(plan: Plan, study: Study, workers: int, address: bool | str, prog
     try:
         import ray
     except ImportError as error:
-        raise InputError('ray=True needs Ray: pip install "lowbit[ray]"') from error
+        raise InputError('ray=True needs Ray: pip install "lowbit[compress,ray]"') from error
     was_running = ray.is_initialized()
     if not was_running:
         own: dict[str, Any] = {"num_cpus": workers if workers > 1 else None} if address is True else {}
