@@ -95,13 +95,12 @@ def read(served: Served, body: bytes, header: int | None) -> Asked:
         raise InputError(f"{len(rest):,} bytes behind the last input belong to none")
     is_binary = parameters.get("binary_data_output") is True
     outputs = None
-    if document.get("outputs"):
+    if "outputs" in document and (wanted := [*_entries(document, "outputs")]):
         outputs = [
-            (_name(entry), _parameters(entry, "an output").get("binary_data", is_binary) is True)
-            for entry in _entries(document, "outputs")
+            (_name(entry), _parameters(entry, "an output").get("binary_data", is_binary) is True) for entry in wanted
         ]
     found = document.get("id")
-    if found is not None and not isinstance(found, str):
+    if "id" in document and not isinstance(found, str):
         raise InputError("id is a text")
     return Asked(found, given, outputs, is_binary, seconds_of(parameters.get("timeout")))
 

@@ -35,7 +35,20 @@ log = logging.getLogger("lowbit.serve")
 class Request:
     """What is known of a request while it is answered."""
 
-    __slots__ = ("batch", "headers", "held", "is_read", "method", "model", "path", "receive", "rows", "scope", "start")
+    __slots__ = (
+        "allowed",
+        "batch",
+        "headers",
+        "held",
+        "is_read",
+        "method",
+        "model",
+        "path",
+        "receive",
+        "rows",
+        "scope",
+        "start",
+    )
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
@@ -48,6 +61,7 @@ class Request:
         self.is_read = self.method in ("GET", "HEAD")
         self.model = ""
         self.rows = self.batch = 0
+        self.allowed = b"GET, HEAD"
 
 
 class Answer:
@@ -149,7 +163,7 @@ class App:
         if told.status is Status.NO_TOKEN:
             headers.append((b"www-authenticate", b"Bearer"))
         if told.status is Status.NO_METHOD:
-            headers.append((b"allow", b"POST" if request.method in ("GET", "HEAD") else b"GET, HEAD"))
+            headers.append((b"allow", request.allowed))
         if not request.is_read:
             headers.append((b"connection", b"close"))
         if request.model:
@@ -370,6 +384,7 @@ async def _discard(request: Request) -> None:
 
 def _allow(request: Request, method: str) -> None:
     if request.method != method and (method, request.method) != ("GET", "HEAD"):
+        request.allowed = b"GET, HEAD" if method == "GET" else method.encode()
         raise Refused(Status.NO_METHOD, f"{request.method[:20]} is not possible here, {method} is")
 
 
