@@ -2,6 +2,7 @@
 
     python bench/bench_search.py [--trials 40] [--table-seeds 20] [--seeds 3] [--methods random,evolution,...]
         [--table build/bench/search_table.json] [--plot docs/search.svg]
+    python bench/bench_search.py --ray [--trials 40]
 
 The space has 128 nets, whose parts are all passed through `compress.mixed`, so every method can search it: blocks, ways
 to halve the image, heads. Each is trained for two epochs on 2,000 of the digits, converted to int8, scored on the 2,000
@@ -15,6 +16,9 @@ for as long.
 What is compared is the hyper-volume of the front: the area, in points of accuracy times the logarithm of time, between
 it and a corner that is as bad as the worst net in both. Fails unless evolution and TPE are above random, and policy and
 gradient not below, on average.
+
+`--ray` trains nets drawn at random as tasks of a Ray cluster on this machine, with one worker and with two, and fails
+unless two need 0.6 of one's time at most. The clusters run already, and their workers have imported torch.
 """
 
 from __future__ import annotations
@@ -226,6 +230,27 @@ def plot(path: Path, trials: int, storage: Path) -> None:
     print(f"found: {best.score:.2f} %, trained again {again:.2f} (mean of 3) in {best.latency_ms:.4f} ms")
 
 
+def by_workers(trials: int) -> bool:
+    """Whether a study by two Ray workers takes 0.6 of the time that one needs, at most."""
+    import ray
+
+    taken = {}
+    for workers in (1, 2):
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        with tempfile.TemporaryDirectory() as folder:
+            for name, count in ("first", 2 * workers), ("all", trials):
+                start = time.perf_counter()
+                compress.search(
+                    build, SPACE, train=train, evaluate=accuracy, method="random", trials=count,
+                    storage=Path(folder) / name, workers=workers, ray=True, progress=False,
+                )  # fmt: skip
+                taken[workers] = time.perf_counter() - start
+        ray.shutdown()
+        print(f"{workers} of Ray's workers: {trials} trials in {taken[workers]:.1f} s", flush=True)
+    print(f"two need {taken[2] / taken[1]:.2f} of one's time")
+    return taken[2] <= 0.6 * taken[1]
+
+
 def trained(net: nn.Module, seed: int) -> float:
     """The accuracy of a net after a training."""
     torch.manual_seed(seed)
@@ -241,8 +266,11 @@ def main() -> int:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--table", type=Path, default=Path("build/bench/search_table.json"))
     parser.add_argument("--plot", type=Path, help="search with nets that are trained, and write the front")
+    parser.add_argument("--ray", action="store_true", help="time a study by one Ray worker and by two instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.ray:
+        return 0 if by_workers(arguments.trials) else 1
     table = everything(arguments.table)
     methods = arguments.methods.split(",")
     means = compare(table, arguments.trials, methods, arguments.table_seeds, arguments.seeds, arguments.table.parent)
