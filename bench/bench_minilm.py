@@ -266,6 +266,8 @@ ENGINES: dict[str, Callable[[nn.Module, Sequence[Feeds], int], Run]] = {
     "onnxruntime static Percentile": partial(with_onnxruntime, kind="Percentile"),
     "openvino, nncf transformer": with_openvino,
     "ctranslate2": with_ctranslate2,
+    "lowbit int8-e5": partial(with_lowbit, static=True, scheme="int8-e5"),
+    "lowbit int8-e4": partial(with_lowbit, static=True, scheme="int8-e4"),
     "lowbit int4": partial(with_lowbit, static=True, scheme="int4-g32"),
     "lowbit int4, affine": partial(with_lowbit, static=True, scheme="int4-g32", symmetric=False),
     "lowbit int3, groups of 32": partial(with_lowbit, static=True, scheme="int3-g32"),
@@ -281,7 +283,7 @@ ENGINES: dict[str, Callable[[nn.Module, Sequence[Feeds], int], Run]] = {
     "openvino int4, nncf affine, AWQ and scales (data)": partial(with_openvino, kind="asym-data"),
     "openvino int4, nncf affine, GPTQ (data)": partial(with_openvino, kind="asym-gptq"),
 }
-OTHERS = ("torch float32", "onnxruntime static Percentile")
+OTHERS = ("torch float32", "onnxruntime static Percentile", "lowbit int8-e5", "lowbit int8-e4")
 DEFAULT = tuple(name for name in ENGINES if name not in OTHERS and ", no" not in name and "int4" not in name)
 
 

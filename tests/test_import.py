@@ -68,8 +68,9 @@ def test_schemes() -> None:
     assert schemes.resolve("float32").is_float
     mine = schemes.Scheme(name="mine", range_method="percentile", percentile=99.0)
     assert schemes.resolve(mine) is mine
-    with pytest.raises(InputError, match=r"no scheme .int9.; use one of int8, int8-weights, float32"):
+    with pytest.raises(InputError, match=r"no scheme .int9.; use one of int8, int8-weights, int8-e7, "):
         schemes.resolve("int9")
-    for wrong in ({"weight_bits": 5}, {"range_method": "guess"}, {"percentile": 20.0}, {"granularity": "tensor"}):
+    for wrong in ({"weight_bits": 5}, {"range_method": "guess"}, {"percentile": 20.0}, {"granularity": "tensor"},
+                  {"entropy": 8.0}, {"entropy": 1}, {"entropy": 4, "weight_bits": 4}):  # fmt: skip
         with pytest.raises(LowbitError):
             schemes.Scheme(name="wrong", **wrong)

@@ -320,18 +320,20 @@ class ConvertedModel(Model):
         tensors = as_example(net, call)
         return run
 
-    def save(self, path: str | os.PathLike[str], *, compress: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], *, compress: bool | None = None) -> None:
         """Write a `.lowbit` file, for `lowbit.load`.
 
         Args:
             path: Where to write it. The file appears whole or not at all; the same model gives the same bytes.
             compress: Leave out what the frequencies of codes tell (zlib): 8 to 17 % of a file, for 8 ms more a
                 megabyte when it is loaded. Nothing is rounded. The bytes then depend on the release of zlib, too.
+                None: where a scheme chose codes for it (`Scheme.entropy`), of which it leaves out much more.
 
         Raises:
             OSError: The file cannot be written.
         """
-        format.save(path, self.graph, self.meta.document(), compress=compress)
+        is_streamed = self.meta.wants_streams if compress is None else compress
+        format.save(path, self.graph, self.meta.document(), compress=is_streamed)
 
     def _object(self, name: str, fields: dict[str, Any]) -> Any:
         """An output in the module's own class."""

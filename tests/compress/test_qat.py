@@ -242,7 +242,14 @@ def test_codes_are_those_of_training(name: str, scheme: str, tmp_path: Path) -> 
     assert float(difference.mean()) <= 0.002 * float(trained.max() - trained.min())
 
 
-@pytest.mark.parametrize("schemes", [("binary", "pow2", "int3-g32"), ("kmeans", "int2-g32", "int4-channel")])
+@pytest.mark.parametrize(
+    "schemes",
+    [
+        ("binary", "pow2", "int3-g32"),
+        ("kmeans", "int2-g32", "int4-channel"),
+        ("int8-e4", "int8-e3", "int8-e6"),
+    ],
+)
 def test_other_formats_are_exact_too(schemes: tuple[str, ...], tmp_path: Path) -> None:
     """Signs, tables, offsets: what the file has are the numbers of training."""
     scheme = {**dict(zip(("4", "8", "12"), schemes, strict=True)), "*": "int8"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from lowbit.optimization.candidates import Candidate
 from lowbit.optimization.loop import Optimization, asked
 from lowbit.optimization.noises import left_out, noises
 from lowbit.progress import reporter
-from lowbit.runtime import format
 
 Score = Callable[[Any], float]
 
@@ -56,14 +56,15 @@ def held(model: Any, name: str) -> Any:
     return model.graph.constants[node.inputs[1]]
 
 
-def test_bytes() -> None:
+def test_bytes(tmp_path: Path) -> None:
     """The file is as small as asked, each layer's weight is in the form that the plan says, and float32 comes first."""
     net, data = net_of(), images()
     result = lowbit.optimize(
         net, data[:1], data=data.split(16), evaluate=likeness(net, data), bytes=32_000, max_drop=0.1, target="avx2",
         threads=1,
     )  # fmt: skip
-    assert len(format.dumps(result.model.graph, result.model.meta.document())) <= 32_000
+    result.model.save(tmp_path / "small.lowbit")
+    assert (tmp_path / "small.lowbit").stat().st_size <= 32_000
     assert [each.name for each in result.evaluations[:2]] == ["float32", "int8"]
     assert result.evaluations[0].drop == 0
     assert min(each.bytes for each in result.evaluations[2:]) <= 32_000
@@ -208,6 +209,38 @@ def test_weights_alone_as_codes() -> None:
     without = lowbit.convert(net, data[:1], scheme={"0": "float32", "*": "int8-weights"})
     assert not isinstance(held(without, "0"), Weight)
     assert held(without, "10").bits == 8
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_codes_of_little_information(calibrated: bool, tmp_path: Path) -> None:
+    """Layers run on codes of eight bits, and the file has them by their frequencies, unless told otherwise."""
+    net, data = net_of(), images()
+    batches = data.split(16) if calibrated else None
+    errors, sizes = [], []
+    for scheme in ("int8", "int8-e6", "int8-e4"):
+        model = lowbit.convert(net, data[:1], calibration=batches, scheme=scheme)
+        errors.append(-likeness(net, data)(model))
+        model.save(tmp_path / "model.lowbit")
+        sizes.append((tmp_path / "model.lowbit").stat().st_size)
+        assert torch.equal(torch.as_tensor(lowbit.load(tmp_path / "model.lowbit")(data.numpy())), model(data))
+        if scheme != "int8":
+            assert {row.scheme for row in model.meta.decisions if row.entropy == float(scheme[6:])} == {"int8"}
+            model.save(tmp_path / "plain.lowbit", compress=False)
+            assert (tmp_path / "plain.lowbit").stat().st_size > 1.2 * sizes[-1]
+    assert errors == sorted(errors)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[2] < 0.75 * sizes[0]
+
+
+def test_budgets_of_bytes_are_used() -> None:
+    """Steps are as wide as files ask for, and what is left of the budget is little."""
+    net, data = net_of(), images()
+    options: dict[str, Any] = {"data": data.split(16), "evaluate": likeness(net, data), "target": "avx2", "threads": 1}
+    plain = lowbit.optimize(net, data[:1], bytes=70_000, **options).evaluations[1]
+    result = lowbit.optimize(net, data[:1], bytes=0.7 * plain.bytes, **options)
+    taken = next(each for each in result.evaluations if each.plan == result.plan)
+    assert any(candidate.scheme.startswith("int8-e") for candidate in result.plan.values())
+    assert 0.9 * 0.7 * plain.bytes <= taken.bytes <= 0.7 * plain.bytes
 
 
 def test_tables_are_weighed() -> None:

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit.graph.ir import Array
-from lowbit.quantization.round_weights import best_scales, round_compensated, round_flat, round_nearest
+from lowbit.quantization.round_weights import (
+    best_scales,
+    round_compensated,
+    round_flat,
+    round_nearest,
+    wide_scales,
+)
 
 
 def output_error(weight: Array, rounded: Array, moments: Array) -> float:
@@ -106,3 +112,36 @@ def test_pruned_weights_stay_zero() -> None:
     for codes in (made.codes, round_flat(weight).codes):
         assert not codes[np.broadcast_to(weight == 0, weight.shape)].any()
     assert output_error(weight, made.weight, h) < 0.7 * output_error(weight, round_nearest(weight).weight, h)
+
+
+def information(codes: Array) -> float:
+    """Bits a code, by frequencies."""
+    shares = np.unique(codes, return_counts=True)[1] / codes.size
+    return float(-(shares * np.log2(shares)).sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3.5, 5, 6])
+@pytest.mark.parametrize("alike", [True, False])
+def test_wide_steps_hold_the_bits_that_were_asked_for(bits: float, alike: bool) -> None:
+    """Of normal weights, whatever the rows' sizes where each has its step; what has tails holds less."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 16, 3, 3)).astype(np.float32)
+    if not alike:
+        weight *= np.exp(rng.standard_normal((64, 1, 1, 1))).astype(np.float32)
+    scales = wide_scales(weight, bits, alike=alike)
+    assert (len(np.unique(scales)) == 1) == alike
+    made = round_nearest(weight, scales=scales)
+    assert information(made.codes) == pytest.approx(bits, abs=0.08)
+    tails = rng.laplace(size=(64, 512))
+    assert information(round_nearest(tails, scales=wide_scales(tails, bits, alike=alike)).codes) < bits
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.floats(2, 7), st.booleans(), st.integers(0, 5), st.integers(0, 40))
+def test_wide_steps_clip_nothing(seed: int, bits: float, alike: bool, rows: int, depth: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_cauchy((rows, depth)) * rng.integers(0, 2, (rows, 1))
+    scales = wide_scales(weight, bits, alike=alike)
+    made = round_nearest(weight, scales=scales)
+    assert (np.abs(made.weight - weight) <= 0.500001 * scales[:, None]).all()
+    np.testing.assert_array_equal(scales, scales.astype(np.float32))

@@ -24,7 +24,7 @@ from ..quantization.calibrate import Histogram, choose
 from ..quantization.code_tables import round_to_values
 from ..quantization.few_bits import Width
 from ..quantization.round_groups import code_range, round_by
-from ..quantization.round_weights import round_nearest
+from ..quantization.round_weights import round_nearest, wide_scales
 from ..quantization.schemes import Scheme
 from ..rounding import round_rows, round_values
 from .chain import Link
@@ -71,7 +71,8 @@ def start(weight: Tensor, width: Width, scheme: Scheme) -> tuple[Form, Tensor, T
         form = Form(bits=4, low=table[0], high=table[-1], values=table)
         return form, _column(made.scales), None
     if not width.group_size:
-        return Form(), _column(round_nearest(array).scales), None
+        scales = wide_scales(array, width.entropy, alike=False) if width.entropy else round_nearest(array).scales
+        return Form(), _column(scales), None
     codes = round_by(scheme, array, width.group_size)
     if width.bits == 1 and scheme.symmetric:
         form = Form(bits=1, group_size=width.group_size, low=-1, high=1, values=(-1, 1))

@@ -31,7 +31,7 @@ from ..quantization import schemes
 from ..quantization.code_tables import round_to_values
 from ..quantization.few_bits import FEW, group_size, has_form, unfit
 from ..quantization.round_groups import round_by
-from ..quantization.round_weights import round_nearest
+from ..quantization.round_weights import round_nearest, wide_scales
 from ..quantization.tables import SMALL_TABLE
 from ..torch_internals import children, parameters
 from .modules import QuantizedEmbedding, QuantizedLayer, QuantizedLinear
@@ -313,7 +313,9 @@ def _nearest(layer: Codable, part: Tensor) -> Weight:
         made = round_by(layer.scheme, rows, layer.group_size).as_weight()
         return made if made.values is None else as_read(made)
     values = "" if layer.is_wide else layer.scheme.values
-    codes = round_to_values(rows, values) if values else round_nearest(rows)
+    entropy = 0.0 if layer.is_wide else layer.scheme.entropy
+    scales = wide_scales(rows, entropy, alike=False) if entropy else None
+    codes = round_to_values(rows, values) if values else round_nearest(rows, scales=scales)
     return Weight(codes=codes.codes, scales=codes.scales.astype(np.float32))
 
 

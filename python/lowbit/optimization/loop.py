@@ -54,6 +54,8 @@ BEST = 2
 """Models that hold of which smaller ones are looked for."""
 ROUNDS = 4
 """How often a plan that misses its target when it is measured is made anew."""
+UNUSED = 0.01
+"""Of the bytes that a file may have: if more are left, the next plan may be predicted to take so many more."""
 
 
 def optimize(
@@ -140,7 +142,8 @@ def optimize(
         raise InputError("loss and finetune say how to train: pass train=, the data to train on")
     stages = Stages(out, _told_of(request, inputs, numbers, training))
     with reporter(progress) as report:
-        search = Optimization(request, inputs, report, stages, is_estimated=target is not None, training=training)
+        options: dict[str, Any] = {"is_estimated": target is not None, "is_small": "bytes" in numbers}
+        search = Optimization(request, inputs, report, stages, training=training, **options)
         return search.run(targets_of(numbers, search.base))
 
 
@@ -228,10 +231,11 @@ class Optimization:
         *,
         is_estimated: bool,
         training: Training | None = None,
+        is_small: bool = False,
     ) -> None:
-        self._request, self._report, self._inputs = request, report, inputs
+        self._request, self._report, self._inputs, self._is_small = request, report, inputs, is_small
         self._stages, self._training = stages or Stages(None, {}), training
-        self.workshop = Workshop(request, inputs, report)
+        self.workshop = Workshop(request, inputs, report, is_small=is_small)
         self._costs = Costs(self.workshop.graph, None, request.target) if is_estimated else None
         self._scale = 1.0
         """What a call takes over what was predicted, as the last model showed."""
@@ -302,7 +306,7 @@ class Optimization:
     def _problem_of(self, net: nn.Module) -> Problem:
         """Prices of a narrower net."""
         request, costs = replace(self._request, net=net), None
-        workshop = Workshop(request, self._inputs, self._report)
+        workshop = Workshop(request, self._inputs, self._report, is_small=self._is_small)
         if self._costs is not None:
             costs = Costs(workshop.graph, None, request.target)
         floats = ConvertedModel(workshop.prepared.conversion(workshop.prepared.floats))
@@ -376,7 +380,7 @@ class Optimization:
         """The plan of least noise within the targets, as measured."""
         assert self.problem is not None
         spare = 0.0
-        for _ in range(ROUNDS):
+        for tried in range(ROUNDS):
             budgets = {"microseconds": targets.microseconds / self._scale, "bytes": targets.bytes - spare}
             budgets = {name: budget for name, budget in budgets.items() if math.isfinite(budget)}
             plan = allocate(self.problem, {"noise": 1.0}, budgets)
@@ -384,8 +388,11 @@ class Optimization:
                 plan = self._least(targets)
             trial = self.attempt(plan)
             self._scale = trial.evaluated.microseconds / trial.plan.microseconds
-            spare += max(0.0, trial.evaluated.bytes - targets.bytes)
-            if trial.evaluated.microseconds <= targets.microseconds and trial.evaluated.bytes <= targets.bytes:
+            over = trial.evaluated.bytes - targets.bytes
+            is_wasteful = tried == 0 and over < -UNUSED * targets.bytes and math.isfinite(over)
+            spare += over if is_wasteful else max(0.0, over)
+            is_fast = trial.evaluated.microseconds <= targets.microseconds
+            if is_fast and over <= 0 and not is_wasteful:
                 return
 
     def _least(self, targets: Targets) -> Plan:

@@ -25,13 +25,16 @@ from ..passes.layers import LAYERS, TABLES
 from ..progress import Reporter
 from ..quantization.cost import Costs, MeasuredCosts, made_up, usual_codes
 from ..quantization.few_bits import Width
+from ..quantization.round_weights import round_nearest, wide_scales
 from ..runtime.timing import interleave
 from .allocate import Border, Problem
 from .candidates import Candidate, Price
-from .workshop import FLOAT, INT8, STORED, Layer, Workshop, file_bytes
+from .workshop import FLOAT, INT8, STORED, Layer, Workshop, file_bytes, weight_of
 
 PROFILES = 5
 """Profiles of a model, of each node the least of which counts."""
+HUFFMAN = 1.01
+"""Of what frequencies tell, what a file takes."""
 ROUNDS, SECONDS = 11, 0.05
 """Of timing whole models against each other."""
 
@@ -185,10 +188,22 @@ def weight_bytes(workshop: Workshop, layer: Layer, candidate: Candidate) -> int:
                                    / math.prod(blocks.PATTERNS[candidate.pattern]))) + 4 * channels  # fmt: skip
     if width.values:
         return size // 2 + 4 * channels + 64
+    if width.entropy:
+        return _information(workshop, layer, width) + 4 * channels
     if width.bits == 8:
         return size + 4 * channels
     bits = 1.6 if candidate.scheme == "ternary" else width.bits
     return round(size * bits / 8) + 2 * size // width.group_size
+
+
+def _information(workshop: Workshop, layer: Layer, width: Width) -> int:
+    """Of a layer's codes, by their frequencies."""
+    weight = np.asarray(workshop.graph.constants[weight_of(layer.nodes[0])])
+    scales = wide_scales(weight, width.entropy, alike=layer.nodes[0].op in TABLES)
+    codes = round_nearest(weight, scales=scales).codes
+    shares = np.bincount(codes.ravel().view(np.uint8), minlength=256) / max(codes.size, 1)
+    bits = -float((shares * np.log2(np.maximum(shares, 1e-300))).sum())
+    return round(layer.size * bits * HUFFMAN / 8)
 
 
 def _layer_of(workshop: Workshop, node: Node) -> str:

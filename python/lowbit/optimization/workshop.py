@@ -34,6 +34,8 @@ from .candidates import Candidate
 
 FLOAT, STORED, INT8 = (Candidate(scheme=name) for name in ("float32", "int8-weights", "int8"))
 FEW = tuple(Candidate(scheme=name) for name in ("int4", "int4-g32", "ternary", "kmeans"))
+WIDE = tuple(Candidate(scheme=name) for name, scheme in SCHEMES.items() if scheme.entropy)
+"""Eight bits with wide steps: for files alone."""
 SPARSE = tuple(
     Candidate(scheme="int8", pattern=pattern, sparsity=share / 100)
     for pattern, shares in (("4x4", (30, 40, 50, 60, 70, 80, 90)), ("1x4", (70, 80, 90, 95)))
@@ -60,10 +62,11 @@ class Layer:
 
 
 class Workshop:
-    """Makes models of a module. request: as `convert` has it, all in int8."""
+    """Makes models of a module. request: as `convert` has it, all in int8. is_small: files are to be so, too."""
 
-    def __init__(self, request: Request, inputs: Any, report: Reporter) -> None:
+    def __init__(self, request: Request, inputs: Any, report: Reporter, *, is_small: bool = False) -> None:
         self.request, self.inputs, self._report = request, inputs, report
+        self.few = (*FEW, *WIDE) if is_small else FEW
         self._sparse: dict[frozenset[tuple[str, Candidate]], Prepared] = {}
         self.prepared = self._prepare(request.net)
         self.quantizer = _quantizer(self.prepared)
@@ -74,7 +77,7 @@ class Workshop:
             candidate.scheme: self.quantizer.with_schemes(
                 {node.name: SCHEMES[candidate.scheme] for node in self.graph if node.op in (*LAYERS, *TABLES)}
             )
-            for candidate in (STORED, INT8, *FEW)
+            for candidate in (STORED, INT8, *self.few)
         }
         self.layers = self._layers()
         self.offers = {name: self._offers(layer) for name, layer in self.layers.items()}
@@ -131,12 +134,12 @@ class Workshop:
         found: dict[str, list[Node]] = {}
         paths: dict[str, str | None] = {}
         for node in self.graph:
-            weight = self.graph.constants.get(_weight_of(node)) if node.op in (*LAYERS, *TABLES) else None
+            weight = self.graph.constants.get(weight_of(node)) if node.op in (*LAYERS, *TABLES) else None
             if not isinstance(weight, np.ndarray) or (node.op in TABLES and not self._has_table(node)):
                 continue
             own = [path for path in self.request.rules.paths(node) if _may_own(modules.get(path), weight.shape)]
             name = own[0] if own else node.name
-            if name in found and _weight_of(found[name][0]) != _weight_of(node):
+            if name in found and weight_of(found[name][0]) != weight_of(node):
                 name, own = node.name, []
             found.setdefault(name, []).append(node)
             paths[name] = own[0] if own else None
@@ -144,7 +147,7 @@ class Workshop:
             name: Layer(
                 name=name,
                 nodes=tuple(nodes),
-                shape=tuple(self.graph.constants[_weight_of(nodes[0])].shape),
+                shape=tuple(self.graph.constants[weight_of(nodes[0])].shape),
                 path=paths[name],
             )
             for name, nodes in found.items()
@@ -156,17 +159,17 @@ class Workshop:
     def _offers(self, layer: Layer) -> tuple[Candidate, ...]:
         first = layer.nodes[0]
         found = [FLOAT] if first.op in TABLES else [FLOAT, STORED]
-        weight = self.graph.constants[_weight_of(first)]
+        weight = self.graph.constants[weight_of(first)]
         if layer.size == 0 or not np.isfinite(weight).all():
             return (FLOAT,)
         if not all(node.name in self._coded or node.op in TABLES for node in layer.nodes):
             return tuple(found)
         found.append(INT8)
         known: list[Width] = []
-        for candidate in FEW:
+        for candidate in self.few:
             widths = [self.width(node, candidate.scheme) for node in layer.nodes]
             width = widths[0]
-            if width is None or any(each is None or each.bits == 8 for each in widths):
+            if width is None or any(each is None or (each.bits == 8 and not each.entropy) for each in widths):
                 continue
             if not any(_form(each) == _form(width) for each in known):
                 known.append(width)
@@ -200,7 +203,7 @@ def pruned(net: nn.Module, zeros: Mapping[str, Candidate], data: Iterable[Any]) 
 
 def file_bytes(model: ConvertedModel) -> int:
     """Of the file that `save` writes."""
-    return len(format.dumps(model.graph, model.meta.document()))
+    return len(format.dumps(model.graph, model.meta.document(), compress=model.meta.wants_streams))
 
 
 def _quantizer(prepared: Prepared) -> Quantizer:
@@ -209,11 +212,12 @@ def _quantizer(prepared: Prepared) -> Quantizer:
     return prepared.quantizer
 
 
-def _form(width: Width) -> tuple[int, int, str]:
-    return width.bits, width.group_size, width.values
+def _form(width: Width) -> tuple[int, int, str, float]:
+    return width.bits, width.group_size, width.values, width.entropy
 
 
-def _weight_of(node: Node) -> str:
+def weight_of(node: Node) -> str:
+    """The name of a layer's weight, or of a table."""
     return node.inputs[1 if node.op in LAYERS else 0] if len(node.inputs) > 1 else ""
 
 

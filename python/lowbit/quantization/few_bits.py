@@ -38,7 +38,8 @@ class Width:
     """Of a layer's weights, or a table's. group_size: of few bits; 0: there are eight. note: why, for people.
 
     shared: of a table, the layer that reads the same numbers, and whose codes it can have. values: the code table
-    (`code_tables.py`) from which its values are, with a scale a channel; "": it has none.
+    (`code_tables.py`) from which its values are, with a scale a channel; "": it has none. entropy: of eight bits, how
+    many of information a code holds (`wide_steps`); 0: as many as it may.
     """
 
     group_size: int
@@ -46,6 +47,7 @@ class Width:
     bits: int = 8
     shared: str = ""
     values: str = ""
+    entropy: float = 0.0
 
 
 EIGHT = Width(group_size=0, note="")
@@ -70,11 +72,14 @@ def widths(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
                 else Width(group_size=size, note=note, bits=bits)
             )
         elif isinstance(codes, Codes):
-            found[node.name] = Width(group_size=0, note="its weights came with 8-bit codes")
+            note = "its weights came with 8-bit codes"
+            found[node.name] = Width(group_size=0, note=note, entropy=rules.of(node).entropy)
         elif rules.of(node).weight_bits in few_bits():
             found[node.name] = _width(graph, node, rules.of(node), ends)
             size = math.prod(graph.constants[node.inputs[1]].shape)
             sizes[node.name] = size if found[node.name].bits < 8 else 0
+        elif rules.of(node).entropy:
+            found[node.name] = _width(graph, node, rules.of(node), ends)
     shares = {node.name: rules.of(node).keep_small for node in graph if node.name in sizes}
     return {**found, **{name: Width(group_size=0, note=SMALL) for name in _smallest(sizes, shares)}}
 
@@ -137,6 +142,9 @@ def has_form(op: str, bits: int) -> bool:
 def _width(graph: Graph, node: Node, scheme: Scheme, ends: Mapping[str, str]) -> Width:
     if scheme.keep_ends and node.name in ends:
         return Width(group_size=0, note=f"8-bit weights, for {ends[node.name]}")
+    if scheme.entropy:
+        note = f"8-bit codes of {scheme.entropy:g} bits of information"
+        return Width(group_size=0, note=note, entropy=scheme.entropy)
     reason = _formless(node, scheme.weight_bits, scheme.values)
     if reason:
         return Width(group_size=0, note=reason)

@@ -408,6 +408,7 @@ def _priced(node: Node, total: _Total, plan: Plan, scheme: str, costs: Costs) ->
         reason=reason,
         cost_int8_us=coded,
         cost_float_us=floats,
+        entropy=(plan.widths.get(node.name, EIGHT).entropy or None) if is_coded else None,
     )
 
 
@@ -416,7 +417,8 @@ def _unpriced(node: Node, problem: str, int8: set[str], plan: Plan, static: bool
         return in_torch(plan.graph, node)
     if node.name in plan.tables:
         width = plan.tables[node.name]
-        return Decision(node=node.name, op=node.op, scheme=f"int{width.bits}", reason=width.note)
+        scheme, entropy = f"int{width.bits}", width.entropy or None
+        return Decision(node=node.name, op=node.op, scheme=scheme, reason=width.note, entropy=entropy)
     if node.name in int8:
         taken = next((name for name, other in plan.activations.items() if other.name == node.name), None)
         reason = f"part of {taken}" if taken is not None else "between int8 nodes, works on their codes"

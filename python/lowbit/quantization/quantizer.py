@@ -32,7 +32,7 @@ from .layer_inputs import Seen, layer_inputs
 from .plan import Plan, decide
 from .rehearse import bearable, measure
 from .round_groups import GroupCodes, code_range, round_by
-from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain
+from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain, wide_scales
 from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
 from .settle import Forms, first_layers, forms, settle
 from .sites import Sites
@@ -58,7 +58,7 @@ FLAT = ("conv2d", "conv3d")
 """The layers whose windows see mostly flat images."""
 Reconstruct = Callable[..., Mapping[str, IntegerLayer]]
 """`reconstruction.adaround.reconstruct`, which knows torch."""
-Form = tuple[int, int, str]
+Form = tuple[int, int, str, float]
 """What a layer's width says of its codes."""
 LayerKey = tuple[str, Quant | None, Form]
 """A layer, how its input is quantized, and the form of its weight."""
@@ -502,7 +502,8 @@ class Quantizer:
             elif width.group_size:
                 made = round_by(scheme, table, width.group_size)
             else:
-                made = round_to_values(table, width.values) if width.values else round_nearest(table)
+                scales = wide_scales(table, width.entropy, alike=True) if width.entropy else None
+                made = round_to_values(table, width.values) if width.values else round_nearest(table, scales=scales)
             self._table_codes[key] = made
         return self._table_codes[key]
 
@@ -610,7 +611,7 @@ class Quantizer:
 
 
 def _form(width: Width) -> Form:
-    return width.group_size, width.bits, width.values
+    return width.group_size, width.bits, width.values, width.entropy
 
 
 def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
@@ -631,10 +632,11 @@ def _rounded(
         return round_to_values(weight, width.values, moments=moments, flat=flat)
     if group_size:
         return round_by(scheme, weight, group_size, moments=moments, flat=scheme.compensates(few=True))
+    scales = wide_scales(weight, width.entropy, alike=False) if width.entropy else None
     if moments is not None:
-        return round_compensated(weight, moments)
+        return round_compensated(weight, moments, scales=scales)
     is_window = scheme.compensates(few=False) and node.op in FLAT and weight[0, 0].size > 1
-    return round_flat(weight) if is_window else round_nearest(weight)
+    return round_flat(weight, scales=scales) if is_window else round_nearest(weight, scales=scales)
 
 
 def _array(graph: Graph, name: str) -> Array:

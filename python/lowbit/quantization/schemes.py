@@ -56,6 +56,9 @@ class Scheme:
         values: The table of 16 values that a layer's weights are among, times a scale a channel, with codes of four
             bits: "pow2" (powers of two), "nf4" (quantiles of a bell curve), "kmeans" (learned for each layer); "":
             there is none.
+        entropy: How many bits of information a code of eight bits holds, about, from 2 to 7: steps are so much wider
+            that a file, which then keeps codes by their frequencies, takes no more than that (Gish and Pierce 1968).
+            A layer runs as any in eight bits. 0: steps are those of least error.
         seed: Of what "reconstruct" draws.
         keep_ends: In a network of more than two layers, keep 8 bits in those that no layer or embedding comes before,
             and those that none comes after, for they lose most and weigh little.
@@ -97,6 +100,7 @@ class Scheme:
     activation_group_size: int = -1
     smooth: bool = True
     levels: int = 0
+    entropy: float = 0.0
     seed: int = 0
     values: str = ""
 
@@ -130,6 +134,11 @@ class Scheme:
             )
         if self.levels != 0 and (self.levels, self.weight_bits, self.symmetric) != (3, 2, True):
             raise InputError(f"levels are 0, or 3 with two symmetric bits; scheme {self.name!r} has {self.levels}")
+        if self.entropy and not (2 <= self.entropy <= 7 and (self.weight_bits, self.activation_bits) == (8, 8)):
+            raise InputError(
+                f"entropy is 0, or from 2 to 7 with eight bits; scheme {self.name!r} has {self.entropy} with "
+                f"{self.weight_bits} and {self.activation_bits}"
+            )
         if self.values and (self.values not in VALUES or (self.weight_bits, self.granularity) != (4, "channel")):
             raise InputError(
                 f"values are one of {', '.join(VALUES)}, with four bits a channel; scheme {self.name!r} has "
@@ -194,6 +203,7 @@ def _few(name: str, bits: int, **kind: Any) -> Iterator[Scheme]:
 SCHEMES = {
     "int8": Scheme(name="int8"),
     "int8-weights": Scheme(name="int8-weights", activation_bits=32),
+    **{f"int8-e{bits:g}": Scheme(name=f"int8-e{bits:g}", entropy=bits) for bits in (7, 6, 5.5, 5, 4.5, 4, 3.5, 3)},
     "float32": Scheme(name="float32", weight_bits=32, activation_bits=32),
     **{scheme.name: scheme for scheme in (*_few("int4", 4), *_few("int3", 3, symmetric=False))},
     **{scheme.name: scheme for scheme in (*_few("int2", 2, symmetric=False), *_few("ternary", 2, levels=3))},

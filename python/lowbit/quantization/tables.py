@@ -36,7 +36,7 @@ def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
             note = f"its table came with {codes.bits}-bit codes in groups of {codes.group_size}"
             width = Width(group_size=codes.group_size, note=note, bits=codes.bits)
         elif codes is not None:
-            width = Width(group_size=0, note="its table came with 8-bit codes")
+            width = Width(group_size=0, note="its table came with 8-bit codes", entropy=scheme.entropy)
         elif table.size >= SMALL_TABLE and np.isfinite(table).all():
             width = _width(table, scheme)
         else:
@@ -101,6 +101,9 @@ def _width(table: Array, scheme: Scheme) -> Width:
         size = group_size(table.shape[1], scheme.group_size)
         if size and not unfit((float(table.min()), float(table.max()))):
             return Width(group_size=size, note=f"a table of {bits}-bit codes in groups of {size}", bits=bits)
+    if scheme.entropy:
+        note = f"a table of 8-bit codes of {scheme.entropy:g} bits of information"
+        return Width(group_size=0, note=note, entropy=scheme.entropy)
     return Width(group_size=0, note="a table of 8-bit codes, a scale a row")
 
 

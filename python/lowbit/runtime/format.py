@@ -66,11 +66,11 @@ def save(
         Path(temporary).unlink(missing_ok=True)
 
 
-def dumps(graph: Graph, meta: Mapping[str, Any] | None = None) -> bytes:
+def dumps(graph: Graph, meta: Mapping[str, Any] | None = None, *, compress: bool = False) -> bytes:
     """The bytes of the file that `save` writes. Raises GraphError, FormatError."""
     import safetensors.numpy
 
-    tensors, metadata = _contents(graph, meta)
+    tensors, metadata = _contents(graph, meta, compress)
     return bytes(safetensors.numpy.save(tensors, metadata=metadata))
 
 

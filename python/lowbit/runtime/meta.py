@@ -24,6 +24,7 @@ class Decision:
         reason: For people.
         cost_int8_us: Microseconds on codes, of either width, by the cost model; known for layers.
         cost_float_us: Microseconds in float32.
+        entropy: How many bits of information a code of 8 bits of its weight holds, about, where that was asked for.
     """
 
     node: str
@@ -32,6 +33,7 @@ class Decision:
     reason: str = ""
     cost_int8_us: float | None = None
     cost_float_us: float | None = None
+    entropy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +212,11 @@ class Meta:
         """Of a file's JSON. Raises FormatError that names the key whose value does not fit."""
         known = {key: _checked(_READERS[key], value, key) for key, value in document.items() if key in _READERS}
         return cls(**known, more={key: value for key, value in document.items() if key not in _READERS})
+
+    @property
+    def wants_streams(self) -> bool:
+        """Whether a file is to keep codes by their frequencies: these were chosen for it."""
+        return any(row.entropy is not None for row in self.decisions)
 
     def document(self) -> dict[str, Any]:
         """As JSON holds it; what is not known is absent."""
