@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,42 +17,59 @@ from ..errors import LowbitError
 from ..graph.ir import Array
 from ..runtime.session import Session
 
-GAIN = 1.25
-"""How much faster a row must be in a batch than alone."""
+GAIN, WORTH = 1.25, 1e-4
+"""How much faster a row must be in a batch than alone: so many times, and by so many seconds, which a batch costs."""
 LATENCY = 0.05
-"""Seconds that a batch may take, and so the most that another request waits for it."""
+"""Seconds that a batch may take."""
 SIZES = (4, 8, 16, 32, 64)
-_SECONDS = 0.5
+_NEAR = 1.1
+_SECONDS = 1.0
 _ROUNDS = 3
 
 
-def rows_that_pay(session: Session, row: str, most: int) -> int:
-    """How many rows of several requests a batch may have; 1 where batches do not pay, or rows are not independent.
+class Batches(NamedTuple):
+    """rows: of several requests together, at most. delay: seconds that a request may wait for others at most."""
+
+    rows: int
+    delay: float
+
+
+ALONE = Batches(1, 0.0)
+
+
+def batches_that_pay(session: Session, row: str, most: int) -> Batches:
+    """What batches a model gains from; `ALONE` where they do not pay, or rows are not independent.
+
+    A request waits for others no longer than a call of one row takes, and only while the model runs for others.
 
     row: the free size that counts rows. most: the caller's bound.
     """
     try:
         one = session.made_up({row: 1})
         if any(len(array) != 1 for array in one):
-            return 1  # a single row is not possible
-        return _timed(session, one, most)
+            return ALONE  # a single row is not possible
+        alone, times = _timed(session, one, most)
+        paid = {size: each for size, each in times.items() if alone - each > WORTH and alone / each > GAIN}
+        if not paid:
+            return ALONE
+        rows = max(size for size, each in paid.items() if each <= _NEAR * min(paid.values()))
+        return Batches(rows, min(alone, LATENCY)) if _rows_are_independent(session, one, rows) else ALONE
     except LowbitError:
-        return 1  # these sizes are not possible, or take more than the session may
+        return ALONE  # these sizes are not possible, or take more than the session may
 
 
-def _timed(session: Session, one: Sequence[Array], most: int) -> int:
-    alone, best, until = _seconds(session, one), 1, time.perf_counter() + _SECONDS
-    fastest = alone / GAIN
+def _timed(session: Session, one: Sequence[Array], most: int) -> tuple[float, dict[int, float]]:
+    """Seconds of a row alone, and of a row in batches of some sizes."""
+    alone, times, until = _seconds(session, one), dict[int, float](), time.perf_counter() + _SECONDS
     for size in (size for size in SIZES if size <= most):
-        many = [np.concatenate([array] * size) for array in one]
-        taken = _seconds(session, many)
+        taken = _seconds(session, [np.concatenate([array] * size) for array in one])
         alone = min(alone, _seconds(session, one))
-        if taken > max(LATENCY, alone) or taken / size > min(fastest, alone / GAIN) * 1.02:
+        if taken > LATENCY or time.perf_counter() > until:
             break
-        fastest, best = min(fastest, taken / size), size
-        if time.perf_counter() > until:
-            break
-    return best if best == 1 or _rows_are_independent(session, one, best) else 1
+        times[size] = taken / size
+        if size >= SIZES[1] and alone / min(times.values()) < GAIN:
+            break  # nor will larger ones
+    return alone, times
 
 
 def _seconds(session: Session, arrays: Sequence[Array]) -> float:

@@ -235,7 +235,7 @@ class Process:
             family, kind, _, _, address = socket.getaddrinfo(
                 self._host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            made = socket.socket(family, kind)
+            made = socket.socket(family, kind, socket.IPPROTO_TCP)  # named, or asyncio sets no TCP_NODELAY
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
         except (OSError, OverflowError) as error:

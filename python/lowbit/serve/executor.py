@@ -2,7 +2,8 @@
 
 Who waits for an answer in a thread of its own runs the call in it, where nobody else waits; all others are run by the
 executor's threads. A free thread takes what waits for longest, and with it others of the same model and sizes, up to
-the rows that pay for the model: a batch is of what waits already, so nothing waits for a batch to fill.
+the rows that pay for the model. Where batches pay, a request of a model that runs waits for more of them: until that
+call ends, until the batch is full, or for as long as a call of one row takes.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Executor:
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._until_due: float | None = None
         self._threads: list[threading.Thread] = []
 
     @property
@@ -104,8 +106,9 @@ class Executor:
         """Run a job, and return when it is over: with its outputs, or its error. Raises Refused."""
         with self._wake:
             own = not self._waiting and self.running < self.workers and not self._closed
+            own = own and (job.served.batch == 1 or not job.served.running)
             if own:
-                self.running += 1
+                self._begin(job.served)
                 job.entered = time.perf_counter()
             else:
                 over = threading.Event()
@@ -119,7 +122,7 @@ class Executor:
         try:
             _run([job])
         finally:
-            self._leave()
+            self._end(job.served)
 
     def close(self) -> None:
         """Refuse what waits, let what runs end, and end the threads."""
@@ -151,38 +154,65 @@ class Executor:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (self._waiting and self.running < self.workers):
+                while not (jobs := self._take()):
                     if self._closed:
                         return
-                    self._wake.wait()
-                jobs = self._take()
-                self.running += 1
+                    self._wake.wait(self._until_due)
+                served = jobs[0].served
+                self._begin(served)
             try:
                 _run(jobs)
             finally:
                 del jobs  # or the last answer's arrays would stay until the next
-                self._leave()
+                self._end(served)
+                del served
 
-    def _leave(self) -> None:
+    def _begin(self, served: Served) -> None:
+        self.running += 1
+        served.running += 1
+
+    def _end(self, served: Served) -> None:
         with self._wake:
             self.running -= 1
+            served.running -= 1
             if self._waiting:
                 self._wake.notify()
 
     def _take(self) -> list[Job]:
-        """The job that waits for longest, and those that share its batch."""
-        first = self._waiting.popleft()
+        """The job that waits for longest and is due, with those that share its batch; none: nothing is due."""
+        self._until_due = None
+        if self.running >= self.workers:
+            return []
+        passed: set[Served] = set()
+        for first in self._waiting:
+            if first.served in passed:
+                continue
+            jobs = self._together(first)
+            wait = self._wait(jobs)
+            if wait <= 0:
+                taken = set(map(id, jobs))
+                self._waiting = deque(job for job in self._waiting if id(job) not in taken)
+                return jobs
+            passed.add(first.served)
+            self._until_due = wait if self._until_due is None else min(wait, self._until_due)
+        return []
+
+    def _together(self, first: Job) -> list[Job]:
+        """A job that waits, and those that share its batch."""
         jobs, rows, most = [first], first.rows, first.served.batch
-        if most > rows and self._waiting:
-            left: deque[Job] = deque()
+        if most > rows:
             for job in self._waiting:
-                if job.served is first.served and rows + job.rows <= most and job.key == first.key:
+                if job.served is first.served and job is not first and rows + job.rows <= most and job.key == first.key:
                     jobs.append(job)
                     rows += job.rows
-                else:
-                    left.append(job)
-            self._waiting = left
         return jobs
+
+    def _wait(self, jobs: list[Job]) -> float:
+        """Seconds in which a batch may become larger."""
+        served = jobs[0].served
+        if not served.running or sum(job.rows for job in jobs) >= served.batch:
+            return 0.0
+        return jobs[0].entered + served.delay - time.perf_counter()
 
 
 def _run(jobs: list[Job]) -> None:

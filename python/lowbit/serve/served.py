@@ -23,7 +23,7 @@ from ..graph.ir import DTYPES, Array
 from ..runtime import calls, predictor
 from ..runtime.limits import Limits
 from ..runtime.model import Model, load
-from .batching import rows_that_pay
+from .batching import ALONE, batches_that_pay
 from .executor import Executor, Job
 from .figures import Figures
 from .refusals import Refused, Status
@@ -104,7 +104,8 @@ class Served:
         ]
         self.row = _row_symbol([graph.values[value].shape for value in (*graph.inputs, *graph.outputs)], graph.symbols)
         self.most = settings.max_batch if self.row else 0
-        self.batch = rows_that_pay(model.session, self.row, settings.max_batch) if self.row else 1
+        self.batch, self.delay = batches_that_pay(model.session, self.row, self.most) if self.row else ALONE
+        self.running = 0
 
     def feed(self, given: Mapping[str, Array]) -> tuple[list[Array], int]:
         """The graph's inputs of a request's tensors, and how many rows they have. Raises InputError."""
