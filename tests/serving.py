@@ -87,13 +87,14 @@ class Server:
 
 
 @contextmanager
-def running(log: Path, *arguments: str, drain: float = 0) -> Iterator[Server]:
-    """A server that listens, until the block ends. log: the file that it writes to."""
+def running(log: Path, *arguments: str, drain: float = 0, last: str = "") -> Iterator[Server]:
+    """A server that listens, until the block ends. log: the file that it writes to; last: an option that wins."""
     http, grpc = free_ports(2)
-    command = [sys.executable, "-m", "lowbit", "serve", *arguments, f"--http-port={http}", f"--grpc-port={grpc}"]
+    ports = [f"--http-port={http}", f"--grpc-port={grpc}"]
+    command = [sys.executable, "-m", "lowbit", "serve", *arguments, *ports, f"--drain={drain}", *last.split()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with log.open("wb") as out:
-        process = subprocess.Popen([*command, f"--drain={drain}"], stdout=out, stderr=out, env=environment)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
         server = Server(http, grpc, process, log)
         server.wait_for("listening on")

@@ -150,8 +150,8 @@ CALLS = {
 def _prepared(client: str, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a client's method."""
     if call.method != "infer":
-        given = (call.model, call.version) if call.model else ()
-        as_json = {} if "rest" in client or call.method.startswith("is_") else {"as_json": True}
+        given = tuple(each for each in (call.model, call.version) if each)
+        as_json = {"as_json": True} if "grpc" in client and call.method.startswith("get_") else {}
         return given, {**as_json, **call.options}
     own = importlib.import_module(CLIENTS[client].removesuffix(".aio"))
     inputs = []

@@ -46,6 +46,9 @@ def serve(
     for name, value in (("drain", drain), ("grace", grace)):
         if not 0 <= value < 2**31:
             raise InputError(f"--{name} is a number of seconds, not {value!r}")
+    for name, port in (("http", http_port), ("grpc", grpc_port)):
+        if not 0 <= port < 1 << 16:
+            raise InputError(f"--{name}-port is a port, at most 65535, or 0; not {port}")
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key belong together")
     if not http_port and not grpc_port:

@@ -27,8 +27,14 @@ def guarded(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            idle = self.cycle is None or self.cycle.response_complete
-            if not idle:
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def _watch(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
                 self._waits = _stop(self._waits)
             elif self._waits is None and self.conn.trailing_data[0]:
                 self._waits = self.loop.call_later(seconds, self._give_up)
