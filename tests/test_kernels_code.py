@@ -54,10 +54,10 @@ def release_builds() -> list[Path]:
     """Directories of the core's objects, newest last; not those for sanitizers or a debugger."""
     found = []
     for cache in ROOT.glob("build/*/CMakeCache.txt"):
-        settings, library = cache.read_text(), cache.parent / "cpp" / "liblowbit.a"
+        settings, library = cache.read_text(), cache.parent / "cpp" / "embedding" / "liblowbit.so"
         release = "CMAKE_BUILD_TYPE:STRING=Release\n" in settings and "LOWBIT_SANITIZE:BOOL=ON" not in settings
         if release and library.exists():
-            found.append((library.stat().st_mtime, library.parent / "CMakeFiles" / "lowbit.dir"))
+            found.append((library.stat().st_mtime, cache.parent / "cpp" / "CMakeFiles" / "lowbit_objects.dir"))
     return [directory for _, directory in sorted(found)]
 
 

@@ -77,7 +77,7 @@ def test_it_survives_a_file(tmp_path: Path) -> None:
         ("goal", [3]),
         ("trials", [{"model": "a"}]),
         ("trials", [{"model": "a", "score": 1, "drop": 0, "milliseconds": 1, "bytes": 1, "taken": 1}]),
-        ("choices", [{"layer": "a", "taken": "int8", "microseconds": 1, "bytes": 10**400, "noise": 0}]),
+        ("choices", [{"layer": "a", "taken": "int8", "microseconds": 1, "bytes": 1e301, "noise": 0}]),
         ("sizes", [{"step": 1, "bytes": 1}]),
         ("notes", None),
         ("notes", [1]),

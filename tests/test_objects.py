@@ -43,7 +43,7 @@ def isa_of(source: Path) -> str:
 def built(source: Path) -> Path | None:
     """The object that pip's build made of a source, unless something in cpp/ has changed since."""
     changed = max(path.stat().st_mtime for path in CPP.rglob("*"))
-    objects = ROOT.glob(f"build/cp*/cpp/CMakeFiles/lowbit.dir/{source.relative_to(CPP)}.o")
+    objects = ROOT.glob(f"build/cp*/cpp/CMakeFiles/lowbit_objects.dir/{source.relative_to(CPP)}.o")
     return next((path for path in objects if path.stat().st_mtime > changed), None)
 
 
@@ -116,6 +116,7 @@ THREE_FILES = {
 def test_a_row_of_a_new_instruction_set_takes_three_files(tmp_path: Path) -> None:
     """As docs/extending.md says: the build finds its flags, and the table of the architecture its row."""
     shutil.copy(ROOT / "CMakeLists.txt", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(CPP, tmp_path / "cpp")
     for name, changes in THREE_FILES.items():
         path = tmp_path / "cpp" / name
@@ -125,7 +126,8 @@ def test_a_row_of_a_new_instruction_set_takes_three_files(tmp_path: Path) -> Non
             text = text.replace(before, after, 1)
         path.write_text(text)
     build = tmp_path / "build"
-    subprocess.run(["cmake", "-S", tmp_path, "-B", build, "-DLOWBIT_PYTHON=OFF"], check=True, capture_output=True)
+    configure = ["cmake", "-S", tmp_path, "-B", build, "-DLOWBIT_PYTHON=OFF", f"-DLOWBIT_JSON_INCLUDE={tmp_path}"]
+    subprocess.run(configure, check=True, capture_output=True)
     commands = {entry["file"]: entry["command"] for entry in json.loads((build / "compile_commands.json").read_text())}
     symbols = {}
     for source in ("kernels/gemm_f32/x86_avx512.cpp", "kernels/x86.cpp", "base/cpu.cpp"):

@@ -38,18 +38,12 @@ def test_contents(installed: dict[str, Path]) -> None:
     inside = {name for name in installed if name.startswith("lowbit/")}
     assert {"lowbit/__init__.py", "lowbit/py.typed", "lowbit/_core.pyi", "lowbit/data/digits.npz"} <= inside
     modules = {name.split(".")[0] for name in inside if name.endswith(".so")}
-    assert modules - {"lowbit/_kernels"} == {"lowbit/_core"}  # the tests of single kernels ask for the other one
-    assert {Path(name).suffix for name in inside} <= {
-        ".py",
-        ".pyi",
-        ".so",
-        ".npz",
-        ".md",
-        ".typed",
-        ".css",
-        ".html",
-        ".proto",
-    }
+    # The tests of single kernels ask for another one.
+    assert modules - {"lowbit/_kernels"} == {"lowbit/_core", "lowbit/lib/liblowbit"}
+    suffixes = {".py", ".pyi", ".so", ".npz", ".md", ".typed", ".css", ".html", ".proto", ".h", ".hpp", ".cmake", ".pc"}
+    assert {Path(name).suffix for name in inside} <= suffixes
+    headers = {name for name in inside if name.endswith((".h", ".hpp"))}
+    assert headers == {"lowbit/include/lowbit.h", "lowbit/include/lowbit.hpp"}
     assert any(name.endswith("LICENSE") for name in installed)
     assert {name.split("/")[0] for name in installed} <= {"lowbit", f"lowbit-{lowbit.__version__}.dist-info"}
 

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <utility>
 
+#include "base/shared.h"
+
 namespace lowbit {
 
-class Buffer {
+class LOWBIT_SHARED Buffer {
  public:
   static constexpr size_t kAlignment = 64;
   static constexpr size_t kSlack = 64;  // readable (zeroed at allocation), never written

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/shared.h"
+
 namespace lowbit {
 
 // Ascending within an architecture: a CPU (or cap) at one level also runs every kernel of the lower levels.
@@ -27,14 +29,16 @@ inline constexpr IsaInfo kIsas[] = {
 constexpr const IsaInfo& info_of(Isa isa) { return kIsas[static_cast<size_t>(isa)]; }
 constexpr std::string_view name_of(Isa isa) { return info_of(isa).name; }
 
-std::vector<Isa> available_isas();     // what this CPU and operating system can run, ascending; scalar is always there
-Isa parse_isa(std::string_view name);  // throws Error(environment) for an unknown name or one this CPU lacks
-Isa default_isa();                     // the best available, capped by LOWBIT_ISA; reads the environment each time
-bool is_available(Isa isa);            // can this CPU run it?
-bool runs_on(Isa kernel, Isa cap);     // may a kernel row of this ISA be used under this cap on this CPU?
+LOWBIT_SHARED std::vector<Isa>
+available_isas();  // what this CPU and operating system can run, ascending; scalar is always there
+LOWBIT_SHARED Isa
+parse_isa(std::string_view name);          // throws Error(environment) for an unknown name or one this CPU lacks
+LOWBIT_SHARED Isa default_isa();           // the best available, capped by LOWBIT_ISA; reads the environment each time
+LOWBIT_SHARED bool is_available(Isa isa);  // can this CPU run it?
+LOWBIT_SHARED bool runs_on(Isa kernel, Isa cap);  // may a kernel row of this ISA be used under this cap on this CPU?
 
 // Each architecture has its own (cpu_<architecture>.cpp).
 bool cpu_has(std::string_view feature);  // and does the operating system let it be used?
-std::string_view cpu_model();
+LOWBIT_SHARED std::string_view cpu_model();
 
 }  // namespace lowbit

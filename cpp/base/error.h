@@ -4,11 +4,13 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/shared.h"
+
 namespace lowbit {
 
-enum class ErrorKind { graph, input, limit, unsupported, environment, interrupt };
+enum class ErrorKind { graph, input, limit, unsupported, environment, interrupt, format, system };
 
-class Error : public std::runtime_error {
+class LOWBIT_SHARED Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
   ErrorKind kind() const { return kind_; }

@@ -4,13 +4,15 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "base/shared.h"
+
 namespace lowbit {
 
 // CPUs this process may use: the least of its affinity and its cgroup quota (rounded up), at least 1.
 int available_threads();
 // LOWBIT_THREADS, else available_threads(), at most OMP_NUM_THREADS where that is set. Throws Error(environment) for a
 // LOWBIT_THREADS that is no number of threads.
-int default_threads();
+LOWBIT_SHARED int default_threads();
 
 // A borrowed callable `void(int64_t task)`: no allocation, must outlive the call.
 class TaskRef {

@@ -19,6 +19,9 @@ inline const char* exception_name(ErrorKind kind) {
       return "UnsupportedError";
     case ErrorKind::environment:
       return "EnvironmentVariableError";
+    case ErrorKind::format:
+      return "FormatError";
+    case ErrorKind::system:     // Python opens files itself
     case ErrorKind::interrupt:  // stands for the caller's own exception
       break;
   }

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 
+#include "base/shared.h"
 #include "graph/idle.h"
 #include "graph/planner.h"
 
@@ -21,7 +22,7 @@ struct Context {
   int64_t booked = 0;      // plans, arena, and the outputs of the last call
 };
 
-class Contexts {
+class LOWBIT_SHARED Contexts {
  public:
   static constexpr size_t kMaxPlans = 16;                       // a context keeps
   static constexpr size_t kMaxContexts = 64;                    // kept between calls

@@ -127,6 +127,14 @@ void GraphBuilder::node(std::string op, std::string name, const std::vector<std:
 
 void GraphBuilder::output(const std::string& name) { graph_.outputs.push_back(find(name, "the graph's outputs")); }
 
+void GraphBuilder::claim(const std::string& name, std::string dtype, std::vector<Dim> shape) {
+  const std::string what = "what is said of value " + quoted(name);
+  for (const Dim& dim : shape)
+    if (const std::string reason = problem_of(dim, graph_.symbols.size()); !reason.empty())
+      return problem(what + ": " + reason);
+  graph_.claims.emplace(find(name, what), Graph::Claim{std::move(dtype), std::move(shape)});
+}
+
 Graph GraphBuilder::finish() {
   if (graph_.outputs.empty()) problem("the graph has no outputs");
   std::vector<char> bound(graph_.symbols.size(), 0);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/shared.h"
 #include "graph/op.h"
 
 namespace lowbit::graph {
@@ -58,12 +59,20 @@ struct Graph {
   std::map<int, Constant> constants;  // by value
   std::vector<Node> nodes;            // in topological order
   std::vector<int> outputs;
+  // What is said of values that nodes make, to be found true where the graph is validated: at the trial sizes, and at
+  // these samples of sizes, as far as operators take them.
+  struct Claim {
+    std::string dtype;
+    std::vector<Dim> shape;
+  };
+  std::map<int, Claim> claims;                // by value
+  std::vector<std::vector<int64_t>> samples;  // of the symbols
   Problems problems;
 };
 
 // Nothing here throws for what it is told, except std::bad_alloc: problems are collected. Names are unique over all
 // values; a node's inputs must have been defined before it; "" is an absent optional input.
-class GraphBuilder {
+class LOWBIT_SHARED GraphBuilder {
  public:
   // Its index in size expressions. trial 0: the smallest size there is, above 0.
   int64_t symbol(std::string name, int64_t minimum, int64_t maximum, int64_t multiple = 1, int64_t remainder = 0,
@@ -77,6 +86,9 @@ class GraphBuilder {
   void node(std::string op, std::string name, const std::vector<std::string>& inputs,
             const std::vector<std::string>& outputs, Attributes attributes);
   void output(const std::string& name);
+  // What a node's output must turn out to be; and sizes, one for each symbol, at which it must do so, too.
+  void claim(const std::string& name, std::string dtype, std::vector<Dim> shape);
+  void sample(std::vector<int64_t> sizes) { graph_.samples.push_back(std::move(sizes)); }
   void problem(std::string text) { graph_.problems.add(std::move(text)); }
 
   Graph finish();  // the builder is empty afterwards

@@ -4,6 +4,8 @@
 
 #include <atomic>
 
+#include "base/shared.h"
+
 namespace lowbit::graph {
 
 class Contexts;
@@ -24,7 +26,7 @@ inline void watch() {
 
 // After how many nanoseconds without a call something is given back; for tests, before the first call.
 int64_t period();
-void set_period(int64_t nanoseconds);
+LOWBIT_SHARED void set_period(int64_t nanoseconds);
 
 }  // namespace idle
 

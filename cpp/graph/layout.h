@@ -1,6 +1,7 @@
 // How a value of some shape lies in memory.
 #pragma once
 
+#include "base/shared.h"
 #include "graph/op.h"
 
 namespace lowbit::graph {
@@ -8,7 +9,7 @@ namespace lowbit::graph {
 constexpr Layout kLayouts[] = {Layout::contiguous, Layout::channels_last};  // those that a value can lie in
 
 // Of a dense value, in elements.
-Shape strides_of(const Shape& shape, Layout layout);
+LOWBIT_SHARED Shape strides_of(const Shape& shape, Layout layout);
 
 // Whether both layouts are the same memory.
 bool is_indifferent(const Shape& shape);

@@ -15,6 +15,7 @@
 #include "base/buffer.h"
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/shared.h"
 #include "base/types.h"
 #include "graph/packings.h"
 #include "graph/weight.h"
@@ -182,16 +183,16 @@ class Op {
 
 using Factory = std::unique_ptr<Op> (*)(const NodeInfo&);
 Factory find_factory(std::string_view op);  // null: unknown op
-std::vector<std::string> registered_ops();
+LOWBIT_SHARED std::vector<std::string> registered_ops();
 
 // Words for messages.
-std::string_view name_of(DType type);
+LOWBIT_SHARED std::string_view name_of(DType type);
 std::string to_string(const Shape& shape);
 std::string to_string(const TensorType& type);
 
 // The product of the sizes, with 1 for 0, if the type has at most kMaxRank axes, no negative size, and fits kMaxBytes;
 // else -1.
 constexpr int64_t kMaxBytes = int64_t{1} << 40;
-int64_t checked_elements(const TensorType& type);
+LOWBIT_SHARED int64_t checked_elements(const TensorType& type);
 
 }  // namespace lowbit::graph

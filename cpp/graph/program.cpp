@@ -63,8 +63,12 @@ class Preparation {
     typical_types_.resize(graph_.values.size());
     for (const Symbol& symbol : graph_.symbols) sizes_.push_back(symbol.trial);
     typical_sizes_ = typical_sizes();
+    sampled_types_.assign(graph_.samples.size(), std::vector<MaybeType>(graph_.values.size()));
     infer_inputs();
-    for (const auto& [value, constant] : graph_.constants) types_[value] = typical_types_[value] = constant.type;
+    for (const auto& [value, constant] : graph_.constants) {
+      types_[value] = typical_types_[value] = constant.type;
+      for (std::vector<MaybeType>& types : sampled_types_) types[value] = constant.type;
+    }
     count_readers();
     std::vector<char> read(graph_.values.size(), 0);  // constants that a node reads at run time
     for (size_t i = 0; i < graph_.nodes.size() && !graph_.problems.full(); ++i) {
@@ -124,6 +128,12 @@ class Preparation {
       } catch (const Error& error) {
         if (!types_[input.value]) graph_.problems.add("input '" + graph_.values[input.value] + "': " + error.what());
       }
+      for (size_t i = 0; i < sampled_types_.size(); ++i) {
+        try {
+          sampled_types_[i][input.value] = type_of(input, graph_.samples[i]);
+        } catch (const Error&) {  // too large there
+        }
+      }
     }
   }
 
@@ -135,6 +145,48 @@ class Preparation {
       const std::vector<TensorType> outputs = infer_node(op, *types, typical_sizes_, node.outputs.size());
       for (size_t i = 0; i < outputs.size(); ++i) typical_types_[node.outputs[i]] = outputs[i];
     } catch (const Error&) {
+    }
+  }
+
+  // A node's outputs as it makes them, against what was said of them.
+  void check_claims(const Graph::Node& node, std::span<const TensorType> outputs, std::span<const int64_t> sizes) {
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const auto found = graph_.claims.find(node.outputs[i]);
+      if (found == graph_.claims.end()) continue;
+      const auto& [dtype, shape] = found->second;
+      bool holds = name_of(outputs[i].dtype) == dtype && std::ssize(shape) == outputs[i].shape.rank();
+      for (int axis = 0; holds && axis < outputs[i].shape.rank(); ++axis)
+        holds = evaluate(shape[axis], sizes) == outputs[i].shape[axis];
+      if (holds) continue;
+      std::string said = dtype + " [";
+      for (const Dim& dim : shape) said += (&dim != shape.data() ? ", " : "") + to_string(dim, graph_.symbols);
+      throw Error(ErrorKind::input, "output '" + graph_.values[node.outputs[i]] + "' is " + to_string(outputs[i]) +
+                                        at(sizes) + ", its value says " + said + "]");
+    }
+  }
+
+  // For messages: ` where batch is 3`.
+  std::string at(std::span<const int64_t> sizes) const {
+    std::string text;
+    for (size_t i = 0; i < std::min<size_t>(sizes.size(), 4); ++i)
+      text += (i == 0 ? " where " : ", ") + graph_.symbols[i].name + " is " + std::to_string(sizes[i]);
+    return text;
+  }
+
+  void infer_samples(const Op& op, const Graph::Node& node) {
+    for (size_t i = 0; i < sampled_types_.size(); ++i) {
+      const std::vector<int64_t>& sizes = graph_.samples[i];
+      const std::optional<std::vector<TensorType>> types = input_types(node, sampled_types_[i]);
+      if (!types) continue;
+      std::vector<TensorType> outputs;
+      try {
+        outputs = infer_node(op, *types, sizes, node.outputs.size());
+      } catch (const Error&) {
+        continue;  // calls with such sizes are refused
+      }
+      for (size_t output = 0; output < outputs.size(); ++output)
+        sampled_types_[i][node.outputs[output]] = outputs[output];
+      check_claims(node, outputs, sizes);
     }
   }
 
@@ -186,7 +238,9 @@ class Preparation {
       if (!types) return nullptr;  // a consequence of a problem noted before
       const std::vector<TensorType> outputs = infer_node(*op, *types, sizes_, node.outputs.size());
       for (size_t i = 0; i < outputs.size(); ++i) types_[node.outputs[i]] = outputs[i];
+      check_claims(node, outputs, sizes_);
       infer_typical(*op, node);
+      infer_samples(*op, node);
       return op;
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::input) return note(node, error.what());
@@ -273,6 +327,7 @@ class Preparation {
   Packings packings_;
   std::vector<int64_t> sizes_, typical_sizes_;  // of the symbols
   std::vector<MaybeType> types_, typical_types_;
+  std::vector<std::vector<MaybeType>> sampled_types_;  // at the graph's samples
   std::vector<int> readers_;
   std::vector<char> live_;
 };

@@ -2,11 +2,12 @@
 // the last few input shapes it met. A call with a shape its context knows allocates nothing.
 #pragma once
 
+#include "base/shared.h"
 #include "graph/contexts.h"
 
 namespace lowbit::graph {
 
-class Session {
+class LOWBIT_SHARED Session {
  public:
   // threads 0: default_threads(). Throws Error(graph) with every problem of the graph, Error(environment).
   Session(Graph&& graph, Isa isa, int threads, const Limits& limits = {});
@@ -18,7 +19,7 @@ class Session {
   int threads() const { return threads_; }
 
   // One call. Inputs and outputs are dense row-major views that stay valid until the call is gone.
-  class Call {
+  class LOWBIT_SHARED Call {
    public:
     // The limit of seconds counts from here, and for each repetition of profile(). Once it has passed, or `interrupt`
     // says so, this, run() and profile() end with Error(limit), or Error(interrupt); the session stays as it is.

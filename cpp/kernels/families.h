@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "base/shared.h"
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
@@ -11,6 +12,6 @@ struct Family {
   const char* name;
   std::vector<const KernelRow*> rows;  // best first
 };
-std::vector<Family> families();
+LOWBIT_SHARED std::vector<Family> families();
 
 }  // namespace lowbit::kernels

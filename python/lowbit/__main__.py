@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from lowbit.embedding import DIRECTORIES, directory
 from lowbit.errors import LowbitError
 
 EXTRAS = {"typer": "cli", "rich": "cli", "torch": "demo"}
@@ -17,6 +18,8 @@ def main() -> None:
             from lowbit.serve.command import main as serve
 
             return serve(sys.argv[2:])
+        if sys.argv[1:2] and sys.argv[1] in DIRECTORIES:  # for builds, which need no extra
+            return print(directory(sys.argv[1]))
         from lowbit.cli.commands import app
 
         app()

@@ -11,12 +11,13 @@
 
 #include <string_view>
 
+#include "base/shared.h"
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
 
 struct EltwiseKernel;  // below: only this folder looks inside
-KernelTable<EltwiseKernel> eltwise_kernels();
+LOWBIT_SHARED KernelTable<EltwiseKernel> eltwise_kernels();
 
 // Into how many tasks to split work on so many bytes (inputs and outputs together).
 int64_t eltwise_tasks(int64_t bytes, int threads);
@@ -224,7 +225,7 @@ struct RoundingArgs {
   const float *factor = nullptr, *low = nullptr, *high = nullptr;  // [trials][rows]
   float* error = nullptr;                                          // [trials][rows]
 };
-void rounding_errors(const EltwiseKernel&, const RoundingArgs&, int64_t task = 0, int64_t tasks = 1);
+LOWBIT_SHARED void rounding_errors(const EltwiseKernel&, const RoundingArgs&, int64_t task = 0, int64_t tasks = 1);
 
 // Rows of a block of pairs: steps from element to element are 0 (all read the first) or 1.
 struct PairI8Rows {

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <span>
 
+#include "base/shared.h"
 #include "kernels/kernel.h"
 
 namespace lowbit::kernels {
@@ -25,12 +26,12 @@ struct PeakKernel : KernelRow {
   float (*fma)(int64_t turns);
   uint32_t (*read)(const std::byte* data, int64_t blocks, int64_t turns);
 };
-KernelTable<PeakKernel> peak_kernels();
+LOWBIT_SHARED KernelTable<PeakKernel> peak_kernels();
 
 // Rates over about `seconds`, of `threads` threads together: operations a second, and bytes a second read from `data`,
 // of which each thread reads its own part again and again. Parts of less than a block give 0.
-double peak_int8(const PeakKernel&, double seconds, int threads);
-double peak_f32(const PeakKernel&, double seconds, int threads);
-double peak_read(const PeakKernel&, std::span<const std::byte> data, double seconds, int threads);
+LOWBIT_SHARED double peak_int8(const PeakKernel&, double seconds, int threads);
+LOWBIT_SHARED double peak_f32(const PeakKernel&, double seconds, int threads);
+LOWBIT_SHARED double peak_read(const PeakKernel&, std::span<const std::byte> data, double seconds, int threads);
 
 }  // namespace lowbit::kernels

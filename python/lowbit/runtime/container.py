@@ -133,7 +133,8 @@ def _json(text: str, what: str, total: int) -> Any:
 
     try:
         check_text(text)
-        return json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=number)
+        whole = _integer if _LONG.search(text) else None
+        return json.loads(text, object_pairs_hook=pairs, parse_float=number, parse_constant=number, parse_int=whole)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not valid JSON: {error}") from None
 
@@ -154,6 +155,22 @@ def check_room(text: str, what: str, total: int) -> None:
             f"{what} has {len(text):,} characters of JSON, which would take about {needed >> 20} MB of memory; a file "
             f"of {total:,} bytes may take {most >> 20} MB for it: leave out what no call needs, such as metadata"
         )
+
+
+_LONG = re.compile("[0-9]{19}")
+
+
+def _integer(literal: str) -> int:
+    value = int(literal)
+    if not -(2**63) <= value < 2**63:
+        raise FormatError(f"an integer of {literal[:40]} has more than 64 bits")
+    return value
+
+
+def check_integers(text: str) -> None:
+    """Refuses JSON with integers beyond 64 bits, which other readers would take for something else (FormatError)."""
+    if _LONG.search(text):
+        json.loads(text, parse_int=_integer)
 
 
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL)

@@ -22,7 +22,7 @@ from ..ops import OPS
 from ..ops.interpreter import validate
 from ..ops.spec import MAX_RANK
 from . import compression, container, format_v1
-from .container import as_integer, as_list, as_object, as_size, as_text, check_room, check_text
+from .container import as_integer, as_list, as_object, as_size, as_text, check_integers, check_room, check_text
 from .limits import memory_for
 from .schema import checked
 
@@ -109,6 +109,7 @@ def _contents(
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"the graph or its metadata is not plain JSON: {error}") from None
     check_text(text)
+    check_integers(text)
     check_room(text, "the graph", len(text) + sum(tensor.nbytes for tensor in tensors.values()))
     return tensors, {"lowbit": text}
 
