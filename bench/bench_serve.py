@@ -69,6 +69,16 @@ def made(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.lowbit" for name in nets}
 
 
+def mobilenet(folder: Path) -> Path:
+    """MobileNetV2 in int8."""
+    from zoo import mobilenetv2
+
+    subject, file = mobilenetv2(), folder / "mobilenetv2.lowbit"
+    calibration = torch.from_numpy(subject.images(8))
+    lowbit.convert(subject.net, calibration[:1], calibration=[calibration], progress=False).save(file)
+    return file
+
+
 def image(shape: tuple[int, ...], seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
@@ -132,13 +142,14 @@ def cpu_a_request(files: Mapping[str, Path], folder: Path, rounds: int) -> None:
 def in_process(file: Path, x: Array, seconds: float, cpu: int) -> float:
     """Calls a second of one thread, alone on a CPU."""
     predict = lowbit.Predictor(file, threads=1)
+    (name,) = predict.inputs
     before, count = os.sched_getaffinity(0), 0
     os.sched_setaffinity(0, {cpu})
     try:
-        predict({"input": x})
+        predict({name: x})
         start = time.perf_counter()
         while time.perf_counter() < start + seconds:
-            predict({"input": x})
+            predict({name: x})
             count += 1
         return count / (time.perf_counter() - start)
     finally:
@@ -147,14 +158,14 @@ def in_process(file: Path, x: Array, seconds: float, cpu: int) -> float:
 
 def throughput(name: str, file: Path, shape: tuple[int, ...], rounds: int, seconds: float) -> None:
     """A model served, beside the same calls in one process."""
-    x = image(shape)
-    expected = lowbit.Predictor(file, threads=1)({"input": x})["output"].tobytes()
+    x, predict = image(shape), lowbit.Predictor(file, threads=1)
+    given = dict.fromkeys(predict.inputs, x)
+    expected = predict(given)["output"].tobytes()
     cpus = sorted(os.sched_getaffinity(0))
     for where, pinned in (("one CPU", str(cpus[-1])), ("all CPUs, one call at once", None)):
         with lowbit_server({name: file}, ["--concurrency=1"], pinned) as served:
             asks = {
-                protocol: [client(protocol, served, name, {"input": x}) for _ in range(4)]
-                for protocol in ("rest", "grpc")
+                protocol: [client(protocol, served, name, given) for _ in range(4)] for protocol in ("rest", "grpc")
             }
             alone, found = [], {protocol: list[float]() for protocol in asks}
             for _ in range(rounds):
@@ -180,9 +191,9 @@ def on_cpus(cpus: set[int]) -> Iterator[None]:
 
 def batching(name: str, file: Path, shape: tuple[int, ...], rounds: int, seconds: float) -> None:
     """16 clients of a row each: batches as the server has them, and none."""
-    inputs = [image(shape, seed) for seed in range(16)]
     predict = lowbit.Predictor(file, threads=1)
-    expected = [predict({"input": x})["output"].tobytes() for x in inputs]
+    inputs = [dict.fromkeys(predict.inputs, image(shape, seed)) for seed in range(16)]
+    expected = [predict(given)["output"].tobytes() for given in inputs]
     cpus = sorted(os.sched_getaffinity(0))
     one = str(cpus[-1])
     options = {"batches": ["--concurrency=1"], "none": ["--concurrency=1", "--max-batch=1"]}
@@ -192,7 +203,7 @@ def batching(name: str, file: Path, shape: tuple[int, ...], rounds: int, seconds
     ):
         found: dict[str, list[float]] = {"batches": [], "none": []}
         asks = {
-            kind: [client("grpc", served, name, {"input": x}) for x in inputs]
+            kind: [client("grpc", served, name, given) for given in inputs]
             for kind, served in (("batches", on), ("none", off))
         }
         for _ in range(rounds):
@@ -325,6 +336,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--soak", type=float, metavar="MINUTES")
+    parser.add_argument("--images", type=Path, help="a file of a model of images of 224 x 224; None: MobileNetV2")
     parser.add_argument("--only", choices=["cpu", "throughput", "batching"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -335,17 +347,12 @@ def main() -> None:
         if given.only in (None, "cpu"):
             cpu_a_request(files, folder, given.rounds)
         if given.only in (None, "throughput", "batching"):
-            from zoo import mobilenetv2
-
-            subject = mobilenetv2()
-            file = folder / "mobilenetv2.lowbit"
-            calibration = torch.from_numpy(subject.images(8))
-            lowbit.convert(subject.net, calibration[:1], calibration=[calibration], progress=False).save(file)
+            file = given.images or mobilenet(folder)
             if given.only != "batching":
-                throughput("mobilenetv2", file, SIZES["600 KB"], given.rounds, given.seconds)
+                throughput(file.stem, file, SIZES["600 KB"], given.rounds, given.seconds)
             if given.only != "throughput":
                 batching("mlp", files["mlp"], (1, 1024), given.rounds, given.seconds)
-                batching("mobilenetv2", file, SIZES["600 KB"], given.rounds, given.seconds)
+                batching(file.stem, file, SIZES["600 KB"], given.rounds, given.seconds)
 
 
 if __name__ == "__main__":
