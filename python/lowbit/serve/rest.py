@@ -47,6 +47,7 @@ class Request:
         "receive",
         "rows",
         "scope",
+        "size",
         "start",
     )
 
@@ -57,7 +58,7 @@ class Request:
         path, root = scope["path"], scope.get("root_path", "")
         self.path: str = path[len(root) :] if root and path.startswith(root) else path
         self.start = time.perf_counter()
-        self.held = 0
+        self.held = self.size = 0
         self.is_read = self.method in ("GET", "HEAD")
         self.model = ""
         self.rows = self.batch = 0
@@ -125,17 +126,23 @@ class App:
         try:
             given = await self._within_time(request)
         except Exception as error:  # whatever it is, a client gets one line of JSON
+            self._release(request)
             if not request.is_read:
                 await _discard(request)
             given = self._refuse(request, error)
         finally:
-            self._held -= request.held
+            self._release(request)
         await send({"type": "http.response.start", "status": given.status, "headers": given.headers})
         *pieces, last = [b""] if request.method == "HEAD" else _joined(given.pieces)
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": last})
         self._log(request, given)
+
+    def _release(self, request: Request) -> None:
+        """Of what bodies hold, this one holds nothing more."""
+        self._held -= request.held
+        request.held = 0
 
     async def _within_time(self, request: Request) -> Answer:
         if request.path.startswith("/v2/repository/"):  # loading takes as long as it takes
@@ -182,7 +189,7 @@ class App:
                 time.perf_counter() - request.start,
                 method=request.method,
                 peer=client[0] if client else "",
-                bytes_in=request.held,
+                bytes_in=request.size,
                 bytes_out=given.size,
                 **({"model": request.model, "rows": request.rows, "batch": request.batch} if request.model else {}),
             )
@@ -323,14 +330,15 @@ class App:
             if message["type"] == "http.disconnect":
                 raise InputError("the connection was closed before the body's end")
             piece: bytes = message.get("body", b"")
-            self._held += len(piece)
-            request.held += len(piece)
-            if request.held > most:
+            request.size += len(piece)
+            if request.size > most:
                 raise Refused(Status.TOO_LARGE, f"a body has at most {most:,} bytes here (--max-bytes)")
-            if self._held > BODIES * most:
+            if self._held + len(piece) > BODIES * most:
                 raise Refused(
                     Status.FULL, "bodies of other requests fill the memory there is for them: try again later"
                 )
+            self._held += len(piece)
+            request.held += len(piece)
             if not message.get("more_body", False):
                 break
             pieces.append(piece)
