@@ -1,5 +1,7 @@
 """An inference server of the standard library: `python examples/serve.py FILE [REQUESTS]`.
 
+It shows what a server of your own needs; `lowbit serve FILE` is one that is ready, see docs/serving.md.
+
 One model serves all request threads at once: it is immutable, a call leases its own memory and holds no lock, and the
 interpreter's lock is released while it runs. The program starts the server on the loopback, sends requests from eight
 threads, prints what came back, and stops.

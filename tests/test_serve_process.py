@@ -101,6 +101,8 @@ def test_reloads(tmp_path: Path) -> None:
             assert refused == ("error", "invalid"), client
             assert answer(server) == right[1]
         path.write_bytes(first)
+        for what in ("unload", "load"):
+            assert server.request("POST", f"/v2/repository/models/net/{what}")[:2] == (200, b"")
         for client in CLIENTS:
             address = server.address(client)
             assert ask(client, address, Call(method="unload_model", model="net")) is None

@@ -71,7 +71,7 @@ class Answer:
     __slots__ = ("headers", "pieces", "size", "status")
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], *pieces: bytes) -> None:
-        self.status, self.pieces = status, pieces
+        self.status, self.pieces = status, pieces or (b"",)
         self.size = sum(map(len, pieces))
         self.headers = [*headers, (b"content-length", b"%d" % self.size)]
 
