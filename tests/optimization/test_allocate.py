@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 
@@ -57,7 +58,7 @@ def test_nothing_is_better(problem: Problem, share: float, minimize: str) -> Non
         assert not within
         return
     assert all(getattr(found, quantity) <= budget * (1 + 1e-6) for quantity, budget in budgets.items())
-    best = min((float(getattr(plan, minimize)) for plan in within), default=0.0)
+    best = min((float(getattr(plan, minimize)) for plan in within), default=math.inf)  # inf: by tolerance alone
     assert float(getattr(found, minimize)) <= best * (1 + 2e-3) + 1e-9
 
 

@@ -142,8 +142,7 @@ def optimize(
         raise InputError("loss and finetune say how to train: pass train=, the data to train on")
     stages = Stages(out, _told_of(request, inputs, numbers, training))
     with reporter(progress) as report:
-        options: dict[str, Any] = {"is_estimated": target is not None, "is_small": "bytes" in numbers}
-        search = Optimization(request, inputs, report, stages, training=training, **options)
+        search = Optimization(request, inputs, report, stages, is_estimated=target is not None, training=training)
         return search.run(targets_of(numbers, search.base))
 
 
@@ -231,11 +230,10 @@ class Optimization:
         *,
         is_estimated: bool,
         training: Training | None = None,
-        is_small: bool = False,
     ) -> None:
-        self._request, self._report, self._inputs, self._is_small = request, report, inputs, is_small
+        self._request, self._report, self._inputs = request, report, inputs
         self._stages, self._training = stages or Stages(None, {}), training
-        self.workshop = Workshop(request, inputs, report, is_small=is_small)
+        self.workshop = Workshop(request, inputs, report)
         self._costs = Costs(self.workshop.graph, None, request.target) if is_estimated else None
         self._scale = 1.0
         """What a call takes over what was predicted, as the last model showed."""
@@ -306,7 +304,7 @@ class Optimization:
     def _problem_of(self, net: nn.Module) -> Problem:
         """Prices of a narrower net."""
         request, costs = replace(self._request, net=net), None
-        workshop = Workshop(request, self._inputs, self._report, is_small=self._is_small)
+        workshop = Workshop(request, self._inputs, self._report)
         if self._costs is not None:
             costs = Costs(workshop.graph, None, request.target)
         floats = ConvertedModel(workshop.prepared.conversion(workshop.prepared.floats))

@@ -38,7 +38,7 @@ def noises(workshop: Workshop, report: Reporter) -> dict[str, dict[Candidate, fl
     """The noise of each candidate that is offered of each layer: a share of the outputs' squares."""
     measured = {
         scheme: _measured(workshop, scheme, report)
-        for scheme in ("int8", "int8-weights", *(each.scheme for each in workshop.few))
+        for scheme in ("int8", "int8-weights", *(each.scheme for each in FEW))
     }
     errors = _errors(workshop, report)
     return {
@@ -57,7 +57,7 @@ def _measured(workshop: Workshop, scheme: str, report: Reporter) -> dict[str, fl
     request, quantizer = workshop.request, workshop.form(scheme)
     candidate = Candidate(scheme=scheme)
     chosen = [layer for name, layer in workshop.layers.items() if candidate in workshop.offers[name]]
-    if candidate in workshop.few:
+    if candidate in FEW:
         chosen = [
             layer for layer in chosen if layer.nodes[0].op in TABLES or _first_four(workshop, layer.name) == candidate
         ]
@@ -107,7 +107,7 @@ def _errors(workshop: Workshop, report: Reporter) -> dict[str, dict[Candidate, f
         for name, layer in workshop.layers.items()
         if layer.nodes[0].op not in TABLES and len(workshop.offers[name]) > 3
     }
-    schemes = [SCHEMES[each.scheme] for each in (INT8, *workshop.few)]
+    schemes = [SCHEMES[each.scheme] for each in (INT8, *FEW)]
     found: dict[str, dict[Candidate, float]] = {}
     if not layers:
         return found

@@ -29,13 +29,14 @@ from ..progress import Reporter
 from ..quantization.few_bits import Width
 from ..quantization.quantizer import Quantizer
 from ..quantization.schemes import SCHEMES, Scheme
+from ..quantization.tables import SMALL_TABLE
 from ..runtime import format
 from .candidates import Candidate
 
 FLOAT, STORED, INT8 = (Candidate(scheme=name) for name in ("float32", "int8-weights", "int8"))
-FEW = tuple(Candidate(scheme=name) for name in ("int4", "int4-g32", "ternary", "kmeans"))
 WIDE = tuple(Candidate(scheme=name) for name, scheme in SCHEMES.items() if scheme.entropy)
-"""Eight bits with wide steps: for files alone."""
+FEW = (*(Candidate(scheme=name) for name in ("int4", "int4-g32", "ternary", "kmeans")), *WIDE)
+"""Forms of less than int8's information; what is of equal form is offered once, as the first."""
 SPARSE = tuple(
     Candidate(scheme="int8", pattern=pattern, sparsity=share / 100)
     for pattern, shares in (("4x4", (30, 40, 50, 60, 70, 80, 90)), ("1x4", (70, 80, 90, 95)))
@@ -62,11 +63,10 @@ class Layer:
 
 
 class Workshop:
-    """Makes models of a module. request: as `convert` has it, all in int8. is_small: files are to be so, too."""
+    """Makes models of a module. request: as `convert` has it, all in int8."""
 
-    def __init__(self, request: Request, inputs: Any, report: Reporter, *, is_small: bool = False) -> None:
+    def __init__(self, request: Request, inputs: Any, report: Reporter) -> None:
         self.request, self.inputs, self._report = request, inputs, report
-        self.few = (*FEW, *WIDE) if is_small else FEW
         self._sparse: dict[frozenset[tuple[str, Candidate]], Prepared] = {}
         self.prepared = self._prepare(request.net)
         self.quantizer = _quantizer(self.prepared)
@@ -77,7 +77,7 @@ class Workshop:
             candidate.scheme: self.quantizer.with_schemes(
                 {node.name: SCHEMES[candidate.scheme] for node in self.graph if node.op in (*LAYERS, *TABLES)}
             )
-            for candidate in (STORED, INT8, *self.few)
+            for candidate in (STORED, INT8, *FEW)
         }
         self.layers = self._layers()
         self.offers = {name: self._offers(layer) for name, layer in self.layers.items()}
@@ -108,8 +108,12 @@ class Workshop:
 
     def whole(self, candidate: Candidate) -> dict[str, Candidate]:
         """The plan in which each layer becomes that, or else int8, or float32."""
-        order = (candidate, INT8, FLOAT)
-        return {name: next(each for each in order if each in offers) for name, offers in self.offers.items()}
+        found = {}
+        for name, offers in self.offers.items():
+            is_small = self.layers[name].nodes[0].op in TABLES and self.layers[name].size < SMALL_TABLE
+            order = (FLOAT,) if is_small else (candidate, INT8, FLOAT)  # as `convert` has it
+            found[name] = next(each for each in order if each in offers)
+        return found
 
     def _prepare(self, net: nn.Module) -> Prepared:
         return prepare(replace(self.request, net=net), self.inputs, self._report)
@@ -160,13 +164,13 @@ class Workshop:
         first = layer.nodes[0]
         found = [FLOAT] if first.op in TABLES else [FLOAT, STORED]
         weight = self.graph.constants[weight_of(first)]
-        if layer.size == 0 or not np.isfinite(weight).all():
+        if layer.size == 0 or not np.isfinite(weight).all() or (first.op in TABLES and layer.size < SMALLEST):
             return (FLOAT,)
         if not all(node.name in self._coded or node.op in TABLES for node in layer.nodes):
             return tuple(found)
         found.append(INT8)
         known: list[Width] = []
-        for candidate in self.few:
+        for candidate in FEW:
             widths = [self.width(node, candidate.scheme) for node in layer.nodes]
             width = widths[0]
             if width is None or any(each is None or (each.bits == 8 and not each.entropy) for each in widths):

@@ -63,7 +63,8 @@ class Scheme:
         keep_ends: In a network of more than two layers, keep 8 bits in those that no layer or embedding comes before,
             and those that none comes after, for they lose most and weigh little.
         keep_small: The smallest layers keep 8 bits, too, as many as hold this share of a network's weights of few bits:
-            convolutional networks lose most in their first layers, which weigh next to nothing.
+            convolutional networks lose most in their first layers, which weigh next to nothing. And tables of less than
+            2^18 weights, such as those of positions, stay float32, unless the share is 0.
         activations: Of linear layers: "static" (one range from calibration data), "dynamic" (a range for each row,
             found at run time) or "auto" (what measures better).
         activation_group_size: Of linear layers with dynamic activations: how many adjacent values of a row share a

@@ -21,7 +21,7 @@ from .round_weights import Codes
 from .schemes import Rules, Scheme
 
 SMALL_TABLE = 1 << 18
-"""Weights of a table, positions mostly, that are not worth what its error costs."""
+"""Weights of a table, positions mostly, that are not worth what its error costs, where small ones are kept at all."""
 
 
 def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
@@ -37,7 +37,7 @@ def tables(graph: Graph, rules: Rules, known: KnownWeights) -> dict[str, Width]:
             width = Width(group_size=codes.group_size, note=note, bits=codes.bits)
         elif codes is not None:
             width = Width(group_size=0, note="its table came with 8-bit codes", entropy=scheme.entropy)
-        elif table.size >= SMALL_TABLE and np.isfinite(table).all():
+        elif (table.size >= SMALL_TABLE or not scheme.keep_small) and np.isfinite(table).all():
             width = _width(table, scheme)
         else:
             continue
