@@ -60,6 +60,7 @@ class Options(c.Structure):
         ("memory", c.c_int64),
         ("operations", c.c_double),
         ("seconds", c.c_double),
+        ("batch", c.c_int64),
     )
 
 

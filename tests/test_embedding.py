@@ -7,6 +7,8 @@ import json
 import random
 import re
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -19,9 +21,9 @@ import safetensors.numpy
 
 import lowbit
 from c_library import ERRORS, CModel, Tensor, api, check, library
-from graphs import GRAPHS, feeds
+from graphs import GRAPHS, Maker, feeds
 from lowbit.errors import LowbitError
-from lowbit.graph.ir import Array
+from lowbit.graph.ir import Array, Symbol
 from lowbit.runtime import format, meta
 from mutations import File, joined
 from test_fuzz import LIMITS, MAX_INPUT, case, elements, originals
@@ -370,6 +372,24 @@ def test_errors_have_a_status_and_a_text(small: Path, tmp_path: Path) -> None:
     with pytest.raises(lowbit.InputError, match="NULL"):
         check(api().load_file(None, None, None))
     assert set(ERRORS) == set(range(1, 8))
+
+
+def test_a_batch_has_a_bound_that_a_caller_may_raise(saved: Path) -> None:
+    maker, path = Maker(0, {"batch": Symbol(minimum=1)}), saved / "batch.lowbit"
+    format.save(path, maker.graph(maker.node("reduce", maker.input("x", "batch", 2), kind="max", axes=(1,))))
+    x = np.zeros((65_537, 2), np.float32)
+    with pytest.raises(lowbit.LimitError, match="batch is 65537, and this session's limit is 65536"):
+        CModel(path).run([x])
+    with pytest.raises(lowbit.LimitError, match="batch is 3, and this session's limit is 2"):
+        CModel(path, batch=2).run([x[:3]])
+    assert {len(CModel(path, batch=batch).run([x])[0]) for batch in (65_537, -1)} == {65_537}
+
+
+def test_the_code_of_its_threads_stays_after_it_is_closed() -> None:
+    """They look after memory that no call uses any more, and may sleep meanwhile."""
+    program = f"import _ctypes; handle = _ctypes.dlopen({str(library())!r}, 2); _ctypes.dlclose(handle)"
+    program += "; assert 'liblowbit.so' in open('/proc/self/maps').read()"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_outputs_that_are_too_small_are_told_how_large(small: Path) -> None:

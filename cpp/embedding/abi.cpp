@@ -110,6 +110,8 @@ reader::Options options_of(const lowbit_options* given) {
   if (known.operations > 0) options.limits.operations = known.operations;
   if (known.operations < 0) options.limits.operations.reset();
   if (known.seconds > 0) options.limits.seconds = known.seconds;
+  if (known.batch > 0) options.limits.batch = known.batch;
+  if (known.batch < 0) options.limits.batch.reset();
   return options;
 }
 

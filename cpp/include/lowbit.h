@@ -69,6 +69,7 @@ typedef struct lowbit_options {
   int64_t memory;    /* bytes that the model may hold in all; 0: what the process may use */
   double operations; /* of one call; 0: 1e13; below 0: any number */
   double seconds;    /* that one call may take; 0: any time */
+  int64_t batch;     /* what a free size called so may be in one call; 0: 65536; below 0: any size */
 } lowbit_options;
 
 /* A loaded model: immutable, and safe to run from many threads at once. */

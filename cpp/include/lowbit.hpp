@@ -128,6 +128,7 @@ struct Options {
   std::int64_t memory = 0;  // bytes that the model may hold in all; 0: what the process may use
   double operations = 0;    // of one call; 0: 1e13; below 0: any number
   double seconds = 0;       // that one call may take; 0: any time
+  std::int64_t batch = 0;   // what a free size called so may be in one call; 0: 65536; below 0: any size
 };
 
 // A loaded model: immutable, and safe to run from many threads at once. All of it throws Exception.
@@ -183,6 +184,7 @@ class Model {
     given.memory = options.memory;
     given.operations = options.operations;
     given.seconds = options.seconds;
+    given.batch = options.batch;
     lowbit_model* model = nullptr;
     check(load(given, &model));
     model_.reset(model);
