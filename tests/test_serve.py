@@ -220,6 +220,13 @@ def test_wrong_requests(server: serving.Server, name: str) -> None:
     assert infer(server, ASKED)[0] == 200
 
 
+def test_inputs_of_different_rows(server: serving.Server) -> None:
+    """Are refused by themselves: two such requests could make up for each other in a batch."""
+    inputs = [tensor("ids", IDS, "INT64"), tensor("weights", WEIGHTS[:1])]
+    status, found, _ = infer(server, {"inputs": inputs}, "two")
+    assert (status, found["error"]) == (400, "the inputs have different numbers of rows: {'ids': 2, 'weights': 1}")
+
+
 @pytest.mark.parametrize("length", ["-1", "x", "1" * 30, "100000"])
 def test_wrong_lengths_of_json(server: serving.Server, length: str) -> None:
     assert infer(server, ASKED, inference_header_content_length=length)[0] == 400

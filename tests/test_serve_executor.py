@@ -100,6 +100,21 @@ def test_deadlines_and_those_who_left() -> None:
     executor.close()
 
 
+def test_a_caller_does_not_wait_beyond_its_deadline() -> None:
+    """Though the only thread runs something else for longer."""
+    fake, executor = Fake(), Executor(1, 8)
+    first = submit(executor, fake.job(1))
+    fake.entered.acquire()
+    with pytest.raises(Refused) as refused:
+        executor.run(fake.job(2, deadline=time.perf_counter() + 0.05))
+    assert refused.value.status is Status.DEADLINE
+    fake.may.release()
+    assert first.wait(30)
+    until(lambda: executor.running == 0)
+    assert fake.runs == [1]
+    executor.close()
+
+
 def test_batches_form_while_a_model_runs() -> None:
     """The first request is alone; those that come meanwhile are one batch, if their rows fit and are alike."""
     fake, executor = Fake(batch=4), Executor(3, 64)

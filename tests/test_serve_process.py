@@ -118,7 +118,8 @@ def test_reloads(tmp_path: Path) -> None:
             "POST", "/v2/repository/models/net/load", {"parameters": {"config": "{}", "file:1/model.lowbit": "eA=="}}
         )
         assert (status, "parameters" in found["error"]) == (400, True)
-        assert server.request("POST", "/v2/repository/models/net/unload", {}, {"Origin": "http://elsewhere"})[0] == 403
+        for headers in ({"Origin": "http://elsewhere"}, {"Origin": "http://["}, {"Host": "elsewhere"}, {"Host": "a:1"}):
+            assert server.request("POST", "/v2/repository/models/net/unload", {}, headers)[0] == 403
 
 
 HALF = b"POST %s HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n{" % ASK.encode()

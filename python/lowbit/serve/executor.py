@@ -54,7 +54,7 @@ class Job:
 
     def __init__(self, served: Served, arrays: list[Array], rows: int, deadline: float) -> None:
         self.served, self.arrays, self.rows, self.deadline = served, arrays, rows, deadline
-        self.key = [array.shape[1:] for array in arrays] if served.batch > 1 else None
+        self.key: object = [array.shape[1:] for array in arrays] if served.batch > 1 and rows else self
         self.entered = self.started = self.ended = 0.0
         self.batch = rows
         self.outputs: list[Array] = []
@@ -117,7 +117,9 @@ class Executor:
                 self._start_threads()
                 self._wake.notify()
         if not own:
-            over.wait()
+            if not over.wait(max(0.0, job.deadline - time.perf_counter())):
+                job.abandoned = True
+                raise Refused(Status.DEADLINE, "the request's time was over before there was an answer")
             return
         try:
             _run([job])

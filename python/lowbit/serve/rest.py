@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import InputError, LowbitError
 from . import access, documents, metrics, page
@@ -263,7 +262,7 @@ class App:
         if self._token is not None and not hmac.compare_digest(request.headers.get(b"authorization", b""), self._token):
             raise Refused(Status.NO_TOKEN, "the header Authorization: Bearer TOKEN is missing or wrong")
         origin = request.headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get(b"host"):
+        if origin is not None and origin.partition(b"://")[2] != request.headers.get(b"host"):
             raise Refused(Status.FORBIDDEN, "requests of other sites' pages are not answered")
 
     async def _infer(self, request: Request, name: str, version: str) -> Answer:
@@ -349,6 +348,10 @@ class App:
         """The extension `model_repository`: only with `admin`, and of no files but those that the server was given."""
         if not self.admin:
             raise Refused(Status.NOT_FOUND, "models are not loaded and unloaded here (--admin)")
+        if self._token is None and not _is_address(request.headers.get(b"host", b"").decode("latin-1")):
+            raise Refused(
+                Status.FORBIDDEN, "without a token (--token-file), this is asked by localhost or an IP address"
+            )
         match parts:
             case ["index"]:
                 _allow(request, "POST")
@@ -388,6 +391,12 @@ async def _discard(request: Request) -> None:
             raise
     finally:
         timer.stop()
+
+
+def _is_address(host: str) -> bool:
+    """Whether a Host header is of no name that DNS could have led elsewhere before."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    return name == "localhost" or name.startswith("[") or name.replace(".", "").isdigit()
 
 
 def _allow(request: Request, method: str) -> None:

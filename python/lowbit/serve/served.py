@@ -121,6 +121,9 @@ class Served:
             array = given[own].astype(dtype, copy=False)
             arrays.append(array.reshape(()) if is_scalar else array)
         rows = arrays[0].shape[0] if self.row else 1
+        if self.row and any(len(array) != rows for array in arrays):  # in a batch, others might make up for it
+            sizes = {own: len(given[own]) for own in self.inputs}
+            raise InputError(f"the inputs have different numbers of rows: {sizes}")
         if self.row and rows > self.most:
             raise InputError(f"a request has at most {self.most} rows here (--max-batch), not {rows}")
         return arrays, rows
