@@ -28,6 +28,7 @@ class Fake:
 
     def __init__(self, batch: int = 1, delay: float = LATER) -> None:
         self.batch, self.delay, self.running = batch, delay, 0
+        self.together = 1
         self.runs: list[int] = []
         self.may, self.entered = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -126,6 +127,7 @@ def test_batches_form_while_a_model_runs() -> None:
     over = [submit(executor, job) for job in jobs]  # four rows of one width are full, and do not wait
     fake.entered.acquire()
     assert fake.runs == [1, 4]
+    fake.delay = 0.0
     fake.may.release(3)
     assert all(each.wait(30) for each in over)
     caller.join()
@@ -145,6 +147,21 @@ def test_a_request_waits_for_others_no_longer_than_the_delay() -> None:
     assert fake.runs == [1, 1]
     fake.may.release(2)
     assert all(each.wait(30) for each in over)
+    executor.close()
+
+
+def test_who_is_alone_again_does_not_wait() -> None:
+    """A model whose last batch was of several waits once more, and then no more."""
+    fake, executor = Fake(batch=8, delay=0.05), Executor(1, 8)
+    fake.together = 3
+    fake.may.release(2)
+    start = time.perf_counter()
+    executor.run(fake.job(1))
+    assert time.perf_counter() - start >= 0.05
+    assert fake.together == 1
+    fake.delay = LATER
+    executor.run(fake.job(2))
+    assert fake.runs == [1, 1]
     executor.close()
 
 

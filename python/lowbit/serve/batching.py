@@ -40,7 +40,7 @@ ALONE = Batches(1, 0.0)
 def batches_that_pay(session: Session, row: str, most: int) -> Batches:
     """What batches a model gains from; `ALONE` where they do not pay, or rows are not independent.
 
-    A request waits for others no longer than a call of one row takes, and only while the model runs for others.
+    A request waits for others no longer than a call of one row takes, and only where others have come of late.
 
     row: the free size that counts rows. most: the caller's bound.
     """

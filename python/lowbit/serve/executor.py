@@ -2,8 +2,8 @@
 
 Who waits for an answer in a thread of its own runs the call in it, where nobody else waits; all others are run by the
 executor's threads. A free thread takes what waits for longest, and with it others of the same model and sizes, up to
-the rows that pay for the model. Where batches pay, a request of a model that runs waits for more of them: until that
-call ends, until the batch is full, or for as long as a call of one row takes.
+the rows that pay for the model. Where batches pay, a request of a model that runs, or whose last batch was of several
+requests, waits for more of them: until the batch is full, or for as long as a call of one row takes.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Executor:
         """Run a job, and return when it is over: with its outputs, or its error. Raises Refused."""
         with self._wake:
             own = not self._waiting and self.running < self.workers and not self._closed
-            own = own and (job.served.batch == 1 or not job.served.running)
+            own = own and (job.served.batch == 1 or not self._more_may_come(job.served))
             if own:
                 self._begin(job.served)
                 job.entered = time.perf_counter()
@@ -161,6 +161,7 @@ class Executor:
                         return
                     self._wake.wait(self._until_due)
                 served = jobs[0].served
+                served.together = len(jobs)
                 self._begin(served)
             try:
                 _run(jobs)
@@ -209,10 +210,14 @@ class Executor:
                     rows += job.rows
         return jobs
 
+    def _more_may_come(self, served: Served) -> bool:
+        """Whether a model has several clients: it runs, or its last batch was of several requests."""
+        return served.running > 0 or served.together > 1
+
     def _wait(self, jobs: list[Job]) -> float:
         """Seconds in which a batch may become larger."""
         served = jobs[0].served
-        if not served.running or sum(job.rows for job in jobs) >= served.batch:
+        if not self._more_may_come(served) or sum(job.rows for job in jobs) >= served.batch:
             return 0.0
         return jobs[0].entered + served.delay - time.perf_counter()
 

@@ -106,6 +106,7 @@ class Served:
         self.most = settings.max_batch if self.row else 0
         self.batch, self.delay = batches_that_pay(model.session, self.row, self.most) if self.row else ALONE
         self.running = 0
+        self.together = 1
 
     def feed(self, given: Mapping[str, Array]) -> tuple[list[Array], int]:
         """The graph's inputs of a request's tensors, and how many rows they have. Raises InputError."""
