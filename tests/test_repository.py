@@ -137,6 +137,9 @@ def test_what_cannot_be_is_told_and_nothing_is_written(files: Path, tmp_path: Pa
         with pytest.raises(error, match=message):
             run(net, *names, where) if names != [str(net)] * 2 else run(*names, where)
     assert not where.exists()
+    (tmp_path / "taken").touch()
+    with pytest.raises(InputError, match="taken/more cannot be written to: "):
+        run(net, tmp_path / "taken" / "more")
     with pytest.raises(InputError, match="is no name"):
         repository.named([str(tmp_path / "a name.lowbit")])
 

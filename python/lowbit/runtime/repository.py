@@ -82,12 +82,16 @@ def write(
         What was written: the directory of each model's version, by name.
 
     Raises:
+        InputError: A directory that cannot be written to.
         UnsupportedError: A model that reads or gives what the protocol has no type for.
         FormatError, LimitError: As `lowbit.load`.
     """
     paths = here() if python_path is None else list(python_path)
     configs = {name: config(name, file, threads, instances, paths) for name, file in models.items()}
-    return {name: _put(directory, name, models[name], text) for name, text in configs.items()}
+    try:
+        return {name: _put(directory, name, models[name], text) for name, text in configs.items()}
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written to: {error}") from None
 
 
 def config(name: str, file: Path, threads: int, instances: int, python_path: Sequence[str]) -> str:
