@@ -1,7 +1,9 @@
-"""Writes the corpus of tests/cpp/fuzz: the graphs of graphs.py, and a node of each operator, as decode.h reads them.
+"""Writes the corpus of tests/cpp/fuzz: graphs of graphs.py, and a node of each operator, as decode.h reads them.
 
-`python tests/fuzz_seeds.py` makes its part of `corpus` anew; what fuzzers found stays. Constants keep their shapes,
-and their numbers where these are few and whole, as places are.
+Small graphs are there as files, too, as read.cpp reads them.
+
+`python tests/fuzz_seeds.py` makes its part of `corpus`, and all of `files`, anew; what fuzzers found stays. Constants
+keep their shapes, and their numbers where these are few and whole, as places are.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import safetensors.numpy
 
 from graphs import GRAPHS
 from lowbit import _core
 from lowbit.graph import dims
 from lowbit.graph.ir import DTYPES, Array, Graph, replace
 from lowbit.ops import OPS
-from lowbit.runtime import build
+from lowbit.runtime import build, format
 
 HERE = Path(__file__).resolve().parent / "cpp/fuzz"
-CORPUS = HERE / "corpus"
+CORPUS, FILES = HERE / "corpus", HERE / "files"
 CHOICES = bytes([0b00000000, 0b10011001, 0b01100110, 4])
 """Of sizes for three runs, two bits a symbol, and of the data."""
 LISTED = 32
@@ -208,7 +211,27 @@ def seeds() -> Iterator[tuple[str, bytes]]:
             yield f"node_{node.op}", encode(alone(graph, place))
 
 
+SMALL = 12_000
+"""Bytes of a file that is worth to be mutated."""
+
+
+def files() -> Iterator[tuple[str, bytes]]:
+    """Small graphs as files apart: the document, the header without it, the tensors, zeros between; some compressed."""
+    for index, (name, make) in enumerate(GRAPHS.items()):
+        tensors, metadata = format._contents(make(), {}, compress=index % 3 == 1)
+        data = safetensors.numpy.save(tensors)
+        (length,) = struct.unpack("<Q", data[:8])
+        apart = b"\0".join([metadata["lowbit"].encode(), data[8 : 8 + length].strip(), data[8 + length :]])
+        if len(apart) < SMALL:
+            yield name, apart
+
+
 def main() -> None:
+    FILES.mkdir(exist_ok=True)
+    for old in FILES.iterdir():
+        old.unlink()
+    for name, data in files():
+        (FILES / name).write_bytes(data)
     made = dict(seeds())
     CORPUS.mkdir(exist_ok=True)
     for old in (*CORPUS.glob("graph_*"), *CORPUS.glob("node_*")):

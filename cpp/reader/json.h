@@ -21,13 +21,13 @@ class Json {
   using List = std::vector<Json>;
   using Object = std::vector<Member>;  // in the order of the text
 
-  Json() = default;
-  explicit Json(bool value) : value_(value) {}
-  explicit Json(int64_t value) : value_(value) {}
-  explicit Json(double value) : value_(value) {}
-  explicit Json(std::string value) : value_(std::move(value)) {}
-  explicit Json(List value) : value_(std::move(value)) {}
-  explicit Json(Object value) : value_(std::move(value)) {}
+  Json();
+  explicit Json(bool value);
+  explicit Json(int64_t value);
+  explicit Json(double value);
+  explicit Json(std::string value);
+  explicit Json(List value);
+  explicit Json(Object value);
 
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
   // Null where it is something else.
@@ -51,6 +51,15 @@ struct Json::Member {
   std::string first;
   Json second;
 };
+
+// Here, where a member is known whole.
+inline Json::Json() = default;
+inline Json::Json(bool value) : value_(value) {}
+inline Json::Json(int64_t value) : value_(value) {}
+inline Json::Json(double value) : value_(value) {}
+inline Json::Json(std::string value) : value_(std::move(value)) {}
+inline Json::Json(List value) : value_(std::move(value)) {}
+inline Json::Json(Object value) : value_(std::move(value)) {}
 
 // total: bytes of the file, of which what JSON may take in memory depends. Throws Error(format), which names `what`.
 Json parse_json(std::string_view text, const std::string& what, int64_t total);

@@ -14,6 +14,8 @@
 #include "make.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned int seed)
+    __attribute__((weak));
 
 namespace {
 
@@ -57,6 +59,13 @@ void run(const std::vector<Named>& inputs, int64_t mutations, int64_t seed) {
     for (int64_t j = 0; j < mutations; ++j) {
       Random random(static_cast<uint64_t>(seed * 1000003 + j));
       Input input = inputs[i].bytes;
+      if (LLVMFuzzerCustomMutator) {
+        const size_t size = input.size(), most = 2 * size + 1000;
+        input.resize(most);
+        input.resize(LLVMFuzzerCustomMutator(input.data(), size, most, static_cast<unsigned int>(seed * 1000003 + j)));
+        LLVMFuzzerTestOneInput(input.data(), input.size());
+        continue;
+      }
       for (int64_t changes = random.whole(1, 4); changes > 0; --changes)
         mutate(input, inputs[static_cast<size_t>(random.whole(0, std::ssize(inputs) - 1))].bytes, random);
       LLVMFuzzerTestOneInput(input.data(), input.size());
