@@ -88,5 +88,6 @@ def run(code: str) -> str:
 
 def test_import_brings_no_torch() -> None:
     """`import lowbit` and `lowbit.load` do not import torch, nor the command line's packages."""
-    code = "import sys, lowbit; lowbit.load; print([m for m in ('torch', 'rich', 'typer') if m in sys.modules])"
+    others = ("torch", "rich", "typer", "grpc", "uvicorn", "lowbit.serve")
+    code = f"import sys, lowbit; lowbit.load; print([m for m in {others} if m in sys.modules])"
     assert run(code) == "[]"

@@ -66,7 +66,11 @@ def serve(
     with needs_extra():
         process = Process(host, http_port, grpc_port, drain, grace, token, tls_cert, tls_key, admin)
     _warn(host, token, admin)
-    asyncio.run(process.run(Models(named(files), settings)))
+    try:
+        models = Models(named(files), settings)
+    except OSError as error:
+        raise InputError(f"a file cannot be read: {error}") from None
+    asyncio.run(process.run(models))
     if process.is_stuck:
         logging.shutdown()
         sys.stdout.flush()

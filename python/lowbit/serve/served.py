@@ -339,7 +339,7 @@ def named(sources: Sources) -> dict[str, Source]:
         raise InputError("there is no model to serve: give the path of a .lowbit file")
     for name, source in pairs:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InputError(f"a model's name is of letters, digits, dots, dashes and underscores, not {name!r}")
+            raise InputError(f"a model's name is of letters, digits, ., - and _, not {name!r}: write NAME=FILE")
         if not isinstance(source, str | os.PathLike | Model):
             raise InputError(f"model {name!r} is the path of a file or a lowbit.Model, not a {type(source).__name__}")
     twice = {name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1}
