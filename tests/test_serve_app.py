@@ -14,6 +14,8 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import lowbit
@@ -32,6 +34,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("app") / "net.lowbit"
     lowbit.convert(nn.Linear(8, 4).eval(), torch.randn(2, 8), scheme="float32", progress=False).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def application(file: Path) -> App:
+    return lowbit.serve.app(file)
 
 
 class Exchange:
@@ -181,6 +188,45 @@ def test_limits_that_are_not_possible(file: Path) -> None:
         lowbit.serve.app(lowbit.serve.models(file), queue=3)
     with pytest.raises(InputError, match="has no name"):
         lowbit.serve.app([lowbit.load(file)])
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+
+
+def places(document: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to all values of a document."""
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    return [way, *(found for key, item in items for found in places(item, (*way, key)))]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_requests_that_are_changed_anywhere(application: App, data: st.DataObject) -> None:
+    """Are answered, or refused by a line that says why; the server has no failures of its own."""
+    document = json.loads(body())
+    document |= {"id": "a", "outputs": [{"name": "output", "parameters": {"binary_data": True}}], "parameters": {}}
+    raw = b""
+    if data.draw(st.booleans()):
+        del document["inputs"][0]["data"]
+        document["inputs"][0]["parameters"] = {"binary_data_size": ROWS.nbytes}
+        raw = ROWS.tobytes()[: data.draw(st.sampled_from([96, 95, 0]))]
+    for _ in range(data.draw(st.integers(0, 2))):
+        *way, last = data.draw(st.sampled_from(places(document)[1:]))
+        holder = document
+        for key in way:
+            holder = holder[key]
+        holder[last] = data.draw(VALUES)
+    text = json.dumps(document).encode()
+    if data.draw(st.integers(0, 3)) == 0:
+        at = data.draw(st.integers(0, len(text) - 1))
+        text = text[:at] + data.draw(st.binary(max_size=3)) + text[at + 1 :]
+    lengths = st.sampled_from([str(len(text)), str(len(text) - 1), "0", "-5", "", "x"])
+    headers = {"inference_header_content_length": data.draw(lengths)} if raw or data.draw(st.booleans()) else {}
+    status, _ = Exchange("POST", "/v2/models/net/infer", text + raw, **headers).run(application)
+    assert status in (200, 400)
 
 
 class Scalars(nn.Module):
