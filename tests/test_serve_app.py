@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import threading
+import time
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,6 +115,40 @@ def test_bodies_share_a_bound(file: Path) -> None:
     statuses = asyncio.run(all_at_once())
     assert sorted(statuses) == [400] * 4 + [503] * 4
     assert app._held == 0
+
+
+def test_a_full_queue(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes then is refused at once over both protocols, and told to come again; the others are answered."""
+    models = lowbit.serve.models(file, concurrency=1, queue=1)
+    app, served, may = lowbit.serve.app(models), models.get("net"), threading.Event()
+    run = served.run
+    monkeypatch.setattr(served, "run", lambda arrays: run(arrays) if may.wait(60) else [])
+    asked = [Exchange("POST", "/v2/models/net/infer", body()) for _ in range(2)]
+    callers = [threading.Thread(target=each.run, args=(app,)) for each in asked]
+    (port,) = serving.free_ports(1)
+    server = grpc.server(ThreadPoolExecutor(4))
+    lowbit.serve.add_to_server(models, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    try:
+        for caller, count in zip(callers, ((1, 0), (1, 1)), strict=True):
+            caller.start()
+            until = time.monotonic() + 30
+            while (models.executor.running, models.executor.waiting) != count:
+                assert time.monotonic() < until
+                time.sleep(0.001)
+        refused = Exchange("POST", "/v2/models/net/infer", body())
+        status, found = refused.run(app)
+        assert (status, found["error"]) == (503, "1 requests wait already (--queue): try again later")
+        assert dict(refused.sent[0]["headers"])[b"retry-after"] == b"1"
+        call = Call(model="net", inputs={"input": ROWS})
+        assert ask("grpc", f"127.0.0.1:{port}", call) == ("error", "RESOURCE_EXHAUSTED")
+    finally:
+        may.set()
+        for caller in callers:
+            caller.join()
+        server.stop(0).wait()
+    assert [each.sent[0]["status"] for each in asked] == [200, 200]
 
 
 def test_a_failure_of_the_servers_own_is_one_line(file: Path, caplog: pytest.LogCaptureFixture) -> None:

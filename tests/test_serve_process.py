@@ -160,7 +160,7 @@ def test_an_interrupt_does_not_wait(file: Path, tmp_path: Path, sign: int) -> No
 def guarded(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Server]:
     """With short times and small limits."""
     log = tmp_path_factory.mktemp("guarded") / "log"
-    with serving.running(log, str(file), "--timeout=1", "--max-bytes=2000000", "--queue=4", "--grace=1") as server:
+    with serving.running(log, str(file), "--timeout=2", "--max-bytes=2000000", "--queue=4", "--grace=1") as server:
         yield server
 
 
@@ -184,7 +184,7 @@ def test_who_sends_nothing_more_is_hung_up_on(guarded: serving.Server, data: byt
     """Before a request, in its header, and in the header of a second one."""
     start = time.monotonic()
     closed(guarded.send(data))
-    assert 0.9 < time.monotonic() - start < 15
+    assert 1.9 < time.monotonic() - start < 18
 
 
 def test_a_slow_body(guarded: serving.Server) -> None:
@@ -207,7 +207,7 @@ def test_a_slow_body(guarded: serving.Server) -> None:
         stop.set()
         dripping.join()
     assert found.startswith(b"HTTP/1.1 408 ")
-    assert b"the body did not come within 1 s" in found
+    assert b"the body did not come within 2 s" in found
 
 
 def test_ten_gigabytes_that_are_announced(guarded: serving.Server) -> None:
@@ -260,7 +260,7 @@ def test_deadlines(guarded: serving.Server) -> None:
     for client in CLIENTS:
         found = ask(client, guarded.address(client), Call(model="net", inputs=inputs, options={"timeout": 1}))
         assert found in (("error", "504"), ("error", "DEADLINE_EXCEEDED"))
-        good = ask(client, guarded.address(client), Call(model="net", inputs=inputs, options={"timeout": 900_000}))
+        good = ask(client, guarded.address(client), Call(model="net", inputs=inputs, options={"timeout": 1_900_000}))
         assert isinstance(good, dict)
 
 
@@ -315,30 +315,6 @@ def test_metrics_and_the_access_log(guarded: serving.Server) -> None:
     } <= set(good)
     assert "12345" not in written
     assert "Traceback" not in written
-
-
-def test_a_full_queue(file: Path, tmp_path: Path) -> None:
-    """Those beyond it get 503 and Retry-After, or RESOURCE_EXHAUSTED, and all others their answer."""
-    torch.manual_seed(0)
-    slow = tmp_path / "slow.lowbit"
-    lowbit.convert(nn.Linear(2048, 2048).eval(), torch.randn(2, 2048), scheme="float32", progress=False).save(slow)
-    rows = np.zeros((1000, 2048), np.float32)
-    with serving.running(tmp_path / "log", str(slow), "--concurrency=1", "--queue=1", "--max-batch=1000") as server:
-        found: list[Any] = []
-
-        def call(client: str) -> None:
-            result = ask(client, server.address(client), Call(model="slow", inputs={"input": rows}))
-            found.append(result if isinstance(result, tuple) else "ok")
-
-        for client in ("rest", "grpc"):
-            callers = [threading.Thread(target=call, args=(client,)) for _ in range(8)]
-            for caller in callers:
-                caller.start()
-            for caller in callers:
-                caller.join()
-        assert {"ok", ("error", "503"), ("error", "RESOURCE_EXHAUSTED")} >= set(found)
-        assert len(set(found)) > 1
-        assert server.request("GET", "/v2/health/ready")[0] == 200
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
