@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from c_library import ERRORS, CModel, Tensor, api, check, library
 from graphs import GRAPHS, Maker, feeds
 from lowbit.errors import LowbitError
 from lowbit.graph.ir import Array, Symbol
-from lowbit.runtime import format, meta
+from lowbit.runtime import format, meta, model
 from mutations import File, joined
 from test_fuzz import LIMITS, MAX_INPUT, case, elements, originals
 
@@ -80,6 +81,20 @@ def test_files_of_long_ago_give_the_same_bits(path: Path) -> None:
     same(CModel(path).run([arrays[f"in/{name}"] for name in graph.inputs]), outputs)
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_model_is_the_same_by_either_reader(name: str, saved: Path) -> None:
+    """lowbit.load takes the one in C++ for files that it takes."""
+    path = saved / f"{name}.either.lowbit"
+    format.save(path, GRAPHS[name](), {"name": "net", "notes": ["a"], "team": 3}, compress=len(name) % 2 == 1)
+    read = model._by_core(path, 1, LIMITS)
+    assert read is not None
+    expected = by_python(path)
+    graph, _, sizes, said = read
+    assert (sizes, said) == (expected.session.weights, expected.meta)
+    for part in ("inputs", "outputs", "values", "nodes", "constants", "symbols", "conditions", "states"):
+        assert getattr(graph, part) == getattr(expected.session.graph, part)
+
+
 def test_names_are_those_of_the_call(tmp_path: Path) -> None:
     graph = GRAPHS["number_net"]()
     count = len(graph.outputs)
@@ -107,13 +122,19 @@ def verdict(load: Callable[[], Any]) -> tuple[str, str]:
     return "", ""
 
 
+def by_python(path: Path) -> lowbit.Model:
+    """lowbit.load without the reader in C++."""
+    with mock.patch.object(model, "_by_core", return_value=None):
+        return lowbit.load(path, threads=1, limits=LIMITS)
+
+
 def compare(path: Path) -> tuple[str, str, bool]:
     """What both readers say of a file, in order; whether both loaded it, and gave the same bits."""
-    python, loaded = verdict(lambda: lowbit.load(path, threads=1, limits=LIMITS)), None
+    python, loaded = verdict(lambda: by_python(path)), None
     c = verdict(lambda: CModel(path, **MEMORY))
     assert bool(python[0]) == bool(c[0]), f"Python: {python}\nC: {c}"
     if not python[0]:
-        loaded = lowbit.load(path, threads=1, limits=LIMITS)
+        loaded = by_python(path)
         graph = loaded.session.graph
         sizes = {name: symbol.minimum for name, symbol in graph.symbols.items()}
         if sum(elements(graph, name, sizes) for name in graph.inputs) <= MAX_INPUT / 100:
@@ -195,7 +216,7 @@ def test_json_is_strict(what: str, tmp_path: Path) -> None:
         CModel(path)
     if not what.startswith("integer beyond"):
         with pytest.raises(lowbit.FormatError):
-            lowbit.load(path)
+            by_python(path)
 
 
 @pytest.mark.parametrize(

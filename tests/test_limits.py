@@ -188,7 +188,7 @@ def test_what_unpacks_to_much_is_refused_before(kind: str, tmp_path: Path, monke
     file = tmp_path / "net.lowbit"
     format.save(file, graph, compress=compress)
     with pytest.raises(LimitError, match=r"unpacked, more than the .* MiB.*limits=lowbit\.Limits\(memory"):
-        lowbit.load(file)
+        format.load(file)
     with pytest.raises(LimitError, match="unpacked, more than the 9 MiB"):
         lowbit.load(file, limits=Limits(memory=10_000_000))
     model = lowbit.load(file, limits=Limits(memory=10**9))

@@ -16,6 +16,7 @@
 #include "bindings/bindings.h"
 #include "graph/layout.h"
 #include "graph/session.h"
+#include "reader/load.h"
 
 namespace py = pybind11;
 
@@ -469,6 +470,21 @@ std::unique_ptr<Session> finish(GraphBuilder& builder, const std::string& isa, i
                                    graph::Limits{memory, operations, batch, seconds, weights});
 }
 
+// The session of a file by the reader in C++, its document, and bits and bytes of its quantized weights.
+py::tuple load_file(const std::string& path, int threads, std::optional<int64_t> memory,
+                    std::optional<double> operations, std::optional<int64_t> batch, std::optional<double> seconds) {
+  reader::Model model;
+  {
+    const ReleasedGil released;
+    const graph::Limits limits{memory, operations, batch, seconds, std::nullopt};
+    model = reader::load(*reader::file_source(path), path, {threads, "", limits, true});
+  }
+  py::dict weights;
+  for (const reader::Stored& weight : model.weights)
+    weights[py::str(weight.name)] = py::make_tuple(weight.bits, weight.bytes);
+  return py::make_tuple(std::move(model.session), py::str(model.document), weights);
+}
+
 }  // namespace
 
 void bind_graph(py::module_& m) {
@@ -521,6 +537,9 @@ void bind_graph(py::module_& m) {
       "give_back_after",
       [](double seconds) { graph::idle::set_period(static_cast<int64_t>(std::clamp(seconds, 1e-3, 1e9) * 1e9)); },
       py::arg("seconds"));
+  m.def("load_file", &load_file, py::arg("path"), py::kw_only(), py::arg("threads"), py::arg("memory"),
+        py::arg("operations"), py::arg("batch"), py::arg("seconds"),
+        "A file's session, document, and bits and bytes of its weights.");
   m.def("operators", &graph::registered_ops, "The names of all operators that a graph may use.");
 }
 

@@ -21,6 +21,7 @@ constexpr int64_t kMostShare = 16;  // bytes that a byte of a stream may stand f
 class FileSource final : public Source {
  public:
   explicit FileSource(const std::string& path) {
+    if (path.find('\0') != std::string::npos) refuse(quoted(path) + " is no path: it holds a zero byte");
     handle_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // else a pipe without a writer would block
     struct stat state;
     if (handle_ < 0 || fstat(handle_, &state) != 0) throw Error(ErrorKind::system, path + ": " + std::strerror(errno));
@@ -163,9 +164,10 @@ Container::Container(const Source& source, std::string name) : source_(source), 
   const Json* text = metadata ? metadata->find("lowbit") : nullptr;
   if (!text || !text->text())
     refuse(name_ + " is a safetensors file, but not one that lowbit wrote: it holds no graph");
-  document_ = parse_json(*text->text(), "the graph", total);
+  text_ = *text->text();
+  document_ = parse_json(text_, "the graph", total);
   as_object(document_, "the graph");
-  taken_ = json_cost(*text->text());
+  taken_ = json_cost(text_);
   std::vector<std::pair<int64_t, int64_t>> parts;
   for (const auto& [tensor, value] : as_object(header, "the header")) {
     if (tensor == "__metadata__") continue;

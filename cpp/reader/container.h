@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/buffer.h"
+#include "base/shared.h"
 #include "base/types.h"
 #include "reader/json.h"
 
@@ -18,7 +19,7 @@ class Source {
   virtual int64_t size() const = 0;
   virtual size_t read(int64_t offset, void* to, size_t bytes) const = 0;  // how many there were; fewer: it was cut
 };
-std::unique_ptr<Source> file_source(const std::string& path);  // throws Error(system), Error(format)
+LOWBIT_SHARED std::unique_ptr<Source> file_source(const std::string& path);  // throws Error(system), Error(format)
 std::unique_ptr<Source> memory_source(const void* data, size_t bytes);
 
 struct Array {
@@ -44,6 +45,7 @@ class Container {
   int64_t size() const { return source_.size(); }
   int64_t taken() const { return taken_; }  // about the bytes of memory that the document takes
   Json& document() { return document_; }
+  const std::string& text() const { return text_; }  // of it
   const std::map<std::string, Entry, std::less<>>& entries() const { return entries_; }
 
   // The document's `compressed`: from then on, these tensors are what comes out of their streams.
@@ -60,6 +62,7 @@ class Container {
   std::string name_;
   int64_t start_ = 0, taken_ = 0, stream_bytes_ = 0;
   Json document_;
+  std::string text_;
   std::map<std::string, Entry, std::less<>> entries_, streams_;
 };
 

@@ -50,6 +50,7 @@ struct Constant {
   std::string name, identity;  // what says the same has one identity
   std::optional<Array> array;  // or else a weight; neither: it is one with an earlier constant
   std::optional<FileWeight> weight;
+  int64_t bytes = 0;  // that its tensors take in the file, without streams
 };
 
 // A text that no other JSON has.
@@ -78,7 +79,7 @@ class Constants {
       if (known.insert(identity).second)
         found.push_back(read(as_text(Json(name), "constants"), entry, value));
       else
-        found.push_back({name, "", std::nullopt, std::nullopt});
+        found.push_back({name, "", std::nullopt, std::nullopt, 0});
       found.back().identity = std::move(identity);
     }
     for (const auto& [tensor, entry] : file_.entries())
@@ -91,10 +92,12 @@ class Constants {
     const std::string what = "constant " + quoted(name);
     const Json::Object& fields = as_object(entry, what);
     if (fields.size() == 1 && fields[0].first == "tensor")
-      return {name, "", tensor(fields[0].second, what), std::nullopt};
+      return {name, "", tensor(fields[0].second, what), std::nullopt, 0};
     if (fields.size() != 1 || fields[0].first != "weight") refuse(what + " is neither a tensor nor a weight");
     try {
-      return {name, "", std::nullopt, weight(fields[0].second, what, value)};
+      bytes_ = 0;
+      FileWeight made = weight(fields[0].second, what, value);
+      return {name, "", std::nullopt, std::move(made), bytes_};
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::graph) throw;
       refuse(what + ": " + error.what());
@@ -146,7 +149,9 @@ class Constants {
     if (!key.text() || !file_.entries().contains(*key.text()))
       refuse(what + " refers to tensor " + key.shown(100) + ", which is not in the file");
     used_.insert(*key.text());
-    return file_.read(*key.text());
+    Array array = file_.read(*key.text());
+    bytes_ += static_cast<int64_t>(array.data.bytes());
+    return array;
   }
 
   // Codes take more bytes where they are unpacked, or read as numbers: only one weight has them.
@@ -164,6 +169,7 @@ class Constants {
   const Document& document_;
   const Container& file_;
   std::set<std::string, std::less<>> used_, gone_;
+  int64_t bytes_ = 0;  // of the constant at hand
 };
 
 // ------------------------------------------------------------------------------------------------------------- memory
@@ -686,11 +692,17 @@ Model load(const Source& source, const std::string& name, const Options& options
     model.outputs.push_back(
         port(called == names.outputs.end() ? document.outputs[i] : called->second, document.outputs[i]));
   }
+  std::map<std::string_view, const Constant*> by_identity;
+  for (const Constant& constant : constants) {
+    const Constant& own = *by_identity.emplace(constant.identity, &constant).first->second;
+    if (own.weight) model.weights.push_back({constant.name, own.weight->bits, own.bytes});
+  }
+  if (options.document) model.document = file.text();
   graph::Graph graph = Building(document, sizes).run(std::move(constants), conditions);
   graph::Limits limits = options.limits;
   limits.weights = limits.memory ? limits.memory : std::optional(most);
   const Isa cap = options.isa.empty() ? default_isa() : parse_isa(options.isa);
-  model.session = std::make_unique<const graph::Session>(std::move(graph), cap, options.threads, limits);
+  model.session = std::make_unique<graph::Session>(std::move(graph), cap, options.threads, limits);
   return model;
 }
 

@@ -123,6 +123,20 @@ class GraphBuilder:
         Raises GraphError with every problem, InputError (threads), EnvironmentVariableError.
         """
 
+def load_file(
+    path: bytes,
+    *,
+    threads: int,
+    memory: int | None,
+    operations: float | None,
+    batch: int | None,
+    seconds: float | None,
+) -> tuple[Session, str, dict[str, tuple[int, int]]]:
+    """The session of a file by the reader in C++, its document, and bits and bytes of its quantized weights.
+
+    Raises what `lowbit.load` raises, but for files that cannot be read a LowbitError.
+    """
+
 class Session:
     """A compiled graph. Immutable; any number of threads may run it at once."""
 

@@ -214,6 +214,21 @@ def load_within(path: str | os.PathLike[str], memory: int | None) -> tuple[Graph
         return validate(graph), as_object(document["meta"], "meta"), most
 
 
+def outline(text: str) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a document that is sound, without its constants; and its metadata."""
+    document = json.loads(text)
+    fields = format_v1.upgrade(document) if document["version"] == 1 else document
+    return Graph(
+        inputs=tuple(fields["inputs"]),
+        outputs=tuple(fields["outputs"]),
+        values=_each(fields["values"], "value", _value),
+        nodes=_nodes(fields["nodes"]),
+        constants={},
+        symbols=_each(fields["symbols"], "symbol", _symbol),
+        conditions=as_list(fields.get("conditions", []), "conditions", _condition),
+    ), fields["meta"]
+
+
 def _require_room(needed: int, most: int, path: str | os.PathLike[str]) -> None:
     if needed > most:
         raise LimitError(

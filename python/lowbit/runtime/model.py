@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, LowbitError, UnsupportedError
-from ..graph.ir import Array, Value, replace
+from ..graph.ir import Array, Graph, Value, replace
+from ..graph.weights import Stored
 from . import calls, format, segments
 from .build import fill, finish
 from .limits import Limits, checked, memory_for
@@ -23,6 +24,7 @@ from .targets import LEVELS, this_level
 from .timing import timed
 
 if TYPE_CHECKING:
+    from .. import _core
     from ..report import Facts
 
 
@@ -242,6 +244,24 @@ def _warn_of_target(path: str | os.PathLike[str], meta: Meta) -> None:
         )
 
 
+def _by_core(
+    path: str | os.PathLike[str], threads: int | None, limits: Limits
+) -> tuple[Graph, _core.Session, Mapping[str, Stored], Meta] | None:
+    """What the reader in C++ makes of a file. None: it refuses it; Python's reader, the specification, says why."""
+    from .. import _core
+
+    if threads is not None and (type(threads) is not int or not 1 <= threads < 2**31):
+        return None
+    try:
+        core, text, stored = _core.load_file(os.fsencode(path), threads=threads or 0, **vars(limits))
+    except (LowbitError, MemoryError, UnicodeError):
+        return None
+    with memory_for(f"load {path}"):
+        graph, document = format.outline(text)
+        sizes = {name: Stored(bits=bits, bytes=size) for name, (bits, size) in stored.items()}
+        return graph, core, sizes, Meta.read(document)
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -282,6 +302,11 @@ def load(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"lowbit.load takes the path of a file, not a {type(path).__name__}")
     limits = checked(limits, Limits())
+    read = _by_core(path, threads, limits)
+    if read is not None:
+        graph, core, sizes, meta = read
+        _warn_of_target(path, meta)
+        return Model(Session._finished(graph, core, sizes, threads, limits, _of_path(Path(path))), meta)
     graph, document, most = format.load_within(path, limits.memory)
     meta = Meta.read(document)
     _warn_of_target(path, meta)

@@ -157,7 +157,9 @@ std::string mutated(const std::string& text, Random& random) {
     with.clear();
     if (end < text.size() && text[end] == ',') ++end;
   }
-  if (kind == 4) with = std::to_string(std::atoll(text.substr(begin, 20).c_str()) + random.whole(-2, 2));
+  if (kind == 4)
+    with = std::to_string(std::strtoull(text.substr(begin, 20).c_str(), nullptr, 10) +
+                          static_cast<uint64_t>(random.whole(-2, 2)));
   if (kind == 5 && begin < end) {
     with = text.substr(begin, end - begin);
     with[static_cast<size_t>(random.whole(0, std::ssize(with) - 1))] ^= static_cast<char>(1 << random.whole(0, 6));
