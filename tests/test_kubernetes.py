@@ -98,7 +98,7 @@ def test_their_arguments_are_those_of_the_server() -> None:
     for pod, container in containers():
         given = command.parser(command.serve).parse_args(container["args"])
         (file,) = given.files
-        assert re.fullmatch(r"(net|\{\{\.Name\}\})=/mnt/models/\w+\.lowbit", file)
+        assert re.fullmatch(r"(net|\{\{\.Name\}\})=/\w+/models/\w+\.lowbit", file)
         assert given.drain + given.grace < pod.get("terminationGracePeriodSeconds", 30)
         ports = {port.get("name"): port["containerPort"] for port in container.get("ports", [])}
         assert ports in ({}, {"http": given.http_port, "grpc": given.grpc_port})
