@@ -398,6 +398,11 @@ def test_a_lack_of_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             with pytest.raises(LowbitError, match="not enough memory"):
                 format.load(path) if place == "read" else format.read_document(path)
     with monkeypatch.context() as patch:
+        patch.setattr(format, "outline", lacking)
+        with pytest.raises(LowbitError, match="not enough memory"):
+            lowbit.load(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime_model, "_by_core", lambda *_: None)
         patch.setattr(runtime_model, "fill", lacking)
         with pytest.raises(LowbitError, match="not enough memory"):
             lowbit.load(path)

@@ -29,7 +29,7 @@ from ..quantization.round_weights import round_nearest, wide_scales
 from ..runtime.timing import interleave
 from .allocate import Border, Problem
 from .candidates import Candidate, Price
-from .workshop import FLOAT, INT8, STORED, Layer, Workshop, file_bytes, weight_of
+from .workshop import FLOAT, INT8, STORED, WIDE, Layer, Workshop, file_bytes, weight_of
 
 PROFILES = 5
 """Profiles of a model, of each node the least of which counts."""
@@ -126,7 +126,7 @@ class _Pricer:
         if candidate in (FLOAT, STORED):
             is_coded = INT8 in self._workshop.offers[_layer_of(self._workshop, node)]
             return self._floats.get(node.name, plain) + self._behind(node) if is_coded else plain
-        if candidate == INT8:
+        if candidate in (INT8, *WIDE):
             return plain
         return plain * self._timed(node, candidate) / max(self._timed(node, INT8), 1e-9)
 

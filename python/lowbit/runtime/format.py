@@ -214,8 +214,12 @@ def load_within(path: str | os.PathLike[str], memory: int | None) -> tuple[Graph
         return validate(graph), as_object(document["meta"], "meta"), most
 
 
-def outline(text: str) -> tuple[Graph, dict[str, Any]]:
-    """The graph of a document that is sound, without its constants; and its metadata."""
+def outline(text: str, size: int) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a document that is sound, without its constants; and its metadata. size: of the file.
+
+    Raises FormatError where the document would take more memory than such a file may.
+    """
+    check_room(text, "the graph", size)  # what Python makes of it: the reader in C++ takes less
     document = json.loads(text)
     fields = format_v1.upgrade(document) if document["version"] == 1 else document
     return Graph(

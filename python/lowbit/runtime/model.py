@@ -257,7 +257,7 @@ def _by_core(
     except (LowbitError, MemoryError, UnicodeError):
         return None
     with memory_for(f"load {path}"):
-        graph, document = format.outline(text)
+        graph, document = format.outline(text, Path(path).stat().st_size)
         sizes = {name: Stored(bits=bits, bytes=size) for name, (bits, size) in stored.items()}
         return graph, core, sizes, Meta.read(document)
 
