@@ -308,7 +308,7 @@ def soak(files: Mapping[str, Path], folder: Path, minutes: float) -> bool:
         def guarded(job: Any, index: int) -> None:
             try:
                 job(index)
-            except Exception as error:
+            except Exception as error:  # whatever a job meets is a problem of the soak, and is printed
                 problems.append(f"{job.__name__} {index}: {type(error).__name__}: {error}")
 
         jobs = [work] * 16 + [reload, disturb]
