@@ -49,6 +49,12 @@ LOWBIT_INLINE Lanes exp(const Lanes& x) {
   return exp_of_any(x);
 }
 
+// For x of 87 at most; 0 below -87. NaN stays NaN, for greater gives its second operand then.
+LOWBIT_INLINE Lanes exp_or_zero(const Lanes& x) {
+  const Lanes lowest = splat(-87.0f);
+  return select(lowest > x, splat(0.0f), exp_of_moderate(greater(lowest, x)));
+}
+
 // 2^x; the fraction of x is exact.
 inline Lanes exp2(const Lanes& x) {
   const Lanes bounded = clamp(x, splat(-151.0f), splat(129.0f)), n = round(bounded);

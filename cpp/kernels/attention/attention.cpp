@@ -11,8 +11,9 @@ namespace {
 
 constexpr int64_t kTap = 0;
 constexpr int64_t kBlockFloats = 32 * 1024;  // of scores: beside keys and values in the second cache
-constexpr double kTaskWork = 1 << 19;        // multiply-adds that are worth waking a thread for
-constexpr int64_t kRowsAPiece = 48;          // packing keys costs about as much as multiplying a few rows by them
+constexpr int64_t kLine = 16;          // floats: rows are an odd number of lines apart, so that they do not share sets
+constexpr double kTaskWork = 1 << 19;  // multiply-adds that are worth waking a thread for
+constexpr int64_t kRowsAPiece = 48;    // packing keys costs about as much as multiplying a few rows by them
 
 GemmF32Args product(const GemmF32Panels& weights, const float* x, int64_t rows, int64_t x_row, float* y,
                     int64_t y_row) {
@@ -34,11 +35,12 @@ struct AttentionPlan::Unit {
   const AttentionKernel& kernel;
   const AttentionArgs& args;
   int64_t b, key_head;
-  int64_t first, last;  // query rows
-  float *keys, *values, *scores;
+  int64_t first, last;                       // query rows
+  float *keys, *values, *scores, *inverses;  // inverses: one a row of a block
 };
 
-AttentionPlan::AttentionPlan(const AttentionArgs& args, Isa cap, int threads) : keys_(args.keys) {
+AttentionPlan::AttentionPlan(const AttentionArgs& args, Isa cap, int threads)
+    : score_row_(((args.keys + kLine - 1) / kLine | 1) * kLine) {
   const int64_t depth = std::max<int64_t>(args.depth, 1), keys = std::max<int64_t>(args.keys, 1);
   scores_ = &select_gemm_f32(cap, keys, 1, depth, args.length);
   values_ = &select_gemm_f32(cap, args.value_depth, 1, keys, args.length);
@@ -73,8 +75,9 @@ void AttentionPlan::run(const AttentionKernel& kernel, const EltwiseKernel& copi
                   panels_of(*values_, args.value_depth), values);
       packed = head;
     }
+    float* scores = values + value_floats_;
     run_unit({kernel, args, b, key_head, piece * args.length / pieces_, (piece + 1) * args.length / pieces_, keys,
-              values, values + value_floats_});
+              values, scores, scores + block_ * score_row_});
   }
 }
 
@@ -92,25 +95,26 @@ void AttentionPlan::run_block(const Unit& unit, int64_t head, int64_t first, int
   float* y = args.y.at(unit.b, head, first);
   if (args.depth > 0) {
     const GemmF32Panels panels{scores_, keys, 1, args.depth, unit.keys};
-    scores_->run(product(panels, q, rows, args.q.row, unit.scores, keys), 0, 1);
+    scores_->run(product(panels, q, rows, args.q.row, unit.scores, score_row_), 0, 1);
   } else {
-    std::fill_n(unit.scores, rows * keys, 0.0f);
+    std::fill_n(unit.scores, rows * score_row_, 0.0f);
   }
   const AttentionMask& mask = args.mask;
   const auto* base = static_cast<const std::byte*>(mask.data);
   for (int64_t i = 0; i < rows; ++i) {
-    float* x = unit.scores + i * keys;
+    float* x = unit.scores + i * score_row_;
     const int64_t count = args.causal ? std::min(keys, first + i + 1) : keys;
     const int64_t offset = unit.b * mask.batch + head * mask.head + (first + i) * mask.row;
     const void* of_row = base != nullptr ? base + offset * (mask.floats ? 4 : 1) : nullptr;
-    unit.kernel.softmax({x, count, args.scale, of_row, mask.floats, mask.column, args.nan_if_empty});
+    unit.inverses[i] = unit.kernel.softmax({x, count, args.scale, of_row, mask.floats, mask.column, args.nan_if_empty});
     std::fill(x + count, x + keys, 0.0f);
   }
   for (int64_t panel = 0; panel * values_->nr < args.value_depth; ++panel) {
     const int64_t column = panel * values_->nr, columns = std::min<int64_t>(values_->nr, args.value_depth - column);
     const GemmF32Panels panels{values_, columns, 1, keys, unit.values + column * args.keys};
-    values_->run(product(panels, unit.scores, rows, keys, y + column, args.y.row), 0, 1);
+    values_->run(product(panels, unit.scores, rows, score_row_, y + column, args.y.row), 0, 1);
   }
+  for (int64_t i = 0; i < rows; ++i) unit.kernel.multiply(y + i * args.y.row, args.value_depth, unit.inverses[i]);
 }
 
 }  // namespace lowbit::kernels

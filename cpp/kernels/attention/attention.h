@@ -1,19 +1,21 @@
 // Scaled dot-product attention in blocks of query rows: scores of a block, their softmax, their product with the
 // values, so that no more than a block of the length x keys matrix exists at a time.
 //
-//   s[i, j] = (sum_d q[i, d] * k[j, d]) * scale + mask[i, j]     j <= i only, if causal; a mask of booleans drops j
-//   p[i, j] = e / sum(e), e = exp(s[i, j] - max_j s[i, j])       all 0 (or NaN) where no j is left or all s are -inf
-//   y[i, c] = sum_j p[i, j] * v[j, c]                            j ascending, what was dropped included as 0
+//   s[i, j] = fma(sum_d q[i, d] * k[j, d], scale, mask[i, j])    j <= i only, if causal; a mask of booleans drops j
+//   e[i, j] = exp(s[i, j] - max_j s[i, j])                       all 0 (or NaN) where no j is left or all s are -inf
+//   y[i, c] = (sum_j e[i, j] * v[j, c]) * (1 / sum_j e[i, j])    j ascending, what was dropped included as 0
 //
-// The sums are gemm_f32's, the softmax eltwise's: every ISA and every split into tasks gives the same bits. Query head
-// h reads key head h / (heads / key_heads).
+// Without a mask of floats, and with a scale above 0, the exponent is fma(x, scale, -(max x * scale)) instead, x being
+// the sums: they are scaled on the way. exp is 0 below -87. The products are gemm_f32's; the sum of e has 2 x 16 lanes,
+// lane (p, l) adding e[32 b + 16 p + l] for ascending b and (0, l) what is left: every ISA and every split into tasks
+// gives the same bits. Query head h reads key head h / (heads / key_heads).
 #pragma once
 
 #include "kernels/gemm_f32/gemm_f32.h"
 
 namespace lowbit::kernels {
 
-// One row of scores, in place: scaled, masked, made probabilities.
+// One row of scores, in place: scaled, masked, made e.
 struct SoftmaxRow {
   float* x;
   int64_t n;
@@ -25,7 +27,8 @@ struct SoftmaxRow {
 };
 
 struct AttentionKernel : KernelRow {
-  void (*softmax)(const SoftmaxRow&);
+  float (*softmax)(const SoftmaxRow&);  // gives 1 / sum(e); NaN or 1 where nothing is left
+  void (*multiply)(float* y, int64_t n, float factor);
 };
 KernelTable<AttentionKernel> attention_kernels();
 
@@ -65,12 +68,12 @@ class AttentionPlan {
 
  private:
   struct Unit;
-  int64_t task_floats() const { return key_floats_ + value_floats_ + block_ * keys_; }
+  int64_t task_floats() const { return key_floats_ + value_floats_ + block_ * (score_row_ + 1); }
   void run_unit(const Unit& unit) const;
   void run_block(const Unit& unit, int64_t head, int64_t first, int64_t rows) const;
 
   const GemmF32Kernel *scores_, *values_;
-  int64_t keys_, key_floats_, value_floats_, block_, pieces_, units_, tasks_;
+  int64_t score_row_, key_floats_, value_floats_, block_, pieces_, units_, tasks_;
 };
 
 }  // namespace lowbit::kernels

@@ -7,6 +7,7 @@
 //   V::kXOffset             what operand() subtracts from x: dot() computes sum (x - kXOffset) * w
 //   V::kRowSums             to which the row's row_sums must be added
 //   V::kTogether            the row's `together`
+//   V::kStoresFloats        whether registers suffice to end with floats there and then
 //   V::dot(acc, x, w)       acc + the four products of a lane, exact in int32
 //   V::fma(a, b, c)         a * b + c, rounded once
 //   V::add_products(t, acc) instead of dot(), operand() and kOperandBytes, the whole product
@@ -128,6 +129,13 @@ struct Tile {
     start(t, acc);
     add_products(t, acc);
     const bool floats = t.epilogue->output == DType::f32;
+    if constexpr (V::kStoresFloats) {
+      if (floats && t.row_scales != nullptr && t.columns == kColumns && t.slope == nullptr && t.residual == nullptr) {
+        asm volatile("" ::
+                         : "memory");  // or what only this end needs is loaded before the products, and lacks registers
+        return store_floats<true, kColumns>(t, acc);
+      }
+    }
     if (floats || !t.epilogue->bounded || t.slope != nullptr) {
       spill(t, acc);
     } else if (t.residual != nullptr) {
@@ -210,12 +218,13 @@ struct Tile {
     }
   }
 
-  template <bool kScales>
+  // kKnown: channels to store, if it is known; else t.columns.
+  template <bool kScales, int kKnown = 0>
   static LOWBIT_INLINE void store_floats(const GemmI8Tile& t, Int (&acc)[kRows][kVectors]) {
     const Float low = V::broadcast(t.epilogue->min), high = V::broadcast(t.epilogue->max);
     LOWBIT_UNROLL
     for (int v = 0; v < kVectors; ++v) {
-      const int count = t.columns - v * V::kLanes;
+      const int count = (kKnown > 0 ? kKnown : t.columns) - v * V::kLanes;
       if (count <= 0) break;
       const Float multiplier = V::load_floats(t.multiplier + v * V::kLanes);
       const Float bias = V::load_floats(t.bias + v * V::kLanes);

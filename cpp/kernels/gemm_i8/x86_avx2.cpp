@@ -21,6 +21,7 @@ struct Flip256 : Avx2 {
   static constexpr int32_t kXOffset = 128;
   static constexpr bool kRowSums = true;
   static constexpr bool kTogether = true;
+  static constexpr bool kStoresFloats = false;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) { return flipped(broadcast_quad(x)); }
   static LOWBIT_INLINE Operand flipped(Int x) { return Flipped::of(_mm256_xor_si256(x, _mm256_set1_epi8(-128))); }
@@ -189,6 +190,7 @@ struct Pairs256 : Avx2 {
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
   static constexpr bool kTogether = true;
+  static constexpr bool kStoresFloats = false;
 
   template <int kRows>
   static LOWBIT_INLINE void add_products(const GemmI8Tile& t, Int (&acc)[kRows][1]) {

@@ -14,6 +14,7 @@ struct Vnni512 : Avx512 {
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
   static constexpr bool kTogether = false;
+  static constexpr bool kStoresFloats = true;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) {
     int32_t quad;

@@ -14,6 +14,7 @@ struct Vnni256 : Avx2 {
   static constexpr int32_t kXOffset = 0;
   static constexpr bool kRowSums = false;
   static constexpr bool kTogether = false;
+  static constexpr bool kStoresFloats = false;
 
   static LOWBIT_INLINE Operand operand(const uint8_t* x) { return broadcast_quad(x); }
   static LOWBIT_INLINE Int dot(Int acc, Operand x, Int w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }

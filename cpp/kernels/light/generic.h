@@ -17,7 +17,7 @@ namespace {
 consteval LightKernels light_kernels(Isa isa) {
   const KernelRow row = {info_of(isa).name, isa};
   return {
-      .attention = {row, attention::softmax_row},
+      .attention = {row, attention::softmax_row, attention::multiply_row},
       .blend = {row, blend::blend_pixels<blend::Floats>, blend::blend_pixels<blend::Codes>},
       .dwconv_f32 = {row, dwconv_f32::run},
       .eltwise = {row, eltwise::quantize_block, eltwise::dequantize_block, eltwise::range_block, eltwise::groups_block,
