@@ -190,6 +190,25 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """What a caller keeps from one call to the next: an output that is an input of the next call.
+
+    Args:
+        input: The graph input that takes it, of no free sizes but those of the batch.
+        output: The graph output that gives it, of the input's type.
+        initial: The constant that it begins with, repeated along axes of one; "": zeros.
+        count: The input of another state, i64 [batch], that says how many positions of it are used; "": all of it.
+        axis: With `count`, the axis along which its positions lie, in blocks of 16.
+    """
+
+    input: str
+    output: str
+    initial: str = ""
+    count: str = ""
+    axis: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
     """One operation.
 
@@ -234,7 +253,7 @@ class Graph:
         constants: Arrays and quantized weights.
         symbols: The sizes that are free, with their limits.
         conditions: What they must fulfil together.
-        states: Pairs (input, output) that a session keeps between calls (reserved).
+        states: What callers keep between calls.
         origins: In a float graph, the weights that came quantized of which constants were computed; passes hand them
             on.
     """
@@ -246,7 +265,7 @@ class Graph:
     constants: Mapping[str, Array | Weight]
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
-    states: tuple[tuple[str, str], ...] = ()
+    states: tuple[State, ...] = ()
     origins: Mapping[str, tuple[Coded, ...]] = field(default_factory=dict)
 
     def producer(self, value: str) -> Node | None:

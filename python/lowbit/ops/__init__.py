@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from ..errors import GraphError
 from ..graph.ir import Graph, Node, Value
-from . import arithmetic, indexing, ordering, reduction, sizes
+from . import arithmetic, caches, indexing, ordering, reduction, sizes
 from . import float as float_ops
 from . import integer as integer_ops
 from . import quantized as quantized_ops
@@ -28,6 +28,7 @@ FAMILIES = (
     float_ops,
     unpool_ops,
     sequence_ops,
+    caches,
     recurrent_ops,
     resize_ops,
     sampling_ops,

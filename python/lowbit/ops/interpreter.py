@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import GraphError, InputError
 from ..graph import dims, limits, weights
-from ..graph.ir import DTYPES, RESERVED, Array, Graph, Node, Quant, Value, Weight, replace
+from ..graph.ir import DTYPES, RESERVED, Array, Graph, Node, Quant, State, Value, Weight, replace
 from . import OPS, constant_value, describe
 from .integer import MAX_BIAS, MAX_MULTIPLIER
 from .quantized import unreadable
@@ -87,11 +87,30 @@ def with_sizes(node: Node, sizes: Mapping[str, int]) -> Node:
     return replace(node, attrs=attrs)
 
 
+def without_states(graph: Graph) -> Graph:
+    """The graph as a caller sees it: with the inputs and outputs that are no states."""
+    kept = {name for state in graph.states for name in (state.input, state.output)}
+    return replace(
+        graph,
+        inputs=tuple(name for name in graph.inputs if name not in kept),
+        outputs=tuple(name for name in graph.outputs if name not in kept),
+        states=(),
+    )
+
+
+def _but_states(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    kept = {state.input for state in graph.states}
+    return {name: array for name, array in feeds.items() if name not in kept}
+
+
 def run(graph: Graph, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> dict[str, Array]:
     """The outputs of a valid graph, and the values named in `keep`, by name.
 
-    feeds: one array a graph input, of its dtype and shape. Raises InputError for other feeds.
+    feeds: one array a graph input, of its dtype and shape; states that are not given begin anew. Raises InputError for
+    other feeds.
     """
+    if graph.states and not all(state.input in feeds for state in graph.states):
+        feeds = {**begin(graph, bind(without_states(graph), _but_states(graph, feeds))), **feeds}
     sizes = bind(graph, feeds)
     keep = dict.fromkeys((*graph.outputs, *keep))
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
@@ -147,12 +166,72 @@ def _problems(graph: Graph) -> Iterator[str]:
     for name in graph.outputs:
         if name not in defined or name not in graph.values:
             yield f"output {name!r} is not defined"
-    inputs, outputs = set(graph.inputs), set(graph.outputs)
-    if len(inputs) != len(graph.inputs):
+    if len(set(graph.inputs)) != len(graph.inputs):
         yield f"input names repeat: {list(graph.inputs)[:20]}"
-    for pair in graph.states:
-        if pair[0] not in inputs or pair[1] not in outputs:
-            yield f"state {list(pair)} is not a pair of an input and an output"
+    yield from _state_problems(graph)
+
+
+def _state_problems(graph: Graph) -> Iterator[str]:
+    seen: set[str] = set()
+    for state in graph.states:
+        what, values = f"state {state.input!r}", graph.values
+        if state.input not in graph.inputs or graph.outputs.count(state.output) != 1:
+            yield f"{what} is not a pair of an input and an output ({state.output!r})"
+            continue
+        if state.input not in values or state.output not in values:
+            continue  # that is told elsewhere
+        if seen & {state.input, state.output}:
+            yield f"{what}: it, or its output {state.output!r}, is another state's, too"
+        seen |= {state.input, state.output}
+        value, given = values[state.input], values[state.output]
+        if (value.dtype, value.shape) != (given.dtype, given.shape):
+            yield f"{what} is {_type(value)}, and its output {state.output!r} is {_type(given)}"
+        yield from _initial_problems(graph, state, value)
+        if state.count:
+            yield from _count_problems(graph, state, value)
+        elif state.axis:
+            yield f"{what} has an axis of positions, and no count of them"
+    if graph.states and len(seen) == 2 * len(graph.states) == 2 * len(graph.outputs):
+        yield "all outputs are states"
+
+
+def _initial_problems(graph: Graph, state: State, value: Value) -> Iterator[str]:
+    if not state.initial:
+        return
+    constant = graph.constants.get(state.initial)
+    if constant is None or isinstance(constant, Weight):
+        yield f"state {state.input!r} begins with {state.initial!r}, which is no constant array"
+        return
+    actual = constant_value(constant)
+    fits = len(actual.shape) == len(value.shape) and all(
+        a in (1, b) for a, b in zip(actual.shape, value.shape, strict=True)
+    )
+    if actual.dtype != value.dtype or not fits:
+        yield f"state {state.input!r} is {_type(value)}, and cannot begin with {state.initial!r}, {_type(actual)}"
+
+
+def _count_problems(graph: Graph, state: State, value: Value) -> Iterator[str]:
+    what = f"state {state.input!r}"
+    counter = next((each for each in graph.states if each.input == state.count), None)
+    counts = graph.values.get(state.count)
+    if counter is None or counter.count or counts is None or counts.dtype != "i64" or len(counts.shape) != 1:
+        yield f"{what} is counted by {state.count!r}, which is no state i64 [batch]"
+    elif not 0 < state.axis < len(value.shape) or value.shape[:1] != counts.shape:
+        yield f"{what} is {_type(value)}: it has no axis {state.axis} of positions for {state.count!r}, {_type(counts)}"
+
+
+def begin(graph: Graph, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """What the states of a graph begin with.
+
+    sizes: of the symbols in their shapes.
+    """
+    states: dict[str, Array] = {}
+    for state in graph.states:
+        value = graph.values[state.input]
+        states[state.input] = np.zeros([dims.evaluate(dim, sizes) for dim in value.shape], DTYPES[value.dtype])
+        if state.initial:
+            states[state.input][:] = graph.constants[state.initial]
+    return states
 
 
 def _symbol_problems(graph: Graph) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import FormatError, GraphError, LimitError
 from ..graph import blocks, dims
-from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, Symbol, Value, Weight
+from ..graph.ir import Array, Attribute, Condition, Dim, Graph, Node, Quant, State, Symbol, Value, Weight
 from ..graph.weights import BITS, is_ternary, pack, pack_trits, unpack, unpack_trits
 from ..ops import OPS
 from ..ops.interpreter import validate
@@ -101,7 +101,7 @@ def _contents(
         "values": {name: _value_json(value) for name, value in graph.values.items()},
         "constants": constants,
         "nodes": [_node_json(node) for node in graph.nodes],
-        "states": [list(pair) for pair in graph.states],
+        "states": [_state_json(state) for state in graph.states],
         "meta": dict(meta or {}),
     }
     try:
@@ -452,11 +452,15 @@ def _conditions_json(conditions: Sequence[Condition]) -> dict[str, Any]:
     return {"conditions": [[each.kind, str(each.size)] for each in conditions]} if conditions else {}
 
 
-def _state(entry: Any, what: str) -> tuple[str, str]:
-    pair = as_list(entry, what, as_text)
-    if len(pair) != 2:
-        raise FormatError("a state is not a pair")
-    return pair[0], pair[1]
+def _state(entry: Any, what: str) -> State:
+    parts = checked("state", entry, "a state")
+    texts = {name: as_text(parts[name], "a state") for name in ("input", "output", "initial", "count") if name in parts}
+    return State(**texts, axis=as_integer(parts.get("axis", 0), "a state"))
+
+
+def _state_json(state: State) -> dict[str, Any]:
+    more = {name: value for name in ("initial", "count", "axis") if (value := getattr(state, name))}
+    return {"input": state.input, "output": state.output, **more}
 
 
 def _graph(document: dict[str, Any], tensors: dict[str, Array]) -> Graph:

@@ -25,7 +25,7 @@ OBJECTS: Mapping[str, Mapping[str, str]] = {
         "values": "`{name: value}` for every input, constant and node output",
         "constants": '`{name: {"tensor": tensor}}` or `{name: {"weight": weight}}`; a tensor is the name of one',
         "nodes": "operations in topological order: a list of nodes",
-        "states": "pairs `[input, output]` that a session would keep between calls; empty so far",
+        "states": "what a caller keeps from one call to the next: a list of states",
         "meta": "what a call looks like, and what was decided (below)",
     },
     "value": {
@@ -41,6 +41,13 @@ OBJECTS: Mapping[str, Mapping[str, str]] = {
         "outputs": "value names",
         "attrs?": "`{name: value}`: numbers, texts, and lists of them; the operator's defaults where absent",
         "source?": "the module path and line that it came from, for messages",
+    },
+    "state": {
+        "input": "the input that takes it; of free sizes it has those of the batch alone",
+        "output": "the output that gives it, of the input's type",
+        "initial?": "the constant that it begins with; zeros where absent",
+        "count?": "the input of another state, i64 [batch]: how many positions of it are used",
+        "axis?": "the axis along which positions lie, in blocks of 16, where they are counted",
     },
     "weight": {
         "codes": "tensor",

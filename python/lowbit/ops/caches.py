@@ -1,0 +1,93 @@
+"""Attention over keys and values that a caller keeps between calls, as the states of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import InputError
+from ..graph import dims
+from ..graph.ir import Array, Value
+from .call import Call
+from .spec import SIZE, Input, Op, integer, number
+
+BLOCK = 16
+"""Positions that lie together in a cache: so many keys are one vector for each of their features."""
+F32, F64 = np.float32, np.float64
+
+
+def _infer(call: Call) -> Sequence[Value]:
+    q, k, v = (call.shape(position, rank=4) for position in range(3))
+    batch, heads, steps, depth = q
+    keys, values = call.shape(3, rank=5), call.shape(4, rank=5)
+    call.match(1, (batch, k[1], steps, depth))
+    call.match(2, (batch, k[1], steps, v[3]))
+    shared = isinstance(heads, int) and isinstance(k[1], int) and k[1] > 0 and heads % k[1] == 0
+    call.need(shared, f"{heads} heads of q do not share {k[1]} heads of k")
+    call.match(3, (batch, k[1], keys[2], depth, BLOCK))
+    call.match(4, (batch, k[1], keys[2], BLOCK, v[3]))
+    call.need(call.value(3).dtype == call.value(4).dtype, "the caches of keys and values differ in type")
+    call.match(5, (batch,))
+    call.at_least(dims.sub(dims.mul(keys[2], BLOCK), steps), 0, f"{steps} steps do not fit a cache of {keys[2]} blocks")
+    return [Value(dtype="f32", shape=(*q[:3], v[3])), call.value(3), call.value(4)]
+
+
+def _reference(call: Call) -> Sequence[Array]:
+    q, k, v, keys, values, length = (call.array(position) for position in range(6))
+    steps, capacity = q.shape[2], keys.shape[2] * BLOCK
+    for row, at in enumerate(length):
+        if not 0 <= at <= capacity - steps:
+            raise InputError(f"row {row} of the cache holds {at} of {capacity} positions, and {steps} more do not fit")
+    kept_k = np.swapaxes(keys, 3, 4).reshape(*keys.shape[:2], capacity, keys.shape[3]).copy()
+    kept_v = values.reshape(*values.shape[:2], capacity, values.shape[4]).copy()
+    for row, at in enumerate(length):
+        kept_k[row, :, at : at + steps] = k[row]
+        kept_v[row, :, at : at + steps] = v[row]
+    made = np.zeros((*q.shape[:3], v.shape[3]), F32)
+    for row, at in enumerate(length):
+        made[row] = _attend(call, q[row], kept_k[row], kept_v[row], int(at))
+    blocks = (*keys.shape[:3], BLOCK, keys.shape[3])
+    return [made, np.swapaxes(kept_k.reshape(blocks), 3, 4), kept_v.reshape(values.shape)]
+
+
+def _attend(call: Call, q: Array, k: Array, v: Array, length: int) -> Array:
+    """q [H, S, D] against all k [Hk, C, D] and v [Hk, C, E] that a step may see; [H, S, E]."""
+    cap, window = call.attrs["softcap"], call.attrs["window"]
+    last = length + np.arange(q.shape[1])[:, None]
+    seen = np.arange(length + q.shape[1])
+    k, v = (np.repeat(x[:, : len(seen)], q.shape[0] // len(x), axis=0).astype(F64) for x in (k, v))
+    scores = q.astype(F64) @ np.swapaxes(k, 1, 2) * F32(call.attrs["scale"])
+    if cap:
+        scores = cap * np.tanh(scores / cap)
+    kept = (seen <= last) & ((seen > last - window) if window else True)
+    scores = np.where(kept, scores, -np.inf)
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return (e / e.sum(axis=-1, keepdims=True) @ v).astype(F32)
+
+
+_CACHE = ("f32", "f16")
+
+OPS = (
+    Op(
+        name="cached_attention",
+        note=(
+            "q [B, H, S, D], k [B, K, S, D], v [B, K, S, E] of S new positions; keys [B, K, C/16, D, 16] and values "
+            "[B, K, C/16, 16, E] hold those before them, length [B] of C. Gives y [B, H, S, E], and the caches with k "
+            "and v at length .. length + S - 1. A position sees itself and what came before it, `window` positions in "
+            "all (0: all); softcap c: scores become c * tanh(score / c)"
+        ),
+        inputs=(
+            Input(name="q"),
+            Input(name="k"),
+            Input(name="v"),
+            Input(name="keys", dtypes=_CACHE),
+            Input(name="values", dtypes=_CACHE),
+            Input(name="length", dtypes=("i64",)),
+        ),
+        outputs=3,
+        attrs={"scale": number(), "window": integer(0, SIZE, default=0), "softcap": number(minimum=0.0, default=0.0)},
+        infer_rule=_infer,
+        reference_rule=_reference,
+    ),
+)
