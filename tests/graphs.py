@@ -515,6 +515,27 @@ def sequence_net() -> Graph:
     return m.graph(c, m.node("rms_norm", d, axes=2, eps=1e-3), b)
 
 
+def cache_net() -> Graph:
+    """Attention over caches of both types that are inputs and outputs; batch and steps free."""
+    m = Maker(5, {**BATCH, "steps": Symbol(minimum=1, maximum=40)})
+    q, kv = m.input("q", "batch", 4, "steps", 6), m.input("kv", "batch", 2, "steps", 6)
+    keys, values = m.input("keys", "batch", 2, 8, 6, 16), m.input("values", "batch", 2, 8, 16, 6)
+    n = m.input("n", "batch", dtype="i64")
+    length = m.node("remainder", n, m.constant(np.asarray(60, np.int64)))
+    y, keys, values = m.node("cached_attention", q, kv, kv, keys, values, length, outputs=3, scale=0.4, window=20)
+    halves = [m.node("cast", x, dtype="f16") for x in (keys, values)]
+    turns = [
+        m.node(
+            "unary",
+            m.node("reshape", m.node("slice", kv, axis=1, start=0, stop=1), shape=("batch", "steps", 6)),
+            kind=kind,
+        )
+        for kind in ("cos", "sin")
+    ]
+    z, *halves = m.node("cached_attention", y, kv, kv, *halves, length, *turns, outputs=3, scale=0.3, softcap=2.0)
+    return m.graph(z, keys, values, *halves)
+
+
 def number_net() -> Graph:
     """Arithmetic, comparison and logic of integers and floats; reductions; sizes as values."""
     m = Maker(5, {**BATCH, "rows": Symbol(minimum=2, maximum=40)})
@@ -672,6 +693,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "unpooling_net": unpooling_net,
     "sampling_net": sampling_net,
     "sequence_net": sequence_net,
+    "cache_net": cache_net,
     "number_net": number_net,
     "index_net": index_net,
     "recurrent_net": recurrent_net,

@@ -13,7 +13,7 @@ import pytest
 
 import lowbit
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
-from lowbit.errors import FormatError, InputError, LowbitError, UnsupportedError
+from lowbit.errors import FormatError, InputError, LowbitError
 from lowbit.graph.ir import Graph, Symbol, Weight, replace
 from lowbit.ops import interpreter
 from lowbit.runtime import calls, format
@@ -248,12 +248,6 @@ def test_one_model_in_many_threads(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_states_are_refused_until_sessions_keep_them() -> None:
-    graph = two_inputs()
-    with pytest.raises(UnsupportedError, match="states"):
-        lowbit.Session(replace(graph, states=(("x", graph.outputs[0]),)))
 
 
 def test_saving_a_view_of_a_weight(tmp_path: Path) -> None:

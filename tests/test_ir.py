@@ -10,7 +10,7 @@ import pytest
 
 from graphs import GRAPHS, Maker, feeds, float_net, integer_net
 from lowbit.errors import GraphError, InputError
-from lowbit.graph.ir import Graph, Node, Quant, Symbol, Value, Weight, replace
+from lowbit.graph.ir import Graph, Node, Quant, State, Symbol, Value, Weight, replace
 from lowbit.ops import OPS, interpreter
 from lowbit.ops.interpreter import validate
 
@@ -62,7 +62,7 @@ BROKEN: list[tuple[Callable[[], Graph], str]] = [
     (lambda: replace(float_net(), inputs=("x", "z")), "'z' has no entry"),
     (lambda: replace(float_net(), nodes=float_net().nodes[::-1]), "not defined before"),
     (lambda: replace(float_net(), nodes=(*float_net().nodes, float_net().nodes[0])), "already defined"),
-    (lambda: replace(float_net(), states=(("x", "nothing"),)), "state"),
+    (lambda: replace(float_net(), states=(State(input="x", output="nothing"),)), "state"),
     (
         lambda: replace(float_net(), constants={**float_net().constants, "q": np.zeros(2, np.float32)}),
         "'q' has no entry",

@@ -26,6 +26,7 @@ namespace {
 using graph::Dim;
 using graph::GraphBuilder;
 using graph::Session;
+using graph::State;
 
 // Without the GIL for as long as it lives. While the interpreter shuts down, a thread that asks for the GIL back is
 // unwound by pthread_exit, which would end the process here, or drop references without the GIL: such a thread sleeps.
@@ -197,7 +198,7 @@ void each_array(const py::sequence& arrays, const char* kind, size_t expected, F
 // Arrays that are not dense are copied, others are used in place.
 Views input_views(const Session& session, const py::sequence& inputs) {
   Views views;
-  each_array(inputs, "input", session.program().inputs.size(), [&](py::array array, const std::string& what) {
+  each_array(inputs, "input", session.program().given_inputs(), [&](py::array array, const std::string& what) {
     if (!is_plain(array)) {
       if (array.nbytes() > session.program().memory_limit)
         throw Error(ErrorKind::limit, what + " is not contiguous, and a copy takes " + in_mebibytes(array.nbytes()) +
@@ -212,10 +213,11 @@ Views input_views(const Session& session, const py::sequence& inputs) {
 
 Views output_views(const Session& session, const py::sequence& outputs) {
   Views views;
-  each_array(outputs, "output", session.program().outputs.size(), [&](const py::array& array, const std::string& what) {
-    if (!is_plain(array) || !array.writeable()) reject(what, "must be writeable, C-contiguous and aligned");
-    views.add(array, what);
-  });
+  each_array(outputs, "output", session.program().given_outputs(),
+             [&](const py::array& array, const std::string& what) {
+               if (!is_plain(array) || !array.writeable()) reject(what, "must be writeable, C-contiguous and aligned");
+               views.add(array, what);
+             });
   return views;
 }
 
@@ -229,13 +231,13 @@ py::list new_outputs(const Session::Call& call, Views& views) {
   return arrays;
 }
 
-py::list run(const Session& session, const py::sequence& inputs) {
+py::list run(const Session& session, const py::sequence& inputs, State* state) {
   const Views in = input_views(session, inputs);
   return Signals::heeded([&](Interrupt interrupt) {
     std::optional<Session::Call> call;
     {
       const ReleasedGil released;
-      call.emplace(session, in.span(), interrupt);
+      call.emplace(session, in.span(), interrupt, state);
     }
     Views out;
     py::list outputs = new_outputs(*call, out);
@@ -246,21 +248,21 @@ py::list run(const Session& session, const py::sequence& inputs) {
   });
 }
 
-void run_into(const Session& session, const py::sequence& inputs, const py::sequence& outputs) {
+void run_into(const Session& session, const py::sequence& inputs, const py::sequence& outputs, State* state) {
   const Views in = input_views(session, inputs), out = output_views(session, outputs);
   Signals::heeded([&](Interrupt interrupt) {
     const ReleasedGil released;
-    Session::Call(session, in.span(), interrupt).run(out.span());
+    Session::Call(session, in.span(), interrupt, state).run(out.span());
   });
 }
 
-py::list profile(const Session& session, const py::sequence& inputs, int repeats, Interrupt interrupt) {
+py::list profile(const Session& session, const py::sequence& inputs, int repeats, State* state, Interrupt interrupt) {
   if (repeats < 1) throw Error(ErrorKind::input, "repeats must be at least 1, got " + std::to_string(repeats));
   const Views in = input_views(session, inputs);
   std::optional<Session::Call> planned;
   {
     const ReleasedGil released;
-    planned.emplace(session, in.span(), interrupt);
+    planned.emplace(session, in.span(), interrupt, state);
   }
   Session::Call& call = *planned;
   Views out;
@@ -268,7 +270,7 @@ py::list profile(const Session& session, const py::sequence& inputs, int repeats
   std::vector<double> seconds;
   {
     const ReleasedGil released;
-    call.run(out.span());  // warm
+    call.profile(out.span(), 1, seconds);  // warm
     call.profile(out.span(), repeats, seconds);
   }
   py::list rows;
@@ -285,6 +287,17 @@ py::list profile(const Session& session, const py::sequence& inputs, int repeats
     rows.append(row);
   }
   return rows;
+}
+
+std::unique_ptr<State> new_state(const Session& session, const std::map<std::string, int64_t>& sizes) {
+  std::vector<int64_t> known;
+  for (const graph::Symbol& symbol : session.program().symbols) {
+    const auto found = sizes.find(symbol.name);
+    known.push_back(found == sizes.end() ? -1 : found->second);
+    if (known.back() >= 0 && !symbol.allows(known.back()))
+      throw Error(ErrorKind::input, "size '" + symbol.name + "' cannot be " + std::to_string(known.back()));
+  }
+  return session.state(std::move(known));
 }
 
 py::list nodes(const Session& session) {
@@ -509,22 +522,40 @@ void bind_graph(py::module_& m) {
       .def("node", &add_node, py::arg("op"), py::arg("name"), py::arg("inputs"), py::arg("outputs"),
            py::arg("attributes"))
       .def("output", &GraphBuilder::output, py::arg("name"))
+      .def("state", &GraphBuilder::state, py::arg("input"), py::arg("output"), py::arg("initial") = "",
+           py::arg("count") = "", py::arg("axis") = 0)
       .def("finish", &finish, py::arg("isa") = "", py::arg("threads") = 0, py::arg("memory") = py::none(),
            py::arg("operations") = py::none(), py::arg("batch") = py::none(), py::arg("seconds") = py::none(),
            py::arg("weights") = py::none());
+  py::class_<State>(m, "State", "What a caller keeps between calls of a session, one call at a time.")
+      .def("reset", &State::reset)
+      .def(
+          "arrays",
+          [](const py::object& self) {
+            py::list arrays;
+            for (const Tensor& value : self.cast<const State&>().values())
+              arrays.append(py::array(numpy_dtype(value.dtype),
+                                      std::vector<py::ssize_t>(value.shape.begin(), value.shape.end()), value.data,
+                                      self));
+            return arrays;
+          },
+          "Its memory, an array a state: to be read and written while no call has it.");
   py::class_<Session>(m, "Session", "A compiled graph; any number of threads may run it at once.")
       .def_property_readonly("inputs", &session_inputs)
       .def_property_readonly("outputs", &session_outputs)
       .def_property_readonly("isa", [](const Session& session) { return std::string(name_of(session.isa())); })
       .def_property_readonly("threads", &Session::threads)
-      .def("run", &run, py::arg("inputs"))
-      .def("run_into", &run_into, py::arg("inputs"), py::arg("outputs"))
+      .def("state", &new_state, py::arg("sizes"), py::keep_alive<0, 1>(),
+           "What a caller keeps between calls; sizes: of the symbols, by name.")
+      .def("run", &run, py::arg("inputs"), py::arg("state") = nullptr)
+      .def("run_into", &run_into, py::arg("inputs"), py::arg("outputs"), py::arg("state") = nullptr)
       .def(
           "profile",
-          [](const Session& session, const py::sequence& inputs, int repeats) {
-            return Signals::heeded([&](Interrupt interrupt) { return profile(session, inputs, repeats, interrupt); });
+          [](const Session& session, const py::sequence& inputs, int repeats, State* state) {
+            return Signals::heeded(
+                [&](Interrupt interrupt) { return profile(session, inputs, repeats, state, interrupt); });
           },
-          py::arg("inputs"), py::arg("repeats") = 10)
+          py::arg("inputs"), py::arg("repeats") = 10, py::arg("state") = nullptr)
       .def("nodes", &nodes)
       .def("memory", &memory)
       .def(

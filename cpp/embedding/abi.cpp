@@ -219,10 +219,11 @@ lowbit_status output_shapes(const lowbit_model* model, const lowbit_tensor* inpu
                             lowbit_tensor* outputs, size_t output_count) {
   return guarded([&] {
     const graph::Program& program = model->loaded.session->program();
-    expect_count("inputs", input_count, program.inputs.size(), inputs);
-    expect_count("outputs", output_count, program.outputs.size(), outputs);
+    expect_count("inputs", input_count, program.given_inputs(), inputs);
+    expect_count("outputs", output_count, program.given_outputs(), outputs);
     std::vector<TensorType> types;
     for (size_t i = 0; i < input_count; ++i) types.push_back(type_of(inputs[i], model->loaded.inputs[i]));
+    for (const TensorType& state : graph::state_types(program, graph::sizes_of(program, types))) types.push_back(state);
     types = graph::infer_types(program, types, graph::bind_symbols(program, types));
     for (size_t i = 0; i < output_count; ++i) {
       const TensorType& type = types[program.outputs[i].value];

@@ -121,6 +121,14 @@ void Contexts::refuse(int64_t bytes) const {
                                     ", which limits=lowbit.Limits(memory=...) sets");
 }
 
+void Contexts::hold(int64_t bytes) {
+  if (book(bytes)) return;
+  throw Error(ErrorKind::limit, "a state needs " + in_mebibytes(bytes) + " more, beside the " +
+                                    in_mebibytes(held_.load()) +
+                                    " that the session holds with all its states; it may hold " + in_mebibytes(limit_) +
+                                    ", which limits=lowbit.Limits(memory=...) sets");
+}
+
 void Contexts::reserve(Context& context, int64_t bytes) {
   if (book(bytes)) return;
   clear(context, nullptr);

@@ -47,6 +47,8 @@ class LOWBIT_SHARED Contexts {
   }
   // Books so many bytes, while a plan is made for a leased context; give() them. Throws Error(limit).
   void reserve(Context& context, int64_t bytes);
+  // Books so many bytes until give(). Throws Error(limit).
+  void hold(int64_t bytes);
   void give(int64_t bytes) { held_.fetch_sub(bytes, std::memory_order_relaxed); }
   // Gives back what no call has used for so long: whole contexts, and arenas that are far larger than what was needed.
   void trim(int64_t nanoseconds);

@@ -127,6 +127,14 @@ void GraphBuilder::node(std::string op, std::string name, const std::vector<std:
 
 void GraphBuilder::output(const std::string& name) { graph_.outputs.push_back(find(name, "the graph's outputs")); }
 
+void GraphBuilder::state(const std::string& input, const std::string& output, const std::string& initial,
+                         const std::string& count, int64_t axis) {
+  const std::string what = "state " + quoted(input);
+  const auto named = [&](const std::string& name) { return name.empty() ? -1 : find(name, what); };
+  graph_.states.push_back(
+      {named(input), named(output), named(initial), named(count), static_cast<int>(std::clamp<int64_t>(axis, -1, 99))});
+}
+
 void GraphBuilder::claim(const std::string& name, std::string dtype, std::vector<Dim> shape) {
   const std::string what = "what is said of value " + quoted(name);
   for (const Dim& dim : shape)

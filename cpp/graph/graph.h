@@ -59,6 +59,14 @@ struct Graph {
   std::map<int, Constant> constants;  // by value
   std::vector<Node> nodes;            // in topological order
   std::vector<int> outputs;
+  // What a caller keeps from one call to the next.
+  struct State {
+    int input, output;  // values
+    int initial = -1;   // the constant that it begins with; -1: zeros
+    int count = -1;     // the input of the state that counts its positions; -1: all of it is used
+    int axis = 0;       // along which positions lie, in blocks
+  };
+  std::vector<State> states;
   // What is said of values that nodes make, to be found true where the graph is validated: at the trial sizes, and at
   // these samples of sizes, as far as operators take them.
   struct Claim {
@@ -86,6 +94,9 @@ class LOWBIT_SHARED GraphBuilder {
   void node(std::string op, std::string name, const std::vector<std::string>& inputs,
             const std::vector<std::string>& outputs, Attributes attributes);
   void output(const std::string& name);
+  // An input and an output that are one state; initial and count "": none.
+  void state(const std::string& input, const std::string& output, const std::string& initial, const std::string& count,
+             int64_t axis);
   // What a node's output must turn out to be; and sizes, one for each symbol, at which it must do so, too.
   void claim(const std::string& name, std::string dtype, std::vector<Dim> shape);
   void sample(std::vector<int64_t> sizes) { graph_.samples.push_back(std::move(sizes)); }

@@ -38,4 +38,28 @@ bool is_adjacent(const Shape& shape, const Shape& strides, Layout layout) {
   return shape[axis] <= 1 || strides[axis] == 1;
 }
 
+// Axes that lie in each other's wake are one stretch; each axis of `to` must lie within one.
+std::optional<Shape> viewed(const Shape& shape, const Shape& strides, const Shape& to) {
+  if (to.elements() == 0) return strides_of(to, Layout::contiguous);
+  Shape made = to;
+  int axis = to.rank() - 1;
+  int64_t stretch = 1, step = 1;
+  for (int from = shape.rank(); from-- > 0;) {
+    if (stretch == 1) step = strides[from];
+    stretch *= shape[from];
+    int before = from - 1;
+    while (before >= 0 && shape[before] == 1) --before;
+    if (before >= 0 && strides[before] == stretch * step) continue;
+    int64_t filled = 1;
+    for (; axis >= 0 && (filled < stretch || to[axis] == 1); --axis) made[axis] = filled * step, filled *= to[axis];
+    if (filled != stretch) return std::nullopt;
+    stretch = 1;
+  }
+  for (; axis >= 0; --axis) {
+    if (to[axis] != 1) return std::nullopt;
+    made[axis] = 1;
+  }
+  return made;
+}
+
 }  // namespace lowbit::graph

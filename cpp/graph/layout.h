@@ -1,6 +1,8 @@
 // How a value of some shape lies in memory.
 #pragma once
 
+#include <optional>
+
 #include "base/shared.h"
 #include "graph/op.h"
 
@@ -19,5 +21,8 @@ bool is_dense(const Shape& shape, const Shape& strides, Layout layout);
 
 // Whether elements along the layout's innermost axis are neighbours.
 bool is_adjacent(const Shape& shape, const Shape& strides, Layout layout);
+
+// The strides at which memory of these strides is seen in another shape of as many elements, if it can be.
+std::optional<Shape> viewed(const Shape& shape, const Shape& strides, const Shape& to);
 
 }  // namespace lowbit::graph

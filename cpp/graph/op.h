@@ -157,6 +157,9 @@ class Op {
   virtual Work work(Types inputs, Types outputs) const;
   // Output 0 may use the memory of input `i` (same shape and layout, element of the same size): -1 for none.
   virtual int in_place() const { return -1; }
+  // The input that this output is an update of, in the same memory where that is the caller's state (state.h); else
+  // run() copies what it does not change. -1: none.
+  virtual int updates(size_t output) const { return (void)output, -1; }
   // A view op (reshape): output 0 is input 0's memory under another shape; run is never called.
   virtual bool is_view() const { return false; }
   // Whether run() reads this input, or writes this output, through its strides, so that it may be a part of a larger

@@ -201,9 +201,23 @@ class Placing {
 
   void add_view(const Program::Node& node) {
     const int from = node.inputs[0], to = node.outputs[0];
-    Location location = get(from, Layout::contiguous, false);
-    location.strides = strides_of(type(to).shape, Layout::contiguous);
+    Location location = find(from, Layout::contiguous, true);
+    std::optional<Shape> strides;
+    if (location.exists() && takes_any_order(to)) strides = viewed(type(from).shape, location.strides, type(to).shape);
+    if (!strides || !is_adjacent(type(to).shape, *strides, Layout::contiguous)) {
+      location = get(from, Layout::contiguous, false);
+      strides = strides_of(type(to).shape, Layout::contiguous);
+    }
+    location.strides = *strides;
     place(to, Layout::contiguous, location);
+  }
+
+  // Whether a part of something else will do for all who read the value, perhaps transposed.
+  bool takes_any_order(int value) const {
+    const Readers& readers = readers_[value];
+    if (readers.take_any_order) return true;
+    return readers.only != nullptr && !readers.only->impl->order().empty() &&
+           readers_[readers.only->outputs[0]].take_any_order;
   }
 
   // Takes a slice for a part of what it is cut from, where elements stay neighbours.

@@ -143,7 +143,11 @@ std::unique_ptr<Plan> make_plan(const Program& program, std::span<const TensorTy
   plan->symbols = symbols;
   for (auto& [value, buffer] : kept) plan->kept.push_back(std::move(buffer));
   plan->bytes = bytes_of(*plan);
-  for (const TensorType& type : plan->outputs) plan->output_bytes += bytes_of(type);
+  for (size_t i = 0; i < program.states.size(); ++i)
+    if (plan->outputs[program.given_outputs() + i] != inputs[program.given_inputs() + i])
+      throw Error(ErrorKind::input, "state '" + program.values[program.inputs[program.given_inputs() + i].value].name +
+                                        "' would become " + to_string(plan->outputs[program.given_outputs() + i]));
+  for (size_t i = 0; i < program.given_outputs(); ++i) plan->output_bytes += bytes_of(plan->outputs[i]);
   return plan;
 }
 

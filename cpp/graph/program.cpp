@@ -59,6 +59,7 @@ class Preparation {
                                         ", and the session may hold " + in_mebibytes(memory_limit_) +
                                         ", which limits=lowbit.Limits(memory=...) sets");
     Program program;
+    put_states_last();
     types_.resize(graph_.values.size());
     typical_types_.resize(graph_.values.size());
     for (const Symbol& symbol : graph_.symbols) sizes_.push_back(symbol.trial);
@@ -95,6 +96,8 @@ class Preparation {
       read[output] = 1;
     }
     throw_problems(graph_.problems);
+    add_states(program);
+    throw_problems(graph_.problems);
     finish(program, read);
     program.packed_bytes = account_.held();
     program.memory_limit = memory_limit_;
@@ -102,6 +105,85 @@ class Preparation {
   }
 
  private:
+  // Inputs and outputs in their order, those of states behind the others, in the order of these.
+  void put_states_last() {
+    std::vector<Graph::Input> kept;
+    const auto all_at = [](auto& items, int value) {
+      return std::ranges::find_if(items, [&](const auto& each) { return each.value == value; });
+    };
+    std::set<int> seen;
+    for (const Graph::State& state : graph_.states) {
+      const auto input = all_at(graph_.inputs, state.input);
+      const bool given = std::ranges::count(graph_.outputs, state.output) == 1;
+      if (input == graph_.inputs.end() || !given || !seen.insert(state.output).second) {
+        graph_.problems.add("state '" + graph_.values[std::max(state.input, 0)] +
+                            "' is not a pair of an input and an output of its own");
+        continue;
+      }
+      kept.push_back(std::move(*input));
+      graph_.inputs.erase(input);
+      std::erase(graph_.outputs, state.output);
+    }
+    throw_problems(graph_.problems);
+    std::ranges::move(kept, std::back_inserter(graph_.inputs));
+    for (const Graph::State& state : graph_.states) graph_.outputs.push_back(state.output);
+  }
+
+  void add_states(Program& program) {
+    for (const Graph::State& state : graph_.states) {
+      const auto wrong = [&](const std::string& reason) {
+        graph_.problems.add("state '" + graph_.values[state.input] + "' " + reason);
+      };
+      const TensorType& type = *types_[state.input];
+      if (type != *types_[state.output]) {
+        wrong("is " + to_string(type) + ", and its output " + to_string(*types_[state.output]));
+        continue;
+      }
+      Program::State made;
+      if (state.initial >= 0 && !take_initial(state, made)) {
+        wrong("begins with '" + graph_.values[state.initial] + "', which is no constant of its type");
+        continue;
+      }
+      if (state.count >= 0) {
+        const auto counter = std::ranges::find(graph_.states, state.count, &Graph::State::input);
+        if (counter == graph_.states.end() || counter->count >= 0 ||
+            *types_[state.count] != TensorType{DType::i64, {type.shape.rank() > 0 ? type.shape[0] : 0}} ||
+            state.axis < 1 || state.axis >= type.shape.rank()) {
+          wrong("has no count of its positions");
+          continue;
+        }
+        made.count = static_cast<int>(counter - graph_.states.begin()), made.axis = state.axis;
+      }
+      made.in_place = is_updated(program, state);
+      program.states.push_back(std::move(made));
+    }
+  }
+
+  bool take_initial(const Graph::State& state, Program::State& made) const {
+    const auto found = graph_.constants.find(state.initial);
+    if (found == graph_.constants.end() || found->second.weight != nullptr) return false;
+    const TensorType &type = *types_[state.input], &initial = found->second.type;
+    if (initial.dtype != type.dtype || initial.shape.rank() != type.shape.rank()) return false;
+    for (int axis = 0; axis < type.shape.rank(); ++axis)
+      if (initial.shape[axis] != 1 && initial.shape[axis] != type.shape[axis]) return false;
+    made.initial = initial, made.begin = found->second.buffer;
+    return true;
+  }
+
+  // Whether one node alone reads the state, and makes its output from it as an update.
+  bool is_updated(const Program& program, const Graph::State& state) const {
+    int readers = 0;
+    bool updated = false;
+    for (const Program::Node& node : program.nodes) {
+      readers += static_cast<int>(std::ranges::count(node.inputs, state.input) +
+                                  std::ranges::count(node.inputs, state.output));
+      for (size_t i = 0; i < node.outputs.size(); ++i)
+        if (const int from = node.impl->updates(i); node.outputs[i] == state.output && from >= 0)
+          updated = node.inputs[from] == state.input;
+    }
+    return updated && readers == 1;
+  }
+
   // One sample, and kTypicalSize of all else.
   std::vector<int64_t> typical_sizes() const {
     std::vector<int64_t> sizes;
@@ -195,6 +277,8 @@ class Preparation {
     live_.resize(graph_.nodes.size());
     std::vector<char> needed(graph_.values.size(), 0);
     for (int output : graph_.outputs) needed[output] = 1, ++readers_[output];  // the caller reads it
+    for (const Graph::State& state : graph_.states)
+      if (state.initial >= 0) ++readers_[state.initial];
     for (size_t i = graph_.nodes.size(); i-- > 0;) {
       const Graph::Node& node = graph_.nodes[i];
       live_[i] = std::any_of(node.outputs.begin(), node.outputs.end(), [&](int value) { return needed[value]; });

@@ -29,15 +29,28 @@ struct Program {
     std::vector<int> inputs, outputs;
     std::unique_ptr<const Op> impl;
   };
+  // What a caller keeps between calls (state.h).
+  struct State {
+    TensorType initial;
+    std::shared_ptr<const Buffer> begin;  // with what it begins, repeated along axes of one; null: zeros
+    int count = -1;                       // the state, i64 [batch], that counts its positions; -1: all of it is used
+    int axis = 0;                         // along which these lie, in blocks of kBlock
+    bool in_place = false;                // its operator updates it where it is
+    static constexpr int64_t kBlock = 16;
+  };
   std::vector<Symbol> symbols;
   std::vector<Condition> conditions;
   std::vector<Value> values;
-  std::vector<Input> inputs;
-  std::vector<Output> outputs;
+  std::vector<Input> inputs;    // the caller's, then the states
+  std::vector<Output> outputs;  // likewise
+  std::vector<State> states;
   std::vector<Node> nodes;         // in topological order; those that no output needs are gone
   std::unique_ptr<const Op> copy;  // converts layouts
   size_t packed_bytes = 0;         // of weights, as operators keep them, and of constants
   int64_t memory_limit = 0;        // bytes that the session may hold in all
+
+  size_t given_inputs() const { return inputs.size() - states.size(); }
+  size_t given_outputs() const { return outputs.size() - states.size(); }
 };
 
 // Validates by trial inference at the symbols' smallest sizes. Takes the graph's buffers and frees each constant with

@@ -38,18 +38,37 @@ Session::Session(Graph&& graph, Isa isa, int threads, const Limits& limits)
                 "threads must be from 1 to " + std::to_string(kMaxThreads) + ", got " + std::to_string(threads));
 }
 
-Session::Call::Call(const Session& session, std::span<const Tensor> inputs, Interrupt interrupt)
+Session::Call::Call(const Session& session, std::span<const Tensor> inputs, Interrupt interrupt, State* state)
     : session_(session),
       inputs_(inputs),
       watch_(session.limits_.seconds, interrupt),
       context_(session.contexts_.lease()) {
   try {
+    if (!session.program_.states.empty()) take_state(state);
     plan_ = find_plan();
     session.contexts_.make_room(*context_, *plan_);
   } catch (...) {
-    session_.contexts_.give_back(context_, nullptr);
+    give_back(nullptr);
     throw;
   }
+}
+
+void Session::Call::take_state(State* state) {
+  const Program& program = session_.program_;
+  if (inputs_.size() != program.given_inputs())
+    throw Error(ErrorKind::input, "expected " + std::to_string(program.given_inputs()) +
+                                      " inputs beside the state, got " + std::to_string(inputs_.size()));
+  if (state == nullptr) {
+    own_ = session_.state(sizes_of(program, std::vector<TensorType>(inputs_.begin(), inputs_.end())));
+    state = own_.get();
+  }
+  inputs_ = state->begin(inputs_);
+  state_ = state;
+}
+
+void Session::Call::give_back(Plan* plan) {
+  if (state_ != nullptr) state_->end();
+  session_.contexts_.give_back(context_, plan);
 }
 
 Plan* Session::Call::find_plan() {
@@ -71,12 +90,13 @@ Plan* Session::Call::find_plan() {
   }
 }
 
-Session::Call::~Call() { session_.contexts_.give_back(context_, plan_); }
+Session::Call::~Call() { give_back(plan_); }
 
 void Session::Call::bind(std::span<const Tensor> outputs) {
   const auto& program = session_.program_;
-  if (outputs.size() != plan_->outputs.size()) {
-    throw Error(ErrorKind::input, "expected " + std::to_string(plan_->outputs.size()) + " outputs, got " +
+  const std::span<const Tensor> given = inputs_.first(program.given_inputs());
+  if (outputs.size() != program.given_outputs()) {
+    throw Error(ErrorKind::input, "expected " + std::to_string(program.given_outputs()) + " outputs, got " +
                                       std::to_string(outputs.size()));
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -87,10 +107,11 @@ void Session::Call::bind(std::span<const Tensor> outputs) {
                   "output '" + name + "': expected " + to_string(expected) + ", got " + to_string(outputs[i]));
     }
     const auto overlaps = [&](const Tensor& other) { return overlap(outputs[i], other); };
-    if (std::any_of(inputs_.begin(), inputs_.end(), overlaps) ||
+    if (std::any_of(given.begin(), given.end(), overlaps) ||
         std::any_of(outputs.begin(), outputs.begin() + static_cast<ptrdiff_t>(i), overlaps))
       throw Error(ErrorKind::input, "output '" + name + "' shares memory with an input or another output");
   }
+  if (state_ != nullptr) outputs = state_->outputs(outputs);
   std::byte* arena = context_->arena.as<std::byte>();
   if (plan_->bound_arena != arena) {
     for (const Plan::Binding& binding : plan_->arena_bindings)
@@ -111,6 +132,7 @@ void Session::Call::run(std::span<const Tensor> outputs) {
   const DefaultFloatEnvironment environment;
   const Watching none(nullptr, true);  // but in steps that look
   for (const Plan::Step& each : plan_->steps) step(each);
+  if (state_ != nullptr) state_->commit();
 }
 
 Work Session::Call::work(size_t step) const { return work_of(session_.program_, *plan_, plan_->steps[step]); }

@@ -101,6 +101,17 @@ Symbol symbol_of(const Json& entry, const std::string& what) {
   return {items[0], items[1], items[2], items[3]};
 }
 
+State state_of(const Json& entry) {
+  const std::string what = "a state";
+  checked(entry, what, {"input", "output"}, {"initial", "count", "axis"});
+  State state;
+  for (const auto& [key, to] : {std::pair("input", &state.input), std::pair("output", &state.output),
+                                std::pair("initial", &state.initial), std::pair("count", &state.count)})
+    if (const Json* text = entry.find(key)) *to = as_text(*text, what);
+  if (const Json* axis = entry.find("axis")) state.axis = as_integer(*axis, what);
+  return state;
+}
+
 // ---------------------------------------------------------------------------------------------------------- version 1
 
 constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kRenamed = {{
@@ -220,8 +231,7 @@ Document read_document(const Json& document, Sizes& sizes) {
   if (const Json* conditions = document.find("conditions"))
     for (const Json& entry : as_list(*conditions, "conditions"))
       graph.conditions.push_back(pair_of(entry, "conditions", "a condition"));
-  for (const Json& entry : as_list(*document.find("states"), "states"))
-    graph.states.push_back(pair_of(entry, "states", "a state"));
+  for (const Json& entry : as_list(*document.find("states"), "states")) graph.states.push_back(state_of(entry));
   graph.meta = document.find("meta");
   as_object(*graph.meta, "meta");
   return graph;

@@ -40,6 +40,11 @@ struct Symbol {
   int64_t minimum, maximum, multiple, remainder;
 };
 
+struct State {
+  std::string input, output, initial, count;
+  int64_t axis = 0;
+};
+
 // The document must outlive it.
 struct Document {
   std::vector<std::pair<std::string, Symbol>> symbols;
@@ -49,7 +54,7 @@ struct Document {
   std::unordered_map<std::string_view, const Value*> values_by_name;
   std::vector<Node> nodes;
   const Json::Object* constants = nullptr;  // read by whom it is built
-  std::vector<std::pair<std::string, std::string>> states;
+  std::vector<State> states;
   const Json* meta = nullptr;
 
   const Value* find(std::string_view name) const;

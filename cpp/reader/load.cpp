@@ -283,12 +283,40 @@ class Validation {
     for (const std::string& name : document_.outputs)
       if (!defined_.contains(name) || !document_.find(name))
         problems_.add("output " + quoted(name) + " is not defined");
-    const std::set<std::string_view> inputs(document_.inputs.begin(), document_.inputs.end()),
-        outputs(document_.outputs.begin(), document_.outputs.end());
+    const std::set<std::string_view> inputs(document_.inputs.begin(), document_.inputs.end());
     if (inputs.size() != document_.inputs.size()) problems_.add("input names repeat");
-    for (const auto& [input, output] : document_.states)
-      if (!inputs.contains(input) || !outputs.contains(output))
-        problems_.add("state [" + quoted(input) + ", " + quoted(output) + "] is not a pair of an input and an output");
+    check_states();
+  }
+
+  // As Python's `_state_problems`; what else there is to say of them, the builder of the core says.
+  void check_states() {
+    std::set<std::string_view> seen;
+    for (const State& state : document_.states) {
+      const std::string what = "state " + quoted(state.input);
+      const Value *value = document_.find(state.input), *given = document_.find(state.output);
+      if (std::ranges::count(document_.inputs, state.input) == 0 ||
+          std::ranges::count(document_.outputs, state.output) != 1)
+        problems_.add(what + " is not a pair of an input and an output (" + quoted(state.output) + ")");
+      else if (!seen.insert(state.input).second || !seen.insert(state.output).second)
+        problems_.add(what + ": it, or its output " + quoted(state.output) + ", is another state's, too");
+      else if (value && given && (value->dtype != given->dtype || to_string(value->shape) != to_string(given->shape)))
+        problems_.add(what + " and its output " + quoted(state.output) + " are of different types");
+      if (state.count.empty() && state.axis != 0)
+        problems_.add(what + " has an axis of positions, and no count of them");
+      if (!state.count.empty()) check_count(state, what, value);
+    }
+    if (!seen.empty() && seen.size() == 2 * document_.outputs.size()) problems_.add("all outputs are states");
+  }
+
+  void check_count(const State& state, const std::string& what, const Value* value) {
+    const auto counter = std::ranges::find(document_.states, state.count, &State::input);
+    const Value* counts = document_.find(state.count);
+    if (counter == document_.states.end() || !counter->count.empty() || !counts || counts->dtype != "i64" ||
+        counts->shape.size() != 1)
+      problems_.add(what + " is counted by " + quoted(state.count) + ", which is no state i64 [batch]");
+    else if (value && (state.axis < 1 || state.axis >= std::ssize(value->shape) ||
+                       to_string({value->shape[0]}) != to_string(counts->shape)))
+      problems_.add(what + " has no axis of positions for " + quoted(state.count));
   }
 
   bool check_symbols() {
@@ -533,6 +561,8 @@ class Building {
     put_constants(std::move(constants));
     for (const Node& node : document_.nodes) put_node(node);
     for (const std::string& name : document_.outputs) builder_.output(called(name, false));
+    for (const State& state : document_.states)
+      builder_.state(state.input, state.output, called(state.initial, false), state.count, state.axis);
     return builder_.finish();
   }
 
@@ -574,6 +604,7 @@ class Building {
       for (size_t i = 0; i < node.inputs.size(); ++i) (op.input(i).weight ? coded : plain).insert(node.inputs[i]);
       if (node.op.starts_with(kSigns) && node.inputs.size() > 1) signs.insert(node.inputs[1]);
     }
+    for (const State& state : document_.states) plain.insert(state.initial);
     std::unordered_map<std::string_view, Constant*> first;
     std::map<std::pair<std::string_view, std::string_view>, std::string> held;  // by identity, and how it is read
     // Which ways of reading are still to come, so that the last one takes the memory itself.
@@ -654,6 +685,16 @@ class Building {
   std::map<std::pair<std::string, bool>, std::string> names_;
 };
 
+// As a caller sees them.
+std::vector<std::string> without_states(const Document& document, const std::vector<std::string>& names) {
+  std::vector<std::string> given;
+  for (const std::string& name : names)
+    if (std::ranges::none_of(document.states,
+                             [&](const State& state) { return state.input == name || state.output == name; }))
+      given.push_back(name);
+  return given;
+}
+
 void refuse_segments(const Document& document, const std::string& name) {
   std::string names;
   for (const Node& node : document.nodes)
@@ -675,22 +716,21 @@ Model load(const Source& source, const std::string& name, const Options& options
   std::vector<Constant> constants = Constants(document, file).read();
   Sizes::Conditions conditions;
   Validation(document, constants, sizes).run(conditions);
-  const Names names = names_of(*document.meta, document.inputs, document.outputs.size());
-  if (!document.states.empty())
-    throw Error(ErrorKind::unsupported, "graphs that keep states between calls are not available yet");
+  const std::vector<std::string> given = without_states(document, document.inputs),
+                                 made = without_states(document, document.outputs);
+  const Names names = names_of(*document.meta, given, made.size());
   refuse_segments(document, name);
   Model model;
   const auto port = [&](const std::string& called, const std::string& value) {
     const Value& type = *document.find(value);
-    Port made{called, value, DType::f32, type.shape};
-    graph::parse_dtype(type.dtype, made.dtype);
-    return made;
+    Port found{called, value, DType::f32, type.shape};
+    graph::parse_dtype(type.dtype, found.dtype);
+    return found;
   };
-  for (const std::string& input : document.inputs) model.inputs.push_back(port(names.inputs.at(input), input));
-  for (size_t i = 0; i < document.outputs.size(); ++i) {
+  for (const std::string& input : given) model.inputs.push_back(port(names.inputs.at(input), input));
+  for (size_t i = 0; i < made.size(); ++i) {
     const auto called = names.outputs.find(static_cast<int64_t>(i));
-    model.outputs.push_back(
-        port(called == names.outputs.end() ? document.outputs[i] : called->second, document.outputs[i]));
+    model.outputs.push_back(port(called == names.outputs.end() ? made[i] : called->second, made[i]));
   }
   std::map<std::string_view, const Constant*> by_identity;
   for (const Constant& constant : constants) {

@@ -37,6 +37,19 @@ struct Full {
 namespace lowbit::kernels {
 namespace {
 
+// How many Lanes the registers hold.
+#if defined(__AVX512F__)
+constexpr int kLaneRegisters = 32;
+#else
+constexpr int kLaneRegisters = 8;
+#endif
+
+}  // namespace
+}  // namespace lowbit::kernels
+
+namespace lowbit::kernels {
+namespace {
+
 inline Mask is_nan(const Lanes& a) { return either_nan(a, a); }
 
 // min(max(a, lo), hi); NaN stays NaN.

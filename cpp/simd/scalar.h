@@ -1,6 +1,8 @@
 // The names of lanes.h as arrays and loops: the plain truth, and what an architecture without a file of its own runs.
 #pragma once
 
+#include "base/half.h"
+
 namespace lowbit::kernels {
 namespace {
 
@@ -183,6 +185,14 @@ inline float highest_lane(const Lanes& a) {
   float top = a.v[0];
   for (float lane : a.v) top = lane > top ? lane : top;
   return top;
+}
+
+// Half floats; to them, to the nearest, even where there are two.
+inline Lanes load_halves(const uint16_t* p) {
+  return each_lane([=](int i) { return float_from_half(p[i]); });
+}
+inline void store_halves(uint16_t* p, const Lanes& a) {
+  for (int64_t i = 0; i < kLanes; ++i) p[i] = half_from_float(a.v[i]);
 }
 
 inline Lanes load_signed(const int8_t* p) {

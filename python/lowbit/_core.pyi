@@ -105,6 +105,9 @@ class GraphBuilder:
         """inputs: "" for an absent optional one. A list of lists is a list of sizes."""
 
     def output(self, name: str) -> None: ...
+    def state(self, input: str, output: str, initial: str = "", count: str = "", axis: int = 0) -> None:
+        """An input and an output that callers keep; `graph.ir.State` says what is what."""
+
     def finish(
         self,
         isa: str = "",
@@ -137,6 +140,13 @@ def load_file(
     Raises what `lowbit.load` raises, but for files that cannot be read a LowbitError.
     """
 
+class State:
+    """What a caller keeps between calls of a session, one call at a time."""
+
+    def reset(self) -> None: ...
+    def arrays(self) -> list[_Array]:
+        """Its memory, an array a state: to be read and written while no call has it."""
+
 class Session:
     """A compiled graph. Immutable; any number of threads may run it at once."""
 
@@ -152,13 +162,19 @@ class Session:
     def isa(self) -> str: ...
     @property
     def threads(self) -> int: ...
-    def run(self, inputs: Sequence[_Array]) -> list[_Array]:
-        """The outputs, in new arrays. Raises InputError for a wrong number, dtype or shape."""
+    def state(self, sizes: Mapping[str, int]) -> State:
+        """Begins anew; sizes: of the symbols that states have, by name. Raises InputError, LimitError."""
 
-    def run_into(self, inputs: Sequence[_Array], outputs: Sequence[_Array]) -> None:
+    def run(self, inputs: Sequence[_Array], state: State | None = None) -> list[_Array]:
+        """The outputs, in new arrays. Raises InputError for a wrong number, dtype or shape.
+
+        Inputs and outputs are those beside the state; None: one for this call alone.
+        """
+
+    def run_into(self, inputs: Sequence[_Array], outputs: Sequence[_Array], state: State | None = None) -> None:
         """`run` into writeable, C-contiguous arrays apart from each other and from the inputs. Raises InputError."""
 
-    def profile(self, inputs: Sequence[_Array], repeats: int = 10) -> list[dict[str, Any]]:
+    def profile(self, inputs: Sequence[_Array], repeats: int = 10, state: State | None = None) -> list[dict[str, Any]]:
         """One row a step: node, op, kernel, seconds (median), and operations and bytes of one call.
 
         A multiply-add counts two. A layout conversion has the op "layout" and its value's name. Raises InputError.

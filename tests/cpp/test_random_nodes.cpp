@@ -35,6 +35,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"argmax", {DType::f32, -1, "", "axis keepdim extreme"}},
       {"attention", {DType::f32, 4, "x x scores|?", "factor causal nan_if_empty"}},
       {"avg_pool2d", {DType::f32, 4, "", "kernel stride padding ceil_mode count_include_pad"}},
+      {"cached_attention", {DType::f32, 4, "x x keys values cached", "factor window softcap", 3}},
       {"cast", {DType::f32, -1, "", "dtype"}},
       {"clip", {DType::f32, -1, "", "min max"}},
       {"compare", {DType::f32, -1, "like", "order"}},
@@ -201,6 +202,9 @@ class RandomNode {
     if (word == "matrix") inputs.push_back(maybe() ? x_ : m_.floats({last, random_.whole(1, 40)}));
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
     if (word == "lengths") inputs.push_back(lengths());
+    if (word == "cached") inputs.push_back(cached());
+    if (word == "keys") inputs.push_back(m_.floats({size(0), channels, 2, last, 16}));
+    if (word == "values") inputs.push_back(m_.floats({size(0), channels, 2, 16, last}));
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
     if (word == "grid") inputs.push_back(grid());
     if (word == "alike") inputs.push_back(places(type_.shape));
@@ -210,6 +214,12 @@ class RandomNode {
       if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
   }
 
+  std::string cached() {
+    Array array(DType::i64, {size(0)});
+    for (int64_t i = 0; i < size(0); ++i)
+      array.as<int64_t>()[i] = random_.whole(0, 40) == 0 ? hostile() : random_.whole(0, 12);
+    return m_.constant(array);
+  }
   std::string lengths() {
     Array array(DType::i64, {size(1)});
     for (int64_t i = 0; i < size(1); ++i)
@@ -347,7 +357,7 @@ class RandomNode {
 
   graph::Attribute number(const std::string& key) {
     for (const char* real : {"scale", "multiplier", "multiplier_a", "multiplier_b", "value", "min", "max", "alpha",
-                             "factor", "factor_eps", "correction"})
+                             "factor", "factor_eps", "softcap", "correction"})
       if (key == real) return static_cast<double>(random_.real(0, 2));
     if (key.starts_with("zero_point") || key == "lo") return random_.whole(0, 255);
     for (const char* flag : {"ceil_mode", "count_include_pad", "keepdim", "causal", "nan_if_empty", "transpose_b",

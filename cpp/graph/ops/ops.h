@@ -19,8 +19,8 @@ std::unique_ptr<Op> make(const NodeInfo& node) {
   return std::make_unique<T>(node, arguments...);
 }
 
-extern const OpRows kArithmeticOps, kAttentionOps, kConvF32Ops, kElementwiseOps, kEmbeddingBagOps, kGridSampleOps,
-    kIndexingOps, kLinearOps, kMatmulOps, kNormalizeOps, kOrderingOps, kPoolOps, kQuantizeOps, kQuantizedOps,
-    kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps, kSignOps, kSizesOps, kSoftmaxOps;
+extern const OpRows kArithmeticOps, kAttentionOps, kCachedAttentionOps, kConvF32Ops, kElementwiseOps, kEmbeddingBagOps,
+    kGridSampleOps, kIndexingOps, kLinearOps, kMatmulOps, kNormalizeOps, kOrderingOps, kPoolOps, kQuantizeOps,
+    kQuantizedOps, kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps, kSignOps, kSizesOps, kSoftmaxOps;
 
 }  // namespace lowbit::graph

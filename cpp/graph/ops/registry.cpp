@@ -6,11 +6,12 @@
 namespace lowbit::graph {
 namespace {
 
-constexpr const OpRows* kTables[] = {
-    &kArithmeticOps, &kAttentionOps, &kConvF32Ops,   &kElementwiseOps, &kEmbeddingBagOps, &kGridSampleOps,
-    &kIndexingOps,   &kLinearOps,    &kMatmulOps,    &kNormalizeOps,   &kOrderingOps,     &kPoolOps,
-    &kQuantizeOps,   &kQuantizedOps, &kRecurrentOps, &kReduceOps,      &kResampleOps,     &kResizeOps,
-    &kShapeOps,      &kSignOps,      &kSizesOps,     &kSoftmaxOps};
+constexpr const OpRows* kTables[] = {&kArithmeticOps,  &kAttentionOps,    &kCachedAttentionOps, &kConvF32Ops,
+                                     &kElementwiseOps, &kEmbeddingBagOps, &kGridSampleOps,      &kIndexingOps,
+                                     &kLinearOps,      &kMatmulOps,       &kNormalizeOps,       &kOrderingOps,
+                                     &kPoolOps,        &kQuantizeOps,     &kQuantizedOps,       &kRecurrentOps,
+                                     &kReduceOps,      &kResampleOps,     &kResizeOps,          &kShapeOps,
+                                     &kSignOps,        &kSizesOps,        &kSoftmaxOps};
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 
 #include "kernels/attention/generic.h"
 #include "kernels/blend/generic.h"
+#include "kernels/cached_attention/generic.h"
 #include "kernels/dwconv_f32/generic.h"
 #include "kernels/eltwise/generic.h"
 #include "kernels/gather/generic.h"
@@ -19,6 +20,7 @@ consteval LightKernels light_kernels(Isa isa) {
   return {
       .attention = {row, attention::softmax_row, attention::multiply_row},
       .blend = {row, blend::blend_pixels<blend::Floats>, blend::blend_pixels<blend::Codes>},
+      .cached_attention = {row, cached_attention::put, cached_attention::attend},
       .dwconv_f32 = {row, dwconv_f32::run},
       .eltwise = {row, eltwise::quantize_block, eltwise::dequantize_block, eltwise::range_block, eltwise::groups_block,
                   eltwise::lookup_block, eltwise::pair_i8_block, eltwise::binary_block, eltwise::where_block,

@@ -4,6 +4,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/blend/blend.h"
+#include "kernels/cached_attention/cached_attention.h"
 #include "kernels/dwconv_f32/dwconv_f32.h"
 #include "kernels/eltwise/eltwise.h"
 #include "kernels/gather/gather.h"
@@ -16,6 +17,7 @@ namespace lowbit::kernels {
 struct LightKernels {
   AttentionKernel attention;
   BlendKernel blend;
+  CachedAttentionKernel cached_attention;
   DwconvF32Kernel dwconv_f32;
   EltwiseKernel eltwise;
   GatherKernel gather;

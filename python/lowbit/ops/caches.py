@@ -20,7 +20,7 @@ F32, F64 = np.float32, np.float64
 def _infer(call: Call) -> Sequence[Value]:
     q, k, v = (call.shape(position, rank=4) for position in range(3))
     batch, heads, steps, depth = q
-    keys, values = call.shape(3, rank=5), call.shape(4, rank=5)
+    keys = call.shape(3, rank=5)
     call.match(1, (batch, k[1], steps, depth))
     call.match(2, (batch, k[1], steps, v[3]))
     shared = isinstance(heads, int) and isinstance(k[1], int) and k[1] > 0 and heads % k[1] == 0
@@ -29,12 +29,23 @@ def _infer(call: Call) -> Sequence[Value]:
     call.match(4, (batch, k[1], keys[2], BLOCK, v[3]))
     call.need(call.value(3).dtype == call.value(4).dtype, "the caches of keys and values differ in type")
     call.match(5, (batch,))
+    call.need(call.is_present(6) == call.is_present(7), "it takes cosines and sines, or neither")
+    if call.is_present(6):
+        turns = call.shape(6, rank=3)
+        call.need(turns[0] == 1 or call.equal(turns[0], batch), f"cosines are of a batch of {turns[0]}, q of {batch}")
+        call.same(turns[1], steps, "the steps of cosines and q differ")
+        whole = isinstance(turns[2], int) and isinstance(depth, int) and turns[2] <= depth and turns[2] % 2 == 0
+        call.need(whole, f"{turns[2]} of {depth} features cannot be turned")
+        call.match(7, turns)
     call.at_least(dims.sub(dims.mul(keys[2], BLOCK), steps), 0, f"{steps} steps do not fit a cache of {keys[2]} blocks")
     return [Value(dtype="f32", shape=(*q[:3], v[3])), call.value(3), call.value(4)]
 
 
 def _reference(call: Call) -> Sequence[Array]:
     q, k, v, keys, values, length = (call.array(position) for position in range(6))
+    cosines, sines = call.optional(6), call.optional(7)
+    if cosines is not None and sines is not None:
+        q, k = _turned(q, cosines, sines), _turned(k, cosines, sines)
     steps, capacity = q.shape[2], keys.shape[2] * BLOCK
     for row, at in enumerate(length):
         if not 0 <= at <= capacity - steps:
@@ -51,6 +62,16 @@ def _reference(call: Call) -> Sequence[Array]:
     return [made, np.swapaxes(kept_k.reshape(blocks), 3, 4), kept_v.reshape(values.shape)]
 
 
+def _turned(x: Array, cosines: Array, sines: Array) -> Array:
+    """x [B, H, S, D] with its first features turned, in pairs that lie half of them apart."""
+    count = cosines.shape[2]
+    first, second = np.split(x[..., :count], 2, axis=-1)
+    pairs = np.concatenate([-second, first], axis=-1)
+    made = x[..., :count] * cosines[:, None] + pairs * sines[:, None]
+    turned: Array = np.concatenate([made, x[..., count:]], axis=-1)
+    return turned
+
+
 def _attend(call: Call, q: Array, k: Array, v: Array, length: int) -> Array:
     """q [H, S, D] against all k [Hk, C, D] and v [Hk, C, E] that a step may see; [H, S, E]."""
     cap, window = call.attrs["softcap"], call.attrs["window"]
@@ -63,7 +84,8 @@ def _attend(call: Call, q: Array, k: Array, v: Array, length: int) -> Array:
     kept = (seen <= last) & ((seen > last - window) if window else True)
     scores = np.where(kept, scores, -np.inf)
     e = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return (e / e.sum(axis=-1, keepdims=True) @ v).astype(F32)
+    y: Array = (e / e.sum(axis=-1, keepdims=True) @ v).astype(F32)
+    return y
 
 
 _CACHE = ("f32", "f16")
@@ -75,7 +97,8 @@ OPS = (
             "q [B, H, S, D], k [B, K, S, D], v [B, K, S, E] of S new positions; keys [B, K, C/16, D, 16] and values "
             "[B, K, C/16, 16, E] hold those before them, length [B] of C. Gives y [B, H, S, E], and the caches with k "
             "and v at length .. length + S - 1. A position sees itself and what came before it, `window` positions in "
-            "all (0: all); softcap c: scores become c * tanh(score / c)"
+            "all (0: all); softcap c: scores become c * tanh(score / c). cosines, sines [B or 1, S, R]: the first R "
+            "features of q and k are turned first (rotary embedding), d with d + R/2"
         ),
         inputs=(
             Input(name="q"),
@@ -84,6 +107,8 @@ OPS = (
             Input(name="keys", dtypes=_CACHE),
             Input(name="values", dtypes=_CACHE),
             Input(name="length", dtypes=("i64",)),
+            Input(name="cosines", optional=True),
+            Input(name="sines", optional=True),
         ),
         outputs=3,
         attrs={"scale": number(), "window": integer(0, SIZE, default=0), "softcap": number(minimum=0.0, default=0.0)},

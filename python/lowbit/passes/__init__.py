@@ -15,6 +15,7 @@ from .fuse_activation import fuse_activation
 from .fuse_attention import fuse_attention, share_heads
 from .fuse_batchnorm import fuse_batchnorm
 from .fuse_rms_norm import fuse_rms_norm
+from .fuse_rotary import fuse_rotary
 from .merge_views import merge_views, remove_identities
 from .remove_dead import remove_dead
 from .share_constants import share_constants
@@ -33,6 +34,7 @@ FLOAT_PASSES: tuple[Callable[[Graph], Graph], ...] = (
     fuse_attention,  # knows products by rows only, as fold_transpose leaves them
     share_heads,
     fuse_rms_norm,
+    fuse_rotary,
     sink_reshapes,
     merge_views,
     remove_identities,  # an expand to the same shape hides the next one

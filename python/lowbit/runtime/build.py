@@ -29,6 +29,8 @@ def compiled(
                 f"the graph holds segments that run in torch: {segments.describe(graph)}. If you trust where it comes "
                 "from, pass allow_torch=True; torch must then be installed"
             )
+        if graph.states:
+            raise UnsupportedError("a graph that keeps states cannot hold segments that run in torch")
         return segments.Chain(graph, lambda piece: finish(fill(piece), threads, isa, limits), limits.seconds)
     return finish(fill(graph), threads, isa, limits)
 
@@ -51,8 +53,6 @@ def fill(graph: Graph, constants: dict[str, Array | Weight] | None = None) -> _c
     """
     from .. import _core
 
-    if graph.states:
-        raise UnsupportedError("graphs that keep states between calls are not available yet")
     with dims.bounded_steps(), _core.DefaultFloatEnvironment():  # codes that are read as floats are multiplied here
         return _filled(_core.GraphBuilder(), graph, dict(graph.constants) if constants is None else constants)
 
@@ -75,6 +75,9 @@ def _filled(builder: _core.GraphBuilder, graph: Graph, constants: dict[str, Arra
         builder.node(node.op, node.name, inputs, list(node.outputs), _attributes(node, index))
     for name in graph.outputs:
         builder.output(names.get((name, False), name))
+    for state in graph.states:
+        initial = names.get((state.initial, False), state.initial)
+        builder.state(state.input, state.output, initial, state.count, state.axis)
     return builder
 
 
@@ -109,7 +112,7 @@ def _readers(graph: Graph) -> tuple[set[str], set[str]]:
     """What nodes read as quantized weights, and what they, or the caller, read as arrays."""
     inputs = [(name, OPS[node.op].input(place).weight) for node in graph for place, name in enumerate(node.inputs)]
     coded, plain = ({name for name, kind in inputs if kind == wanted} for wanted in (True, False))
-    return coded, plain.union(graph.outputs)
+    return coded, plain.union(graph.outputs, (state.initial for state in graph.states))
 
 
 def _put_weight(builder: _core.GraphBuilder, name: str, weight: Weight) -> None:

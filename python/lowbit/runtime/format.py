@@ -230,6 +230,7 @@ def outline(text: str, size: int) -> tuple[Graph, dict[str, Any]]:
         constants={},
         symbols=_each(fields["symbols"], "symbol", _symbol),
         conditions=as_list(fields.get("conditions", []), "conditions", _condition),
+        states=as_list(fields["states"], "states", _state),
     ), fields["meta"]
 
 

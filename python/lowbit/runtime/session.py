@@ -6,7 +6,7 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from ..graph import dims
 from ..graph import limits as possible
 from ..graph.ir import DTYPES, Array, Graph, Value, Weight, replace
 from ..graph.weights import Stored, stored
-from ..ops.interpreter import bind, validate
+from ..ops.interpreter import bind, validate, without_states
 from . import calls, format, segments
 from .build import compiled
 from .limits import Limits, checked, memory_for
 from .profile import REPEATS, Profile, Row
+from .state import State, restored
 
 if TYPE_CHECKING:
     from .. import _core
@@ -46,7 +47,7 @@ class Session:
 
     Raises:
         GraphError: A graph that is not valid.
-        UnsupportedError: A graph that keeps states between calls, or segments that run in torch without `allow_torch`.
+        UnsupportedError: Segments that run in torch, without `allow_torch` or in a graph that keeps states.
         InputError: Arguments of the wrong type, or out of range.
         EnvironmentVariableError: LOWBIT_ISA or LOWBIT_THREADS asks for what this machine cannot do.
 
@@ -102,12 +103,13 @@ class Session:
         return self
 
     def _start(self, graph: Graph, core: _core.Session | segments.Chain, weights: Mapping[str, Stored]) -> None:
-        self.graph = graph
-        """The graph without its constants."""
+        self.graph = without_states(graph)
+        """The graph without its constants, as a caller sees it: states are no inputs and outputs."""
+        self._whole = graph
         self.weights = weights
         """What each quantized weight is, and takes in a file, by name."""
         self._core = core
-        self._dtypes = {name: graph.values[name].dtype for name in graph.inputs}
+        self._dtypes = {name: graph.values[name].dtype for name in self.graph.inputs}
 
     @property
     def inputs(self) -> tuple[tuple[str, Value], ...]:
@@ -129,6 +131,47 @@ class Session:
         """How many threads a call uses at most."""
         return self._core.threads
 
+    def state(self, batch: int = 1, **sizes: int) -> State:
+        """What one caller keeps between its calls, from the beginning.
+
+        Args:
+            batch: How many rows.
+            sizes: Of other free sizes that states have, by name.
+
+        Returns:
+            The state, for `run(..., state=state)`.
+
+        Raises:
+            InputError: The graph has no states, or sizes that are not possible.
+            LimitError: The session may hold no more memory.
+        """
+        core = self._with_states()
+        free = dict.fromkeys((name for name in self.graph.symbols if "batch" in name), _whole("batch", batch))
+        unknown = sizes.keys() - self.graph.symbols.keys()
+        if unknown:
+            raise InputError(f"there are no free sizes {sorted(unknown)}; there are {sorted(self.graph.symbols)}")
+        return State(core, self._whole, {**free, **{name: _whole(name, size) for name, size in sizes.items()}})
+
+    def restore(self, data: bytes) -> State:
+        """The state whose `save()` gave these bytes.
+
+        Args:
+            data: The bytes.
+
+        Returns:
+            The state.
+
+        Raises:
+            FormatError: These are none of a state of this graph.
+            LimitError: The session may hold no more memory.
+        """
+        return restored(self._with_states(), self._whole, data)
+
+    def _with_states(self) -> _core.Session:
+        if not self._whole.states:
+            raise InputError("this graph keeps nothing between calls: it has no states")
+        return cast("_core.Session", self._core)  # segments that torch runs have none
+
     def _feeds(self, args: Sequence[Array], kwargs: Mapping[str, Array]) -> list[Array]:
         names = self.graph.inputs
         feeds = dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -147,11 +190,15 @@ class Session:
             return array
         return calls.read_array(calls.Leaf(input=name, dtype="", path=repr(name), value=array), dtype)
 
-    def run(self, *args: Array, check_finite: Any = False, **kwargs: Array) -> list[Array]:
+    def run(
+        self, *args: Array, state: State | Array | None = None, check_finite: Any = False, **kwargs: Array
+    ) -> list[Array]:
         """Run the graph.
 
         Args:
             args: The inputs in order.
+            state: What the caller keeps, which this call goes on from and leaves behind; None: one that begins anew,
+                for this call alone.
             check_finite: Also refuse inputs that hold NaN or infinity.
             kwargs: Inputs by name.
 
@@ -162,16 +209,19 @@ class Session:
             InputError: Inputs that do not fit.
             LimitError: They take more than the session may.
         """
+        if not isinstance(state, State | None):  # an input of that name
+            state, kwargs = None, {**kwargs, "state": state}
         arrays = self._feeds(args, kwargs)
         if check_finite:
             calls.require_finite({repr(name): array for name, array in zip(self.graph.inputs, arrays, strict=True)})
-        return self.run_list(arrays)
+        return self.run_list(arrays, state)
 
-    def run_list(self, arrays: list[Array]) -> list[Array]:
+    def run_list(self, arrays: list[Array], state: State | None = None) -> list[Array]:
         """`run` for arrays of the right dtypes, in order: nothing is done in Python.
 
         Args:
             arrays: The inputs.
+            state: As of `run`.
 
         Returns:
             The outputs, in order.
@@ -181,7 +231,7 @@ class Session:
             LimitError: They take more than the session may.
         """
         try:
-            return self._core.run(arrays)
+            return self._core.run(arrays) if state is None else self._with_states().run(arrays, state._core)
         except (InputError, TypeError, MemoryError) as error:
             self._explain(arrays, error)
             raise
@@ -204,19 +254,20 @@ class Session:
                 f"there is no answer where {empty[0]} is 0: {place}{reason}; call it with a sample or more"
             )
 
-    def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run_into(self, inputs: Sequence[Array], outputs: Sequence[Array], state: State | None = None) -> None:
         """`run` that writes into the caller's arrays; it allocates nothing once these shapes were run.
 
         Args:
             inputs: The inputs, in order.
             outputs: C-contiguous arrays of the outputs' shapes and dtypes, which are written.
+            state: As of `run`.
 
         Raises:
             InputError: Arrays that do not fit.
             LimitError: They take more than the session may.
         """
         try:
-            self._core.run_into(list(inputs), list(outputs))
+            self._core.run_into(list(inputs), list(outputs), *(() if state is None else (state._core,)))
         except TypeError:
             kinds = f"{calls.kind_of(inputs)} and {calls.kind_of(outputs)}"
             raise InputError(f"run_into takes lists of NumPy arrays, not {kinds}") from None
@@ -263,12 +314,15 @@ class Session:
                 f"{most:,} may be used; give smaller sizes, or inputs"
             )
 
-    def profile(self, *args: Array, repeats: int = REPEATS, **kwargs: Array) -> Profile:
+    def profile(
+        self, *args: Array, repeats: int = REPEATS, state: State | Array | None = None, **kwargs: Array
+    ) -> Profile:
         """Measure the time of each step.
 
         Args:
             args: The inputs in order.
             repeats: How many calls to measure; a step's time is their median.
+            state: What the calls go on from; it stays as it is.
             kwargs: Inputs by name.
 
         Returns:
@@ -278,14 +332,17 @@ class Session:
             InputError: Inputs that do not fit, or repeats below 1.
             LimitError: They take more than the session may.
         """
-        return self.profile_list(self._feeds(args, kwargs), repeats)
+        if not isinstance(state, State | None):  # an input of that name
+            state, kwargs = None, {**kwargs, "state": state}
+        return self.profile_list(self._feeds(args, kwargs), repeats, state)
 
-    def profile_list(self, arrays: list[Array], repeats: int) -> Profile:
+    def profile_list(self, arrays: list[Array], repeats: int, state: State | None = None) -> Profile:
         """`profile` for arrays as `run_list` takes them.
 
         Args:
             arrays: The inputs.
             repeats: How many calls to measure.
+            state: As of `profile`.
 
         Returns:
             The profile.
@@ -298,7 +355,7 @@ class Session:
             raise InputError(f"repeats must be a positive integer, is {repeats!r}")
         keys = ("node", "op", "kernel", "seconds", "operations", "bytes")
         try:
-            steps = self._core.profile(arrays, repeats)
+            steps = self._core.profile(arrays, repeats, *(() if state is None else (state._core,)))
         except (InputError, TypeError, MemoryError) as error:
             self._explain(arrays, error)
             raise

@@ -81,7 +81,9 @@ inline constexpr auto kKeys = std::to_array<std::string_view>({"activation_max",
                                                                "no_such_key",
                                                                "zero",
                                                                "x_group_size",
-                                                               "group_size"});
+                                                               "group_size",
+                                                               "softcap",
+                                                               "window"});
 
 inline constexpr auto kTexts = std::to_array<std::string_view>(
     {"abs",      "add",       "all",       "and",         "any",           "atan",

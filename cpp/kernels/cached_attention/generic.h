@@ -1,0 +1,190 @@
+// The body, written once over Lanes: a small matrix product, whose right side lies in blocks, and the softmax between.
+#pragma once
+
+#include <string.h>
+
+#include "kernels/attention/generic.h"
+#include "kernels/cached_attention/cached_attention.h"
+
+namespace lowbit::kernels::cached_attention {
+namespace {
+
+constexpr int64_t kBlock = CachedAttentionArgs::kBlock;
+static_assert(kBlock == kLanes);
+
+LOWBIT_INLINE Lanes load_as_floats(const float* p) { return load(p); }
+LOWBIT_INLINE Lanes load_as_floats(const uint16_t* p) { return load_halves(p); }
+LOWBIT_INLINE Lanes load_as_floats(const float* p, int64_t n) { return load(p, n); }
+LOWBIT_INLINE Lanes load_as_floats(const uint16_t* p, int64_t n) {
+  uint16_t halves[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) halves[i] = p[i];
+  return load_halves(halves);
+}
+
+// c[r, n * 16 + lane] = sum_k a[r, k] * b[n, k, lane], k ascending.
+template <class T>
+struct Product {
+  const float* a;
+  int64_t a_row, depth;
+  const T* b;
+  int64_t b_block, b_step;  // to the next 16 columns, to the next k
+  float* c;
+  int64_t c_row, columns;
+};
+
+template <class T, int kRows, int kColumns, bool kWhole>
+LOWBIT_INLINE void tile(const Product<T>& product, int64_t row, int64_t block) {
+  Lanes sums[kRows][kColumns];
+  LOWBIT_UNROLL for (int r = 0; r < kRows; ++r) LOWBIT_UNROLL for (int n = 0; n < kColumns; ++n) sums[r][n] =
+      splat(0.0f);
+  const float* a = product.a + row * product.a_row;
+  const T* b = product.b + block * product.b_block;
+  const int64_t last = product.columns - block * kLanes;
+  for (int64_t k = 0; k < product.depth; ++k, b += product.b_step) {
+    Lanes x[kColumns];
+    LOWBIT_UNROLL for (int n = 0; n < kColumns; ++n) x[n] =
+        kWhole ? load_as_floats(b + n * product.b_block) : load_as_floats(b + n * product.b_block, last);
+    LOWBIT_UNROLL for (int r = 0; r < kRows; ++r) {
+      const Lanes factor = splat(a[r * product.a_row + k]);
+      LOWBIT_UNROLL for (int n = 0; n < kColumns; ++n) sums[r][n] = fma(factor, x[n], sums[r][n]);
+    }
+  }
+  float* c = product.c + row * product.c_row + block * kLanes;
+  LOWBIT_UNROLL for (int r = 0; r < kRows; ++r) LOWBIT_UNROLL for (int n = 0; n < kColumns; ++n) {
+    if constexpr (kWhole)
+      store(c + r * product.c_row + n * kLanes, sums[r][n]);
+    else
+      store(c + r * product.c_row + n * kLanes, sums[r][n], last);
+  }
+}
+
+// Vectors of sums that fit the registers, beside what they are made of.
+constexpr int kTileRows = kLaneRegisters >= 32 ? 4 : 6, kTileColumns = kLaneRegisters >= 32 ? 4 : 1;
+
+template <class T, int kRows>
+void columns_of(const Product<T>& product, int64_t row) {
+  const int64_t whole = product.columns / kLanes;
+  int64_t block = 0;
+  for (; block + kTileColumns <= whole; block += kTileColumns) tile<T, kRows, kTileColumns, true>(product, row, block);
+  for (; block < whole; ++block) tile<T, kRows, 1, true>(product, row, block);
+  if (product.columns % kLanes != 0) tile<T, kRows, 1, false>(product, row, block);
+}
+
+template <class T, int kRows = kTileRows>
+void last_rows(const Product<T>& product, int64_t row, int64_t rows) {
+  if (rows == kRows) return columns_of<T, kRows>(product, row);
+  if constexpr (kRows > 1) last_rows<T, kRows - 1>(product, row, rows);
+}
+
+template <class T>
+void multiply(const Product<T>& product, int64_t rows) {
+  int64_t row = 0;
+  for (; row + kTileRows <= rows; row += kTileRows) columns_of<T, kTileRows>(product, row);
+  if (row < rows) last_rows<T>(product, row, rows - row);
+}
+
+// Scores of one row become probabilities. x [n]: what lies before `from` is not seen.
+inline void softmax(float* x, int64_t from, int64_t n, float scale, float cap) {
+  const Lanes factor = splat(scale);
+  float top;
+  if (cap == 0.0f) {
+    top = attention::map_and_find_highest(x, n, [&](const Lanes& s, int64_t, auto) { return s * factor; });
+  } else {
+    const Lanes limit = splat(cap);
+    top = attention::map_and_find_highest(
+        x, n, [&](const Lanes& s, int64_t, auto) { return limit * tanh(s * factor / limit); });
+  }
+  if (from > 0) {
+    for (int64_t j = 0; j < from; ++j) x[j] = -__builtin_inff();
+    top = highest_of(x, n);
+  }
+  exp_and_divide(x, x, n, top);
+}
+
+// The features of one head at a step, turned if they are to be.
+inline void turn(const CachedAttentionArgs& args, int64_t b, int64_t step, const float* x, float* y) {
+  const int64_t half = args.turned / 2;
+  const float *cosines = args.cosines + args.turn_of(b, step), *sines = args.sines + args.turn_of(b, step);
+  for_lanes(half, [&](int64_t d, auto count) {
+    const Lanes first = load(x + d, count), second = load(x + half + d, count);
+    store(y + d, first * load(cosines + d, count) + -second * load(sines + d, count), count);
+    store(y + half + d, second * load(cosines + half + d, count) + first * load(sines + half + d, count), count);
+  });
+  memcpy(y + 2 * half, x + 2 * half, static_cast<size_t>(args.depth - 2 * half) * sizeof(float));
+}
+
+template <class T>
+void attend_to(const CachedAttentionUnit& unit) {
+  const CachedAttentionArgs& args = unit.args;
+  const int64_t sharing = args.sharing(), length = args.length[unit.b], head = unit.b * args.key_heads + unit.key_head;
+  float* q = unit.scratch;
+  float* y = q + unit.rows * args.depth;
+  float* scores = y + unit.rows * args.value_depth;
+  const auto step = [&](int64_t r) { return (unit.first + r) / sharing; };
+  const auto query = [&](int64_t r) { return unit.key_head * sharing + (unit.first + r) % sharing; };
+  for (int64_t r = 0; r < unit.rows; ++r)
+    turn(args, unit.b, step(r), args.q.at(unit.b, query(r), step(r)), q + r * args.depth);
+  const auto seen_from = [&](int64_t r) {
+    const int64_t from = args.window > 0 ? length + step(r) + 1 - args.window : 0;
+    return from > 0 ? from : 0;
+  };
+  const int64_t start = seen_from(0) / kBlock, end = length + step(unit.rows - 1) + 1;
+  const int64_t positions = (end + kBlock - 1) / kBlock * kBlock - start * kBlock;
+  const T* keys = static_cast<const T*>(args.keys) + (head * args.blocks + start) * args.depth * kBlock;
+  const T* values = static_cast<const T*>(args.values) + (head * args.blocks + start) * kBlock * args.value_depth;
+  multiply<T>({q, args.depth, args.depth, keys, args.depth * kBlock, kBlock, scores, unit.scores, positions},
+              unit.rows);
+  for (int64_t r = 0; r < unit.rows; ++r) {
+    float* row = scores + r * unit.scores;
+    const int64_t from = seen_from(r), lead = from / kBlock * kBlock - start * kBlock;
+    const int64_t count = length + step(r) + 1 - start * kBlock;
+    for (int64_t j = 0; j < lead; ++j) row[j] = 0.0f;
+    softmax(row + lead, from % kBlock, count - lead, args.scale, args.softcap);
+    for (int64_t j = count; j < positions; ++j) row[j] = 0.0f;
+  }
+  multiply<T>({scores, unit.scores, end - start * kBlock, values, kLanes, args.value_depth, y, args.value_depth,
+               args.value_depth},
+              unit.rows);
+  for (int64_t r = 0; r < unit.rows; ++r)
+    memcpy(args.y.at(unit.b, query(r), step(r)), y + r * args.value_depth,
+           static_cast<size_t>(args.value_depth) * sizeof(float));
+}
+
+inline void attend(const CachedAttentionUnit& unit) {
+  unit.args.halves ? attend_to<uint16_t>(unit) : attend_to<float>(unit);
+}
+
+inline void copy_as(const float* x, float* y, int64_t n) { memcpy(y, x, static_cast<size_t>(n) * sizeof(float)); }
+inline void copy_as(const float* x, uint16_t* y, int64_t n) {
+  for_lanes(n, [&](int64_t i, auto count) {
+    uint16_t halves[kLanes];
+    store_halves(halves, load(x + i, count));
+    memcpy(y + i, halves, static_cast<size_t>(count) * sizeof(uint16_t));
+  });
+}
+
+template <class T>
+void put_into(const CachedAttentionArgs& args, int64_t b, int64_t key_head, float* k) {
+  const int64_t head = b * args.key_heads + key_head;
+  T* keys = static_cast<T*>(args.keys) + head * args.blocks * args.depth * kBlock;
+  T* values = static_cast<T*>(args.values) + head * args.blocks * kBlock * args.value_depth;
+  for (int64_t step = 0; step < args.steps; ++step) {
+    const int64_t position = args.length[b] + step;
+    copy_as(args.v.at(b, key_head, step), values + position * args.value_depth, args.value_depth);
+    turn(args, b, step, args.k.at(b, key_head, step), k);
+    T* to = keys + position / kBlock * args.depth * kBlock + position % kBlock;
+    for (int64_t d = 0; d < args.depth; d += kLanes) {
+      T features[kLanes];
+      const int64_t count = args.depth - d < kLanes ? args.depth - d : kLanes;
+      copy_as(k + d, features, count);
+      for (int64_t i = 0; i < count; ++i) to[(d + i) * kBlock] = features[i];
+    }
+  }
+}
+
+inline void put(const CachedAttentionArgs& args, int64_t b, int64_t key_head, float* scratch) {
+  args.halves ? put_into<uint16_t>(args, b, key_head, scratch) : put_into<float>(args, b, key_head, scratch);
+}
+
+}  // namespace
+}  // namespace lowbit::kernels::cached_attention
