@@ -210,7 +210,7 @@ class Session:
             LimitError: They take more than the session may.
         """
         if not isinstance(state, State | None):  # an input of that name
-            state, kwargs = None, {**kwargs, "state": state}
+            kwargs, state = {**kwargs, "state": state}, None
         arrays = self._feeds(args, kwargs)
         if check_finite:
             calls.require_finite({repr(name): array for name, array in zip(self.graph.inputs, arrays, strict=True)})
@@ -333,7 +333,7 @@ class Session:
             LimitError: They take more than the session may.
         """
         if not isinstance(state, State | None):  # an input of that name
-            state, kwargs = None, {**kwargs, "state": state}
+            kwargs, state = {**kwargs, "state": state}, None
         return self.profile_list(self._feeds(args, kwargs), repeats, state)
 
     def profile_list(self, arrays: list[Array], repeats: int, state: State | None = None) -> Profile:
