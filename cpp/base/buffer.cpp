@@ -33,6 +33,9 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes > SIZE_MAX - kSlack) throw std::bad_alloc();
   MemoryAccount::take(booked(bytes));
   try {
+    const LargePages::Piece piece = LargePages::take(bytes + kSlack);
+    data_ = piece.data, stretch_ = piece.stretch;
+    if (data_ != nullptr) return;
     data_ = ::operator new(bytes + kSlack, std::align_val_t{kAlignment});
   } catch (...) {
     MemoryAccount::give(booked(bytes));
@@ -45,7 +48,7 @@ Buffer::Buffer(size_t bytes) : bytes_(bytes) {
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
   MemoryAccount::give(booked(bytes_));
-  ::operator delete(data_, std::align_val_t{kAlignment});
+  stretch_ != nullptr ? LargePages::give(stretch_) : ::operator delete(data_, std::align_val_t{kAlignment});
 }
 
 }  // namespace lowbit

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "base/large_pages.h"
 #include "base/shared.h"
 
 namespace lowbit {
@@ -17,10 +18,13 @@ class LOWBIT_SHARED Buffer {
   Buffer() = default;
   explicit Buffer(size_t bytes);  // zeroed; throws std::bad_alloc, and Error(limit) from an account (account.h)
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        stretch_(std::exchange(other.stretch_, nullptr)) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(stretch_, other.stretch_);
     return *this;
   }
   Buffer(const Buffer&) = delete;
@@ -36,6 +40,7 @@ class LOWBIT_SHARED Buffer {
  private:
   void* data_ = nullptr;
   size_t bytes_ = 0;
+  LargePages::Stretch* stretch_ = nullptr;  // that it is a piece of; null: it is memory of its own
 };
 
 }  // namespace lowbit

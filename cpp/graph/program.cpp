@@ -4,6 +4,7 @@
 
 #include "base/account.h"
 #include "base/float_environment.h"
+#include "base/large_pages.h"
 #include "base/memory.h"
 #include "graph/ops/common.h"
 
@@ -430,6 +431,7 @@ std::string describe(std::string_view name, std::string_view op) {
 
 Program prepare(Graph&& graph, Isa isa, const Limits& limits) {
   const DefaultFloatEnvironment environment;  // packed numbers, and sizes that are multiplied by floats
+  const LargePages together(static_cast<size_t>(bytes_held(graph)));
   return Preparation(std::move(graph), isa, limits).run();
 }
 

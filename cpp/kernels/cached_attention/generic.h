@@ -28,6 +28,7 @@ struct Product {
   int64_t a_row, depth;
   const T* b;
   int64_t b_block, b_step;  // to the next 16 columns, to the next k
+  int64_t ahead;            // to what is worth asking for already
   float* c;
   int64_t c_row, columns;
 };
@@ -41,6 +42,7 @@ LOWBIT_INLINE void tile(const Product<T>& product, int64_t row, int64_t block) {
   const T* b = product.b + block * product.b_block;
   const int64_t last = product.columns - block * kLanes;
   for (int64_t k = 0; k < product.depth; ++k, b += product.b_step) {
+    LOWBIT_UNROLL for (int n = 0; n < kColumns; ++n) __builtin_prefetch(b + n * product.b_block + product.ahead);
     Lanes x[kColumns];
     LOWBIT_UNROLL for (int n = 0; n < kColumns; ++n) x[n] =
         kWhole ? load_as_floats(b + n * product.b_block) : load_as_floats(b + n * product.b_block, last);
@@ -132,7 +134,8 @@ void attend_to(const CachedAttentionUnit& unit) {
   const int64_t positions = (end + kBlock - 1) / kBlock * kBlock - start * kBlock;
   const T* keys = static_cast<const T*>(args.keys) + (head * args.blocks + start) * args.depth * kBlock;
   const T* values = static_cast<const T*>(args.values) + (head * args.blocks + start) * kBlock * args.value_depth;
-  multiply<T>({q, args.depth, args.depth, keys, args.depth * kBlock, kBlock, scores, unit.scores, positions},
+  const int64_t block = args.depth * kBlock;
+  multiply<T>({q, args.depth, args.depth, keys, block, kBlock, kTileColumns * block, scores, unit.scores, positions},
               unit.rows);
   for (int64_t r = 0; r < unit.rows; ++r) {
     float* row = scores + r * unit.scores;
@@ -142,8 +145,8 @@ void attend_to(const CachedAttentionUnit& unit) {
     softmax(row + lead, from % kBlock, count - lead, args.scale, args.softcap);
     for (int64_t j = count; j < positions; ++j) row[j] = 0.0f;
   }
-  multiply<T>({scores, unit.scores, end - start * kBlock, values, kLanes, args.value_depth, y, args.value_depth,
-               args.value_depth},
+  multiply<T>({scores, unit.scores, end - start * kBlock, values, kLanes, args.value_depth, kBlock * args.value_depth,
+               y, args.value_depth, args.value_depth},
               unit.rows);
   for (int64_t r = 0; r < unit.rows; ++r)
     memcpy(args.y.at(unit.b, query(r), step(r)), y + r * args.value_depth,
