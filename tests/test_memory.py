@@ -586,3 +586,26 @@ def test_a_process_with_little_address_space_refuses_instead_of_failing() -> Non
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
     assert "may hold 4096.0 MiB" in done.stdout, done.stderr
     assert "(3, 4096)" in done.stdout
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("bits", "more"),
+    [(8, {}), (4, {}), (4, {"affine": True}), (4, {"offsets": "float16"}), (2, {}), (2, {"affine": True})],
+)
+def test_a_table_that_is_a_layers_weight_is_held_once(isa: str, bits: int, more: dict[str, Any]) -> None:
+    """Its rows are read from what the layer multiplies by, and are the same numbers."""
+    m = Maker(4, {"batch": Symbol()})
+    ids, x = m.input("ids", "batch", 3, dtype="i64"), m.input("x", "batch", 96)
+    table = m.grouped(501, 96, 32, bits=bits, **more)
+    codes, scales = m.node("quantize_groups", x, outputs=2, group_size=32)
+    one, zero = m.constant(np.ones(501, np.float32)), m.constant(np.zeros(501, np.float32))
+    y = m.node("quantized_linear", codes, table, one, zero, "", "", scales, x_group_size=32, output="f32")
+    graph = m.graph(m.node("quantized_embedding", ids, table), y)
+    feeds = {"ids": m.rng.integers(0, 501, (40, 3)), "x": m.rng.standard_normal((40, 96)).astype(np.float32)}
+    found = Session(graph, isa=isa, threads=2).run(**feeds)
+    expected = interpreter.run(graph, feeds)
+    for name, array in zip(graph.outputs, found, strict=True):
+        assert array.tobytes() == expected[name].tobytes()
+    alone = replace(graph, outputs=graph.outputs[1:])
+    assert packed_bytes(graph, isa) == packed_bytes(alone, isa)

@@ -136,6 +136,10 @@ class Op {
  public:
   using Types = std::span<const TensorType>;  // absent optional inputs: rank 0
   virtual ~Op() = default;
+  // Whether what other nodes make of this constant input may serve this one, too; then it is told of that once all are
+  // prepared, and need not hold the constant any more.
+  virtual bool shares(size_t input) const { return (void)input, false; }
+  virtual void share(const void* constant, const Packings& packings) { (void)constant, (void)packings; }
   // Output types for concrete input types. Throws Error(input) with the reason if they do not fit.
   virtual std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const = 0;
   virtual Layout input_layout(size_t input) const { return (void)input, Layout::contiguous; }

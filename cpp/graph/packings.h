@@ -24,6 +24,15 @@ class Packings {
     return value;
   }
 
+  // One that was made of the constant, with whatever key; null: there is none.
+  template <class T>
+  std::shared_ptr<const T> find(const void* constant) const {
+    const auto found = made_.lower_bound(Key{constant, &kType<T>, {}});
+    if (found == made_.end() || std::get<0>(found->first) != constant || std::get<1>(found->first) != &kType<T>)
+      return nullptr;
+    return std::static_pointer_cast<const T>(found->second);
+  }
+
   // Before the constant is freed: its address may become another's.
   void forget(const void* constant) {
     made_.erase(made_.lower_bound(Key{constant, nullptr, {}}), made_.lower_bound(Key{after(constant), nullptr, {}}));

@@ -33,6 +33,9 @@ constexpr int64_t kTypicalSize = 64;
 // pad a layer of one output channel to a multiple; only very many groups of a convolution are beyond it.
 constexpr int64_t kPackedBytes = int64_t{32} << 20, kPackedShare = 16;
 
+// Bytes of freed constants that are worth giving back to the system: about a millisecond's work.
+constexpr size_t kFreedTogether = size_t{16} << 20;
+
 int64_t bytes_held(const Graph& graph) {
   int64_t bytes = 0;
   for (const auto& [value, constant] : graph.constants)
@@ -77,12 +80,15 @@ class Preparation {
       std::unique_ptr<Op> op = make(graph_.nodes[i]);
       if (op != nullptr && live_[i]) {
         for (size_t input = 0; input < graph_.nodes[i].inputs.size(); ++input)
-          if (const int value = graph_.nodes[i].inputs[input]; value >= 0 && op->reads(input)) read[value] = 1;
+          if (const int value = graph_.nodes[i].inputs[input]; value >= 0) {
+            if (op->reads(input)) read[value] = 1;
+            if (op->shares(input)) sharing_[value].push_back(program.nodes.size());
+          }
         Graph::Node& node = graph_.nodes[i];
         program.nodes.push_back(
             {std::move(node.op), std::move(node.name), node.inputs, std::move(node.outputs), std::move(op)});
       }
-      release(graph_.nodes[i].inputs, read);
+      release(program, graph_.nodes[i].inputs, read);
     }
     for (int output : graph_.outputs)
       if (const auto found = graph_.constants.find(output);
@@ -100,6 +106,7 @@ class Preparation {
     add_states(program);
     throw_problems(graph_.problems);
     finish(program, read);
+    if (held_ >= static_cast<int64_t>(kFreedTogether)) return_free_memory();
     program.packed_bytes = account_.held();
     program.memory_limit = memory_limit_;
     return program;
@@ -353,14 +360,20 @@ class Preparation {
   }
 
   // Frees constants that no later node reads, unless a prepared node wants them at run time.
-  void release(const std::vector<int>& inputs, const std::vector<char>& read) {
+  void release(Program& program, const std::vector<int>& inputs, const std::vector<char>& read) {
     for (int value : inputs) {
       if (value < 0 || --readers_[value] > 0 || read[value]) continue;
       const auto found = graph_.constants.find(value);
       if (found == graph_.constants.end()) continue;
+      for (size_t node : sharing_[value]) program.nodes[node].impl->share(found->second.identity(), packings_);
+      sharing_.erase(value);
+      freed_ += found->second.weight ? found->second.weight->bytes() : found->second.buffer->bytes();
       packings_.forget(found->second.identity());
       found->second.buffer.reset(), found->second.weight.reset();
     }
+    if (freed_ < kFreedTogether) return;
+    return_free_memory();  // else the heap holds both forms of all weights in the end
+    freed_ = 0;
   }
 
   void finish(Program& program, const std::vector<char>& read) {
@@ -415,6 +428,8 @@ class Preparation {
   std::vector<std::vector<MaybeType>> sampled_types_;  // at the graph's samples
   std::vector<int> readers_;
   std::vector<char> live_;
+  std::map<int, std::vector<size_t>> sharing_;  // by constant: nodes
+  size_t freed_ = 0;                            // bytes of constants since memory was given back
 };
 
 std::string describe(const Program& program, const Program::Input& input) {

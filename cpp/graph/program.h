@@ -27,7 +27,7 @@ struct Program {
   struct Node {
     std::string op, name;
     std::vector<int> inputs, outputs;
-    std::unique_ptr<const Op> impl;
+    std::unique_ptr<Op> impl;
   };
   // What a caller keeps between calls (state.h).
   struct State {

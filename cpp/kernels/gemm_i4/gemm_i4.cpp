@@ -133,6 +133,31 @@ void pack_panels(const GemmI4Source& w, int nr, bool complements, GemmI4Panels& 
   }
 }
 
+void unpack_row(const GemmI4Panels& w, int bits, int nr, bool complements, int64_t channel, const GemmI4Row& out) {
+  const int64_t lane = channel % nr, step = gemm_i4_step(bits), places = 8 / bits;
+  const uint8_t* at =
+      w.panels.as<const uint8_t>() + channel / nr * (static_cast<int64_t>(w.panels.bytes()) / ((w.n + nr - 1) / nr));
+  const auto half = [&](const uint8_t* from) {
+    uint16_t bits_of;
+    std::memcpy(&bits_of, from + 2 * lane, sizeof bits_of);
+    return bits_of;
+  };
+  each_part({w.k, w.run, w.group_size, nullptr}, [&](int64_t group, int64_t, int64_t k, int64_t length) {
+    if (k == group * w.group_size) {
+      if (out.scales != nullptr) out.scales[group] = half(at);
+      if (out.offsets != nullptr) out.offsets[group] = half(at + 2 * nr);
+      if (out.zero_points != nullptr) out.zero_points[group] = at[2 * nr + lane];
+      at += gemm_i4_head(nr, w.kind);
+    }
+    for (int64_t i = 0; i < length; ++i) {
+      const int value = at[(i / step * nr + lane) * 4 + i % 4] >> (i % step / 4 * bits) & ((1 << bits) - 1);
+      const int q = i % 8 >= 4 && complements ? highest_code(bits) - value : value;
+      out.codes[(k + i) / places] |= static_cast<uint8_t>((bits == 8 ? q ^ 0x80 : q) << ((k + i) % places * bits));
+    }
+    at += (length + step - 1) / step * nr * 4;
+  });
+}
+
 void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
   pack_panels(w, nr, complements, out);
   out.kernel = this;

@@ -58,6 +58,15 @@ struct GemmI4Panels {
 };
 void pack_panels(const GemmI4Source&, int nr, bool complements, GemmI4Panels& out);
 
+// One channel of such panels, as a model holds it; null: what the panels have not.
+struct GemmI4Row {
+  uint8_t* codes;        // [ceil(k * bits / 8)], zeros before
+  uint16_t* scales;      // [groups]
+  uint8_t* zero_points;  // [groups]
+  uint16_t* offsets;     // [groups]
+};
+void unpack_row(const GemmI4Panels&, int bits, int nr, bool complements, int64_t channel, const GemmI4Row& out);
+
 struct GemmI4Weights : GemmI4Panels {
   const GemmI4Kernel* kernel = nullptr;
   bool affine() const { return kind != GemmI4Kind::symmetric; }
