@@ -37,9 +37,10 @@ class Maker:
     def floats(self, *shape: int, scale: float = 1.0) -> str:
         return self.constant((scale * self.rng.standard_normal(shape)).astype(np.float32))
 
-    def weight(self, *shape: int) -> str:
+    def weight(self, *shape: int, scale: float = 1.0) -> str:
         codes = self.rng.integers(-127, 128, shape).astype(np.int8)
-        return self.constant(Weight(codes=codes, scales=self.rng.uniform(0.01, 0.1, shape[0]).astype(np.float32)))
+        scales = self.rng.uniform(0.01, 0.1, shape[0]) * scale
+        return self.constant(Weight(codes=codes, scales=scales.astype(np.float32)))
 
     def grouped(
         self,
@@ -622,6 +623,21 @@ def lengths_net() -> Graph:
     return m.graph(y, z, m.node("add", c, d), *(h, g, u, v))
 
 
+def coded_recurrent_net() -> Graph:
+    """Recurrent layers whose weights are codes, with and without states and lengths; batch and steps free."""
+    m = Maker(7, {**BATCH, "steps": Symbol(minimum=4, maximum=40)})
+    x, h0, n = m.input("x", "steps", "batch", 24), m.input("state", "batch", 6), m.input("n", "batch", dtype="i64")
+    n = m.node("add", m.node("remainder", n, m.node("dim_value", value="steps")), m.constant(np.int64([1])))
+    a, _, c = m.node("quantized_lstm", x, m.weight(24, 6, scale=0.1), h0, h0, outputs=3)
+    b, h, _ = m.node("quantized_lstm", x, m.weight(24, 5, scale=0.1), "", h0, m.floats(5, 6), n, outputs=3, reverse=1)
+    gates = m.node("linear", m.node("concat", a, b, axis=2), m.floats(18, 11), m.floats(18))
+    y, _ = m.node("quantized_gru", gates, m.weight(18, 6, scale=0.1), m.floats(18), h0, outputs=2)
+    z, _ = m.node("quantized_gru", gates, m.weight(18, 6, scale=0.1), "", "", n, outputs=2, reverse=1)
+    y, u = m.node("quantized_rnn", m.node("add", y, z), m.weight(6, 6, scale=0.1), h0, n, outputs=2, kind="tanh")
+    y, _ = m.node("quantized_rnn", y, m.tabled(6, 6, most=3), outputs=2, kind="relu", reverse=1)
+    return m.graph(y, m.node("add", u, c), h)
+
+
 def resampling_net() -> Graph:
     """Interpolation and padding of every mode, on floats and codes; height free."""
     m = Maker(6, {**BATCH, "rows": Symbol(minimum=3, maximum=40)})
@@ -698,6 +714,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "index_net": index_net,
     "recurrent_net": recurrent_net,
     "lengths_net": lengths_net,
+    "coded_recurrent_net": coded_recurrent_net,
 }
 
 

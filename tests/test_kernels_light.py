@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lowbit import _core, _kernels
 from lowbit.graph.weights import pack_rows
 from lowbit.ops.integer import fma
+from lowbit.ops.recurrent import state_codes
 
 Array = npt.NDArray[Any]
 TAILS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 200]))
@@ -226,6 +227,70 @@ def test_lstm(seed: int, hidden: int, scale: float) -> None:
     state = sigmoid(f) * c + sigmoid(i) * np.tanh(g.astype(np.float64))
     expected = np.stack([state, sigmoid(o) * np.tanh(state)])
     np.testing.assert_allclose(same_bits("lstm", results), expected, rtol=2e-6, atol=1e-6)
+
+
+def rnn_share(w: Array, scales: Array, h: Array, start: Array) -> Array:
+    """rnn.h, operation by operation."""
+    codes, row_scales = state_codes(h)
+    sums = (codes @ w.T.astype(np.float64)).astype(np.float32)
+    return fma(sums * scales, row_scales[:, None], start)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=SEEDS,
+    gates=st.sampled_from([1, 3, 4]),
+    rows=st.integers(1, 4),
+    hidden=TAILS,
+    outputs=TAILS,
+    kind=st.sampled_from(["normal", "zero", "tiny", "huge", "largest"]),
+    has_bias=st.booleans(),
+    backward=st.booleans(),
+    tasks=st.integers(1, 3),
+)
+def test_rnn_steps_on_codes(
+    seed: int, gates: int, rows: int, hidden: int, outputs: int, kind: str, has_bias: bool, backward: bool, tasks: int
+) -> None:
+    """Sums are exact, the cells those of float states: a step is what `lstm` and `gru` make of NumPy's products."""
+    rng = np.random.default_rng(seed)
+    k = hidden if gates == 3 else outputs
+    h = rng.standard_normal((rows, k)).astype(np.float32)
+    factor = {"zero": 0.0, "tiny": 1e-42, "huge": 1e38}.get(kind, 1.0)
+    h[0] = np.float32(-5) if kind == "largest" else h[0] * np.float32(factor)
+    w = rng.integers(-128, 128, (gates * hidden, k)).astype(np.int8)
+    w[0] = -128 if kind == "largest" else w[0]
+    scales = rng.uniform(1e-3, 1e-2, gates * hidden).astype(np.float32)
+    x = rng.standard_normal((rows, gates * hidden)).astype(np.float32)
+    c = rng.standard_normal((rows, hidden)).astype(np.float32)
+    bias = rng.standard_normal(gates * hidden).astype(np.float32) if has_bias and gates == 3 else None
+    options: dict[str, Any] = {"gates": gates, "backward": backward, "tasks": tasks, "relu": True}
+    options |= {"c": c} if gates == 4 else {} if bias is None else {"bias": bias}
+    results = {name: _kernels.rnn_step(name, w, scales, h, x, **options) for name in rows_of("rnn")}
+    y = same_bits("rnn", {name: found[0] for name, found in results.items()})
+    start = np.zeros_like(x) if gates == 3 else x
+    if gates == 3:
+        start = np.broadcast_to(np.float32(0) if bias is None else bias, x.shape).copy()
+        start[:, : 2 * hidden] += x[:, : 2 * hidden]
+    s = rnn_share(w, scales, h, start)
+    if gates == 1:
+        np.testing.assert_array_equal(y, np.maximum(s, np.float32(0)))
+    for row in range(rows):
+        if gates == 4:
+            cell, state = _kernels.lstm("scalar", s[row], c[row])
+            np.testing.assert_array_equal([y[row], results["scalar"][1][row]], [state, cell])
+        elif gates == 3:
+            only_x = np.concatenate([np.zeros(2 * hidden, np.float32), x[row, 2 * hidden :]])
+            np.testing.assert_array_equal(y[row], _kernels.gru("scalar", only_x, s[row], h[row]))
+
+
+def test_a_state_that_is_not_finite_makes_nan_of_its_row() -> None:
+    w, scales = np.full((16, 37), -128, np.int8), np.ones(16, np.float32)
+    h, x = np.ones((4, 37), np.float32), np.zeros((4, 16), np.float32)
+    h[1, 7], h[2, 36] = np.nan, np.inf
+    for name in rows_of("rnn"):
+        y, _ = _kernels.rnn_step(name, w, scales, h, x)
+        np.testing.assert_array_equal(y[[0, 3]], -1, err_msg=name)
+        assert np.isnan(y[1:3]).all(), name
 
 
 @settings(max_examples=60, deadline=None)

@@ -255,12 +255,77 @@ def test_recurrent_layers(steps: int, batch: int, hidden: int, data: st.DataObje
     check(m.graph(*made), seed=seed)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 6), st.sampled_from([1, 2, 3, 8, 13, 30]), st.sampled_from([1, 3, 16, 17, 40]), st.data(), SEEDS)
+def test_recurrent_layers_on_codes(steps: int, batch: int, hidden: int, data: st.DataObject, seed: int) -> None:
+    """Near the reference, whose codes of states are those of its own states; the same bits on all instruction sets."""
+    m = Maker(seed)
+    scale, reverse = 0.2 * hidden**-0.5, data.draw(st.integers(0, 1))
+    outputs = data.draw(st.sampled_from([hidden, 1, 9]))
+    w_hr = m.floats(outputs, hidden, scale=scale) if data.draw(st.booleans()) else ""
+    outputs = outputs if w_hr else hidden
+    x, h0, p0 = m.input("x", steps, batch, 4 * hidden), m.input("h0", batch, hidden), m.input("p0", batch, outputs)
+    h0, p0 = (h0, p0) if data.draw(st.booleans()) else ("", "")
+    ends = steps > 0 and data.draw(st.booleans())
+    n = m.constant(np.random.default_rng(seed).integers(1, steps, batch, endpoint=True)) if ends else ""
+    gates = {n: m.node("slice", x, axis=2, start=0, stop=n * hidden) for n in (1, 3)}
+    wide, tall, square = (m.weight(g * hidden, k, scale=scale) for g, k in ((4, outputs), (3, hidden), (1, hidden)))
+    made = [
+        *m.node("quantized_lstm", x, wide, p0, h0, w_hr, n, outputs=3, reverse=reverse),
+        *m.node("quantized_gru", gates[3], tall, "", h0, n, outputs=2, reverse=reverse),
+        *m.node("quantized_gru", gates[3], tall, m.floats(3 * hidden), outputs=2),
+        *m.node("quantized_rnn", gates[1], square, h0, n, outputs=2, kind="tanh", reverse=reverse),
+        *m.node("quantized_rnn", gates[1], square, outputs=2, kind="relu"),
+    ]
+    check(m.graph(*made), seed=seed, tolerance=3e-2)  # a code that falls the other way
+
+
 @pytest.mark.parametrize("batch", [1, 2, 40])
-def test_large_recurrent_layers_are_split(batch: int) -> None:
+@pytest.mark.parametrize("coded", [False, True])
+def test_large_recurrent_layers_are_split(batch: int, coded: bool) -> None:
     """Over the batch, or over the units of each step."""
     m = Maker()
-    y, h, c = m.node("lstm", m.input("x", 2, batch, 2800), m.floats(2800, 700, scale=0.04), outputs=3)
+    weight = m.weight(2800, 700, scale=0.01) if coded else m.floats(2800, 700, scale=0.04)
+    y, h, c = m.node("quantized_lstm" if coded else "lstm", m.input("x", 2, batch, 2800), weight, outputs=3)
     check(m.graph(y, h, c))
+
+
+@pytest.mark.parametrize("op", ["lstm", "gru", "rnn", "quantized_lstm", "quantized_gru", "quantized_rnn"])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_steps_in_pieces_give_the_bits_of_all_at_once(op: str, batch: int) -> None:
+    """A state that goes out comes in again as it was."""
+    kind = op.removeprefix("quantized_")
+    gates, states = {"lstm": (4, 2), "gru": (3, 1), "rnn": (1, 1)}[kind]
+    m = Maker(2, {"steps": Symbol(minimum=1, maximum=64)})
+    names = [m.input(f"state{index}", batch, 33) for index in range(states)]
+    weight = m.weight(gates * 33, 33, scale=0.05) if op != kind else m.floats(gates * 33, 33, scale=0.2)
+    operands = ["", *names] if kind == "gru" else names
+    attrs = {"kind": "tanh"} if kind == "rnn" else {}
+    made = m.node(op, m.input("x", "steps", batch, gates * 33), weight, *operands, outputs=1 + states, **attrs)
+    session = Session(m.graph(*made))
+    x = floats(np.random.default_rng(3), 17, batch, gates * 33)
+    zeros = {name: np.zeros((batch, 33), F) for name in names}
+    whole = session.run(x=x, **zeros)
+    held, pieces = zeros, []
+    for piece in np.split(x, [1, 2, 9]):
+        y, *after = session.run(x=np.ascontiguousarray(piece), **held)
+        held = dict(zip(names, after, strict=True))
+        pieces.append(y)
+    assert same([np.concatenate(pieces), *held.values()], whole)
+
+
+def test_states_beyond_one_are_codes_too() -> None:
+    """A first state of any size has a range of its own, in each row; one of NaN stays in its row."""
+    m = Maker(4)
+    weight = m.weight(64, 16, scale=0.02)
+    y, *_ = m.node("quantized_lstm", m.input("x", 3, 4, 64), weight, m.input("h", 4, 16), outputs=3)
+    graph, rng = m.graph(y), np.random.default_rng(0)
+    x, h = floats(rng, 3, 4, 64), floats(rng, 4, 16) * np.float32([[1], [1e3], [1e-6], [np.nan]])
+    (got,) = Session(graph).run(x=x, h=h)
+    expected = interpreter.run(graph, {"x": x, "h": h})[graph.outputs[0]]
+    np.testing.assert_allclose(got[:, :3], expected[:, :3], rtol=1e-3, atol=1e-4)
+    assert np.isnan(got[:, 3]).all()
+    assert np.isnan(expected[:, 3]).all()
 
 
 def test_a_sequence_does_not_depend_on_the_others() -> None:

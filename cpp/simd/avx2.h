@@ -193,6 +193,28 @@ inline Lanes to_lanes(Sums a, int32_t subtract) {
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(a.lo, s)), _mm256_cvtepi32_ps(_mm256_sub_epi32(a.hi, s))};
 }
 
+// Of |x| and weights whose sign is turned where x is negative: x * w = |x| * (~w + 1) there. With |x| <= 127, 16 bits
+// hold two products; `below` makes up for the 1.
+struct Quad {
+  __m256i magnitudes, negative;
+};
+inline Quad load_quad(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, sizeof quad);
+  const __m256i x = _mm256_set1_epi32(quad);
+  return {_mm256_abs_epi8(x), _mm256_cmpgt_epi8(_mm256_setzero_si256(), x)};
+}
+inline Sums begin_products(const int32_t*, int32_t below) {
+  return {_mm256_set1_epi32(below), _mm256_set1_epi32(below)};
+}
+inline __m256i products(Quad x, const int8_t* w) {
+  const __m256i turned = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)), x.negative);
+  return _mm256_madd_epi16(_mm256_maddubs_epi16(x.magnitudes, turned), _mm256_set1_epi16(1));
+}
+inline Sums add_products(Sums a, Quad x, const int8_t* w) {
+  return {_mm256_add_epi32(a.lo, products(x, w)), _mm256_add_epi32(a.hi, products(x, w + 32))};
+}
+
 using Bytes = __m256i;
 inline Bytes load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Bytes load_bytes(const uint8_t* p, int64_t n) {

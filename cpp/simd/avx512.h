@@ -137,6 +137,21 @@ inline Sums add(Sums a, __m128i codes) { return {_mm512_add_epi32(a.v, _mm512_cv
 inline Lanes to_lanes(Sums a, int32_t subtract) {
   return {_mm512_cvtepi32_ps(_mm512_sub_epi32(a.v, _mm512_set1_epi32(subtract)))};
 }
+// Of codes moved up by 128, which are not negative.
+struct Quad {
+  __m512i v;
+};
+inline Quad load_quad(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, sizeof quad);
+  return {_mm512_xor_si512(_mm512_set1_epi32(quad), _mm512_set1_epi8(-128))};
+}
+inline Sums begin_products(const int32_t* column_sums, int32_t) {
+  return {_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(_mm512_loadu_si512(column_sums), 7))};
+}
+inline Sums add_products(Sums a, Quad x, const int8_t* w) {
+  return {_mm512_dpbusd_epi32(a.v, x.v, _mm512_loadu_si512(w))};
+}
 inline __m128i load_sixteen(const uint8_t* p, int64_t n) { return _mm_maskz_loadu_epi8(first_lanes(n), p); }
 
 using Bytes = __m512i;

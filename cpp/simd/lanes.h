@@ -3,6 +3,7 @@
 //
 //   Lanes   sixteen floats       Mask   a yes or no for each of them       Wide   sixteen float64 numbers
 //   Sums    sixteen int32        Bytes  as many bytes as a register holds  ByteTable   256 bytes, looked up by bytes
+//   Quad    four codes s8, from -127 on
 //
 // load_x, store_x (p, n) touch n elements; lanes beyond read as zero. scalar.h says what each word means. A new
 // instruction set is one more file with the same words, and a line here. Everything is in an anonymous namespace: each

@@ -221,6 +221,19 @@ inline Lanes to_lanes(const Sums& a, int32_t subtract) {
   return each_lane([&](int i) { return static_cast<float>(a.v[i] - subtract); });
 }
 
+struct Quad {
+  int32_t v[4];
+};
+inline Quad load_quad(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+// Sums of products of quads x, begun and added to, each lane's weights at w[4 * lane]. column_sums: of all weights of a
+// lane; below: the magnitudes of all codes that are negative. They are for sets that multiply other operands than
+// these.
+inline Sums begin_products(const int32_t*, int32_t) { return no_sums(); }
+inline Sums add_products(Sums a, const Quad& x, const int8_t* w) {
+  for (int i = 0; i < 4 * kLanes; ++i) a.v[i / 4] += x.v[i % 4] * w[i];
+  return a;
+}
+
 struct Bytes {
   uint8_t v[kLanes];
 };

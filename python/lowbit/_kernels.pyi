@@ -138,6 +138,16 @@ class Attention(TypedDict, total=False):
     nan_if_empty: bool
     threads: int
 
+class RnnStep(TypedDict, total=False):
+    """As in cpp/kernels/rnn/rnn.h; c with four gates, and the panels are run in `tasks` parts."""
+
+    gates: int
+    bias: _F32
+    c: _F32
+    relu: bool
+    backward: bool
+    tasks: int
+
 class Norm(TypedDict, total=False):
     """As in cpp/kernels/norm/norm.h; weight and bias [cycle * row / inner]."""
 
@@ -238,6 +248,9 @@ def lstm(kernel: str, gates: _F32, c: _F32) -> tuple[_F32, _F32]:
 
 def gru(kernel: str, x: _F32, s: _F32, before: _F32) -> _F32:
     """The state after a step, of x and s [3 * hidden]."""
+
+def rnn_step(kernel: str, w: _S8, scales: _F32, h: _F32, x: _F32, **rest: Unpack[RnnStep]) -> tuple[_F32, _F32]:
+    """The states h and c after a step on codes, of states h [rows][k], codes w [gates * hidden][k] and x."""
 
 def blend(
     kernel: str,

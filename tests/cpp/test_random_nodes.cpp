@@ -91,8 +91,11 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"quantized_conv_transpose3d", {DType::u8, 5, "conv", kTransposedI8}},
       {"quantized_embedding", {DType::i64, -1, "quantized_table"}},
       {"quantized_embedding_bag", {DType::i64, 1, "quantized_table offsets floats|?", "bag last row"}},
+      {"quantized_gru", {DType::f32, 3, "gru ? ? lengths|?", "reverse", 2}},
       {"quantized_linear", {DType::u8, -1, "linear", "zero_point_x output zero_point_y lo min max"}},
+      {"quantized_lstm", {DType::f32, 3, "lstm ? ? ? lengths|?", "reverse", 3}},
       {"quantized_mul", {DType::u8, -1, "like", "zero_point_a zero_point_b multiplier zero_point_y lo"}},
+      {"quantized_rnn", {DType::f32, 3, "rnn ? lengths|?", "reverse cell", 2}},
       {"reduce", {DType::f32, -1, "", "axes keepdim reduction correction"}},
       {"remainder", {DType::i64, -1, "like"}},
       {"resample", {DType::f32, 4, "", "image_axis outputs window_mode align_corners"}},
@@ -211,7 +214,11 @@ class RandomNode {
     if (word == "quantized_table") inputs.push_back(quantized({random_.whole(1, 70), random_.whole(1, 40)}));
     if (word == "conv" || word == "linear") layer(word == "conv", inputs);
     for (const auto& [name, gates] : {std::pair{"lstm", 4}, {"gru", 3}, {"rnn", 1}})
-      if (word == name) inputs.push_back(m_.floats({last, std::max<int64_t>(last / gates, 1)}, 0.3f));
+      if (word == name) recurrent({last, std::max<int64_t>(last / gates, 1)}, inputs);
+  }
+
+  void recurrent(const Shape& weight, std::vector<std::string>& inputs) {
+    inputs.push_back(op_.starts_with("quantized") ? quantized(weight) : m_.floats(weight, 0.3f));
   }
 
   std::string cached() {

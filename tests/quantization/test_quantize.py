@@ -21,6 +21,7 @@ from lowbit.quantization.quantize import quantize
 from lowbit.quantization.quantizer import Quantized, Quantizer
 from lowbit.quantization.rates import RATES
 from lowbit.quantization.schemes import Rules, Scheme, rules
+from lowbit.runtime.session import Session
 from passes.cheap import cheap_conversions
 from passes.same import ops
 from passes.textbook import simulate
@@ -485,3 +486,47 @@ def test_what_lies_between_layers_works_on_codes() -> None:
     assert float_ops == {"quantized_conv2d"}, "the last layer's"
     assert {"quantized_mul", "quantized_add", "lookup", "resize", "quantized_conv_transpose2d"} <= set(ops(made.graph))
     assert sqnr(graph, made) > 25
+
+
+# ----------------------------------------------------------------------------------------------------- recurrent layers
+
+
+def recurrent(kind: str, steps: int = 40, hidden: int = 48) -> Graph:
+    """A linear layer of the input, and a scan of what it makes."""
+    m = Maker(3)
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
+    x = m.node("linear", m.input("x", steps, 2, 24), m.floats(gates * hidden, 24, scale=0.3), m.floats(gates * hidden))
+    attrs = {"kind": "tanh"} if kind == "rnn" else {}
+    y, *_ = m.node(kind, x, m.floats(gates * hidden, hidden, scale=0.2), outputs=3 if kind == "lstm" else 2, **attrs)
+    return m.graph(y)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_recurrent_layers_multiply_codes(kind: str, calibrated: bool) -> None:
+    """Their states' products are of codes, rounded against the states that the data make; or they stay as they were."""
+    graph = recurrent(kind)
+    seen = [{"x": np.random.default_rng(seed).standard_normal((40, 2, 24)).astype(np.float32)} for seed in range(3)]
+    made = quantize(graph, calibration=seen[:2] if calibrated else None, target="avx512vnni")
+    assert f"quantized_{kind}" in [node.op for node in made.graph]
+    (decision,) = (row for row in made.decisions if row.op == kind)
+    assert decision.scheme == "int8"
+    assert "times faster by the cost model" in decision.reason
+    (expected,), (found,) = (Session(each).run(**seen[2]) for each in (graph, made.graph))
+    assert np.square(found - expected).sum() < 1e-3 * np.square(expected).sum()
+    kept = quantize(graph, scheme={f"*{kind}": "float32", "*": "int8"}, calibration=seen if calibrated else None)
+    assert f"quantized_{kind}" not in [node.op for node in kept.graph]
+
+
+def test_a_recurrent_weight_is_rounded_against_its_states() -> None:
+    """Errors of weights cancel on states that move together: less noise than nearest rounding makes."""
+    graph = recurrent("lstm")
+    seen = [{"x": np.random.default_rng(seed).standard_normal((40, 2, 24)).astype(np.float32)} for seed in range(8)]
+    scan = next(node for node in graph if node.op == "lstm")
+    noises = []
+    for compensate in (True, False):
+        alone = Quantizer(graph, rules(change(INT8, compensate=compensate)), seen[:7]).alone(scan.name)
+        assert [node.op for node in alone] == ["linear", "quantized_lstm"]
+        (expected,), (found,) = (Session(each).run(**seen[7]) for each in (graph, alone))
+        noises.append(float(np.square(found - expected).sum()))
+    assert noises[0] < 0.8 * noises[1]

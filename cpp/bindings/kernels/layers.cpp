@@ -94,6 +94,41 @@ Array<float> run_gru(const std::string& name, const Array<float>& x, const Array
   return h;
 }
 
+// A step on codes from states h [rows][k], with the panels in that many parts: the new states, and c.
+py::tuple run_rnn_step(const std::string& name, const Array<int8_t>& w, const Array<float>& scales,
+                       const Array<float>& h, const Array<float>& x, const py::kwargs& kwargs) {
+  Keywords keywords(kwargs);
+  const RnnKernel& kernel = find(rnn_kernels(), name);
+  const auto gates = keywords.get<int64_t>("gates", 1);
+  require(w.ndim() == 2 && h.ndim() == 2 && scales.size() == w.shape(0) && h.shape(1) == w.shape(1) &&
+              (gates == 1 || gates == 3 || gates == 4) && w.shape(0) % gates == 0 &&
+              x.size() == h.shape(0) * w.shape(0),
+          "w must be [gates * hidden][k], scales [gates * hidden], h [rows][k], x [rows][gates * hidden]");
+  const int64_t hidden = w.shape(0) / gates, k = w.shape(1), rows = h.shape(0);
+  RnnWeights weights;
+  pack_rnn(w.data(), scales.data(), keywords.array<float>("bias", gates * hidden), gates, hidden, k, weights);
+  std::vector<int8_t> codes(static_cast<size_t>(rows * 4 * weights.quads()));
+  std::vector<RnnRow> states(static_cast<size_t>(rows));
+  for (int64_t row = 0; row < rows; ++row)
+    states[row] = kernel.code(h.data() + row * k, k, codes.data() + row * 4 * weights.quads());
+  Array<float> c = output<float>({rows, hidden}), y = output<float>({rows, hidden});
+  const float* before = keywords.array<float>("c", rows * hidden);
+  RnnStep step;
+  step.weights = &weights, step.rows = rows;
+  step.codes = codes.data(), step.states = states.data();
+  step.x = x.data(), step.before = h.data();
+  step.c = c.mutable_data(), step.h = y.mutable_data();
+  keywords.read("relu", step.relu), keywords.read("backward", step.backward);
+  const auto tasks = keywords.get<int64_t>("tasks", 1);
+  keywords.finish();
+  require((gates == 4) == (before != nullptr) && (gates == 1 || gates == 4 || k == hidden), "c is of four gates");
+  if (before != nullptr) std::copy_n(before, rows * hidden, step.c);
+  run_tasks(tasks, [&](int64_t task) {
+    kernel.step(step, task * weights.panel_count() / tasks, (task + 1) * weights.panel_count() / tasks);
+  });
+  return py::make_tuple(y, c);
+}
+
 py::array run_blend(const std::string& name, const py::array& x, const Array<float>& row_weights,
                     const Array<int64_t>& offsets, const Array<float>& weights, const py::kwargs& kwargs) {
   Keywords keywords(kwargs);
@@ -170,6 +205,8 @@ void bind_layers(py::module_& m) {
         py::arg("v").noconvert());
   m.def("norm", run_norm, py::arg("kernel"), py::arg("x").noconvert());
   m.def("lstm", run_lstm, py::arg("kernel"), py::arg("gates").noconvert(), py::arg("c").noconvert());
+  m.def("rnn_step", run_rnn_step, py::arg("kernel"), py::arg("w").noconvert(), py::arg("scales").noconvert(),
+        py::arg("h").noconvert(), py::arg("x").noconvert());
   m.def("gru", run_gru, py::arg("kernel"), py::arg("x").noconvert(), py::arg("s").noconvert(),
         py::arg("before").noconvert());
   m.def("blend", run_blend, py::arg("kernel"), py::arg("x"), py::arg("row_weights").noconvert(),

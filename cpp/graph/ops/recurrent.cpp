@@ -1,5 +1,6 @@
 // lstm, gru and rnn: one direction of one layer over time. The inputs' share of the gates comes in, computed for all
-// steps at once; here each step adds the state's share and applies the cell.
+// steps at once; here each step adds the state's share and applies the cell. With a quantized weight (quantized_), the
+// share is of codes, and one kernel does the step.
 //
 // A sample's sums do not depend on its neighbours, so the batch may be split among threads, which then run all steps
 // without waiting for each other. Few samples with large weights split each step's product instead.
@@ -13,9 +14,12 @@
 namespace lowbit::graph {
 namespace {
 
+using kernels::RnnRow;
+
 constexpr int64_t kTap = 0;
 constexpr int64_t kRowsATask = 4;  // fewer samples read the weights as slowly as they multiply
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr int64_t kTaskWork = 1 << 19;  // multiply-adds of a step that are worth waking a thread for
 
 // What one step of one share of the batch sees.
 struct Step {
@@ -25,6 +29,8 @@ struct Step {
   float* y;             // [rows][outputs]
   float* c;             // [rows][hidden], lstm
   float* scratch;       // [rows][gates + hidden]
+  RnnRow* states;       // [rows]
+  int8_t* codes;        // [rows][outputs, rounded up to quads]
   int threads;
   const int64_t* lengths = nullptr;  // [rows], if samples end before the last step
   int64_t t = 0;
@@ -56,17 +62,17 @@ class Recurrent : public Op {
   bool reads(size_t input) const override {
     return input == 0 || input == h0_ || input == lengths_ || (has_cell_ && input == h0_ + 1);
   }
-  std::string kernel() const override { return weights_->kernel->name; }
+  std::string kernel() const override { return coded_ != nullptr ? kernel_.name : weights_->kernel->name; }
   size_t scratch_bytes(Types inputs, Types, int) const override {
-    return inputs[0].shape[1] * (gates_ + 1) * hidden_ * sizeof(float);
+    const size_t codes = coded_ != nullptr ? sizeof(RnnRow) + code_scratch() : 0;
+    return inputs[0].shape[1] * ((gates_ + 1) * hidden_ * sizeof(float) + codes);
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work({}, outputs);
     const double rows = static_cast<double>(inputs[0].shape[0] * inputs[0].shape[1]);
-    work.operations =
-        2.0 * rows *
-        static_cast<double>(weights_->n * weights_->run + (projection_ ? projection_->n * projection_->run : 0));
-    work.bytes += 4.0 * (rows * static_cast<double>(weights_->n) + static_cast<double>(weights_->n * weights_->run));
+    const int64_t products = gates_ * hidden_ * outputs_, projected = projection_ ? hidden_ * outputs_ : 0;
+    work.operations = 2.0 * rows * static_cast<double>(products + projected);
+    work.bytes += 4.0 * rows * static_cast<double>(gates_ * hidden_) + weight_bytes();
     return work;
   }
 
@@ -89,13 +95,14 @@ class Recurrent : public Op {
         lengths_(lengths),
         has_cell_(has_cell),
         present_(node.present) {
-    const Constant& weight = node.constant(1, DType::f32, 2);
-    hidden_ = weight.type.shape[0] / gates;
-    outputs_ = weight.type.shape[1];
-    if (hidden_ == 0 || outputs_ == 0 || weight.type.shape[0] % gates != 0)
+    const bool coded = node.op.starts_with("quantized_");
+    const Shape& shape = coded ? node.weight(1, 2)->shape : node.constant(1, DType::f32, 2).type.shape;
+    hidden_ = shape[0] / gates;
+    outputs_ = shape[1];
+    if (hidden_ == 0 || outputs_ == 0 || shape[0] % gates != 0)
       node.fail("w_hh must have " + std::to_string(gates) + " times as many rows as there are units, has shape " +
-                to_string(weight.type.shape));
-    weights_ = pack(node, 1);
+                to_string(shape));
+    if (!coded) weights_ = pack(node, 1);
     node.expect_outputs(has_cell ? 3 : 2);
     reverse_ = node.integer("reverse", 0, 1, 0) == 1;
   }
@@ -110,7 +117,36 @@ class Recurrent : public Op {
     });
   }
 
+  // bias [gates * hidden], or null.
+  void pack_codes(const NodeInfo& node, const std::shared_ptr<const Buffer>& bias) {
+    const Weight& weight = *node.weight(1, 2);
+    if (weight.bits != 8 || weight.group_size != 0 || weight.scale_type != DType::f32 || weight.offsets.bytes() > 0)
+      node.fail("no kernel reads its weight yet, " + describe(weight));
+    coded_ = node.shared<kernels::RnnWeights>(1, {gates_, key_of(bias.get())}, [&](kernels::RnnWeights& packed) {
+      kernels::pack_rnn(weight.codes.as<int8_t>(), weight.scales.as<float>(),
+                        bias != nullptr ? bias->as<float>() : nullptr, gates_, hidden_, outputs_, packed);
+    });
+  }
+
   virtual void run_step(const Step& step) const = 0;
+
+  // Steps walk back and forth over the weights, so that what a cache still holds is read first.
+  void run_codes(const Step& step, float* h, bool relu = false) const {
+    for (int64_t r = 0; r < step.rows; ++r)
+      step.states[r] = kernel_.code(step.before + r * outputs_, outputs_, step.codes + r * code_scratch());
+    kernels::RnnStep args;
+    args.weights = coded_.get();
+    args.rows = step.rows;
+    args.codes = step.codes, args.states = step.states;
+    args.x = step.gates, args.before = step.before;
+    args.c = step.c, args.h = h;
+    args.lengths = step.lengths, args.t = step.t;
+    args.relu = relu, args.backward = step.t % 2 != 0;
+    const int64_t panels = coded_->panel_count(), work = step.rows * gates_ * hidden_ * outputs_;
+    const int64_t tasks = std::clamp<int64_t>(work / kTaskWork, 1, step.threads);
+    run_tasks(tasks, step.threads,
+              [&](int64_t task) { kernel_.step(args, task * panels / tasks, (task + 1) * panels / tasks); });
+  }
 
   // y = x w^T, + bias, + residual (a row of y's length each), within bounds.
   static void multiply(const kernels::GemmF32Weights& weights, const Step& step, const float* x, float* y,
@@ -128,7 +164,8 @@ class Recurrent : public Op {
   }
 
   const kernels::RnnKernel& kernel_;
-  std::shared_ptr<const kernels::GemmF32Weights> weights_, projection_;  // projection null: none
+  std::shared_ptr<const kernels::GemmF32Weights> weights_, projection_;  // null: codes, none
+  std::shared_ptr<const kernels::RnnWeights> coded_;                     // null: floats
   std::shared_ptr<const Buffer> bias_;                                   // null: none
   int64_t gates_, hidden_ = 0, outputs_ = 0;
 
@@ -157,9 +194,15 @@ class Recurrent : public Op {
     }
   }
 
+  double weight_bytes() const {
+    return coded_ != nullptr ? static_cast<double>(coded_->bytes())
+                             : 4.0 * static_cast<double>(gates_ * hidden_ * outputs_);
+  }
+  int64_t code_scratch() const { return (outputs_ + 3) / 4 * 4; }
+
   int64_t shares_of(int64_t batch, int threads) const {
-    constexpr int64_t kCachedWeights = 128 * 1024;  // floats: beyond, a share must be large enough to reuse them
-    const int64_t least = weights_->n * weights_->run <= kCachedWeights ? kRowsATask : int64_t{3} * kRowsATask;
+    constexpr double kCachedWeights = 1 << 19;  // bytes: beyond, a share must be large enough to reuse them
+    const int64_t least = weight_bytes() <= kCachedWeights ? kRowsATask : int64_t{3} * kRowsATask;
     return std::min<int64_t>(threads, batch / least);
   }
 
@@ -167,9 +210,13 @@ class Recurrent : public Op {
     const Tensor &x = args.inputs[0], &y = args.outputs[0], &h = args.outputs[1];
     const int64_t steps = x.shape[0], batch = x.shape[1], rows = last - first;
     float* state = h.as<float>() + first * outputs_;
-    Step step{rows, nullptr, state, nullptr, nullptr, nullptr, threads};
+    Step step{rows, nullptr, state, nullptr, nullptr, nullptr, nullptr, nullptr, threads};
     if (has_cell_) step.c = args.outputs[2].as<float>() + first * hidden_;
-    step.scratch = reinterpret_cast<float*>(args.scratch) + first * (gates_ + 1) * hidden_;
+    auto* const floats = reinterpret_cast<float*>(args.scratch);
+    auto* const states = reinterpret_cast<RnnRow*>(floats + batch * (gates_ + 1) * hidden_);
+    step.scratch = floats + first * (gates_ + 1) * hidden_;
+    step.states = states + first;
+    step.codes = reinterpret_cast<int8_t*>(states + batch) + first * code_scratch();
     if (const int64_t* at = lengths(args)) step.lengths = at + first;
     for (int64_t i = 0; i < steps && !should_stop(); ++i) {
       step.t = reverse_ ? steps - 1 - i : i;
@@ -215,15 +262,20 @@ class Lstm final : public Recurrent {
     } else if (outputs_ != hidden_) {
       node.fail("w_hh must have one column a unit");
     }
+    if (weights_ == nullptr) pack_codes(node, nullptr);
   }
 
  private:
   void run_step(const Step& step) const override {
     const bool projected = projection_ != nullptr;
     float *gates = step.scratch, *full = projected ? gates + step.rows * 4 * hidden_ : step.y;
-    multiply(*weights_, step, step.before, gates, nullptr, step.gates);
-    for (int64_t r = 0; r < step.rows; ++r)
-      if (step.runs(r)) kernel_.lstm(gates + r * 4 * hidden_, hidden_, step.c + r * hidden_, full + r * hidden_);
+    if (coded_ != nullptr) {
+      run_codes(step, full);
+    } else {
+      multiply(*weights_, step, step.before, gates, nullptr, step.gates);
+      for (int64_t r = 0; r < step.rows; ++r)
+        if (step.runs(r)) kernel_.lstm(gates + r * 4 * hidden_, hidden_, step.c + r * hidden_, full + r * hidden_);
+    }
     if (projected) multiply(*projection_, step, full, step.y);
   }
 };
@@ -234,15 +286,18 @@ class Gru final : public Recurrent {
   explicit Gru(const NodeInfo& node) : Recurrent(node, 3, kH0, kLengths, false) {
     node.expect_inputs(kWeight + 1, kInputs);
     if (outputs_ != hidden_) node.fail("w_hh must have one column a unit");
-    if (!node.has(kBias)) return;
-    const Constant& bias = node.constant(kBias, DType::f32, 1);
-    if (bias.type.shape[0] != 3 * hidden_)
-      node.fail("b_hh must have " + std::to_string(3 * hidden_) + " values, has " + to_string(bias.type.shape));
-    bias_ = bias.buffer;
+    if (node.has(kBias)) {
+      const Constant& bias = node.constant(kBias, DType::f32, 1);
+      if (bias.type.shape[0] != 3 * hidden_)
+        node.fail("b_hh must have " + std::to_string(3 * hidden_) + " values, has " + to_string(bias.type.shape));
+      bias_ = bias.buffer;
+    }
+    if (weights_ == nullptr) pack_codes(node, bias_);
   }
 
  private:
   void run_step(const Step& step) const override {
+    if (coded_ != nullptr) return run_codes(step, step.y);
     multiply(*weights_, step, step.before, step.scratch, bias_ ? bias_->as<float>() : nullptr);
     for (int64_t r = 0; r < step.rows; ++r)
       if (step.runs(r))
@@ -261,10 +316,12 @@ class Rnn final : public Recurrent {
     const std::string& kind = node.text("kind");
     if (kind != "tanh" && kind != "relu") node.fail("attribute 'kind' must be tanh or relu");
     relu_ = kind == "relu";
+    if (weights_ == nullptr) pack_codes(node, nullptr);
   }
 
  private:
   void run_step(const Step& step) const override {
+    if (coded_ != nullptr) return run_codes(step, step.y, relu_);
     multiply(*weights_, step, step.before, step.y, nullptr, step.gates, relu_ ? 0.0f : -kInfinity);
     if (relu_) return;
     kernels::UnaryArgs tanh;
@@ -281,9 +338,8 @@ class Rnn final : public Recurrent {
 }  // namespace
 
 const OpRows kRecurrentOps = {
-    {"gru", make<Gru>},
-    {"lstm", make<Lstm>},
-    {"rnn", make<Rnn>},
+    {"gru", make<Gru>},           {"lstm", make<Lstm>}, {"quantized_gru", make<Gru>}, {"quantized_lstm", make<Lstm>},
+    {"quantized_rnn", make<Rnn>}, {"rnn", make<Rnn>},
 };
 
 }  // namespace lowbit::graph

@@ -28,7 +28,7 @@ consteval LightKernels light_kernels(Isa isa) {
       .gather = {row, gather::run, gather::add},
       .norm = {row, norm::normalize_row},
       .pool = {row, pool::max_u8, pool::max_f32, pool::avg_u8, pool::avg_f32, pool::max_index},
-      .rnn = {row, rnn::lstm_cell, rnn::gru_cell},
+      .rnn = {row, rnn::lstm_cell, rnn::gru_cell, rnn::code_row, rnn::lstm_step, rnn::gru_step, rnn::rnn_step},
   };
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..graph import dims
 from ..graph.ir import Array, Node, Value, Weight, replace
 from ..graph.weights import FORMATS, MAX_GROUPS, Format, as_read, describe, format_of, middle
+from . import recurrent
 from .call import Call
 from .float import linear_shape
 from .indexing import BAG_ATTRS, OFFSETS, WEIGHTS, bags_of, check_indices, infer_bags
@@ -29,7 +30,6 @@ QUANTIZED = "quantized_"
 SIGNS = "sign_"
 """How those of layers of signs do."""
 F32 = np.float32
-Sums = Callable[[Call], Array]
 MAX_SLOPE = 16.0
 """In magnitude, of what results below zero are multiplied by."""
 GROUP_SIZE = "x_group_size"
@@ -279,7 +279,7 @@ _CONVOLUTIONS = {
     for kind in ("conv", "conv_transpose")
     for axes in (2, 3)
 }
-KERNELS: Mapping[tuple[str, str], Sums] = {
+KERNELS: Mapping[tuple[str, str], Callable[[Call], Any]] = {
     ("quantized_linear", "int8"): _linear_by_channel,
     **{(op, "int8"): _conv_by_channel for op in _CONVOLUTIONS},
     ("quantized_linear", "int8-groups"): _linear_by_group,
@@ -291,6 +291,7 @@ KERNELS: Mapping[tuple[str, str], Sums] = {
     **{("quantized_embedding_bag", name): _bags for name in ("int8", "int8-groups", "int4", "int3", "int2", "int1")},
     ("sign_linear", "signs"): _linear_of_signs,
     ("sign_conv2d", "signs"): _conv_of_signs,
+    **{(op.name, "int8"): recurrent.share_of for op in recurrent.CODED},
 }
 """What the kernels of an operator compute from weights of a format, before the epilogue."""
 
@@ -335,7 +336,8 @@ def _sums(call: Call) -> Array:
     assert kind is not None
     if call.attrs.get(GROUP_SIZE):
         return _linear_of_groups(_as_read(call))
-    return KERNELS[call.node.op, kind.name](call if kind.values else _as_read(call))
+    sums: Array = KERNELS[call.node.op, kind.name](call if kind.values else _as_read(call))
+    return sums
 
 
 def _as_read(call: Call) -> Call:
@@ -465,4 +467,4 @@ OPS = (
         reference_rule=lambda call: [_sums(call)],
     ),
 )
-OPERATORS: Mapping[str, Op] = {op.name: op for op in OPS}
+OPERATORS: Mapping[str, Op] = {op.name: op for op in (*OPS, *recurrent.CODED)}

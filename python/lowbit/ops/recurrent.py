@@ -1,4 +1,7 @@
-"""Recurrent layers: one direction of one layer over time, given the inputs' share of the gates for every step."""
+"""Recurrent layers: one direction of one layer over time, given the inputs' share of the gates for every step.
+
+Those on codes (`quantized_`) multiply a weight's codes by those of the state, which each row gets anew at each step.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..graph.ir import Array, Dim, Value
+from ..graph.ir import Array, Dim, Value, replace
+from ..graph.weights import as_read
 from .call import Call
 from .float import sigmoid
 from .spec import FLAG, Input, Op, choice, describe
@@ -16,6 +20,7 @@ from .spec import FLAG, Input, Op, choice, describe
 F32, F64 = np.float32, np.float64
 _LENGTHS_AT = {4: 5, 3: 4, 1: 3}
 """The position of the lengths, by the number of gates."""
+MOST_CODE = 127
 
 
 def _infer(call: Call, gates: int, states: int) -> tuple[list[Value], int]:
@@ -84,46 +89,80 @@ def _scan(
     return [y, *(state.astype(F32) for state in states)]
 
 
+def share_of(call: Call) -> Callable[[Array], Array]:
+    """What makes the state's share of the gates [B, G H] of a state [B, R], both float64."""
+    if not call.node.op.startswith("quantized_"):
+        weight = call.array(1).astype(F64)
+        return lambda state: state @ weight.T
+    held = as_read(call.weight(1))
+    codes = held.codes.astype(F64)
+
+    def share(state: Array) -> Array:
+        rows, scale = state_codes(state.astype(F32))
+        return ((rows @ codes.T).astype(F32) * held.scales * scale[:, None]).astype(F64)
+
+    return share
+
+
+def _shape(call: Call) -> tuple[int, int]:
+    """Of w_hh."""
+    weight = call.arrays[1]
+    assert weight is not None
+    rows, outputs = weight.shape
+    return rows, outputs
+
+
+def state_codes(state: Array) -> tuple[Array, Array]:
+    """Codes of rows [B, R] around zero, float64, and their scales f32 [B], NaN for rows that are not all finite."""
+    with np.errstate(all="ignore"):
+        scale = np.abs(state).max(axis=1, initial=0.0).astype(F32) / F32(MOST_CODE)
+        scale = np.where(scale == 0, F32(1), np.where(np.isfinite(scale), scale, F32(np.nan)))
+        scaled = state * (F32(1) / scale)[:, None]
+    codes = np.rint(np.clip(np.where(np.isnan(scaled), F32(0), scaled), F32(-MOST_CODE), F32(MOST_CODE)))
+    return codes.astype(F64), scale
+
+
 def _state(call: Call, position: int, width: int) -> Array:
     state = call.optional(position)
     return np.zeros((call.array(0).shape[1], width), F64) if state is None else state.astype(F64)
 
 
 def _lstm(call: Call) -> Sequence[Array]:
-    weight, projection = call.array(1).astype(F64), call.optional(4)
+    (rows, outputs), share, projection = _shape(call), share_of(call), call.optional(4)
 
     def step(x: Array, states: list[Array]) -> list[Array]:
-        i, f, g, o = np.split(x + states[0] @ weight.T, 4, axis=-1)
+        i, f, g, o = np.split(x + share(states[0]), 4, axis=-1)
         c = sigmoid(f) * states[1] + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
         return [h if projection is None else h @ projection.astype(F64).T, c]
 
-    return _scan(call, 4, step, [_state(call, 2, weight.shape[1]), _state(call, 3, weight.shape[0] // 4)])
+    return _scan(call, 4, step, [_state(call, 2, outputs), _state(call, 3, rows // 4)])
 
 
 def _gru(call: Call) -> Sequence[Array]:
-    weight, bias = call.array(1).astype(F64), call.optional(2)
+    share, bias = share_of(call), call.optional(2)
 
     def step(x: Array, states: list[Array]) -> list[Array]:
-        hidden = states[0] @ weight.T + (0 if bias is None else bias)
+        hidden = share(states[0]) + (0 if bias is None else bias)
         (xr, xz, xn), (hr, hz, hn) = np.split(x, 3, axis=-1), np.split(hidden, 3, axis=-1)
         fresh = np.tanh(xn + sigmoid(xr + hr) * hn)
         return [fresh + sigmoid(xz + hz) * (states[0] - fresh)]
 
-    return _scan(call, 3, step, [_state(call, 3, weight.shape[1])])
+    return _scan(call, 3, step, [_state(call, 3, _shape(call)[1])])
 
 
 def _rnn(call: Call) -> Sequence[Array]:
-    weight = call.array(1).astype(F64)
+    share = share_of(call)
     function: Any = np.tanh if call.attrs["kind"] == "tanh" else lambda x: np.maximum(x, 0)
-    return _scan(call, 1, lambda x, states: [function(x + states[0] @ weight.T)], [_state(call, 2, weight.shape[1])])
+    states = [_state(call, 2, _shape(call)[1])]
+    return _scan(call, 1, lambda x, states: [function(x + share(states[0]))], states)
 
 
 _GATES, _WEIGHT = Input(name="gates"), Input(name="w_hh", constant=True)
 _LENGTHS = Input(name="lengths", dtypes=("i64",), optional=True)
 _H0, _C0 = Input(name="h0", optional=True), Input(name="c0", optional=True)
 
-OPS = (
+_FLOATS = (
     Op(
         name="lstm",
         note=(
@@ -155,6 +194,16 @@ OPS = (
         reference_rule=_rnn,
     ),
 )
+CODED = tuple(
+    replace(
+        op,
+        name=f"quantized_{op.name}",
+        note=f"`{op.name}` on codes of w_hh and of its states; numerics.md has the equation",
+        inputs=(_GATES, replace(_WEIGHT, weight=True), *op.inputs[2:]),
+    )
+    for op in _FLOATS
+)
+OPS = (*_FLOATS, *CODED)
 """gates: LSTM [i f g o], GRU [r z n] (its b_hh stays apart, because r multiplies the state's share), RNN one.
 
 lengths: how many of the steps each sample has, 1 to T; past its end it gives zeros, and backward it begins there."""

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import InputError
 from ..graph.ir import Graph
 from ..graph.weights import few_bits
-from ..passes.layers import LAYERS, TABLES
+from ..passes.layers import LAYERS, SCANS, TABLES
 from ..runtime.meta import Decision, Evaluation
 from .calibrate import Feeds, Progress
 from .quantizer import Quantized, Quantizer
@@ -61,7 +61,7 @@ class Outcome:
 
 def layers_in(schemes: Container[str], decisions: Iterable[Decision]) -> list[str]:
     """The layers, and embeddings, that became one of these: "int2", "int3", "int4", "int8", "float32"."""
-    return [row.node for row in decisions if row.scheme in schemes and row.op in (*LAYERS, *TABLES)]
+    return [row.node for row in decisions if row.scheme in schemes and row.op in (*LAYERS, *SCANS, *TABLES)]
 
 
 def _fewest(decisions: Iterable[Decision]) -> str:
@@ -221,7 +221,7 @@ def _microseconds(decisions: Iterable[Decision], weights: Mapping[str, float]) -
 
 def _weights(graph: Graph) -> dict[str, float]:
     """How many each layer or table has."""
-    names = {node.name: node.inputs[1 if node.op in LAYERS else 0] for node in graph if node.inputs[1:]}
+    names = {node.name: node.inputs[0 if node.op in TABLES else 1] for node in graph if node.inputs[1:]}
     constants = {node: graph.constants[name] for node, name in names.items() if name in graph.constants}
     return {node: float(math.prod(constant.shape)) for node, constant in constants.items()}
 

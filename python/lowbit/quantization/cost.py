@@ -98,6 +98,12 @@ class Costs:
             to_float=(self._rates.node + size_y * self._rates.dequantize) / 1e3,
         )
 
+    def scan(self, node: Node) -> Cost:
+        """The costs of a recurrent layer, with its weight as codes and as floats; it reads and makes floats."""
+        (steps, batch, _), (rows, outputs) = self.shape(node.inputs[0]), self.shape(node.inputs[1])
+        int8, float32 = (steps * self._rates.step(form, batch, rows, outputs) / 1e3 for form in ("int8", "float32"))
+        return Cost(int8=int8, int8_floats=int8, float32=float32, to_codes=0.0, to_float=0.0)
+
     def sparse_share(self, pattern: str, sparsity: float) -> float:
         """What a layer of int8 takes whose weights are zero in blocks, as a share of the dense one; at most all."""
         return self._rates.sparse(pattern, sparsity)
@@ -180,6 +186,19 @@ class MeasuredCosts(Costs):
             else self._run("quantize", affine, floats),
             to_float=self._run("dequantize", affine, _made_up_codes(work.y)),
         )
+
+    def scan(self, node: Node) -> Cost:
+        """The costs of a recurrent layer of as many steps and samples."""
+        gates, shape = self.shape(node.inputs[0]), self.shape(node.inputs[1])
+        kind = tuple((key, value) for key, value in node.attrs.items() if key == "kind")
+        key = Work(op=node.op, x=gates, w=shape, y=(), geometry=kind, dynamic=True, group_size=0, bits=8)
+        if key not in self._known:
+            rng = np.random.default_rng(0)
+            x, w = rng.standard_normal(gates).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+            int8 = self._run(f"quantized_{node.op}", dict(kind), x, made_up(rng, shape, 0, 8))
+            float32 = self._run(node.op, dict(kind), x, w)
+            self._known[key] = Cost(int8=int8, int8_floats=int8, float32=float32, to_codes=0.0, to_float=0.0)
+        return self._known[key]
 
     def both(self, work: Work) -> tuple[float, float]:
         """Microseconds of a layer on codes and in float32, without residual and activation."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..graph.ir import Graph, Node, Quant, replace
 from ..passes.functions import is_channel_function, is_function
-from ..passes.layers import LAYERS
+from ..passes.layers import LAYERS, SCANS
 from . import fuse_requantize as emit_
 from .fuse_requantize import AVERAGES, PAIRS, Emitter, IntegerLayer
 from .plan import Plan, layer_slope
@@ -37,7 +37,9 @@ def integer_graph(
 
 def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, IntegerLayer]) -> None:
     activation = plan.activations.get(node.name)
-    if node.name in plan.dynamic:
+    if node.op in SCANS:
+        emit.put_floats(_scan_on_codes(emit, node, layers[node.name].codes))
+    elif node.name in plan.dynamic:
         emit_.put_dynamic_layer(emit, node, layers[node.name])
     elif node.op in LAYERS:
         as_codes = plan.wants_codes(plan.output(node))
@@ -65,6 +67,13 @@ def _on_codes(emit: Emitter, node: Node, table: Codes | GroupCodes) -> Node:
     indices, *rest = (emit.floats(name) if name else "" for name in node.inputs[1:])
     codes = emit.constant(f"{node.inputs[0]}.codes", table.as_weight())
     return replace(node, op=op, inputs=(indices, codes, *rest), attrs=attrs)
+
+
+def _scan_on_codes(emit: Emitter, node: Node, weight: Codes | GroupCodes) -> Node:
+    """A recurrent layer that reads its weight's codes; all else are floats."""
+    gates, _, *rest = _with_floats(emit, node).inputs
+    codes = emit.constant(f"{node.inputs[1]}.codes", weight.as_weight())
+    return replace(node, op=f"quantized_{node.op}", inputs=(gates, codes, *rest))
 
 
 def _with_floats(emit: Emitter, node: Node) -> Node:

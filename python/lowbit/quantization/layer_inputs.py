@@ -15,6 +15,7 @@ from ..graph.ir import Array, Graph, Node, Quant
 from ..ops import OPS, attributes
 from ..ops.integer import dynamic_quantize, quantize_groups
 from ..ops.windows import at, out_size, pad_image, spread
+from ..passes.layers import SCANS
 from .calibrate import Feeds, Progress, gather
 from .round_weights import Factored, factored, shrunk
 
@@ -99,7 +100,8 @@ def layer_inputs(
 def _coding(
     node: Node, by_row: Mapping[str, Array | None], group_size: int, quants: Mapping[str, Quant]
 ) -> Quant | Rows | None:
-    """How a layer's input is quantized; None: a convolution's, by each sample's own range, on average exactly."""
+    """How a layer's input is quantized; None: on average exactly, as a convolution's by each sample's own range, and
+    states, whose codes are fine."""
     if node.name not in by_row:
         return quants[node.inputs[0]]
     return Rows(by_row[node.name], group_size) if node.op == "linear" else None
@@ -190,7 +192,7 @@ def _size(graph: Graph, node: Node) -> tuple[int, int]:
 
 def patches(node: Node, x: Array, weight_shape: Sequence[int], places: int) -> Array:
     """A copy of what the layer's weights meet at `places` output positions a sample at most: f32 [groups, rows, K]."""
-    if node.op == "linear":
+    if node.op in ("linear", *SCANS):
         return spread_rows(x.reshape(-1, x.shape[-1]), places * len(x))[None]
     attrs: Mapping[str, Any] = attributes(OPS[node.op], node)
     kernel = tuple(weight_shape[2:])

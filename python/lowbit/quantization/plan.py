@@ -14,7 +14,7 @@ from ..graph.ir import Array, Graph, Node
 from ..ops.quantized import SIGNS
 from ..ops.segment import operations
 from ..passes.functions import is_channel_function, is_function, operands, slope_of
-from ..passes.layers import LAYERS, TABLES
+from ..passes.layers import LAYERS, SCANS, TABLES
 from ..runtime.meta import Decision
 from . import schemes
 from .cost import Cost, Costs
@@ -50,7 +50,7 @@ class Plan:
     graph: Graph
     int8: frozenset[str]
     dynamic: frozenset[str] = frozenset()
-    """The int8 layers that find their inputs' ranges at run time; they read floats and make floats."""
+    """The int8 layers that find their inputs' ranges at run time, scans among them; they read and make floats."""
     activations: Mapping[str, Node] = field(default_factory=dict)
     """By the name of the layer or add before it."""
     widths: Mapping[str, Width] = field(default_factory=dict)
@@ -90,6 +90,7 @@ def decide(
     wide = defaultdict(lambda: EIGHT, widths or {})
     by_row = dict(dynamic or {}) if static else {node.name: "" for node in graph if node.op in LAYERS}
     problems = {node.name: _problem(graph, node) for node in graph if node.op in LAYERS} | dict(floats)
+    problems |= {node.name: _scan_problem(graph, node, floats) for node in graph if node.op in SCANS}
     priced = {
         node.name: costs.layer(
             node,
@@ -103,11 +104,14 @@ def decide(
     search = _Search(graph=graph, costs=costs, priced=priced, by_row=by_row, floats=floats)
     chosen = search.best() if given is None else search.of(frozenset(given) & frozenset(priced))
     int8, layers, totals, activations = chosen.int8, chosen.layers, chosen.totals, chosen.activations
-    by_row_coded = frozenset(layers & set(by_row))
+    sound = [node for node in graph if node.op in SCANS and not problems[node.name]]
+    scans = {node.name: costs.scan(node) for node in sound}
+    coded_scans = frozenset(name for name, cost in scans.items() if cost.int8 * costs.margin <= cost.float32)
+    by_row_coded = frozenset(layers & set(by_row)) | coded_scans
     coded = {name: wide[name] for name in layers}
     plan = Plan(
         graph=graph,
-        int8=frozenset(int8),
+        int8=frozenset(int8) | coded_scans,
         dynamic=by_row_coded,
         activations=activations,
         widths=widths or {},
@@ -124,9 +128,14 @@ def decide(
             notes = (wide[node.name].note, verdict, by_row.get(node.name, ""))
             reason = "; ".join(filter(None, notes)) if node.name in int8 else made.reason
             decisions.append(replace(made, reason=reason))
+        elif node.name in scans:
+            cost = scans[node.name]
+            total = _Total(alone=cost.int8, int8=cost.int8, float32=cost.float32)
+            decisions.append(_priced(node, total, plan, "int8", costs))
         else:
             decisions.append(_unpriced(node, problems.get(node.name, ""), int8, plan, static))
-    return replace(plan, decisions=tuple(decisions), microseconds=search.microseconds(chosen))
+    spent = sum(cost.int8 if name in coded_scans else cost.float32 for name, cost in scans.items())
+    return replace(plan, decisions=tuple(decisions), microseconds=search.microseconds(chosen) + spent)
 
 
 def _problem(graph: Graph, node: Node) -> str:
@@ -145,6 +154,15 @@ def _problem(graph: Graph, node: Node) -> str:
     if _is_logarithm_next(graph, node.outputs[0]):
         return "a logarithm follows, which shows what noise codes would add to small values"
     return ""
+
+
+def _scan_problem(graph: Graph, node: Node, floats: Mapping[str, str]) -> str:
+    """Why a recurrent layer cannot have its weight in codes, or ""."""
+    weight = graph.constants.get(node.inputs[1])
+    if not isinstance(weight, np.ndarray):
+        return "its weight is quantized already"
+    is_sound = np.isfinite(weight).all() and weight.size > 0
+    return floats.get(node.name, "" if is_sound else "its weight is empty, or holds NaN or infinity")
 
 
 _KEEPS = ("clip", "maximum", "add", "mul", "reshape", "transpose", "slice")

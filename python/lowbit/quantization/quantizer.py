@@ -15,7 +15,7 @@ from ..errors import CalibrationError, InputError
 from ..graph.ir import Array, Coded, Graph, Node, Quant, Weight
 from ..ops.interpreter import bind, validate
 from ..passes.fuse_residual import fuse_residual
-from ..passes.layers import CONVOLUTIONS, LAYERS, TABLES
+from ..passes.layers import CONVOLUTIONS, LAYERS, SCANS, TABLES, state_layer
 from ..runtime.meta import Decision
 from . import schemes
 from .balance_joins import balance_joins, unlike_channels, unlike_parts
@@ -34,7 +34,7 @@ from .rehearse import bearable, measure
 from .round_groups import GroupCodes, code_range, round_by
 from .round_weights import Codes, Factored, round_compensated, round_flat, round_nearest, round_plain, wide_scales
 from .row_ranges import RowRange, RowSamples, adds_floats, candidates, survey
-from .settle import Forms, first_layers, forms, settle
+from .settle import Forms, first_layers, forms, settle, spare
 from .sites import Sites
 from .tables import given, tables
 
@@ -292,7 +292,8 @@ class Quantizer:
         if next(self.rules.of(node) for node in self.graph if node.name == layer).computes_floats:
             floats = Plan(graph=self.graph, int8=frozenset())
             return validate(self._with_stored(self._integer(floats), floats, {layer}))
-        is_dynamic = self._calibration is None or layer in self.dynamic_layers()
+        is_scan = any(node.name == layer and node.op in SCANS for node in self.graph)
+        is_dynamic = is_scan or self._calibration is None or layer in self.dynamic_layers()
         coded = frozenset({layer})
         return validate(
             self._integer(
@@ -343,17 +344,21 @@ class Quantizer:
             return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
 
         plan, without = planned(Forms()), decide(self.graph, self._nominal, static=False, floats=kept)
-        choice = forms(plan, without)
-        noise = measure(self.graph, self._calibration, self._options["threads"]) if len(choice) > 1 else None
+        choice, first = forms(plan, without), first_layers(plan)
+        is_open = len(choice) > 1 or (first and any(node.op in SCANS for node in self.graph))  # scans pile noise up
+        noise = measure(self.graph, self._calibration, self._options["threads"]) if is_open else None
         if noise is None:
             return Forms()
-        return settle(
-            choice,
-            first_layers(plan),
-            noise(self._rehearsed(without, {}, {})),
-            lambda given: noise(self._rehearsed(planned(given), factors, known)),
-            lambda given: planned(given).microseconds,
-        )
+
+        def rehearse(given: Forms) -> Array:
+            return noise(self._rehearsed(planned(given), factors, known))
+
+        def time(given: Forms) -> float:
+            return planned(given).microseconds
+
+        if len(choice) == 1:
+            return spare(first, rehearse, time)
+        return settle(choice, first, noise(self._rehearsed(without, {}, {})), rehearse, time)
 
     def _readers(self, rows: Mapping[str, RowRange]) -> dict[str, str]:
         """The linear layers that read these values, and why each row of their inputs has a range of its own."""
@@ -423,10 +428,10 @@ class Quantizer:
         self, plan: Plan, factors_of: Mapping[str, Array | None], known: dict[tuple[str, bool], IntegerLayer]
     ) -> Graph:
         """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
-        for node in plan.graph:
+        for node in _coded_layers(plan):
             key = (node.name, node.name in plan.dynamic)
-            if node.op in LAYERS and node.name in plan.int8 and key not in known:
-                factors = factors_of.get(node.inputs[0]) if key[1] else None
+            if key not in known:
+                factors = factors_of.get(node.inputs[0]) if key[1] and node.op not in SCANS else None
                 codes = self._codes(node, plan, factors, None, quick=True)
                 size = self._activation_group(node, plan)
                 known[key] = IntegerLayer(
@@ -450,7 +455,7 @@ class Quantizer:
 
     def _integer(self, plan: Plan, *, learns: bool = False) -> Graph:
         quants = self._quants(plan) if self._calibration is not None else {}
-        nodes = [node for node in plan.graph if node.op in LAYERS and node.name in plan.int8]
+        nodes = _coded_layers(plan)
         keys = {
             node.name: (
                 node.name,
@@ -529,7 +534,7 @@ class Quantizer:
         """Round the weights of layers and correct their biases, with as few passes over the data as it takes."""
         known = self._rows or {}
         rows = {
-            n.name: known[n.inputs[0]].factors if n.inputs[0] in known else None
+            n.name: known[n.inputs[0]].factors if n.inputs[0] in known and n.op not in SCANS else None
             for n in nodes
             if n.name in plan.dynamic
         }
@@ -605,9 +610,15 @@ class Quantizer:
         if known is not None and isinstance(known, GroupCodes) == (size > 0):
             return known
         even = weight if factors is None else weight / factors
-        if quick and node.op == "linear" and width.bits == 8:
+        if quick and node.op not in CONVOLUTIONS and width.bits == 8:
             return round_plain(even)
         return _rounded(node, self.rules.of(node), even, moments, width)
+
+
+def _coded_layers(plan: Plan) -> list[Node]:
+    """The layers on codes; of a scan, the layer of its states."""
+    nodes = [node for node in plan.graph if node.name in plan.int8 and node.op in (*LAYERS, *SCANS)]
+    return [state_layer(node) if node.op in SCANS else node for node in nodes]
 
 
 def _form(width: Width) -> Form:

@@ -25,7 +25,7 @@ import numpy as np
 from ..graph.ir import Array, Graph, Node, Quant
 from ..graph.weights import few_bits
 from ..passes.functions import operands
-from ..passes.layers import CONVOLUTIONS
+from ..passes.layers import CONVOLUTIONS, SCANS
 from .calibrate import quantized
 from .layer_inputs import ROWS, UNKNOWN, coded_rows, spread_rows
 from .plan import Plan
@@ -83,7 +83,7 @@ def candidates(plan: Plan) -> dict[str, list[Node]]:
 
 def _is_open(plan: Plan, value: str) -> bool:
     producer = plan.graph.producer(value)
-    if producer is None or producer.name not in plan.int8 or producer.op == "linear":
+    if producer is None or producer.name not in plan.int8 or producer.op in ("linear", *SCANS):
         return True
     return producer.op not in CONVOLUTIONS and all(_is_open(plan, name) for name in operands(plan.graph, producer))
 
@@ -93,7 +93,7 @@ def adds_floats(plan: Plan, layer: Node) -> bool:
     if len(layer.inputs) < 4 or not layer.inputs[3]:
         return False
     producer = plan.graph.producer(layer.inputs[3])
-    return producer is None or producer.name not in plan.int8
+    return producer is None or producer.name not in plan.int8 or producer.op in SCANS
 
 
 def survey(

@@ -122,6 +122,11 @@ def _fewest_ranges(forms: Forms, bears: Callable[[Forms], bool]) -> Forms:
     return front(high)
 
 
+def spare(first: Sequence[str], noise: Noise, microseconds: Time) -> Forms:
+    """The only form there is, but for those of its `first` layers whose noise is worth their time in float32."""
+    return Forms(floats=_spared(Forms(), first, noise, microseconds))
+
+
 def _spared(forms: Forms, first: Sequence[str], noise: Noise, microseconds: Time) -> dict[str, str]:
     """`first` as layers that stay float32, where that costs little time and takes enough of the outputs' noise."""
     if not first:
