@@ -113,27 +113,25 @@ class Preparation {
   }
 
  private:
-  // Inputs and outputs in their order, those of states behind the others, in the order of these.
+  // Inputs and outputs in their order, those of states behind the others, in the order of these. What is no state is
+  // dropped, after noting why.
   void put_states_last() {
     std::vector<Graph::Input> kept;
-    const auto all_at = [](auto& items, int value) {
-      return std::ranges::find_if(items, [&](const auto& each) { return each.value == value; });
-    };
     std::set<int> seen;
-    for (const Graph::State& state : graph_.states) {
-      const auto input = all_at(graph_.inputs, state.input);
+    std::erase_if(graph_.states, [&](const Graph::State& state) {
+      const auto input = std::ranges::find(graph_.inputs, state.input, &Graph::Input::value);
       const bool given = std::ranges::count(graph_.outputs, state.output) == 1;
-      if (input == graph_.inputs.end() || !given || !seen.insert(state.output).second) {
-        graph_.problems.add("state '" + graph_.values[std::max(state.input, 0)] +
-                            "' is not a pair of an input and an output of its own");
-        continue;
+      if (input != graph_.inputs.end() && given && seen.insert(state.output).second) {
+        kept.push_back(std::move(*input));
+        graph_.inputs.erase(input);
+        return false;
       }
-      kept.push_back(std::move(*input));
-      graph_.inputs.erase(input);
-      std::erase(graph_.outputs, state.output);
-    }
-    throw_problems(graph_.problems);
+      graph_.problems.add("state '" + (state.input < 0 ? std::string() : graph_.values[state.input]) +
+                          "' is not a pair of an input and an output of its own");
+      return true;
+    });
     std::ranges::move(kept, std::back_inserter(graph_.inputs));
+    for (const Graph::State& state : graph_.states) std::erase(graph_.outputs, state.output);
     for (const Graph::State& state : graph_.states) graph_.outputs.push_back(state.output);
   }
 

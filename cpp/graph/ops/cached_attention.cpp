@@ -124,9 +124,10 @@ class CachedAttention final : public Op {
     int64_t most = 0;
     for (int64_t row = 0; row < args.batch; ++row) {
       lengths[row] = read_once(run.inputs[kLength].as<const int64_t>() + row);
-      require(lengths[row] >= 0 && lengths[row] <= capacity - args.steps,
-              "row " + std::to_string(row) + " of the cache holds " + std::to_string(lengths[row]) + " of " +
-                  std::to_string(capacity) + " positions, and " + std::to_string(args.steps) + " more do not fit");
+      if (lengths[row] < 0 || lengths[row] > capacity - args.steps)
+        throw Error(ErrorKind::input, "row " + std::to_string(row) + " of the cache holds " +
+                                          std::to_string(lengths[row]) + " of " + std::to_string(capacity) +
+                                          " positions, and " + std::to_string(args.steps) + " more do not fit");
       most = std::max(most, lengths[row]);
     }
     args.length = lengths;
