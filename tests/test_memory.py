@@ -20,6 +20,7 @@ from graphs import Maker
 from lowbit import LimitError, Limits, _core
 from lowbit.graph.ir import Array, Graph, Symbol, Weight, replace
 from lowbit.ops import interpreter
+from lowbit.runtime import format
 from lowbit.runtime.session import Session
 
 ISAS = _core.cpu()["isas"]
@@ -552,6 +553,29 @@ def test_what_is_kept_is_given_back_without_another_call(rest: tuple[str, str]) 
     """In a process of its own, which waits for tenths of a second instead of ten."""
     program = textwrap.dedent(IDLE).format(tests=str(Path(__file__).parent)) + textwrap.dedent(rest[1])
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_models_that_threads_load_again_and_again_leave_nothing(tmp_path: Path) -> None:
+    """As a server that reloads does: the heap, which keeps what it is given back for each thread, has no weights."""
+    m = Maker(0, {"rows": Symbol(minimum=1)})
+    graph = m.graph(m.node("linear", m.input("x", "rows", 2048), m.floats(2048, 2048)))
+    format.save(tmp_path / "heavy.lowbit", graph)
+    program = """
+        import sys, threading
+        import lowbit
+        def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+        def load(): models.append(lowbit.load(sys.argv[1], threads=1))
+        models = []
+        load()
+        before = resident()
+        for _ in range(8):
+            thread = threading.Thread(target=load)
+            thread.start()
+            thread.join()
+            del models[0]
+        assert resident() < before + (8 << 20), (resident(), before)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program), tmp_path / "heavy.lowbit"], check=True, timeout=300)
 
 
 def test_a_known_shape_books_nothing_more() -> None:
