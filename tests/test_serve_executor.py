@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,25 @@ def test_the_queue_is_bounded() -> None:
     assert waiting[0].outputs[0].tolist() == [[4]]
     with pytest.raises(Refused, match="shutting down"):
         executor.run(fake.job(1))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_a_job_held_goes_with_it(batch: int) -> None:
+    """Inputs, outputs and a model that was replaced are not left to the garbage collector, which comes late."""
+    fake, executor = Fake(batch), Executor(1, 8)
+    fake.may.release(2)
+    own, other = fake.job(1), fake.job(2)
+    gc.disable()
+    try:
+        executor.run(own)
+        assert submit(executor, other).wait(30)
+        until(lambda: executor.running == 0)
+        arrays = [weakref.ref(array) for job in (own, other) for array in (*job.arrays, *job.outputs)]
+        del own, other
+        until(lambda: all(array() is None for array in arrays))
+    finally:
+        gc.enable()
+    executor.close()
 
 
 def test_deadlines_and_those_who_left() -> None:

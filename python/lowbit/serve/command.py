@@ -155,16 +155,11 @@ class Process:
                 now.set()
             end.set()
 
-        reloads = set[asyncio.Task[None]]()
-
-        def reload() -> None:
-            task = loop.create_task(self._reload(models))
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
         loop.add_signal_handler(signal.SIGTERM, ask_to_end, True)
         loop.add_signal_handler(signal.SIGINT, ask_to_end, False)
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        changed = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, changed.set)
+        reloads = loop.create_task(self._reload(models, changed))
         http_port, grpc_port = self._ports
         server = self._http(models) if http_port else None
         listening = asyncio.create_task(server.serve([self._socket(http_port)])) if server is not None else None
@@ -182,6 +177,7 @@ class Process:
         if server is not None:
             server.should_exit = True
         await self._within_grace(listening, ended, now)
+        reloads.cancel()
         models.close()
         self.is_stuck |= models.executor.running > 0
 
@@ -197,9 +193,12 @@ class Process:
             everything.cancel()
             self.is_stuck = True
 
-    async def _reload(self, models: Models) -> None:
-        for problem in await asyncio.get_running_loop().run_in_executor(None, models.reload):
-            log.error("%s", problem)
+    async def _reload(self, models: Models, changed: asyncio.Event) -> None:
+        """One reload at a time; signals that come meanwhile ask for one more."""
+        while await changed.wait():
+            changed.clear()
+            for problem in await asyncio.get_running_loop().run_in_executor(None, models.reload):
+                log.error("%s", problem)
 
     def _http(self, models: Models) -> Any:
         """uvicorn's server of the application, with every limit explicit."""

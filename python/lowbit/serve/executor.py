@@ -54,7 +54,7 @@ class Job:
 
     def __init__(self, served: Served, arrays: list[Array], rows: int, deadline: float) -> None:
         self.served, self.arrays, self.rows, self.deadline = served, arrays, rows, deadline
-        self.key: object = [array.shape[1:] for array in arrays] if served.batch > 1 and rows else self
+        self.key = [array.shape[1:] for array in arrays] if served.batch > 1 and rows else None
         self.entered = self.started = self.ended = 0.0
         self.batch = rows
         self.outputs: list[Array] = []
@@ -203,7 +203,7 @@ class Executor:
     def _together(self, first: Job) -> list[Job]:
         """A job that waits, and those that share its batch."""
         jobs, rows, most = [first], first.rows, first.served.batch
-        if most > rows:
+        if most > rows and first.key is not None:
             for job in self._waiting:
                 if job.served is first.served and job is not first and rows + job.rows <= most and job.key == first.key:
                     jobs.append(job)
