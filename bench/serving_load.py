@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ import grpc
 import numpy as np
 from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton_http
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+import serving
 
 Array = np.ndarray[Any, Any]
 Ask = Callable[[], bytes]
@@ -154,60 +156,26 @@ def resident_bytes(root: int) -> int:
 @contextmanager
 def lowbit_server(files: Mapping[str, Path], options: Sequence[str] = (), cpus: str | None = None) -> Iterator[Served]:
     """`lowbit serve` of these files in a process of its own; cpus: of taskset."""
-    http, rpc = _free_ports(2)
     named = [f"{name}={path}" for name, path in files.items()]
     pinned = ["taskset", "-c", cpus] if cpus else []
-    ports = [f"--http-port={http}", f"--grpc-port={rpc}", "--drain=0"]
-    command = [*pinned, sys.executable, "-m", "lowbit", "serve", *named, *ports, *options]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            _wait(http, process)
-            yield Served(http, rpc, process.pid)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit("lowbit serve does not listen")
+    with (
+        tempfile.NamedTemporaryFile() as log,
+        serving.running(Path(log.name), *named, *options, under=pinned) as server,
+    ):
+        yield Served(server.http, server.grpc, server.process.pid)
 
 
 def at_once(asks: Sequence[Ask], seconds: float, expected: Sequence[bytes]) -> float:
     """Answers a second of clients that each ask again and again. Raises AssertionError for a wrong bit."""
-    counts, failures = [0] * len(asks), list[BaseException]()
-    until = time.perf_counter() + seconds
-
-    def work(index: int) -> None:
-        try:
-            while time.perf_counter() < until:
-                assert asks[index]() == expected[index]
-                counts[index] += 1
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(asks))]
     start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return sum(counts) / (time.perf_counter() - start)
+
+    def count(ask: Ask, answer: bytes) -> int:
+        asked = 0
+        while time.perf_counter() < start + seconds:
+            assert ask() == answer
+            asked += 1
+        return asked
+
+    with ThreadPoolExecutor(len(asks)) as pool:
+        total = sum(pool.map(count, asks, expected))
+    return total / (time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""Servers for tests: `lowbit serve` in a process of its own, at ports that are free, and raw requests."""
+"""Servers for tests: `lowbit serve` in a process of its own, or gRPC in this one, at free ports; raw requests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+
+import lowbit
 
 
 def free_ports(count: int) -> list[int]:
@@ -87,18 +90,39 @@ class Server:
 
 
 @contextmanager
-def running(log: Path, *arguments: str, drain: float = 0, last: str = "") -> Iterator[Server]:
-    """A server that listens, until the block ends. log: the file that it writes to; last: an option that wins."""
-    http, grpc = free_ports(2)
-    ports = [f"--http-port={http}", f"--grpc-port={grpc}"]
-    command = [sys.executable, "-m", "lowbit", "serve", *arguments, *ports, f"--drain={drain}", *last.split()]
+def running(
+    log: Path, *arguments: str, drain: float = 0, last: str = "", under: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server that listens, until the block ends.
+
+    log: the file that it writes to; last: an option that wins; under: a command that starts it, such as taskset.
+    """
+    http, rpc = free_ports(2)
+    ports = [f"--http-port={http}", f"--grpc-port={rpc}"]
+    command = [*under, sys.executable, "-m", "lowbit", "serve", *arguments, *ports, f"--drain={drain}", *last.split()]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
     try:
-        server = Server(http, grpc, process, log)
+        server = Server(http, rpc, process, log)
         server.wait_for("listening on")
         yield server
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def grpc_service(models: Any) -> Iterator[str]:
+    """The address of a gRPC server in this process, which serves what `lowbit.serve.models` made."""
+    import grpc  # not all that take ports from here have it
+
+    (port,) = free_ports(1)
+    server = grpc.server(ThreadPoolExecutor(4))
+    lowbit.serve.add_to_server(models, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()

@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+import serving
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -57,12 +59,6 @@ def test_the_walk_through_is_its_example() -> None:
     assert [block for block in blocks if block not in example] == []
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def test_quick_start(tmp_path: Path) -> None:
     """Its three programs convert a model, serve its file without torch, and get the answer that the page promises."""
     page = (ROOT / "docs" / "quickstart.md").read_text()
@@ -87,7 +83,7 @@ def test_quick_start(tmp_path: Path) -> None:
     assert exact > 0.9
     assert converted >= exact - 0.01
     assert "conv2d   int8" in printed
-    port = free_port()
+    port = str(serving.free_ports(1)[0])
     no_torch = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; runpy.run_path('serve.py')"
     with subprocess.Popen([sys.executable, "-c", no_torch, "serve.py", port], cwd=tmp_path, env=environment) as server:
         try:

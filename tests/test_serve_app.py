@@ -8,11 +8,9 @@ import pickle
 import threading
 import time
 from collections.abc import MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 import torch
@@ -125,29 +123,24 @@ def test_a_full_queue(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "run", lambda arrays: run(arrays) if may.wait(60) else [])
     asked = [Exchange("POST", "/v2/models/net/infer", body()) for _ in range(2)]
     callers = [threading.Thread(target=each.run, args=(app,)) for each in asked]
-    (port,) = serving.free_ports(1)
-    server = grpc.server(ThreadPoolExecutor(4))
-    lowbit.serve.add_to_server(models, server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    server.start()
-    try:
-        for caller, count in zip(callers, ((1, 0), (1, 1)), strict=True):
-            caller.start()
-            until = time.monotonic() + 30
-            while (models.executor.running, models.executor.waiting) != count:
-                assert time.monotonic() < until
-                time.sleep(0.001)
-        refused = Exchange("POST", "/v2/models/net/infer", body())
-        status, found = refused.run(app)
-        assert (status, found["error"]) == (503, "1 requests wait already (--queue): try again later")
-        assert dict(refused.sent[0]["headers"])[b"retry-after"] == b"1"
-        call = Call(model="net", inputs={"input": ROWS})
-        assert ask("grpc", f"127.0.0.1:{port}", call) == ("error", "RESOURCE_EXHAUSTED")
-    finally:
-        may.set()
-        for caller in callers:
-            caller.join()
-        server.stop(0).wait()
+    with serving.grpc_service(models) as address:
+        try:
+            for caller, count in zip(callers, ((1, 0), (1, 1)), strict=True):
+                caller.start()
+                until = time.monotonic() + 30
+                while (models.executor.running, models.executor.waiting) != count:
+                    assert time.monotonic() < until
+                    time.sleep(0.001)
+            refused = Exchange("POST", "/v2/models/net/infer", body())
+            status, found = refused.run(app)
+            assert (status, found["error"]) == (503, "1 requests wait already (--queue): try again later")
+            assert dict(refused.sent[0]["headers"])[b"retry-after"] == b"1"
+            call = Call(model="net", inputs={"input": ROWS})
+            assert ask("grpc", address, call) == ("error", "RESOURCE_EXHAUSTED")
+        finally:
+            may.set()
+            for caller in callers:
+                caller.join()
     assert [each.sent[0]["status"] for each in asked] == [200, 200]
 
 
@@ -197,15 +190,8 @@ def test_lifespan_and_websockets(file: Path) -> None:
 def test_a_grpc_server_of_ones_own(file: Path) -> None:
     """Both protocols share models, queue and figures, and a model that is a `lowbit.Model`."""
     models = lowbit.serve.models({"net": lowbit.load(file, threads=1)})
-    (port,) = serving.free_ports(1)
-    server = grpc.server(ThreadPoolExecutor(4))
-    lowbit.serve.add_to_server(models, server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    server.start()
-    try:
-        found = ask("grpc", f"127.0.0.1:{port}", Call(model="net", inputs={"input": ROWS}))
-    finally:
-        server.stop(0).wait()
+    with serving.grpc_service(models) as address:
+        found = ask("grpc", address, Call(model="net", inputs={"input": ROWS}))
     assert found["output"][2] == lowbit.load(file)(ROWS).tobytes()
     assert Exchange("POST", "/v2/models/net/infer", body()).run(lowbit.serve.app(models))[0] == 200
     assert models.statistics("net")["inference_count"] == 6

@@ -386,7 +386,7 @@ def test_tokens_and_tls(file: Path, tmp_path: Path) -> None:
 
 WRONG = {
     "no.lowbit": "a file cannot be read: [Errno 2] No such file or directory: 'no.lowbit'",
-    ".": "model's name",
+    ".": "'' is no name",
     "x=.": "is not a regular file",
     "foreign": "is not a lowbit file",
     "net.lowbit --threads=0": "threads is a positive integer, not 0",
@@ -400,8 +400,8 @@ WRONG = {
     "net.lowbit --token-file=empty": "no token",
     "net.lowbit --tls-cert=foreign": "belong together",
     "net.lowbit --tls-cert=foreign --tls-key=foreign": "--tls-cert, --tls-key",
-    "net.lowbit other=net.lowbit net.lowbit": "two models are called net",
-    "a/b=net.lowbit": "a model's name is of letters",
+    "net.lowbit other=net.lowbit net.lowbit": "would both be the model 'net'",
+    "a/b=net.lowbit": "is no name for a model",
 }
 
 
@@ -428,10 +428,10 @@ def test_a_port_that_is_taken(guarded: serving.Server, file: Path) -> None:
 
 def test_names() -> None:
     """Of a file's own, of `NAME=FILE`, and of a mapping."""
-    assert named("a/net.lowbit") == {"net": "a/net.lowbit"}
-    assert named(["x=a/net.lowbit", Path("b.lowbit")]) == {"x": "a/net.lowbit", "b": "b.lowbit"}
+    assert named("a/net.lowbit") == {"net": Path("a/net.lowbit")}
+    assert named(["x=a/net.lowbit", Path("b.lowbit")]) == {"x": Path("a/net.lowbit"), "b": Path("b.lowbit")}
     assert named({"y": Path("b.lowbit")}) == {"y": Path("b.lowbit")}
-    for wrong in ([], {}, {"": "net"}, {"a b": "net"}, {"a": 3}, {"../a": "net"}, ["a=x", "a=y"]):
+    for wrong in ([], {}, {"": "net"}, {"a b": "net"}, {"a": 3}, {"../a": "net"}, ["a=x", "a=y"], [3], "ä.lowbit"):
         with pytest.raises(InputError):
             named(wrong)  # type: ignore[arg-type] # wrong on purpose
 

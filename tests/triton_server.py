@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from serving import free_ports
 
 READY_SECONDS = 60
 
@@ -47,17 +48,6 @@ def bundle() -> Path:
     if tuple(map(int, version)) != sys.version_info[:2]:
         pytest.skip(f"Triton: {python} is no Python {sys.version_info[0]}.{sys.version_info[1]}, as this one is")
     return Path(directory)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @contextmanager

@@ -12,13 +12,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import InputError, UnsupportedError
 from .predictor import Predictor, Tensor
 
+T = TypeVar("T")
 CONFIG, MODEL = "config.pbtxt", "model.lowbit"
 DTYPES = {
     "float32": "FP32",
@@ -31,11 +33,46 @@ DTYPES = {
     "bool": "BOOL",
 }
 """NumPy's dtypes in the words of the Open Inference Protocol; it has no complex numbers."""
-_NAME = re.compile(r"\w[\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def pair(text: str | os.PathLike[str]) -> tuple[str, Path]:
+    """The name and the file of `FILE` or `NAME=FILE`; without a name, a model is called as its file.
+
+    Args:
+        text: As a person writes it; a file that there is, is one, whatever its name.
+
+    Returns:
+        Both, not checked.
+    """
+    name, sign, file = os.fspath(text).partition("=")
+    return (name, Path(file)) if sign and not Path(text).exists() else (Path(text).stem, Path(text))
+
+
+def by_name(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What is served, by name.
+
+    Args:
+        pairs: Names and files.
+
+    Returns:
+        Them.
+
+    Raises:
+        InputError: A name that could be no part of a path or of a URL, or two models of one name.
+    """
+    found: dict[str, T] = {}
+    for name, file in pairs:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InputError(f"{name!r} is no name for a model: letters, digits, ., - and _ are; write NAME=FILE")
+        if name in found:
+            raise InputError(f"{found[name]} and {file} would both be the model {name!r}: write NAME=FILE")
+        found[name] = file
+    return found
 
 
 def named(files: Sequence[str]) -> dict[str, Path]:
-    """The models that `FILE` and `NAME=FILE` name; without a name, a model is called as its file.
+    """The models that `FILE` and `NAME=FILE` name.
 
     Args:
         files: As a person writes them.
@@ -44,20 +81,12 @@ def named(files: Sequence[str]) -> dict[str, Path]:
         The files by the models' names.
 
     Raises:
-        InputError: A name that is no word, two models of one name, or a file that is not there.
+        InputError: As `by_name`, or a file that is not there.
     """
-    found: dict[str, Path] = {}
-    for text in files:
-        name, sign, file = text.partition("=")
-        path = Path(file if sign else text)
-        name = name if sign else path.stem
-        if not _NAME.fullmatch(name):
-            raise InputError(f"{name!r} is no name for a model: letters, digits, _, . and - are; write NAME={path}")
-        if name in found:
-            raise InputError(f"{found[name]} and {path} would both be the model {name!r}: write NAME={path}")
+    found = by_name(map(pair, files))
+    for path in found.values():
         if not path.is_file():
             raise InputError(f"there is no file {path}")
-        found[name] = path
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from .. import _core
 from ..errors import InputError, LowbitError
 from ..graph.ir import DTYPES, Array
-from ..runtime import calls, predictor
+from ..runtime import calls, predictor, repository
 from ..runtime.limits import Limits
 from ..runtime.model import Model, load
 from .batching import ALONE, batches_that_pay
@@ -31,7 +30,6 @@ from .tensors import DATATYPES, NAMES, Tensor
 
 VERSION = "1"
 """Of each model: a file has no versions, and a reload replaces it."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 log = logging.getLogger("lowbit.serve")
 
 Source = str | os.PathLike[str] | Model
@@ -338,19 +336,12 @@ def named(sources: Sources) -> dict[str, Source]:
     if not pairs:
         raise InputError("there is no model to serve: give the path of a .lowbit file")
     for name, source in pairs:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InputError(f"a model's name is of letters, digits, ., - and _, not {name!r}: write NAME=FILE")
         if not isinstance(source, str | os.PathLike | Model):
             raise InputError(f"model {name!r} is the path of a file or a lowbit.Model, not a {type(source).__name__}")
-    twice = {name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1}
-    if twice:
-        raise InputError(f"two models are called {', '.join(sorted(twice))}: name one of them, NAME=FILE")
-    return dict(pairs)
+    return repository.by_name(pairs)
 
 
 def _pair(source: Source) -> tuple[str, Source]:
-    if isinstance(source, Model):
-        raise InputError("a lowbit.Model has no name to be served by: give {name: model}")
-    text = os.fspath(source)
-    name, mark, path = text.partition("=")
-    return (name, path) if mark and not Path(text).exists() else (Path(text).stem, text)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"a {type(source).__name__} has no name to be served by: give {{name: model}}")
+    return repository.pair(source)
