@@ -233,7 +233,7 @@ def integer_net() -> Graph:
 
 
 def dynamic_net() -> Graph:
-    """Activations quantized at run time: by sample for a convolution, by row for a linear layer."""
+    """Activations quantized at run time: by sample for a convolution, by row for linear layers, with further codes."""
     m = Maker(3, BATCH)
     x = m.input("x", "batch", 3, 6, 6)
     codes, scale, zero = m.node("dynamic_quantize", x, outputs=3, granularity="sample")
@@ -256,10 +256,11 @@ def dynamic_net() -> Graph:
     multiplier = m.constant(m.rng.uniform(0.01, 0.1, 7).astype(np.float32))
     y = m.node("quantized_linear", codes, m.weight(7, 4), multiplier, m.floats(7), "", "", scale, zero, output="f32")
     factors = m.constant(m.rng.uniform(0.1, 2.0, 7).astype(np.float32))
-    codes, scale, zero = m.node("dynamic_quantize", y, factors, outputs=3, granularity="row")
+    copies = m.constant(np.array([5, 2, 5]))
+    codes, scale, zero = m.node("dynamic_quantize", y, factors, copies, outputs=3, granularity="row")
     multiplier = m.constant(m.rng.uniform(0.01, 0.1, 3).astype(np.float32))
     return m.graph(
-        m.node("quantized_linear", codes, m.weight(3, 7), multiplier, m.floats(3), "", "", scale, zero, output="f32")
+        m.node("quantized_linear", codes, m.weight(3, 10), multiplier, m.floats(3), "", "", scale, zero, output="f32")
     )
 
 
@@ -509,7 +510,7 @@ def sequence_net() -> Graph:
     flags = m.constant(np.array([True, False, True, True])[:, None, None])
     a = m.node("attention", q, k, k, flags, scale=0.5, nan_if_empty=0)
     scores = m.node("matmul", a, q, transpose_b=1)
-    b = m.node("attention", q, q, a, scores, scale=0.25, causal=1)
+    b = m.node("attention", q, q, a, scores, scale=0.25, causal=1, divides_last=1)
     c = m.node("matmul", scores, m.node("layer_norm", b, eps=0.1, axes=2))
     g = m.node("group_norm", image, m.floats(6), m.floats(6), groups=3, eps=1e-5)
     d = m.node("matmul", m.node("group_norm", g, groups=6, eps=0.01), m.floats(3, 7))

@@ -307,6 +307,7 @@ EXACT: dict[str, Callable[[Array], Array]] = {
     "erf": elementwise(math.erf),
     "silu": lambda x: x * exact_sigmoid(x),
     "gelu": lambda x: x / 2 * elementwise(math.erfc)(-x / math.sqrt(2)),
+    "fast_gelu": lambda x: x / 2 * elementwise(math.erfc)(-x / math.sqrt(2)),
     "gelu_tanh": lambda x: x * exact_sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
     "hardsigmoid": lambda x: relu6_of_shifted(x) / 6,
     "hardswish": lambda x: x * relu6_of_shifted(x) / 6,

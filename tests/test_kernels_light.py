@@ -5,6 +5,7 @@ What is made of rounded operations in a stated order (norm, blend, gather) equal
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,7 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None, scale: float, ca
     value_depth=st.integers(1, 35),
     masked=st.sampled_from(["none", "floats", "bool", "one float a row", "one bool a row", "all dropped"]),
     causal=st.booleans(),
+    divides_last=st.booleans(),
     threads=st.integers(1, 3),
 )
 def test_attention(
@@ -86,6 +88,7 @@ def test_attention(
     value_depth: int,
     masked: str,
     causal: bool,
+    divides_last: bool,
     threads: int,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -100,10 +103,8 @@ def test_attention(
         mask = rng.random(shape) < (0.0 if masked == "all dropped" else 0.7)
     if mask is not None:
         mask = np.broadcast_to(mask, (batch, heads[0], length, keys))
-    results = {
-        name: _kernels.attention(name, q, k, v, mask=mask, scale=0.3, causal=causal, threads=threads)
-        for name in rows_of("attention")
-    }
+    options: dict[str, Any] = {"scale": 0.3, "causal": causal, "divides_last": divides_last, "threads": threads}
+    results = {name: _kernels.attention(name, q, k, v, mask=mask, **options) for name in rows_of("attention")}
     expected = attention(q, k, v, mask, 0.3, causal, 0.0)
     np.testing.assert_allclose(same_bits("attention", results), expected, rtol=1e-5, atol=1e-5)
 
@@ -113,8 +114,9 @@ def test_attention_to_nothing_may_be_nan() -> None:
     v = np.ones((1, 1, 5, 4), np.float32)
     mask = np.ones((1, 1, 3, 5), bool)
     mask[0, 0, 1] = False
-    for name in rows_of("attention"):
-        y = _kernels.attention(name, q, np.ones((1, 1, 5, 2), np.float32), v, mask=mask, nan_if_empty=True)
+    for name, last in itertools.product(rows_of("attention"), (False, True)):
+        k, options = np.ones((1, 1, 5, 2), np.float32), {"nan_if_empty": True, "divides_last": last}
+        y = _kernels.attention(name, q, k, v, mask=mask, **options)
         assert np.isnan(y[0, 0, 1]).all()
         assert not np.isnan(y[0, 0, [0, 2]]).any()
 

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphs import GRAPHS, Maker, feeds
+from graphs import BATCH, GRAPHS, Maker, feeds
 from lowbit.errors import GraphError
 from lowbit.graph import dims
 from lowbit.graph.ir import DTYPES, Array, Graph, Node, Symbol, Value, Weight
 from lowbit.ops import OPS, constant_value, interpreter
 from lowbit.ops.float import UNARY, unary
 from lowbit.ops.integer import dynamic_quantize, fma, quantize
+from lowbit.runtime.session import Session
 
 F = np.float32
 SEEDS = st.integers(0, 2**31)
@@ -276,6 +277,40 @@ def test_factors_of_dynamic_quantize_multiply_first() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.lists(st.integers(0, 6), min_size=1, max_size=7))
+def test_copies_of_dynamic_quantize_share_a_value_among_codes(seed: int, copies: list[int]) -> None:
+    """The first code takes what it can hold, the next what is left; together they are the value in the row's scale."""
+    rng = np.random.default_rng(seed)
+    x, factors = rng.standard_normal((5, 7)).astype(F), rng.uniform(0.1, 3, 7).astype(F)
+    x[:, copies] *= F(4)
+    counts = [F(1 + copies.count(k)) for k in range(7)]
+    codes, scale, zero = run("dynamic_quantize", x, factors, np.array(copies), granularity="row")
+    assert codes.shape == (5, 7 + len(copies))
+    for row, found, s, z in zip(x, codes.astype(int), scale, zero.astype(int), strict=True):
+        bounds = [v * F(f / n) for v, f, n in zip(row, factors, counts, strict=True)]
+        assert s == F(F(max(0, *bounds) - min(0, *bounds)) / F(255))
+        for k in range(7):
+            left = round(float(F(F(row[k] * factors[k]) * F(F(1) / s))))
+            for place in [k, *(7 + i for i, source in enumerate(copies) if source == k)]:
+                assert found[place] - z == min(max(left, -z), 255 - z)
+                left -= found[place] - z
+            assert abs(left) <= counts[k], "but for the rounding of the zero point, nothing is left"
+
+
+def test_copies_of_dynamic_quantize_are_checked() -> None:
+    x, factors = np.ones((2, 3), F), np.ones(3, F)
+    with pytest.raises(GraphError, match="copies need factors"):
+        run("dynamic_quantize", x, None, np.array([0]), granularity="row")
+    with pytest.raises(GraphError, match="more copies than values"):
+        run("dynamic_quantize", x, factors, np.array([0, 1, 2, 0]), granularity="row")
+    m = Maker(0, BATCH)
+    given = m.constant(factors), m.constant(np.array([3]))
+    codes, *_ = m.node("dynamic_quantize", m.input("x", "batch", 3), *given, outputs=3, granularity="row")
+    with pytest.raises(GraphError, match="a copy is of no value"):
+        Session(m.graph(codes))
+
+
 def test_dynamic_quantize_does_not_look_at_other_samples() -> None:
     x = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(F)
     whole = dynamic_quantize(x, "sample")
@@ -407,6 +442,7 @@ def test_unary_against_torch() -> None:
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     theirs = {kind: getattr(torch, kind) for kind in ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "sigmoid", "tanh")}
+    theirs["fast_gelu"] = functional.gelu
     theirs["gelu_tanh"] = lambda t: functional.gelu(t, approximate="tanh")
     x = np.concatenate([np.linspace(-30, 30, 401), [0.0, -0.0, 1e-3, 88.0, -88.0, 1e5, -1e5]]).astype(F)
     for kind in UNARY:

@@ -117,6 +117,11 @@ inline __m256 raise(__m256 a, __m256 n) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
 }
 inline Lanes raise(Lanes a, Lanes n) { return {raise(a.lo, n.lo), raise(a.hi, n.hi)}; }
+inline Lanes pick(const float* table, Lanes place) {
+  const __m256 all = _mm256_loadu_ps(table);
+  return {_mm256_permutevar8x32_ps(all, _mm256_cvtps_epi32(place.lo)),
+          _mm256_permutevar8x32_ps(all, _mm256_cvtps_epi32(place.hi))};
+}
 inline __m256 exponent(__m256 a) {
   return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(a), 23), _mm256_set1_epi32(127)));
 }

@@ -76,6 +76,10 @@ inline Lanes raise(Lanes a, Lanes n) {
   const __m512i bits = _mm512_castps_si512(a.v), shift = _mm512_slli_epi32(_mm512_cvtps_epi32(n.v), 23);
   return {_mm512_castsi512_ps(_mm512_add_epi32(bits, shift))};
 }
+inline Lanes pick(const float* table, Lanes place) {
+  const __m512 both = _mm512_broadcast_f32x8(_mm256_loadu_ps(table));
+  return {_mm512_permutexvar_ps(_mm512_cvtps_epi32(place.v), both)};
+}
 inline Lanes exponent(Lanes a) {
   return {
       _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(a.v), 23), _mm512_set1_epi32(127)))};

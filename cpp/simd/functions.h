@@ -215,6 +215,35 @@ inline void gelu(const float* x, float* y, int64_t n) {
   }
 }
 
+// The share of a normal distribution below -t, t >= 0, is a polynomial of degree 7 for each 0.8 of t (least squares on
+// Chebyshev's nodes, off by 4e-9), and 0 from 5.6 on. Of the highest power first, for the eight stretches.
+constexpr float kTails[8][8] = {
+    {1.220927741e-04f, -1.694800878e-04f, 2.198000831e-05f, 3.366300432e-05f, -5.385643191e-06f, -2.624715873e-06f,
+     -2.371042571e-07f, 0.000000000e+00f},
+    {6.934317373e-04f, 2.293422306e-04f, -3.442296474e-04f, -1.970718131e-05f, 4.234096763e-05f, 8.138373866e-06f,
+     5.253212351e-07f, 0.000000000e+00f},
+    {-2.076607493e-03f, 1.890044450e-03f, 7.376649470e-04f, -3.766382698e-04f, -1.557975937e-04f, -1.781341941e-05f,
+     -8.346273111e-07f, 0.000000000e+00f},
+    {-7.135792248e-03f, -6.204392238e-03f, 1.841393674e-03f, 1.831380652e-03f, 3.745212994e-04f, 3.059596854e-05f,
+     1.137081024e-06f, 0.000000000e+00f},
+    {2.639756158e-02f, -7.290965281e-03f, -1.382172259e-02f, -4.620091286e-03f, -6.244942965e-04f, -3.907838110e-05f,
+     -1.191447255e-06f, 0.000000000e+00f},
+    {4.713837214e-02f, 7.456746387e-02f, 3.455429339e-02f, 7.092212932e-03f, 7.049073655e-04f, 3.512132398e-05f,
+     8.924115155e-07f, 0.000000000e+00f},
+    {-2.946161115e-01f, -1.553488454e-01f, -4.319277255e-02f, -6.332361256e-03f, -4.895216314e-04f, -1.995396746e-05f,
+     -4.288794052e-07f, 0.000000000e+00f},
+    {3.445782600e-01f, 1.150696701e-01f, 2.275013136e-02f, 2.555130577e-03f, 1.591086189e-04f, 5.412525758e-06f,
+     9.964163830e-08f, 0.000000000e+00f},
+};
+inline Lanes fast_gelu(const Lanes& x) {
+  const Lanes at = fma(less(splat(6.0f), abs(x)), splat(1.25f), splat(-0.5f));  // in stretches, from a middle
+  const Lanes stretch = round(at), u = at - stretch;
+  Lanes tail = pick(kTails[0], stretch);
+  LOWBIT_UNROLL
+  for (int i = 1; i < 8; ++i) tail = fma(tail, u, pick(kTails[i], stretch));
+  return x * select_negative(x, tail, splat(1.0f) - tail);
+}
+
 // 1 + tanh(u) = 2 sigmoid(2 u)
 inline Lanes gelu_tanh(const Lanes& x) {
   const Lanes cube = fma(x * x * x, splat(0.044715f), x);

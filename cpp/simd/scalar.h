@@ -152,6 +152,10 @@ inline Lanes raise(const Lanes& a, const Lanes& n) {
   return each_lane(
       [&](int i) { return float_of(bits_of(a.v[i]) + (static_cast<uint32_t>(integer_of(n.v[i])) << 23)); });
 }
+// Numbers of a table of eight, by their places.
+inline Lanes pick(const float* table, const Lanes& place) {
+  return each_lane([&](int i) { return table[integer_of(place.v[i]) & 7]; });
+}
 inline Lanes exponent(const Lanes& a) {
   return each_lane([&](int i) { return static_cast<float>(static_cast<int32_t>(bits_of(a.v[i]) >> 23) - 127); });
 }

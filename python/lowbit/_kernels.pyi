@@ -136,6 +136,7 @@ class Attention(TypedDict, total=False):
     scale: float
     causal: bool
     nan_if_empty: bool
+    divides_last: bool
     threads: int
 
 class RnnStep(TypedDict, total=False):

@@ -75,7 +75,7 @@ py::tuple run_dynamic_quantize(const std::string& name, const Array<float>& x,
   Array<float> scales(rows), range_scales(rows);
   Array<uint8_t> zero_points(rows), range_zero_points(rows);
   DynamicQuantizeArgs args = {
-      rows, row, x.data(), row, y.mutable_data(), row, scales.mutable_data(), zero_points.mutable_data()};
+      rows, row, x.data(), row, y.mutable_data(), row, scales.mutable_data(), zero_points.mutable_data(), nullptr, {}};
   if (factors) {
     require(factors->size() == row, "there must be one factor for each value of a row");
     args.factors = factors->data();

@@ -46,7 +46,7 @@ Array<float> run_attention(const std::string& name, const Array<float>& q, const
   const auto mask = keywords.get("mask", std::optional<py::array>());
   if (mask) args.mask = mask_of(*mask, args);
   keywords.read("scale", args.scale), keywords.read("causal", args.causal);
-  keywords.read("nan_if_empty", args.nan_if_empty);
+  keywords.read("nan_if_empty", args.nan_if_empty), keywords.read("divides_last", args.divides_last);
   const AttentionPlan plan(args, kernel.isa, keywords.get("threads", 1));
   keywords.finish();
   Array<float> y = output<float>({args.batch, args.heads, args.length, args.value_depth});

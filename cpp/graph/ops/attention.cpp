@@ -18,6 +18,7 @@ class Attention final : public Op {
         scale_(static_cast<float>(node.number("scale"))),
         causal_(node.integer("causal", 0, 1, 0) == 1),
         nan_if_empty_(node.integer("nan_if_empty", 0, 1, 0) == 1),
+        divides_last_(node.integer("divides_last", 0, 1, 0) == 1),
         masked_(node.has(kMask)) {
     node.expect_inputs(kMask, kInputs);
     node.expect_outputs(1);
@@ -97,6 +98,7 @@ class Attention final : public Op {
     args.scale = scale_;
     args.causal = causal_;
     args.nan_if_empty = nan_if_empty_;
+    args.divides_last = divides_last_;
     return args;
   }
 
@@ -121,7 +123,7 @@ class Attention final : public Op {
   const kernels::AttentionKernel& kernel_;
   const kernels::EltwiseKernel& copier_;
   float scale_;
-  bool causal_, nan_if_empty_, masked_;
+  bool causal_, nan_if_empty_, divides_last_, masked_;
 };
 
 }  // namespace

@@ -71,21 +71,24 @@ class Dequantize final : public ElementwiseOp {
   Affine affine_;
 };
 
-// A scale and zero point for each row (last axis) or sample (axis 0). Many rows are shared out between threads; the
-// range of few long ones is found in parts, unless they are multiplied by factors first.
+// A scale and zero point for each row (last axis) or sample (axis 0); wide values of a row may have several codes. Many
+// rows are shared out between threads; the range of few long ones is found in parts, unless they are multiplied by
+// factors first.
 class DynamicQuantize final : public ElementwiseOp {
  public:
   explicit DynamicQuantize(const NodeInfo& node) : ElementwiseOp(node) {
-    node.expect_inputs(1, 2);
+    node.expect_inputs(1, 3);
     node.expect_outputs(3);
     const std::string& granularity = node.text("granularity");
     if (granularity != "row" && granularity != "sample") node.fail("attribute 'granularity' must be row or sample");
     by_row_ = granularity == "row";
+    if (node.has(2) && !node.has(1)) node.fail("copies need factors");
     if (!node.has(1)) return;
     if (!by_row_) node.fail("factors need granularity row");
     const Constant& factors = node.constant(1, DType::f32, 1);
     factors_ = factors.buffer;
     factor_count_ = factors.type.shape[0];
+    if (node.has(2)) prepare_copies(node, node.constant(2, DType::i64, 1).values<int64_t>());
   }
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     require_type(inputs, 0, DType::f32);
@@ -93,7 +96,9 @@ class DynamicQuantize final : public ElementwiseOp {
     require(x.rank() >= 1, "the input must have at least one axis");
     require(factor_count_ < 0 || factor_count_ == x[x.rank() - 1], "there must be one factor for each value of a row");
     const int64_t count = rows(x);
-    return {{DType::u8, x}, {DType::f32, {count}}, {DType::u8, {count}}};
+    Shape codes = x;
+    codes[x.rank() - 1] += copies_.count;
+    return {{DType::u8, codes}, {DType::f32, {count}}, {DType::u8, {count}}};
   }
   Layout input_layout(size_t) const override { return by_row_ ? Layout::contiguous : Layout::same; }
   Layout output_layout(size_t output) const override {
@@ -111,7 +116,9 @@ class DynamicQuantize final : public ElementwiseOp {
     quantize.row = quantize.rows == 0 ? 0 : x.shape.elements() / quantize.rows;
     quantize.x = x.as<const float>();
     quantize.y = args.outputs[0].as<uint8_t>();
-    quantize.x_stride = quantize.y_stride = quantize.row;
+    quantize.x_stride = quantize.row;
+    quantize.y_stride = quantize.row + copies_.count;
+    quantize.copies = copies_;
     quantize.scales = args.outputs[1].as<float>();
     quantize.zero_points = args.outputs[2].as<uint8_t>();
     const int64_t tasks = tasks_for(x.shape, args.threads);
@@ -134,6 +141,23 @@ class DynamicQuantize final : public ElementwiseOp {
   int64_t tasks_for(const Shape& x, int threads) const {
     const int64_t tasks = kernels::eltwise_tasks(5 * x.elements(), threads);
     return factor_count_ >= 0 ? std::min(tasks, std::max<int64_t>(rows(x), 1)) : tasks;
+  }
+
+  void prepare_copies(const NodeInfo& node, std::span<const int64_t> sources) {
+    const auto* factors = factors_->as<const float>();
+    const auto count = static_cast<int64_t>(sources.size());
+    if (count > factor_count_) node.fail("there are more copies than values of a row");
+    tables_ = Buffer(static_cast<size_t>(2 * count + 2 * factor_count_) * sizeof(float));
+    auto* places = tables_.as<int32_t>();
+    auto *before = tables_.as<float>() + count, *times = before + count, *range_factors = times + factor_count_;
+    std::fill_n(times, factor_count_, 1.0f);
+    for (int64_t i = 0; i < count; ++i) {
+      if (sources[i] < 0 || sources[i] >= factor_count_) node.fail("a copy is of no value of a row");
+      places[i] = static_cast<int32_t>(sources[i]);
+      before[i] = times[sources[i]]++;
+    }
+    for (int64_t k = 0; k < factor_count_; ++k) range_factors[k] = factors[k] / times[k];
+    copies_ = {count, places, before, range_factors};
   }
 
   void in_parts(const RunArgs& args, const kernels::DynamicQuantizeArgs& all, int64_t tasks) const {
@@ -164,6 +188,8 @@ class DynamicQuantize final : public ElementwiseOp {
   bool by_row_ = true;
   int64_t factor_count_ = -1;  // none
   std::shared_ptr<const Buffer> factors_;
+  kernels::CodeCopies copies_;
+  Buffer tables_;  // that copies_ points to
 };
 
 // A scale for each group of adjacent values of a row.

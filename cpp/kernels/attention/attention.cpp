@@ -106,7 +106,12 @@ void AttentionPlan::run_block(const Unit& unit, int64_t head, int64_t first, int
     const int64_t count = args.causal ? std::min(keys, first + i + 1) : keys;
     const int64_t offset = unit.b * mask.batch + head * mask.head + (first + i) * mask.row;
     const void* of_row = base != nullptr ? base + offset * (mask.floats ? 4 : 1) : nullptr;
-    unit.inverses[i] = unit.kernel.softmax({x, count, args.scale, of_row, mask.floats, mask.column, args.nan_if_empty});
+    const SoftmaxRow score_row{x, count, args.scale, of_row, mask.floats, mask.column, args.nan_if_empty};
+    if (args.divides_last) {
+      unit.inverses[i] = unit.kernel.weigh(score_row);
+    } else {
+      unit.kernel.softmax(score_row);
+    }
     std::fill(x + count, x + keys, 0.0f);
   }
   for (int64_t panel = 0; panel * values_->nr < args.value_depth; ++panel) {
@@ -114,7 +119,8 @@ void AttentionPlan::run_block(const Unit& unit, int64_t head, int64_t first, int
     const GemmF32Panels panels{values_, columns, 1, keys, unit.values + column * args.keys};
     values_->run(product(panels, unit.scores, rows, score_row_, y + column, args.y.row), 0, 1);
   }
-  for (int64_t i = 0; i < rows; ++i) unit.kernel.multiply(y + i * args.y.row, args.value_depth, unit.inverses[i]);
+  for (int64_t i = 0; args.divides_last && i < rows; ++i)
+    unit.kernel.multiply(y + i * args.y.row, args.value_depth, unit.inverses[i]);
 }
 
 }  // namespace lowbit::kernels

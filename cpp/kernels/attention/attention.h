@@ -1,21 +1,25 @@
 // Scaled dot-product attention in blocks of query rows: scores of a block, their softmax, their product with the
 // values, so that no more than a block of the length x keys matrix exists at a time.
 //
-//   s[i, j] = fma(sum_d q[i, d] * k[j, d], scale, mask[i, j])    j <= i only, if causal; a mask of booleans drops j
-//   e[i, j] = exp(s[i, j] - max_j s[i, j])                       all 0 (or NaN) where no j is left or all s are -inf
-//   y[i, c] = (sum_j e[i, j] * v[j, c]) * (1 / sum_j e[i, j])    j ascending, what was dropped included as 0
+//   s[i, j] = (sum_d q[i, d] * k[j, d]) * scale + mask[i, j]     j <= i only, if causal; a mask of booleans drops j
+//   p[i, j] = e / sum(e), e = exp(s[i, j] - max_j s[i, j])       all 0 (or NaN) where no j is left or all s are -inf
+//   y[i, c] = sum_j p[i, j] * v[j, c]                            j ascending, what was dropped included as 0
 //
-// Without a mask of floats, and with a scale above 0, the exponent is fma(x, scale, -(max x * scale)) instead, x being
-// the sums: they are scaled on the way. exp is 0 below -87. The products are gemm_f32's; the sum of e has 2 x 16 lanes,
-// lane (p, l) adding e[32 b + 16 p + l] for ascending b and (0, l) what is left: every ISA and every split into tasks
-// gives the same bits. Query head h reads key head h / (heads / key_heads).
+// divides_last: faster, in other bits.
+//   s[i, j] = fma(sum_d q[i, d] * k[j, d], scale, mask[i, j])
+//   y[i, c] = (sum_j e[i, j] * v[j, c]) * (1 / sum_j e[i, j])    e is 0 where its exponent is below -87
+// Without a mask of floats, and with a scale above 0, the exponent is fma(x, scale, -(max x * scale)) then, x being the
+// sums. The sum of e has 2 x 16 lanes: (p, l) adds e[32 b + 16 p + l] for ascending b, and (0, l) what is left.
+//
+// The other sums are gemm_f32's and eltwise's: every ISA and every split into tasks gives the same bits. Query head h
+// reads key head h / (heads / key_heads).
 #pragma once
 
 #include "kernels/gemm_f32/gemm_f32.h"
 
 namespace lowbit::kernels {
 
-// One row of scores, in place: scaled, masked, made e.
+// One row of scores, in place: scaled, masked, made p or e.
 struct SoftmaxRow {
   float* x;
   int64_t n;
@@ -27,7 +31,8 @@ struct SoftmaxRow {
 };
 
 struct AttentionKernel : KernelRow {
-  float (*softmax)(const SoftmaxRow&);  // gives 1 / sum(e); NaN or 1 where nothing is left
+  void (*softmax)(const SoftmaxRow&);
+  float (*weigh)(const SoftmaxRow&);  // makes e; gives 1 / sum(e), NaN or 1 where nothing is left
   void (*multiply)(float* y, int64_t n, float factor);
 };
 KernelTable<AttentionKernel> attention_kernels();
@@ -54,6 +59,7 @@ struct AttentionArgs {
   float scale = 1.0f;
   bool causal = false;
   bool nan_if_empty = false;  // a row with nothing to attend to: NaN, else 0
+  bool divides_last = false;
 };
 
 // The split into tasks and the kernels for these sizes (pointers in args are not looked at).

@@ -24,6 +24,39 @@ inline float map_and_find_highest(float* x, int64_t n, F f) {
   return top;
 }
 
+inline float scale_and_mask(const SoftmaxRow& row) {
+  const Lanes scale = splat(row.scale), dropped = splat(-__builtin_inff()), zero = splat(0.0f);
+  const auto* floats = static_cast<const float*>(row.mask);
+  const auto* flags = static_cast<const uint8_t*>(row.mask);
+  if (row.mask == nullptr || (!row.floats && row.column == 0 && *flags != 0))
+    return map_and_find_highest(row.x, row.n, [&](const Lanes& x, int64_t, auto) { return x * scale; });
+  if (row.floats && row.column == 0) {
+    const Lanes add = splat(*floats);
+    return map_and_find_highest(row.x, row.n, [&](const Lanes& x, int64_t, auto) { return x * scale + add; });
+  }
+  if (row.floats)
+    return map_and_find_highest(
+        row.x, row.n, [&](const Lanes& x, int64_t i, auto count) { return x * scale + load(floats + i, count); });
+  if (row.column == 0) return map_and_find_highest(row.x, row.n, [&](const Lanes&, int64_t, auto) { return dropped; });
+  return map_and_find_highest(row.x, row.n, [&](const Lanes& x, int64_t i, auto count) {
+    return select(load_codes(flags + i, 0, count) > zero, x * scale, dropped);
+  });
+}
+
+// Whether all scores are -inf: then the row is filled.
+inline bool is_empty(const SoftmaxRow& row, float top, float fill) {
+  bool empty = top == -__builtin_inff();  // it is, too, where every other score is NaN
+  for (int64_t i = 0; empty && i < row.n; ++i) empty = row.x[i] == top;
+  for (int64_t i = 0; empty && i < row.n; ++i) row.x[i] = fill;
+  return empty;
+}
+
+void softmax_row(const SoftmaxRow& row) {
+  const float top = scale_and_mask(row);
+  if (is_empty(row, top, row.nan_if_empty ? __builtin_nanf("") : 0.0f)) return;
+  exp_and_divide(row.x, row.x, row.n, top);
+}
+
 // The scores of a row are x * factor; top is the highest x.
 struct Scores {
   float factor, top;
@@ -50,17 +83,9 @@ inline Scores masked_scores(const SoftmaxRow& row) {
   });
 }
 
-// top is -inf, too, where every other score is NaN: then the general path must make the row NaN.
-float softmax_row(const SoftmaxRow& row) {
+float weigh_row(const SoftmaxRow& row) {
   const Scores scores = masked_scores(row);
-  if (scores.top == -__builtin_inff()) {
-    bool empty = true;
-    for (int64_t i = 0; i < row.n; ++i) empty &= row.x[i] == scores.top;
-    if (empty) {
-      for (int64_t i = 0; i < row.n; ++i) row.x[i] = 0.0f;
-      return row.nan_if_empty ? __builtin_nanf("") : 1.0f;
-    }
-  }
+  if (is_empty(row, scores.top, 0.0f)) return row.nan_if_empty ? __builtin_nanf("") : 1.0f;
   const Lanes factor = splat(scores.factor), shift = splat(-(scores.top * scores.factor));
   const auto weight = [&](const Lanes& x) { return exp_or_zero(fma(x, factor, shift)); };
   Lanes sums[2] = {splat(0.0f), splat(0.0f)};

@@ -181,7 +181,7 @@ constexpr std::array<const char*, kUnaryKinds> kUnaryNames = {
     "clip", "relu",       "abs",      "neg",   "square", "sqrt",  "rsqrt",     "reciprocal",  "exp",
     "log",  "sigmoid",    "tanh",     "erf",   "silu",   "gelu",  "gelu_tanh", "hardsigmoid", "hardswish",
     "elu",  "leaky_relu", "softplus", "mish",  "exp2",   "expm1", "log2",      "log1p",       "sin",
-    "cos",  "floor",      "ceil",     "trunc", "round",  "sign",  "atan",      "erfc"};
+    "cos",  "floor",      "ceil",     "trunc", "round",  "sign",  "atan",      "erfc",        "fast_gelu"};
 
 }  // namespace
 
@@ -241,15 +241,34 @@ void dynamic_range(const EltwiseKernel& kernel, const DynamicRangeArgs& args, in
   }
 }
 
+namespace {
+
+void copy_codes(const EltwiseKernel& kernel, const CodeCopies& copies, const FactorRow& x, uint8_t* y, float inverse,
+                int32_t zero_point) {
+  for (int64_t i = 0; i < copies.count; i += kStage) {
+    float values[kStage];
+    const int64_t count = std::min(kStage, copies.count - i);
+    for (int64_t j = 0; j < count; ++j) {
+      const int32_t source = copies.sources[i + j];
+      values[j] = x.x[source] * x.factors[source];
+    }
+    kernel.copies(values, copies.before + i, y + i, count, inverse, zero_point);
+  }
+}
+
+}  // namespace
+
 void dynamic_quantize(const EltwiseKernel& kernel, const DynamicQuantizeArgs& args, int64_t task, int64_t tasks) {
   const Share share = share_of(args.rows, 1, task, tasks);
   for (int64_t r = share.begin; r < share.end; ++r) {
     const FactorRow x{args.x + r * args.x_stride, args.factors};
     float lo = 0.0f, hi = 0.0f;
-    kernel.range(x, args.row, &lo, &hi);
+    kernel.range(args.copies.count > 0 ? FactorRow{x.x, args.copies.range_factors} : x, args.row, &lo, &hi);
     range_to_scale(lo, hi, args.scales + r, args.zero_points + r);
     const float inverse = 1.0f / args.scales[r];
-    kernel.quantize(x, args.y + r * args.y_stride, args.row, inverse, args.zero_points[r], std::isfinite(inverse));
+    uint8_t* y = args.y + r * args.y_stride;
+    kernel.quantize(x, y, args.row, inverse, args.zero_points[r], args.copies.count == 0 && std::isfinite(inverse));
+    copy_codes(kernel, args.copies, x, y + args.row, inverse, args.zero_points[r]);
   }
 }
 

@@ -83,7 +83,19 @@ void dynamic_range(const EltwiseKernel&, const DynamicRangeArgs&, int64_t task =
 void range_of(const EltwiseKernel&, const float* x, int64_t count, float* lo, float* hi);
 void range_to_scale(float lo, float hi, float* scale, uint8_t* zero_point);
 
-// dynamic_range, then quantize, row by row while the row is in cache. With factors, of x[r, i] * factors[i].
+// What codes of some values have no room for: behind the codes of a row stand those of copies of its wide values.
+//   t = rne(v[i] * inv)            v: values of the row that are copied, times their factors; NaN gives 0
+//   y[i] = clamp(max(0, t - n[i] * (255 - zero_point)) + min(0, t + n[i] * zero_point)) + zero_point
+// is what n[i] codes before it leave of t.
+struct CodeCopies {
+  int64_t count = 0;
+  const int32_t* sources = nullptr;      // [count]: positions in the row
+  const float* before = nullptr;         // [count]: n
+  const float* range_factors = nullptr;  // [row]: factors over how often a value has codes
+};
+
+// dynamic_range, then quantize, row by row while the row is in cache. With factors, of x[r, i] * factors[i]. With
+// copies, the range is that of x[r, i] * range_factors[i], and codes beyond it saturate.
 struct DynamicQuantizeArgs {
   int64_t rows = 0, row = 0;
   const float* x = nullptr;
@@ -93,6 +105,7 @@ struct DynamicQuantizeArgs {
   float* scales = nullptr;         // [rows]
   uint8_t* zero_points = nullptr;  // [rows]
   const float* factors = nullptr;  // [row]
+  CodeCopies copies;
 };
 void dynamic_quantize(const EltwiseKernel&, const DynamicQuantizeArgs&, int64_t task = 0, int64_t tasks = 1);
 
@@ -149,6 +162,7 @@ void binary(const EltwiseKernel&, const BinaryArgs&, int64_t task = 0, int64_t t
 //   atan                                    erfc: 1 - erf(x), precise where it is small
 //   gelu: x / 2 * (1 + erf(x / sqrt 2))     gelu_tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
 //   hardsigmoid: clip(x + 3, 0, 6) / 6      hardswish: x * clip(x + 3, 0, 6) / 6
+//   fast_gelu: gelu in other bits, and not as near 0 where x is far below: off by 6e-8 there
 //   elu: x > 0 ? x : alpha * expm1(x)       leaky_relu: x > 0 ? x : alpha * x
 //   softplus: log(1 + exp(alpha * x)) / alpha (alpha: torch's beta)    mish: x * tanh(log(1 + exp(x)))
 enum class UnaryKind {
@@ -187,8 +201,9 @@ enum class UnaryKind {
   sign,
   atan,
   erfc,
+  fast_gelu,
 };
-constexpr int kUnaryKinds = static_cast<int>(UnaryKind::erfc) + 1;
+constexpr int kUnaryKinds = static_cast<int>(UnaryKind::fast_gelu) + 1;
 const char* name_of(UnaryKind);
 bool parse_unary(std::string_view name, UnaryKind& kind);  // false: unknown
 
@@ -244,6 +259,8 @@ struct FactorRow {
 struct EltwiseKernel : KernelRow {
   // within: x * inverse_scale is known to be finite and in the range of codes, but for rounding
   void (*quantize)(const FactorRow& x, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point, bool within);
+  // x: products that are copied
+  void (*copies)(const float* x, const float* before, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point);
   void (*dequantize)(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point);
   void (*range)(const FactorRow& x, int64_t n, float* lo, float* hi);
   void (*groups)(const FactorRow& x, int8_t* y, int64_t n, int64_t group, float* scales);

@@ -29,6 +29,16 @@ void quantize_block(const FactorRow& x, uint8_t* y, int64_t n, float inverse_sca
   });
 }
 
+void copies_block(const float* x, const float* before, uint8_t* y, int64_t n, float inverse_scale, int32_t zero_point) {
+  const Lanes inverse = splat(inverse_scale), zero = splat(0.0f), lo = splat(static_cast<float>(-zero_point)),
+              hi = splat(static_cast<float>(255 - zero_point));
+  for_lanes(n, [&](int64_t i, auto count) {
+    const Lanes t = or_zero(round(load(x + i, count) * inverse)), times = load(before + i, count);
+    const Lanes above = clamp(t - times * hi, zero, hi), below = clamp(t - times * lo, lo, zero);
+    store_saturated(y + i, above + below, zero_point, count);
+  });
+}
+
 void dequantize_block(const uint8_t* x, float* y, int64_t n, float scale, int32_t zero_point) {
   const Lanes multiplier = splat(scale);
   for_lanes(n, [&](int64_t i, auto count) { store(y + i, load_codes(x + i, zero_point, count) * multiplier, count); });
@@ -286,6 +296,8 @@ inline void unary_block(const UnaryArgs& args) {
       return map_stretches(args, [](const float* x, float* y, int64_t n) {
         for (int64_t i = 0; i < n; i += kGeluBlock) gelu(x + i, y + i, n - i < kGeluBlock ? n - i : kGeluBlock);
       });
+    case UnaryKind::fast_gelu:
+      return map(args, [](const Lanes& x) { return fast_gelu(x); });
     case UnaryKind::gelu_tanh:
       return map(args, [](const Lanes& x) { return gelu_tanh(x); });
     case UnaryKind::hardsigmoid:

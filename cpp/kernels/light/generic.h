@@ -18,13 +18,14 @@ namespace {
 consteval LightKernels light_kernels(Isa isa) {
   const KernelRow row = {info_of(isa).name, isa};
   return {
-      .attention = {row, attention::softmax_row, attention::multiply_row},
+      .attention = {row, attention::softmax_row, attention::weigh_row, attention::multiply_row},
       .blend = {row, blend::blend_pixels<blend::Floats>, blend::blend_pixels<blend::Codes>},
       .cached_attention = {row, cached_attention::put, cached_attention::attend},
       .dwconv_f32 = {row, dwconv_f32::run},
-      .eltwise = {row, eltwise::quantize_block, eltwise::dequantize_block, eltwise::range_block, eltwise::groups_block,
-                  eltwise::lookup_block, eltwise::pair_i8_block, eltwise::binary_block, eltwise::where_block,
-                  eltwise::unary_block, eltwise::softmax_block, eltwise::rounding_block, transpose, transpose},
+      .eltwise = {row, eltwise::quantize_block, eltwise::copies_block, eltwise::dequantize_block, eltwise::range_block,
+                  eltwise::groups_block, eltwise::lookup_block, eltwise::pair_i8_block, eltwise::binary_block,
+                  eltwise::where_block, eltwise::unary_block, eltwise::softmax_block, eltwise::rounding_block,
+                  transpose, transpose},
       .gather = {row, gather::run, gather::add},
       .norm = {row, norm::normalize_row},
       .pool = {row, pool::max_u8, pool::max_f32, pool::avg_u8, pool::avg_f32, pool::max_index},

@@ -112,6 +112,7 @@ UNARY: dict[str, Callable[[Array, Callable[[str, float], float]], Array]] = {
     "hardswish": lambda x, a: x * np.minimum(np.maximum(x + 3, 0), 6) / 6,
     "silu": lambda x, a: x * sigmoid(x),
     "gelu": lambda x, a: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
+    "fast_gelu": lambda x, a: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
     "gelu_tanh": lambda x, a: 0.5 * x * (1 + np.tanh(_ROOT_2_OVER_PI * (x + 0.044715 * x * x * x))),
     "elu": lambda x, a: np.where(x > 0, x, a("alpha", 1.0) * np.expm1(np.minimum(x, 0))),
     "leaky_relu": lambda x, a: np.where(x > 0, x, a("alpha", 0.01) * x),

@@ -77,24 +77,50 @@ def dequantize(codes: Array, scale: float, zero_point: int) -> Array:
     return (codes.astype(np.int32) - zero_point).astype(F32) * F32(scale)
 
 
-def dynamic_quantize(x: Array, granularity: str, factors: Array | None = None) -> tuple[Array, Array, Array]:
+def dynamic_quantize(
+    x: Array, granularity: str, factors: Array | None = None, copies: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Codes, and scale and zero point of each row (last axis) or sample (axis 0), from its own range with 0 in it.
 
-    The scale of one that holds NaN or infinity is NaN. factors [K]: each row is multiplied by them first.
+    The scale of one that holds NaN or infinity is NaN. factors [K]: each row is multiplied by them first. copies [E]:
+    values of a row that have one more code each, behind those of all. A value with n codes counts as an n-th of itself
+    for the range; what its first code, which saturates, leaves of it is the next one's.
     """
     shape = (math.prod(x.shape[:-1]), x.shape[-1]) if granularity == "row" else (x.shape[0], math.prod(x.shape[1:]))
     rows = x.reshape(shape)
     with np.errstate(all="ignore"):
         if factors is not None:
             rows = rows * factors
-        low, high = rows.min(axis=1, initial=F32(0)), rows.max(axis=1, initial=F32(0))
+        bounded = rows
+        if factors is not None and copies is not None:
+            counts = 1 + np.bincount(copies, minlength=len(factors))
+            bounded = x.reshape(shape) * (factors / counts.astype(F32))
+        low, high = bounded.min(axis=1, initial=F32(0)), bounded.max(axis=1, initial=F32(0))
         scale = (high - low) / F32(255)
         scale = np.where(np.isfinite(scale), scale, high / F32(255) - low / F32(255))
         scale = np.where(scale == 0, F32(1), np.where(np.isfinite(scale), scale, F32(np.nan)))
         inverse = F32(1) / scale
         zero_point = codes_from_floats(-low * inverse, 0)
-        codes = codes_from_floats(rows * inverse[:, None], zero_point.astype(np.int32)[:, None])
-    return codes.reshape(x.shape), scale, zero_point
+        zero = zero_point.astype(np.int32)[:, None]
+        codes = codes_from_floats(rows * inverse[:, None], zero)
+        if copies is not None:
+            codes = np.concatenate([codes, _further_codes(rows * inverse[:, None], zero, copies)], axis=1)
+    width = x.shape[-1] + (0 if copies is None else len(copies))
+    return codes.reshape(*x.shape[:-1], width), scale, zero_point
+
+
+def _further_codes(scaled: Array, zero_point: Array, copies: Array) -> Array:
+    """The codes of copies: u8 [rows, E], of what the codes before leave of values over the scale."""
+    made = np.empty((len(scaled), len(copies)), np.uint8)
+    times = np.zeros(scaled.shape[1], np.int64)
+    low, high = F32(0) - zero_point.astype(F32)[:, 0], F32(255) - zero_point.astype(F32)[:, 0]
+    for place, source in enumerate(copies):
+        times[source] += 1
+        whole = np.rint(np.nan_to_num(scaled[:, source], nan=0.0, posinf=np.inf, neginf=-np.inf))
+        above = np.clip(whole - times[source] * high, 0, high)
+        below = np.clip(whole - times[source] * low, low, 0)
+        made[:, place] = above + below - low
+    return made
 
 
 def _infer_dynamic(call: Call) -> Sequence[Value]:
@@ -104,6 +130,11 @@ def _infer_dynamic(call: Call) -> Sequence[Value]:
     call.need(by_row or not call.is_present(1), "factors need granularity row")
     call.match(1, shape[-1:])
     count = (dims.mul(*(shape[:-1] if by_row else shape[:1])),)
+    if call.is_present(2):
+        call.need(call.is_present(1), "copies need factors")
+        (copies,), (depth,) = call.fixed_shape(2, rank=1), call.fixed_shape(1, rank=1)
+        call.need(copies <= depth, "there are more copies than values of a row")
+        shape = (*shape[:-1], dims.add(shape[-1], copies))
     return [Value(dtype="u8", shape=shape), Value(dtype="f32", shape=count), Value(dtype="u8", shape=count)]
 
 
@@ -235,12 +266,19 @@ OPS = (
     ),
     Op(
         name="dynamic_quantize",
-        note="a range for each row or sample, of x * factors; gives codes u8, scales f32, zero points u8",
-        inputs=(Input(name="x"), Input(name="factors", optional=True, constant=True)),
+        note="a range for each row or sample, of x * factors; gives codes u8, scales f32, zero points u8; copies: which"
+        " values of a row have one more code each, behind those of all",
+        inputs=(
+            Input(name="x"),
+            Input(name="factors", optional=True, constant=True),
+            Input(name="copies", dtypes=("i64",), optional=True, constant=True),
+        ),
         attrs={"granularity": choice("row", "sample")},
         outputs=3,
         infer_rule=_infer_dynamic,
-        reference_rule=lambda call: dynamic_quantize(call.array(0), call.attrs["granularity"], call.optional(1)),
+        reference_rule=lambda call: dynamic_quantize(
+            call.array(0), call.attrs["granularity"], call.optional(1), call.optional(2)
+        ),
     ),
     Op(
         name="quantize_groups",

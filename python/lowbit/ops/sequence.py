@@ -141,14 +141,17 @@ OPS = (
     ),
     Op(
         name="attention",
-        note=("q, k, v are [B, H, L, D] or [H, L, D]; nan_if_empty: a row with nothing to attend to is NaN, else 0"),
+        note=(
+            "q, k, v are [B, H, L, D] or [H, L, D]; nan_if_empty: a row with nothing to attend to is NaN, else 0; "
+            "divides_last: sums over v are divided, in place of weights"
+        ),
         inputs=(
             Input(name="q"),
             Input(name="k"),
             Input(name="v"),
             Input(name="mask", dtypes=("f32", "bool"), optional=True),
         ),
-        attrs={"scale": number(), "causal": FLAG, "nan_if_empty": FLAG},
+        attrs={"scale": number(), "causal": FLAG, "nan_if_empty": FLAG, "divides_last": FLAG},
         infer_rule=_infer_attention,
         reference_rule=_attention,
     ),

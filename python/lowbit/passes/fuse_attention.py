@@ -56,7 +56,7 @@ def _fuse(r: Rewriter, node: Node) -> Node:
         mask = r.insert("logical_not", mask, like=node)
     for name in scores.added:
         mask = r.insert("add", mask, name, like=node) if mask else name
-    attrs = {"scale": scores.scale, "nan_if_empty": 1}
+    attrs = {"scale": scores.scale, "nan_if_empty": 1, "divides_last": 1}
     return replace(node, op="attention", inputs=(*inputs, mask) if mask else inputs, attrs=attrs)
 
 

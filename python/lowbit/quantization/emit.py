@@ -19,8 +19,12 @@ def integer_graph(
     quants: Mapping[str, Quant],
     layers: Mapping[str, IntegerLayer],
     tables: Mapping[str, Codes | GroupCodes],
+    copies: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Graph:
-    """The integer graph with these ranges, weights and tables of embeddings."""
+    """The integer graph with these ranges, weights and tables of embeddings.
+
+    copies: of values whose rows have ranges of their own, what has one more code each.
+    """
     emit = Emitter(plan.graph, quants)
     taken = {node.name for node in plan.activations.values()}
     for node in plan.graph:
@@ -29,18 +33,24 @@ def integer_graph(
         if node.name in tables:
             emit.put_floats(_on_codes(emit, node, tables[node.name]))
         elif node.name in plan.int8:
-            _emit_int8(emit, plan, node, layers)
+            _emit_int8(emit, plan, node, layers, copies or {})
         else:
             emit.put_floats(_with_floats(emit, node))
     return emit.finish()
 
 
-def _emit_int8(emit: Emitter, plan: Plan, node: Node, layers: Mapping[str, IntegerLayer]) -> None:
+def _emit_int8(
+    emit: Emitter,
+    plan: Plan,
+    node: Node,
+    layers: Mapping[str, IntegerLayer],
+    copies: Mapping[str, tuple[int, ...]],
+) -> None:
     activation = plan.activations.get(node.name)
     if node.op in SCANS:
         emit.put_floats(_scan_on_codes(emit, node, layers[node.name].codes))
     elif node.name in plan.dynamic:
-        emit_.put_dynamic_layer(emit, node, layers[node.name])
+        emit_.put_dynamic_layer(emit, node, layers[node.name], copies.get(node.inputs[0], ()))
     elif node.op in LAYERS:
         as_codes = plan.wants_codes(plan.output(node))
         slope = None if activation is None else layer_slope(plan.graph, node, activation)

@@ -85,10 +85,12 @@ class Emitter:
             self._mark(value, name)
         return self._codes[value]
 
-    def dynamic_codes(self, value: str, granularity: str, factors: Array | None) -> tuple[str, str, str]:
+    def dynamic_codes(
+        self, value: str, granularity: str, factors: Array | None, copies: tuple[int, ...] = ()
+    ) -> tuple[str, str, str]:
         """The names of the value's codes, scales and zero points, found per "row" or "sample" at each call.
 
-        factors: of rows, the same for all who read the value so.
+        factors: of rows, the same for all who read the value so. copies: what has one more code each, likewise.
         """
         key = f"{value}.{granularity}"
         outputs = (f"{key}.codes", f"{key}.scale", f"{key}.zero_point")
@@ -97,6 +99,8 @@ class Emitter:
             inputs = [self.floats(value)]
             if factors is not None:
                 inputs.append(self.constant(f"{key}.factors", factors))
+            if copies:
+                inputs.append(self.constant(f"{key}.copies", np.array(copies, np.int64)))
             self.put(Node(op="dynamic_quantize", name=outputs[0], inputs=tuple(inputs), outputs=outputs, attrs=attrs))
             self.annotate(outputs[0], Quant(scale=outputs[1], zero_point=outputs[2]))
             self._codes[key] = outputs[0]
@@ -324,20 +328,28 @@ def code_table(function: Callable[[Array], Array], x: tuple[float, int], y: tupl
 # -------------------------------------------------------------------------------------------------------------- dynamic
 
 
-def put_dynamic_layer(emit: Emitter, node: Node, layer: IntegerLayer) -> None:
+def put_dynamic_layer(emit: Emitter, node: Node, layer: IntegerLayer, copies: tuple[int, ...] = ()) -> None:
     """A layer whose input's range is found at each call, per row of a linear layer, else per sample; makes floats.
+
+    copies: values of its input that have one more code each, and so have their weights.
 
     before: conv2d(x, w, b, residual; activation_min 0)
     after:  dynamic_quantize(x) -> codes, scale, zero point -> quantized_conv2d -> add(residual) -> clip
             quantize_groups(x) -> codes, scales             -> quantized_linear, where the layer says so
     """
     attrs: dict[str, Attribute] = {key: node.attrs[key] for key in GEOMETRY if key in node.attrs}
+    factors = layer.factors
+    if copies:
+        assert isinstance(layer.codes, Codes)
+        factors = np.ones(layer.codes.codes.shape[1], np.float32) if factors is None else factors
+        wide = np.concatenate([layer.codes.codes, layer.codes.codes[:, list(copies)]], axis=1)
+        layer = replace(layer, codes=replace(layer.codes, codes=wide))
     if layer.activation_group_size:
         codes, *ranges = emit.group_codes(node.inputs[0], layer.activation_group_size, layer.factors)
         attrs[GROUP_SIZE] = layer.activation_group_size
     else:
         granularity = "row" if node.op == "linear" else "sample"
-        codes, *ranges = emit.dynamic_codes(node.inputs[0], granularity, layer.factors)
+        codes, *ranges = emit.dynamic_codes(node.inputs[0], granularity, factors, copies)
     bounds = _float_bounds(node)
     inputs = (codes, *_layer_constants(emit, node, layer, 1.0, 1.0), "", "", *ranges)
     made = replace(node, op=f"quantized_{node.op}", inputs=inputs, attrs={**attrs, **bounds, "output": "f32"})

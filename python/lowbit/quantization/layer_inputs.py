@@ -37,10 +37,14 @@ BUDGET = 48 << 20
 
 @dataclass(frozen=True)
 class Rows:
-    """A linear layer's input is quantized row by row, or group by group of a row, after multiplication by factors."""
+    """A linear layer's input is quantized row by row, or group by group of a row, after multiplication by factors.
+
+    copies: values of a row that have one more code each.
+    """
 
     factors: Array | None
     group_size: int = 0
+    copies: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,7 @@ def layer_inputs(
     *,
     rows: Mapping[str, Array | None] | None = None,
     groups: Mapping[str, int] | None = None,
+    copies: Mapping[str, tuple[int, ...]] | None = None,
     moments: bool = True,
     four_bits: Container[str] = (),
     threads: int | None = None,
@@ -79,8 +84,8 @@ def layer_inputs(
     """Each layer of the float graph with what it sees; `quants` say how its input is quantized.
 
     rows: the layers whose rows or samples are quantized each by its own range instead, and the factors that rows are
-    multiplied by first. groups: how many adjacent values of these rows share a scale, by layer. moments: whether to
-    collect second moments, too. four_bits: the layers with such weights.
+    multiplied by first. groups: how many adjacent values of these rows share a scale, by layer. copies: those of the
+    values that layers read. moments: whether to collect second moments, too. four_bits: the layers with such weights.
     """
     by_row = rows or {}
     limits = {node.name: DEEPEST_ROWS if node.name in by_row else DEEPEST for node in layers} if moments else {}
@@ -88,7 +93,7 @@ def layer_inputs(
     for part in _parts(graph, layers, limits):
         sums: dict[str, _Sums] = {}
         for node in part:
-            coding = _coding(node, by_row, (groups or {}).get(node.name, 0), quants)
+            coding = _coding(node, by_row, (groups or {}).get(node.name, 0), (copies or {}), quants)
             sums.setdefault(_key(node), _Sums(graph, node, coding, limits.get(node.name, 0)))
         observers = list(sums.values())
         gather(graph, calibration, observers, stage="layer inputs", threads=threads, progress=progress)
@@ -98,13 +103,19 @@ def layer_inputs(
 
 
 def _coding(
-    node: Node, by_row: Mapping[str, Array | None], group_size: int, quants: Mapping[str, Quant]
+    node: Node,
+    by_row: Mapping[str, Array | None],
+    group_size: int,
+    copies: Mapping[str, tuple[int, ...]],
+    quants: Mapping[str, Quant],
 ) -> Quant | Rows | None:
     """How a layer's input is quantized; None: on average exactly, as a convolution's by each sample's own range, and
     states, whose codes are fine."""
     if node.name not in by_row:
         return quants[node.inputs[0]]
-    return Rows(by_row[node.name], group_size) if node.op == "linear" else None
+    if node.op != "linear":
+        return None
+    return Rows(by_row[node.name], group_size, copies.get(node.inputs[0], ()))
 
 
 def _key(node: Node) -> str:
@@ -135,9 +146,9 @@ class _Sums:
         self._rows += rows.shape[1]
         self._mean += rows.sum(axis=1, dtype=np.float64)
         if isinstance(self._coding, Rows):
-            self._coded += coded_rows(rows[0], self._coding.factors, self._coding.group_size).sum(
-                axis=0, dtype=np.float64
-            )
+            coding = self._coding
+            coded = coded_rows(rows[0], coding.factors, coding.group_size, coding.copies)
+            self._coded += coded.sum(axis=0, dtype=np.float64)
             self._waiting.append(rows if self._coding.factors is None else rows * self._coding.factors)
             if sum(part.shape[1] for part in self._waiting) >= TOGETHER:
                 self._multiply()
@@ -220,10 +231,10 @@ def spread_rows(rows: Array, most: int) -> Array:
     return np.array(rows[_spread(len(rows), most)])
 
 
-def coded_rows(x: Array, factors: Array | None, group_size: int = 0) -> Array:
+def coded_rows(x: Array, factors: Array | None, group_size: int = 0, copies: Sequence[int] = ()) -> Array:
     """What the codes of x [rows, K] stand for, each row times `factors` with a range, or ranges, of its own: float32.
 
-    group_size: how many adjacent values share a scale; 0: all of a row.
+    group_size: how many adjacent values share a scale; 0: all of a row. copies: values that have one more code each.
     """
     scaled = x if factors is None else x * factors
     real: Array
@@ -231,8 +242,12 @@ def coded_rows(x: Array, factors: Array | None, group_size: int = 0) -> Array:
         codes, scales = quantize_groups(scaled, group_size)
         real = codes.astype(np.float32) * np.repeat(scales, group_size, axis=1)[:, : x.shape[1]]
     else:
-        codes, scale, zero_point = dynamic_quantize(scaled, "row")
-        real = (codes.astype(np.float32) - zero_point[:, None]) * scale[:, None]
+        ones = np.ones(x.shape[1], np.float32) if factors is None else factors
+        codes, scale, zero_point = dynamic_quantize(x, "row", ones, np.array(copies, np.int64))
+        whole = codes.astype(np.float32) - zero_point[:, None]
+        for place, source in enumerate(copies):
+            whole[:, source] += whole[:, x.shape[1] + place]
+        real = whole[:, : x.shape[1]] * scale[:, None]
     return real if factors is None else real / factors
 
 

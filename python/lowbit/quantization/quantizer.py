@@ -337,7 +337,7 @@ class Quantizer:
         assert self._calibration is not None
         kept = {node.name: "float" for node in self.graph if self.rules.of(node).computes_floats}
         rows, known = self._known_rows(), dict[tuple[str, bool], IntegerLayer]()
-        by_row, factors = self._readers(rows), {name: found.factors for name, found in rows.items()}
+        by_row = self._readers(rows)
 
         def planned(given: Forms) -> Plan:
             floats, dynamic = {**given.floats, **kept}, {**by_row, **given.dynamic}
@@ -351,7 +351,7 @@ class Quantizer:
             return Forms()
 
         def rehearse(given: Forms) -> Array:
-            return noise(self._rehearsed(planned(given), factors, known))
+            return noise(self._rehearsed(planned(given), rows, known))
 
         def time(given: Forms) -> float:
             return planned(given).microseconds
@@ -412,10 +412,8 @@ class Quantizer:
             dynamic = self._readers(others(static))
             return decide(self.graph, self._costs, static=True, floats=floats, dynamic=dynamic)
 
-        factors = {name: found.factors for name, found in rows.items()}
-
         def rehearse(static: Sequence[str]) -> Array:
-            return noise(self._rehearsed(planned(static), factors, layers))
+            return noise(self._rehearsed(planned(static), rows, layers))
 
         added = {name: max(rows[name].static - rows[name].noise, 0.0) / saved for name, saved in savings.items()}
         chosen, reason = bearable(
@@ -425,13 +423,14 @@ class Quantizer:
         return others(chosen)
 
     def _rehearsed(
-        self, plan: Plan, factors_of: Mapping[str, Array | None], known: dict[tuple[str, bool], IntegerLayer]
+        self, plan: Plan, rows: Mapping[str, RowRange], known: dict[tuple[str, bool], IntegerLayer]
     ) -> Graph:
         """The integer graph with weights rounded to nearest; `known` keeps its layers from one to the next."""
         for node in _coded_layers(plan):
             key = (node.name, node.name in plan.dynamic)
             if key not in known:
-                factors = factors_of.get(node.inputs[0]) if key[1] and node.op not in SCANS else None
+                found = rows.get(node.inputs[0]) if key[1] and node.op not in SCANS else None
+                factors = None if found is None else found.factors
                 codes = self._codes(node, plan, factors, None, quick=True)
                 size = self._activation_group(node, plan)
                 known[key] = IntegerLayer(
@@ -440,7 +439,19 @@ class Quantizer:
         layers = {
             name: known[name, name in plan.dynamic] for name in plan.int8 if (name, name in plan.dynamic) in known
         }
-        return integer_graph(plan, self._quants(plan, half=True), layers, {})
+        return integer_graph(plan, self._quants(plan, half=True), layers, {}, self._copies(plan, rows))
+
+    def _copies(self, plan: Plan, rows: Mapping[str, RowRange]) -> dict[str, tuple[int, ...]]:
+        """The copies of the values whose readers can all have them: their weights are plain codes of eight bits."""
+        found = {}
+        for name, row in rows.items():
+            layers = [node for node in plan.graph.consumers(name) if node.op == "linear"]
+            readers = [node for node in layers if node.name in plan.dynamic]
+            whole = not any(self._activation_group(node, plan) for node in readers)
+            widths = [plan.widths.get(node.name, EIGHT) for node in readers]
+            if row.copies and whole and all(width.group_size == 0 and not width.values for width in widths):
+                found[name] = row.copies
+        return found
 
     def _row_scheme(self, readers: Sequence[Node]) -> schemes.Scheme:
         """The scheme of the rows that these layers read; codes that came, or are a table's, hold without factors."""
@@ -474,7 +485,7 @@ class Quantizer:
             for node in plan.graph
             if (width := plan.tables.get(node.name)) is not None
         }
-        return integer_graph(plan, quants, layers, codes)
+        return integer_graph(plan, quants, layers, codes, self._copies(plan, self._rows or {}))
 
     def _learn_rounding(
         self, plan: Plan, quants: Mapping[str, Quant], nodes: Sequence[Node], keys: Mapping[str, LayerKey]
@@ -552,6 +563,7 @@ class Quantizer:
             if part:
                 groups = {node.name: self._activation_group(node, plan) for node in part}
                 options = {"rows": rows, "groups": groups, "moments": moments, "four_bits": few, **self._options}
+                options["copies"] = self._copies(plan, known)
                 for node, seen in layer_inputs(self.graph, self._calibration, part, quants, **options):
                     yield node, self._layer(node, plan, rows, seen)
         for node in nodes:

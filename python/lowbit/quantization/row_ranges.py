@@ -10,12 +10,17 @@ which moves the unlikeness of channels into the weights, where it harms less: th
 are rounded with compensation. The strength that loses least on a sample of rows is taken, for all layers that read a
 value together.
 
+What factors leave of the widest channels still sets the range of all. So a few of them have several codes, each with
+the channel's weights again: what the first code, which saturates, leaves of a value is the second one's, and the row's
+range is that of the values over the number of their codes. This takes as much longer as there are more columns.
+
 Sources: Xiao et al. 2023, "SmoothQuant" (arXiv:2211.10438), with measured strengths and the root mean square instead of
 the maximum, as rows have ranges of their own; Yao et al. 2022, "ZeroQuant" (arXiv:2206.01861) for ranges per token.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +49,10 @@ GAINS = 1.02
 """How many times less noise factors must leave to be taken: what few rows show may be chance."""
 FAINT = 0.1
 """Rows with less than this share of the median row's energy are taken to have it."""
+COPIES = (64, 32, 16)
+"""Of so many values of a row, one has a further code, if that pays."""
+WORTH = 4.0
+"""What the codes of a row grow by must be worth, as a share, so many times in the noise."""
 WIDEST = 1e3
 """Channels narrower than the widest by more than this are treated as if by this."""
 
@@ -52,11 +61,13 @@ WIDEST = 1e3
 class RowRange:
     """How rows of a value are quantized. noise: of its readers' outputs with these codes, static: with a fixed range.
 
-    factors: float32 [K] that rows are multiplied by first, or None. Noises are shares of the outputs' energy, row
+    factors: float32 [K] that rows are multiplied by first, or None. copies: values that have one more code each. Noises
+    are shares of the outputs' energy, row
     by row, so that the few rows of great norm that transformers make of separators do not decide.
     """
 
     factors: Array | None
+    copies: tuple[int, ...] = ()
     noise: float = 0.0
     static: float = 0.0
     elements: int = 0
@@ -119,8 +130,11 @@ def survey(
         share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
         size = max(groups.get(node.name, 0) for node in nodes)
         rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
-        coded = partial(coded_rows, group_size=max(activation_groups.get(node.name, 0) for node in nodes))
-        found_range = _measure(x, weights, quants[name], strengths, share, rounded, coded)
+        group = max(activation_groups.get(node.name, 0) for node in nodes)
+        coded = partial(coded_rows, group_size=group)
+        plain = len(strengths) > 1 and not size and not group
+        counts = [x.shape[1] // each for each in COPIES if each <= x.shape[1]] if plain else []
+        found_range = _measure(x, weights, quants[name], strengths, share, rounded, coded, counts)
         made[name] = replace(found_range, elements=seen * x.shape[1])
     return made
 
@@ -185,7 +199,8 @@ def _measure(
     strengths: Sequence[float],
     share: float,
     rounded: Callable[[Array], Array],
-    coded: Callable[[Array, Array | None], Array],
+    coded: Callable[..., Array],
+    counts: Sequence[int],
 ) -> RowRange:
     signals = np.square(x @ weights.T, dtype=np.float64).sum(axis=1)
     signals = np.maximum(signals, FAINT * float(np.median(signals)) + 1e-30)
@@ -197,21 +212,52 @@ def _measure(
     def factors(strength: float, rows: slice) -> Array | None:
         return factors_of(np.sqrt(np.square(x[rows], dtype=np.float64).mean(axis=0)), strength * known)
 
-    def noise(by: Array | None, rows: slice) -> float:
-        return share_of((coded(x[rows], by) - x[rows]) @ weights.T, rows)
+    def noise(by: Array | None, rows: slice, copies: Sequence[int] = ()) -> float:
+        return share_of((coded(x[rows], by, copies=copies) - x[rows]) @ weights.T, rows)
 
-    def cost(by: Array | None, rows: slice) -> float:
+    def cost(by: Array | None, rows: slice, copies: Sequence[int] = ()) -> float:
         scaled = weights if by is None else weights / by
         error = ((rounded(scaled) - scaled) * (1.0 if by is None else by)).astype(np.float32)
-        return noise(by, rows) + share * share_of(x[rows] @ error.T, rows)
+        return noise(by, rows, copies) + share * share_of(x[rows] @ error.T, rows)
 
     # Rows that factors were made from flatter them: each half of the rows judges the factors of the other.
     halves = ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2)))
-    costs = {each: sum(cost(factors(each, made), judges) for made, judges in halves) for each in strengths}
-    costs[0.0] /= GAINS
-    best = factors(min(costs, key=costs.__getitem__), everywhere)
+
+    def search(counts: Iterable[int], strengths: Iterable[float]) -> dict[tuple[int, float], float]:
+        found: dict[tuple[int, float], float] = {}
+        for count, each in itertools.product(counts, strengths):
+            by = [factors(each, made) for made, _ in halves]
+            judged = zip(by, halves, strict=True)
+            total = sum(cost(f, judges, copies_of(x[made], f, count)) for f, (made, judges) in judged)
+            found[count, each] = total * (1 + WORTH * count / x.shape[1])
+        return found
+
+    costs = search([0], strengths)
+    costs[0, 0.0] /= GAINS
+    most = search(counts[-1:], strengths)
+    likely = {min(found, key=found.__getitem__)[1] for found in (costs, most) if found}
+    costs |= most | search(counts[:-1], likely)
+    count, strength = min(costs, key=costs.__getitem__)
+    copies = copies_of(x, factors(strength, everywhere), count)
+    best = factors(strength, everywhere)
     static = share_of((quantized(x, quant).astype(np.float32) - x) @ weights.T, everywhere)
-    return RowRange(factors=best, noise=noise(best, everywhere), static=static)
+    return RowRange(factors=best, copies=copies, noise=noise(best, everywhere, copies), static=static)
+
+
+def copies_of(x: Array, factors: Array | None, count: int) -> tuple[int, ...]:
+    """So many values of the rows x [rows, K], one after another those that set most rows' ranges as it stands."""
+    scaled = np.abs(x if factors is None else x * factors)
+    shares = scaled / np.maximum(scaled.max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float32).tiny)
+    wide = np.argsort(-shares.max(axis=0, initial=0.0), kind="stable")[: 2 * count]
+    left, codes = scaled[:, wide], np.ones(len(wide), np.float32)
+    copies: list[int] = []
+    bounds = left.copy()
+    for _ in range(count):
+        chosen = int(np.bincount(bounds.argmax(axis=1), minlength=len(wide)).argmax())
+        codes[chosen] += 1
+        bounds[:, chosen] = left[:, chosen] / codes[chosen]
+        copies.append(int(wide[chosen]))
+    return tuple(sorted(copies))
 
 
 def _left(rows: int, depth: int) -> float:

@@ -43,6 +43,7 @@ _UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "silu": functional.silu,
     "gelu": functional.gelu,
+    "fast_gelu": functional.gelu,
     "hardswish": functional.hardswish,
     "hardsigmoid": functional.hardsigmoid,
 }

@@ -48,7 +48,7 @@ def clamp_max(c: Lowering, x: Ref, high: Number) -> Ref:
 
 @lowers("gelu")
 def gelu(c: Lowering, x: Ref, approximate: str) -> Ref:
-    return c.emit("unary", x, kind="gelu_tanh" if approximate == "tanh" else "gelu")
+    return c.emit("unary", x, kind="gelu_tanh" if approximate == "tanh" else "fast_gelu")
 
 
 @lowers("elu")

@@ -37,7 +37,7 @@ def attention(
         mask = c.operand(mask, "f32")
     shape = (*q.shape[:-1], v.shape[-1])
     q, k, v, mask = _of_rank_4(c, q, k, v, mask, grouped)
-    y = c.emit("attention", q, k, v, mask, scale=float(scale), causal=int(causal))
+    y = c.emit("attention", q, k, v, mask, scale=float(scale), causal=int(causal), divides_last=1)
     return y if y.rank == len(shape) else c.reshape(y, (*_leading(c), *y.shape[-2:]))
 
 
