@@ -39,7 +39,7 @@ MUCH = 3.0
 class Recurrent(nn.Module):
     """Two layers of 512 units."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
         super().__init__()
         self.layers = kind(512, 512, 2, batch_first=True)
 
@@ -51,6 +51,8 @@ class Recurrent(nn.Module):
 class Recommender(nn.Module):
     """Eight tables of 10,000 rows of 32 and 13 numbers, the products of each two, and a wide MLP (as DLRM, Naumov et
     al. 2019, arXiv:1906.00091)."""
+
+    pairs: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,10 +127,13 @@ def with_onnxruntime(net: nn.Module, data: Sequence[Feeds], folder: Path, thread
         prepared = peers.export_onnx(net, data[0], folder / "prepared.onnx")
 
     def make(path: Path) -> None:
+        import onnx
         from onnxruntime.quantization import quantize_dynamic
 
         with peers.quiet():
-            quantize_dynamic(str(prepared), str(path))
+            model = onnx.load(str(prepared))
+            del model.graph.value_info[:]  # shapes that disagree with those of transposed weights
+            quantize_dynamic(model, str(path))
 
     made = make if dynamic else partial(peers.quantize_onnx, prepared, samples=data)
     session = peers.onnx_session(peers.cached(folder / f"ort-{dynamic}.onnx", made), threads)

@@ -17,6 +17,7 @@ from lowbit.errors import CalibrationError
 from lowbit.graph.ir import Array, Graph, Weight
 from lowbit.ops.interpreter import run, validate
 from lowbit.passes.fuse_residual import fuse_residual
+from lowbit.quantization.cost import Costs
 from lowbit.quantization.quantize import quantize
 from lowbit.quantization.quantizer import Quantized, Quantizer
 from lowbit.quantization.rates import RATES
@@ -512,6 +513,8 @@ def test_recurrent_layers_multiply_codes(kind: str, calibrated: bool) -> None:
     (decision,) = (row for row in made.decisions if row.op == kind)
     assert decision.scheme == "int8"
     assert "times faster by the cost model" in decision.reason
+    cost = Costs(graph, target="avx512vnni").scan(next(node for node in graph if node.op == kind))
+    assert (decision.cost_int8_us, decision.cost_float_us) == (cost.int8, cost.float32)
     (expected,), (found,) = (Session(each).run(**seen[2]) for each in (graph, made.graph))
     assert np.square(found - expected).sum() < 1e-3 * np.square(expected).sum()
     kept = quantize(graph, scheme={f"*{kind}": "float32", "*": "int8"}, calibration=seen if calibrated else None)

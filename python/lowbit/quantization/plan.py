@@ -99,7 +99,7 @@ def decide(
             bits=wide[node.name].bits,
         )
         for node in graph
-        if problems.get(node.name) == ""
+        if node.op in LAYERS and problems[node.name] == ""
     }
     search = _Search(graph=graph, costs=costs, priced=priced, by_row=by_row, floats=floats)
     chosen = search.best() if given is None else search.of(frozenset(given) & frozenset(priced))

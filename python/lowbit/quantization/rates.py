@@ -245,7 +245,7 @@ AVX2 = Rates(
     cheap=0.09,
     costly=0.8,
     add=0.15,
-    steps={"int8": (0.018, 0.013, 0.2), "float32": (0.07, 0.018, 0)},
+    steps={"int8": (0.0155, 0.015, 0.15), "float32": (0.072, 0.023, 0)},
 )
 RATES: dict[str, Rates] = {
     "scalar": Rates(
@@ -322,7 +322,7 @@ RATES: dict[str, Rates] = {
         cheap=0.08,
         costly=0.4,
         add=0.12,
-        steps={"int8": (0.013, 0.009, 0.1), "float32": (0.06, 0.017, 0)},
+        steps={"int8": (0.011, 0.008, 0.1), "float32": (0.055, 0.021, 0)},
     ),
 }
 """By target: the instruction sets of `LOWBIT_ISA`, lower ones first."""
