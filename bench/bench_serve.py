@@ -24,7 +24,6 @@ import shutil
 import signal
 import socket
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -90,7 +89,6 @@ def triton_server(files: Mapping[str, Path], folder: Path) -> Iterator[Served | 
         print("no Triton: LOWBIT_TRITON names no Python that has nvidia-pytriton")
         yield None
         return
-    sys.path.append(str(Path(__file__).parent.parent / "tests"))
     from triton_server import triton
 
     repository.write(files, folder / "repository")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import re
 import shlex
@@ -67,6 +68,9 @@ def test_command(command: str, folder: Path) -> None:
     elif words[0] == "tritonserver":
         run_triton(folder, words[1:])
     else:
+        named = [file for option, file in itertools.pairwise(words) if option == "-f"]
+        assert named
+        assert [file for file in named if not (ROOT / file).is_file()] == []
         check_reachable(words[0])
         run(ROOT, *words, *(["--dry-run=server"] if words[0] == "kubectl" else []))
 
