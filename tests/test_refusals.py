@@ -756,12 +756,41 @@ def test_an_attribute_is_no_buffer() -> None:
     assert_same(convert(net, torch.randn(2, 8)), net, torch.randn(3, 8))
 
 
-@pytest.mark.parametrize("write", [reads_before, reads_after, centers, fills_a_part])
-@pytest.mark.parametrize("fallback", [None, "torch"])
-def test_what_the_next_call_would_see_is_refused(write: Callable[[Any, Tensor], Any], fallback: str | None) -> None:
-    pattern = r"(?s)buffer '(calls|mean)'.*depends on what the last call left.*test_refusals\.py:\d+.*remedy"
-    with pytest.raises(UnsupportedError, match=pattern):
-        convert(Stateful(write), torch.randn(2, 8), fallback=fallback)
+READ = [reads_before, reads_after, centers, fills_a_part]
+
+
+@pytest.mark.parametrize("write", READ)
+def test_what_the_next_call_sees_is_a_state(write: Callable[[Any, Tensor], Any]) -> None:
+    """Calls with a state are the module's, one after the other; calls without begin as the module was."""
+    net, again = Stateful(write).eval(), Stateful(write).eval()
+    again.load_state_dict(net.state_dict())
+    model = convert(net, torch.randn(2, 8))
+    assert "reads and writes its buffer" in model.notes[0]
+    state = model.session.state()
+    first = torch.randn(3, 8)
+    with torch.no_grad():
+        wanted = [net(first)]
+        (found,) = model.session.run(first.numpy(), state=state)
+        np.testing.assert_allclose(found, wanted[0].numpy(), atol=1e-5)
+        for _ in range(3):
+            x = torch.randn(5, 8)
+            (found,) = model.session.run(x.numpy(), state=state)
+            np.testing.assert_allclose(found, net(x).numpy(), atol=1e-5)
+        for _ in range(2):
+            np.testing.assert_allclose(model(first).numpy(), wanted[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("write", READ)
+def test_compiled_modules_with_states_stay_in_torch(write: Callable[[Any, Tensor], Any]) -> None:
+    net, again = Stateful(write).eval(), Stateful(write).eval()
+    again.load_state_dict(net.state_dict())
+    torch._dynamo.reset()
+    compiled = torch.compile(again, backend="lowbit")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3):
+            x = torch.randn(2, 8)
+            torch.testing.assert_close(compiled(x), net(x))
 
 
 @pytest.mark.filterwarnings("ignore:backend='lowbit' leaves a graph in torch")

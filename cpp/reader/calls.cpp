@@ -18,7 +18,7 @@ constexpr double kMostNumber = 1e300;
 struct Key {
   std::string_view name, kind;
 };
-constexpr std::array<Key, 17> kKeys = {{
+constexpr std::array<Key, 18> kKeys = {{
     {"producer", "t"},
     {"name", "t"},
     {"scheme", "t"},
@@ -30,6 +30,7 @@ constexpr std::array<Key, 17> kKeys = {{
     {"evaluations", "[model!t score!n drop!n int8_layers!n int4_layers.n float_layers!l "},
     {"max_drop", "N"},
     {"training", "[kind!t facts.o "},
+    {"generation", "O"},
     {"goal", "M"},
     {"trials", "[model!t score!n drop!n milliseconds!n bytes!n width.n trained.f holds.f taken.f "},
     {"choices",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .capture import Captured, Example, capture, dummy_inputs, example, example_of_item
+from .capture import Captured, Example, arguments, capture, dummy_inputs, example, example_of_item
 from .compress.finalize import is_rounding
 from .compress.records import recorded
 from .converted_model import Conversion, ConvertedModel, array_of
@@ -21,6 +21,7 @@ from .errors import AccuracyError, CalibrationError, InputError
 from .graph.ir import Array, Graph
 from .graph.weights import few_bits
 from .ops import interpreter
+from .ops.interpreter import without_states
 from .passes import optimize
 from .passes.drop_channels import Left, drop_channels
 from .passes.note_sparsity import note_sparsity, sparse_layers
@@ -52,6 +53,7 @@ def convert(
     scheme: str | schemes.Scheme | Mapping[str, str | schemes.Scheme] = "int8",
     method: str | None = None,
     dynamic: Any = "auto",
+    states: Mapping[str, str] | None = None,
     evaluate: Callable[[Any], float] | None = None,
     max_drop: float | None = None,
     fallback: str | None = None,
@@ -80,6 +82,9 @@ def convert(
         method: How weights of few bits are rounded, of all schemes; see `Scheme`, which says it otherwise.
         dynamic: Which sizes stay free. "auto": the batch, and the sequence of token inputs; None: no size; `{input:
             {axis: name}}`: these, and sizes of one name are equal; or torch.export's `dynamic_shapes`.
+        states: The arguments of `net` that are outputs of its last call: `{"h0": "h_n"}`, `{"hx": "1"}` (by position),
+            `{"cache": "cache[0]"}`. Calls of the model leave both out; `model.session.state()` holds them from one call
+            to the next. Buffers that `net` writes to become states by themselves.
         evaluate: A function from a model to its score, higher is better. It is called with the float32 and with low-bit
             models, which are called as `net` is.
         max_drop: How far the score may fall below float32's, in the score's own unit. Layers that cost most accuracy
@@ -126,6 +131,7 @@ def convert(
         data=reiterable(calibration),
         rules=schemes.rules(scheme).with_method(method),
         dynamic=dynamic,
+        states=checked_states(states),
         fallback=fallback is not None,
         tune=tune,
         target=target_of(target),
@@ -154,6 +160,7 @@ class Request:
     data: Iterable[Any] | None
     rules: schemes.Rules
     dynamic: Any
+    states: Mapping[str, str]
     fallback: bool
     tune: bool
     target: str
@@ -182,6 +189,15 @@ def check_module(net: Any, function: str) -> None:
 def inputs_of(net: torch.nn.Module, data: Iterable[Any] | None) -> Any:
     """Example inputs where none are given: the first of the data, else the module's own; None: there are none."""
     return dummy_inputs(net) if data is None else example_of_item(net, _first(data))
+
+
+def checked_states(states: Any) -> Mapping[str, str]:
+    """The paths of states. Raises InputError for what are none."""
+    if states is None:
+        return {}
+    if not isinstance(states, Mapping) or not all(isinstance(path, str) for pair in states.items() for path in pair):
+        raise InputError(f"states are {{argument: output}}, by their paths as texts, not {states!r}")
+    return dict(states)
 
 
 def check_budget(evaluate: Any, max_drop: Any) -> None:
@@ -243,7 +259,7 @@ def prepare(request: Request, inputs: Any, report: Progress) -> Prepared:
     """Capture a module, rewrite its graph, and learn what its quantization needs to know."""
     net, rules = request.net, request.rules
     report("capture", 0, None)
-    captured = capture(net, inputs, request.dynamic, fallback=request.fallback)
+    captured = capture(net, inputs, request.dynamic, fallback=request.fallback, states=request.states)
     report("optimize", 0, None)
     graph, left = _without_channels(optimize(captured.graph), captured, rules)
     notes = rules.check(graph, _module_paths(net, captured.graph))
@@ -287,10 +303,18 @@ def prepare(request: Request, inputs: Any, report: Progress) -> Prepared:
         adopted=adopted,
         quantizer=quantizer,
         data=feeds,
-        given=example(net, inputs),
+        given=_passed(net, example(net, inputs), captured),
         meta=meta,
         left=left,
     )
+
+
+def _passed(net: torch.nn.Module, call: Example, captured: Captured) -> Example:
+    """The call as the model takes it: without the arguments that are states."""
+    if not captured.graph.states:
+        return call
+    names = {parameter["name"] for parameter in captured.signature["parameters"]}
+    return Example(args=(), kwargs={name: value for name, value in arguments(net, call).items() if name in names})
 
 
 def _convert(request: Request, inputs: Any, report: Progress) -> Conversion:
@@ -372,10 +396,10 @@ class CalibrationData:
     """
 
     def __init__(self, captured: Captured, data: Iterable[Any]) -> None:
-        self._graph = captured.graph
+        self._graph = without_states(captured.graph)
         self._data = data
         meta = Meta(signature=captured.signature, output=captured.output)
-        self._convention = calls.convention(meta, captured.graph.inputs, len(captured.graph.outputs))
+        self._convention = calls.convention(meta, self._graph.inputs, len(self._graph.outputs))
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         index = -1

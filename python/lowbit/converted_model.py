@@ -252,9 +252,11 @@ class ConvertedModel(Model):
 
     def _compare(self, arrays: list[Array]) -> Comparison:
         graph, reference = self.graph, self.reference
-        names = [name for node in graph for name in node.outputs if _is_comparable(graph, reference, name)]
+        kept = {state.output for state in graph.states}
+        made = [name for node in graph for name in node.outputs if name not in kept]
+        names = [name for name in made if _is_comparable(graph, reference, name)]
         scales = {part for name in names for part in _parts(graph.values[name].quant)}
-        feeds = dict(zip(graph.inputs, arrays, strict=True))
+        feeds = dict(zip(self.session.graph.inputs, arrays, strict=True))
         found = runner(graph, sorted({*names, *scales}), self._conversion.threads)(feeds)
         expected = runner(reference, names, self._conversion.threads)(feeds)
         rows = {name: _difference(graph, name, found, expected[name]) for name in names}

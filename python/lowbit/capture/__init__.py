@@ -6,21 +6,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from ..errors import UnsupportedError
+from ..errors import InputError, UnsupportedError
 from ..graph.ir import Coded, Graph
 from ..torch_internals import compile_lock, pytree
+from . import caches as caches  # registers an operator of torch
 from . import operators as operators  # each registers what it lowers
 from .export import Program, dummy_inputs, example, example_of_item, export
-from .free import Example
+from .free import Example, arguments
 from .lower import Made, lower, subsets
 from .sizes import user_inputs
+from .states import paired, without_inputs, without_outputs
 from .stored_codes import plain_weights
 
-__all__ = ["Captured", "Example", "capture", "dummy_inputs", "example", "example_of_item"]
+__all__ = ["Captured", "Example", "arguments", "capture", "dummy_inputs", "example", "example_of_item"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +46,14 @@ class Captured:
     """The values that `lowbit::mark` named, by its index."""
 
 
-def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallback: bool = False) -> Captured:
+def capture(
+    net: torch.nn.Module,
+    inputs: Any,
+    dynamic: Any = "auto",
+    *,
+    fallback: bool = False,
+    states: Mapping[str, str] = MappingProxyType({}),
+) -> Captured:
     """Capture a module in eval mode as a float32 graph; `net` is left as it is.
 
     Args:
@@ -52,6 +62,7 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
         dynamic: "auto" frees the batch, and the sequence of token inputs; None fixes all sizes; else torch.export's
             `dynamic_shapes`.
         fallback: Let torch run what lowbit has no operator for, in segments.
+        states: The arguments that are outputs of the last call, by paths (see `states.py`).
 
     Returns:
         The graph, and what a call of it takes and returns.
@@ -69,27 +80,42 @@ def capture(net: torch.nn.Module, inputs: Any, dynamic: Any = "auto", *, fallbac
     codes: list[Coded] = []
     notes: list[str] = []
     with compile_lock(), plain_weights(net, codes, notes):
-        program, made = _fitting(net, inputs, dynamic, fallback, codes)
+        program, made = _fitting(net, inputs, dynamic, fallback, codes, states)
+    pairs = paired(program.signature, program.output, states)
+    output = without_outputs(program.output, pairs.values())
+    assert output is not None
     return Captured(
         graph=made.graph,
-        signature=program.signature,
-        output=_renumber(program.output, made.positions),
+        signature=without_inputs(program.signature, pairs),
+        output=_renumber(output, made.positions),
         classes=program.classes,
         notes=(*notes, *program.notes, *made.notes, *map(_WRITES.format, made.writes)),
-        writes=(*made.writes, *made.state),
+        writes=(*made.writes, *made.unkept),
         codes=made.codes,
         marks=made.marks,
     )
 
 
 def _fitting(
-    net: torch.nn.Module, inputs: Any, dynamic: Any, fallback: bool, codes: Sequence[Coded]
+    net: torch.nn.Module,
+    inputs: Any,
+    dynamic: Any,
+    fallback: bool,
+    codes: Sequence[Coded],
+    states: Mapping[str, str],
 ) -> tuple[Program, Made]:
     """The program and its graph; of the sizes that "auto" frees, the ones that an operation needs fixed are."""
+
+    def lowered(program: Program) -> Made:
+        pairs = paired(program.signature, program.output, states)
+        if without_outputs(program.output, pairs.values()) is None:
+            raise InputError("all outputs of the module are states: there is nothing that a call would return")
+        return lower(program, fallback=fallback, codes=codes, states=pairs)
+
     program = export(net, inputs, dynamic)
     refusal: UnsupportedError | None = None
     try:
-        made = lower(program, fallback=fallback, codes=codes)
+        made = lowered(program)
         reasons = dict.fromkeys(_too_small(net, inputs, program, made.graph), "the example is smaller")
         trials = [reasons] if reasons else []
     except UnsupportedError as error:
@@ -99,7 +125,7 @@ def _fitting(
     for unfree in trials if isinstance(dynamic, str) else ():
         with suppress(UnsupportedError), warnings.catch_warnings(record=True) as told:
             fixed = export(net, inputs, dynamic, unfree=unfree, told=program.notes)
-            made = lower(fixed, fallback=fallback, codes=codes)
+            made = lowered(fixed)
             program, refusal = fixed, None
             break
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch.fx import Node as TorchNode
 
 from ..errors import LowbitError, UnsupportedError
 from ..graph.dims import symbols_of
-from ..graph.ir import Coded, Value, Weight
+from ..graph.ir import Coded, State, Value, Weight
 from ..graph.limits import Limits
 from ..torch_internals import pytree, schema
 from .builder import WIDER, Builder, Complex, Ref, Unlowerable
@@ -45,6 +46,8 @@ class Lowering(Builder):
         self.notes: list[str] = []
         self.codes = list(codes)
         self.marks: dict[int, str] = {}
+        self.states: dict[str, State] = {}
+        """By their inputs; an output that is still "" is to come."""
 
     def resolve(self, argument: Any) -> Any:
         """torch's argument with its nodes replaced by what they stand for."""
@@ -116,6 +119,20 @@ class Lowering(Builder):
         """What keeps a buffer out of the graph."""
         tensor = self.foreign[ref.name]
         return f"the buffer {ref.name!r} is {not_plain(tensor) or f'of {tensor.dtype}, which lowbit has not'}"
+
+    # States: inputs that the caller does not pass, and outputs that are theirs in the next call.
+
+    def add_state(self, name: str, value: Value, initial: Ref | None = None) -> Ref:
+        """A state as it is before the call. initial: the constant that it begins with, instead of zeros."""
+        name = self.unique(name)
+        self.values[name] = value
+        self.states[name] = State(input=name, output="", initial=initial.name if initial is not None else "")
+        return Ref(name, value.dtype, value.shape)
+
+    def keep(self, state: Ref, after: Ref, count: Ref | None = None, axis: int = 0) -> None:
+        """What a state is after the call. count, axis: see `ir.State`."""
+        name = "" if count is None else count.name
+        self.states[state.name] = replace(self.states[state.name], output=after.name, count=name, axis=axis)
 
     # What has no place in the graph.
 

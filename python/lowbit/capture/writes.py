@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -79,11 +80,13 @@ def _sources(results: list[Any]) -> dict[str, TorchNode]:
     return found
 
 
-def without_written_state(exported: torch.export.ExportedProgram) -> None:
-    """Drop the new values of buffers from a program's results."""
-    specs, output = exported.graph_signature.output_specs, list(exported.graph.nodes)[-1]
-    results = zip(specs, output.args[0], strict=True)
-    output.args = (tuple(node if spec.kind.name == "USER_OUTPUT" else None for spec, node in results),)
+def drop_writes(exported: torch.export.ExportedProgram, names: Collection[str]) -> None:
+    """Drop the new values of these buffers from a program's results."""
+    signature, output = exported.graph_signature, list(exported.graph.nodes)[-1]
+    pairs = list(zip(signature.output_specs, output.args[0], strict=True))
+    kept = [(spec, node) for spec, node in pairs if spec.kind.name == "USER_OUTPUT" or str(spec.target) not in names]
+    signature.output_specs[:] = [spec for spec, _ in kept]
+    output.args = (tuple(node for _, node in kept),)
 
 
 def has_writes(module: GraphModule) -> bool:

@@ -76,7 +76,7 @@ def compile_graph(module: torch.fx.GraphModule, inputs: Sequence[Any], **given: 
         if options["fallback"] is None:
             raise
         return _in_torch(module, " ".join(str(error).split()[:60]))
-    if model.meta.writes:
+    if model.meta.writes or model.graph.states:
         return _in_torch(module, "it writes to its inputs or buffers")
     _models[key] = model
     return frame.runner(model)

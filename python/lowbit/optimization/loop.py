@@ -169,6 +169,7 @@ def asked(net: Any, *, data: Any, evaluate: Any, max_drop: Any, target: str | No
         raise InputError(f"evaluate must be a function from a model to its score, not a {type(evaluate).__name__}")
     check_budget(evaluate, max_drop)
     return Request(
+        states={},
         net=net,
         data=reiterable(data),
         rules=schemes.rules("int8"),

@@ -11,7 +11,7 @@ def remove_dead(graph: Graph) -> Graph:
     before: x -> a -> y (returned), x -> b
     after:  x -> a -> y (returned)
     """
-    needed = set(graph.outputs)
+    needed = {*graph.outputs, *(state.initial for state in graph.states)}
     nodes: list[Node] = []
     for node in reversed(graph.nodes):
         if needed.intersection(node.outputs):

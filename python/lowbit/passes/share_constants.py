@@ -29,7 +29,8 @@ def share_constants(graph: Graph) -> Graph:
         for node in graph
     )
     origins = {**graph.origins, **{renamed[name]: origin for name, origin in graph.origins.items()}}
-    return remove_dead(replace(graph, nodes=nodes, origins=origins))
+    states = tuple(replace(state, initial=renamed.get(state.initial, "")) for state in graph.states)
+    return remove_dead(replace(graph, nodes=nodes, states=states, origins=origins))
 
 
 def _key(constant: Array | Weight) -> Hashable:

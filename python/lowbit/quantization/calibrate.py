@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import CalibrationError, InputError
 from ..graph.ir import Array, Graph, Node, Quant, replace
-from ..ops.interpreter import run
+from ..ops.interpreter import begin, bind, run, without_states
 from ..progress import Progress as Progress
 from ..runtime.limits import OWN
 from ..runtime.session import Session
@@ -189,6 +189,7 @@ class Batch:
 
 def batches(graph: Graph, calibration: Iterable[Feeds]) -> Iterator[Batch]:
     """The data in pieces of about `CHUNK` samples where the batch size is free. Raises CalibrationError."""
+    graph = without_states(graph)
     leading = {graph.values[name].shape[0] if graph.values[name].shape else 1 for name in graph.inputs}
     symbol = leading.pop() if len(leading) == 1 else None
     free = isinstance(symbol, str) and symbol in graph.symbols
@@ -227,21 +228,31 @@ def _problem(graph: Graph, feeds: Feeds) -> str:
 
 
 def runner(graph: Graph, keep: Sequence[str], threads: int | None = None) -> Runner:
-    """A function from feeds to the values named in `keep`: a session where the compiled core is there, else NumPy."""
+    """A function from feeds to the values named in `keep`: a session where the compiled core is there, else NumPy.
+
+    States are at their beginning in each call.
+    """
+    outer, kept = without_states(graph), tuple(state.output for state in graph.states)
+    if not {*kept}.isdisjoint(keep):  # a session gives no states: they are inputs and outputs as others are
+        plain = runner(replace(graph, states=()), keep, threads)
+        return lambda feeds: plain({**begin(graph, bind(outer, feeds)), **feeds})
     computed = {name for node in graph.nodes for name in node.outputs}
     wanted = [name for name in dict.fromkeys(keep) if name in computed]
     given = [name for name in keep if name in graph.inputs]
-    observed = replace(graph, outputs=tuple(wanted), nodes=_needed(graph, wanted))
+    outputs = (*wanted, *kept) if wanted else ()
+    observed = replace(graph, outputs=outputs, nodes=_needed(graph, outputs))
     session = _session(observed, threads) if wanted else None
 
     def call(feeds: Feeds) -> dict[str, Array]:
-        arrays = [np.ascontiguousarray(feeds[name]) for name in graph.inputs]
-        feeds = dict(zip(graph.inputs, arrays, strict=True))
+        arrays = [np.ascontiguousarray(feeds[name]) for name in outer.inputs]
+        feeds = dict(zip(outer.inputs, arrays, strict=True))
         if session is None:
             found = run(observed, feeds) if wanted else {}
         else:
             found = dict(zip(wanted, session.run_list(arrays), strict=True))
-        return {**found, **{name: feeds[name] for name in given}}
+        if graph.states and given:
+            feeds |= begin(graph, bind(outer, feeds))
+        return {**{name: found[name] for name in wanted}, **{name: feeds[name] for name in given}}
 
     return call
 

@@ -174,8 +174,8 @@ class Emitter:
         self.annotate(name, self._quants[value])
 
     def finish(self) -> Graph:
-        """The graph: the model's outputs are floats."""
-        for name in self.graph.outputs:
+        """The graph: the model's outputs, and what states begin with, are floats."""
+        for name in (*self.graph.outputs, *(state.initial for state in self.graph.states if state.initial)):
             self.floats(name)
         values, constants = dict(self._values), dict(self._constants)
         return replace(self.graph, nodes=tuple(self._nodes), values=values, constants=constants, origins={})

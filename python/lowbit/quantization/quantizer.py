@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import CalibrationError, InputError
 from ..graph.ir import Array, Coded, Graph, Node, Quant, Weight
-from ..ops.interpreter import bind, validate
+from ..ops.interpreter import bind, validate, without_states
 from ..passes.fuse_residual import fuse_residual
 from ..passes.layers import CONVOLUTIONS, LAYERS, SCANS, TABLES, state_layer
 from ..runtime.meta import Decision
@@ -640,7 +640,7 @@ def _form(width: Width) -> Form:
 def _first_sizes(graph: Graph, calibration: Iterable[Feeds]) -> dict[str, int]:
     first = next(iter(batches(graph, calibration)))
     try:
-        return bind(graph, first.feeds)
+        return bind(without_states(graph), first.feeds)
     except InputError as error:
         raise CalibrationError(f"calibration batch {first.number}: {error}") from None
 

@@ -193,6 +193,8 @@ class Meta:
     """How far the score was allowed to fall."""
     training: tuple[Trained, ...] = ()
     """What was done to the module in training."""
+    generation: Mapping[str, Any] | None = None
+    """Of a language model: the size of its "vocabulary", and the tokens that "stop" an answer."""
     goal: Mapping[str, float] | None = None
     """What `lowbit.optimize` was asked for: "milliseconds" of a call, "bytes" of a file, at most."""
     trials: tuple[Trial, ...] = ()
@@ -330,6 +332,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     ),
     "max_drop": _or_none(_number),
     "training": _rows(Trained, kind=_text, facts=_object),
+    "generation": _or_none(_object),
     "goal": _or_none(_numbers),
     "trials": _rows(
         Trial,

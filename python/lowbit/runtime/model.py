@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,9 +227,18 @@ def _of_path(path: Path) -> Callable[[], bytes]:
     return file
 
 
+def _model(session: Session, meta: Meta) -> Model:
+    """A model; one that says what it needs to generate is a language model."""
+    if meta.generation is None:
+        return Model(session, meta)
+    kinds = import_module(".language_model", __package__)  # which makes a kind of what is defined here
+    made: Model = kinds.LanguageModel(session, meta)
+    return made
+
+
 def _model_of(data: bytes, options: Mapping[str, Any]) -> Model:
     graph, meta = format.loads(data)
-    model = Model(Session(graph, allow_torch=True, **options), meta)
+    model = _model(Session(graph, allow_torch=True, **options), Meta.read(meta))
     model.session._file = model._file = lambda: data
     return model
 
@@ -306,7 +316,7 @@ def load(
     if read is not None:
         graph, core, sizes, meta = read
         _warn_of_target(path, meta)
-        return Model(Session._finished(graph, core, sizes, threads, limits, _of_path(Path(path))), meta)
+        return _model(Session._finished(graph, core, sizes, threads, limits, _of_path(Path(path))), meta)
     graph, document, most = format.load_within(path, limits.memory)
     meta = Meta.read(document)
     _warn_of_target(path, meta)
@@ -324,4 +334,4 @@ def load(
         sizes, constants = weights_of(graph), dict(graph.constants)
         graph = replace(graph, constants={})
         core = finish(fill(graph, constants), threads, None, limits, most)
-    return Model(Session._finished(graph, core, sizes, threads, limits, file), meta)
+    return _model(Session._finished(graph, core, sizes, threads, limits, file), meta)

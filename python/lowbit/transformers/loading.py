@@ -19,11 +19,11 @@ from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .eager.in_place import Codable, pick, replace_layer
-from .eager.modules import QuantizedLayer, shell_of
-from .errors import InputError, UnsupportedError
-from .graph.ir import Weight
-from .quantization.schemes import Scheme, rules
+from ..eager.in_place import Codable, pick, replace_layer
+from ..eager.modules import QuantizedLayer, shell_of
+from ..errors import InputError, UnsupportedError
+from ..graph.ir import Weight
+from ..quantization.schemes import Scheme, rules
 
 METHOD = "lowbit"
 """What config.json calls it."""
