@@ -87,7 +87,7 @@ def main(show: Callable[[str], object] = lambda text: print(text, end="", flush=
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("questions", nargs="*")
     parser.add_argument("--file", type=Path, default=SAVED, help="of the converted model")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: always the most likely token")
+    parser.add_argument("--temperature", type=float, default=0.6, help="0: always the most likely token")
     parser.add_argument("--top-p", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=None)
     given = parser.parse_args()
