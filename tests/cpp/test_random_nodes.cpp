@@ -48,7 +48,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"dequantize", {DType::u8, -1, "", "scale zero_point"}},
       {"dim_value", {DType::f32, 0, "none", "size"}},
       {"div", {DType::f32, -1, "like"}},
-      {"dynamic_quantize", {DType::f32, -1, "", "granularity", 3}},
+      {"dynamic_quantize", {DType::f32, -1, "last|? copies|?", "granularity", 3}},
       {"embedding_bag", {DType::f32, 2, "places offsets", "bag last row"}},
       {"expand", {DType::f32, -1, "", "shape"}},
       {"floor_div", {DType::i64, -1, "like"}},
@@ -206,6 +206,7 @@ class RandomNode {
     if (word == "places") inputs.push_back(places({random_.whole(1, 4)}));
     if (word == "lengths") inputs.push_back(lengths());
     if (word == "cached") inputs.push_back(cached());
+    if (word == "copies") inputs.push_back(places({random_.whole(1, 4)}));
     if (word == "keys") inputs.push_back(m_.floats({size(0), channels, 2, last, 16}));
     if (word == "values") inputs.push_back(m_.floats({size(0), channels, 2, 16, last}));
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));

@@ -91,12 +91,11 @@ class CachedAttention final : public Op {
       args.cosines = turns.as<const float>(), args.sines = run.inputs[kSines].as<const float>();
       args.turned = turns.shape[2], args.turns_batch = turns.shape[0] == 1 ? 0 : turns.shape[1] * turns.shape[2];
     }
-    const kernels::CachedAttentionPlan plan(args, most, run.threads);
+    if (args.batch == 0 || args.steps == 0) return;
     auto* floats = reinterpret_cast<float*>(run.scratch + lengths_bytes(args.batch));
-    if (!plan.puts())
-      run_tasks(args.batch * args.key_heads, run.threads, [&](int64_t head) {
-        kernel_.put(args, head / args.key_heads, head % args.key_heads, floats + head * args.depth);
-      });
+    if (run.outputs[kY].shape.elements() == 0) return put(args, run.threads, floats);
+    const kernels::CachedAttentionPlan plan(args, most, run.threads);
+    if (!plan.puts()) put(args, run.threads, floats);
     run_tasks(plan.tasks(), run.threads,
               [&](int64_t task) { plan.run(kernel_, args, task, floats + task * plan.task_floats()); });
   }
@@ -105,6 +104,13 @@ class CachedAttention final : public Op {
   template <class Item>
   static bool is_present(std::span<const Item> inputs, size_t input) {
     return inputs.size() > input && inputs[input].shape.rank() > 0;
+  }
+
+  // The new positions of all heads, into the caches.
+  void put(const CachedAttentionArgs& args, int threads, float* scratch) const {
+    run_tasks(args.batch * args.key_heads, threads, [&](int64_t head) {
+      kernel_.put(args, head / args.key_heads, head % args.key_heads, scratch + head * args.depth);
+    });
   }
 
   CachedAttentionArgs sizes(const Shape& q, const Shape& v, const Shape& keys) const {
@@ -135,7 +141,8 @@ class CachedAttention final : public Op {
   }
 
   static void* taken(const Tensor& cache, const Tensor& updated) {
-    if (updated.data != cache.data) std::memcpy(updated.data, cache.data, static_cast<size_t>(bytes_of(cache)));
+    if (updated.data != cache.data && bytes_of(cache) > 0)
+      std::memcpy(updated.data, cache.data, static_cast<size_t>(bytes_of(cache)));
     return updated.data;
   }
 

@@ -112,7 +112,8 @@ inline void turn(const CachedAttentionArgs& args, int64_t b, int64_t step, const
     store(y + d, first * load(cosines + d, count) + -second * load(sines + d, count), count);
     store(y + half + d, second * load(cosines + half + d, count) + first * load(sines + half + d, count), count);
   });
-  memcpy(y + 2 * half, x + 2 * half, static_cast<size_t>(args.depth - 2 * half) * sizeof(float));
+  if (args.depth > 2 * half)
+    memcpy(y + 2 * half, x + 2 * half, static_cast<size_t>(args.depth - 2 * half) * sizeof(float));
 }
 
 template <class T>
@@ -173,7 +174,8 @@ void put_into(const CachedAttentionArgs& args, int64_t b, int64_t key_head, floa
   T* values = static_cast<T*>(args.values) + head * args.blocks * kBlock * args.value_depth;
   for (int64_t step = 0; step < args.steps; ++step) {
     const int64_t position = args.length[b] + step;
-    copy_as(args.v.at(b, key_head, step), values + position * args.value_depth, args.value_depth);
+    if (args.value_depth > 0)
+      copy_as(args.v.at(b, key_head, step), values + position * args.value_depth, args.value_depth);
     turn(args, b, step, args.k.at(b, key_head, step), k);
     T* to = keys + position / kBlock * args.depth * kBlock + position % kBlock;
     for (int64_t d = 0; d < args.depth; d += kLanes) {
