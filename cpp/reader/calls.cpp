@@ -14,7 +14,8 @@ namespace {
 constexpr double kMostNumber = 1e300;
 
 // A kind of value. t: a text, n: a number, f: true or false, o: an object, l: a list of texts; capital: or null.
-// m: an object of numbers; [...]: a list of objects with these keys, `!` for those that must be there.
+// m: an object of numbers; g: {vocabulary: a whole number, stop: a list of such}; [...]: a list of objects with these
+// keys, `!` for those that must be there.
 struct Key {
   std::string_view name, kind;
 };
@@ -30,7 +31,7 @@ constexpr std::array<Key, 18> kKeys = {{
     {"evaluations", "[model!t score!n drop!n int8_layers!n int4_layers.n float_layers!l "},
     {"max_drop", "N"},
     {"training", "[kind!t facts.o "},
-    {"generation", "O"},
+    {"generation", "G"},
     {"goal", "M"},
     {"trials", "[model!t score!n drop!n milliseconds!n bytes!n width.n trained.f holds.f taken.f "},
     {"choices",
@@ -55,9 +56,16 @@ void check(const Json& value, char kind, const std::string& what) {
   if (kind == 't') need(value.text(), "a text");
   if (kind == 'n') need(is_number(value), "a number");
   if (kind == 'f') need(value.boolean(), "true or false");
-  if (kind == 'o' || kind == 'm') need(value.object(), "an object");
+  if (kind == 'o' || kind == 'm' || kind == 'g') need(value.object(), "an object");
   if (kind == 'm')
     for (const auto& [key, each] : *value.object()) check(each, 'n', what);
+  if (kind == 'g') {
+    const Json *vocabulary = value.find("vocabulary"), *stop = value.find("stop");
+    const bool tokens = !stop || (stop->list() && std::ranges::all_of(*stop->list(), [](const Json& each) {
+                                    return each.integer() != nullptr;
+                                  }));
+    need(vocabulary && vocabulary->integer() && tokens, "the size of the vocabulary and tokens that end an answer");
+  }
   if (kind == 'l') {
     need(value.list(), "a list");
     for (const Json& each : *value.list()) check(each, 't', what);

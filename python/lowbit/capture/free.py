@@ -52,7 +52,15 @@ Requests = list[dict[int, Free]]
 
 
 def arguments(net: torch.nn.Module, call: Example) -> dict[str, Any]:
-    """The inputs by parameter name, as torch.export's `dynamic_shapes` sees them."""
+    """The inputs by parameter name, as torch.export's `dynamic_shapes` sees them.
+
+    Args:
+        net: The module.
+        call: What it is called with.
+
+    Returns:
+        What each parameter is given.
+    """
     return dict(inspect.signature(net.forward).bind(*call.args, **call.kwargs).arguments)
 
 

@@ -158,12 +158,11 @@ class LanguageModel(Model):
 
     def __init__(self, session: Session, meta: Meta | Mapping[str, Any]) -> None:
         super().__init__(session, meta)
-        told = self.meta.generation or {}
-        vocabulary, stop = told.get("vocabulary"), told.get("stop", [])
-        if not isinstance(vocabulary, int) or not isinstance(stop, list) or not all(isinstance(t, int) for t in stop):
-            raise FormatError("meta['generation'] must hold the size of the vocabulary, and tokens that end an answer")
-        self._reader = Reader(session, vocabulary)
-        self._stop = frozenset(stop)
+        told = self.meta.generation
+        if told is None:
+            raise FormatError("meta['generation'] must hold the size of the vocabulary")
+        self._reader = Reader(session, told["vocabulary"])
+        self._stop = frozenset(told.get("stop", []))
 
     @property
     def capacity(self) -> int:

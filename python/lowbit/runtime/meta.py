@@ -273,6 +273,14 @@ def _object(value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _generation(value: Any) -> Mapping[str, Any]:
+    told, stop = _object(value), value.get("stop", [])
+    numbers = [told.get("vocabulary"), *(stop if isinstance(stop, list) else [None])]
+    if any(isinstance(each, bool) or not isinstance(each, int) for each in numbers):
+        raise TypeError(f"must hold the size of the vocabulary, and tokens that end an answer, is {value!r:.60}")
+    return told
+
+
 def _numbers(value: Any) -> Mapping[str, float]:
     return {key: _number(each) for key, each in _object(value).items()}
 
@@ -332,7 +340,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     ),
     "max_drop": _or_none(_number),
     "training": _rows(Trained, kind=_text, facts=_object),
-    "generation": _or_none(_object),
+    "generation": _or_none(_generation),
     "goal": _or_none(_numbers),
     "trials": _rows(
         Trial,

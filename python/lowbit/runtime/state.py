@@ -29,7 +29,7 @@ class State:
         ...     inputs=("x", "sum"), outputs=("new", "y"), values=dict.fromkeys(("x", "sum", "new", "y"), row),
         ...     nodes=(
         ...         Node(op="add", name="a", inputs=("x", "sum"), outputs=("new",)),
-        ...         Node(op="relu", name="r", inputs=("new",), outputs=("y",)),
+        ...         Node(op="clip", name="c", inputs=("new",), outputs=("y",), attrs={"min": 0.0, "max": 9.0}),
         ...     ),
         ...     constants={}, states=(State(input="sum", output="new"),),
         ... )
