@@ -211,7 +211,7 @@ def test_criteria_and_streamers_are_asked() -> None:
         def end(self) -> None:
             self.seen.append(-1)
 
-    class Stops(transformers.StoppingCriteria):  # type: ignore[misc]
+    class Stops(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers has no types
         def __call__(self, ids: Tensor, scores: Any, **more: Any) -> Tensor:
             return torch.full((len(ids),), ids.shape[1] >= 9)
 
