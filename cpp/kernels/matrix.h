@@ -18,7 +18,8 @@ static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Cut {
   static constexpr int64_t kBlockBytes = 384 * 1024;  // of x, beside one panel and the output in 1 MB of L2
   static constexpr int64_t kBlockRows = 512;          // whose addresses are listed
-  static constexpr int64_t kTaskWork = 1 << 20;       // multiply-adds that are worth waking a thread for
+  static constexpr int64_t kTaskWork = 1 << 20;       // multiply-adds that are worth waking a thread for,
+  static constexpr int64_t kTaskBytes = 1 << 16;      // and weights to read: what a call of few rows takes its time for
 
   int64_t panels, tiles, block;  // block: tiles in a block
   int64_t height, taller;        // rows of a tile; the first `taller` tiles have one more
@@ -37,9 +38,10 @@ struct Cut {
   int64_t alike(int64_t tile, int64_t end) const { return (tile < taller ? std::min(taller, end) : end) - tile; }
 
   // Several tasks a thread, so that one that is interrupted does not hold up the others.
-  int64_t tasks(int threads, int64_t work) const {
+  int64_t tasks(int threads, int64_t work, size_t weight_bytes) const {
     if (threads <= 1) return 1;
-    return std::clamp<int64_t>(work / kTaskWork, 1, std::clamp<int64_t>(units(), 1, int64_t{4} * threads));
+    const int64_t worth = std::max(work / kTaskWork, static_cast<int64_t>(weight_bytes) / kTaskBytes);
+    return std::clamp<int64_t>(worth, 1, std::clamp<int64_t>(units(), 1, int64_t{4} * threads));
   }
 
   // Calls run_panel(panel, first tile, tiles) for all of a task's units.

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int64_t kBlockFloats = 32 * 1024;  // of scores: beside keys and values in the second cache
 constexpr int64_t kBlockRows = 48;           // of a causal block, which computes a triangle too many
-constexpr double kTaskWork = 1 << 18;        // multiply-adds that are worth waking a thread for
+constexpr double kTaskWork = 1 << 18;        // multiply-adds that are worth waking a thread for,
+constexpr double kTaskBytes = 1 << 16;       // and bytes of caches to read
 
 int64_t most_tasks(int threads) { return threads > 1 ? int64_t{4} * threads : 1; }
 
@@ -23,10 +24,12 @@ CachedAttentionPlan::CachedAttentionPlan(const CachedAttentionArgs& args, int64_
   if (args.window > 0) scores_ = std::min(scores_, (args.window + args.steps) / kBlock * kBlock + 2 * kBlock);
   row_floats_ = args.depth + args.value_depth + scores_;
   block_ = std::min(std::max(std::min(kBlockFloats / scores_, kBlockRows), args.sharing()), rows);
-  const double work = static_cast<double>(heads * rows) * static_cast<double>(scores_) *
-                      static_cast<double>(args.depth + args.value_depth);
+  const double numbers =
+      static_cast<double>(heads) * static_cast<double>(scores_) * static_cast<double>(args.depth + args.value_depth);
+  const double worth =
+      std::max(numbers * static_cast<double>(rows) / kTaskWork, numbers * (args.halves ? 2 : 4) / kTaskBytes);
   const int64_t limit = most_tasks(threads);
-  const auto wanted = static_cast<int64_t>(std::clamp(work / kTaskWork, 1.0, static_cast<double>(limit)));
+  const auto wanted = static_cast<int64_t>(std::clamp(worth, 1.0, static_cast<double>(limit)));
   const int64_t blocks = (rows + block_ - 1) / block_;
   pieces_ = wanted > heads ? std::min(blocks, (wanted + heads - 1) / heads) : 1;
   units_ = heads * pieces_;

@@ -82,7 +82,8 @@ void GemmF32Kernel::pack(const float* w, int64_t n, int64_t taps, int64_t run, G
 
 int64_t GemmF32Kernel::tasks(const GemmF32Args& args, int threads) {
   const GemmF32Panels& weights = *args.weights;
-  return cut(args).tasks(threads, args.grid.rows() * weights.n * weights.taps * weights.run);
+  const int64_t count = weights.n * weights.taps * weights.run;
+  return cut(args).tasks(threads, args.grid.rows() * count, static_cast<size_t>(count) * sizeof(float));
 }
 
 void GemmF32Kernel::run(const GemmF32Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }

@@ -64,7 +64,8 @@ void GemmI1Kernel::pack(const uint32_t* w, int64_t n, int64_t taps, int64_t run,
 
 int64_t GemmI1Kernel::tasks(const GemmI1Args& args, int threads) {
   const GemmI1Weights& w = *args.weights;
-  return cut(args).tasks(threads, args.grid.rows() * w.n * w.taps * w.run * 4);  // a word is about as much as four
+  const int64_t work = args.grid.rows() * w.n * w.taps * w.run * 4;  // a word is about as much as four
+  return cut(args).tasks(threads, work, w.bytes());
 }
 
 void GemmI1Kernel::run(const GemmI1Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }

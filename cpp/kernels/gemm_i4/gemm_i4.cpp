@@ -170,7 +170,8 @@ void GemmI4Kernel::pack(const GemmI4Source& w, GemmI4Weights& out) const {
 }
 
 int64_t GemmI4Kernel::tasks(const GemmI4Args& args, int threads) {
-  return cut(args).tasks(threads, args.grid.rows() * args.weights->n * args.weights->k);
+  const int64_t work = args.grid.rows() * args.weights->n * args.weights->k;
+  return cut(args).tasks(threads, work, args.weights->panels.bytes());
 }
 
 void GemmI4Kernel::run(const GemmI4Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }

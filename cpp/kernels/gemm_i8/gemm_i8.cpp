@@ -192,7 +192,7 @@ void GemmI8Kernel::pack_here(const int8_t* w, int64_t n, int64_t taps, int64_t r
 int64_t GemmI8Kernel::tasks(const GemmI8Args& args, int threads) {
   const GemmI8Weights& weights = *args.weights;
   const int64_t work = args.grid.rows() * weights.n * weights.taps * weights.run;
-  const int64_t tasks = cut(args).tasks(threads, work);
+  const int64_t tasks = cut(args).tasks(threads, work, weights.panels.bytes());
   return packs_rows(weights) ? std::min(tasks, std::max<int64_t>(threads, work / kPackingWork)) : tasks;
 }
 

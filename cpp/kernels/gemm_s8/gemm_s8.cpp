@@ -88,7 +88,8 @@ void GemmS8Kernel::pack(const GemmI4Source& source, GemmS8Weights& out) const {
 }
 
 int64_t GemmS8Kernel::tasks(const GemmS8Args& args, int threads) {
-  return cut(args).tasks(threads, args.grid.rows() * args.weights->n * args.weights->k);
+  const int64_t work = args.grid.rows() * args.weights->n * args.weights->k;
+  return cut(args).tasks(threads, work, args.weights->panels.bytes());
 }
 
 void GemmS8Kernel::run(const GemmS8Args& args, int64_t task, int64_t tasks) { Run(args).task(task, tasks); }

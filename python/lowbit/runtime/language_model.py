@@ -65,13 +65,15 @@ class Reader:
         start, end = 0, int(count.max(initial=0))
         while start < end:
             steps = min(CHUNK, end - start, self.capacity - int(state.count.max()))
+            if steps == end and ((wanted >= 0) & (wanted < end)).all():  # nearly every call
+                return self._piece(state, ids[:, :end], count, wanted)
             here = (wanted >= start) & (wanted < start + steps)
             columns = np.flatnonzero(here.any(axis=0)) if here.any() else np.zeros(1, np.intp)
-            (logits,) = self.session.run(
-                input_ids=np.ascontiguousarray(ids[:, start : start + steps]),
-                count=np.clip(count - start, 0, steps),
-                wanted=np.clip(wanted[:, columns] - start, 0, steps - 1),
-                state=state,
+            logits = self._piece(
+                state,
+                ids[:, start : start + steps],
+                np.clip(count - start, 0, steps),
+                np.clip(wanted[:, columns] - start, 0, steps - 1),
             )
             if found is None:
                 found = np.zeros((*wanted.shape, logits.shape[-1]), np.float32)
@@ -80,6 +82,11 @@ class Reader:
         if found is None:
             raise InputError("there is no token to read: each prompt holds one at least")
         return found
+
+    def _piece(self, state: State, ids: Array, count: Array, wanted: Array) -> Array:
+        given = {"input_ids": np.ascontiguousarray(ids), "count": count, "wanted": wanted}
+        (logits,) = self.session.run_list([given[name] for name in self.session.graph.inputs], state)
+        return logits
 
     def _check(self, state: State, ids: Array, count: Array) -> None:
         real = np.arange(ids.shape[1]) < count[:, None]
