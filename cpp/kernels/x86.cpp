@@ -16,7 +16,7 @@ extern const GemmI8Kernel gemm_i8_avx512vnni_12x32, gemm_i8_avx512vnni_8x32, gem
     gemm_i8_avx512vnni_8x48, gemm_i8_avx512vnni_8x16;
 extern const GemmS8Kernel gemm_s8_avx2_i8_4x16, gemm_s8_avx2_i4_4x16, gemm_s8_avx2_i2_4x16;
 extern const GemmS8Kernel gemm_s8_avxvnni_i8_4x16, gemm_s8_avxvnni_i4_4x16, gemm_s8_avxvnni_i2_4x16;
-extern const GemmS8Kernel gemm_s8_avx512vnni_i8_6x64, gemm_s8_avx512vnni_i4_6x64, gemm_s8_avx512vnni_i2_6x64;
+extern const GemmS8Kernel gemm_s8_avx512vnni_i8_6x64, gemm_s8_avx512vnni_i4_3x64, gemm_s8_avx512vnni_i2_3x64;
 extern const LightKernels light_avx2, light_avx512vnni;
 extern const PeakKernel peak_avx2, peak_avxvnni, peak_avx512vnni;
 extern const SpmmI8Kernel spmm_i8_avx2_4x4, spmm_i8_avx2_1x4, spmm_i8_avxvnni_4x4, spmm_i8_avxvnni_1x4;
@@ -46,7 +46,7 @@ constexpr const GemmI8Kernel* kGemmI8[] = {
 };
 
 constexpr const GemmS8Kernel* kGemmS8[] = {
-    &gemm_s8_avx512vnni_i8_6x64, &gemm_s8_avx512vnni_i4_6x64, &gemm_s8_avx512vnni_i2_6x64, &gemm_s8_avxvnni_i8_4x16,
+    &gemm_s8_avx512vnni_i8_6x64, &gemm_s8_avx512vnni_i4_3x64, &gemm_s8_avx512vnni_i2_3x64, &gemm_s8_avxvnni_i8_4x16,
     &gemm_s8_avxvnni_i4_4x16,    &gemm_s8_avxvnni_i2_4x16,    &gemm_s8_avx2_i8_4x16,       &gemm_s8_avx2_i4_4x16,
     &gemm_s8_avx2_i2_4x16,       &gemm_s8_scalar_i8,          &gemm_s8_scalar_i4,          &gemm_s8_scalar_i2,
 };

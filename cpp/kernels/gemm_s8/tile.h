@@ -1,8 +1,9 @@
 // The micro-kernel, once for all ISAs: kRows rows x kVectors vectors of output channels, accumulators in registers for
-// one group of x, floats in memory (a tile of them stays in L1). A policy V gives the vectors (simd/vectors256.h,
-// vectors512.h) and
+// one group of x, and so are the floats that they are added to where they fit; else these are in memory (a tile of them
+// stays in L1). A policy V gives the vectors (simd/vectors256.h, vectors512.h) and
 //
 //   V::kBits                        of a weight's code
+//   V::kHeld                        vectors of floats that registers hold beside as many accumulators
 //   V::kBegins                      whether products begin the accumulators: then they are added to afterwards
 //   V::products(x, k, count, w, acc)  acc = (if V::kBegins) or += the products of `count` steps of k, which start at
 //                                   x[r] + k and at w
@@ -27,6 +28,7 @@ struct Tile {
   using Float = typename V::Float;
   static constexpr int kColumns = kVectors * V::kLanes;
   static constexpr int64_t kStep = gemm_i4_step(V::kBits);
+  static constexpr bool kHolds = kRows * kVectors <= V::kHeld;
 
   static void run(const GemmS8Tile& t) {
     if constexpr (V::kBits == 8) {
@@ -46,37 +48,42 @@ struct Tile {
 
   template <Beside kBeside>
   static LOWBIT_INLINE void run_panels(const GemmS8Tile& first) {
-    if constexpr (kRows > 1) {
+    GemmS8Tile t = first;
+    const bool usual = kHolds && t.x_group == kUsual && t.k % kUsual == 0;
+    for (int64_t left = first.panels; left > 0; --left, t.next_panel(kColumns)) {
       alignas(64) float sums[kRows * kColumns];
       Totals totals{sums, {}};
-      multiply<kBeside, 0>(first, totals);
-      store_any<V, kVectors>(first, sums, kRows);
-    } else {
-      GemmS8Tile t = first;
-      const bool usual = t.x_group == kUsual && t.k % kUsual == 0;
-      for (int64_t left = first.panels; left > 0; --left, t.next_panel(kColumns)) {
-        Totals totals{nullptr, {}};
-        usual ? multiply<kBeside, kUsual>(t, totals) : multiply<kBeside, 0>(t, totals);
+      usual ? multiply<kBeside, kUsual>(t, totals) : multiply<kBeside, 0>(t, totals);
+      if constexpr (kRows == 1) {
         store_row(t, totals);
+      } else {
+        totals.to_memory();
+        store_any<V, kVectors>(t, sums, kRows);
       }
     }
   }
 
-  // What the groups so far make, in memory; of a single row in registers, for each group waits for the one before.
+  // What the groups so far make.
   struct Totals {
     float* memory;
-    Float row[kVectors];
+    Float held[kHolds ? kRows : 1][kVectors];
 
-    LOWBIT_INLINE Float get(int r, int v) const {
-      return kRows == 1 ? row[v] : V::load_floats(memory + r * kColumns + v * V::kLanes);
-    }
+    LOWBIT_INLINE float* at(int r, int v) const { return memory + r * kColumns + v * V::kLanes; }
+    LOWBIT_INLINE Float get(int r, int v) const { return kHolds ? held[kHolds ? r : 0][v] : V::load_floats(at(r, v)); }
     LOWBIT_INLINE void set(int r, int v, Float total) {
-      kRows == 1 ? void(row[v] = total) : V::store(memory + r * kColumns + v * V::kLanes, total, V::kLanes);
+      kHolds ? void(held[kHolds ? r : 0][v] = total) : V::store(at(r, v), total, V::kLanes);
+    }
+    LOWBIT_INLINE void to_memory() const {
+      if constexpr (kHolds) {
+        LOWBIT_UNROLL
+        for (int r = 0; r < kRows; ++r)
+          LOWBIT_UNROLL for (int v = 0; v < kVectors; ++v) V::store(at(r, v), held[r][v], V::kLanes);
+      }
     }
   };
 
   // A single row reads its weights as fast as memory gives them, and all that stands between two loads delays the
-  // second: so its common case is known when this is compiled, groups of kGroup; 0: of any size.
+  // second: so the common case is known when this is compiled, groups of kGroup; 0: of any size.
   static constexpr int64_t kUsual = 32;
 
   template <Beside kBeside, int64_t kGroup>

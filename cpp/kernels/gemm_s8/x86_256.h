@@ -10,6 +10,7 @@ namespace {
 template <int kBitsOfCode>
 struct Codes256 : Avx2 {
   static constexpr int kBits = kBitsOfCode;
+  static constexpr int kHeld = 2;
   static constexpr int64_t kStep = gemm_i4_step(kBits);
   static LOWBIT_INLINE Float half(const uint8_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
