@@ -68,6 +68,34 @@ int code(const GemmI4Source& w, int64_t channel, int64_t k) {
   return w.codes[channel * ((w.k + places - 1) / places) + k / places] >> (k % places * w.bits) & highest_code(w.bits);
 }
 
+// Four bytes of a row's codes: a step of them, the first in the lowest bits.
+uint32_t step_at(const GemmI4Source& w, int64_t channel, int64_t k) {
+  const int64_t places = 8 / w.bits;
+  uint32_t step;
+  std::memcpy(&step, w.codes + channel * ((w.k + places - 1) / places) + k / places, sizeof step);
+  return step;
+}
+
+bool is_whole_step(const GemmI4Source& w, int64_t k, int64_t end) {
+  return k * w.bits % 8 == 0 && k + gemm_i4_step(w.bits) <= end;
+}
+
+// A step's codes from the order of rows into that of panels, where byte j has those of k = j, 4 + j, ...
+uint32_t in_panel_order(uint32_t step, int bits) {
+  if (bits == 8) return step ^ 0x80808080u;
+  if (bits == 4) {  // the halves, nibble by nibble in turn
+    const auto spread = [](uint32_t half) {
+      half = (half | half << 8) & 0x00ff00ffu;
+      return (half | half << 4) & 0x0f0f0f0fu;
+    };
+    return spread(step & 0xffffu) | spread(step >> 16) << 4;
+  }
+  uint32_t swapped = (step >> 6 ^ step) & 0x00cc00ccu;  // four by four, transposed
+  step ^= swapped ^ swapped << 6;
+  swapped = (step >> 12 ^ step) & 0x0000f0f0u;
+  return step ^ swapped ^ swapped << 12;
+}
+
 int zero_point(const GemmI4Source& w, int64_t channel, int64_t group) {
   if (w.offsets != nullptr) return 0;
   return w.zero_points == nullptr ? middle_code(w.bits) : w.zero_points[channel * w.groups() + group];
@@ -112,6 +140,7 @@ void pack_panels(const GemmI4Source& w, int nr, bool complements, GemmI4Panels& 
   out.n = w.n, out.k = w.k, out.run = w.run, out.group_size = w.group_size, out.kind = kind_of(w);
   const GemmI4Depth depth{w.k, w.run, w.group_size, nullptr};
   const int64_t head = gemm_i4_head(nr, out.kind), step = gemm_i4_step(w.bits);
+  const uint32_t places = w.bits == 4 ? 0xf0f0f0f0u : 0xccccccccu;  // of a step that a kernel complements
   int64_t panel = w.groups() * head;
   each_part(depth, [&](int64_t, int64_t, int64_t, int64_t length) { panel += (length + step - 1) / step * nr * 4; });
   out.panels = Buffer(static_cast<size_t>(padded / nr * panel));
@@ -123,7 +152,12 @@ void pack_panels(const GemmI4Source& w, int nr, bool complements, GemmI4Panels& 
         pack_head(w, channel, group, nr, at);
         at += head;
       }
-      for (int64_t i = 0; i < length; ++i) {
+      int64_t i = 0;
+      for (; is_whole_step(w, k + i, k + length); i += step) {
+        const uint32_t codes = in_panel_order(step_at(w, channel, k + i), w.bits) ^ (complements ? places : 0);
+        std::memcpy(at + (i / step * nr + lane) * 4, &codes, sizeof codes);
+      }
+      for (; i < length; ++i) {
         const int q = code(w, channel, k + i);
         const int value = i % 8 >= 4 && complements ? highest_code(w.bits) - q : q;
         at[(i / step * nr + lane) * 4 + i % 4] |= static_cast<uint8_t>(value << (i % step / 4 * w.bits));
