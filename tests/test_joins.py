@@ -197,5 +197,5 @@ def test_attention_reads_keys_and_writes_results_in_the_order_of_layers() -> Non
     graph = m.graph(m.node("linear", m.node("reshape", y, shape=("batch", "length", 24)), m.floats(8, 24)))
     session = Session(graph, threads=1)
     rows = session.profile(**feeds(graph, {"batch": 2, "length": 7}), repeats=1).rows
-    assert [row.op for row in rows].count("transpose") == 1  # of the queries, which are read many times
+    assert "transpose" not in [row.op for row in rows]
     check(graph, {"batch": 2, "length": 7})

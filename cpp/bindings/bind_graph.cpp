@@ -277,14 +277,20 @@ py::list profile(const Session& session, const py::sequence& inputs, int repeats
   for (size_t i = 0; i < seconds.size(); ++i) {
     const graph::Work work = call.work(i);
     const graph::Plan::Step& step = call.plan().steps[i];
-    py::dict row;
-    row["node"] = py::str(step.name.data(), step.name.size());
-    row["op"] = py::str(step.op_name.data(), step.op_name.size());
-    row["kernel"] = step.op->kernel();
-    row["seconds"] = seconds[i];
-    row["operations"] = work.operations;
-    row["bytes"] = work.bytes;
-    rows.append(row);
+    const auto add = [&](std::string_view name, double share) {
+      py::dict row;
+      row["node"] = py::str(name.data(), name.size());
+      row["op"] = py::str(step.op_name.data(), step.op_name.size());
+      row["kernel"] = step.op->kernel();
+      row["seconds"] = seconds[i] * share;
+      row["operations"] = work.operations * share;
+      row["bytes"] = work.bytes * share;
+      rows.append(row);
+    };
+    double channels = 0;
+    for (const graph::MergedLayer& layer : step.layers) channels += static_cast<double>(layer.channels);
+    for (const graph::MergedLayer& layer : step.layers) add(layer.name, static_cast<double>(layer.channels) / channels);
+    if (step.layers.empty()) add(step.name, 1);
   }
   return rows;
 }

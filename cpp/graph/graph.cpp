@@ -118,7 +118,7 @@ void GraphBuilder::node(std::string op, std::string name, const std::vector<std:
                         const std::vector<std::string>& outputs, Attributes attributes) {
   const std::string what = "node " + quoted(name) + " (" + op.substr(0, 100) + ")";
   if (!node_names_.insert(name).second) problem(what + ": another node has this name");
-  Graph::Node node{std::move(op), std::move(name), {}, {}, std::move(attributes)};
+  Graph::Node node{std::move(op), std::move(name), {}, {}, std::move(attributes), {}};
   for (const std::string& input : inputs) node.inputs.push_back(input.empty() ? -1 : find(input, what));
   for (const std::string& output : outputs) node.outputs.push_back(define(output, what));
   if (outputs.empty()) problem(what + ": has no outputs");

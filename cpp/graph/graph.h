@@ -40,6 +40,12 @@ struct Problems {
   bool full() const { return texts.size() >= kMost; }
 };
 
+// A layer that became a part of another product: its name, and how many of the channels are its own.
+struct MergedLayer {
+  std::string name;
+  int64_t channels;
+};
+
 struct Graph {
   struct Input {
     int value = -1;
@@ -51,6 +57,7 @@ struct Graph {
     std::vector<int> inputs;  // values; -1: absent
     std::vector<int> outputs;
     Attributes attributes;
+    std::vector<MergedLayer> layers;  // that it is made of (merging.h), if it is
   };
   std::vector<Symbol> symbols;
   std::vector<Condition> conditions;

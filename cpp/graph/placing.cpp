@@ -186,6 +186,7 @@ class Placing {
     for (size_t i = 0; i < node.inputs.size(); ++i) inputs.push_back(input_operand(node, i, same));
     for (size_t i = 0; i < node.outputs.size(); ++i) outputs.push_back(output_operand(node, i, same, inputs, index));
     emit(*node.impl, node.op, node.name, inputs, outputs);
+    plan_->steps.back().layers = node.layers;
     add_scratch(node);
   }
 

@@ -33,6 +33,7 @@ struct Plan {
     std::string_view op_name, name;             // of the program's node, or "layout" and the value's name
     size_t first = 0, inputs = 0, outputs = 0;  // of `tensors`
     size_t scratch = 0;                         // byte offset in the arena
+    std::span<const MergedLayer> layers = {};   // of the program's node
     bool looks = false;                         // at the watch: it, and what came before, may take a while
   };
   std::vector<TensorType> inputs, outputs;

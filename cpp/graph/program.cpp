@@ -6,6 +6,7 @@
 #include "base/float_environment.h"
 #include "base/large_pages.h"
 #include "base/memory.h"
+#include "graph/merging.h"
 #include "graph/ops/common.h"
 
 namespace lowbit::graph {
@@ -85,8 +86,8 @@ class Preparation {
             if (op->shares(input)) sharing_[value].push_back(program.nodes.size());
           }
         Graph::Node& node = graph_.nodes[i];
-        program.nodes.push_back(
-            {std::move(node.op), std::move(node.name), node.inputs, std::move(node.outputs), std::move(op)});
+        program.nodes.push_back({std::move(node.op), std::move(node.name), node.inputs, std::move(node.outputs),
+                                 std::move(op), std::move(node.layers)});
       }
       release(program, graph_.nodes[i].inputs, read);
     }
@@ -444,6 +445,7 @@ std::string describe(std::string_view name, std::string_view op) {
 
 Program prepare(Graph&& graph, Isa isa, const Limits& limits) {
   const DefaultFloatEnvironment environment;  // packed numbers, and sizes that are multiplied by floats
+  merge_products(graph);  // before buffers lie together: what it makes is gone with the last packing
   const LargePages together(static_cast<size_t>(bytes_held(graph)));
   return Preparation(std::move(graph), isa, limits).run();
 }

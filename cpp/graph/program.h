@@ -28,6 +28,7 @@ struct Program {
     std::string op, name;
     std::vector<int> inputs, outputs;
     std::unique_ptr<Op> impl;
+    std::vector<MergedLayer> layers;  // that it is made of, if it is
   };
   // What a caller keeps between calls (state.h).
   struct State {

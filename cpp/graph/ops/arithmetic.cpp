@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "graph/merging.h"
 #include "graph/ops/common.h"
 #include "graph/ops/ops.h"
 #include "kernels/eltwise/typed.h"
@@ -124,6 +125,61 @@ class Arithmetic final : public TwoOperands {
   const TypedKind* typed_;   // null: not for integers
 };
 
+// f(a) * b, of operands of one shape whose innermost elements are adjacent: what merge_products makes of a gate.
+class Gate final : public ElementwiseOp {
+ public:
+  explicit Gate(const NodeInfo& node) : ElementwiseOp(node) {
+    node.expect_inputs(2, 2);
+    node.expect_outputs(1);
+    if (!kernels::parse_unary(node.text(kGate), unary_.kind)) node.fail("its gate names no function");
+  }
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
+    require_type(inputs, 0, DType::f32);
+    require_type(inputs, 1, DType::f32);
+    require_shape(inputs, 1, inputs[0].shape);
+    return {inputs[0]};
+  }
+  bool reads_parts(size_t) const override { return true; }
+  Layout input_layout(size_t) const override { return Layout::contiguous; }
+  Layout output_layout(size_t) const override { return Layout::contiguous; }
+  void run(const RunArgs& args) const override {
+    const Tensor &a = args.inputs[0], &b = args.inputs[1], &y = args.outputs[0];
+    const int last = y.shape.rank() - 1;
+    const int64_t row = y.shape[last], pieces = (row + kPiece - 1) / kPiece, count = y.shape.elements() / row * pieces;
+    const auto run_piece = [&](int64_t piece) {
+      const int64_t first = piece % pieces * kPiece, n = std::min(kPiece, row - first);
+      kernels::UnaryArgs unary = unary_;
+      unary.count = n;
+      unary.x = a.as<const float>() + offset_of(a, piece / pieces) + first;
+      unary.y = y.as<float>() + piece / pieces * row + first;
+      kernel_.unary(unary);
+      kernel_.binary(BinaryKind::mul, unary.y, 1, b.as<const float>() + offset_of(b, piece / pieces) + first, 1,
+                     unary.y, n);
+    };
+    split(args, [&](int64_t task, int64_t tasks) {
+      for (int64_t piece = count * task / tasks; piece < count * (task + 1) / tasks; ++piece) run_piece(piece);
+    });
+  }
+
+ private:
+  static constexpr int64_t kPiece = 2048;  // elements that stay in the first cache from one loop to the next
+
+  // Of a row, counted over all axes but the last.
+  static int64_t offset_of(const Tensor& x, int64_t row) {
+    int64_t offset = 0;
+    for (int axis = x.shape.rank() - 1; axis-- > 0; row /= x.shape[axis])
+      offset += row % x.shape[axis] * x.strides[axis];
+    return offset;
+  }
+
+  kernels::UnaryArgs unary_;
+};
+
+std::unique_ptr<Op> make_mul(const NodeInfo& node) {
+  if (node.has(kGate)) return std::make_unique<Gate>(node);
+  return std::make_unique<Arithmetic>(node);
+}
+
 class Compare final : public TwoOperands {
  public:
   explicit Compare(const NodeInfo& node) : TwoOperands(node) {
@@ -215,7 +271,7 @@ const OpRows kArithmeticOps = {
     {"div", make<Arithmetic>},         {"floor_div", make<Arithmetic>},
     {"fmod", make<Arithmetic>},        {"logical", make<Logical>},
     {"logical_not", make<LogicalNot>}, {"maximum", make<Arithmetic>},
-    {"minimum", make<Arithmetic>},     {"mul", make<Arithmetic>},
+    {"minimum", make<Arithmetic>},     {"mul", make_mul},
     {"pow", make<Arithmetic>},         {"prelu", make<Arithmetic>},
     {"remainder", make<Arithmetic>},   {"sub", make<Arithmetic>},
     {"trunc_div", make<Arithmetic>},   {"where", make<Where>},

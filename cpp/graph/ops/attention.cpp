@@ -39,7 +39,7 @@ class Attention final : public Op {
     y[last] = v[last];
     return {{DType::f32, y}};
   }
-  bool reads_orders(size_t input) const override { return input == kK || input == kV; }
+  bool reads_orders(size_t input) const override { return input <= kV; }
   bool writes_orders(size_t) const override { return true; }
   std::string kernel() const override { return kernel_.name; }
   size_t scratch_bytes(Types inputs, Types, int threads) const override {
