@@ -5,6 +5,7 @@
 
 #include "base/float_environment.h"
 #include "base/threads.h"
+#include "graph/directions.h"
 
 namespace lowbit::graph {
 
@@ -36,6 +37,7 @@ Session::Session(Graph&& graph, Isa isa, int threads, const Limits& limits)
   if (threads_ < 1 || threads_ > kMaxThreads)
     throw Error(ErrorKind::input,
                 "threads must be from 1 to " + std::to_string(kMaxThreads) + ", got " + std::to_string(threads));
+  if (threads_ > 1) join_directions(program_);
 }
 
 Session::Call::Call(const Session& session, std::span<const Tensor> inputs, Interrupt interrupt, State* state)

@@ -23,4 +23,10 @@ extern const OpRows kArithmeticOps, kAttentionOps, kCachedAttentionOps, kConvF32
     kGridSampleOps, kIndexingOps, kLinearOps, kMatmulOps, kNormalizeOps, kOrderingOps, kPoolOps, kQuantizeOps,
     kQuantizedOps, kRecurrentOps, kReduceOps, kResampleOps, kResizeOps, kShapeOps, kSignOps, kSizesOps, kSoftmaxOps;
 
+// Whether these are recurrent layers, one forward and one backward.
+bool are_directions(const Op& first, const Op& second);
+// One operator of two such. inputs, outputs: how many the first has; those of the second lie behind them.
+std::unique_ptr<Op> both_directions(std::unique_ptr<Op> first, std::unique_ptr<Op> second, size_t inputs,
+                                    size_t outputs);
+
 }  // namespace lowbit::graph

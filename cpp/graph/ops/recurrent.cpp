@@ -63,9 +63,10 @@ class Recurrent : public Op {
     return input == 0 || input == h0_ || input == lengths_ || (has_cell_ && input == h0_ + 1);
   }
   std::string kernel() const override { return coded_ != nullptr ? kernel_.name : weights_->kernel->name; }
-  size_t scratch_bytes(Types inputs, Types, int) const override {
+  size_t scratch_bytes(Types inputs, Types, int) const override { return scratch_of(inputs[0].shape[1]); }
+  size_t scratch_of(int64_t batch) const {
     const size_t codes = coded_ != nullptr ? sizeof(RnnRow) + code_scratch() : 0;
-    return inputs[0].shape[1] * ((gates_ + 1) * hidden_ * sizeof(float) + codes);
+    return batch * ((gates_ + 1) * hidden_ * sizeof(float) + codes);
   }
   Work work(Types inputs, Types outputs) const override {
     Work work = Op::work({}, outputs);
@@ -77,14 +78,24 @@ class Recurrent : public Op {
   }
 
   void run(const RunArgs& args) const override {
-    const int64_t batch = args.inputs[0].shape[1];
+    start(args);
+    run_steps(args);
+  }
+
+  void start(const RunArgs& args) const {
     check_lengths(args);
     for (size_t i = 1; i < args.outputs.size(); ++i) start_state(args, i);
-    const int64_t shares = shares_of(batch, args.threads);
+  }
+
+  // What may run in a parallel task: throws nothing.
+  void run_steps(const RunArgs& args) const {
+    const int64_t batch = args.inputs[0].shape[1], shares = shares_of(batch, args.threads);
     if (shares <= 1) return run_rows(args, 0, batch, args.threads);
     run_tasks(shares, args.threads,
               [&](int64_t share) { run_rows(args, share * batch / shares, (share + 1) * batch / shares, 1); });
   }
+
+  bool is_reverse() const { return reverse_; }
 
  protected:
   // inputs h0 and lengths: where the initial states begin, and the last input; they may be absent.
@@ -335,7 +346,68 @@ class Rnn final : public Recurrent {
   bool relu_ = false;
 };
 
+// Two directions of a layer: the inputs and outputs of the second lie behind those of the first. Several threads run
+// both at once, each without waiting for others, which a step's product that they share must at every step.
+class BothDirections final : public Op {
+ public:
+  BothDirections(std::unique_ptr<Recurrent> first, std::unique_ptr<Recurrent> second, size_t inputs, size_t outputs)
+      : first_(std::move(first)), second_(std::move(second)), inputs_(inputs), outputs_(outputs) {}
+
+  std::vector<TensorType> infer(Types inputs, std::span<const int64_t> symbols) const override {
+    std::vector<TensorType> types = first_->infer(inputs.first(inputs_), symbols);
+    for (TensorType& type : second_->infer(inputs.subspan(inputs_), symbols)) types.push_back(type);
+    return types;
+  }
+  bool reads(size_t input) const override {
+    return input < inputs_ ? first_->reads(input) : second_->reads(input - inputs_);
+  }
+  std::string kernel() const override { return first_->kernel(); }
+  size_t scratch_bytes(Types inputs, Types, int) const override {
+    return second_scratch(inputs[0].shape[1]) + second_->scratch_of(inputs[inputs_].shape[1]);
+  }
+  Work work(Types inputs, Types outputs) const override {
+    Work work = first_->work(inputs.first(inputs_), outputs.first(outputs_));
+    const Work more = second_->work(inputs.subspan(inputs_), outputs.subspan(outputs_));
+    work.operations += more.operations, work.bytes += more.bytes;
+    return work;
+  }
+
+  void run(const RunArgs& args) const override {
+    const bool at_once = args.threads > 1 && args.threads < kThreadsApart;
+    RunArgs first = args, second = args;
+    first.inputs = args.inputs.first(inputs_), second.inputs = args.inputs.subspan(inputs_);
+    first.outputs = args.outputs.first(outputs_), second.outputs = args.outputs.subspan(outputs_);
+    if (at_once) first.threads = second.threads = 1;
+    second.scratch += second_scratch(args.inputs[0].shape[1]);
+    first_->start(first), second_->start(second);
+    if (!at_once) return first_->run_steps(first), second_->run_steps(second);
+    run_tasks(2, args.threads,
+              [&](int64_t task) { task == 0 ? first_->run_steps(first) : second_->run_steps(second); });
+  }
+
+ private:
+  static constexpr int kThreadsApart = 4;  // that are worth more on one direction after the other
+
+  size_t second_scratch(int64_t batch) const { return (first_->scratch_of(batch) + 63) / 64 * 64; }
+
+  std::unique_ptr<Recurrent> first_, second_;
+  size_t inputs_, outputs_;  // of the first
+};
+
 }  // namespace
+
+bool are_directions(const Op& first, const Op& second) {
+  const auto *a = dynamic_cast<const Recurrent*>(&first), *b = dynamic_cast<const Recurrent*>(&second);
+  return a != nullptr && b != nullptr && a->is_reverse() != b->is_reverse();
+}
+
+std::unique_ptr<Op> both_directions(std::unique_ptr<Op> first, std::unique_ptr<Op> second, size_t inputs,
+                                    size_t outputs) {
+  const auto recurrent = [](std::unique_ptr<Op>& op) {
+    return std::unique_ptr<Recurrent>(static_cast<Recurrent*>(op.release()));
+  };
+  return std::make_unique<BothDirections>(recurrent(first), recurrent(second), inputs, outputs);
+}
 
 const OpRows kRecurrentOps = {
     {"gru", make<Gru>},           {"lstm", make<Lstm>}, {"quantized_gru", make<Gru>}, {"quantized_lstm", make<Lstm>},
