@@ -18,7 +18,7 @@ from lowbit.quantization.layer_inputs import coded_rows
 from lowbit.quantization.plan import decide
 from lowbit.quantization.quantize import quantize
 from lowbit.quantization.quantizer import Quantized
-from lowbit.quantization.row_ranges import SAMPLE, _Sample, candidates, copies_of, factors_of
+from lowbit.quantization.row_ranges import SAMPLE, _Sample, candidates, copies_of, flat_channels
 from lowbit.quantization.schemes import Scheme
 from passes.cheap import cheap_conversions
 from passes.same import ops
@@ -84,12 +84,10 @@ def test_wide_channels_get_ranges_per_row_and_factors() -> None:
 def test_copies_are_of_what_sets_the_ranges() -> None:
     rows = np.random.default_rng(0).standard_normal((50, 32)).astype(np.float32)
     rows[:, 5] *= 40
-    assert copies_of(rows, None, 2) == (5, 5)
-    wide, factors = rows.copy(), np.ones(32, np.float32)
+    assert copies_of(rows, 2) == (5, 5)
+    wide = rows.copy()
     wide[:, 9] *= 30
-    assert copies_of(wide, factors, 2) == (5, 9)
-    factors[[5, 9]] = 0.01
-    assert not {5, 9} & set(copies_of(wide, factors, 2))
+    assert copies_of(wide, 2) == (5, 9)
     whole, further = (np.square(coded_rows(rows, None, copies=each) - rows).sum() for each in ((), (5, 5)))
     assert further < 0.2 * whole, "a third of the range, a ninth of the noise"
 
@@ -145,15 +143,10 @@ def test_who_has_a_choice() -> None:
     assert set(found) == {hidden, softmax}
 
 
-def test_factors() -> None:
-    rms = np.float64([1.0, 4.0, 16.0, 0.0])
-    assert factors_of(rms, 0.0) is None
-    assert factors_of(np.zeros(3), 1.0) is None
-    factors = factors_of(rms, 0.5)
-    assert factors is not None
-    assert factors.dtype == np.float32
-    np.testing.assert_allclose(factors / factors[2], [4, 2, 1, 1000**0.5], rtol=1e-5)
-    np.testing.assert_allclose(np.log(factors).mean(), 0, atol=1e-6)
+def test_factors_that_flatten() -> None:
+    assert not flat_channels(np.zeros((2, 3), np.float32)).any()
+    factors = np.exp(flat_channels(np.float32([[1, -4, 16, 0], [-1, 4, 16, 0]])))
+    np.testing.assert_allclose(factors / factors[2], [16, 4, 1, 1000], rtol=1e-5)
 
 
 def test_a_sample_is_an_even_share_of_any_number_of_batches() -> None:
@@ -169,8 +162,7 @@ def test_a_sample_is_an_even_share_of_any_number_of_batches() -> None:
 def test_coded_rows_are_the_rows_within_half_a_step() -> None:
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((20, 40)) * np.geomspace(0.1, 100, 40)).astype(np.float32)
-    factors = factors_of(np.sqrt(np.square(x).mean(axis=0)), 1.0)
-    assert factors is not None
+    factors = np.exp(flat_channels(x)).astype(np.float32)
     steps = (np.fmax(x * factors, 0).max(axis=1) - np.fmin(x * factors, 0).min(axis=1)) / 255
     assert (np.abs(coded_rows(x, factors) - x) <= 0.501 * steps[:, None] / factors).all()
 

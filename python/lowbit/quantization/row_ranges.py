@@ -4,26 +4,26 @@ What a transformer's layers read has rows of unlike size and a few channels far 
 wastes most codes. A range of its own for each row costs a pass over the row, which is little beside the product. And
 since rows are touched anyway, channel k is multiplied by factor[k] first, and the weights for it are divided by it:
 
-    x W^T = (x f) (W / f)^T,    f[k] = rms(x[k]) ^ -strength, scaled to a geometric mean of 1
+    x W^T = (x f) (W / f)^T
 
 which moves the unlikeness of channels into the weights, where it harms less: these have a scale per output channel and
-are rounded with compensation. The strength that loses least on a sample of rows is taken, for all layers that read a
-value together.
+are rounded with compensation. The factors of least noise (`row_factors.py`) are made from a sample of rows, for all
+layers that read a value together, and taken to the power that loses least on others. Where codes or weights share
+scales in groups, the powers are those of the channels' root mean squares.
 
 What factors leave of the widest channels still sets the range of all. So a few of them have several codes, each with
 the channel's weights again: what the first code, which saturates, leaves of a value is the second one's, and the row's
 range is that of the values over the number of their codes. This takes as much longer as there are more columns.
 
-Sources: Xiao et al. 2023, "SmoothQuant" (arXiv:2211.10438), with measured strengths and the root mean square instead of
-the maximum, as rows have ranges of their own; Yao et al. 2022, "ZeroQuant" (arXiv:2206.01861) for ranges per token.
+Sources: Xiao et al. 2023, "SmoothQuant" (arXiv:2211.10438), with measured strengths, and the root mean square instead
+of the maximum where scales are shared in groups; Yao et al. 2022, "ZeroQuant" (arXiv:2206.01861) for ranges per token.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -36,9 +36,10 @@ from .layer_inputs import ROWS, UNKNOWN, coded_rows, spread_rows
 from .plan import Plan
 from .round_groups import round_groups
 from .round_weights import LIMIT
+from .row_factors import least_noise
 from .schemes import Scheme
 
-STRENGTHS = tuple(i / 8 for i in range(8))
+STRENGTHS = tuple(i / 8 for i in range(9))
 SAMPLE = 1024
 """Rows of a value that strengths are measured on, at most."""
 OUTPUTS = 768
@@ -49,6 +50,9 @@ GAINS = 1.02
 """How many times less noise factors must leave to be taken: what few rows show may be chance."""
 FAINT = 0.1
 """Rows with less than this share of the median row's energy are taken to have it."""
+LOUDNESS = 0.5
+"""The power of a row's energy that its noise is weighed against: 1 would leave out rows of great norm, which the other
+rows attend to, and 0 all others."""
 COPIES = (64, 32, 16)
 """Of so many values of a row, one has a further code, if that pays."""
 WORTH = 4.0
@@ -127,15 +131,20 @@ def survey(
         sample = samples.of.pop(name)
         x, seen, weights, scheme = sample.rows(), sample.seen, _stack(graph, nodes), schemes[name]
         strengths = STRENGTHS if scheme.smooth and seen >= UNKNOWN else (0.0,)
-        share = _left(seen, x.shape[1]) if scheme.compensate else 1.0
         size = max(groups.get(node.name, 0) for node in nodes)
-        rounded = partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest
         group = max(activation_groups.get(node.name, 0) for node in nodes)
-        coded = partial(coded_rows, group_size=group)
-        plain = len(strengths) > 1 and not size and not group
-        counts = [x.shape[1] // each for each in COPIES if each <= x.shape[1]] if plain else []
-        found_range = _measure(x, weights, quants[name], strengths, share, rounded, coded, counts)
-        made[name] = replace(found_range, elements=seen * x.shape[1])
+        search = _Search(
+            x=x,
+            weights=weights,
+            share=_left(seen, x.shape[1]) if scheme.compensate else 1.0,
+            rounded=partial(_nearest_of_groups, size=size, scheme=scheme) if size else _nearest,
+            coded=partial(coded_rows, group_size=group),
+            is_plain=not size and not group,
+        )
+        counts = [x.shape[1] // each for each in COPIES] if len(strengths) > 1 and search.is_plain else []
+        found = search.best(strengths, sorted({0, *counts}))
+        static = search.share_of((quantized(x, quants[name]).astype(np.float32) - x) @ weights.T)
+        made[name] = replace(found, static=static, elements=seen * x.shape[1])
     return made
 
 
@@ -192,61 +201,95 @@ def _stack(graph: Graph, nodes: Sequence[Node]) -> Array:
     return spread_rows(whole, OUTPUTS)
 
 
-def _measure(
-    x: Array,
-    weights: Array,
-    quant: Quant,
-    strengths: Sequence[float],
-    share: float,
-    rounded: Callable[[Array], Array],
-    coded: Callable[..., Array],
-    counts: Sequence[int],
-) -> RowRange:
-    signals = np.square(x @ weights.T, dtype=np.float64).sum(axis=1)
-    signals = np.maximum(signals, FAINT * float(np.median(signals)) + 1e-30)
-    known, everywhere = len(x) / (len(x) + UNKNOWN), slice(None)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Search:
+    """Looks for the codes of rows x [rows, K] that leave least noise in what `weights` [outputs, K] make of them.
 
-    def share_of(error: Array, rows: slice) -> float:
-        return float((np.square(error, dtype=np.float64).sum(axis=1) / signals[rows]).mean())
+    share: of nearest rounding's noise that weights keep. rounded: what weights become. coded: what rows become.
+    is_plain: whether all of a row, and all of an output's weights, have one scale.
+    """
 
-    def factors(strength: float, rows: slice) -> Array | None:
-        return factors_of(np.sqrt(np.square(x[rows], dtype=np.float64).mean(axis=0)), strength * known)
+    x: Array
+    weights: Array
+    share: float
+    rounded: Callable[[Array], Array]
+    coded: Callable[..., Array]
+    is_plain: bool
 
-    def noise(by: Array | None, rows: slice, copies: Sequence[int] = ()) -> float:
-        return share_of((coded(x[rows], by, copies=copies) - x[rows]) @ weights.T, rows)
+    def best(self, strengths: Sequence[float], counts: Sequence[int]) -> RowRange:
+        """Of these strengths and numbers of further codes."""
+        # Rows that factors were made from flatter them: each half of the rows judges the factors of the other.
+        odd, even, everywhere = slice(1, None, 2), slice(0, None, 2), slice(None)
+        costs: dict[tuple[int, float], float] = {}
+        for count in counts:
+            for made, judges in ((even, odd), (odd, even)):
+                copies = copies_of(self.x[made], count)
+                logs = self._logs(made, copies) if any(strengths) else np.zeros(self.x.shape[1])
+                for strength in strengths:
+                    cost = self._cost(_factors(logs, strength), copies, judges)
+                    costs[count, strength] = costs.get((count, strength), 0.0) + cost
+        least = {key: cost * (1 + WORTH * key[0] / self.x.shape[1]) for key, cost in costs.items()}
+        least[0, 0.0] /= GAINS
+        count, strength = min(least, key=least.__getitem__)
+        copies = copies_of(self.x, count)
+        factors = _factors(self._logs(everywhere, copies), strength) if strength else None
+        noise = self.share_of(self._noise(factors, copies, everywhere))
+        return RowRange(factors=factors, copies=copies, noise=noise)
 
-    def cost(by: Array | None, rows: slice, copies: Sequence[int] = ()) -> float:
-        scaled = weights if by is None else weights / by
-        error = ((rounded(scaled) - scaled) * (1.0 if by is None else by)).astype(np.float32)
-        return noise(by, rows, copies) + share * share_of(x[rows] @ error.T, rows)
+    def share_of(self, error: Array, rows: slice = slice(None)) -> float:
+        """Of the outputs' energy, row by row."""
+        return float((np.square(error, dtype=np.float64).sum(axis=1) / self._signals[rows]).mean())
 
-    # Rows that factors were made from flatter them: each half of the rows judges the factors of the other.
-    halves = ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2)))
+    def _weighed(self, error: Array, rows: slice) -> float:
+        """The noise of the outputs as each row's is worth."""
+        return float((np.square(error, dtype=np.float64).sum(axis=1) * self._worth[rows]).mean())
 
-    def search(counts: Iterable[int], strengths: Iterable[float]) -> dict[tuple[int, float], float]:
-        found: dict[tuple[int, float], float] = {}
-        for count, each in itertools.product(counts, strengths):
-            by = [factors(each, made) for made, _ in halves]
-            judged = zip(by, halves, strict=True)
-            total = sum(cost(f, judges, copies_of(x[made], f, count)) for f, (made, judges) in judged)
-            found[count, each] = total * (1 + WORTH * count / x.shape[1])
-        return found
+    @cached_property
+    def _worth(self) -> Array:
+        worth: Array = self._signals**-LOUDNESS
+        return worth
 
-    costs = search([0], strengths)
-    costs[0, 0.0] /= GAINS
-    most = search(counts[-1:], strengths)
-    likely = {min(found, key=found.__getitem__)[1] for found in (costs, most) if found}
-    costs |= most | search(counts[:-1], likely)
-    count, strength = min(costs, key=costs.__getitem__)
-    copies = copies_of(x, factors(strength, everywhere), count)
-    best = factors(strength, everywhere)
-    static = share_of((quantized(x, quant).astype(np.float32) - x) @ weights.T, everywhere)
-    return RowRange(factors=best, copies=copies, noise=noise(best, everywhere, copies), static=static)
+    @cached_property
+    def _signals(self) -> Array:
+        energies = np.square(self.x @ self.weights.T, dtype=np.float64).sum(axis=1)
+        signals: Array = np.maximum(energies, FAINT * float(np.median(energies)) + 1e-30)
+        return signals
+
+    def _logs(self, rows: slice, copies: Sequence[int]) -> Array:
+        """Of the factors of strength 1 that these rows ask for: as far as so few may be believed."""
+        x = self.x[rows]
+        if self.is_plain:
+            codes = 1 + np.bincount(np.array(copies, np.int64), minlength=x.shape[1])
+            logs = least_noise(x, self.weights, self._worth[rows], self.share, codes)
+        else:
+            logs = flat_channels(x)
+        made: Array = logs * (len(self.x) / (len(self.x) + UNKNOWN))
+        return made
+
+    def _noise(self, factors: Array | None, copies: Sequence[int], rows: slice) -> Array:
+        """In the outputs, of the rows' codes."""
+        x = self.x[rows]
+        noise: Array = (self.coded(x, factors, copies=copies) - x) @ self.weights.T
+        return noise
+
+    def _cost(self, factors: Array | None, copies: Sequence[int], rows: slice) -> float:
+        scaled = self.weights if factors is None else self.weights / factors
+        error = ((self.rounded(scaled) - scaled) * (1.0 if factors is None else factors)).astype(np.float32)
+        of_weights = self._weighed(self.x[rows] @ error.T, rows)
+        return self._weighed(self._noise(factors, copies, rows), rows) + self.share * of_weights
 
 
-def copies_of(x: Array, factors: Array | None, count: int) -> tuple[int, ...]:
+def _factors(logs: Array, strength: float) -> Array | None:
+    """exp(strength * logs), float32 with a geometric mean of 1; None if it is 1 everywhere."""
+    if not (strength * logs).any():
+        return None
+    factors: Array = np.exp(strength * (logs - logs.mean())).astype(np.float32)
+    return factors
+
+
+def copies_of(x: Array, count: int) -> tuple[int, ...]:
     """So many values of the rows x [rows, K], one after another those that set most rows' ranges as it stands."""
-    scaled = np.abs(x if factors is None else x * factors)
+    scaled = np.abs(x)
     shares = scaled / np.maximum(scaled.max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float32).tiny)
     wide = np.argsort(-shares.max(axis=0, initial=0.0), kind="stable")[: 2 * count]
     left, codes = scaled[:, wide], np.ones(len(wide), np.float32)
@@ -276,11 +319,9 @@ def _nearest_of_groups(weights: Array, size: int, scheme: Scheme) -> Array:
     return round_groups(weights, size, symmetric=scheme.symmetric, bits=bits, levels=scheme.levels).weight
 
 
-def factors_of(rms: Array, strength: float) -> Array | None:
-    """f = rms ^ -strength with a geometric mean of 1, float32 [K]; None if it is 1 everywhere."""
+def flat_channels(x: Array) -> Array:
+    """log f of the factors f that make the channels of rows x [rows, K] alike: 1 / rms."""
+    rms = np.sqrt(np.square(x, dtype=np.float64).mean(axis=0))
     widest = float(rms.max(initial=0.0))
-    if strength == 0 or widest <= 0:
-        return None
-    logs = -strength * np.log(np.maximum(rms, widest / WIDEST))
-    factors: Array = np.exp(logs - logs.mean()).astype(np.float32)
-    return factors
+    logs: Array = -np.log(np.maximum(rms, widest / WIDEST)) if widest > 0 else np.zeros(len(rms))
+    return logs
