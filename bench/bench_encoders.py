@@ -366,7 +366,9 @@ def compare(name: str, subject: Subject, runs: Mapping[str, Run], *, batch: int,
         error = f"{errors[engine]:.4f}" if engine in errors else "unknown"
         print(f"| {name}, batch {batch} | {engine}{wide} | {timing.lowest * 1e3:.2f} | {ratio} | {error}{much} |")
     rivals = [e for e in runs if "float32" not in e and e != OWN and errors.get(e, 0.0) <= MUCH * errors[OWN]]
-    if rivals:
+    if not rivals:
+        print(f"{name}, batch {batch}: all peers are much less accurate", flush=True)
+    else:
         best = min(rivals, key=lambda engine: times[engine].lowest)
         ratio = f"{times[best].lowest / own.lowest:.2f}, by medians {times[best].median / own.median:.2f}"
         print(f"{name}, batch {batch}: the best peer, {best}, takes {ratio} times as long", flush=True)
