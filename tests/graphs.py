@@ -518,7 +518,7 @@ def sequence_net() -> Graph:
 
 
 def cache_net() -> Graph:
-    """Attention over caches of both types that are inputs and outputs; batch and steps free."""
+    """Attention over caches of all types that are outputs; batch and steps free."""
     m = Maker(5, {**BATCH, "steps": Symbol(minimum=1, maximum=40)})
     q, kv = m.input("q", "batch", 4, "steps", 6), m.input("kv", "batch", 2, "steps", 6)
     keys, values = m.input("keys", "batch", 2, 8, 6, 16), m.input("values", "batch", 2, 8, 16, 6)
@@ -535,7 +535,10 @@ def cache_net() -> Graph:
         for kind in ("cos", "sin")
     ]
     z, *halves = m.node("cached_attention", y, kv, kv, *halves, length, *turns, outputs=3, scale=0.3, softcap=2.0)
-    return m.graph(z, keys, values, *halves)
+    zero = m.constant(np.zeros((1, 1, 1, 1, 1), np.int8))
+    codes = [m.node("expand", zero, shape=("batch", 2, 8, *sizes)) for sizes in ((10, 16), (16, 10))]
+    c, *codes = m.node("cached_attention", q, kv, kv, *codes, length, outputs=3, scale=0.3, window=9)
+    return m.graph(z, keys, values, *halves, c, *codes)
 
 
 def number_net() -> Graph:

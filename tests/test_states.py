@@ -35,6 +35,14 @@ def attend(q: Array, k: Array, v: Array, *, scale: float, window: int = 0, softc
     return made
 
 
+def kept(x: Array, dtype: str) -> Array:
+    """x [..., N] as a cache gives it back."""
+    if dtype != "s8":
+        return x.astype(np.float16 if dtype == "f16" else np.float32).astype(np.float32)
+    scale = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    return np.rint(x * (1 / scale)).astype(np.float32) * scale
+
+
 def decoder(blocks: int = 8, dtype: str = "f32", depth: int = DEPTH, **attrs: Any) -> Graph:
     """Attention with a cache: x [batch, steps, 3 parts of heads] and how many steps count; batch and steps free."""
     m = Maker(3, {"batch": Symbol(), "steps": Symbol(maximum=16 * blocks)})
@@ -42,8 +50,9 @@ def decoder(blocks: int = 8, dtype: str = "f32", depth: int = DEPTH, **attrs: An
     q, k, v = (m.input(name, "batch", heads, "steps", depth) for name, heads in parts.items())
     count = m.input("count", "batch", dtype="i64")
     length = m.input("length", "batch", dtype="i64")
-    keys = m.input("keys", "batch", KEY_HEADS, blocks, depth, 16, dtype=dtype)
-    values = m.input("values", "batch", KEY_HEADS, blocks, 16, depth, dtype=dtype)
+    size = depth + 4 if dtype == "s8" else depth
+    keys = m.input("keys", "batch", KEY_HEADS, blocks, size, 16, dtype=dtype)
+    values = m.input("values", "batch", KEY_HEADS, blocks, 16, size, dtype=dtype)
     attrs = {"scale": 0.4, **attrs}
     y, new_keys, new_values = m.node("cached_attention", q, k, v, keys, values, length, outputs=3, **attrs)
     longer = m.node("add", length, count)
@@ -76,17 +85,19 @@ def run(session: lowbit.Session, parts: list[Array], state: Any = None, count: A
     depth=st.sampled_from([1, 6, 16, 17, 64, 80]),
     window=st.sampled_from([0, 1, 5, 16, 40]),
     softcap=st.sampled_from([0.0, 1.5]),
+    dtype=st.sampled_from(["f32", "f16", "s8"]),
     cuts=st.lists(st.integers(1, 69), max_size=3),
     isa=st.sampled_from(_core.cpu()["isas"]),
     threads=st.sampled_from([1, 3]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_cached_attention_is_attention(
-    steps: int, depth: int, window: int, softcap: float, cuts: list[int], isa: str, threads: int
+    steps: int, depth: int, window: int, softcap: float, dtype: str, cuts: list[int], isa: str, threads: int
 ) -> None:
     """Whole or in pieces the same bits, on every instruction set, near the definition."""
-    graph = decoder(depth=depth, window=window, softcap=softcap)
+    graph = decoder(dtype=dtype, depth=depth, window=window, softcap=softcap)
     q, k, v = parts = drawn(2, steps, seed=steps, depth=depth)
+    k, v = kept(k, dtype), kept(v, dtype)
     whole = run(lowbit.Session(graph, isa="scalar", threads=1), parts)
     for b in range(2):
         for h in range(HEADS):
@@ -101,7 +112,7 @@ def test_cached_attention_is_attention(
     assert state.count.tolist() == [steps, steps]
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "s8"])
 def test_a_session_is_what_the_reference_says(dtype: str) -> None:
     graph = decoder(dtype=dtype)
     session, parts = lowbit.Session(graph, threads=1), drawn(3, 9)
@@ -116,8 +127,9 @@ def test_a_session_is_what_the_reference_says(dtype: str) -> None:
     np.testing.assert_allclose(run(session, parts, state), again[graph.outputs[2]], rtol=1e-5, atol=1e-6)
 
 
-def test_rows_of_unlike_length_are_as_alone() -> None:
-    session, parts = lowbit.Session(decoder(), threads=2), drawn(3, 12)
+@pytest.mark.parametrize("dtype", ["f32", "s8"])
+def test_rows_of_unlike_length_are_as_alone(dtype: str) -> None:
+    session, parts = lowbit.Session(decoder(dtype=dtype), threads=2), drawn(3, 12)
     counts = [12, 5, 1]
     state = session.state(batch=3)
     first = run(session, parts, state, counts)
@@ -130,8 +142,9 @@ def test_rows_of_unlike_length_are_as_alone() -> None:
         assert run(session, later, alone).tobytes() == second[row : row + 1].tobytes()
 
 
-def test_forks_and_truncations_are_fresh_runs() -> None:
-    session, prompt = lowbit.Session(decoder(dtype="f16"), threads=1), drawn(2, 20)
+@pytest.mark.parametrize("dtype", ["f16", "s8"])
+def test_forks_and_truncations_are_fresh_runs(dtype: str) -> None:
+    session, prompt = lowbit.Session(decoder(dtype=dtype), threads=1), drawn(2, 20)
     state = session.state(batch=2)
     run(session, prompt, state)
     other = state.fork(rows=[1, 0, 1])
@@ -153,12 +166,14 @@ def test_forks_and_truncations_are_fresh_runs() -> None:
     assert run(session, prompt, state).tobytes() == run(session, prompt).tobytes()
 
 
-def test_a_state_is_saved_and_restored() -> None:
-    session, prompt = lowbit.Session(decoder(), threads=1), drawn(2, 20)
+@pytest.mark.parametrize("dtype", ["f32", "s8"])
+def test_a_state_is_saved_and_restored(dtype: str) -> None:
+    session, prompt = lowbit.Session(decoder(dtype=dtype), threads=1), drawn(2, 20)
     state = session.state(batch=2)
     run(session, prompt, state, [20, 3])
     data = state.save()
-    assert len(data) < 2 * 2 * KEY_HEADS * 32 * DEPTH * 4 + 2000  # two blocks of positions of eight
+    size = DEPTH * 4 if dtype == "f32" else DEPTH + 4
+    assert len(data) < 2 * 2 * KEY_HEADS * 32 * size + 2000  # two blocks of positions of eight
     restored = session.restore(data)
     step = drawn(2, 1, seed=2)
     assert run(session, step, restored).tobytes() == run(session, step, state).tobytes()
@@ -167,8 +182,9 @@ def test_a_state_is_saved_and_restored() -> None:
             session.restore(wrong)
 
 
-def test_callers_with_states_at_once() -> None:
-    session = lowbit.Session(decoder(), threads=2)
+@pytest.mark.parametrize("dtype", ["f32", "s8"])
+def test_callers_with_states_at_once(dtype: str) -> None:
+    session = lowbit.Session(decoder(dtype=dtype), threads=2)
     wrong: list[int] = []
 
     def work(seed: int) -> None:
@@ -185,6 +201,22 @@ def test_callers_with_states_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_what_a_row_cannot_see_changes_nothing_in_codes() -> None:
+    """What a state held before it was cut, and what a window leaves out: no number there, NaN or infinity."""
+    session, wild = lowbit.Session(decoder(dtype="s8", window=5), threads=1), drawn(1, 20)
+    wild[1][0, 0, 3, 2] = wild[2][0, 1, 5, 1] = np.nan
+    wild[2][0, 0, 15, 0] = np.inf
+    state = session.state()
+    assert np.isnan(run(session, wild, state)).any()
+    state.truncate(14)
+    later = drawn(1, 4, seed=1)
+    found = run(session, later, state)
+    tame, fresh = [np.nan_to_num(x, posinf=1.0) for x in wild], session.state()
+    run(session, [np.ascontiguousarray(x[:, :, :14]) for x in tame], fresh)
+    assert np.isfinite(found).all()
+    assert found.tobytes() == run(session, later, fresh).tobytes()
 
 
 def test_what_does_not_fit_is_said() -> None:

@@ -164,6 +164,10 @@ inline Lanes codes_to_lanes(__m128i codes, int32_t offset) {
   return {_mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(codes), subtract)),
           _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8)), subtract))};
 }
+inline __m256 load_eight_signed(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline Lanes load_signed(const int8_t* p) { return {load_eight_signed(p), load_eight_signed(p + 8)}; }
 inline Lanes load_codes(const uint8_t* p, int32_t offset) {
   return codes_to_lanes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), offset);
 }

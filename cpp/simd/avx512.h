@@ -117,6 +117,9 @@ inline void store_signed(int8_t* p, Lanes a, int64_t n) {
 inline Lanes codes_to_lanes(__m128i codes, int32_t offset) {
   return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(codes), _mm512_set1_epi32(offset)))};
 }
+inline Lanes load_signed(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
 inline Lanes load_codes(const uint8_t* p, int32_t offset) {
   return codes_to_lanes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), offset);
 }

@@ -52,11 +52,6 @@ struct ByteTable {
   Bytes operator()(Bytes x) const { return lookup(steps, x); }
 };
 
-inline Lanes load_signed(const int8_t* p) {
-  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return codes_to_lanes(_mm_xor_si128(codes, _mm_set1_epi8(-128)), 128);
-}
-
 // Two codes a byte, the low nibble first.
 inline Lanes load_nibbles(const uint8_t* p, int32_t offset) {
   const __m128i mask = _mm_set1_epi8(15), pairs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));

@@ -35,7 +35,7 @@ const std::map<std::string, Kind, std::less<>>& kinds() {
       {"argmax", {DType::f32, -1, "", "axis keepdim extreme"}},
       {"attention", {DType::f32, 4, "x x scores|?", "factor causal nan_if_empty"}},
       {"avg_pool2d", {DType::f32, 4, "", "kernel stride padding ceil_mode count_include_pad"}},
-      {"cached_attention", {DType::f32, 4, "x x keys values cached", "factor window softcap", 3}},
+      {"cached_attention", {DType::f32, 4, "x x caches cached", "factor window softcap", 3}},
       {"cast", {DType::f32, -1, "", "dtype"}},
       {"clip", {DType::f32, -1, "", "min max"}},
       {"compare", {DType::f32, -1, "like", "order"}},
@@ -207,8 +207,7 @@ class RandomNode {
     if (word == "lengths") inputs.push_back(lengths());
     if (word == "cached") inputs.push_back(cached());
     if (word == "copies") inputs.push_back(places({random_.whole(1, 4)}));
-    if (word == "keys") inputs.push_back(m_.floats({size(0), channels, 2, last, 16}));
-    if (word == "values") inputs.push_back(m_.floats({size(0), channels, 2, 16, last}));
+    if (word == "caches") caches(maybe(), inputs);
     if (word == "offsets") inputs.push_back(places({random_.whole(1, 3)}));
     if (word == "grid") inputs.push_back(grid());
     if (word == "alike") inputs.push_back(places(type_.shape));
@@ -222,6 +221,12 @@ class RandomNode {
     inputs.push_back(op_.starts_with("quantized") ? quantized(weight) : m_.floats(weight, 0.3f));
   }
 
+  // Of codes, with scales that may be anything, or of floats.
+  void caches(bool codes, std::vector<std::string>& inputs) {
+    const int64_t width = size(rank() - 1) + (codes ? 4 : 0);
+    for (const Shape& shape : {Shape{size(0), size(1), 2, width, 16}, Shape{size(0), size(1), 2, 16, width}})
+      inputs.push_back(codes ? m_.codes(DType::s8, shape) : m_.floats(shape));
+  }
   std::string cached() {
     Array array(DType::i64, {size(0)});
     for (int64_t i = 0; i < size(0); ++i)

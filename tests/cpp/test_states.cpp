@@ -19,8 +19,9 @@ struct Decoder {
     for (int64_t heads : {kHeads, kKeyHeads, kKeyHeads})
       names.push_back(m.input("f32", {batch, fixed(heads), steps, fixed(depth)}));
     const std::string count = m.input("i64", {batch});
-    names.push_back(m.input(cache, {batch, fixed(kKeyHeads), fixed(kBlocks), fixed(depth), fixed(16)}));
-    names.push_back(m.input(cache, {batch, fixed(kKeyHeads), fixed(kBlocks), fixed(16), fixed(depth)}));
+    const Dim size = fixed(depth + (std::string_view(cache) == "s8" ? 4 : 0));
+    names.push_back(m.input(cache, {batch, fixed(kKeyHeads), fixed(kBlocks), size, fixed(16)}));
+    names.push_back(m.input(cache, {batch, fixed(kKeyHeads), fixed(kBlocks), fixed(16), size}));
     names.push_back(m.input("i64", {batch}));
     const auto made = m.nodes("cached_attention", names, 3, {{"scale", 0.3}});
     const std::string longer = m.node("add", {names[5], count});
@@ -54,7 +55,7 @@ struct Decoder {
 
 TEST(caches_in_pieces_give_the_bits_of_one_call_everywhere) {
   for (int64_t depth : {1, 7, 16, 40}) {
-    for (const char* cache : {"f32", "f16"}) {
+    for (const char* cache : {"f32", "f16", "s8"}) {
       Random random(static_cast<uint64_t>(depth));
       std::vector<Array> parts;
       for (int64_t heads : {kHeads, kKeyHeads, kKeyHeads})

@@ -32,15 +32,16 @@ class CachedAttention final : public Op {
   std::vector<TensorType> infer(Types inputs, std::span<const int64_t>) const override {
     for (size_t input : {kQ, kK, kV}) require_type(inputs, input, DType::f32, 4);
     const DType cache = inputs[kKeys].dtype;
-    require(cache == DType::f32 || cache == DType::f16, "caches must be f32 or f16");
+    require(cache == DType::f32 || cache == DType::f16 || cache == DType::s8, "caches must be f32, f16 or s8");
+    const int64_t scale = cache == DType::s8 ? CachedAttentionArgs::kScale : 0;
     for (size_t input : {kKeys, kValues}) require_type(inputs, input, cache, 5);
     const Shape &q = inputs[kQ].shape, &k = inputs[kK].shape, &v = inputs[kV].shape, &keys = inputs[kKeys].shape;
     require(k[1] > 0 && q[1] % k[1] == 0,
             std::to_string(q[1]) + " heads of q do not share " + std::to_string(k[1]) + " heads of k");
     require_shape(inputs, kK, {q[0], k[1], q[2], q[3]});
     require_shape(inputs, kV, {q[0], k[1], q[2], v[3]});
-    require_shape(inputs, kKeys, {q[0], k[1], keys[2], q[3], CachedAttentionArgs::kBlock});
-    require_shape(inputs, kValues, {q[0], k[1], keys[2], CachedAttentionArgs::kBlock, v[3]});
+    require_shape(inputs, kKeys, {q[0], k[1], keys[2], q[3] + scale, CachedAttentionArgs::kBlock});
+    require_shape(inputs, kValues, {q[0], k[1], keys[2], CachedAttentionArgs::kBlock, v[3] + scale});
     require_type(inputs, kLength, DType::i64, 1);
     require_shape(inputs, kLength, {q[0]});
     require(q[2] <= keys[2] * CachedAttentionArgs::kBlock,
@@ -85,7 +86,7 @@ class CachedAttention final : public Op {
     args.q = rows_of<const float>(q), args.k = rows_of<const float>(run.inputs[kK]);
     args.v = rows_of<const float>(run.inputs[kV]), args.y = rows_of<float>(run.outputs[kY]);
     args.keys = taken(keys, run.outputs[kNewKeys]), args.values = taken(values, run.outputs[kNewValues]);
-    args.halves = keys.dtype == DType::f16;
+    args.numbers = static_cast<CachedAttentionArgs::Numbers>(size_of(keys.dtype));
     if (is_present(run.inputs, kCosines)) {
       const Tensor& turns = run.inputs[kCosines];
       args.cosines = turns.as<const float>(), args.sines = run.inputs[kSines].as<const float>();

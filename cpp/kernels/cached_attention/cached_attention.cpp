@@ -27,7 +27,7 @@ CachedAttentionPlan::CachedAttentionPlan(const CachedAttentionArgs& args, int64_
   const double numbers =
       static_cast<double>(heads) * static_cast<double>(scores_) * static_cast<double>(args.depth + args.value_depth);
   const double worth =
-      std::max(numbers * static_cast<double>(rows) / kTaskWork, numbers * (args.halves ? 2 : 4) / kTaskBytes);
+      std::max(numbers * static_cast<double>(rows) / kTaskWork, numbers * static_cast<int>(args.numbers) / kTaskBytes);
   const int64_t limit = most_tasks(threads);
   const auto wanted = static_cast<int64_t>(std::clamp(worth, 1.0, static_cast<double>(limit)));
   const int64_t blocks = (rows + block_ - 1) / block_;

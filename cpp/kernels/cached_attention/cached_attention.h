@@ -15,6 +15,11 @@
 // of the steps into calls, blocks or tasks. Query head h reads key head h / (heads / key_heads): the rows of all heads
 // that share one are multiplied together. Caches hold positions in blocks of 16: keys [blocks][depth][16], so that a
 // vector is one feature of 16 keys, values [blocks][16][value_depth].
+//
+// Numbers of a cache are floats, half floats, or codes s8 with a scale for each position: max |x| / 127, as
+// `quantize_groups` finds it. A block of codes ends with the scales of its 16 positions, float32. A position's scale is
+// a factor of its score, and of its probability: (sum_d q[i, d] * codes[j, d]) * key_scale[j] * scale, p[j] *
+// value_scale[j].
 #pragma once
 
 #include "kernels/attention/attention.h"
@@ -23,12 +28,14 @@ namespace lowbit::kernels {
 
 struct CachedAttentionArgs {
   static constexpr int64_t kBlock = 16;
+  static constexpr int64_t kScale = 4;                       // bytes
+  enum Numbers : int { codes = 1, halves = 2, floats = 4 };  // so many bytes each
   int64_t batch = 0, heads = 0, key_heads = 0, steps = 0, depth = 0, value_depth = 0;
   int64_t blocks = 0;             // of a cache's head
   HeadRows<const float> q, k, v;  // of the new positions
   HeadRows<float> y;
-  void *keys = nullptr, *values = nullptr;  // f32 or half floats, [batch][key_heads][blocks] ...
-  bool halves = false;
+  void *keys = nullptr, *values = nullptr;  // [batch][key_heads][blocks] ...
+  Numbers numbers = floats;
   const float *cosines = nullptr, *sines = nullptr;  // [batch][steps][turned], or null
   int64_t turned = 0, turns_batch = 0;               // floats from one sample's to the next one's; 0: all have the same
   const int64_t* length = nullptr;                   // [batch], each from 0 to blocks * 16 - steps

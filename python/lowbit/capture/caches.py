@@ -3,8 +3,8 @@
     torch.ops.lowbit.cached_attention(q, k, v, length, capacity, dtype, scale, window, softcap)
 
 q [B, H, S, D] against k [B, K, S, D] and v [B, K, S, E] of S new positions and all before them, `length` [B] in number;
-y [B, H, S, E]. Each call of it is a cache of `capacity` positions of its own, in "f32" or "f16", which becomes a pair
-of states of the graph (`ops.caches`). A module that calls it is for capture alone.
+y [B, H, S, E]. Each call of it is a cache of `capacity` positions of its own, in "f32", "f16" or "s8", which becomes a
+pair of states of the graph (`ops.caches`). A module that calls it is for capture alone.
 """
 
 from __future__ import annotations

@@ -8,13 +8,30 @@ import numpy as np
 
 from ..errors import InputError
 from ..graph import dims
-from ..graph.ir import Array, Value
+from ..graph.ir import Array, Dim, Value
 from .call import Call
+from .integer import quantize_groups
 from .spec import SIZE, Input, Op, integer, number
 
 BLOCK = 16
 """Positions that lie together in a cache: so many keys are one vector for each of their features."""
+SCALE = 4
+"""Bytes of a position's scale, where a cache holds codes: a block of these ends with the scales of its positions."""
 F32, F64 = np.float32, np.float64
+
+
+def keys_shape(k: Sequence[Dim], blocks: Dim, dtype: str) -> tuple[Dim, ...]:
+    """Of the cache that keys k [B, K, S, D] go to."""
+    return (*k[:2], blocks, _coded(k[3], dtype), BLOCK)
+
+
+def values_shape(v: Sequence[Dim], blocks: Dim, dtype: str) -> tuple[Dim, ...]:
+    """Of the cache that values v [B, K, S, E] go to."""
+    return (*v[:2], blocks, BLOCK, _coded(v[3], dtype))
+
+
+def _coded(size: Dim, dtype: str) -> Dim:
+    return dims.add(size, SCALE) if dtype == "s8" else size
 
 
 def _infer(call: Call) -> Sequence[Value]:
@@ -25,9 +42,9 @@ def _infer(call: Call) -> Sequence[Value]:
     call.match(2, (batch, k[1], steps, v[3]))
     shared = isinstance(heads, int) and isinstance(k[1], int) and k[1] > 0 and heads % k[1] == 0
     call.need(shared, f"{heads} heads of q do not share {k[1]} heads of k")
-    call.match(3, (batch, k[1], keys[2], depth, BLOCK))
-    call.match(4, (batch, k[1], keys[2], BLOCK, v[3]))
     call.need(call.value(3).dtype == call.value(4).dtype, "the caches of keys and values differ in type")
+    call.match(3, keys_shape(k, keys[2], call.value(3).dtype))
+    call.match(4, values_shape(v, keys[2], call.value(3).dtype))
     call.match(5, (batch,))
     call.need(call.is_present(6) == call.is_present(7), "it takes cosines and sines, or neither")
     if call.is_present(6):
@@ -50,16 +67,56 @@ def _reference(call: Call) -> Sequence[Array]:
     for row, at in enumerate(length):
         if not 0 <= at <= capacity - steps:
             raise InputError(f"row {row} of the cache holds {at} of {capacity} positions, and {steps} more do not fit")
-    kept_k = np.swapaxes(keys, 3, 4).reshape(*keys.shape[:2], capacity, keys.shape[3]).copy()
-    kept_v = values.reshape(*values.shape[:2], capacity, values.shape[4]).copy()
-    for row, at in enumerate(length):
-        kept_k[row, :, at : at + steps] = k[row]
-        kept_v[row, :, at : at + steps] = v[row]
+    kept_k, kept_v = _Kept(keys, k.shape[3], transposed=True), _Kept(values, v.shape[3])
     made = np.zeros((*q.shape[:3], v.shape[3]), F32)
     for row, at in enumerate(length):
-        made[row] = _attend(call, q[row], kept_k[row], kept_v[row], int(at))
-    blocks = (*keys.shape[:3], BLOCK, keys.shape[3])
-    return [made, np.swapaxes(kept_k.reshape(blocks), 3, 4), kept_v.reshape(values.shape)]
+        kept_k.put(row, int(at), k[row])
+        kept_v.put(row, int(at), v[row])
+        made[row] = _attend(call, q[row], kept_k.numbers(row), kept_v.numbers(row), int(at))
+    return [made, kept_k.cache(), kept_v.cache()]
+
+
+class _Kept:
+    """A cache's numbers [B, K, C, N] and, if they are codes, scales f32 [B, K, C, 1].
+
+    transposed: a block holds one feature of its positions after another.
+    """
+
+    def __init__(self, cache: Array, size: int, transposed: bool = False) -> None:
+        self._like, self._transposed = cache, transposed
+        heads, blocks = cache.shape[:2], cache.shape[2]
+        parts = np.ascontiguousarray(cache).reshape(*heads, blocks, -1)
+        numbers, rest = parts[..., : size * BLOCK], parts[..., size * BLOCK :]
+        if transposed:
+            numbers = np.swapaxes(numbers.reshape(*heads, blocks, size, BLOCK), 3, 4)
+        self._numbers = numbers.reshape(*heads, blocks * BLOCK, size).copy()
+        self._scales = None
+        if cache.dtype == np.int8:
+            self._scales = np.ascontiguousarray(rest).view(F32).reshape(*heads, blocks * BLOCK, 1)
+
+    def put(self, row: int, at: int, x: Array) -> None:
+        """Positions [K, S, N] of a row."""
+        places = np.s_[row, :, at : at + x.shape[1]]
+        if self._scales is None:
+            self._numbers[places] = x
+        else:
+            codes, scales = quantize_groups(x, max(x.shape[2], 1))
+            self._numbers[places] = codes
+            self._scales[places] = scales.reshape(*x.shape[:2], 1) if x.shape[2] else 1
+
+    def numbers(self, row: int) -> Array:
+        """[K, C, N] in float64."""
+        made: Array = self._numbers[row].astype(F64)
+        return made if self._scales is None else made * self._scales[row]
+
+    def cache(self) -> Array:
+        blocks = (*self._like.shape[:3], BLOCK, self._numbers.shape[3])
+        numbers = self._numbers.reshape(blocks)
+        parts = [np.swapaxes(numbers, 3, 4) if self._transposed else numbers]
+        if self._scales is not None:
+            parts.append(self._scales.view(np.int8))
+        made: Array = np.concatenate([part.reshape(*blocks[:3], -1) for part in parts], axis=-1)
+        return made.reshape(self._like.shape)
 
 
 def _turned(x: Array, cosines: Array, sines: Array) -> Array:
@@ -77,7 +134,7 @@ def _attend(call: Call, q: Array, k: Array, v: Array, length: int) -> Array:
     cap, window = call.attrs["softcap"], call.attrs["window"]
     last = length + np.arange(q.shape[1])[:, None]
     seen = np.arange(length + q.shape[1])
-    k, v = (np.repeat(x[:, : len(seen)], q.shape[0] // len(x), axis=0).astype(F64) for x in (k, v))
+    k, v = (np.repeat(x[:, : len(seen)], q.shape[0] // len(x), axis=0) for x in (k, v))
     scores = q.astype(F64) @ np.swapaxes(k, 1, 2) * F32(call.attrs["scale"])
     if cap:
         scores = cap * np.tanh(scores / cap)
@@ -88,7 +145,7 @@ def _attend(call: Call, q: Array, k: Array, v: Array, length: int) -> Array:
     return y
 
 
-_CACHE = ("f32", "f16")
+_CACHE = ("f32", "f16", "s8")
 
 OPS = (
     Op(
@@ -98,7 +155,9 @@ OPS = (
             "[B, K, C/16, 16, E] hold those before them, length [B] of C. Gives y [B, H, S, E], and the caches with k "
             "and v at length .. length + S - 1. A position sees itself and what came before it, `window` positions in "
             "all (0: all); softcap c: scores become c * tanh(score / c). cosines, sines [B or 1, S, R]: the first R "
-            "features of q and k are turned first (rotary embedding), d with d + R/2"
+            "features of q and k are turned first (rotary embedding), d with d + R/2. Caches of s8 are [B, K, C/16, "
+            "D + 4, 16] and [B, K, C/16, 16, E + 4]: the last 64 bytes of a block are the scales of its 16 positions, "
+            "float32, little-endian; codes and scales are those of `quantize_groups`"
         ),
         inputs=(
             Input(name="q"),

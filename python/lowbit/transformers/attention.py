@@ -26,7 +26,7 @@ NAME = "lowbit"
 class Caches:
     """What attention needs to know: how many positions rows have [batch], and how many they may have.
 
-    dtype: of the caches, "f16" or "f32". layers: the classes that have called, in order.
+    dtype: of the caches, "f16", "f32" or "s8". layers: the classes that have called, in order.
     """
 
     length: Tensor

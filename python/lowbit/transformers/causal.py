@@ -18,7 +18,7 @@ from .generation import CausalLM
 
 CAPACITY = 4096
 """Positions of a cache, where the model has more."""
-CACHES = {"float16": "f16", "float32": "f32"}
+CACHES = {"float16": "f16", "float32": "f32", "int8": "s8"}
 _ROPES = ("default", "linear", "llama3", "yarn", "proportional")
 """Rotary embeddings whose angles do not depend on how long a sequence has become."""
 _LAYERS = ("full_attention", "sliding_attention", "attention")
@@ -45,7 +45,7 @@ def causal_lm(
             they run, so results depend on nothing but the row.
         capacity: How many positions a row has at most, prompt and answer together; None: those that the model was made
             for, 4096 at most. Rounded down to a multiple of 16.
-        cache: How keys and values are kept: "float16" or "float32".
+        cache: How keys and values are kept: "float16", "float32", or "int8", with a scale for each position of a head.
         calibration: Token ids of texts, int64 [batch, steps] each, for schemes whose rounding learns from data.
         target: The instruction set for which it is decided what is worth quantizing, as in `lowbit.convert`.
         threads: Of one call, at most; None: as many as the process may use.

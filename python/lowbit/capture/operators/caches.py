@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...graph.ir import Value
-from ...ops.caches import BLOCK
+from ...ops.caches import BLOCK, keys_shape, values_shape
 from ..builder import Ref, Unlowerable
 from ..lowering import Lowering
 from ..registry import lowers
@@ -23,10 +23,10 @@ def cached_attention(
     softcap: float,
 ) -> Ref:
     """A pair of states a call: keys.0, values.0 of the first one."""
-    if capacity % BLOCK or dtype not in ("f32", "f16"):
-        raise Unlowerable(f"a cache of {capacity} positions in {dtype}: it has blocks of {BLOCK}, in f32 or f16")
-    batch, heads = k.shape[:2]
-    shapes = (batch, heads, capacity // BLOCK, k.shape[3], BLOCK), (batch, heads, capacity // BLOCK, BLOCK, v.shape[3])
+    if capacity % BLOCK or dtype not in ("f32", "f16", "s8"):
+        raise Unlowerable(f"a cache of {capacity} positions in {dtype}: it has blocks of {BLOCK}, in f32, f16 or s8")
+    blocks = capacity // BLOCK
+    shapes = keys_shape(k.shape, blocks, dtype), values_shape(v.shape, blocks, dtype)
     index = sum(name.startswith("keys.") for name in c.states)
     keys, values = (
         c.add_state(f"{name}.{index}", Value(dtype=dtype, shape=shape))
