@@ -106,7 +106,7 @@ def bert(folder: Path) -> Subject:
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    return _texts(folder, lambda: BertModel(BertConfig(), add_pooling_layer=False))
+    return _texts(folder, lambda: BertModel(BertConfig(position_embedding_type="absolute"), add_pooling_layer=False))
 
 
 def vit(folder: Path) -> Subject:

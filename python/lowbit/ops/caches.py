@@ -85,7 +85,7 @@ class _Kept:
     def __init__(self, cache: Array, size: int, transposed: bool = False) -> None:
         self._like, self._transposed = cache, transposed
         heads, blocks = cache.shape[:2], cache.shape[2]
-        parts = np.ascontiguousarray(cache).reshape(*heads, blocks, -1)
+        parts = np.ascontiguousarray(cache).reshape(*heads, blocks, cache.shape[3] * cache.shape[4])
         numbers, rest = parts[..., : size * BLOCK], parts[..., size * BLOCK :]
         if transposed:
             numbers = np.swapaxes(numbers.reshape(*heads, blocks, size, BLOCK), 3, 4)
@@ -110,13 +110,15 @@ class _Kept:
         return made if self._scales is None else made * self._scales[row]
 
     def cache(self) -> Array:
-        blocks = (*self._like.shape[:3], BLOCK, self._numbers.shape[3])
-        numbers = self._numbers.reshape(blocks)
-        parts = [np.swapaxes(numbers, 3, 4) if self._transposed else numbers]
+        blocks, size = self._like.shape[:3], self._numbers.shape[3]
+        numbers = self._numbers.reshape(*blocks, BLOCK, size)
+        if self._transposed:
+            numbers = np.swapaxes(numbers, 3, 4)
+        parts = [numbers.reshape(*blocks, BLOCK * size)]
         if self._scales is not None:
-            parts.append(self._scales.view(np.int8))
-        made: Array = np.concatenate([part.reshape(*blocks[:3], -1) for part in parts], axis=-1)
-        return made.reshape(self._like.shape)
+            parts.append(self._scales.view(np.int8).reshape(*blocks, BLOCK * SCALE))
+        made: Array = np.concatenate(parts, axis=-1).reshape(self._like.shape)
+        return made
 
 
 def _turned(x: Array, cosines: Array, sines: Array) -> Array:
